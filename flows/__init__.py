@@ -1,0 +1,1 @@
+"""Prefect flows, in the paper's order, and the command line."""

@@ -1,0 +1,78 @@
+"""The manifest: what an artifact holds, what it was made from, and the proof that no row was lost."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from lema_core.errors import ArtifactError
+
+
+class PartSummary(BaseModel):
+    """One shard's outcome, kept in its part file's own metadata so that it cannot be separated from it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    start: int
+    """First input row of the shard."""
+    stop: int
+    """One past its last input row."""
+    rows_in: int
+    """Candidate rows the shard dealt with: requests, paths or examples, as the stage counts."""
+    rows_out: int
+    rejected: int
+    reasons: dict[str, int]
+    counts: dict[str, int] = {}
+    """Figures of the stage's own (tokens, verdicts), added up over shards."""
+
+
+class Manifest(BaseModel):
+    """The last file of an artifact. Times live here and never in rows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    stage: str
+    fingerprint: str
+    identity: dict[str, Any]
+    rows_in: int
+    rows_out: int
+    rejected: int
+    reasons: dict[str, int]
+    counts: dict[str, int] = {}
+    parts: tuple[PartSummary, ...] = ()
+    files: tuple[str, ...] = ()
+    """For an artifact that is not a table (a checkpoint, a report): its files, relative to its folder."""
+    extra: dict[str, Any] = {}
+    created: str
+    seconds: float
+    """Wall time of the run that published it."""
+
+
+def add_up(parts: list[PartSummary]) -> dict[str, Any]:
+    """Return the totals over parts: rows in and out, rejected, by reason, and the stage's own counts.
+
+    Raises:
+        ArtifactError: if a part's rows in are not its rows out plus its rejected ones.
+    """
+    for part in parts:
+        if part.rows_in != part.rows_out + part.rejected:
+            raise ArtifactError(
+                f"part {part.index} took in {part.rows_in} rows but holds {part.rows_out} and rejected {part.rejected}, "
+                f"so {part.rows_in - part.rows_out - part.rejected} were lost. "
+                "This is a defect of the stage; nothing was published."
+            )
+    return {
+        "rows_in": sum(p.rows_in for p in parts),
+        "rows_out": sum(p.rows_out for p in parts),
+        "rejected": sum(p.rejected for p in parts),
+        "reasons": _merged([p.reasons for p in parts]),
+        "counts": _merged([p.counts for p in parts]),
+    }
+
+
+def _merged(tallies: list[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for tally in tallies:
+        for name, number in tally.items():
+            total[name] = total.get(name, 0) + number
+    return dict(sorted(total.items()))

@@ -1,0 +1,97 @@
+"""Writing one shard: its rows and its rejected rows, each in a Parquet file of its own."""
+
+from collections import Counter
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, Self
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.manifest import PartSummary
+from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.records import Rejection
+
+WRITE_BATCH = 2_048
+"""Rows a row group: what a part holds in memory while it is written."""
+
+
+class _Table:
+    """A Parquet file that grows by row groups; its bytes depend on the rows and their order alone."""
+
+    def __init__(self, path: str, record: type) -> None:
+        self.record = record
+        self.rows = 0
+        self._buffer: list[Any] = []
+        self._file = pq.ParquetWriter(path, schema_of(record), compression="zstd", write_statistics=False)
+
+    def add(self, row: object) -> None:
+        self.rows += 1
+        self._buffer.append(row)
+        if len(self._buffer) >= WRITE_BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._buffer:
+            self._file.write_table(table_of(self._buffer, self.record))
+            self._buffer.clear()
+
+    def close(self, metadata: dict[str, str]) -> None:
+        self.flush()
+        self._file.add_key_value_metadata(metadata)
+        self._file.close()
+
+
+class PartWriter:
+    """Collects a shard's rows. ``rows_in`` is what the caller took in: a part that lost rows cannot be published."""
+
+    def __init__(
+        self, fs: fsspec.AbstractFileSystem, folder: str, index: int, span: tuple[int, int], record: type
+    ) -> None:
+        self.rows_in = 0
+        self.counts: Counter[str] = Counter()
+        self._fs, self._folder, self._index, self._span, self._record = fs, folder, index, span, record
+        self._reasons: Counter[str] = Counter()
+        self._summary: PartSummary | None = None
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        # Entered first, so placed last: a part that is there has its rejected rows beside it.
+        kept = self._stack.enter_context(atomic_file(self._fs, f"{self._folder}/part-{self._index:05d}.parquet"))
+        rejected = self._stack.enter_context(
+            atomic_file(self._fs, f"{self._folder}/rejected-{self._index:05d}.parquet")
+        )
+        self._kept, self._rejected = _Table(str(kept), self._record), _Table(str(rejected), Rejection)
+        return self
+
+    def add(self, row: object) -> None:
+        """Keep a row: a Rejection goes to the rejected ones, anything else to the part."""
+        if isinstance(row, Rejection):
+            self._reasons[row.reason] += 1
+            self._rejected.add(row)
+        else:
+            self._kept.add(row)
+
+    @property
+    def summary(self) -> PartSummary:
+        """Return what the part holds so far."""
+        return PartSummary(
+            index=self._index, start=self._span[0], stop=self._span[1], rows_in=self.rows_in, rows_out=self._kept.rows,
+            rejected=self._rejected.rows, reasons=dict(sorted(self._reasons.items())),
+            counts=dict(sorted(self.counts.items())),
+        )  # fmt: skip
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        summary = self.summary.model_dump_json()
+        try:
+            self._kept.close({"lema": summary})
+            self._rejected.close({"lema": summary})
+        except (OSError, pa.ArrowException) as failure:
+            if error is None:
+                self._stack.__exit__(type(failure), failure, failure.__traceback__)
+                raise
+        self._stack.__exit__(kind, error, trace)

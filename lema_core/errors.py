@@ -1,0 +1,65 @@
+"""Every error LeMa raises, as one tree. A message says what was seen, what was expected and what to do.
+
+LemaError
+├── ConfigError              a run file, a spec or an option cannot be used
+│   └── UnstableValueError   a value has no canonical JSON and so no identity
+├── DataError                a source file or a row cannot be used
+├── ArtifactError            an artifact is missing, torn or does not add up
+├── EndpointError            a model's endpoint refuses, does not start or does not answer
+│   └── AuthenticationError  the endpoint refuses our key
+├── LedgerError              the completion ledger cannot be opened, read or written
+├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
+├── TrainingError            a training run failed; the last complete checkpoint is kept
+├── MissingDependencyError   an optional part (training, the embedded server) is not installed
+└── ShardsFailedError        some shards of a stage failed; the others are kept
+
+A failed *sample* is not an error but a rejected row with a reason code.
+"""
+
+
+class LemaError(Exception):
+    """Base of all errors raised on purpose. Its text is written for the user."""
+
+
+class ConfigError(LemaError):
+    """A run file, a spec or an option cannot be used."""
+
+
+class UnstableValueError(ConfigError):
+    """A value has no stable canonical JSON, so an artifact that depends on it would have no identity."""
+
+
+class DataError(LemaError):
+    """A source file, or a row in it, cannot be used."""
+
+
+class ArtifactError(LemaError):
+    """An artifact is missing, torn, or its rows do not add up."""
+
+
+class EndpointError(LemaError):
+    """A model's endpoint refuses, does not start or does not answer."""
+
+
+class AuthenticationError(EndpointError):
+    """The endpoint refuses our key: no request to it can succeed."""
+
+
+class LedgerError(LemaError):
+    """The completion ledger cannot be opened, read or written."""
+
+
+class BudgetExceededError(LemaError):
+    """The next request would pass the budget. Everything paid so far is in the ledger."""
+
+
+class TrainingError(LemaError):
+    """A training run failed. The last complete checkpoint is kept."""
+
+
+class MissingDependencyError(LemaError):
+    """An optional part of LeMa is not installed."""
+
+
+class ShardsFailedError(LemaError):
+    """Some shards of a stage failed; the finished ones are kept and will not run again."""
