@@ -1,0 +1,20 @@
+"""One way to talk to a model: every completion goes through the ledger, is paid once and is never lost.
+
+Contract: a completion is committed before anyone sees it; a failed request is a row with a reason, never an exception;
+an error (`EndpointError`, `BudgetExceededError`) means that no further request could succeed.
+"""
+
+from lema_core.llm.endpoints import EndpointSpec, Price, running
+from lema_core.llm.requests import Completion, CompletionRequest, Failure, Outcome, Sampling, request_key
+
+__all__ = [
+    "Completion",
+    "CompletionRequest",
+    "EndpointSpec",
+    "Failure",
+    "Outcome",
+    "Price",
+    "Sampling",
+    "request_key",
+    "running",
+]

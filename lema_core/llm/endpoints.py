@@ -1,0 +1,201 @@
+"""An endpoint is a URL, or a command that starts a server; its identity is what answers, not where.
+
+``running(spec)`` yields the URL to use: at once for a URL, after a readiness check for a command, whose whole process
+group is stopped at the end.
+"""
+
+import asyncio
+import os
+import shlex
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lema_core.errors import ConfigError, EndpointError
+
+
+class Price(BaseModel):
+    """Dollars for a million tokens. The batch price is half of it, as at OpenAI, unless given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_per_million: float = Field(ge=0)
+    output_per_million: float = Field(ge=0)
+    batch_factor: float = Field(0.5, gt=0, le=1)
+
+
+class EndpointSpec(BaseModel):
+    """Where completions come from. Only ``model``/``identity`` say *what* answers and enter a request's key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = "endpoint"
+    """What the run file and the reports call it: teacher, student, corrector."""
+    model: str = Field(min_length=1)
+    """The model's name as the API expects it."""
+    base_url: str | None = None
+    """``http(s)://host:port/v1``."""
+    command: tuple[str, ...] | None = None
+    """A server to start; ``{model}`` and ``{port}`` are filled in. Written as words or as one string."""
+    identity: str = ""
+    """What answers: by default the model's name; for a checkpoint, the hash of its weights."""
+    api_key_env: str | None = None
+    """The *name* of the environment variable with the key."""
+    concurrency: int = Field(64, ge=1, le=10_000)
+    """At most so many requests in flight from one process; the engine finds out how many are good."""
+    requests_per_minute: float | None = Field(None, gt=0)
+    tokens_per_minute: float | None = Field(None, gt=0)
+    attempt_timeout_s: float = Field(300.0, gt=0)
+    request_timeout_s: float = Field(3600.0, gt=0)
+    """Over all attempts of one request; time spent waiting for a first turn does not count."""
+    ready_timeout_s: float = Field(600.0, gt=0)
+    """How long a command may take until its server answers."""
+    length_retry_factor: float | None = Field(2.0, gt=1)
+    """An answer cut off by its cap is asked for once more with the cap times this; None: keep it as it is."""
+    transport: Literal["http", "batch"] = "http"
+    wait_for_batch: bool = True
+    """False: submit now, give ``pending`` outcomes, and let a later run collect."""
+    batch_poll_s: float = Field(30.0, gt=0)
+    batch_size: int = Field(20_000, ge=1, le=50_000)
+    """Requests in one batch; the API allows 50,000."""
+    price: Price | None = None
+    """Overrides the price list."""
+
+    @field_validator("command", mode="before")
+    @classmethod
+    def _split_command(cls, value: object) -> object:
+        return tuple(shlex.split(value)) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _where_from(self) -> "EndpointSpec":
+        if self.base_url and self.command:
+            raise ValueError("an endpoint has either a base_url or a command, not both")
+        if self.base_url and not self.base_url.startswith(("http://", "https://")):
+            raise ValueError(f"base_url {self.base_url!r} must start with http:// or https://")
+        if not self.identity:
+            object.__setattr__(self, "identity", self.model)
+        return self
+
+    def at(self, base_url: str) -> "EndpointSpec":
+        """Return the same endpoint at a known URL."""
+        return self.model_copy(update={"base_url": base_url, "command": None})
+
+    def api_key(self) -> str:
+        """Return the key from the environment; endpoints without one get a placeholder.
+
+        Raises:
+            ConfigError: the named variable is not set.
+        """
+        if self.api_key_env is None:
+            return "none"
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"endpoint {self.name!r} takes its key from the environment variable {self.api_key_env}, "
+                "which is not set"
+            )
+        return key
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def running(spec: EndpointSpec) -> AsyncIterator[str]:
+    """Yield the base URL of the endpoint, starting its server where it has a command.
+
+    Raises:
+        ConfigError: the spec names neither a URL nor a command, or the command's program does not exist.
+        EndpointError: the server ended or did not answer within ``ready_timeout_s``; the end of its log is in the text.
+    """
+    if spec.base_url:
+        yield spec.base_url
+        return
+    if not spec.command:
+        raise ConfigError(f"endpoint {spec.name!r} has neither base_url nor command: say where {spec.model!r} answers")
+    port = free_port()
+    words = [word.replace("{model}", spec.model).replace("{port}", str(port)) for word in spec.command]
+    url = f"http://127.0.0.1:{port}/v1"
+    with tempfile.TemporaryDirectory(prefix="lema-endpoint-") as folder:
+        log = Path(folder) / "server.log"
+        process = await _start(spec, words, log)
+        try:
+            await _until_ready(spec, process, port, log)
+            yield url
+        finally:
+            await _stop_group(process)
+
+
+async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.subprocess.Process:
+    with log.open("wb") as out:
+        try:
+            return await asyncio.create_subprocess_exec(
+                *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+            )
+        except OSError as error:
+            raise ConfigError(f"endpoint {spec.name!r}: cannot start {words[0]!r} ({error.strerror})") from None
+
+
+async def _until_ready(spec: EndpointSpec, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+    deadline = asyncio.get_running_loop().time() + spec.ready_timeout_s
+    while asyncio.get_running_loop().time() < deadline:
+        if process.returncode is not None:
+            raise EndpointError(
+                f"the server of endpoint {spec.name!r} ended with {process.returncode} before it answered. "
+                f"The end of its log:\n{_tail(log)}"
+            )
+        if await _answers(port):
+            return
+        await asyncio.sleep(0.1)
+    raise EndpointError(
+        f"the server of endpoint {spec.name!r} did not answer GET /v1/models on port {port} within "
+        f"{spec.ready_timeout_s:.0f} s. The end of its log:\n{_tail(log)}"
+    )
+
+
+async def _answers(port: int) -> bool:
+    """Ask for /v1/models: servers listen long before their model is loaded, and answer 503 meanwhile."""
+    try:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            try:
+                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                await writer.drain()
+                status = (await reader.readline()).split()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+    return len(status) > 1 and status[1].isdigit() and int(status[1]) < 500
+
+
+def _tail(log: Path) -> str:
+    return log.read_text("utf-8", "replace")[-2000:] or "(empty)"
+
+
+async def _stop_group(process: asyncio.subprocess.Process) -> None:
+    """End the server and what it started: politely, then for good."""
+    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
+        try:
+            os.killpg(process.pid, sign)
+        except ProcessLookupError:
+            break
+        try:
+            async with asyncio.timeout(patience):
+                await process.wait()
+        except TimeoutError:
+            continue
+        # The leader is gone; helpers of its group may still hold memory.
+        if sign == signal.SIGTERM:
+            await asyncio.sleep(0)
+    await process.wait()

@@ -1,0 +1,221 @@
+"""What is asked of a model and what comes back: the two ends of the request engine.
+
+A request's *key* is a hash over everything that can change the answer (endpoint identity, messages, sampling
+parameters, sample index) and over nothing else: not the URL, the port, the API key, the order of fields or how a number
+is spelled.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+
+from lema_core.errors import ConfigError, UnstableValueError
+
+KEY_HEX = 32
+"""128 bits of SHA-256."""
+
+NEUTRAL: Mapping[str, Any] = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}, "stream": False}
+"""Values every endpoint takes when the parameter is absent. ``temperature`` and ``top_p`` are not among them: vLLM
+takes their defaults from the model's generation_config."""
+
+WITHOUT_EFFECT = frozenset(
+    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
+)
+"""Parameters that are sent but cannot change the answer: they are no part of the key."""
+
+MANAGED = frozenset({"messages", "model", "timeout", "extra_headers", "extra_body", "extra_query", "api_key"})
+"""Names that the engine sets by itself or never sends; as a sampling parameter they are a mistake."""
+
+Message = Mapping[str, Any]
+"""One chat message: ``{"role": ..., "content": ...}``."""
+
+
+class Sampling(BaseModel):
+    """How an answer is drawn. Fields that are None are not sent and not part of the key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: tuple[str, ...] | None = None
+    seed: int | None = None
+    """Sent as ``seed + sample_index``, so that the samples of one request differ where the endpoint honours seeds."""
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
+    """Any other parameter of the chat completions API, sent as it is."""
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop_is_a_tuple(cls, value: object) -> object:
+        return (value,) if isinstance(value, str) else (value or None)
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_is_ours_to_send(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if wrong := sorted(MANAGED & value.keys()):
+            raise ValueError(f"{wrong} cannot be sampling parameters: the engine sets them")
+        if value.get("n", 1) != 1 or value.get("stream"):
+            raise ValueError("n > 1 and stream are not supported: ask for samples with sample_index 0, 1, ...")
+        return value
+
+    @classmethod
+    def from_params(cls, params: Mapping[str, Any]) -> "Sampling":
+        """Return the sampling for API parameters as they are written in a request's JSON."""
+        own = {name: value for name, value in params.items() if name in cls.model_fields and name != "extra"}
+        return cls(**own, extra={name: value for name, value in params.items() if name not in own})
+
+    def body(self, sample_index: int = 0) -> dict[str, Any]:
+        """Return the API parameters to send for one sample."""
+        body: dict[str, Any] = dict(self.extra)
+        for name in ("temperature", "top_p", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None:
+                body[name] = value
+        if self.stop is not None:
+            body["stop"] = list(self.stop)
+        if self.seed is not None:
+            body["seed"] = self.seed + sample_index
+        return body
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """One completion to be bought, from whichever endpoint it is handed to."""
+
+    messages: tuple[Message, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    sample_index: int = 0
+    """Which of several independent samples of the same request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the endpoint answered. No times: two runs' completions compare equal."""
+
+    key: str
+    text: str
+    finish_reason: str
+    """``stop``, ``length`` (cut off by its cap), ``content_filter`` or what else the endpoint said."""
+    prompt_tokens: int
+    completion_tokens: int
+    model: str
+    """The model's name as the endpoint reported it."""
+
+
+FailureReason = Literal[
+    "rate_limit",
+    "overload",
+    "connection",
+    "deadline",
+    "server_error",
+    "bad_request",
+    "content_filter",
+    "malformed",
+    "pending",
+]
+"""``pending`` is no failure for good: the request is in a batch that is not finished; the next run collects it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that got no answer, as a row of data. It is tried again by the next run."""
+
+    key: str
+    reason: FailureReason
+    detail: str
+    attempts: int
+
+
+Outcome = Completion | Failure
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False
+).encode
+
+
+def canonical_json(value: object) -> str:
+    """Return JSON that is equal for equal values.
+
+    Raises:
+        UnstableValueError: the value has no stable JSON (NaN, a set, an object).
+    """
+    try:
+        return _encode(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UnstableValueError(
+            f"a request holds a value without stable JSON ({error}); use plain JSON values"
+        ) from None
+
+
+def _plain(value: Any) -> Any:
+    """Spell numbers one way: 1.0 and 1 ask for the same thing."""
+    if isinstance(value, float) and not isinstance(value, bool) and math.isfinite(value) and value.is_integer():
+        return int(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def effective_params(sampling: Sampling) -> dict[str, Any]:
+    """Return the parameters that enter the key: no None, no neutral default, nothing without effect."""
+    params = {name: _plain(value) for name, value in sampling.body().items()}
+    if "max_completion_tokens" in params:
+        params.setdefault("max_tokens", params.pop("max_completion_tokens"))
+    return {
+        name: value
+        for name, value in params.items()
+        if value is not None and name not in WITHOUT_EFFECT and not (name in NEUTRAL and NEUTRAL[name] == value)
+    }
+
+
+def canonical_request(identity: str, request: CompletionRequest) -> dict[str, Any]:
+    """Return what goes into the key, readable."""
+    return {
+        "endpoint": identity,
+        "messages": [dict(message) for message in request.messages],
+        "params": effective_params(request.sampling),
+        "sample_index": request.sample_index,
+    }
+
+
+@lru_cache(maxsize=4096)
+def _prefix(identity: str, params: str) -> Any:
+    return hashlib.sha256(canonical_json([identity, params]).encode("utf-8", "surrogatepass"))
+
+
+class KeyMaker:
+    """Keys of one endpoint identity: a sampling is made canonical once, not once a request."""
+
+    def __init__(self, identity: str) -> None:
+        if not identity:
+            raise ConfigError("an endpoint needs an identity: the model's name or the hash of its weights")
+        self.identity = identity
+        self._by_sampling: dict[int, tuple[Sampling, Any]] = {}
+
+    def key(self, request: CompletionRequest) -> str:
+        """Return the request's key."""
+        digest = self._start(request.sampling).copy()
+        text = canonical_json([request.sample_index, request.messages])
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return str(digest.hexdigest()[:KEY_HEX])
+
+    def _start(self, sampling: Sampling) -> Any:
+        # By id(): hashing a pydantic model costs more than the key itself. The kept reference keeps the id unique.
+        known = self._by_sampling.get(id(sampling))
+        if known is None:
+            if len(self._by_sampling) >= 1024:
+                self._by_sampling.clear()
+            known = (sampling, _prefix(self.identity, canonical_json(effective_params(sampling))))
+            self._by_sampling[id(sampling)] = known
+        return known[1]
+
+
+def request_key(identity: str, request: CompletionRequest) -> str:
+    """Return the ledger's key of a request to an endpoint."""
+    return KeyMaker(identity).key(request)
