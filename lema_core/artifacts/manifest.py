@@ -57,7 +57,7 @@ def add_up(parts: list[PartSummary]) -> dict[str, Any]:
     for part in parts:
         if part.rows_in != part.rows_out + part.rejected:
             raise ArtifactError(
-                f"part {part.index} took in {part.rows_in} rows but holds {part.rows_out} and rejected {part.rejected}, "
+                f"part {part.index} took in {part.rows_in} rows, holds {part.rows_out} and rejected {part.rejected}, "
                 f"so {part.rows_in - part.rows_out - part.rejected} were lost. "
                 "This is a defect of the stage; nothing was published."
             )

@@ -3,7 +3,6 @@
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
-from functools import cache
 from operator import attrgetter
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -41,9 +40,9 @@ def _arrow_type(kind: Any) -> pa.DataType:
 def table_of(rows: Iterable[Any], record: type) -> pa.Table:
     """Return the rows as one table, a lone surrogate in model text replaced (Parquet holds valid UTF-8 only)."""
     rows = list(rows)
+    getters = [attrgetter(f.name) for f in fields(record)]
     columns = [
-        _column([get(row) for row in rows], field)
-        for get, field in zip(_getters(record), schema_of(record), strict=True)
+        _column([get(row) for row in rows], field) for get, field in zip(getters, schema_of(record), strict=True)
     ]
     return pa.Table.from_arrays(columns, schema=schema_of(record))
 
@@ -59,11 +58,6 @@ def _encodable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
     return [_encodable(item) for item in value] if isinstance(value, tuple | list) else value
-
-
-@cache
-def _getters(record: type[Any]) -> tuple[attrgetter[Any], ...]:
-    return tuple(attrgetter(f.name) for f in fields(record))
 
 
 def rows_from_batch(batch: pa.RecordBatch, record: type[T]) -> Iterator[T]:

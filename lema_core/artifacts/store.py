@@ -50,7 +50,7 @@ class Shard:
 
 
 def shards_of(rows: int, size: int) -> list[Shard]:
-    """Cut ``rows`` input rows into shards of ``size``; no rows give one empty shard, so that each artifact has a part."""
+    """Cut ``rows`` input rows into shards of ``size``; no rows give one empty shard: each artifact has a part."""
     starts = range(0, max(rows, 1), size)
     return [Shard(i, start, min(start + size, rows)) for i, start in enumerate(starts)]
 
@@ -124,7 +124,7 @@ class Store:
         for part in parts:
             if self.finished_part(ref, Shard(part.index, part.start, part.stop)) != part:
                 raise ArtifactError(
-                    f"part {part.index} of {ref.folder} is not on the store as it was written. Run again to make it anew."
+                    f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it anew."
                 )
         return self._write_manifest(
             identity, seconds=seconds, parts=tuple(parts), extra=dict(extra or {}), **add_up(parts)
