@@ -8,7 +8,7 @@ linear in the text.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -50,7 +50,7 @@ class _Side:
     """Its leading minus may be a dash or a list mark."""
 
 
-_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 3, "neg": 4, "^": 5}
+_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 3, "÷": 3, "neg": 4, "^": 5}
 _BREAKING = frozenset(
     "and so is are was were then has have had if to which that thus therefore because since but or means gives get gets "
     "makes make equals will would for in on with at as when while after before from plus minus".split()
@@ -192,9 +192,11 @@ def _side(tokens: list[Token], units: set[str], *, dash: bool) -> _Side | None:
     """Build a side from a clean run; a trailing dash that belongs to the prose is dropped."""
     if tokens and dash and tokens[-1].kind == "op" and tokens[-1].text == "-":
         tokens = tokens[:-1]
-    if not tokens or tokens[0].kind == "op" and tokens[0].text not in {"+", "-"}:
+    if not tokens or (tokens[0].kind == "op" and tokens[0].text not in {"+", "-"}):
         return None
     bullet = tokens[0].kind == "op" and len(tokens) > 1 and tokens[1].start > tokens[0].end
+    if bullet and dash:
+        return None  # "24 hours in a day - 10 hours": the first operand stands in the prose
     names = frozenset(unit.removesuffix("s") for unit in units)
     return _Side(tuple(tokens), names, bullet)
 
@@ -202,6 +204,8 @@ def _side(tokens: list[Token], units: set[str], *, dash: bool) -> _Side | None:
 def _checkable(left: _Side, right: _Side) -> bool:
     if not any(token.kind == "op" for token in left.tokens[1:]):
         return False  # "60 minutes = 1 hour" converts, "x = 5" defines: nothing is computed
+    if [token.text for token in left.tokens] == [token.text for token in right.tokens[: len(left.tokens)]]:
+        return False  # "Ann ate 1/6 = 1/6 * 12 = 2 slices" names a share, then computes it
     return (
         left.units == right.units or not (left.units | right.units) & _CONVERTIBLE or not (left.units and right.units)
     )
@@ -243,6 +247,38 @@ def _readings(side: _Side) -> Iterator[Fraction | None]:
         yield _value(side.tokens, "relative")
     if side.bullet:
         yield _value(side.tokens[1:], "fraction")
+    repeating = [_unrounded(token) for token in side.tokens]
+    if len(repeating) > 1 and repeating != list(side.tokens):
+        yield _value(repeating, "fraction")
+    tight = _tight_fractions(side.tokens)
+    if tight != side.tokens:
+        yield _value(tight, "fraction")
+
+
+def _unrounded(token: Token) -> Token:
+    """Read .33, .667 and the like as the thirds, sixths, ... that people write them for."""
+    if token.decimals < 2:
+        return token
+    near = token.value.limit_denominator(12)
+    if near.denominator in {1, 2, 4, 5, 8, 10} or abs(near - token.value) >= Fraction(1, 10**token.decimals):
+        return token
+    return replace(token, value=near)
+
+
+def _tight_fractions(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Read ``7.5 / 1/2`` as people mean it: a slash without spaces binds first."""
+    return (
+        tuple(
+            replace(token, text="÷")
+            if token.text == "/"
+            and index
+            and tokens[index - 1].end == token.start
+            and tokens[index + 1].start == token.end
+            else token
+            for index, token in enumerate(tokens[:-1])
+        )
+        + tokens[-1:]
+    )
 
 
 def _value(tokens: Sequence[Token], percent: str) -> Fraction | None:
@@ -298,13 +334,13 @@ def _apply_until(values: list[tuple[Fraction, bool]], operators: list[str], prec
 
 def _combine(operator: str, left: Fraction, right: Fraction, *, after_sign: bool) -> Fraction | None:
     result: Fraction
-    if operator in {"/", "^"} and (right == 0 if operator == "/" else after_sign or _too_big(left, right)):
+    if operator in {"/", "÷", "^"} and (right == 0 if operator != "^" else after_sign or _too_big(left, right)):
         return None  # -2^2 is read both ways by people: no verdict
     if operator == "+":
         result = left + right
     elif operator == "-":
         result = left - right
-    elif operator == "/":
+    elif operator in {"/", "÷"}:
         result = left / right
     elif operator == "^":
         result = left ** int(right)

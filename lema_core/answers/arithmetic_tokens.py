@@ -51,6 +51,7 @@ _LATEX_SPACE = {
     "left", "right", "text", "mathrm", "textbf", "mathbf", "mbox", "boxed", "quad", "qquad", "displaystyle", "big",
     "Big", "bigl", "bigr", "hspace", ",", ";", "!", " ", ":", "$",
 }  # fmt: skip
+_TOUCHING_UNITS = frozenset("cm mm km kg mg ml lb lbs oz ft in hr hrs min mins sec secs am pm mph cents k".split())
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
 
@@ -129,9 +130,9 @@ def _word(match: re.Match[str], before: list[Token]) -> Token:
             return Token("op", start, end, "*")
         if text.lower() in _WORD_OPERATORS:
             return Token("op", start, end, _WORD_OPERATORS[text.lower()])
-    # In "2x" and "3n" the letter is an unknown; in "5cm" and "3 m" it is a unit.
+    # In "2x", "5s" and "1st" the letters are no unit; in "5cm" and "3 m" they are.
     touching = bool(before) and before[-1].kind == "num" and before[-1].end == start
-    if len(text) == 1 and (text not in "gmLlhskKaI" or (touching and text in "akI")):
+    if (touching and text.lower() not in _TOUCHING_UNITS) or (len(text) == 1 and text not in "gmLlhskKaI"):
         return Token("var", start, end, text)
     return Token("word", start, end, text)
 
