@@ -1,0 +1,111 @@
+"""Who is paying for what right now: claims coalesce identical requests across processes that share a ledger.
+
+A claim holds while its owner lives: on the same machine that is a process with the same id and start time, elsewhere
+one that gave a sign of life in the last `LEASE_S` seconds (by wall clocks; machines that disagree by less are safe).
+A process that was killed therefore blocks nobody on its own machine, and others for a minute.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+
+from lema_core.llm.store import LedgerStore, chunked, marks
+
+LEASE_S = 60.0
+BEAT_S = 5.0
+
+
+def this_machine() -> str:
+    """Return what two processes share that can see each other's process ids."""
+    namespace = Path("/proc/self/ns/pid")
+    inside = namespace.readlink().as_posix() if namespace.is_symlink() else ""
+    return f"{socket.gethostname()}/{int(psutil.boot_time())}/{inside}"
+
+
+class Claims:
+    """The claims of one process. Uses the store's thread."""
+
+    def __init__(self, store: LedgerStore) -> None:
+        self.owner = uuid.uuid4().hex
+        self._store = store
+        self._machine = this_machine()
+
+    def join(self) -> None:
+        """Sign in, and remove what dead processes left behind."""
+        started = psutil.Process().create_time()
+        database = self._store.database
+        with database.transaction():
+            self._bury()
+            database.query(
+                "INSERT INTO owners VALUES (?,?,?,?,?)", (self.owner, self._machine, os.getpid(), started, time.time())
+            )
+
+    def leave(self) -> None:
+        """Sign out and give up every claim."""
+        with self._store.database.transaction():
+            self._forget([self.owner])
+
+    def beat(self) -> dict[str, int]:
+        """Give a sign of life; return how many living processes share each of our pools."""
+        database = self._store.database
+        with database.transaction():
+            database.query("UPDATE owners SET beat = ? WHERE owner = ?", (time.time(), self.owner))
+            self._bury()
+            return dict(
+                database.query(
+                    "SELECT pool, COUNT(*) FROM pools WHERE pool IN (SELECT pool FROM pools WHERE owner = ?) "
+                    "GROUP BY pool",
+                    (self.owner,),
+                )
+            )
+
+    def share(self, pool: str) -> int:
+        """Take part in a pool (an endpoint and key with common limits); return how many do."""
+        with self._store.database.transaction():
+            sql = "INSERT INTO pools (pool, owner) VALUES (?,?) ON CONFLICT DO NOTHING"
+            self._store.database.insert_new(sql, [(pool, self.owner)])
+        return int(self._store.database.query("SELECT COUNT(*) FROM pools WHERE pool = ?", (pool,))[0][0])
+
+    def claim(self, keys: Sequence[str]) -> set[str]:
+        """Claim keys; return those that another living process is paying for already."""
+        sql = "INSERT INTO claims (key, owner) VALUES (?,?) ON CONFLICT DO NOTHING"
+        with self._store.database.transaction():
+            ours = self._store.database.insert_new(sql, [(key, self.owner) for key in keys])
+        return {key for key, mine in zip(keys, ours, strict=True) if not mine} - self._mine(keys, ours)
+
+    def _mine(self, keys: Sequence[str], ours: Sequence[bool]) -> set[str]:
+        refused = [key for key, mine in zip(keys, ours, strict=True) if not mine]
+        mine: set[str] = set()
+        for some in chunked(refused, 500):
+            sql = f"SELECT key FROM claims WHERE owner = ? AND key IN ({marks(len(some))})"  # noqa: S608
+            mine.update(row[0] for row in self._store.database.query(sql, [self.owner, *some]))
+        return mine
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Give up claims on requests that will not be sent."""
+        with self._store.database.transaction():
+            self._store.database.many(
+                "DELETE FROM claims WHERE key = ? AND owner = ?", [(key, self.owner) for key in keys]
+            )
+
+    def _bury(self) -> None:
+        """Remove owners that are dead, with their claims."""
+        rows = self._store.database.query("SELECT owner, machine, pid, started, beat FROM owners")
+        self._forget([row[0] for row in rows if row[0] != self.owner and not self._lives(*row[1:])])
+
+    def _lives(self, machine: str, pid: int, started: float, beat: float) -> bool:
+        if machine != self._machine:
+            return time.time() - beat < LEASE_S
+        try:
+            return abs(psutil.Process(pid).create_time() - started) < 1.0
+        except psutil.NoSuchProcess:
+            return False
+
+    def _forget(self, owners: Sequence[str]) -> None:
+        for table in ("claims", "pools", "owners"):
+            self._store.database.many(f"DELETE FROM {table} WHERE owner = ?", [(owner,) for owner in owners])  # noqa: S608

@@ -1,0 +1,188 @@
+"""Two SQL databases behind one small face: SQLite in WAL mode (a path) and PostgreSQL (a URL).
+
+SQL is written once, with ``?`` for values. A connection belongs to the thread that uses it.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
+
+from lema_core.errors import LedgerError, MissingDependencyError
+
+BUSY_MS = 120_000
+"""With 24 writers SQLite's lock is handed out unfairly; a commit takes milliseconds, so minutes mean a stuck disk."""
+
+Row = Sequence[Any]
+
+
+class Database(Protocol):
+    """What the ledger needs of a database."""
+
+    where: str
+
+    def transaction(self) -> Any:
+        """Return a context manager: everything in it is committed, or nothing."""
+
+    def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
+        """Run one statement and return its rows."""
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        """Run one statement for each row."""
+
+    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
+        """Run an ``INSERT ... ON CONFLICT DO NOTHING`` for each row; say which were inserted."""
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+def is_postgres(url: str) -> bool:
+    """Say whether the ledger's place is a PostgreSQL URL rather than a file."""
+    return url.startswith(("postgresql://", "postgres://"))
+
+
+def connect(url: str, schema: Sequence[str]) -> Database:
+    """Open the database and create what is missing in it.
+
+    Raises:
+        LedgerError: it cannot be opened, or is no ledger.
+        MissingDependencyError: a PostgreSQL URL without psycopg.
+    """
+    return _Postgres(url, schema) if is_postgres(url) else _Sqlite(Path(url), schema)
+
+
+class _Sqlite:
+    """A file, shared by the processes of one machine."""
+
+    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+        self.where = str(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = sqlite3.connect(
+                path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=64
+            )
+            # Switching to WAL ignores the busy timeout: processes that start together must try again.
+            for attempt in Retrying(
+                retry=retry_if_exception(_is_busy), stop=stop_after_delay(60), wait=wait_random(0.01, 0.2), reraise=True
+            ):
+                with attempt:
+                    self._connection.execute("PRAGMA journal_mode=WAL")
+            # FULL: a completion that was paid for survives a power cut, not only a kill. Commits are grouped.
+            self._connection.execute("PRAGMA synchronous=FULL")
+        except (OSError, sqlite3.Error) as error:
+            raise LedgerError(
+                f"cannot open the ledger {path}: {error}. It must be a SQLite file that LeMa wrote, on a local "
+                "disk that can be written"
+            ) from None
+
+        with self.transaction():
+            for statement in schema:
+                self._connection.execute(statement.replace("BYTEA", "BLOB"))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            # IMMEDIATE: a read that becomes a write later would fail instead of waiting its turn.
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+            except BaseException:
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise LedgerError(_write_error(self.where, error)) from None
+
+    def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
+        try:
+            return self._connection.execute(sql, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise LedgerError(_write_error(self.where, error)) from None
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        self._connection.executemany(sql, rows)
+
+    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
+        execute = self._connection.execute
+        return [execute(sql, row).rowcount == 1 for row in rows]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _is_busy(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+
+
+def _write_error(where: str, error: Exception) -> str:
+    return (
+        f"the ledger {where} cannot be used: {error}. Completions committed so far are kept; free the disk or repair "
+        "the file, then run again"
+    )
+
+
+class _Postgres:
+    """A server, shared by several machines."""
+
+    def __init__(self, url: str, schema: Sequence[str]) -> None:
+        try:
+            import psycopg
+        except ImportError:
+            raise MissingDependencyError(
+                "a ledger in PostgreSQL needs psycopg: run `pip install 'lema-pipeline[postgres]'`"
+            ) from None
+        self._error = psycopg.Error
+        parts = urlsplit(url)
+        self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
+        try:
+            self._connection = psycopg.connect(url, autocommit=True, connect_timeout=15)
+            with self.transaction():
+                # Two processes that create the same table at once collide in the catalogue: one at a time.
+                self._connection.execute("SELECT pg_advisory_xact_lock(7021)")
+                for statement in schema:
+                    self._connection.execute(statement.encode())
+        except psycopg.Error as error:
+            raise LedgerError(f"cannot open the ledger {self.where}: {str(error).strip()}") from None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        try:
+            with self._connection.transaction():
+                yield
+        except self._error as error:
+            raise LedgerError(_write_error(self.where, error)) from None
+
+    def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
+        try:
+            cursor = self._connection.execute(_percent(sql), values)
+        except self._error as error:
+            raise LedgerError(_write_error(self.where, error)) from None
+        return cursor.fetchall() if cursor.description else []
+
+    def many(self, sql: str, rows: Sequence[Row]) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_percent(sql), rows)
+
+    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
+        inserted = []
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_percent(f"{sql} RETURNING 1"), rows, returning=True)
+            for _ in rows:
+                inserted.append(cursor.fetchone() is not None)
+                cursor.nextset()
+        return inserted
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _percent(sql: str) -> bytes:
+    return sql.replace("?", "%s").encode()

@@ -1,0 +1,94 @@
+"""The ledger as the engine sees it: a completion is committed before anyone sees it.
+
+Every statement runs in one thread of its own. Commits are grouped: what arrives within `GATHER_S`, or while a commit
+runs, shares the next one. A kill loses at most what was in flight and these milliseconds.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from lema_core.errors import LemaError
+from lema_core.llm.claims import Claims
+from lema_core.llm.requests import Completion
+from lema_core.llm.store import Entry, LedgerStore
+
+T = TypeVar("T")
+
+GATHER_S = 0.01
+
+
+class Ledger:
+    """One process's connection to the ledger, for one event loop."""
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lema-ledger")
+        self._queue: list[tuple[Entry, asyncio.Future[Completion | None]]] = []
+        self._flusher: asyncio.Task[None] | None = None
+        self.store: LedgerStore
+        self.claims: Claims
+
+    @classmethod
+    async def open(cls, url: str, run: str) -> "Ledger":
+        """Open the ledger at a path or PostgreSQL URL and sign in.
+
+        Raises:
+            LedgerError: it cannot be opened.
+        """
+        ledger = cls(run)
+        try:
+            ledger.store = await ledger.call(lambda: LedgerStore(url))
+            ledger.claims = Claims(ledger.store)
+            await ledger.call(ledger.claims.join)
+        except BaseException:
+            ledger._thread.shutdown(wait=False)
+            raise
+        return ledger
+
+    async def call(self, work: Callable[[], T]) -> T:
+        """Run something on the store in the ledger's thread."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def lookup(self, keys: Sequence[str]) -> dict[str, Completion]:
+        """Return the completions held for some keys."""
+        return await self.call(lambda: self.store.lookup(keys))
+
+    def record(self, entry: Entry) -> "asyncio.Future[Completion | None]":
+        """Queue an entry; the future is done once it is committed and gives the completion that stands.
+
+        The future raises LedgerError where the database refuses.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Completion | None] = loop.create_future()
+        self._queue.append((entry, future))
+        if self._flusher is None or self._flusher.done():
+            self._flusher = loop.create_task(self._flush())
+        return future
+
+    async def _flush(self) -> None:
+        while self._queue:
+            await asyncio.sleep(GATHER_S)
+            group, self._queue = self._queue, []
+            entries = [entry for entry, _ in group]
+            try:
+                results = await self.call(lambda entries=entries: self.store.commit(entries, self.run))  # type: ignore[misc]
+            except LemaError as error:
+                for _, future in group:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            for (_, future), result in zip(group, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+
+    async def close(self) -> None:
+        """Commit what is queued, sign out and close the database."""
+        if self._flusher is not None:
+            await self._flusher
+        try:
+            await self.call(self.claims.leave)
+        finally:
+            await self.call(self.store.close)
+            self._thread.shutdown(wait=False)

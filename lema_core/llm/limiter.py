@@ -1,0 +1,228 @@
+"""How many requests may be in flight to one endpoint and key, and how fast they may start. Pure: time is an argument.
+
+Three brakes, each with its own way back:
+
+- the *window*: requests in flight. It grows by one for each answer until the first push-back, then by one a window
+  (additive increase), and shrinks by `SHRINK` (multiplicative decrease), once an episode: push-backs of requests that
+  were sent before the last decrease say nothing new;
+- the *pace*: requests a second. A push-back tells how much was accepted since the last one, pause included: that is the
+  rate to go on with. After `HOLD_S` it grows, faster and faster, so that a limit that was raised is found in seconds;
+- the *quotas*: requests and tokens a minute as given or as the endpoint's headers tell.
+
+A pause (Retry-After, or a back-off that doubles) stops all starts. Cache hits never come here.
+"""
+
+import math
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+SHRINK = 0.7
+FIRST_WINDOW = 32.0
+HOLD_S, GROW_S = 2.0, 3.0
+"""The pace after t seconds without push-back is base * (1 + ((t - HOLD_S) / GROW_S) ** 3): double after 5 s."""
+BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
+LONGEST_PAUSE_S = 3600.0
+FASTEST = 10_000.0
+"""A pace beyond any client's speed: no brake any more."""
+QUOTA_USE = 0.98
+"""Our clock and the endpoint's drift apart within a minute; two per cent are cheaper than answers 429."""
+
+
+@dataclass
+class Bucket:
+    """A token bucket that may run into debt, when a request turns out to be larger than it was taken for."""
+
+    rate: float
+    """Tokens a second."""
+    burst_s: float
+    """Its capacity, in seconds of its rate."""
+    level: float = math.inf
+    at: float = 0.0
+
+    def wait(self, now: float, cost: float) -> float:
+        """Return the seconds until ``cost`` can be taken; more than the capacity needs a full bucket."""
+        self._refill(now)
+        missing = min(cost, self._capacity) - self.level
+        # A billionth short is rounding: waiting for it would only spin.
+        return missing / self.rate if missing > 1e-9 else 0.0
+
+    def take(self, now: float, cost: float) -> None:
+        """Take tokens; a negative cost gives some back."""
+        self._refill(now)
+        self.level -= cost
+
+    def set_rate(self, now: float, rate: float) -> None:
+        """Change the rate from now on."""
+        self._refill(now)
+        self.rate = rate
+
+    @property
+    def _capacity(self) -> float:
+        return max(1.0, self.rate * self.burst_s)
+
+    def _refill(self, now: float) -> None:
+        self.level = min(self._capacity, self.level + max(0.0, now - self.at) * self.rate)
+        self.at = max(self.at, now)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right to send one request."""
+
+    started: float
+    tokens: float
+
+
+@dataclass
+class Limiter:
+    """The brakes of one endpoint and key. ``now`` is any clock in seconds that does not run backwards."""
+
+    ceiling: float
+    """At most so many in flight (given by the user)."""
+    requests_per_minute: float | None = None
+    tokens_per_minute: float | None = None
+    randomness: random.Random = field(default_factory=random.Random)  # noqa: S311
+    share: int = 1
+    """How many processes use the same endpoint and key: every limit is divided by it."""
+
+    window: float = FIRST_WINDOW
+    in_flight: int = 0
+    paused_until: float = -math.inf
+    pushed_back: int = 0
+    """Push-backs seen so far (429 and overload)."""
+
+    def __post_init__(self) -> None:
+        self.window = min(self.window, self.ceiling)
+        self._slow_start = True
+        self._streak = 0
+        self._episode = -math.inf
+        self._accepted = 0
+        self._cycle: float | None = None
+        self._idle_since: float | None = None
+        self._pace: Bucket | None = None
+        self._base = 0.0
+        self._requests = self._quota(self.requests_per_minute)
+        self._tokens = self._quota(self.tokens_per_minute)
+
+    def _quota(self, per_minute: float | None) -> Bucket | None:
+        return None if per_minute is None else Bucket(per_minute * QUOTA_USE / 60 / self.share, 0.5)
+
+    def wait(self, now: float, tokens: float) -> float:
+        """Return the seconds until a request may start; 0: now; infinity: when another one has ended."""
+        if self.in_flight >= max(1.0, min(self.window, self.ceiling / self.share)):
+            return math.inf
+        wait = max(0.0, self.paused_until - now)
+        if self._requests is not None:
+            wait = max(wait, self._requests.wait(now, 1))
+        if self._tokens is not None:
+            wait = max(wait, self._tokens.wait(now, tokens))
+        if self._pace is not None:
+            self._quicken(now)
+        if self._pace is not None:
+            wait = max(wait, self._pace.wait(now, 1))
+        return wait
+
+    def start(self, now: float, tokens: float) -> Ticket:
+        """Take the right to send. Call it only when ``wait`` gave 0."""
+        if self._idle_since is not None and self._cycle is not None:
+            # Idle time is no evidence of a slow endpoint.
+            self._cycle += now - self._idle_since
+        self._idle_since = None
+        self._cycle = now if self._cycle is None else self._cycle
+        self.in_flight += 1
+        for bucket, cost in ((self._requests, 1.0), (self._tokens, tokens), (self._pace, 1.0)):
+            if bucket is not None:
+                bucket.take(now, cost)
+        return Ticket(now, tokens)
+
+    def succeeded(self, ticket: Ticket, now: float, used_tokens: float) -> None:
+        """The endpoint answered; its true size settles the tokens-per-minute account."""
+        if self.in_flight >= 0.8 * self.window:
+            self.window = min(self.ceiling, self.window + (1.0 if self._slow_start else 1.0 / self.window))
+        self._accepted += 1
+        if ticket.started >= self._episode:
+            self._streak = 0
+        if self._tokens is not None:
+            self._tokens.take(now, used_tokens - ticket.tokens)
+        self._end(now)
+
+    def refused(self, ticket: Ticket, now: float, retry_after: float | None = None, *, paced: bool = True) -> None:
+        """The endpoint pushed back (429, overload), or broke down (``paced`` False: connection lost, deadline)."""
+        self.pushed_back += paced
+        pause = min(LONGEST_PAUSE_S, retry_after) if retry_after is not None else self._backoff()
+        # Never before Retry-After, and not all clients at the same moment after it.
+        until = now + pause * (1 + 0.1 * self.randomness.random())
+        if ticket.started >= self._episode:
+            self._streak += 1
+            self._episode = now
+            self._slow_start = False
+            self.window = max(1.0, SHRINK * self.window)
+            if paced:
+                self._learn_pace(now, max(0.0, until - now))
+            self.paused_until = max(self.paused_until, until)
+        elif retry_after is not None:
+            self.paused_until = max(self.paused_until, until)
+        if self._tokens is not None:
+            self._tokens.take(now, -ticket.tokens)
+        self._end(now)
+
+    def ended(self, ticket: Ticket, now: float) -> None:
+        """The request ended in a way that says nothing about load (bad request, server error, cancelled)."""
+        if self._tokens is not None:
+            self._tokens.take(now, -ticket.tokens)
+        self._end(now)
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        """Take the quotas from an answer's headers, where the user gave none."""
+        for name, given, own in (
+            ("requests", self.requests_per_minute, "_requests"),
+            ("tokens", self.tokens_per_minute, "_tokens"),
+        ):
+            value = headers.get(f"x-ratelimit-limit-{name}")
+            if given is None and value is not None and value.isdigit() and int(value) > 0:
+                self._set_quota(own, float(value))
+
+    def divide(self, share: int) -> None:
+        """So many processes use this endpoint and key now."""
+        share = max(1, share)
+        for bucket in (self._requests, self._tokens):
+            if bucket is not None:
+                bucket.rate *= self.share / share
+        self.share = share
+
+    def _set_quota(self, own: str, per_minute: float) -> None:
+        bucket: Bucket | None = getattr(self, own)
+        rate = per_minute * QUOTA_USE / 60 / self.share
+        if bucket is None:
+            setattr(self, own, self._quota(per_minute))
+        elif not math.isclose(bucket.rate, rate):
+            bucket.rate = rate
+
+    def _backoff(self) -> float:
+        return float(min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._streak, 10)))
+
+    def _learn_pace(self, now: float, pause: float) -> None:
+        elapsed = now - (now if self._cycle is None else self._cycle) + pause
+        measured = self._accepted / elapsed if elapsed > 0 else FASTEST
+        if self._pace is not None:
+            # Nothing accepted at all tells only that the pace was far too high.
+            measured = min(measured, self._pace.rate) if self._accepted else self._base / 2
+        self._base = min(FASTEST / 2, max(measured, 0.1))
+        self._pace = Bucket(self._base, 0.05, level=1.0, at=now + pause)
+        self._accepted, self._cycle = 0, now + pause
+
+    def _quicken(self, now: float) -> None:
+        grown = self._base
+        free = now - (now if self._cycle is None else self._cycle) - HOLD_S
+        if free > 0:
+            grown = self._base * (1 + (free / GROW_S) ** 3)
+        if grown >= FASTEST:
+            self._pace = None
+        elif self._pace is not None:
+            self._pace.set_rate(now, grown)
+
+    def _end(self, now: float) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._idle_since = now
