@@ -1,0 +1,35 @@
+"""Corrections of mistakes: read a teacher's answer, check it, choose among several (paper, section 2.2).
+
+Contract: ``parse_correction`` reads the three parts (incorrect step, explanation, correct solution) or, for multiple
+choice, the two (mistakes, corrected answer), tolerant of markdown, missing braces and other labels. ``review`` checks
+what was read against the mistaken path and the gold answer: it returns the accepted correction, or a rejection with one
+of ``REASONS``, and raises nothing for what a model wrote. The paper's only filter is the final answer; the other checks
+catch what that one lets through.
+"""
+
+from lema_core.corrections.parsing import (
+    Fault,
+    ParsedCorrection,
+    Shape,
+    parse_correction,
+    render_choice_correction,
+    render_correction,
+    render_original_solution,
+)
+from lema_core.corrections.reviewing import REASONS, first_false_step, review
+from lema_core.corrections.selection import require_agreement, select
+
+__all__ = [
+    "REASONS",
+    "Fault",
+    "ParsedCorrection",
+    "Shape",
+    "first_false_step",
+    "parse_correction",
+    "render_choice_correction",
+    "render_correction",
+    "render_original_solution",
+    "require_agreement",
+    "review",
+    "select",
+]

@@ -1,0 +1,229 @@
+"""The checks of a correction against the mistaken path and the gold answer (paper, section 2.2, and beyond it)."""
+
+import re
+from collections.abc import Iterable, Sequence
+
+from lema_core.answers import Family, false_equations, judge
+from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
+from lema_core.llm.requests import Completion, Outcome
+from lema_core.records import Correction, JudgedPath, Rejection, content_id
+from lema_core.steps import (
+    StepPath,
+    number_steps,
+    numbered_path,
+    same_step,
+    same_steps,
+    splice,
+    split_path,
+    strip_marks,
+)
+
+REASONS = {
+    "request_failed": "the request got no answer",
+    "cut_off": "the answer was cut off by its length limit",
+    "unparsable": "the parts of a correction were not found",
+    "step_missing": "no step is named as the incorrect one",
+    "step_does_not_exist": "the named step is not one of the path's",
+    "starts_elsewhere": "the corrected solution does not start at the named step",
+    "earlier_steps_changed": "steps before the named one were rewritten",
+    "explanation_empty": "the explanation says nothing",
+    "mistake_unchanged": "the named step is repeated as it was",
+    "gold_pasted": "the right answer stands under steps that compute what the mistake computed",
+    "no_answer": "the corrected solution ends without an answer",
+    "ambiguous_answer": "the corrected solution gives more than one answer",
+    "refused": "the teacher declined to answer",
+    "wrong_answer": "the spliced solution does not end in the gold answer",
+    "unknown_equality": "it could not be decided whether the answer equals the gold answer",
+    "not_shortest": "accepted, but a shorter correction of the same path was chosen",
+    "duplicate": "accepted, but equal to an earlier try on the same path",
+    "teachers_disagree": "the second teacher names another step",
+}
+"""Every reason code of this stage."""
+
+_VERDICT_REASONS = {
+    "wrong": "wrong_answer",
+    "none": "no_answer",
+    "ambiguous": "ambiguous_answer",
+    "refused": "refused",
+    "unknown": "unknown_equality",
+}
+_EMPTY_WORDS = re.compile(
+    r"\b(?:the|this|that|it|step \d+|step|is|was|are|wrong|incorrect|not|correct|right|mistaken|original|solution|"
+    r"answer|an?|error|mistake|here|there|in|has|contains|explanation|none|n/a|see|above|below)\b",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+
+
+def review(
+    path: JudgedPath,
+    outcome: Outcome,
+    *,
+    family: Family | str,
+    shape: Shape = "steps",
+    corrector: str = "",
+    attempt: int = 0,
+) -> Correction | Rejection:
+    """Return the correction of a mistake if it stands every check, else a rejection with its reason code.
+
+    ``outcome`` is what the corrector's endpoint answered; ``corrector`` names it; ``attempt`` counts the tries on this
+    path from 0. The order of checks goes from what was asked for to what is harder to see; the first that fails counts.
+    """
+    checked = _checked(path, outcome, family, shape)
+    if isinstance(checked, Fault):
+        return _reject(path, outcome, checked, corrector, attempt)
+    parsed, original, spliced = checked
+    solution = _corrected_text(parsed)
+    completion = outcome if isinstance(outcome, Completion) else None
+    return Correction(
+        id=content_id("correction", path.id, corrector, attempt, parsed.step, parsed.explanation, solution),
+        path_id=path.id,
+        question_id=path.question_id,
+        task=path.task,
+        question=path.question,
+        gold=path.gold,
+        candidates=path.candidates,
+        level=path.level,
+        student=path.student,
+        corrector=corrector,
+        attempt=attempt,
+        original=numbered_path(path.text) if shape == "steps" else strip_marks(path.text).strip(),
+        wrong_answer=path.answer,
+        step=parsed.step,
+        n_steps=len(original.steps),
+        explanation=parsed.explanation,
+        correct_solution=solution,
+        spliced=spliced,
+        false_step=first_false_step(original.steps),
+        request_key=outcome.key,
+        prompt_tokens=completion.prompt_tokens if completion else 0,
+        completion_tokens=completion.completion_tokens if completion else 0,
+    )
+
+
+def first_false_step(steps: Sequence[str]) -> int | None:
+    """Return the 1-based number of the first step whose arithmetic is proven false, or None."""
+    return next((number for number, step in enumerate(steps, 1) if false_equations(step)), None)
+
+
+def _corrected_text(parsed: ParsedCorrection) -> str:
+    if parsed.step == 0:
+        return parsed.steps[0]
+    return "\n".join(part for part in (number_steps(parsed.steps, parsed.step), parsed.answer_line) if part)
+
+
+def _reject(path: JudgedPath, outcome: Outcome, fault: Fault, corrector: str, attempt: int) -> Rejection:
+    text = outcome.text if isinstance(outcome, Completion) else ""
+    detail = f"{REASONS[fault.reason]}{': ' if fault.detail else ''}{fault.detail}"
+    rejection_id = content_id("rejection", path.id, corrector, attempt)
+    return Rejection(
+        id=rejection_id,
+        parent_id=path.id,
+        reason=fault.reason,
+        detail=detail,
+        text=text,
+        request_key=outcome.key,
+    )
+
+
+def _checked(
+    path: JudgedPath, outcome: Outcome, family: Family | str, shape: Shape
+) -> tuple[ParsedCorrection, StepPath, str] | Fault:
+    """Return the correction as it will be kept, the original's steps and the spliced solution."""
+    if not isinstance(outcome, Completion):
+        return Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
+    if outcome.finish_reason == "length":
+        return Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
+    if outcome.finish_reason == "content_filter":
+        return Fault("refused", "by the endpoint's content filter")
+    parsed = parse_correction(outcome.text, shape)
+    if isinstance(parsed, Fault):
+        return parsed
+    original = split_path(path.text)
+    aligned = parsed if shape == "choice" else _aligned(parsed, original)
+    if isinstance(aligned, Fault):
+        return aligned
+    spliced = _corrected_text(aligned)
+    if shape == "steps":
+        spliced = splice(original, aligned.step, aligned.steps, aligned.answer_line)
+    fault = _content_fault(path, aligned, original, spliced, family)
+    return fault or (aligned, original, spliced)
+
+
+def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection | Fault:
+    """Drop repeated earlier steps, so that the corrected steps start at the named one; else say what is wrong."""
+    count, step = len(original.steps), parsed.step
+    if not 1 <= step <= count:
+        return Fault("step_does_not_exist", f"step {step} of {count}")
+    first = _first_number(parsed, original)
+    if first > step:
+        return Fault("starts_elsewhere", f"step {step} is named, the solution starts at step {first}")
+    repeated = step - first
+    if len(parsed.steps) <= repeated:
+        return Fault("starts_elsewhere", f"step {step} is named, the solution ends before it")
+    if not same_steps(parsed.steps[:repeated], original.steps[first - 1 : step - 1]):
+        return Fault("earlier_steps_changed", f"step {step} is named, the solution rewrites steps before it")
+    return ParsedCorrection(
+        step, parsed.explanation, parsed.steps[repeated:], parsed.answer_line, step, elided=parsed.elided
+    )
+
+
+def _first_number(parsed: ParsedCorrection, original: StepPath) -> int:
+    """Return which step of the whole solution the first corrected step is."""
+    repeats = same_step(parsed.steps[0], original.steps[0])
+    if parsed.first_label is None:
+        return 1 if repeats else parsed.step
+    if parsed.first_label == 1 and parsed.elided and not repeats:
+        return parsed.step  # the steps after "..." were numbered anew
+    return max(1, parsed.first_label)
+
+
+def _content_fault(
+    path: JudgedPath, parsed: ParsedCorrection, original: StepPath, spliced: str, family: Family | str
+) -> Fault | None:
+    if len(_EMPTY_WORDS.sub(" ", parsed.explanation).split()) < 2 or not re.search(r"\w", parsed.explanation):
+        return Fault("explanation_empty", repr(parsed.explanation[:80]))
+    if not parsed.steps:
+        return Fault("no_answer")
+    judgement = judge(spliced, path.gold, family, path.candidates)
+    if judgement.verdict != "right":
+        detail = f"answer {judgement.answer!r}, gold {path.gold!r}"
+        return Fault(_VERDICT_REASONS[judgement.verdict], detail)
+    return _unchanged(path, parsed, original) if parsed.step else None
+
+
+def _unchanged(path: JudgedPath, parsed: ParsedCorrection, original: StepPath) -> Fault | None:
+    """Find a mistake that was left in place, or the gold answer pasted under it."""
+    rest = original.steps[parsed.step - 1 :]
+    # The last step may stay as it is where more steps follow: the path stopped short there.
+    continues = len(rest) == 1 and len(parsed.steps) > 1
+    first_same = same_step(parsed.steps[0], rest[0])
+    if first_same and not continues and not same_steps(parsed.steps, rest):
+        return Fault("mistake_unchanged", f"step {parsed.step}: {rest[0][:80]!r}")
+    if _numbers(parsed.steps) == _numbers(rest) and not _reaches(rest, path.gold):
+        return Fault("gold_pasted", f"from step {parsed.step} on the numbers are the mistake's own")
+    return None
+
+
+def _numbers(steps: Iterable[str]) -> list[str]:
+    """Return the numbers of the steps; where they have none, the steps themselves: what a changed step must change."""
+    chosen = [strip_marks(step) for step in steps]
+    numbers = [number for step in chosen for number in _plain_numbers(step)]
+    return numbers or [" ".join(step.casefold().split()) for step in chosen]
+
+
+def _plain_numbers(text: str) -> list[str]:
+    return [_plain(number) for number in _NUMBER.findall(text)]
+
+
+def _plain(number: str) -> str:
+    digits = number.replace(",", "")
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+
+
+def _reaches(steps: Sequence[str], gold: str) -> bool:
+    """Whether the last step arrives at the gold answer, so that only the stated final answer was wrong."""
+    gold_numbers = _plain_numbers(gold)
+    if not gold_numbers:
+        return gold.casefold() in steps[-1].casefold()
+    return gold_numbers[-1] in _plain_numbers(steps[-1])

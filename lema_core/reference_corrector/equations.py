@@ -1,0 +1,257 @@
+"""What a step computes: its equations as operands, operators and value, over exact rationals.
+
+Reads the same tokens as the step checker. A GSM8K calculator mark (``<<3*4=12>>``) counts before the prose around it.
+What cannot be read as arithmetic is left out; nothing is ever evaluated as code.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import combinations
+
+from lema_core.answers.arithmetic_tokens import Token, tokenize
+
+MAX_TERMS = 6
+"""Subsets of more terms than this are not formed: 2^6 sums a step are enough for word problems."""
+MAX_STEP_CHARS = 4_000
+"""Only this much of a step is read: a degenerate answer may repeat itself without end."""
+MAX_TOKENS = 40
+MAX_BITS = 512
+
+_MARK = re.compile(r"<<([^<>\n]*)>>")
+_WORDS_OF = {
+    "0": "zero none",
+    "1": "one single once",
+    "2": "two twice double doubled couple pair both",
+    "3": "three thrice triple",
+    "4": "four quadruple",
+    "7": "seven week weekly",
+    "12": "twelve dozen year",
+    "24": "day",
+    "52": "weeks",
+    "60": "sixty hour minute",
+    "100": "hundred percent",
+    "365": "annual",
+    "1000": "thousand",
+    "1/2": "half halves",
+    "1/3": "third",
+    "1/4": "quarter fourth",
+    "1/5": "fifth",
+}
+_PLAIN_WORDS = "five six - eight nine ten eleven - thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty"
+_TENS = "twenty thirty forty fifty - seventy eighty ninety"
+_NUMBER_WORDS = (
+    {word: Fraction(value) for value, words in _WORDS_OF.items() for word in words.split()}
+    | {word: Fraction(value) for value, word in enumerate(_PLAIN_WORDS.split(), 5) if word != "-"}
+    | {word: Fraction(10 * value) for value, word in enumerate(_TENS.split(), 2) if word != "-"}
+)
+_LEVEL = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 2, "^": 3}
+
+
+@dataclass(frozen=True, slots=True)
+class Equation:
+    """One ``left = value`` of a step."""
+
+    text: str
+    """As written, calculator marks excepted."""
+    operands: tuple[Fraction, ...]
+    operators: tuple[str, ...]
+    value: Fraction
+    """The value that the step claims."""
+    partial: frozenset[Fraction]
+    """Values met on the way: of the parts of the left side, in any order of a sum or product."""
+
+    @property
+    def expression(self) -> str:
+        """Return the left side as written."""
+        return self.text.rpartition("=")[0].strip()
+
+
+def key(value: Fraction) -> int:
+    """Return what two values share that are the same up to sign and rounding to cents."""
+    return abs(round(value * 100))
+
+
+def keys(values: Iterable[Fraction]) -> set[int]:
+    """Return the keys of several values."""
+    return {key(value) for value in values}
+
+
+def equations(step: str) -> list[Equation]:
+    """Return the equations of a step, in order; the calculator's where the step has its marks."""
+    step = step[:MAX_STEP_CHARS]
+    marks = _MARK.findall(step)
+    found = [equation for mark in marks for equation in _in_prose(mark)]
+    return found or _in_prose(_MARK.sub("", step))
+
+
+def numbers(text: str) -> list[Fraction]:
+    """Return the numbers of a text as digits, in order."""
+    return [token.value for token in tokenize(_MARK.sub("", text[:MAX_STEP_CHARS])) if token.kind == "num"]
+
+
+def known_numbers(text: str) -> set[int]:
+    """Return the keys of all numbers a text gives, in digits or words (``half``, ``a dozen``, ``per week``)."""
+    words = re.findall(r"[a-z]+", text.lower())
+    spelled = [_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS]
+    plural = [_NUMBER_WORDS[word[:-1]] for word in words if word.endswith("s") and word[:-1] in _NUMBER_WORDS]
+    return keys([*numbers(text), *spelled, *plural])
+
+
+def _in_prose(text: str) -> list[Equation]:
+    tokens = tokenize(text)
+    found = []
+    for index, token in enumerate(tokens):
+        if token.kind != "=":
+            continue
+        left, right = _left_of(tokens, index), _claimed(tokens, index)
+        if left is not None and right is not None and (equation := _equation(text, left, right)) is not None:
+            found.append(equation)
+    return found
+
+
+def _left_of(tokens: Sequence[Token], equals: int) -> list[Token] | None:
+    """Return the arithmetic that ends at the equals sign, its unit words dropped."""
+    taken: list[Token] = []
+    index = equals - 1
+    while index >= 0 and len(taken) < MAX_TOKENS:
+        token = tokens[index]
+        if token.kind == "word":
+            # "3 apples + 4 apples =": words are units where a number stands before and an operator after them
+            index = _before_words(tokens, index)
+            joins = not taken or taken[0].kind in {"op", ")"}
+            if not joins or index < 0 or tokens[index].kind not in {"num", ")"}:
+                break
+            continue
+        if token.kind not in {"num", "op", "(", ")"} or _starts_anew(token, taken):
+            break
+        taken.insert(0, token)
+        index -= 1
+    if taken and taken[0].kind == "op":
+        sign = _sign(taken)
+        if sign is None:
+            return None
+        taken = sign
+    return taken if any(token.kind == "op" for token in taken) else None
+
+
+def _before_words(tokens: Sequence[Token], index: int) -> int:
+    """Return the index before a run of words; the slash of ``miles/hour`` belongs to the words."""
+    while index >= 0:
+        slash = tokens[index].kind == "op" and tokens[index].text in "/-" and tokens[index + 1].kind == "word"
+        if tokens[index].kind != "word" and not slash:
+            break
+        index -= 1
+    return index
+
+
+def _sign(taken: list[Token]) -> list[Token] | None:
+    """Read a leading minus as the first number's sign; any other operator there lacks an operand we can read."""
+    minus, number = taken[0], taken[1] if len(taken) > 1 else None
+    if minus.text != "-" or number is None or number.kind != "num":
+        return None
+    if minus.end != number.start:
+        return taken[1:]
+    return [replace(number, value=-number.value, start=minus.start), *taken[2:]]
+
+
+def _starts_anew(token: Token, taken: Sequence[Token]) -> bool:
+    operand_after = bool(taken) and taken[0].kind in {"num", "("}
+    return operand_after and token.kind in {"num", ")"}
+
+
+def _claimed(tokens: Sequence[Token], equals: int) -> Token | None:
+    """Return the number right after the equals sign, unless an expression begins there."""
+    after = tokens[equals + 1 : equals + 4]
+    sign = bool(after) and after[0].kind == "op" and after[0].text == "-"
+    after = after[1:] if sign else after
+    if not after or after[0].kind != "num":
+        return None
+    head = after[0]
+    value = -head.value if sign else head.value
+    return replace(head, value=value)
+
+
+def _equation(text: str, left: list[Token], right: Token) -> Equation | None:
+    operands = tuple(token.value / 100 if token.percent else token.value for token in left if token.kind == "num")
+    operators = tuple(token.text for token in left if token.kind == "op")
+    met = _partial_values(left)
+    if met is None:
+        return None
+    start = left[0].start - text[: left[0].start].endswith("$")
+    written = " ".join(_MARK.sub("", text[start : right.end]).split())
+    return Equation(written, operands, operators, right.value, frozenset([*met, *_regrouped(operands, operators)]))
+
+
+def _partial_values(tokens: Sequence[Token]) -> list[Fraction] | None:
+    """Compute an expression by operator precedence and return each value met; None if it is not well formed."""
+    values: list[Fraction] = []
+    operators: list[str] = []
+    met: list[Fraction] = []
+    operand_next = True
+    for token in tokens:
+        if token.kind == "num" and operand_next:
+            values.append(token.value / 100 if token.percent else token.value)
+            operand_next = False
+        elif token.kind == "(" and operand_next:
+            operators.append("(")
+        elif token.kind == ")" and not operand_next:
+            if not _reduce(values, operators, met, 0) or not operators:
+                return None
+            operators.pop()
+        elif token.kind == "op" and not operand_next and token.text in _LEVEL:
+            if not _reduce(values, operators, met, _LEVEL[token.text]):
+                return None
+            operators.append(token.text)
+            operand_next = True
+        elif not (token.kind == "op" and token.text == "+"):
+            return None
+    complete = not operand_next and _reduce(values, operators, met, 0) and not operators
+    return met if complete else None
+
+
+def _reduce(values: list[Fraction], operators: list[str], met: list[Fraction], level: int) -> bool:
+    while operators and operators[-1] != "(" and _LEVEL[operators[-1]] >= level:
+        operator, right, left = operators.pop(), values.pop(), values.pop()
+        result = apply(operator, left, right)
+        if result is None:
+            return False
+        values.append(result)
+        met.append(result)
+    return True
+
+
+def apply(operator: str, left: Fraction, right: Fraction) -> Fraction | None:
+    """Return ``left operator right``; None where it is undefined or too big to be worth it."""
+    result: Fraction | None = None
+    if operator in {"*", "of"}:
+        result = left * right
+    elif operator == "+":
+        result = left + right
+    elif operator == "-":
+        result = left - right
+    elif operator == "/" and right:
+        result = left / right
+    elif operator == "^" and right.denominator == 1 and 0 <= right <= 8:
+        result = left ** int(right)
+    bits = 0 if result is None else max(result.numerator.bit_length(), result.denominator.bit_length())
+    return result if bits <= MAX_BITS else None
+
+
+def _regrouped(operands: Sequence[Fraction], operators: Sequence[str]) -> list[Fraction]:
+    """Return the partial sums or products that another order of the same terms would meet."""
+    if not operators or len(operands) != len(operators) + 1 or len(operands) > MAX_TERMS:
+        return []
+    if set(operators) <= {"+", "-"}:
+        signs = [1, *(1 if operator == "+" else -1 for operator in operators)]
+        return subset_sums([sign * operand for sign, operand in zip(signs, operands, strict=True)])
+    if set(operators) <= {"*", "of"}:
+        return [left * right for left, right in combinations(operands, 2)]
+    return []
+
+
+def subset_sums(terms: Sequence[Fraction]) -> list[Fraction]:
+    """Return the sums of every two and more of at most ``MAX_TERMS`` terms."""
+    chosen = terms[:MAX_TERMS]
+    return [sum(some, Fraction(0)) for size in range(2, len(chosen) + 1) for some in combinations(chosen, size)]
