@@ -1,0 +1,114 @@
+"""The texts put together: the paper's input and output formats, in both shapes, and the chat messages around them.
+
+One layout serves prompting and training: what a corrector reads is a correction example's input, so that a student is
+trained on exactly the text that evaluation asks with.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from lema_core.prompts.sets import load
+from lema_core.steps import numbered_path
+
+Messages = tuple[Mapping[str, str], ...]
+Shape = Literal["steps", "choice"]
+
+THINK = "Answer: Let's think step by step."
+GIVEN, CREATED = "#Given Question#:", "#Created Question#:"
+CUE = "Incorrect Step:"
+"""The last line of a correction's input, with which its output goes on; multiple choice has no steps and no cue."""
+
+
+def question_block(question: str, candidates: tuple[str, ...] | None = None) -> str:
+    """Return ``Question: ...`` and, for multiple choice, a line with the candidates."""
+    if not candidates:
+        return f"Question: {question}"
+    return f"Question: {question}\nCandidate Answers: {', '.join(candidates)}."
+
+
+def path_input(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> str:
+    """Return the input of a CoT example, which is also the prompt of a fine-tuned student (paper, section 3.2)."""
+    return f"{load(prompts).path.instruction}\n\n{question_block(question, candidates)}\n{THINK}"
+
+
+def correction_input(
+    prompts: str, question: str, original: str, candidates: tuple[str, ...] | None = None, shape: Shape = "steps"
+) -> str:
+    """Return the input of a correction example, which is also what a corrector is asked.
+
+    Args:
+        prompts: the prompt set.
+        question: the question.
+        original: the mistaken path; its steps are numbered if they are not yet.
+        candidates: the choices of a multiple-choice question.
+        shape: ``choice`` has no steps to number and no cue.
+    """
+    block = question_block(question, candidates)
+    instruction = load(prompts).correction.instruction
+    solution, cue = (numbered_path(original), f"\n{CUE}") if shape == "steps" else (original.strip(), "")
+    return f"{instruction}\n\n{block}\nOriginal Solution:\n{{\n{solution}\n}}{cue}"
+
+
+def correction_output(
+    step: int, explanation: str | None, solution: str | None, *, name_step: bool = True, shape: Shape = "steps"
+) -> str:
+    """Return the output of a correction example; a part that is None is left out with its label.
+
+    Args:
+        step: 1-based number of the first wrong step; with 1 there is no earlier step for the ``...`` line to stand for.
+        explanation: why the step is wrong.
+        solution: the numbered steps from ``step`` on, with the answer line.
+        name_step: whether the output starts with ``Step k.``.
+        shape: ``choice`` has neither a step nor braces.
+    """
+    if shape == "choice":
+        parts = [("Mistakes: ", explanation), ("Corrected Answer: ", solution)]
+        return "\n".join(label + text.strip() for label, text in parts if text is not None)
+    lines = [f"Step {step}." if name_step else None, None if explanation is None else f"Explanation: {explanation}"]
+    if solution is not None:
+        dots = "...\n" if step > 1 else ""
+        lines.append(f"Correct Solution:\n{{\n{dots}{solution.strip()}\n}}")
+    return "\n".join(line for line in lines if line is not None)
+
+
+def path_prompt(prompts: str, question: str, candidates: tuple[str, ...] | None = None, shots: int = 4) -> Messages:
+    """Return the few-shot chat for a reasoning path: worked examples as turns, then the question.
+
+    Without shots it is the zero-shot prompt: one user turn with the CoT example's input.
+    """
+    turns = [
+        (path_input(prompts, example.question, example.candidates), example.solution)
+        for example in load(prompts).path.examples[:shots]
+    ]
+    return _chat(turns, path_input(prompts, question, candidates))
+
+
+def correction_prompt(
+    prompts: str,
+    question: str,
+    original: str,
+    candidates: tuple[str, ...] | None = None,
+    shape: Shape = "steps",
+    shots: int = 4,
+) -> Messages:
+    """Return the chat that asks a corrector: four worked corrections as turns, then the mistaken path."""
+    turns = [
+        (correction_input(prompts, one.question, one.original, one.candidates, shape), one.correction)
+        for one in load(prompts).correction.examples[:shots]
+    ]
+    return _chat(turns, correction_input(prompts, question, original, candidates, shape))
+
+
+def evolution_prompt(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> Messages:
+    """Return the chat that asks for a new question related to this one (paper, section 2.4)."""
+    part = load(prompts).evolution
+    given = question if not candidates else f"{question} [{'; '.join(candidates)}]"
+    turns = [(f"{part.instruction}\n\n{GIVEN} {one.given}", f"{CREATED} {one.created}") for one in part.examples]
+    return _chat(turns, f"{part.instruction}\n\n{GIVEN} {given}")
+
+
+def _chat(turns: list[tuple[str, str]], last: str) -> Messages:
+    messages: list[Mapping[str, str]] = []
+    for asked, answered in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return (*messages, {"role": "user", "content": last})

@@ -1,0 +1,23 @@
+"""Questions with checkable answers: the first stage.
+
+``read_questions`` streams what a ``QuestionsSpec`` selects, as ``Question`` rows and, for what the task leaves out,
+``Rejection`` rows; ``identity`` gives what decides them. A source that cannot be used raises before anything is paid.
+Nothing here samples, prompts or stores.
+"""
+
+from lema_core.questions.reading import identity, read_questions, source_fingerprint
+from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec
+from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task
+
+__all__ = [
+    "TASKS",
+    "ArithmeticOptions",
+    "FieldMapping",
+    "HubDataset",
+    "QuestionsSpec",
+    "Task",
+    "get_task",
+    "identity",
+    "read_questions",
+    "source_fingerprint",
+]

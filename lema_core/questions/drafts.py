@@ -1,0 +1,30 @@
+"""What a task makes of one row of its source: a draft of a question, or the reason why the row cannot be one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A question before it has an id and a place."""
+
+    text: str
+    gold: str
+    rationale: str | None = None
+    candidates: tuple[str, ...] | None = None
+    level: str | None = None
+    subject: str | None = None
+    key: str | None = None
+    """The source's own id: it tells two questions of one text apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A row that the task leaves out by its own rule: it becomes a rejected row."""
+
+    reason: str
+    detail: str
+    text: str

@@ -1,0 +1,104 @@
+"""Questions from a data set on the Hugging Face Hub, read as Parquet by fsspec.
+
+The ``datasets`` library belongs to training; the Hub's own Parquet copy of a data set needs only ``huggingface_hub``.
+"""
+
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
+from lema_core.questions.files import Placed
+from lema_core.questions.specs import QuestionsSpec
+from lema_core.questions.tasks.task import HubDataset, Task
+
+PARQUET_BRANCH = "refs/convert/parquet"
+
+
+def commit(spec: QuestionsSpec, task: Task) -> str:
+    """Return the commit of the data set's Parquet copy: the identity of what would be read.
+
+    Raises:
+        ConfigError: the task has no data set on the Hub.
+        EndpointError: the Hub does not answer or does not know the data set.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    source = _dataset(spec, task)
+    if spec.hub_revision is not None:
+        return f"hub:{source.id}@{spec.hub_revision}"
+    library = _library()
+    try:
+        info = library.HfApi().dataset_info(source.id, revision=PARQUET_BRANCH)
+    except Exception as error:
+        raise _unreachable(source, error) from error
+    return f"hub:{source.id}@{info.sha}"
+
+
+def read_rows(spec: QuestionsSpec, task: Task) -> Placed:
+    """Yield (place, row) of the wanted split; a place reads ``openai/gsm8k/main/train:17``.
+
+    Raises:
+        ConfigError: the task has no data set on the Hub, or the data set has no such split.
+        EndpointError: the Hub does not answer or does not know the data set.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    source = _dataset(spec, task)
+    split = source.train if spec.split == "train" else source.test
+    if split is None:
+        raise ConfigError(f"{source.id} has no {spec.split} split. Set `split` to the other one.")
+    folder = f"{spec.config or source.config}/{split}"
+    number = 0
+    for file in _files(source, spec.hub_revision or PARQUET_BRANCH, folder):
+        for batch in file.iter_batches(batch_size=1_000):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{source.id}/{folder}:{number}", row
+
+
+def _files(source: HubDataset, revision: str, folder: str) -> list[pq.ParquetFile]:
+    library = _library()
+    try:
+        system = library.HfFileSystem()
+        root = f"datasets/{source.id}@{revision.replace('/', '%2F')}"
+        paths = sorted(system.glob(f"{root}/{folder}/*.parquet"))
+        files = [pq.ParquetFile(system.open(path)) for path in paths]
+    except Exception as error:
+        raise _unreachable(source, error) from error
+    if not files:
+        raise ConfigError(
+            f"{source.id} has no Parquet files under {folder}. Check `config` and `split` on the Hub's page."
+        )
+    return files
+
+
+def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:
+    if spec.hub is not None:
+        return HubDataset(spec.hub, train="train", test="test") if task.hub is None else _renamed(task.hub, spec.hub)
+    if task.hub is None:
+        raise ConfigError(
+            f"The task {task.name} has no data set of its own. Set `path` to a file, or `hub` to a data set's id."
+        )
+    return task.hub
+
+
+def _renamed(source: HubDataset, name: str) -> HubDataset:
+    return HubDataset(name, source.config, source.train, source.test)
+
+
+def _library() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Reading from the Hugging Face Hub needs huggingface_hub: pip install huggingface_hub, "
+            "or set `path` to a local file."
+        ) from error
+    return huggingface_hub
+
+
+def _unreachable(source: HubDataset, error: Exception) -> EndpointError:
+    # The library's errors have many classes of several HTTP stacks; each means that this data set cannot be had now.
+    return EndpointError(
+        f"The data set {source.id} could not be had from the Hugging Face Hub "
+        f"({type(error).__name__}: {str(error)[:200]}). Check the id and the network, or set `path` to a local copy."
+    )

@@ -1,0 +1,171 @@
+"""From a spec to questions: read or generate rows, check each one, give it an id.
+
+Everything that can be wrong with a source stops here, before any request is paid: a missing file, a malformed line, an
+empty set, a mapped field that is not there, a gold answer that does not parse, two questions with one id.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from lema_core.answers import extract
+from lema_core.errors import ConfigError, DataError
+from lema_core.questions import hub
+from lema_core.questions.drafts import Draft, Row, Unusable
+from lema_core.questions.files import file_name, file_sha256, read_rows
+from lema_core.questions.mapping import draft_by_mapping
+from lema_core.questions.specs import FieldMapping, QuestionsSpec
+from lema_core.questions.tasks import Task, get_task
+from lema_core.records import Question, Rejection, content_id
+
+
+def read_questions(spec: QuestionsSpec) -> Iterator[Question | Rejection]:
+    """Yield the questions of a spec in the source's order; rows left out by the task's rule are rejected rows.
+
+    Reject reasons: ``duplicate_question`` (a published set repeats itself), ``not_numeric`` (ASDiv's rule).
+
+    Raises:
+        ConfigError: the spec names no such task, or a source that the task does not have.
+        DataError: the source cannot be used; the message names the place and the remedy.
+        EndpointError: the Hub does not answer.
+        MissingDependencyError: the source needs a package that is not installed.
+    """
+    task = get_task(spec.task)
+    rows = islice(_drafts(spec, task), spec.offset, None if spec.limit is None else spec.offset + spec.limit)
+    checker = _Checker(task, spec.on_duplicate or task.on_duplicate)
+    empty = True
+    for place, draft in rows:
+        empty = False
+        yield checker.question(place, draft)
+    if empty:
+        raise DataError(
+            f"No question in {_source_name(spec, task)} (offset {spec.offset}). Expected at least one row: "
+            "check the file, `split`, `offset` and `limit`."
+        )
+
+
+def source_fingerprint(spec: QuestionsSpec) -> str:
+    """Return what the source holds, as text: the hash of a file's bytes, the Hub's commit or the generator's version.
+
+    Raises:
+        DataError: the file cannot be read.
+        EndpointError: the Hub does not answer.
+    """
+    task = get_task(spec.task)
+    if spec.path is not None:
+        return f"sha256:{file_sha256(spec.path)}"
+    if task.generate is not None and spec.hub is None:
+        return task.generator_version
+    return hub.commit(spec, task)
+
+
+def identity(spec: QuestionsSpec) -> dict[str, Any]:
+    """Return everything that decides the questions, as plain JSON values: for the artifact's identity.
+
+    The path is left out (moving a file changes nothing) but for its last part, which the rows show as their origin.
+    """
+    task = get_task(spec.task)
+    plain = spec.model_dump(mode="json", exclude={"path"})
+    name = None if spec.path is None else file_name(spec.path)
+    return {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
+
+
+def _source_name(spec: QuestionsSpec, task: Task) -> str:
+    return spec.path or spec.hub or (task.hub.id if task.hub else f"the generator of {task.name}")
+
+
+def _drafts(spec: QuestionsSpec, task: Task) -> Iterator[tuple[str, Draft | Unusable]]:
+    if spec.path is None and spec.hub is None and task.generate is not None:
+        if spec.limit is None:
+            raise ConfigError(
+                f"The task {task.name} generates questions without end. Set `limit` to how many you want."
+            )
+        return task.generate(spec)
+    rows = hub.read_rows(spec, task) if spec.path is None else read_rows(spec.path)
+    return ((place, _draft(row, place, task, spec.mapping)) for place, row in rows)
+
+
+def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Draft | Unusable:
+    if mapping is not None or task.draft is None:
+        return draft_by_mapping(row, place, mapping or FieldMapping())
+    missing = [name for name in task.fields if name not in row]
+    if missing:
+        raise DataError(
+            f"{place} has no field {', '.join(missing)}, which the format of {task.name} needs; "
+            f"it has {', '.join(row)}. Check the file, or say in `mapping` which field holds what."
+        )
+    try:
+        return task.draft(row)
+    except (DataError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{place}: {error}. Expected a row in the format of {task.name}: repair or remove it."
+        ) from error
+
+
+@dataclass(slots=True)
+class _Checker:
+    """Turns drafts into questions and remembers which it has seen: 8 bytes of key and a place for each."""
+
+    task: Task
+    on_duplicate: str
+    places: dict[int, str] = field(default_factory=dict)
+
+    def question(self, place: str, draft: Draft | Unusable) -> Question | Rejection:
+        if isinstance(draft, Unusable):
+            return Rejection(
+                id=content_id("x", self.task.name, place, draft.text),
+                parent_id=place,
+                reason=draft.reason,
+                detail=draft.detail,
+                text=draft.text,
+            )
+        text = draft.text.strip()
+        if not text:
+            raise DataError(f"{place}: the question is empty. Expected its text: fill or remove the row.")
+        self._check_gold(place, draft)
+        first = self.places.setdefault(self._key(draft, text), place)
+        if first is not place:
+            return self._duplicate(place, first, text)
+        return self._accepted(place, draft, text)
+
+    def _accepted(self, place: str, draft: Draft, text: str) -> Question:
+        return Question(
+            id=content_id("q", self.task.name, text, draft.key, *(draft.candidates or ())),
+            task=self.task.name,
+            text=text,
+            gold=draft.gold,
+            rationale=draft.rationale,
+            candidates=draft.candidates,
+            level=draft.level,
+            subject=draft.subject,
+            origin=place,
+        )
+
+    def _key(self, draft: Draft, text: str) -> int:
+        parts = ["id", draft.key] if draft.key is not None else ["text", text, *(draft.candidates or ())]
+        return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8])
+
+    def _check_gold(self, place: str, draft: Draft) -> None:
+        found = extract(f"The answer is {draft.gold}.", self.task.family, draft.candidates)
+        if not draft.gold.strip() or found.outcome != "value":
+            raise DataError(
+                f"{place}: the gold answer {draft.gold!r} does not parse as {self.task.family} ({found.outcome}). "
+                "Expected one answer such as 72, 1,000, 5.5, 3/4 or the text of a choice: correct the row or the task."
+            )
+
+    def _duplicate(self, place: str, first: str, text: str) -> Rejection:
+        if self.on_duplicate == "error":
+            raise DataError(
+                f"{place} and {first} are the same question or have one id: {text[:80]!r}. Remove one of them, "
+                'or set on_duplicate = "reject" to keep the first.'
+            )
+        return Rejection(
+            id=content_id("x", self.task.name, place, text),
+            parent_id=place,
+            reason="duplicate_question",
+            detail=f"the same question stands at {first}",
+            text=text,
+        )

@@ -1,0 +1,39 @@
+"""CommonsenseQA 1.11 (Talmor et al., arXiv 1811.00937): five choices each; 9,741 train, 1,221 dev (the paper's test)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lema_core.errors import DataError
+from lema_core.questions.drafts import Draft, Row
+from lema_core.questions.tasks.task import HubDataset, Task
+
+
+def _draft(row: Row) -> Draft:
+    question = row["question"]
+    # The published files nest stem and choices in `question`; the Hub's rows have them side by side.
+    stem, choices = (
+        (question["stem"], question["choices"]) if isinstance(question, Mapping) else (question, row["choices"])
+    )
+    texts = _by_label(choices)
+    label = str(row["answerKey"])
+    if label not in texts:
+        raise DataError(f"`answerKey` is {label!r}, expected one of {', '.join(texts)}: the test part has no answers")
+    return Draft(text=str(stem), gold=texts[label], candidates=tuple(texts.values()))
+
+
+def _by_label(choices: Any) -> dict[str, str]:
+    if isinstance(choices, Mapping):
+        return dict(zip(map(str, choices["label"]), map(str, choices["text"]), strict=True))
+    return {str(choice["label"]): str(choice["text"]) for choice in choices}
+
+
+TASK = Task(
+    name="csqa",
+    family="choice",
+    shape="choice",
+    prompts="csqa",
+    fields=("question", "answerKey"),
+    draft=_draft,
+    hub=HubDataset("tau/commonsense_qa", test="validation"),
+    on_duplicate="reject",
+)

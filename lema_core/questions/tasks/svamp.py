@@ -1,0 +1,26 @@
+"""SVAMP (Patel et al., arXiv 2103.07191): 1,000 one-step word problems, for evaluation. Trained on GSM8K's data."""
+
+from lema_core.questions.drafts import Draft, Row
+from lema_core.questions.tasks.task import HubDataset, Task
+
+
+def _draft(row: Row) -> Draft:
+    body = str(row["Body"]).strip()
+    # Many bodies end without a full stop, in the middle of "Body, Question" or before a new sentence.
+    joint = " " if body.endswith((".", "!", "?", ",")) else ". "
+    answer = row["Answer"]
+    gold = f"{answer:g}" if isinstance(answer, float) else str(answer)
+    return Draft(
+        text=f"{body}{joint}{str(row['Question']).strip()}", gold=gold, subject=str(row.get("Type", "")) or None
+    )
+
+
+TASK = Task(
+    name="svamp",
+    family="numeric",
+    prompts="gsm8k",
+    fields=("Body", "Question", "Answer"),
+    draft=_draft,
+    hub=HubDataset("ChilleD/SVAMP"),
+    on_duplicate="reject",
+)

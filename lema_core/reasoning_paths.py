@@ -1,0 +1,119 @@
+"""Reasoning paths: what a student is asked, and what becomes of its answer (paper, section 2.2, step 1).
+
+Each question is asked ``samples`` times with the few-shot prompt of its task, or with the zero-shot one where the student
+was fine-tuned on our format. Requests are made as they are consumed; nothing here sends, judges or stores.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
+from lema_core.prompts import fingerprint, path_prompt
+from lema_core.questions import get_task
+from lema_core.records import Question, ReasoningPath, Rejection, content_id
+
+PromptKind = Literal["few_shot", "zero_shot"]
+
+REASONS = {
+    "request_failed": "the request got no answer",
+    "empty": "the student wrote nothing",
+}
+"""Every reason code of this stage."""
+
+SEED_RANGE = 2**31 - 2**16
+"""Servers take a signed 32-bit seed, and the engine adds the sample index to ours."""
+RUN_ON = re.compile(r"\n[#*\s]*(?:Question|Q|Problem)\s*\d*\s*[:.]")
+"""A student that goes on after its answer invents the next question of the prompt."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathRequest:
+    """One sample to ask for, with the question it belongs to."""
+
+    question: Question
+    sample_index: int
+    request: CompletionRequest
+
+
+def path_requests(
+    questions: Iterable[Question], sampling: Sampling, samples: int = 1, prompt: PromptKind = "few_shot"
+) -> Iterator[PathRequest]:
+    """Yield the requests for ``samples`` paths a question, question by question.
+
+    Unless ``sampling`` brings a seed, each question gets its own, made from its id: on a server that honours seeds the
+    samples differ and a second run repeats them.
+    """
+    for question in questions:
+        own = sampling if sampling.seed is not None else sampling.model_copy(update={"seed": seed_of(question.id)})
+        messages = path_messages(question, prompt)
+        for index in range(samples):
+            yield PathRequest(question, index, CompletionRequest(messages, own, index))
+
+
+def path_messages(question: Question, prompt: PromptKind = "few_shot") -> tuple[dict[str, str], ...]:
+    """Return the chat that asks for a path to this question."""
+    shots = 4 if prompt == "few_shot" else 0
+    messages = path_prompt(get_task(question.task).prompts, question.text, question.candidates, shots)
+    return tuple(dict(message) for message in messages)
+
+
+def prompt_identity(task: str) -> str:
+    """Return the hash of the prompts that ``path_requests`` uses for a task."""
+    return fingerprint(get_task(task).prompts, "path")
+
+
+def seed_of(row_id: str) -> int:
+    """Return a seed that depends on the id alone."""
+    return int(content_id("seed", row_id).removeprefix("seed-"), 16) % SEED_RANGE
+
+
+def path_from(question: Question, sample_index: int, student: str, outcome: Outcome) -> ReasoningPath | Rejection:
+    """Return the path that a student's answer holds, or a rejection with a reason of ``REASONS``.
+
+    The text is kept as it came but for white space around it and a second question that the student went on with.
+    """
+    if not isinstance(outcome, Completion):
+        return _rejected(
+            question, sample_index, student, outcome.key, "request_failed", f"{outcome.reason}: {outcome.detail}"
+        )
+    text = without_run_on(outcome.text)
+    if not text:
+        detail = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"
+        return _rejected(question, sample_index, student, outcome.key, "empty", detail)
+    return ReasoningPath(
+        id=content_id("path", question.id, student, sample_index, text),
+        question_id=question.id,
+        task=question.task,
+        question=question.text,
+        gold=question.gold,
+        candidates=question.candidates,
+        rationale=question.rationale,
+        level=question.level,
+        student=student,
+        sample_index=sample_index,
+        text=text,
+        finish_reason=outcome.finish_reason,
+        request_key=outcome.key,
+        prompt_tokens=outcome.prompt_tokens,
+        completion_tokens=outcome.completion_tokens,
+    )
+
+
+def without_run_on(text: str) -> str:
+    """Return the text up to a second question that follows it."""
+    stripped = text.strip()
+    found = RUN_ON.search(stripped)
+    return stripped[: found.start()].rstrip() if found else stripped
+
+
+def _rejected(question: Question, index: int, student: str, key: str, reason: str, detail: str) -> Rejection:
+    return Rejection(
+        id=content_id("x", question.id, student, index, reason),
+        parent_id=question.id,
+        reason=reason,
+        detail=f"{REASONS[reason]} ({detail})",
+        text="",
+        request_key=key,
+    )

@@ -1,0 +1,160 @@
+"""Verdicts on reasoning paths, and the mistakes among them (paper, section 2.2, step 1: Ans(r) != a).
+
+A path without an answer, with several or with a refusal is a class of its own and by default no mistake: there is no
+wrong step to find in it. Mistakes are selected as a stream: equal ones once, with caps, the first ones first.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from lema_core.answers import judge
+from lema_core.questions import get_task
+from lema_core.records import Correction, JudgedPath, ReasoningPath, Rejection, content_id
+from lema_core.steps import split_path
+
+REASONS = {
+    "unknown_verdict": "it could not be decided whether the answer equals the gold answer",
+    "right": "the answer is right",
+    "wrong": "the answer is wrong, and wrong answers were not asked for",
+    "none": "the path gives no answer",
+    "ambiguous": "the path gives more than one answer",
+    "refused": "the student declined to answer",
+    "unknown": "it could not be decided whether the answer is right",
+    "equal_mistake": "an earlier path reaches the same wrong answer by the same steps",
+    "question_cap": "enough mistakes of this question were selected",
+    "student_cap": "enough mistakes of this student on this question were selected",
+}
+"""Every reason code of the verdicts (the first) and of the selection of mistakes (the others)."""
+
+EQUATION = re.compile(r"\d[\d,.]*(?:\s*[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
+LETTERS = re.compile(r"[^\w]+")
+
+
+def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "reject") -> JudgedPath | Rejection:
+    """Return the path with its verdict against the gold answer.
+
+    Args:
+        path: a path of a task in ``TASKS``.
+        unknown: what becomes of a path that the matcher cannot decide: a rejection, or a wrong path.
+    """
+    found = judge(path.text, path.gold, get_task(path.task).family, path.candidates)
+    if found.verdict == "unknown" and unknown == "reject":
+        detail = f"{REASONS['unknown_verdict']}: {found.answer!r} against {path.gold!r}"
+        return Rejection(
+            id=content_id("x", path.id, "unknown_verdict"),
+            parent_id=path.id,
+            reason="unknown_verdict",
+            detail=detail,
+            text=path.text,
+            request_key=path.request_key,
+        )
+    verdict = "wrong" if found.verdict == "unknown" else found.verdict
+    plain = {one.name: getattr(path, one.name) for one in fields(ReasoningPath)}
+    return JudgedPath(**plain, verdict=verdict, answer=found.answer, decided_by=found.decided_by)
+
+
+@dataclass(slots=True)
+class MistakeSelection:
+    """Selects mistakes from a stream of judged paths; remembers 8 bytes a mistake and a count a question."""
+
+    verdicts: Collection[str] = ("wrong",)
+    """Which verdicts are mistakes."""
+    per_question: int | None = None
+    """At most so many of one question."""
+    per_student: int | None = None
+    """At most so many of one student on one question."""
+    _seen: set[int] = field(default_factory=set)
+    _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def select(self, paths: Iterable[JudgedPath]) -> Iterator[JudgedPath | Rejection]:
+        """Yield each path that is a selected mistake, and a rejection without text for each other one."""
+        for path in paths:
+            reason = self._reason_against(path)
+            yield path if reason is None else self._rejected(path, reason)
+
+    def _reason_against(self, path: JudgedPath) -> str | None:
+        if path.verdict not in self.verdicts:
+            return path.verdict
+        key = mistake_key(path)
+        if key in self._seen:
+            return "equal_mistake"
+        question, student = (path.question_id, ""), (path.question_id, path.student)
+        if self.per_question is not None and self._counts[question] >= self.per_question:
+            return "question_cap"
+        if self.per_student is not None and self._counts[student] >= self.per_student:
+            return "student_cap"
+        self._seen.add(key)
+        self._counts.update((question, student))
+        return None
+
+    @staticmethod
+    def _rejected(path: JudgedPath, reason: str) -> Rejection:
+        return Rejection(
+            id=content_id("x", path.id, reason),
+            parent_id=path.id,
+            reason=reason,
+            detail=REASONS[reason],
+            text="",
+            request_key=path.request_key,
+        )
+
+
+def mistake_key(path: JudgedPath) -> int:
+    """Return a number that is equal for equal mistakes: the same wrong value by the same steps.
+
+    Two steps are the same if they compute the same: a step with equations counts by these, one without by its words.
+    """
+    steps = (_step_key(step) for step in split_path(path.text).steps)
+    return int(content_id("m", path.question_id, path.answer, *steps).removeprefix("m-"), 16)
+
+
+def _step_key(step: str) -> str:
+    equations = EQUATION.findall(step)
+    if not equations:
+        return LETTERS.sub(" ", step.casefold()).strip()
+    joined = " ".join("".join(equation.split()) for equation in equations)
+    return joined.replace(",", "").replace("$", "").replace("×", "*").replace("x", "*").replace("÷", "/").rstrip(".")
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """What the students made of the questions of one level, and how many of their mistakes were corrected."""
+
+    level: str
+    questions: int
+    paths: int
+    verdicts: dict[str, int]
+    """Paths by verdict."""
+    corrected: int
+    """Mistaken paths with an accepted correction."""
+
+    @property
+    def right_rate(self) -> float:
+        """Return the share of right paths, 0 to 1."""
+        return self.verdicts.get("right", 0) / self.paths if self.paths else 0.0
+
+    @property
+    def corrected_rate(self) -> float:
+        """Return the share of wrong paths with an accepted correction, 0 to 1 (paper, section 5: difficulty)."""
+        wrong = self.verdicts.get("wrong", 0)
+        return self.corrected / wrong if wrong else 0.0
+
+
+def difficulty(paths: Iterable[JudgedPath], corrections: Iterable[Correction] = ()) -> list[Difficulty]:
+    """Return the statistics by level, in the levels' order; a question without a level is under ``-``."""
+    questions: dict[str, set[str]] = {}
+    verdicts: dict[str, Counter[str]] = {}
+    corrected: dict[str, set[str]] = {}
+    for path in paths:
+        level = path.level or "-"
+        questions.setdefault(level, set()).add(path.question_id)
+        verdicts.setdefault(level, Counter())[path.verdict] += 1
+    for one in corrections:
+        corrected.setdefault(one.level or "-", set()).add(one.path_id)
+    return [
+        Difficulty(level, len(questions[level]), sum(counts.values()), dict(counts), len(corrected.get(level, ())))
+        for level, counts in sorted(verdicts.items(), key=lambda item: (len(item[0]), item[0]))
+    ]
