@@ -15,7 +15,7 @@ from lema_core.reference_corrector.diagnosis import Diagnosis, diagnose
 from lema_core.reference_corrector.equations import numbers
 from lema_core.reference_corrector.knowledge import Knowledge, Step, know, read_steps
 from lema_core.reference_corrector.solution import missing_steps, plain, repaired
-from lema_core.reference_corrector.wording import explain
+from lema_core.reference_corrector.wording import explain, sentence
 from lema_core.steps import same_step, split_path
 
 __all__ = ["Problem", "correct"]
@@ -79,7 +79,7 @@ def _sentence_value(kept: tuple[Step, ...]) -> str:
 
 
 def _texts(steps: list[Step]) -> list[str]:
-    return [step.text if step.text.endswith((".", "!", "?")) else f"{step.text}." for step in steps]
+    return [sentence(step.text) for step in steps]
 
 
 def _correct_prose(steps: tuple[Step, ...], known: Knowledge, answer_line: str) -> str:

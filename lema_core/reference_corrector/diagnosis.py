@@ -72,10 +72,12 @@ def _soundness(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
     """Say of each step whether its value is the rationale's or leads to one that is."""
     sound = [False] * len(steps)
     used_by_sound: set[int] = set()
+    arrived = {key(value) for step in known.steps for value in step.values}
     for index in range(len(steps) - 1, -1, -1):
         step = steps[index]
         sound[index] = _is_sound(step, known, used_by_sound)
-        if sound[index]:
+        # A part of a sum is met by chance too often to vouch for what it was computed from; a step's own value is not.
+        if sound[index] and keys(step.values) & (arrived | used_by_sound):
             used_by_sound |= keys(operand for equation in step.equations for operand in equation.operands)
     return sound
 
@@ -83,7 +85,8 @@ def _soundness(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
 def _is_sound(step: Step, known: Knowledge, used_by_sound: set[int]) -> bool:
     if step.equations:
         value = step.equations[-1].value
-        return any(key(form) in known.computed for form in _forms(value)) or key(value) in used_by_sound
+        sound = known.computed | used_by_sound
+        return any(key(form) in sound for form in _forms(value))
     stated = keys(numbers(step.text))
     return stated <= known.given | known.mentioned | known.computed | used_by_sound
 

@@ -180,8 +180,13 @@ def _equation(text: str, left: list[Token], right: Token) -> Equation | None:
     if met is None:
         return None
     start = left[0].start - text[: left[0].start].endswith("$")
-    written = " ".join(_MARK.sub("", text[start : right.end]).split())
+    written = _spaced(_MARK.sub("", text[start : right.end]))
     return Equation(written, operands, operators, right.value, frozenset([*met, *_regrouped(operands, operators)]))
+
+
+def _spaced(equation: str) -> str:
+    """Return the equation with single spaces, also around its signs: ``3*4=12`` reads ``3 * 4 = 12``."""
+    return " ".join(re.sub(r"(?<=[\d)%])([-+*/=])(?=[\d($])", r" \1 ", equation).split())
 
 
 def _partial_values(tokens: Sequence[Token]) -> list[Fraction] | None:

@@ -69,7 +69,8 @@ def _is_established(step: Step, established: set[int]) -> bool:
 def _dependencies(gold: tuple[Step, ...], final: int, established: set[int], known: Knowledge) -> set[int]:
     """Return the indices of the steps that the final one needs, without those whose value is established."""
     needed: set[int] = set()
-    waiting = [final]
+    # Where prose follows the last computation (rounding up, say), an established computation is not repeated.
+    waiting = [] if final < len(gold) - 1 and _is_established(gold[final], established) else [final]
     while waiting:
         index = waiting.pop()
         if index in needed:

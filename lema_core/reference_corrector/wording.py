@@ -1,5 +1,6 @@
 """Explanations in plain words: what the wrong step does, why that is wrong, and what is needed instead."""
 
+import re
 from collections import Counter
 from fractions import Fraction
 
@@ -8,6 +9,15 @@ from lema_core.reference_corrector.equations import Equation, key, keys, numbers
 from lema_core.reference_corrector.knowledge import Knowledge, Step
 from lema_core.reference_corrector.solution import plain
 
+SAME_SUBJECT = 0.3
+"""Share of common words from which on two steps are taken to speak of the same quantity."""
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "the and are was were has have had for with that this then his her she they their its will would can could from "
+        "per each all find first next total number altogether there many much more than because since which",
+    )
+)
 _DOES = {"+": "adds", "-": "subtracts", "*": "multiplies", "/": "divides", "of": "multiplies"}
 _DONE = {"+": "added", "-": "subtracted", "*": "multiplied", "/": "divided", "of": "multiplied"}
 
@@ -39,47 +49,82 @@ def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], known: Knowledge, mis
 
 
 def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
-    number, equation, value = diagnosis.step, diagnosis.equation, diagnosis.value
+    number, value = diagnosis.step, diagnosis.value
+    step = steps[number - 1]
+    meant = _meant(step, missing)
     if diagnosis.foreign is not None:
         fault = (
             f"Step {number} uses {plain(diagnosis.foreign)}, a number that the question does not give "
             "and that no earlier step has computed."
         )
-    elif equation is not None:
-        fault = _wrong_computation(number, equation, missing) or _not_called_for(number, equation, steps)
+    elif diagnosis.equation is not None:
+        fault = _wrong_computation(number, diagnosis.equation, known, missing) or _wrong_quantity(
+            number, diagnosis.equation, steps, meant
+        )
     elif value is not None:
         fault = f"Step {number} states {plain(value)} without computing it, and that number is not right."
     else:
         fault = f"Step {number} does not follow from the question."
-    return " ".join(part for part in (fault, _left_out(steps, known, missing), _needed(missing)) if part)
+    said_already = meant is not None and missing and meant is missing[0] and sentence(meant.text) in fault
+    needed = "" if said_already else _needed(missing)
+    return " ".join(part for part in (fault, _left_out(steps, known, missing), needed) if part)
 
 
-def _not_called_for(number: int, equation: Equation, steps: tuple[Step, ...]) -> str:
-    value = plain(equation.value)
+def _wrong_quantity(number: int, equation: Equation, steps: tuple[Step, ...], meant: Step | None) -> str:
     again = next((i for i, step in enumerate(steps[: number - 1], 1) if key(equation.value) in keys(step.values)), None)
+    if meant is not None and meant.value is not None:
+        return f"Step {number} computes {equation.text}, where {plain(meant.value)} is right: {sentence(meant.text)}"
     if again is not None:
         return f"Step {number} computes {equation.text}, which is only what step {again} has computed already."
+    value = plain(equation.value)
     return f"Step {number} computes {equation.text}, but {value} is not a quantity that leads to the answer."
 
 
-def _wrong_computation(number: int, equation: Equation, missing: list[Step]) -> str | None:
+def _meant(step: Step, missing: list[Step]) -> Step | None:
+    """Return the rationale's step that speaks of the same thing as the wrong one, if one clearly does."""
+    own = _content_words(step.text)
+    best, best_share = None, 0.0
+    for candidate in missing:
+        words = _content_words(candidate.text)
+        share = len(own & words) / max(1, len(own | words))
+        differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
+        if share > best_share and differs and candidate.equations:
+            best, best_share = candidate, share
+    return best if best_share >= SAME_SUBJECT else None
+
+
+def _content_words(text: str) -> set[str]:
+    return {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower())} - _FUNCTION_WORDS
+
+
+def _wrong_computation(number: int, equation: Equation, known: Knowledge, missing: list[Step]) -> str | None:
     """Compare the step with what the rationale computes from nearly the same numbers."""
-    rights = [right for step in missing for right in step.equations]
     own = Counter(map(key, equation.operands))
-    for right in rights:
+    rights = [(right, index) for index, step in enumerate(missing) for right in step.equations]
+    for right, _ in rights:
         if Counter(map(key, right.operands)) == own and len(set(equation.operators)) == len(set(right.operators)) == 1:
             return _wrong_operator(number, equation, right)
-    for right in rights:
-        same_shape = right.operators == equation.operators and len(right.operands) == len(equation.operands) == 2
-        extra, lacking = own - Counter(map(key, right.operands)), Counter(map(key, right.operands)) - own
-        if same_shape and extra.total() == lacking.total() == 1:
-            taken = next(operand for operand in equation.operands if key(operand) in extra)
-            wanted = next(operand for operand in right.operands if key(operand) in lacking)
-            return (
-                f"Step {number} computes {equation.text}, but it takes {plain(taken)} where {plain(wanted)} "
-                f"is the number to work with: {right.text}."
-            )
+    for right, index in rights:
+        if right.operators == equation.operators and len(right.operands) == 2:
+            theirs = Counter(map(key, right.operands))
+            taken = [operand for operand in equation.operands if key(operand) in own - theirs]
+            wanted = [operand for operand in right.operands if key(operand) in theirs - own]
+            if len(taken) == len(wanted) == 1 and (index == 0 or _made_from(wanted[0], taken[0], known)):
+                return _wrong_operand(number, equation, right, taken[0], wanted[0])
     return None
+
+
+def _made_from(wanted: Fraction, taken: Fraction, known: Knowledge) -> bool:
+    """Whether the rationale computes the wanted number from the taken one, so that the step took it too early."""
+    sources = [e for step in known.steps for e in step.equations if key(e.value) == key(wanted)]
+    return any(key(taken) in keys(source.operands) for source in sources)
+
+
+def _wrong_operand(number: int, equation: Equation, right: Equation, taken: Fraction, wanted: Fraction) -> str:
+    return (
+        f"Step {number} computes {equation.text}, but it takes {plain(taken)} where {plain(wanted)} "
+        f"is the number to work with: {right.text}."
+    )
 
 
 def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | None:
@@ -126,7 +171,10 @@ def _operands(steps: list[Step]) -> list[Fraction]:
 
 
 def _needed(missing: list[Step]) -> str:
-    if not missing:
-        return ""
-    text = missing[0].text.rstrip()
-    return f"What is needed next is this: {text}{'' if text.endswith(('.', '!', '?')) else '.'}"
+    return f"What is needed next is this: {sentence(missing[0].text)}" if missing else ""
+
+
+def sentence(text: str) -> str:
+    """Return the text with a full stop at its end."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."
