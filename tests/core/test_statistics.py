@@ -83,17 +83,17 @@ def seeded_runs(rng, seeds, items, gain, seed_spread):
     return runs(0.0), runs(gain)
 
 
-@pytest.mark.parametrize(("seeds", "items", "seed_spread"), [(1, 200, 0.0), (3, 200, 0.05), (4, 500, 0.1)])
+@pytest.mark.parametrize(("seeds", "items", "seed_spread"), [(1, 200, 0.0), (3, 200, 0.2), (5, 500, 0.1)])
 def test_the_bootstrap_over_items_and_seeds_covers_93_to_97_percent(seeds, items, seed_spread):
     scale = (2 + seed_spread**2) ** 0.5
     truth = stats.norm.cdf(0.3 / scale) - 0.5
     rng, covered = np.random.default_rng(11), 0
-    for trial in range(600):
+    for trial in range(400):
         reference, arm = seeded_runs(rng, seeds, items, 0.3, seed_spread)
         found = statistics.paired_bootstrap(reference, arm, resamples=400, seed=trial)
         covered += found.low <= truth <= found.high
-    # 600 trials have a standard error of 0.9 points.
-    assert 0.93 - 0.01 <= covered / 600 <= 0.97 + 0.01
+    # 400 trials have a standard error of 1.1 points.
+    assert 0.93 - 0.01 <= covered / 400 <= 0.97 + 0.01
 
 
 def test_the_bootstrap_of_one_run_agrees_with_the_score_interval_and_repeats_itself():

@@ -1,0 +1,21 @@
+"""The report of a run: one self-contained HTML page and a Markdown twin with the same figures.
+
+``ReportData`` holds the figures; ``render_html`` and ``render_markdown`` are pure: the same data gives the same bytes,
+whenever and wherever. Sections without data are left out. Text of models is escaped. Nothing is fetched by the page.
+"""
+
+from lema_core.report.data import Funnel, LossCurve, Provenance, ReportData, Usage
+from lema_core.report.render import render_html, render_markdown
+from lema_core.report.story import Story, story_of
+
+__all__ = [
+    "Funnel",
+    "LossCurve",
+    "Provenance",
+    "ReportData",
+    "Story",
+    "Usage",
+    "render_html",
+    "render_markdown",
+    "story_of",
+]

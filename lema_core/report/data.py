@@ -1,0 +1,97 @@
+"""What a report is made of: plain figures, each section optional, nothing that depends on when it is shown.
+
+A section whose data is absent is left out of the page. Times are those of the manifests, never of now.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from lema_core.evaluation import Evaluation
+from lema_core.records import Correction
+from lema_core.statistics import PerplexityGap
+
+__all__ = ["Funnel", "LossCurve", "Provenance", "ReportData", "Usage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Funnel:
+    """How many rows each stage of the data pipeline kept, and why it dropped the others."""
+
+    questions: int
+    paths: int
+    verdicts: Mapping[str, int]
+    """Paths by verdict: right, wrong, none, ambiguous, refused, unknown."""
+    mistakes: int
+    """Paths sent to the corrector."""
+    corrections: int
+    """Corrections that came back."""
+    accepted: int
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    """Corrections, or tries at one, that were turned down, by reason code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossCurve:
+    """Training loss of one arm."""
+
+    arm: str
+    points: tuple[tuple[int, float], ...]
+    """(optimizer step, mean loss a token) in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """Tokens and money of one stage at one endpoint."""
+
+    stage: str
+    endpoint: str
+    paid: int
+    """Completions paid for by the run."""
+    served: int
+    """Completions that the ledger already had."""
+    prompt_tokens: int
+    """Of the paid and the served ones together."""
+    completion_tokens: int
+    cost_paid: float | None
+    """US dollars; None where no price is known."""
+    cost_saved: float | None = None
+    """What the served ones cost when they were paid for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """One artifact that went into the report."""
+
+    stage: str
+    identity: str
+    """The fingerprint that names the artifact's folder."""
+    rows: int
+    rejected: int
+    seconds: float
+    """How long it took when it was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportData:
+    """One run, ready to be told. Only ``title``, ``task``, ``student`` and ``corrector`` are always there."""
+
+    title: str
+    task: str
+    student: str
+    """The model that makes the mistakes and learns from them, as a reader should see it."""
+    corrector: str
+    """The teacher, as a reader should see it."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """What was run, by name."""
+    notes: tuple[str, ...] = ()
+    """What a careful reader has to know, such as how the base model was prompted."""
+    funnel: Funnel | None = None
+    evaluation: Evaluation | None = None
+    curves: tuple[LossCurve, ...] = ()
+    mistake_steps: Mapping[int, int] = field(default_factory=dict)
+    """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""
+    perplexity: Mapping[str, PerplexityGap] = field(default_factory=dict)
+    """delta-PPL by model (paper, section 4.4)."""
+    examples: tuple[Correction, ...] = ()
+    usage: tuple[Usage, ...] = ()
+    provenance: tuple[Provenance, ...] = ()

@@ -1,0 +1,114 @@
+"""Fills the two templates. All wording of results is in ``story``, all plots are in ``figures``."""
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+
+from lema_core.report import figures, story
+from lema_core.report.data import Funnel, ReportData
+from lema_core.report.pairs import pair_of
+
+__all__ = ["render_html", "render_markdown"]
+
+
+def render_html(data: ReportData) -> str:
+    """Return one HTML page that needs nothing else: styles and plots are inside, scripts there are none."""
+    names = [score.name for score in data.evaluation.scores] if data.evaluation else []
+    names += [curve.arm for curve in data.curves if curve.arm not in names]
+    colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
+    # Our own SVG: names in it were escaped by matplotlib.
+    plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
+    return _environment().get_template("report.html.j2").render(**_view(data), colours=colours, plots=plots)
+
+
+def render_markdown(data: ReportData) -> str:
+    """Return the same figures as GitHub-flavoured Markdown, without plots."""
+    text = _environment().get_template("report.md.j2").render(**_view(data))
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def _view(data: ReportData) -> dict[str, Any]:
+    return {
+        "data": data,
+        "story": story.story_of(data),
+        "stages": _stages(data.funnel) if data.funnel else [],
+        "pairs": [pair_of(correction) for correction in data.examples],
+        "levels": _levels(data),
+    }
+
+
+def _stages(funnel: Funnel) -> list[tuple[str, int, float]]:
+    """Return the funnel's bars as (name, rows, share of the widest)."""
+    rows = [
+        ("questions", funnel.questions),
+        ("solutions sampled", funnel.paths),
+        ("mistakes among them", funnel.mistakes),
+        ("corrections that came back", funnel.corrections),
+        ("corrections accepted", funnel.accepted),
+    ]
+    widest = max(1, *(n for _, n in rows))
+    return [(name, n, n / widest) for name, n in rows]
+
+
+def _levels(data: ReportData) -> dict[str, list[Any]]:
+    """Return the accuracies by difficulty, one row a level, in the order of the scores."""
+    rows: dict[str, list[Any]] = {}
+    for cell in data.evaluation.levels if data.evaluation else ():
+        rows.setdefault(cell.level, []).append(cell.accuracy)
+    return rows
+
+
+def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
+    plots = {}
+    if data.evaluation is not None:
+        plots["accuracy"] = figures.accuracy_figure(data.evaluation, colours)
+        if data.evaluation.levels:
+            plots["levels"] = figures.level_figure(data.evaluation, colours)
+    curves = [curve for curve in data.curves if curve.points]
+    if curves:
+        plots["loss"] = figures.loss_figure(curves, colours)
+    if any(step > 0 for step in data.mistake_steps):
+        plots["steps"] = figures.step_figure(data.mistake_steps)
+    return plots
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("lema_core.report"),
+        autoescape=select_autoescape(["html.j2"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "count": story.count, "percent": story.percent, "points": story.points, "interval": story.interval,
+        "p": story.p_value, "money": story.money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
+    }  # fmt: skip
+    return environment
+
+
+def _words(code: str) -> str:
+    """Return a reason code as words."""
+    return code.replace("_", " ")
+
+
+def _seconds(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _cell(text: object) -> str:
+    """Return text that stays inside one cell of a Markdown table and is never read as markup."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([\\`*_{}\[\]<>|#~$&])", r"\\\1", flat)
+
+
+def _fence(text: str) -> str:
+    """Return a code fence longer than any run of backticks in the text, so that the text cannot close it."""
+    return "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))

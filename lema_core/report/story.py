@@ -1,0 +1,143 @@
+"""The sentences of a report: what came out, what was done, how sure it is. Used by every rendering alike."""
+
+from dataclasses import dataclass
+
+from lema_core.evaluation import Comparison, Evaluation
+from lema_core.report.data import Funnel, ReportData
+from lema_core.statistics import Estimate
+
+__all__ = ["Story", "count", "interval", "money", "p_value", "percent", "points", "story_of"]
+
+_NBSP = "\u202f"
+_ENOUGH_FOR_A_DECIMAL = 500
+"""Below this many items one item moves the accuracy by more than 0.2 points: a decimal would be noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """The report's prose."""
+
+    headline: str
+    """The result, in one sentence."""
+    lede: str
+    """What was done, in one paragraph for somebody who never heard of LeMa."""
+    caveats: tuple[str, ...]
+    """How far the result carries, as sentences."""
+
+
+def count(number: int) -> str:
+    """Return 12345 as ``12,345``."""
+    return f"{number:,}"
+
+
+def percent(share: float, n: int = 0) -> str:
+    """Return a share as percent, with a decimal where ``n`` items are enough for one."""
+    return f"{100 * share:.{1 if n >= _ENOUGH_FOR_A_DECIMAL else 0}f}{_NBSP}%"
+
+
+def points(difference: float, n: int = 0) -> str:
+    """Return a difference of shares in points, signed with a true minus."""
+    digits = 1 if n >= _ENOUGH_FOR_A_DECIMAL else 0
+    return f"{100 * difference:+.{digits}f}".replace("-", "−")
+
+
+def interval(estimate: Estimate, n: int = 0, *, signed: bool = False) -> str:
+    """Return the interval in percent or points, without a unit: ``22 to 40``."""
+    digits = 1 if n >= _ENOUGH_FOR_A_DECIMAL else 0
+    form = f"{{:{'+' if signed else ''}.{digits}f}}"
+    return " to ".join(form.format(100 * bound).replace("-", "−") for bound in (estimate.low, estimate.high))
+
+
+def p_value(p: float) -> str:
+    """Return a p value as it is read: three decimals, or ``< 0.001``."""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def money(dollars: float | None) -> str:
+    """Return US dollars, to the cent from one cent on; a dash where no price is known."""
+    if dollars is None:
+        return "–"
+    return "$0" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 0.01 else f"${dollars:.4f}"
+
+
+def story_of(data: ReportData) -> Story:
+    """Tell the run."""
+    return Story(_headline(data), _lede(data), tuple(_caveats(data)))
+
+
+def _headline(data: ReportData) -> str:
+    if data.evaluation is not None and (best := _main_comparison(data.evaluation)) is not None:
+        return _result(data, data.evaluation, best)
+    if data.funnel is not None:
+        return _harvest(data, data.funnel)
+    return f"{data.student} on {data.task}, corrected by {data.corrector}."
+
+
+def _main_comparison(evaluation: Evaluation) -> Comparison | None:
+    """Return LeMa against base, else the last arm against base."""
+    to_base = [c for c in evaluation.comparisons if c.reference == evaluation.base]
+    return next((c for c in to_base if c.arm == "lema"), to_base[-1] if to_base else None)
+
+
+def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
+    n = evaluation.n
+    before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
+    verb = "fell" if best.difference.high < 0 else "went"
+    how = "by learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
+    said = (
+        f"{data.student} {verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
+    )
+    if best.difference.resolved:
+        return f"{said} {how}."
+    return f"{said} {how}: a difference this test cannot tell from chance."
+
+
+def _harvest(data: ReportData, funnel: Funnel) -> str:
+    share = f" ({percent(funnel.accepted / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
+    return (
+        f"{count(funnel.accepted)} of {count(funnel.mistakes)} mistakes{share} that {data.student} made in "
+        f"{count(funnel.paths)} solutions now have a checked correction."
+    )
+
+
+def _lede(data: ReportData) -> str:
+    sentences = [
+        "LeMa teaches a language model from its own mistakes.",
+        f"{data.student} was asked questions ({data.task}) and wrote its solutions step by step.",
+        (f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave the "
+        "solution from there on; a correction was kept only if it led to the right answer."),
+    ]
+    if data.funnel is not None:
+        paths, mistakes, kept = (count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted))
+        sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
+    if data.evaluation is not None:
+        arms = len(data.evaluation.scores) - 1
+        trained = "One model was" if arms == 1 else f"{arms} models were"
+        sentences.append(
+            f"{trained} fine-tuned on the result, and all answered the same {count(data.evaluation.n)} held-out "
+            "questions, once each and without chance in the sampling."
+        )
+    return " ".join(sentences)
+
+
+def _caveats(data: ReportData) -> list[str]:
+    if data.evaluation is None:
+        return []
+    evaluation = data.evaluation
+    found = [_sentence(comparison, evaluation.n) for comparison in evaluation.comparisons]
+    if evaluation.detectable < 1:
+        found.append(
+            f"With {count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} points is "
+            "found four times in five; smaller ones are mostly missed."
+        )
+    return found
+
+
+def _sentence(comparison: Comparison, n: int) -> str:
+    difference = comparison.difference
+    clear = "" if difference.resolved else "; this test cannot tell them apart"
+    return (
+        f"{comparison.arm} against {comparison.reference}: {points(difference.value, n)} points "
+        f"(95{_NBSP}% interval {interval(difference, n, signed=True)}; McNemar's p {p_value(difference.p_value)}; "
+        f"{difference.only_arm} questions won, {difference.only_reference} lost){clear}."
+    )
