@@ -1,5 +1,29 @@
-"""Final answers: extract them, compare them, vote over them; and check a step's arithmetic. (stub docstring)"""
+"""Final answers: find them in a solution, compare them, vote over them; check a step's arithmetic.
+
+The contract: model text is data (nothing is evaluated as code, no pattern backtracks, every size is bounded), nothing
+here raises because of a text, and "unknown", "none", "ambiguous" and "refused" are outcomes that callers see. Heavy
+libraries are imported only by the worker processes that need them. What it does not do: judge the reasoning.
+"""
 
 from lema_core.answers.arithmetic import FalseEquation, false_equations
+from lema_core.answers.extraction import extract
+from lema_core.answers.judge import judge, judge_batch, judge_stream
+from lema_core.answers.matching import match
+from lema_core.answers.types import Extraction, Family, Judgement, Match, Vote
+from lema_core.answers.vote import majority_vote
 
-__all__ = ["FalseEquation", "false_equations"]
+__all__ = [
+    "Extraction",
+    "FalseEquation",
+    "Family",
+    "Judgement",
+    "Match",
+    "Vote",
+    "extract",
+    "false_equations",
+    "judge",
+    "judge_batch",
+    "judge_stream",
+    "majority_vote",
+    "match",
+]

@@ -1,0 +1,104 @@
+"""Multiple choice: which candidate an answer names, by its letter or its text; none or several is an answer too.
+
+It abstains where the published evaluator guessed: an answer that names no candidate is not the nearest one.
+"""
+
+import re
+from functools import lru_cache
+
+from lema_core.answers.types import Extraction, Match
+
+_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:]|$)\s*")
+_SPACES = re.compile(r"[\s_]+")
+_EDGES = " \t\n.,;:!?\"'`*()[]{}$"
+_REFUSALS = re.compile(
+    r"\b(?:none of|neither|cannot|can't|not (?:any|sure|possible)|no (?:answer|correct|candidate))\b", re.IGNORECASE
+)
+MAX_CHOICE_CHARS = 500
+
+
+def _fold(text: str) -> str:
+    return _SPACES.sub(" ", text).strip(_EDGES).casefold()
+
+
+@lru_cache(maxsize=4096)
+def _patterns(candidates: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
+    return tuple(re.compile(r"(?<!\w)" + re.escape(_fold(text)) + r"(?!\w)") for text in candidates)
+
+
+def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
+    """Return the candidate's text that ``answer`` names; none or ambiguous where it names no or several candidates."""
+    if len(answer) > MAX_CHOICE_CHARS:
+        answer = answer[:MAX_CHOICE_CHARS]
+    folded = _fold(answer)
+    if not folded:
+        return Extraction("none", detail="the answer is empty")
+    for candidate in candidates:
+        if _fold(candidate) == folded:
+            return Extraction("value", candidate, "text")
+    lettered = _by_letter(answer, candidates)
+    named = _named(folded, candidates)
+    if lettered is not None:
+        if named and lettered not in named:
+            return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
+        return Extraction("value", lettered, "letter")
+    if _REFUSALS.search(folded):
+        return Extraction("none", detail=f"{answer[:80]!r} rejects the candidates")
+    if not named:
+        return Extraction("none", detail=f"{answer[:80]!r} names no candidate")
+    if len(named) > 1:
+        return Extraction("ambiguous", detail=f"{answer[:80]!r} names {len(named)} candidates")
+    return Extraction("value", named[0], "text")
+
+
+def _by_letter(answer: str, candidates: tuple[str, ...]) -> str | None:
+    stripped = answer.strip(" \t\n*`\"'$")
+    match = _LETTER.match(stripped)
+    if match is None:
+        return None
+    bare = match.end() == len(stripped) or stripped[match.end() - 1 : match.end()] in ").: "
+    index = ord(match[1].upper()) - ord("A")
+    # A lone "a" at the start of a phrase is an article, not a choice.
+    if match[1] == "a" and match.end() < len(stripped) and ")" not in match.group() and "." not in match.group():
+        return None
+    return candidates[index] if bare and index < len(candidates) else None
+
+
+def _named(folded: str, candidates: tuple[str, ...]) -> list[str]:
+    """Return the candidates whose text stands in the answer, without those that only stand inside a longer one."""
+    spans: list[tuple[int, int, str]] = []
+    for candidate, pattern in zip(candidates, _patterns(candidates), strict=True):
+        spans.extend((found.start(), found.end(), candidate) for found in pattern.finditer(folded))
+    named = {
+        candidate
+        for start, end, candidate in spans
+        if not any(s <= start and end <= e and (s, e) != (start, end) for s, e, _ in spans)
+    }
+    return [candidate for candidate in candidates if candidate in named]
+
+
+def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:
+    """Compare two choices, each given by its text or its letter."""
+    if _fold(gold) == _fold(pred) and _fold(gold):
+        return Match("equal", "choice", "the same text")
+    if not candidates:
+        return _match_letters(gold, pred)
+    left, right = choose(gold, candidates), choose(pred, candidates)
+    if left.value is None or right.value is None:
+        return Match("unknown" if left.value is None else "different", "choice", left.detail or right.detail)
+    return Match(
+        "equal" if left.value == right.value else "different", "choice", f"{left.value!r} against {right.value!r}"
+    )
+
+
+def _match_letters(gold: str, pred: str) -> Match:
+    """Without the candidates only the letters can be compared: ``(D) Alina`` is D."""
+    letters = [_leading_letter(text) for text in (gold, pred)]
+    if None in letters:
+        return Match("different" if None not in {letters[0]} else "unknown", "choice", "no letter to compare")
+    return Match("equal" if letters[0] == letters[1] else "different", "choice", f"{letters[0]} against {letters[1]}")
+
+
+def _leading_letter(text: str) -> str | None:
+    found = re.match(r"\s*\(?([A-Z])(?:[).:\s]|$)", text)
+    return found[1] if found else None

@@ -1,0 +1,288 @@
+r"""A strict grammar of algebraic expressions over the lexer's tokens: text in, a small tree out, or nothing.
+
+It covers what final answers are made of (numbers, unknowns, ``+ - * / ^``, fractions, roots, powers, factorials,
+binomials, absolute values, common functions). What it does not cover it refuses; the later layers have real parsers.
+Depth and length are bounded, so hostile nesting is refused and cannot exhaust the stack.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+Tokens = tuple[str, ...]
+MAX_TOKENS = 600
+MAX_DEPTH = 40
+MAX_NUMBER_DIGITS = 400
+MAX_POSTFIX = 3
+
+UNARY = frozenset("sin cos tan cot sec csc asin acos atan acot sinh cosh tanh ln log exp".split())
+CONSTANTS = frozenset(["pi", "inf"])
+GREEK = frozenset(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega Gamma Delta "
+    "Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+)
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "ceil(": ")ceil"}
+_STARTS = frozenset(["(", "[", "{", "frac", "sqrt", "binom", "lceil", "lfloor", "overline"]) | UNARY | CONSTANTS | GREEK
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of an expression tree; ``op`` is num, var, call:NAME or an operator."""
+
+    op: str
+    args: tuple["Node", ...] = ()
+    value: Fraction = Fraction(0)
+    name: str = ""
+
+
+ONE = Node("num", value=Fraction(1))
+
+
+class _NotAnExpressionError(Exception):
+    """The tokens are outside the grammar; never leaves this module."""
+
+
+@lru_cache(maxsize=32_768)
+def parse_expression(tokens: Tokens) -> Node | None:
+    """Return the tree of an expression, or None where the tokens are not exactly one expression of the grammar."""
+    if not tokens or len(tokens) > MAX_TOKENS:
+        return None
+    parser = _Parser(tokens)
+    try:
+        node = parser.sum(0)
+    except (_NotAnExpressionError, RecursionError):
+        return None
+    return node if parser.at == len(tokens) else None
+
+
+class _Parser:
+    def __init__(self, tokens: Tokens) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.bars = 0
+
+    def peek(self, ahead: int = 0) -> str:
+        index = self.at + ahead
+        return self.tokens[index] if index < len(self.tokens) else ""
+
+    def take(self, expected: str | None = None) -> str:
+        token = self.peek()
+        if not token or (expected is not None and token != expected):
+            raise _NotAnExpressionError
+        self.at += 1
+        return token
+
+    def sum(self, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise _NotAnExpressionError
+        terms = [self.signed(depth)]
+        while self.peek() in {"+", "-"}:
+            sign = self.take()
+            term = self.signed(depth)
+            terms.append(term if sign == "+" else Node("neg", (term,)))
+        return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
+
+    def signed(self, depth: int) -> Node:
+        negative = False
+        while self.peek() in {"+", "-"}:
+            negative ^= self.take() == "-"
+        product = self.product(depth)
+        return Node("neg", (product,)) if negative else product
+
+    def product(self, depth: int) -> Node:
+        # Flat, not nested: a product of hundreds of factors must not be hundreds of levels deep.
+        factors = [self.power(depth)]
+        while True:
+            token = self.peek()
+            if token in {"*", "/"}:
+                self.take()
+                negative = False
+                while self.peek() in {"+", "-"}:
+                    negative ^= self.take() == "-"
+                right = self.power(depth)
+                right = Node("neg", (right,)) if negative else right
+                factors.append(right if token == "*" else Node("div", (ONE, right)))
+            elif self.starts_factor():
+                self.juxtapose(factors, depth)
+            else:
+                return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+
+    def juxtapose(self, factors: list[Node], depth: int) -> None:
+        r"""``2x`` multiplies, ``1 \frac{1}{2}`` and ``1 1/2`` add, ``2 3`` is no expression."""
+        before, token, last = self.tokens[self.at - 1], self.peek(), factors[-1]
+        if token[0].isdigit():
+            factors[-1] = self.mixed(last, before)
+            return
+        right = self.power(depth)
+        fraction = right.op == "div" and all(arg.op == "num" and arg.value.denominator == 1 for arg in right.args)
+        if token == "frac" and before.isdigit() and last.op == "num" and fraction:
+            factors[-1] = Node("add", (last, right))
+        else:
+            factors.append(right)
+
+    def mixed(self, whole: Node, before: str) -> Node:
+        if not (whole.op == "num" and before.isdigit() and self.peek(1) == "/" and self.peek(2).isdigit()):
+            raise _NotAnExpressionError
+        top, bottom = int(self.take()), int((self.take(), self.take())[1])
+        if not 0 < top < bottom:
+            raise _NotAnExpressionError
+        return Node("num", value=whole.value + Fraction(top, bottom))
+
+    def starts_factor(self) -> bool:
+        token = self.peek()
+        if token == "|":
+            return self.bars == 0
+        return bool(token) and (token in _STARTS or token[0].isdigit() or (len(token) == 1 and token.isalpha()))
+
+    def power(self, depth: int) -> Node:
+        node = self.postfix(self.atom(depth + 1))
+        if self.peek() == "^":
+            self.take()
+            node = self.postfix(Node("pow", (node, self.exponent(depth + 1))))
+        return node
+
+    def exponent(self, depth: int) -> Node:
+        negative = False
+        while self.peek() in {"+", "-"}:
+            negative ^= self.take() == "-"
+        exponent = self.power(depth) if self.peek() != "{" else self.group("{", depth)
+        return Node("neg", (exponent,)) if negative else exponent
+
+    def postfix(self, node: Node) -> Node:
+        for _ in range(MAX_POSTFIX):
+            if self.peek() not in {"!", "deg", "%"}:
+                break
+            token = self.take()
+            if token == "deg" and self.peek() == "{":
+                self.take()
+                self.take("}")
+            node = {"!": Node("factorial", (node,)), "deg": Node("deg", (node,)), "%": Node("percent", (node,))}[token]
+        return node
+
+    def group(self, opening: str, depth: int) -> Node:
+        self.take(opening)
+        bars, self.bars = self.bars, 0
+        node = self.sum(depth + 1)
+        self.bars = bars
+        self.take(_CLOSING[opening])
+        return node
+
+    def argument(self, depth: int) -> Node:
+        """A macro's argument: a group, or one token as in ``\\sqrt2``."""
+        if self.peek() == "{":
+            return self.group("{", depth)
+        return self.atom(depth + 1)
+
+    def atom(self, depth: int) -> Node:
+        if depth > MAX_DEPTH:
+            raise _NotAnExpressionError
+        token = self.peek()
+        if token and (token[0].isdigit() or token[0] == "."):
+            return self.number()
+        if token in {"(", "[", "{"}:
+            return self.group(token, depth)
+        if token in {"frac", "binom"}:
+            self.take()
+            return Node("div" if token == "frac" else "binom", (self.argument(depth), self.argument(depth)))
+        if token == "sqrt":
+            return self.root(depth)
+        if token in UNARY:
+            return self.function(depth)
+        if token == "|":
+            return self.absolute(depth)
+        if token in {"lceil", "lfloor"}:
+            self.take()
+            inner = self.sum(depth + 1)
+            self.take("rceil" if token == "lceil" else "rfloor")
+            return Node("ceil" if token == "lceil" else "floor", (inner,))
+        if token in CONSTANTS:
+            return Node("const", name=self.take())
+        if token in GREEK or (len(token) == 1 and token.isalpha()):
+            return self.variable(depth)
+        raise _NotAnExpressionError
+
+    def number(self) -> Node:
+        token = self.take()
+        if len(token) > MAX_NUMBER_DIGITS:
+            raise _NotAnExpressionError
+        if self.peek() == "overline":
+            return self.repeating(token)
+        if self.peek() == "_":
+            raise _NotAnExpressionError  # a number in another base is no decimal number
+        return Node("num", value=Fraction(token), name="." if "." in token else "")
+
+    def repeating(self, token: str) -> Node:
+        """``0.\\overline{3}`` is exactly a third."""
+        self.take("overline")
+        self.take("{")
+        digits = self.take()
+        self.take("}")
+        if not digits.isdigit() or "." not in token:
+            raise _NotAnExpressionError
+        shift = len(token.partition(".")[2])
+        value = Fraction(token) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**shift)
+        return Node("num", value=value, name="repeating")
+
+    def root(self, depth: int) -> Node:
+        self.take("sqrt")
+        index = Node("num", value=Fraction(2))
+        if self.peek() == "[":
+            index = self.group("[", depth)
+        return Node("root", (self.argument(depth), index))
+
+    def function(self, depth: int) -> Node:
+        name = self.take()
+        base = exponent = None
+        for _ in range(2):
+            if self.peek() == "_" and name == "log":
+                self.take()
+                base = self.argument(depth)
+            elif self.peek() == "^":
+                self.take()
+                exponent = self.exponent(depth + 1)
+        argument = self.function_argument(depth)
+        if exponent is not None and exponent == Node("neg", (ONE,)) and "a" + name in UNARY:
+            name, exponent = "a" + name, None
+        node = Node("call", (argument, base) if base else (argument,), name=name)
+        return Node("pow", (node, exponent)) if exponent is not None else node
+
+    def function_argument(self, depth: int) -> Node:
+        """``\\sin 2x`` takes 2x, ``\\sin x \\cos x`` takes x, ``\\sin(x) y`` takes x."""
+        if self.peek() in {"(", "{", "["}:
+            return self.power(depth)
+        node = self.power(depth)
+        factors = [node]
+        while self.peek() not in UNARY and self.peek() not in {"(", "|"} and self.starts_factor():
+            self.juxtapose(factors, depth)
+        return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+
+    def absolute(self, depth: int) -> Node:
+        self.take("|")
+        self.bars += 1
+        inner = self.sum(depth + 1)
+        self.bars -= 1
+        self.take("|")
+        return Node("abs", (inner,))
+
+    def variable(self, depth: int) -> Node:
+        name = self.take()
+        while self.peek() in {"_", "prime"}:
+            name += self.take()
+            if name.endswith("_"):
+                name += self.subscript()
+        # f(x) is a value of f; it is compared as an unknown named by its argument.
+        if name in {"f", "g", "h"} and self.peek() == "(":
+            start = self.at
+            self.group("(", depth)
+            return Node("var", name=name + "".join(self.tokens[start : self.at]))
+        return Node("var", name=name)
+
+    def subscript(self) -> str:
+        if self.peek() != "{":
+            return self.take()
+        start, depth = self.at, 0
+        while True:
+            token = self.take()
+            depth += (token == "{") - (token == "}")
+            if depth == 0:
+                return "".join(self.tokens[start + 1 : self.at - 1])

@@ -1,0 +1,211 @@
+r"""Find the final answer in a solution: value, none, ambiguous or refused.
+
+Cues: ``#### 18``, ``\boxed{18}``, ``A: 18``, ``the answer is 18`` (any case, markdown around it). The last cue that holds
+an answer wins; a second question run on after the first answer is cut off. Without a cue there is no answer: a number that
+merely stands last in a text is none, unless the caller asks for it (``loose``).
+"""
+
+import re
+from functools import lru_cache
+
+from lema_core.answers.choice import choose
+from lema_core.answers.quantity import only_quantity
+from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
+
+MAX_BRACES = 5_000
+MAX_CUES = 50
+"""Only so many of the last cues are looked at: a text with more is degenerate."""
+
+_SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")
+_RUN_ON = re.compile(
+    r"^[ \t]*(?:#{1,4}[ \t]+(?!\d)(?:Question|Problem|Instruction|Input)|(?:\*\*)?(?:Question|Problem|Q|Instruction|Human|User)(?:[ ]\d+)?"
+    r"(?:\*\*)?:|<\|im_(?:start|end)\|>|<\|eot_id\|>|</s>|```)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_CUE = re.compile(
+    r"(?P<hashes>####)"
+    r"|(?P<boxed>\\(?:boxed|fbox|beginboxed)(?=[ {]))"
+    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=)"
+    r"(?:[ ]?(?:therefore|thus|then|simply|exactly|also)\b)?[ :*_]{0,6})"
+    r"|(?P<letter>^[ \t]*(?:\*\*)?A(?:\*\*)?:(?:\*\*)?)"
+    r"|(?P<corrected>^[ \t]*(?:\*\*)?Corrected Answer(?:\*\*)?:(?:\*\*)?)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_JOINED = re.compile(r"(?:[\s,;$.]|\\[\])(\[]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b){0,12}")
+_SENTENCE = re.compile(r"(?<![0-9])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n")
+_TRAILER = re.compile(
+    r"[,;]?\s+(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
+    re.DOTALL | re.IGNORECASE,
+)
+_MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_DECORATION = ' \t\r\n*_`"“”:'
+
+
+def extract(
+    text: str, family: Family = "numeric", candidates: tuple[str, ...] | None = None, *, loose: bool = False
+) -> Extraction:
+    """Return the final answer of a solution text.
+
+    ``loose`` also takes an answer without a cue (the last formula or number), as the other checkers do; verdicts on
+    training data should not need it. Nothing raises: hostile text is refused or has no answer.
+    """
+    if len(text) > MAX_TEXT_CHARS:
+        return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
+    if family == "numeric":
+        quick = _simple(text)
+        if quick is not None:
+            return quick
+    found = _by_cue(_cut_run_on(text), family, candidates)
+    if found.outcome == "none" and loose:
+        return _without_cue(text, family, candidates, found)
+    return found
+
+
+def _simple(text: str) -> Extraction | None:
+    """Decide the common case fast: one cue, and nothing but a plain number behind it."""
+    at, cue = text.rfind("####"), "####"
+    start = at + 4
+    if at < 0:
+        at, cue = text.rfind("\nA:"), "A:"
+        start = at + 3
+    if at < 0:
+        at, cue = text.rfind("he answer is "), "answer"
+        start = at + 13
+    if at < 0 or "\nQ" in text or "uestion:" in text:
+        return None
+    tail = text[start:] if text[-1] != "." else text[start:-1]
+    number = _SIMPLE_TAIL.fullmatch(tail)
+    return Extraction("value", number[1], cue) if number else None
+
+
+def _cut_run_on(text: str) -> str:
+    """Cut what follows the first answer where a new question, turn or block begins."""
+    first = _CUE.search(text)
+    if first is None:
+        return text
+    cut = _RUN_ON.search(text, first.end())
+    while cut is not None and not text[first.end() : cut.start()].strip(_DECORATION):
+        cut = _RUN_ON.search(text, cut.end())
+    return text if cut is None else text[: cut.start()]
+
+
+def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
+    cues = list(_CUE.finditer(text))[-MAX_CUES:]
+    worst = Extraction("none", detail="no answer cue" if not cues else "the cues hold no answer")
+    last_boxed = True
+    for cue in reversed(cues):
+        kind = cue.lastgroup or ""
+        if kind == "boxed":
+            raw = _boxed(text, cue, cues if last_boxed else [cue], family)
+            last_boxed = False
+        else:
+            raw = _snippet(text, cue.end(), family)
+        if raw is None:
+            continue
+        if len(raw) > MAX_ANSWER_CHARS:
+            return Extraction(
+                "refused", cue=kind, detail=f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
+            )
+        found = _typed(raw, family, candidates, kind)
+        if found.outcome != "none":
+            return found
+        worst = found if worst.detail.startswith("no") else worst
+    return worst
+
+
+def _typed(raw: str, family: Family, candidates: tuple[str, ...] | None, cue: str) -> Extraction:
+    raw = raw.strip()
+    if not any(character.isalnum() for character in raw):
+        return Extraction("none", cue=cue, detail="nothing stands behind the cue")
+    if family == "numeric":
+        return only_quantity(raw, cue)
+    if family == "choice" and candidates:
+        chosen = choose(raw, candidates)
+        return Extraction(chosen.outcome, chosen.value, cue, chosen.detail)
+    return Extraction("value", raw, cue)
+
+
+def _snippet(text: str, start: int, family: Family) -> str | None:
+    """Return what stands behind a textual cue, up to the end of its sentence."""
+    rest = text[start : start + MAX_ANSWER_CHARS + 200]
+    rest = rest.lstrip(_DECORATION) if family != "latex" else rest.lstrip(_DECORATION + "\n")
+    if not rest:
+        return None
+    formula = _MATH.match(rest)
+    if formula and family == "latex":
+        return next(group for group in formula.groups() if group is not None)
+    end = _SENTENCE.search(rest)
+    sentence = rest[: end.start()] if end else rest
+    if "\\boxed" in sentence or "\\fbox" in sentence:
+        return None  # the box's own cue is in front of this one
+    if family == "latex" and len(sentence) > 60:
+        inner = list(_MATH.finditer(sentence))
+        if inner:
+            return next(group for group in inner[-1].groups() if group is not None)
+    sentence = _TRAILER.sub("", sentence)
+    return sentence.strip(_DECORATION).rstrip(".,;") or None
+
+
+def _boxed(text: str, cue: re.Match[str], cues: list[re.Match[str]], family: Family) -> str | None:
+    content, start = _box_content(text, cue.end()), cue.start()
+    if content is None or family != "latex":
+        return content[0] if content else None
+    parts = [content[0]]
+    for earlier in reversed([other for other in cues if other.lastgroup == "boxed" and other.start() < cue.start()]):
+        inner = _box_content(text, earlier.end())
+        if inner is None or not _JOINED.fullmatch(text, inner[1], start):
+            break
+        parts.append(inner[0])
+        start = earlier.start()
+    return ", ".join(reversed(parts))
+
+
+def _box_content(text: str, at: int) -> tuple[str, int] | None:
+    """Return the balanced content of a box and where it ends; an unbalanced box has none."""
+    if text[at : at + 1] == " " and text[at : at + 2] != " {":
+        end = re.compile(r"[$.\n]").search(text, at + 1)
+        stop = end.start() if end else len(text)
+        return (text[at:stop].strip(), stop) if stop - at < 200 else None
+    start = text.find("{", at) + 1
+    depth = braces = 1
+    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        if found.group() not in {"{", "}"}:
+            continue
+        depth += 1 if found.group() == "{" else -1
+        braces += 1
+        if depth == 0:
+            return text[start : found.start()], found.end()
+        if braces > MAX_BRACES:
+            return None
+    return None
+
+
+def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, found: Extraction) -> Extraction:
+    """Take the last formula or number, or the whole of a short answer."""
+    stripped = text.strip()
+    if not stripped:
+        return found
+    if family in {"choice", "text"}:
+        return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
+    if family == "numeric":
+        return _last_number(stripped)
+    formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(stripped)]
+    if formulas and len(stripped) > len(formulas[-1]) + 4:
+        return Extraction("value", formulas[-1].strip(), "formula")
+    if len(stripped.split()) <= 8:
+        return Extraction("value", stripped, "whole")
+    return _last_number(stripped)
+
+
+@lru_cache(maxsize=1)
+def _number_pattern() -> re.Pattern[str]:
+    return re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?(?![\w])")
+
+
+def _last_number(text: str) -> Extraction:
+    last = None
+    for last in _number_pattern().finditer(text[-MAX_ANSWER_CHARS:]):
+        pass
+    return (
+        Extraction("value", last.group(), "last number") if last else Extraction("none", detail="no cue and no number")
+    )

@@ -1,0 +1,55 @@
+"""The verdict on a solution text: extract its answer, compare it with the gold answer."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from lema_core.answers.extraction import extract
+from lema_core.answers.matching import match
+from lema_core.answers.types import Family, Judgement, MatchOutcome, Verdict
+from lema_core.answers.workers import Workers
+
+_VERDICTS: Mapping[MatchOutcome, Verdict] = {"equal": "right", "different": "wrong", "unknown": "unknown"}
+
+
+def judge(
+    text: str,
+    gold: str,
+    family: Family = "numeric",
+    candidates: tuple[str, ...] | None = None,
+    *,
+    workers: Workers | None = None,
+) -> Judgement:
+    """Return the verdict on one solution: right, wrong, or why there is no verdict (none, ambiguous, refused, unknown)."""
+    found = extract(text, family, candidates)
+    if found.value is None:
+        verdict: Any = found.outcome
+        return Judgement(verdict, None, "extraction")
+    result = match(gold, found.value, family, candidates, workers=workers)
+    return Judgement(_VERDICTS[result.outcome], found.value, result.layer)
+
+
+def judge_stream(
+    rows: Iterable[tuple[str, str]], family: Family = "numeric", *, workers: Workers | None = None
+) -> Iterator[Judgement]:
+    """Judge (text, gold) pairs one by one, in order; memory does not grow with the stream."""
+    for text, gold in rows:
+        yield judge(text, gold, family, workers=workers)
+
+
+def judge_batch(
+    texts: Any, golds: Any, family: Family = "numeric", candidates: Any = None, *, workers: Workers | None = None
+) -> Any:
+    """Judge Arrow columns; return an Arrow table of ``verdict``, ``answer`` and ``decided_by``, row for row.
+
+    ``texts`` and ``golds`` are arrays or chunked arrays of strings of one length, ``candidates`` an array of lists of
+    strings. A null text has the verdict "none".
+    """
+    import pyarrow as pa
+
+    choices = candidates.to_pylist() if candidates is not None else [None] * len(texts)
+    judged = [
+        judge(text or "", gold, family, tuple(choice) if choice is not None else None, workers=workers)
+        for text, gold, choice in zip(texts.to_pylist(), golds.to_pylist(), choices, strict=True)
+    ]
+    columns = {name: pa.array([getattr(one, name) for one in judged], pa.string()) for name in Judgement.__slots__}
+    return pa.table(columns)

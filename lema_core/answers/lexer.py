@@ -1,0 +1,173 @@
+r"""Normal form of an answer: LaTeX, plain text and Unicode become one list of tokens.
+
+Two answers with the same tokens are the same answer; ``\dfrac12``, ``\frac{1}{2}`` and ``½`` have one form. The lexer is
+one regular expression without overlapping branches, so its time is linear in the text.
+"""
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from lema_core.answers.lexicon import COMMANDS, CONNECTORS, DROPPED, FUNCTIONS, SIGNS, SPACING, UNITS
+
+_LEXER = re.compile(
+    r"""(?P<text>\\(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|rm|bf)
+            \s*\{(?P<inner>[^{}]*)\})
+    |(?P<env>\\(?P<edge>begin|end)\s*\{(?P<name>[A-Za-z]+)\*?\}(?:\{[lcr| ]*\})?)
+    |(?P<fracdigits>\\[dtc]?frac\s*(?P<top>[0-9])\s*(?P<bottom>[0-9]|(?=[{\\A-Za-z])))
+    |(?P<row>\\\\(?![A-Za-z(\[])(?:\[[0-9a-z]*\])?)
+    |(?P<command>\\+(?:[A-Za-z]+|[^A-Za-z\s]))
+    |(?P<num>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
+    |(?P<word>[A-Za-z]+)
+    |(?P<prime>['′’]+)
+    |(?P<relation><=|>=|!=|==|=>|->|\|\||\*\*)
+    |(?P<space>[\s~]+)
+    |(?P<sign>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ",
+    "∙": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^\circ ", "º": r"^\circ ",
+    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
+    "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
+    "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "∶": ":", "％": "%", "＄": "$", "€": "$", "£": "$",
+    "¥": "$", "¢": " cents ", "“": '"', "”": '"', "‘": "'", "⁄": "/", "∕": "/", "…": r"\dots ", "\u200b": "", "\ufeff": "",
+}  # fmt: skip
+_UNICODE_TABLE = str.maketrans(_UNICODE)
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_FRACTIONS = re.compile("[¼½¾⅐-⅞]")
+_THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
+_COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
+
+
+def to_ascii(text: str) -> str:
+    """Return the text with Unicode digits, signs, superscripts and vulgar fractions in their plain forms."""
+    if text.isascii():
+        return text
+    text = _SUPERSCRIPTS.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match.group()) + "}", text)
+    text = _FRACTIONS.sub(_vulgar_fraction, text).translate(_UNICODE_TABLE)
+    return unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
+
+
+def _vulgar_fraction(match: re.Match[str]) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", match.group()).partition("⁄")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+@lru_cache(maxsize=65_536)
+def tokens_of(answer: str) -> tuple[str, ...]:
+    """Return the normal form of an answer as tokens.
+
+    A token is a number, one letter, a Greek letter's or function's name, an operator or bracket, ``deg``, ``%``, ``$``, or a
+    quoted word (``'odd``). Spacing, sizing and fonts are gone.
+    """
+    text = _join_thousands(to_ascii(answer).strip())
+    tokens: list[str] = []
+    for match in _LEXER.finditer(text):
+        _append(match, tokens)
+    while tokens and tokens[-1] in {".", ",", ";", "row"}:
+        tokens.pop()
+    return tuple(tokens)
+
+
+def _join_thousands(text: str) -> str:
+    if "," in text or "\\" in text:
+        text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
+    # "1,234" is a number, but "(1,234)" is a point: inside brackets a comma separates.
+    if "," in text and not any(bracket in text for bracket in "([{"):
+        text = _COMMAS.sub(lambda match: match[1].replace(",", ""), text)
+    return text
+
+
+def _append(match: re.Match[str], tokens: list[str]) -> None:
+    kind = match.lastgroup
+    text = match.group()
+    if kind == "space":
+        return
+    if kind == "num":
+        tokens.append(_number(text))
+    elif kind == "word":
+        tokens.extend(_letters(text, match.start(), match.string, tokens))
+    elif kind == "command":
+        _append_command(text, tokens)
+    elif match["text"] is not None:
+        tokens.extend(_quoted(match["inner"]))
+    elif match["fracdigits"] is not None:
+        tokens.extend(["frac", "{", match["top"], "}"])
+        tokens.extend(["{", match["bottom"], "}"] if match["bottom"] else [])
+    elif match["env"] is not None:
+        _append_environment(match["edge"], match["name"], tokens)
+    elif match["row"] is not None:
+        tokens.append("row")
+    elif kind == "prime":
+        tokens.append("prime")
+    else:
+        tokens.extend(SIGNS.get(text, (text,)))
+
+
+def _number(text: str) -> str:
+    whole, point, decimals = text.partition(".")
+    whole = whole.lstrip("0") or "0"
+    return f"{whole}.{decimals}" if point else whole
+
+
+def _append_command(text: str, tokens: list[str]) -> None:
+    name = text.lstrip("\\")
+    if len(text) - len(name) > 1 and name not in COMMANDS and _in_matrix(tokens):
+        tokens.extend(["row", *tokens_of(name)])  # "1\\\\x": a new row, then x
+        return
+    if name in SPACING or name in DROPPED:
+        return
+    if name == "circ" and tokens and tokens[-1] in {"^", "{"}:
+        if tokens[-1] == "{" and len(tokens) > 1 and tokens[-2] == "^":
+            tokens[-2:] = ["deg", "{"]
+        elif tokens[-1] == "^":
+            tokens[-1] = "deg"
+        return
+    tokens.extend(COMMANDS.get(name, (name,) if name.isalpha() else ("\\" + name,)))
+
+
+def _in_matrix(tokens: list[str]) -> bool:
+    return tokens.count("beginmatrix") > tokens.count("endmatrix")
+
+
+def _append_environment(edge: str, name: str, tokens: list[str]) -> None:
+    if name.endswith("matrix") or name == "array":
+        tokens.append(f"{edge}matrix" if name != "vmatrix" else f"{edge}det")
+
+
+def _quoted(inner: str) -> tuple[str, ...]:
+    r"""``\text{...}`` around a number or a formula is decoration; around words it is a text."""
+    inner = inner.strip()
+    if not inner:
+        return ()
+    words = inner.split()
+    if all(word.isalpha() for word in words) and (len(words) > 1 or words[0].lower() not in CONNECTORS):
+        if len(words) == 1 and len(inner) == 1:
+            return (inner,)
+        return tuple(_word(word) for word in words)
+    return tokens_of(inner)
+
+
+def _word(word: str) -> str:
+    lowered = word.lower()
+    return CONNECTORS.get(lowered) or "'" + lowered
+
+
+def _letters(text: str, start: int, whole: str, before: list[str]) -> tuple[str, ...]:
+    """Split a run of letters: a function's name, a word, a unit, or a product of unknowns."""
+    lowered = text.lower()
+    if len(text) == 1:
+        return (text,)
+    if lowered in CONNECTORS:
+        return (CONNECTORS[lowered],)
+    if text in FUNCTIONS:
+        return COMMANDS.get(text, (text,))
+    after_number = bool(before) and (before[-1][-1].isdigit() or before[-1] in {")", "}"})
+    if lowered in UNITS and after_number:
+        return ("'" + lowered,)
+    # Up to three letters beside mathematics are a product (xy, abc); longer runs are words.
+    mathematics = after_number or any(sign in whole for sign in "+-*/^=_\\")
+    if len(text) <= 3 and mathematics and lowered not in UNITS:
+        return tuple(text)
+    return ("'" + lowered,)

@@ -1,0 +1,83 @@
+"""Read the one quantity that a phrase states: ``$18 a day`` is 18, ``18 or 19`` is ambiguous, ``10:30`` is a time.
+
+Used behind a cue in the numeric family. The value stays text in a plain form (``1 1/2``, ``50%``, ``10:30``), for the
+matcher knows the types.
+"""
+
+import re
+
+from lema_core.answers.lexer import to_ascii
+from lema_core.answers.structure import Answer, parse_answer
+from lema_core.answers.types import Extraction
+
+_SIGN = r"[-+]?\s?\$?\s?"
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_QUANTITY = re.compile(
+    rf"""(?P<clock>[0-9]{{1,4}}(?::[0-9]{{1,4}}){{1,2}}(?:\s?[ap]\.?m\b\.?)?)
+    |(?P<duration>[0-9]+\s?(?:hours?|hrs?|h)\s?(?:and\s)?[0-9]+\s?(?:minutes?|mins?|m)\b)
+    |(?P<scientific>[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{{1,3}}\b|\s?(?:\*|x|\\times)\s?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?))
+    |(?P<mixed>{_SIGN}[0-9]+\s+[0-9]+\s?/\s?[0-9]+)
+    |(?P<fraction>{_SIGN}(?:{_DIGITS})\s?/\s?[0-9]+(?:\.[0-9]+)?)
+    |(?P<number>{_SIGN}(?:{_DIGITS}))(?P<percent>\s?%|\s?\\%|\s?percent\b)?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_ALTERNATIVE = re.compile(r"^\s*(?:[A-Za-z]+\s+){0,2}(?:or|to|and|-|–)\s*\$?\s*$", re.IGNORECASE)
+_RANGE = re.compile(r"^\s*[-–]\s*\$?$")
+_ATTACHED = re.compile(r"[A-Za-z_]$")
+MAX_PHRASE = 400
+
+
+def only_quantity(phrase: str, cue: str) -> Extraction:
+    """Return the one quantity of a phrase; none where it has no number, ambiguous where it names several."""
+    plain = _strip(phrase)
+    typed = _whole(plain)
+    if typed is not None:
+        return Extraction("value", typed, cue)
+    if "=" in plain:
+        plain = plain.rsplit("=", 1)[1].strip() or plain
+    found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
+    if not found:
+        return Extraction("none", cue=cue, detail=f"no number in {phrase[:80]!r}")
+    values = list(dict.fromkeys(_canonical(match) for match in found))
+    if len(values) == 1 or _leads(plain, found):
+        return Extraction("value", values[0], cue)
+    return Extraction("ambiguous", cue=cue, detail=f"{len(values)} numbers in {phrase[:80]!r}")
+
+
+def _strip(phrase: str) -> str:
+    plain = to_ascii(phrase[:MAX_PHRASE]).replace("*", "" if "**" in phrase else "*").strip(" \t\n*_`$\"'")
+    plain = re.sub(r"\\\$|\\[()\[\]]|(?<=[0-9])\{,\}(?=[0-9])|(?<=[0-9]),\\!(?=[0-9])", "", plain)
+    return re.sub(r"\((?:[^()]{0,200})\)\s*$", "", plain).strip().rstrip(".,;!") or plain
+
+
+def _whole(plain: str) -> str | None:
+    """The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
+    if not ("\\" in plain or "^" in plain) or len(plain) > 200:
+        return None
+    answer: Answer = parse_answer(plain)
+    return plain if answer.kind in {"value", "ratio"} and any(token[0].isdigit() for token in answer.tokens) else None
+
+
+def _canonical(match: re.Match[str]) -> str:
+    text = match.group().replace("$", "").strip()
+    if match["percent"]:
+        return match["number"].replace("$", "").replace(",", "").replace(" ", "") + "%"
+    if match["number"]:
+        return text.replace(",", "").replace(" ", "")
+    if match["scientific"]:
+        base, _, exponent = re.sub(r"[\s{}]", "", text.lower()).replace("\\times", "*").replace("x", "*").partition("e")
+        return f"{base}*10^{{{int(exponent)}}}" if exponent else re.sub(r"\^([-+]?\d+)", r"^{\1}", base)
+    if match["mixed"]:
+        return " ".join(text.replace(" /", "/").replace("/ ", "/").split())
+    return text.replace(",", "") if match["fraction"] else text
+
+
+def _leads(plain: str, found: list[re.Match[str]]) -> bool:
+    """``18 of the 20 apples`` states 18; ``18 or 19`` and ``18-19`` state nothing single."""
+    first, second = found[0], found[1]
+    if first.start() != 0:
+        return False
+    between = plain[first.end() : second.start()]
+    return (
+        bool(between.strip()) and not _ALTERNATIVE.match(between) and not _RANGE.match(between) and "," not in between
+    )

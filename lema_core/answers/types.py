@@ -1,0 +1,64 @@
+"""What the answer layers hand to each other: extractions, matches, judgements, votes."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["numeric", "latex", "choice", "text"]
+"""How answers of a task are written: GSM8K, SVAMP, ASDiv are numeric, MATH is latex, CommonsenseQA is choice."""
+
+ExtractionOutcome = Literal["value", "none", "ambiguous", "refused"]
+MatchOutcome = Literal["equal", "different", "unknown"]
+Verdict = Literal["right", "wrong", "none", "ambiguous", "refused", "unknown"]
+
+MAX_TEXT_CHARS = 1_000_000
+"""A longer solution is refused unread."""
+MAX_ANSWER_CHARS = 4_000
+"""A longer final answer is refused: no gold of the tasks has a tenth of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """A final answer found in a text, or why there is none."""
+
+    outcome: ExtractionOutcome
+    value: str | None = None
+    """The answer as written, cut free of its cue and of what follows it; set only where outcome is "value"."""
+    cue: str = ""
+    """What marked it: ``####``, ``boxed``, ``answer``, ``whole``, ..."""
+    detail: str = ""
+    """What was seen, where it is not a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """Whether two answers are the same, which layer decided, and on what ground."""
+
+    outcome: MatchOutcome
+    layer: str
+    ground: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """The verdict on one solution text."""
+
+    verdict: Verdict
+    answer: str | None
+    decided_by: str
+    """The matcher's layer, or "extraction" where there was nothing to compare."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """A majority vote over answers, by equivalence."""
+
+    answer: str | None
+    """The winning class's first answer as written; None where nothing could be voted for."""
+    count: int
+    """Votes for it."""
+    total: int
+    """Answers that could vote."""
+    tied: bool
+    """Whether another class has as many votes; the class that was seen first wins."""
+    classes: tuple[tuple[int, ...], ...]
+    """Positions of the answers in each class, the winner's first."""

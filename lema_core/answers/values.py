@@ -1,0 +1,230 @@
+"""Compare two expression trees by their values: exact fractions where they suffice, 50 digits elsewhere.
+
+Rational expressions are evaluated exactly at rational points, so two that agree at all of them are the same function
+(Schwartz, Zippel); the others agree to 40 digits or not at all. Every operation is bounded before it runs: exponents,
+factorials and the size of numbers.
+"""
+
+import zlib
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+from lema_core.answers.expressions import Node
+
+Number = Any
+"""Fraction, or an mpmath number where the value is irrational."""
+
+DIGITS = 50
+AGREEMENT = 40
+"""Digits that must agree; the rest may be lost in the arithmetic."""
+MAX_BITS = 60_000
+MAX_FACTORIAL = 3_000
+MAX_EXPONENT = 10_000
+POINTS = (1, 2, -1)
+"""Two points of positive unknowns and one of negative ones, which tells |x| from x."""
+
+
+class _NoValueError(Exception):
+    """The expression has no value here, or one that is too big to compute; never leaves this module."""
+
+
+def same_value(left: Node, right: Node) -> bool | None:
+    """Return whether two expressions are equal as functions of their unknowns; None where that cannot be computed."""
+    seen: list[bool] = []
+    for point in POINTS if _unknowns(left) or _unknowns(right) else POINTS[:1]:
+        values = value_at(left, point), value_at(right, point)
+        if values[0] is None or values[1] is None:
+            continue
+        seen.append(_agree(values[0], values[1]))
+    if not seen:
+        return None
+    if all(seen):
+        return True if len(seen) == len(POINTS) or not _unknowns(left) or len(seen) > 1 else None
+    # Equal for positive unknowns only: sqrt(x^2) against x. Which domain is meant is not ours to decide.
+    return None if len(seen) == len(POINTS) and all(seen[:-1]) else False
+
+
+def constant_ratio(left: Node, right: Node) -> bool | None:
+    """Return whether left / right is one non-zero constant: then ``left = 0`` and ``right = 0`` are one equation."""
+    ratios = []
+    for point in (1, 2, 3, 4):
+        values = value_at(left, point), value_at(right, point)
+        if None in values or not values[0] or not values[1]:
+            return None
+        ratios.append(values[0] / values[1])
+    return all(_agree(ratio, ratios[0]) for ratio in ratios)
+
+
+@lru_cache(maxsize=32_768)
+def value_at(node: Node, point: int = 1) -> Number | None:
+    """Return the value where every unknown has a fixed value that depends on its name and on ``point``; None: no value."""
+    try:
+        return _value(node, point)
+    except (_NoValueError, ZeroDivisionError, OverflowError, ValueError, TypeError, RecursionError):
+        return None
+
+
+@lru_cache(maxsize=32_768)
+def _unknowns(node: Node) -> bool:
+    return (node.op == "var" and node.name not in {"i", "e"}) or any(_unknowns(arg) for arg in node.args)
+
+
+def _agree(left: Number, right: Number) -> bool:
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return left == right
+    mp = _mp()
+    a, b = _big(left), _big(right)
+    scale = max(abs(a), abs(b))
+    return bool(abs(a - b) <= scale * mp.mpf(10) ** -AGREEMENT) or bool(scale < mp.mpf(10) ** -AGREEMENT)
+
+
+@lru_cache(maxsize=1)
+def _mp() -> Any:
+    from mpmath import mp
+
+    context = mp.clone()
+    context.dps = DIGITS
+    return context
+
+
+def _big(value: Number) -> Number:
+    if isinstance(value, Fraction):
+        return _mp().mpf(value.numerator) / value.denominator
+    return value
+
+
+def _value(node: Node, point: int) -> Number:
+    if node.op == "num":
+        return node.value
+    if node.op == "var":
+        return _unknown(node.name, point)
+    if node.op == "const":
+        if node.name != "pi":
+            raise _NoValueError
+        return +_mp().pi
+    values = [_value(arg, point) for arg in node.args]
+    return _bounded(_apply(node, values))
+
+
+def _unknown(name: str, point: int) -> Number:
+    if name == "i":
+        return _mp().mpc(0, 1)
+    if name == "e":
+        return +_mp().e
+    seed = zlib.crc32(f"{name}@{abs(point)}".encode("utf-8", "surrogatepass"))
+    value = Fraction(seed % 8191 + 17, seed // 8191 % 1021 + 211)
+    return value if point > 0 else -value
+
+
+def _bounded(value: Number) -> Number:
+    if isinstance(value, Fraction):
+        if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
+            raise _NoValueError
+        return value
+    if not _mp().isfinite(value):
+        raise _NoValueError
+    return value
+
+
+def _apply(node: Node, values: list[Number]) -> Number:
+    op, first = node.op, values[0]
+    if op == "add":
+        return sum(values[1:], start=first) if all(isinstance(v, Fraction) for v in values) else sum(map(_big, values))
+    if op == "neg":
+        return -first
+    if op in {"mul", "div"}:
+        return _product(op, values)
+    if op == "pow":
+        return _power(first, values[1])
+    if op == "root":
+        return _root(first, values[1])
+    if op == "factorial":
+        return _factorial(first)
+    if op == "binom":
+        return _factorial(first) / _factorial(values[1]) / _factorial(first - values[1])
+    if op == "percent":
+        return first / 100
+    if op == "deg":
+        return first
+    if op in {"abs", "ceil", "floor"}:
+        return _rounding(op, first)
+    return _call(node, values)
+
+
+def _product(op: str, values: list[Number]) -> Number:
+    if not all(isinstance(value, Fraction) for value in values):
+        values = [_big(value) for value in values]
+    if op == "div":
+        return values[0] / values[1]
+    product = values[0]
+    for factor in values[1:]:
+        product = _bounded(product * factor)
+    return product
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    if abs(_big(exponent)) > MAX_EXPONENT:
+        raise _NoValueError
+    if isinstance(base, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        bits = max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent.numerator)
+        if bits > MAX_BITS:
+            raise _NoValueError
+        return base**exponent.numerator
+    if base == 0:
+        return Fraction(0)
+    return _mp().power(_big(base), _big(exponent))
+
+
+def _root(value: Number, index: Number) -> Number:
+    if not isinstance(index, Fraction) or index.denominator != 1 or not 2 <= index <= 100:
+        raise _NoValueError
+    negative = isinstance(value, Fraction) and value < 0
+    if negative and index % 2 == 1:
+        return -_mp().root(_big(-value), int(index))  # the real cube root, as people mean it
+    return _mp().root(_big(value), int(index))
+
+
+def _factorial(value: Number) -> Number:
+    if abs(_big(value)) > MAX_FACTORIAL:
+        raise _NoValueError
+    if isinstance(value, Fraction) and value.denominator == 1:
+        if value < 0:
+            raise _NoValueError
+        return Fraction(_integer_factorial(int(value)))
+    return _mp().gamma(_big(value) + 1)
+
+
+@lru_cache(maxsize=256)
+def _integer_factorial(n: int) -> int:
+    import math
+
+    return math.factorial(n)
+
+
+def _rounding(op: str, value: Number) -> Number:
+    if op == "abs":
+        return abs(value)
+    mp = _mp()
+    number = mp.ceil(_big(value)) if op == "ceil" else mp.floor(_big(value))
+    return Fraction(int(number))
+
+
+def _call(node: Node, values: list[Number]) -> Number:
+    mp, name = _mp(), node.name
+    argument = _big(values[0])
+    if abs(argument) > MAX_EXPONENT:
+        if name not in {"ln", "log"}:
+            raise _NoValueError
+    if _has_degrees(node.args[0]) and name in {"sin", "cos", "tan", "cot", "sec", "csc"}:
+        argument = argument * mp.pi / 180
+    if name == "ln" or (name == "log" and len(values) == 1):
+        # log without a base is 10 in one book and e in the next: only ln is certain, and both sides write it alike.
+        return mp.log(argument) if name == "ln" else mp.log(argument) / mp.log(10)
+    if name == "log":
+        return mp.log(argument) / mp.log(_big(values[1]))
+    return getattr(mp, name)(argument)
+
+
+def _has_degrees(node: Node) -> bool:
+    return node.op == "deg" or any(_has_degrees(arg) for arg in node.args)

@@ -1,0 +1,33 @@
+"""Majority vote over answers by equivalence: 0.5, 1/2 and 50% vote together (paper, section 2.4; maj@k)."""
+
+from collections.abc import Sequence
+
+from lema_core.answers.matching import match
+from lema_core.answers.types import Family, Vote
+
+
+def majority_vote(
+    answers: Sequence[str | None], family: Family = "numeric", candidates: tuple[str, ...] | None = None
+) -> Vote:
+    """Return the answer that most of ``answers`` agree on; None entries (no answer) do not vote.
+
+    Deterministic: an answer joins the first class whose first member it equals, and among classes of one size the one
+    that was seen first wins (``tied`` says so).
+    """
+    classes: list[list[int]] = []
+    for position, answer in enumerate(answers):
+        if answer is None or not answer.strip():
+            continue
+        for members in classes:
+            first = answers[members[0]]
+            if first is not None and match(first, answer, family, candidates).outcome == "equal":
+                members.append(position)
+                break
+        else:
+            classes.append([position])
+    classes.sort(key=lambda members: (-len(members), members[0]))
+    total = sum(map(len, classes))
+    if not classes:
+        return Vote(None, 0, 0, tied=False, classes=())
+    tied = len(classes) > 1 and len(classes[1]) == len(classes[0])
+    return Vote(answers[classes[0][0]], len(classes[0]), total, tied, tuple(map(tuple, classes)))
