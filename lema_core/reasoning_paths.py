@@ -1,7 +1,7 @@
 """Reasoning paths: what a student is asked, and what becomes of its answer (paper, section 2.2, step 1).
 
-Each question is asked ``samples`` times with the few-shot prompt of its task, or with the zero-shot one where the student
-was fine-tuned on our format. Requests are made as they are consumed; nothing here sends, judges or stores.
+Each question is asked ``samples`` times with the few-shot prompt of its task, or with the zero-shot one where the
+student was fine-tuned on our format. Requests are made as they are consumed; nothing here sends, judges or stores.
 """
 
 import re

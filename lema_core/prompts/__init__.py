@@ -16,6 +16,7 @@ from lema_core.prompts.layouts import (
     path_input,
     path_prompt,
     question_block,
+    solution_block,
 )
 from lema_core.prompts.sets import PromptSet, fingerprint, load, names, prompt_text
 
@@ -36,4 +37,5 @@ __all__ = [
     "path_prompt",
     "prompt_text",
     "question_block",
+    "solution_block",
 ]

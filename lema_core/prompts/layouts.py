@@ -32,7 +32,13 @@ def path_input(prompts: str, question: str, candidates: tuple[str, ...] | None =
 
 
 def correction_input(
-    prompts: str, question: str, original: str, candidates: tuple[str, ...] | None = None, shape: Shape = "steps"
+    prompts: str,
+    question: str,
+    original: str,
+    candidates: tuple[str, ...] | None = None,
+    shape: Shape = "steps",
+    *,
+    cue: bool = True,
 ) -> str:
     """Return the input of a correction example, which is also what a corrector is asked.
 
@@ -42,11 +48,19 @@ def correction_input(
         original: the mistaken path; its steps are numbered if they are not yet.
         candidates: the choices of a multiple-choice question.
         shape: ``choice`` has no steps to number and no cue.
+        cue: False leaves the cue out, for an output that names no step.
     """
-    block = question_block(question, candidates)
-    instruction = load(prompts).correction.instruction
-    solution, cue = (numbered_path(original), f"\n{CUE}") if shape == "steps" else (original.strip(), "")
-    return f"{instruction}\n\n{block}\nOriginal Solution:\n{{\n{solution}\n}}{cue}"
+    block = solution_block(question, original, candidates, shape)
+    last = f"\n{CUE}" if cue and shape == "steps" else ""
+    return f"{load(prompts).correction.instruction}\n\n{block}{last}"
+
+
+def solution_block(
+    question: str, original: str, candidates: tuple[str, ...] | None = None, shape: Shape = "steps"
+) -> str:
+    """Return the question and, in braces, a solution of it as numbered steps (``choice``: as it is)."""
+    solution = numbered_path(original) if shape == "steps" else original.strip()
+    return f"{question_block(question, candidates)}\nOriginal Solution:\n{{\n{solution}\n}}"
 
 
 def correction_output(

@@ -1,6 +1,7 @@
 """Prompt sets: TOML files beside this module, read once, checked, and hashed by part.
 
-A set has three parts (``path``, ``correction``, ``evolution``), each an instruction and worked examples. A part's text
+A set has the parts ``path``, ``correction`` and ``evolution``, each an instruction and worked examples, and the
+instructions of the other training formats, ``critique`` and ``refinement``. A part's text
 enters the identity of the artifacts made with it: a changed evolution prompt leaves the corrections alone.
 """
 
@@ -14,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from lema_core.errors import ConfigError
 
-Part = Literal["path", "correction", "evolution"]
+Part = Literal["path", "correction", "critique", "refinement", "evolution"]
 Stripped = Annotated[str, BeforeValidator(str.strip)]
 
 
@@ -67,11 +68,19 @@ class EvolutionPart(_Model):
     examples: tuple[EvolutionExample, ...]
 
 
+class InstructionPart(_Model):
+    """The instruction of a training format that no model is asked with."""
+
+    instruction: Stripped
+
+
 class PromptSet(_Model):
     """The prompts of a task."""
 
     path: PathPart
     correction: CorrectionPart
+    critique: InstructionPart
+    refinement: InstructionPart
     evolution: EvolutionPart
 
 
@@ -94,9 +103,7 @@ def load(name: str) -> PromptSet:
     try:
         return PromptSet.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise ConfigError(
-            f"The prompt set {name} is malformed: {error}. Expected parts path, correction, evolution."
-        ) from error
+        raise ConfigError(f"The prompt set {name} is malformed: {error}. Expected the parts of PromptSet.") from error
 
 
 def prompt_text(name: str, part: Part) -> str:

@@ -1,4 +1,4 @@
-"""CommonsenseQA 1.11 (Talmor et al., arXiv 1811.00937): five choices each; 9,741 train, 1,221 dev (the paper's test)."""
+"""CommonsenseQA 1.11 (Talmor et al., arXiv 1811.00937): five choices; 9,741 train, 1,221 dev (the paper's test)."""
 
 from collections.abc import Mapping
 from typing import Any

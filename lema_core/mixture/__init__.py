@@ -1,0 +1,38 @@
+"""Mixtures: what each arm is fine-tuned on, as views over one pool of rationales, paths and corrections.
+
+``get_arm`` gives an arm by name, ``build_arm`` its examples in a seeded order and the rows it leaves out, with reasons.
+An arm never samples, corrects or changes a row; two arms over one pool share everything upstream.
+"""
+
+from lema_core.mixture.arms import ARMS, Arm, Match, View, Where, get_arm
+from lema_core.mixture.building import (
+    REASONS,
+    MixtureRules,
+    arm_size,
+    build_arm,
+    count_words,
+    held_out_questions,
+)
+from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale, prompt_identity
+from lema_core.mixture.pool import Pool, Source
+
+__all__ = [
+    "ARMS",
+    "REASONS",
+    "Arm",
+    "Match",
+    "MixtureRules",
+    "Pool",
+    "Source",
+    "View",
+    "Where",
+    "arm_size",
+    "build_arm",
+    "count_words",
+    "example_of_correction",
+    "example_of_path",
+    "example_of_rationale",
+    "get_arm",
+    "held_out_questions",
+    "prompt_identity",
+]

@@ -1,0 +1,172 @@
+"""Arms: what each fine-tuning run learns from, as small declarative objects (paper, sections 4 and 5).
+
+An arm is a *view* over one shared pool: which rows, in which input-output format, with which loss weight; and, for the
+controlled comparisons, the arm whose size it is brought to. Nothing upstream is made twice for an arm, and a published
+method is an entry of ``ARMS``.
+"""
+
+import re
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lema_core.errors import ConfigError
+
+Rows = Literal["rationales", "right_paths", "corrections"]
+Format = Literal[
+    "cot",
+    "correction",
+    "without_step",
+    "without_explanation",
+    "without_solution",
+    "corrected_path",
+    "critique",
+    "refinement",
+]
+Evolution = Literal["none", "general", "centric"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Where(_Model):
+    """Which rows of the pool a view takes; None takes all."""
+
+    rounds: tuple[int, ...] | None = None
+    """Rounds of the loop: 0 is the first, on the task's own questions."""
+    evolution: tuple[Evolution, ...] | None = None
+    """How the questions came about: ``none`` are the task's own."""
+    students: tuple[str, ...] | None = None
+    correctors: tuple[str, ...] | None = None
+    levels: tuple[str, ...] | None = None
+    per_question: int | None = Field(None, ge=1)
+    """At most so many rows of one question, after ``skip_per_question``."""
+    skip_per_question: int = Field(0, ge=0)
+    """Leaves out the first rows of each question: what another view has taken."""
+
+
+class View(_Model):
+    """Rows of the pool as examples of one format."""
+
+    rows: Rows
+    format: Format
+    where: Where = Where()
+    weight: float = Field(1.0, gt=0)
+    """The weight of each example's loss."""
+
+
+class Match(_Model):
+    """The size an arm is brought to: that of another arm."""
+
+    arm: str
+    by: Literal["rows", "tokens"]
+
+
+class Arm(_Model):
+    """A training set by its definition."""
+
+    name: str
+    about: str
+    """What the arm is for, in words for the report."""
+    views: tuple[View, ...]
+    fill: tuple[View, ...] = ()
+    """Rows of which a seeded random part is taken until the arm has the size of ``match``."""
+    match: Match | None = None
+
+
+PATHS_PER_QUESTION = 4
+"""Right paths a question in CoT data; the paper has 3.3 on GSM8K. What is left over can grow a token-matched arm."""
+
+_OWN = {"evolution": ("none",)}
+COT = (
+    View(rows="rationales", format="cot", where=Where(**_OWN)),
+    View(rows="right_paths", format="cot", where=Where(rounds=(0,), per_question=PATHS_PER_QUESTION, **_OWN)),
+)
+MORE_PATHS = View(rows="right_paths", format="cot", where=Where(skip_per_question=PATHS_PER_QUESTION, **_OWN))
+
+
+def _with_corrections(name: str, about: str, form: Format = "correction", where: Where | None = None) -> Arm:
+    view = View(rows="corrections", format=form, where=where or Where())
+    return Arm(name=name, about=about, views=(*COT, view))
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Arm(name="cot", about="CoT data alone: rationales and right paths", views=COT),
+        _with_corrections("lema", "CoT data and corrections"),
+        Arm(
+            name="lema_same_size",
+            about="corrections in place of a part of the CoT data: as many examples as cot (the paper's LEMA-32K)",
+            views=(View(rows="corrections", format="correction"),),
+            fill=COT,
+            match=Match(arm="cot", by="rows"),
+        ),
+        _with_corrections(
+            "cot_corrected", "CoT data and the corrected paths as CoT (the paper's CoT-45K)", "corrected_path"
+        ),
+        Arm(
+            name="cot_same_tokens",
+            about="CoT data grown by more sampled paths to the tokens of lema",
+            views=COT,
+            fill=(MORE_PATHS,),
+            match=Match(arm="lema", by="tokens"),
+        ),
+        Arm(
+            name="lema_same_tokens",
+            about="corrections in place of a part of the CoT data: as many tokens as cot",
+            views=(View(rows="corrections", format="correction"),),
+            fill=COT,
+            match=Match(arm="cot", by="tokens"),
+        ),
+        _with_corrections("without_step", "lema, but the wrong step is not named", "without_step"),
+        _with_corrections("without_explanation", "lema, but the mistake is not explained", "without_explanation"),
+        _with_corrections("without_solution", "lema, but the corrected solution is left out", "without_solution"),
+        _with_corrections(
+            "evolution_none", "lema without evolved questions", where=Where(rounds=(0,), evolution=("none",))
+        ),
+        _with_corrections(
+            "evolution_general",
+            "lema with questions evolved from all questions",
+            where=Where(evolution=("none", "general")),
+        ),
+        _with_corrections(
+            "evolution_centric",
+            "lema with questions evolved from those in the corrections",
+            where=Where(evolution=("none", "centric")),
+        ),
+        Arm(
+            name="critique",
+            about="critique fine-tuning (arXiv 2501.17703): question and path to critique, right and wrong paths",
+            views=(View(rows="corrections", format="critique"), COT[1].model_copy(update={"format": "critique"})),
+        ),
+        Arm(
+            name="refinement",
+            about="critique-guided refinement: question, wrong path and explanation to the corrected solution",
+            views=(*COT, View(rows="corrections", format="refinement")),
+        ),
+    )
+}
+"""The bundled arms. ``round_<n>`` and ``corrector_<name>`` are made by ``get_arm``."""
+
+_ROUND = re.compile(r"round_(\d{1,2})")
+_CORRECTOR = re.compile(r"corrector_(.+)")
+
+
+def get_arm(name: str) -> Arm:
+    """Return a bundled arm, ``round_<n>`` (corrections of the rounds up to n) or ``corrector_<name>``.
+
+    Raises:
+        ConfigError: there is no such arm.
+    """
+    if name in ARMS:
+        return ARMS[name]
+    if found := _ROUND.fullmatch(name):
+        last = int(found[1])
+        return _with_corrections(name, f"lema with rounds 0 to {last}", where=Where(rounds=tuple(range(last + 1))))
+    if found := _CORRECTOR.fullmatch(name):
+        return _with_corrections(name, f"lema with {found[1]} as corrector", where=Where(correctors=(found[1],)))
+    raise ConfigError(
+        f"There is no arm {name!r}. Expected one of {', '.join(ARMS)}, round_<n> or corrector_<name>: correct `arms`."
+    )

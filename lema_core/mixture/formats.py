@@ -1,0 +1,107 @@
+"""Rows of the pool as fine-tuning examples: the paper's two input-output formats, their ablations, and later methods.
+
+CoT: question to path. Correction: question and wrong path to step, explanation and corrected solution. Critique
+(arXiv 2501.17703): question and any path to what is wrong in it. Refinement: question, wrong path and explanation to
+the corrected solution. Both shapes: with steps, and multiple choice without.
+"""
+
+from lema_core.mixture.arms import Format
+from lema_core.prompts import correction_input, correction_output, fingerprint, load, path_input, solution_block
+from lema_core.questions import Task, get_task
+from lema_core.records import Correction, Example, JudgedPath, Question, content_id
+from lema_core.steps import numbered_path
+
+SOUND = "Every step of the solution is correct.\nConclusion: right."
+SOUND_CHOICE = "The reasoning is correct.\nConclusion: right."
+FORMATS_VERSION = 1
+"""Raised when a format would make another example of the same row."""
+WITHOUT: dict[str, str] = {
+    "without_step": "step",
+    "without_explanation": "explanation",
+    "without_solution": "solution",
+}
+
+
+def prompt_identity(task: str) -> str:
+    """Return the hash of the prompts' parts that examples of a task are made with, for the artifact's identity."""
+    prompts = get_task(task).prompts
+    parts = [fingerprint(prompts, part) for part in ("path", "correction", "critique", "refinement")]
+    return content_id("formats", FORMATS_VERSION, *parts)
+
+
+def example_of_rationale(question: Question, weight: float = 1.0) -> Example | None:
+    """Return the CoT example of a question's own rationale, None where it has none."""
+    if question.rationale is None:
+        return None
+    text = path_input(get_task(question.task).prompts, question.text, question.candidates)
+    return _example("cot", question.id, question.id, text, question.rationale, weight)
+
+
+def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Example:
+    """Return the example of a right path, as CoT or as a critique that finds nothing wrong."""
+    task = get_task(path.task)
+    if form == "critique":
+        text = _critique_input(task, path.question, path.text, path.candidates)
+        sound = SOUND if task.shape == "steps" else SOUND_CHOICE
+        return _example("critique", path.id, path.question_id, text, sound, weight)
+    text = path_input(task.prompts, path.question, path.candidates)
+    return _example("cot", path.id, path.question_id, text, _in_form(task, path.text), weight)
+
+
+def example_of_correction(row: Correction, form: Format, weight: float = 1.0) -> Example:
+    """Return the example of an accepted correction in one of the formats."""
+    task = get_task(row.task)
+    if form in ("cot", "corrected_path"):
+        text, output, kind = path_input(task.prompts, row.question, row.candidates), row.spliced, "cot"
+    elif form == "critique":
+        text = _critique_input(task, row.question, row.original, row.candidates)
+        output, kind = f"{_found(task, row)}\nConclusion: wrong.", "critique"
+    elif form == "refinement":
+        text, output, kind = _refinement_input(task, row), row.spliced, "refinement"
+    else:
+        text, output, kind = *_correction(task, row, WITHOUT.get(form)), "correction"
+    return _example(kind, row.id, row.question_id, text, output, weight)
+
+
+def _correction(task: Task, row: Correction, left_out: str | None) -> tuple[str, str]:
+    named = left_out != "step"
+    text = correction_input(task.prompts, row.question, row.original, row.candidates, task.shape, cue=named)
+    output = correction_output(
+        row.step,
+        None if left_out == "explanation" else row.explanation,
+        None if left_out == "solution" else row.correct_solution,
+        name_step=named,
+        shape=task.shape,
+    )
+    return text, output
+
+
+def _critique_input(task: Task, question: str, path: str, candidates: tuple[str, ...] | None) -> str:
+    block = solution_block(question, path, candidates, task.shape)
+    return f"{load(task.prompts).critique.instruction}\n\n{block}\nCritique:"
+
+
+def _refinement_input(task: Task, row: Correction) -> str:
+    block = solution_block(row.question, row.original, row.candidates, task.shape)
+    return f"{load(task.prompts).refinement.instruction}\n\n{block}\nCritique: {_found(task, row)}\nCorrect Solution:"
+
+
+def _found(task: Task, row: Correction) -> str:
+    """Return what is wrong: the step, where the shape has steps, and the explanation."""
+    return f"Step {row.step} is wrong. {row.explanation}" if task.shape == "steps" else row.explanation
+
+
+def _in_form(task: Task, text: str) -> str:
+    return numbered_path(text) if task.shape == "steps" else text.strip()
+
+
+def _example(kind: str, source: str, question: str, text: str, output: str, weight: float) -> Example:
+    return Example(
+        id=content_id("example", kind, source, text, output),
+        kind=kind,
+        source_id=source,
+        question_id=question,
+        input=text,
+        output=output,
+        weight=weight,
+    )

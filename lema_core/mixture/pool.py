@@ -1,0 +1,70 @@
+"""The shared pool: everything the rounds made, readable as often as an arm needs, never held in memory."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from lema_core.mixture.arms import Evolution, View, Where
+from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
+from lema_core.records import Correction, Example, JudgedPath, Question
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What one round made of one set of questions. Each field is called for a fresh reading."""
+
+    questions: Callable[[], Iterable[Question]]
+    paths: Callable[[], Iterable[JudgedPath]]
+    corrections: Callable[[], Iterable[Correction]]
+    round: int = 0
+    evolution: Evolution = "none"
+
+
+Pool = tuple[Source, ...]
+
+
+def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
+    """Yield (question text, example) of the view in the pool's order: the same each time it is called."""
+    taken: Counter[str] = Counter()
+    for source in pool:
+        if not _wanted_source(view.where, source):
+            continue
+        for text, example in _rows(view, source):
+            taken[example.question_id] += 1
+            if _within(view.where, taken[example.question_id]):
+                yield text, example
+
+
+def _rows(view: View, source: Source) -> Iterator[tuple[str, Example]]:
+    """Yield (question text, example) of the source's rows that the view's filter takes."""
+    where, weight = view.where, view.weight
+    if view.rows == "rationales":
+        for question in source.questions():
+            example = example_of_rationale(question, weight)
+            if example is not None and _in(where.levels, question.level):
+                yield question.text, example
+    elif view.rows == "right_paths":
+        for path in source.paths():
+            if path.verdict == "right" and _in(where.students, path.student) and _in(where.levels, path.level):
+                yield path.question, example_of_path(path, view.format, weight)
+    else:
+        for row in source.corrections():
+            if _wanted_correction(where, row):
+                yield row.question, example_of_correction(row, view.format, weight)
+
+
+def _wanted_source(where: Where, source: Source) -> bool:
+    return _in(where.rounds, source.round) and _in(where.evolution, source.evolution)
+
+
+def _wanted_correction(where: Where, row: Correction) -> bool:
+    return _in(where.students, row.student) and _in(where.correctors, row.corrector) and _in(where.levels, row.level)
+
+
+def _in(allowed: tuple[object, ...] | None, value: object) -> bool:
+    return allowed is None or value in allowed
+
+
+def _within(where: Where, count: int) -> bool:
+    rank = count - where.skip_per_question
+    return rank > 0 and (where.per_question is None or rank <= where.per_question)

@@ -1,0 +1,73 @@
+"""Whether a question is known already: the same text, or nearly the same.
+
+``KnownQuestions`` compares texts up to case, white space and punctuation: for what must not be trained on because it is
+tested on. ``NearDuplicates`` compares sets of word triples by MinHash: for created questions, which tend to repeat.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+
+from datasketch import MinHash, MinHashLSH
+
+NOT_WORDS = re.compile(r"\W+")
+SHINGLE = 3
+PERMUTATIONS = 128
+
+
+def normalised(text: str) -> str:
+    """Return the text's words and numbers in lower case, one space between."""
+    return NOT_WORDS.sub(" ", text.casefold()).strip()
+
+
+class KnownQuestions:
+    """A set of question texts, 8 bytes each."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._keys = {self._key(text) for text in texts}
+
+    def add(self, text: str) -> None:
+        """Add a question."""
+        self._keys.add(self._key(text))
+
+    def __contains__(self, text: str) -> bool:
+        return self._key(text) in self._keys
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    @staticmethod
+    def _key(text: str) -> int:
+        return int.from_bytes(hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).digest()[:8])
+
+
+class NearDuplicates:
+    """An index that finds a text whose word triples overlap with a new text's by the threshold or more (Jaccard)."""
+
+    def __init__(self, threshold: float = 0.7) -> None:
+        self.threshold = threshold
+        self._index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
+        self._hashes: dict[str, MinHash] = {}
+
+    def add(self, key: str, text: str) -> None:
+        """Add a text under a key; a key that is there keeps its first text."""
+        if key not in self._hashes:
+            self._hashes[key] = _minhash(text)
+            self._index.insert(key, self._hashes[key])
+
+    def like(self, text: str) -> str | None:
+        """Return the key of the most similar text at or above the threshold, None where there is none."""
+        new = _minhash(text)
+        # The index returns candidates: banding lets some below the threshold through.
+        near = [(self._hashes[key].jaccard(new), key) for key in self._index.query(new)]
+        similarity, key = max(near, default=(0.0, ""))
+        return key if similarity >= self.threshold else None
+
+
+def _minhash(text: str) -> MinHash:
+    words = normalised(text).split()
+    count = max(1, len(words) - SHINGLE + 1)
+    shingles = {" ".join(words[start : start + SHINGLE]).encode() for start in range(count)}
+    made = MinHash(num_perm=PERMUTATIONS, gpu_mode="disable")
+    made.update_batch(sorted(shingles))
+    return made
