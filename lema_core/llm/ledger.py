@@ -55,6 +55,23 @@ class Ledger:
         """Return the completions held for some keys."""
         return await self.call(lambda: self.store.lookup(keys))
 
+    async def reserve(self, keys: Sequence[str]) -> tuple[dict[str, Completion], set[str]]:
+        """Look keys up and claim those that are not held; return (held, claimed by another living process)."""
+
+        def work() -> tuple[dict[str, Completion], set[str]]:
+            held = self.store.lookup(keys)
+            missing = [key for key in keys if key not in held]
+            if not missing:
+                return held, set()
+            foreign = self.claims.claim(missing)
+            # Between the look-up and the claim another process may have committed and let go.
+            late = self.store.lookup(missing)
+            if ours := [key for key in late if key not in foreign]:
+                self.claims.release(ours)
+            return held | late, foreign - late.keys()
+
+        return await self.call(work)
+
     def record(self, entry: Entry) -> "asyncio.Future[Completion | None]":
         """Queue an entry; the future is done once it is committed and gives the completion that stands.
 

@@ -82,7 +82,7 @@ class Limiter:
     """At most so many in flight (given by the user)."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
-    randomness: random.Random = field(default_factory=random.Random)  # noqa: S311
+    randomness: random.Random = field(default_factory=random.Random)
     share: int = 1
     """How many processes use the same endpoint and key: every limit is divided by it."""
 

@@ -1,0 +1,195 @@
+"""Buys completions from one endpoint, one HTTP request each: budget, gate, attempt, retries, ledger."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from lema_core.errors import LemaError
+from lema_core.llm.answers import Answer, AttemptError
+from lema_core.llm.budget import Account, Amount
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.flight import Flight
+from lema_core.llm.gate import Gate
+from lema_core.llm.ledger import Ledger
+from lema_core.llm.prices import cost_of, price_of
+from lema_core.llm.progress import Counters
+from lema_core.llm.requests import (
+    Completion,
+    CompletionRequest,
+    Failure,
+    Outcome,
+    canonical_json,
+    canonical_request,
+)
+from lema_core.llm.retries import BROKEN, PACED, Patience
+from lema_core.llm.sizes import Sizes, prompt_chars
+from lema_core.llm.store import Missed, Paid
+
+if TYPE_CHECKING:
+    from lema_core.llm.client import Client
+
+
+class Desk:
+    """What every purchase from one endpoint shares, whichever transport carries it."""
+
+    def __init__(self, spec: EndpointSpec, ledger: Ledger, account: Account, counters: Counters) -> None:
+        self.spec = spec
+        self.ledger = ledger
+        self.account = account
+        self.counters = counters
+        self.price = price_of(spec)
+        self.sizes = Sizes()
+
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """Return the API's request body."""
+        messages = [dict(message) for message in request.messages]
+        return {"model": self.spec.model, "messages": messages} | request.sampling.body(request.sample_index)
+
+    def most(self, request: CompletionRequest, cap: int | None) -> Amount:
+        """Return the most that a request may cost."""
+        prompt, output = self.sizes.most(prompt_chars(request), cap)
+        return self.amount(prompt, output)
+
+    def amount(self, prompt_tokens: float, completion_tokens: float) -> Amount:
+        """Return what tokens cost; without a price, no money."""
+        cost = cost_of(self.spec, self.price, prompt_tokens, completion_tokens)
+        return Amount(cost or 0.0, prompt_tokens + completion_tokens)
+
+    def cost(self, answer: Answer) -> float | None:
+        """Return the price of an answer, where known."""
+        return cost_of(self.spec, self.price, answer.prompt_tokens, answer.completion_tokens)
+
+    async def keep(self, flight: Flight, answer: Answer) -> Completion:
+        """Commit a paid answer; return the completion that stands for its key."""
+        completion = Completion(
+            flight.key,
+            answer.text,
+            answer.finish_reason,
+            answer.prompt_tokens,
+            answer.completion_tokens,
+            answer.model or self.spec.model,
+        )
+        cost = self.cost(answer)
+        self.counters.bought(asyncio.get_running_loop().time(), answer.prompt_tokens, answer.completion_tokens, cost)
+        self.sizes.seen(prompt_chars(flight.request), answer.prompt_tokens, answer.completion_tokens)
+        entry = Paid(self.spec.identity, self.canonical(flight.request), completion, cost)
+        return await self.ledger.record(entry) or completion
+
+    async def miss(
+        self, flight: Flight, reason: str, detail: str, count: int, *, paid: Answer | None, final: bool
+    ) -> None:
+        """Commit a failure, with whatever was paid for it."""
+        tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
+        cost = self.cost(paid) if paid else None
+        if paid:
+            self.counters.paid(*tokens, cost)
+        text = self.canonical(flight.request)
+        entry = Missed(self.spec.identity, text, flight.key, reason, detail, count, *tokens, cost, final)
+        await self.ledger.record(entry)
+
+    def canonical(self, request: CompletionRequest) -> str:
+        """Return what went into the key, as it is stored."""
+        return canonical_json(canonical_request(self.spec.identity, request))
+
+
+class Buyer:
+    """The HTTP transport."""
+
+    def __init__(self, desk: Desk, client: "Client", gate: Gate) -> None:
+        self._desk = desk
+        self._spec = desk.spec
+        self._client = client
+        self._gate = gate
+
+    async def buy(self, flight: Flight) -> Outcome:
+        """Return the flight's outcome, committed.
+
+        Raises:
+            EndpointError: no request to this endpoint can succeed.
+            BudgetExceededError: the request does not fit and nothing is in flight.
+            LedgerError: the outcome cannot be committed.
+        """
+        patience = Patience(self._spec.request_timeout_s)
+        body = self._desk.body(flight.request)
+        try:
+            answer = await self._tries(flight, body, patience)
+            answer = await self._if_cut_off(flight, body, answer, patience)
+        except AttemptError as error:
+            if error.fatal is not None:
+                raise error.fatal from None
+            failure = Failure(flight.key, error.reason, error.detail, patience.attempts)
+            await self._desk.miss(flight, error.reason, error.detail, patience.attempts, paid=error.paid, final=True)
+            return failure
+        return await self._desk.keep(flight, answer)
+
+    async def _if_cut_off(self, flight: Flight, body: dict[str, Any], first: Answer, patience: Patience) -> Answer:
+        """Ask once more with a larger cap; whatever becomes of it, the first answer is paid and not lost."""
+        factor = self._spec.length_retry_factor
+        if first.finish_reason != "length" or factor is None:
+            return first
+        field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+        cap = int(factor * (body.get(field) or max(first.completion_tokens, 16)))
+        try:
+            second = await self._tries(flight, body | {field: cap}, patience)
+        except (AttemptError, LemaError):
+            return first
+        detail = f"cut off after {first.completion_tokens} tokens; asked again with {field}={cap}"
+        await self._desk.miss(flight, "length", detail, 1, paid=first, final=False)
+        return second
+
+    async def _tries(self, flight: Flight, body: dict[str, Any], patience: Patience) -> Answer:
+        cap = body.get("max_tokens") or body.get("max_completion_tokens")
+        most = self._desk.most(flight.request, cap)
+
+        async def attempt() -> Answer:
+            held = await self._desk.account.reserve(most)
+            used = Amount(0.0, 0.0)
+            try:
+                answer = await self._attempt(flight, body, patience, cap)
+                used = self._desk.amount(answer.prompt_tokens, answer.completion_tokens)
+            except AttemptError as error:
+                if error.paid is not None:
+                    used = self._desk.amount(error.paid.prompt_tokens, error.paid.completion_tokens)
+                elif error.maybe_paid:
+                    # The endpoint may have billed it all; a hard limit must assume so.
+                    used = held
+                await self._count(flight, error)
+                raise
+            finally:
+                self._desk.account.settle(held, used)
+            return answer
+
+        result: Answer = await patience.retrying()(attempt)
+        return result
+
+    async def _count(self, flight: Flight, error: AttemptError) -> None:
+        self._desk.counters.ends[error.reason] += 1
+        if error.paid is not None and error.reason == "malformed":
+            await self._desk.miss(flight, "malformed", error.detail, 1, paid=error.paid, final=False)
+            error.paid = None
+
+    async def _attempt(self, flight: Flight, body: dict[str, Any], patience: Patience, cap: int | None) -> Answer:
+        """Send once, through the gate, and tell the limiter what came of it."""
+        chars = prompt_chars(flight.request)
+        gate, limiter = self._gate, self._gate.limiter
+        ticket = await gate.enter(self._desk.sizes.likely(chars, cap), again=patience.attempts > 0)
+        clock = asyncio.get_running_loop().time
+        flight.sent = True
+        try:
+            patience.begin()
+            answer, headers = await self._client.ask(body, chars)
+        except AttemptError as error:
+            flight.sent = False
+            if error.reason in PACED or error.reason in BROKEN:
+                limiter.refused(ticket, clock(), error.retry_after, paced=error.reason in PACED)
+            else:
+                limiter.ended(ticket, clock())
+            raise
+        except BaseException:
+            limiter.ended(ticket, clock())
+            raise
+        else:
+            limiter.succeeded(ticket, clock(), answer.prompt_tokens + answer.completion_tokens)
+            limiter.learn(headers)
+            return answer
+        finally:
+            gate.pump()

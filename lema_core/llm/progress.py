@@ -1,0 +1,95 @@
+"""Figures for people who wonder whether it is stuck: what runs, what waits, what it costs, when it ends."""
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+RATE_WINDOW_S = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of an engine at one moment. Durations in seconds, money in dollars."""
+
+    total: int | None
+    """Requests asked for, where the streams' lengths are known."""
+    done: int
+    held: int
+    """Of the done ones: answered from the ledger."""
+    completions: int
+    """Bought in this process."""
+    failures: int
+    in_flight: int
+    waiting: int
+    window: float
+    """How many the limiters would let fly."""
+    rate: float
+    """Bought completions a second, over the last half minute."""
+    sleeping_s: float
+    """Until the longest pause (Retry-After, back-off) ends; 0: nobody sleeps."""
+    oldest_s: float
+    """Age of the oldest request in flight or waiting."""
+    r429: int
+    r5xx: int
+    lost: int
+    """Connections lost and deadlines passed."""
+    prompt_tokens: int
+    completion_tokens: int
+    dollars: float | None
+    """Paid by this process; None: no price known."""
+    dollars_forecast: float | None
+    """For all requests, at the mean so far."""
+    eta_s: float | None
+
+
+class Counters:
+    """What an engine counts while it runs."""
+
+    def __init__(self) -> None:
+        self.total: int | None = 0
+        self.done = self.held = self.completions = self.failures = 0
+        self.prompt_tokens = self.completion_tokens = 0
+        self.dollars: float | None = None
+        self.ends: Counter[str] = Counter()
+        """Attempts that failed, by class."""
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_WINDOW_S + 1)
+        self._began: float | None = None
+
+    def expect(self, count: int | None) -> None:
+        """Add a stream's length; one unknown length makes the total unknown."""
+        self.total = None if self.total is None or count is None else self.total + count
+
+    def bought(self, now: float, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
+        """Count a paid completion."""
+        self.completions += 1
+        self.paid(prompt_tokens, completion_tokens, dollars)
+        self._began = now if self._began is None else self._began
+        second = int(now)
+        if self._seconds and self._seconds[-1][0] == second:
+            self._seconds[-1] = (second, self._seconds[-1][1] + 1)
+        else:
+            self._seconds.append((second, 1))
+
+    def paid(self, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
+        """Count tokens that were billed, for a completion or for nothing."""
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        if dollars is not None:
+            self.dollars = (self.dollars or 0.0) + dollars
+
+    def rate(self, now: float) -> float:
+        """Return bought completions a second."""
+        if self._began is None:
+            return 0.0
+        recent = sum(count for second, count in self._seconds if second > now - RATE_WINDOW_S)
+        return recent / max(1.0, min(RATE_WINDOW_S, now - self._began))
+
+    def eta(self, now: float) -> float | None:
+        """Return the seconds until all is done, at the present rate."""
+        rate = self.rate(now)
+        return None if self.total is None or rate <= 0 else max(0, self.total - self.done) / rate
+
+    def forecast(self) -> float | None:
+        """Return the money for all requests at the mean so far."""
+        if self.total is None or self.dollars is None or self.completions == 0:
+            return None
+        return self.dollars + max(0, self.total - self.done) * self.dollars / self.completions

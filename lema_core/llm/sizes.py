@@ -1,0 +1,41 @@
+"""How large a request is before the endpoint has counted its tokens: learned from the answers so far."""
+
+from lema_core.llm.requests import CompletionRequest
+
+UNKNOWN_OUTPUT = 2048
+"""Output tokens to set aside for a request without a cap, before anything is known."""
+
+
+class Sizes:
+    """Running estimates for one endpoint."""
+
+    def __init__(self) -> None:
+        self._chars = self._prompt_tokens = self._answers = self._output = 0
+        self._longest = 0
+
+    def seen(self, chars: int, prompt_tokens: int, completion_tokens: int) -> None:
+        """Learn from an answer."""
+        self._chars += chars
+        self._prompt_tokens += prompt_tokens
+        self._answers += 1
+        self._output += completion_tokens
+        self._longest = max(self._longest, completion_tokens)
+
+    def most(self, chars: int, cap: int | None) -> tuple[float, float]:
+        """Return (prompt, output) tokens that a request will hardly pass. Without a cap the output is a guess."""
+        ratio = self._prompt_tokens / self._chars if self._chars else 0.5
+        prompt = 1.2 * ratio * chars + 16
+        return prompt, float(cap if cap is not None else max(UNKNOWN_OUTPUT, 2 * self._longest))
+
+    def likely(self, chars: int, cap: int | None) -> float:
+        """Return the tokens, in and out, that a request probably takes."""
+        ratio = self._prompt_tokens / self._chars if self._chars else 0.25
+        output = self._output / self._answers if self._answers else 256.0
+        return ratio * chars + (output if cap is None else min(cap, output))
+
+
+def prompt_chars(request: CompletionRequest) -> int:
+    """Return the length of a request's messages in characters."""
+    return sum(
+        len(content if isinstance(content := one.get("content"), str) else str(content)) for one in request.messages
+    )
