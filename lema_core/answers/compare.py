@@ -6,7 +6,6 @@ The policies (percent, units, clock times, ratios, lists) are here and nowhere e
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from math import pi
 
 from lema_core.answers.expressions import Node
 from lema_core.answers.structure import Answer
@@ -76,13 +75,19 @@ def _value_against(value: Answer, other: Answer) -> bool | None:
 
 
 def _equation_result(value: Answer, equation: Answer) -> bool | None:
-    """``10^3 = 1000`` says 1000: a side without unknowns that is computed; ``2x + z = 1`` does not say 1."""
+    """``10^3 = 1000`` says 1000, for it has no unknowns; ``2x + z = 1`` does not say 1; ``y = 2x`` is ``2x - y = 0``."""
     if set(equation.signs) != {"="}:
         return False
-    first, last = equation.items[0], equation.items[-1]
-    if first.node is None or last.node is None:
-        return None
-    return compare(value, last) if value_at(first.node, 1) == value_at(first.node, 2) else False
+    if not any(_has_letters(item) for item in equation.items[:-1]) and not _has_letters(equation.items[-1]):
+        return compare(value, equation.items[-1])
+    if len(value.name) == 1 and value.node is not None:
+        sides = Answer("value", (value.name,), Node("var", name=value.name)), value
+        return _equations(Answer("relation", (), items=sides, signs=("=",)), equation)
+    return False
+
+
+def _has_letters(answer: Answer) -> bool:
+    return any(len(token) == 1 and token.isalpha() and token not in {"e", "i"} for token in answer.tokens)
 
 
 def _values(gold: Answer, pred: Answer) -> bool | None:
@@ -111,9 +116,6 @@ def _values(gold: Answer, pred: Answer) -> bool | None:
 def _same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
     """``f(z) = z`` is ``f(x) = x``; ``x = 3`` is not ``y = 3``; None: the names do not matter."""
     left, right = gold.name, pred.name
-    if len(left) == len(right) == 1 and not {left, right} & {"y"}:
-        constant = gold.node is not None and value_at(gold.node, 1) == value_at(gold.node, 2)
-        return False if constant and left.islower() and right.islower() and value_at is None else None
     if left[:1] == right[:1] and left[1:2] == right[1:2] == "(" and len(left) == len(right) == 4:
         renamed = tuple(left[2] if token == right[2] else token for token in pred.tokens)
         return True if renamed == gold.tokens else None
@@ -165,7 +167,7 @@ def _is_rounding(decimal: Fraction, exact: object) -> bool:
     if isinstance(exact, Fraction) and set(_prime_factors(exact.denominator)) <= {2, 5}:
         return False
     try:
-        return abs(float(exact - decimal)) <= 0.5000001 * 10.0**-places  # type: ignore[operator]
+        return abs(float(exact - decimal)) < 10.0**-places  # type: ignore[operator]
     except (TypeError, OverflowError):
         return False
 
@@ -245,13 +247,10 @@ def _ratio_value(value: Answer, ratio: Answer) -> bool | None:
     nodes = [item.node for item in ratio.items]
     if len(nodes) != 2 or value.node is None or nodes[0] is None or nodes[1] is None:
         return False
-    quotient = Node("div", (nodes[0], nodes[1]))
-    # "12" against "12:1" would be a number against a ratio: only a fraction or decimal says the same as a ratio.
-    return (
-        bool(same_value(value.node, quotient))
-        if value.node.op in {"div", "mul", "num"} and not value.tokens[0].isdigit()
-        else (bool(same_value(value.node, quotient)) and ("/" in value.tokens or "." in value.tokens[0]))
-    )
+    # 12:1 is not the number 12: only a fraction or a decimal says what a ratio says.
+    if value.tokens[0].isdigit() and "/" not in value.tokens:
+        return False
+    return same_value(value.node, Node("div", (nodes[0], nodes[1]))) is True
 
 
 def as_interval(relation: Answer) -> Answer | None:

@@ -270,11 +270,9 @@ class _Parser:
             name += self.take()
             if name.endswith("_"):
                 name += self.subscript()
-        # f(x) is a value of f; it is compared as an unknown named by its argument.
+        # f(x) is an unknown value of f: equal where the arguments are.
         if name in {"f", "g", "h"} and self.peek() == "(":
-            start = self.at
-            self.group("(", depth)
-            return Node("var", name=name + "".join(self.tokens[start : self.at]))
+            return Node("apply", (self.group("(", depth),), name=name)
         return Node("var", name=name)
 
     def subscript(self) -> str:

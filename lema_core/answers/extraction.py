@@ -61,6 +61,36 @@ def extract(
     return found
 
 
+def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...] | None = None) -> Extraction:
+    """Read a text that is either a bare answer or a whole solution, as the cases of ``lema verify`` are.
+
+    A text with a cue is a solution; one without that is not prose is the answer itself; of prose the last formula or
+    number is taken.
+    """
+    if len(text) > MAX_TEXT_CHARS:
+        return extract(text, family, candidates)
+    if _CUE.search(text):
+        found = extract(text, family, candidates, loose=True)
+        return found if found.outcome != "none" else _bare(text)
+    if len(text) > MAX_ANSWER_CHARS or _is_sentence(text):
+        found = extract(text, family, candidates, loose=True)
+        return found if found.outcome != "none" else _bare(text)
+    return _bare(text)
+
+
+def _bare(text: str) -> Extraction:
+    stripped = text.strip()
+    return Extraction("value", stripped, "whole") if stripped else Extraction("none", detail="the text is empty")
+
+
+def _is_sentence(text: str) -> bool:
+    """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
+    outside = _MATH.sub(" ", text)
+    if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
+        return False
+    return len(re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}(?![A-Za-z}])", re.sub(r"\\[a-z]+\s*\{[^{}]*\}", " ", outside))) >= 3
+
+
 def _simple(text: str) -> Extraction | None:
     """Decide the common case fast: one cue, and nothing but a plain number behind it."""
     at, cue = text.rfind("####"), "####"

@@ -11,12 +11,12 @@ from functools import lru_cache
 from lema_core.answers.lexicon import COMMANDS, CONNECTORS, DROPPED, FUNCTIONS, SIGNS, SPACING, UNITS
 
 _LEXER = re.compile(
-    r"""(?P<text>\\(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|rm|bf)
+    r"""(?P<text>\\+(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|rm|bf)
             \s*\{(?P<inner>[^{}]*)\})
     |(?P<env>\\(?P<edge>begin|end)\s*\{(?P<name>[A-Za-z]+)\*?\}(?:\{[lcr| ]*\})?)
     |(?P<fracdigits>\\[dtc]?frac\s*(?P<top>[0-9])\s*(?P<bottom>[0-9]|(?=[{\\A-Za-z])))
     |(?P<row>\\\\(?![A-Za-z(\[])(?:\[[0-9a-z]*\])?)
-    |(?P<command>\\+(?:[A-Za-z]+|[^A-Za-z\s]))
+    |(?P<command>\\+(?:[A-Za-z]+|[^A-Za-z]))
     |(?P<num>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
     |(?P<word>[A-Za-z]+)
     |(?P<prime>['′’]+)

@@ -1,7 +1,7 @@
 """The words and commands of answers: one table each, no logic."""
 
 SPACING = frozenset(
-    ["quad", "qquad", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr"]
+    ["quad", "qquad", "\n", "\t", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr"]
     + [
         "Bigl",
         "Bigr",
@@ -52,7 +52,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "varphi": ("phi",), "varepsilon": ("epsilon",), "imath": ("i",), "exp": ("exp",), "cupdot": ("cup",),
 }  # fmt: skip
 SIGNS: dict[str, tuple[str, ...]] = {
-    "$": (), "**": ("^",), "==": ("=",), "=>": ("->",), "&": ("&",), '"': (), "`": (), "\x00": (), "||": ("|", "|"),
+    "$": (), "**": ("^",), "==": ("=",), "=>": ("->",), "&": ("&",), '"': (), "`": (), "\x00": (), "\\": (), "||": ("|", "|"),
 }  # fmt: skip
 FUNCTIONS = frozenset(
     "sin cos tan cot sec csc asin acos atan acot arcsin arccos arctan sinh cosh tanh ln log lg exp sqrt pi infty infinity "

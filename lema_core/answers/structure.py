@@ -7,6 +7,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
+from math import prod
 
 from lema_core.answers.expressions import MAX_TOKENS, Node, Tokens, parse_expression
 from lema_core.answers.lexer import tokens_of
@@ -50,6 +52,9 @@ class Answer:
 
 
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!="])
+_COMPARISONS = _RELATIONS | {"approx"}
+_ORDINALS = frozenset(["'th", "'st", "'nd", "'rd"])
+MAX_SIGN_CHOICES = 16
 _OPEN, _CLOSE = (
     frozenset(["(", "[", "{", "\\{", "beginmatrix", "begindet"]),
     frozenset([")", "]", "}", "\\}", "endmatrix", "enddet"]),
@@ -82,7 +87,7 @@ def _list(tokens: Tokens, depth: int) -> Answer:
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:
     r"""``1 \\pm \\sqrt{2}`` is the two answers."""
-    if "pm" not in tokens and "mp" not in tokens:
+    if ("pm" not in tokens and "mp" not in tokens) or tokens[0] in {"\\{", "("} and _closes_at_end(tokens):
         return _item(tokens, depth)
     plus = tuple({"pm": "+", "mp": "-"}.get(token, token) for token in tokens)
     minus = tuple({"pm": "-", "mp": "+"}.get(token, token) for token in tokens)
@@ -96,8 +101,12 @@ def _item(tokens: Tokens, depth: int) -> Answer:
         name, _, member = _partition(tokens, "in")
         if _is_name(name):
             return _item(member, depth + 1)
-    if _RELATIONS.intersection(tokens) and len(split_top(tokens, _RELATIONS)) > 1:
+    if tokens[-4:-2] == ("^", "{") and tokens[-2] in _ORDINALS:
+        return _item(tokens[:-4], depth + 1)
+    if _COMPARISONS.intersection(tokens) and len(split_top(tokens, _COMPARISONS)) > 1:
         return _relation(tokens, depth)
+    if ":" in tokens and _is_prose(tokens[: tokens.index(":")]):
+        return _item(tokens[tokens.index(":") + 1 :], depth + 1)  # "Maximum: 3"
     for build in (_union, _bracketed, _matrix, _typed_number, _quantity):
         answer = build(tokens, depth)
         if answer is not None:
@@ -159,7 +168,7 @@ def _closes_at_end(tokens: Tokens) -> bool:
 
 
 def _relation(tokens: Tokens, depth: int) -> Answer:
-    parts = split_top(tokens, _RELATIONS | {"approx"})
+    parts = split_top(tokens, _COMPARISONS)
     signs = tuple(sign for sign in _top_signs(tokens))
     if "approx" in signs:  # what follows is only the rounded form of what stands before
         cut = signs.index("approx")
@@ -176,7 +185,7 @@ def _relation(tokens: Tokens, depth: int) -> Answer:
 
 def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
     """``x = 5`` is 5 with a name; ``a = b = 5`` is its last side; an equation between expressions stays one."""
-    if _is_name(parts[0]) or _is_tuple_of_names(parts[0]):
+    if _is_name(parts[0]) or _is_tuple_of_names(parts[0]) or _is_ratio_of_names(parts[0]):
         last = _item(parts[-1], depth + 1)
         name = "".join(parts[0])
         return Answer(last.kind, last.tokens, last.node, last.unit, last.items, last.brackets, last.signs, name)
@@ -194,11 +203,16 @@ def _is_tuple_of_names(tokens: Tokens) -> bool:
     return all(_is_name(part) for part in split_top(tokens[1:-1], {",", ";"}) if part)
 
 
+def _is_ratio_of_names(tokens: Tokens) -> bool:
+    parts = split_top(tokens, {":"})
+    return len(parts) > 1 and all(_is_name(part) for part in parts)
+
+
 def _top_signs(tokens: Tokens) -> list[str]:
     signs, depth = [], 0
     for token in tokens:
         depth += (token in _OPEN) - (token in _CLOSE)
-        if depth == 0 and (token in _RELATIONS or token == "approx"):
+        if depth == 0 and token in _COMPARISONS:
             signs.append(token)
     return signs
 
@@ -232,8 +246,12 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
         return inner if opening + closing in {"()", "[]"} else None
     if any(not part for part in parts) or len(parts) > MAX_ITEMS:
         return Answer("raw", tokens)
-    items = tuple(_signed_pair(part, depth + 1) for part in parts)
-    return Answer("tuple", tokens, items=items, brackets=opening + closing)
+    items = [_signed_pair(part, depth + 1) for part in parts]
+    choices = [item.items if item.kind == "list" and {"pm", "mp"} & set(item.tokens) else (item,) for item in items]
+    if prod(map(len, choices)) > MAX_SIGN_CHOICES:
+        return Answer("raw", tokens)
+    tuples = [Answer("tuple", tokens, items=chosen, brackets=opening + closing) for chosen in product(*choices)]
+    return tuples[0] if len(tuples) == 1 else Answer("list", tokens, items=tuple(tuples))
 
 
 def _set(tokens: Tokens, depth: int) -> Answer | None:

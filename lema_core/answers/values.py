@@ -67,7 +67,7 @@ def value_at(node: Node, point: int = 1) -> Number | None:
 
 @lru_cache(maxsize=32_768)
 def _unknowns(node: Node) -> bool:
-    return (node.op == "var" and node.name not in {"i", "e"}) or any(_unknowns(arg) for arg in node.args)
+    return node.op == "apply" or (node.op == "var" and node.name not in {"i", "e"}) or any(_unknowns(arg) for arg in node.args)
 
 
 def _agree(left: Number, right: Number) -> bool:
@@ -104,6 +104,9 @@ def _value(node: Node, point: int) -> Number:
             raise _NoValueError
         return +_mp().pi
     values = [_value(arg, point) for arg in node.args]
+    if node.op == "apply":
+        argument = values[0] if isinstance(values[0], Fraction) else _mp().nstr(values[0], AGREEMENT)
+        return _unknown(f"{node.name}({argument})", point)
     return _bounded(_apply(node, values))
 
 
