@@ -1,0 +1,156 @@
+"""``lema complete``: the request engine by itself, over a file of requests."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import console
+
+if TYPE_CHECKING:
+    from lema_core.llm import Budget, EndpointSpec
+    from lema_core.llm.answer_files import AnswerWriter
+    from lema_core.llm.request_file import RequestFile
+
+
+def complete(  # noqa: PLR0913, PLR0917 - the options of a command line
+    requests: Annotated[
+        Path, typer.Argument(metavar="REQUESTS.jsonl", help="One JSON object a line: id, messages, optional params.")
+    ],
+    base_url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")],
+    model: Annotated[str, typer.Option(help="The model's name there.")],
+    out: Annotated[Path, typer.Option(help="Folder for completions.parquet and rejected.parquet.")],
+    concurrency: Annotated[int, typer.Option(min=1, help="At most so many requests in flight.")] = 64,
+    identity: Annotated[
+        str, typer.Option(help="What answers, if the model's name does not say it: enters the requests' keys.")
+    ] = "",
+    ledger: Annotated[
+        str, typer.Option(help="File or postgresql:// URL that keeps paid completions.", show_default="OUT/ledger.db")
+    ] = "",
+    api_key_env: Annotated[str, typer.Option(help="Name of the environment variable that holds the key.")] = "",
+    budget: Annotated[float, typer.Option(min=0, help="Stop before more dollars are spent; 0: no limit.")] = 0.0,
+    budget_tokens: Annotated[int, typer.Option(min=0, help="Stop before more tokens are used; 0: no limit.")] = 0,
+    price: Annotated[str, typer.Option(help="Dollars for a million tokens, IN,OUT; default: the price list.")] = "",
+    transport: Annotated[str, typer.Option(help="http, or batch for the Batch API at half the price.")] = "http",
+    wait: Annotated[bool, typer.Option(help="With batch: wait for the answers, or collect with a later run.")] = True,
+    attempt_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds an attempt may take.")] = 300.0,
+    run: Annotated[str, typer.Option(help="Label for the ledger's totals.")] = "complete",
+) -> None:
+    """Answer every request of a file, each paid once, into Parquet in the file's order.
+
+    Kill it and repeat it as you like: what was paid is in the ledger and is not paid again. Requests that fail for good
+    become rows of rejected.parquet, with a reason; the next run tries only those. Identical requests are sent once. The
+    engine finds the rate the endpoint takes by itself and honours Retry-After.
+
+    Example: lema complete requests.jsonl --base-url https://api.openai.com/v1 --model gpt-4o-mini --out answers
+    --api-key-env OPENAI_API_KEY --budget 5
+    """
+    import asyncio
+
+    from lema_core.llm.answer_files import AnswerWriter, finished, remove_leftovers
+    from lema_core.llm.request_file import RequestFile
+
+    spec = _spec(
+        model=model,
+        base_url=base_url,
+        identity=identity,
+        concurrency=concurrency,
+        api_key_env=api_key_env or None,
+        transport=transport,
+        wait_for_batch=wait,
+        attempt_timeout_s=attempt_timeout,
+        price=_price(price),
+    )
+    lines = RequestFile(requests)
+    inputs = {"requests_sha256": lines.sha256, "endpoint": spec.identity}
+    if manifest := finished(out, inputs):
+        console.print(f"{manifest['rows']} rows are complete in {out}: 0 requests sent")
+        return
+    remove_leftovers(out)
+    writer = AnswerWriter(out)
+    try:
+        summary = asyncio.run(
+            _run(lines, spec, writer, ledger or str(out / "ledger.db"), _budget(budget, budget_tokens), run)
+        )
+        writer.publish(inputs)
+    except BaseException:
+        writer.discard()
+        raise
+    console.print(summary)
+
+
+async def _run(
+    lines: "RequestFile", spec: "EndpointSpec", writer: "AnswerWriter", ledger: str, budget: "Budget | None", run: str
+) -> str:
+    from flows.cli.live import live
+    from lema_core.llm import Engine
+
+    ids: Any = _Ids(lines)
+    async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
+        with live(engine):
+            async for outcome in engine.stream(spec, ids):
+                writer.add(ids.next_id(), outcome)
+        end = engine.snapshot()
+    failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
+    cost = "" if end.dollars is None else f", ${end.dollars:.4f}"
+    return (
+        f"{end.done} rows in {writer.folder}: {end.done - end.failures} answered, {end.failures} rejected"
+        f"{f' ({failed})' if failed else ''}; {end.completions} completions bought, {end.held} requests from the ledger; "
+        f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
+    )
+
+
+class _Ids:
+    """The file's requests for the engine; remembers the ids of those whose outcome is awaited."""
+
+    def __init__(self, lines: "RequestFile") -> None:
+        from collections import deque
+
+        self._lines = lines
+        self._waiting: deque[str] = deque()
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __iter__(self) -> Any:
+        for line in self._lines:
+            self._waiting.append(line.id)
+            yield line.request
+
+    def next_id(self) -> str:
+        """Return the id of the next outcome."""
+        return self._waiting.popleft()
+
+
+def _spec(**fields: Any) -> "EndpointSpec":
+    from pydantic import ValidationError
+
+    from lema_core.errors import ConfigError
+    from lema_core.llm import EndpointSpec
+
+    try:
+        return EndpointSpec(name="complete", **fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
+        raise ConfigError(f"{option}{first['msg']}") from None
+
+
+def _price(text: str) -> dict[str, float] | None:
+    from lema_core.errors import ConfigError
+
+    if not text:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"--price {text!r}: expected dollars for a million tokens as IN,OUT, for example 0.15,0.6"
+        ) from None
+    return {"input_per_million": low, "output_per_million": high}
+
+
+def _budget(dollars: float, tokens: int) -> "Budget | None":
+    from lema_core.llm import Budget
+
+    return Budget(dollars or None, tokens or None) if dollars or tokens else None

@@ -1,0 +1,114 @@
+"""``lema ledger``: what was paid for, by run, endpoint and day; what is behind a key; export and import."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import console, told
+
+if TYPE_CHECKING:
+    from lema_core.llm.store import LedgerStore
+
+ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
+
+Where = Annotated[str, typer.Option("--ledger", help="The ledger's file or postgresql:// URL.")]
+DEFAULT = ".lema/ledger.db"
+
+
+@contextmanager
+def _opened(where: str) -> Iterator["LedgerStore"]:
+    from lema_core.errors import LedgerError
+    from lema_core.llm.database import is_postgres
+    from lema_core.llm.store import LedgerStore
+
+    if not is_postgres(where) and not Path(where).is_file():
+        raise LedgerError(f"there is no ledger at {where}; name one with --ledger")
+    store = LedgerStore(where)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@ledger_app.callback(invoke_without_command=True)
+@told
+def totals(context: typer.Context, ledger: Where = DEFAULT) -> None:
+    """Show requests, tokens and money by run, by endpoint and by day."""
+    if context.invoked_subcommand is not None:
+        return
+    from rich.table import Table
+
+    with _opened(ledger) as store:
+        for by in ("run", "endpoint", "day"):
+            table = Table(
+                by, "completions", "failed attempts", "prompt tokens", "completion tokens", "dollars", box=None
+            )
+            for row in store.totals(by):
+                money = "?" if row[5] is None else f"{row[5]:.4f}"
+                table.add_row(str(row[0]), *(str(int(value)) for value in row[1:5]), money)
+            console.print(table)
+            console.print()
+
+
+@ledger_app.command("explain")
+@told
+def explain(
+    key: Annotated[str, typer.Argument(help="A key, or its beginning, as in the column request_key.")],
+    other: Annotated[str, typer.Argument(help="A second key: say why the two differ.")] = "",
+    ledger: Where = DEFAULT,
+) -> None:
+    """Show what went into a request's key; given two, why they differ.
+
+    The key is made from the endpoint's identity, the messages, the parameters that can change the answer and the sample
+    index. URL, port, API key and the order of fields do not enter.
+    """
+    from lema_core.llm.ledger_files import differences, entry
+
+    with _opened(ledger) as store:
+        first = entry(store, key)
+        if not other:
+            _show(first)
+            return
+        second = entry(store, other)
+    lines = differences(first["request"], second["request"]) or ["nothing: it is the same request"]
+    for line in lines:
+        console.print(line, markup=False)
+
+
+def _show(found: dict[str, Any]) -> None:
+    import json
+
+    console.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False)
+
+
+@ledger_app.command("export")
+@told
+def export(
+    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write.")], ledger: Where = DEFAULT
+) -> None:
+    """Write every completion, with its request, to a Parquet file."""
+    from lema_core.llm.ledger_files import export_ledger
+
+    with _opened(ledger) as store:
+        console.print(f"{export_ledger(store, path)} completions in {path}")
+
+
+@ledger_app.command("import")
+@told
+def import_(
+    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="A file that `lema ledger export` wrote.")],
+    ledger: Where = DEFAULT,
+) -> None:
+    """Add a file's completions; what the ledger holds already stands. A new ledger is made where there is none."""
+    from lema_core.llm.ledger_files import import_ledger
+    from lema_core.llm.store import LedgerStore
+
+    store = LedgerStore(ledger)
+    try:
+        read, new = import_ledger(store, path)
+    finally:
+        store.close()
+    console.print(f"{new} of {read} completions were new")

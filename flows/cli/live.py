@@ -1,0 +1,79 @@
+"""The engine's figures in the terminal, twice a second; without a terminal, one line every ten seconds."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from flows.cli.console import errors
+
+if TYPE_CHECKING:
+    from lema_core.llm import Engine, Snapshot
+
+REFRESH_S, LINE_S = 0.5, 10.0
+
+
+@contextmanager
+def live(engine: "Engine") -> Iterator[None]:
+    """Show the engine's progress while the block runs, on the error stream. Needs a running event loop."""
+    show = _display if errors.is_terminal else _lines
+    task = asyncio.get_running_loop().create_task(show(engine))
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
+async def _display(engine: "Engine") -> None:
+    from rich.live import Live
+
+    with Live(console=errors, auto_refresh=False, transient=True) as display:
+        while True:
+            display.update(table(engine.snapshot()), refresh=True)
+            await asyncio.sleep(REFRESH_S)
+
+
+async def _lines(engine: "Engine") -> None:
+    while True:
+        await asyncio.sleep(LINE_S)
+        errors.print(line(engine.snapshot()))
+
+
+def line(now: "Snapshot") -> str:
+    """Return the figures in one line, for logs."""
+    return ", ".join(f"{name} {value}" for name, value in figures(now).items())
+
+
+def table(now: "Snapshot") -> Table:
+    """Return the figures as a table of two rows."""
+    shown = figures(now)
+    grid = Table(*shown, box=None, header_style="dim", padding=(0, 2, 0, 0))
+    grid.add_row(*shown.values())
+    return grid
+
+
+def figures(now: "Snapshot") -> dict[str, str]:
+    """Return what tells whether it runs, waits or is stuck."""
+    shown = {
+        "done": f"{now.done}" if now.total is None else f"{now.done}/{now.total}",
+        "rate": f"{now.rate:.0f}/s",
+        "in flight": f"{now.in_flight} of {now.window:.0f}",
+        "oldest": f"{now.oldest_s:.0f} s",
+        "tokens": f"{now.prompt_tokens + now.completion_tokens}",
+        "ETA": "?" if now.eta_s is None else _duration(now.eta_s),
+    }
+    if now.sleeping_s > 0:
+        shown["sleeping"] = f"{now.sleeping_s:.0f} s"
+    if now.dollars is not None:
+        shown["spent"] = f"${now.dollars:.4f}" + (
+            "" if now.dollars_forecast is None else f" of ~${now.dollars_forecast:.4f}"
+        )
+    counts = {"429": now.r429, "5xx": now.r5xx, "lost": now.lost, "rejected": now.failures}
+    return shown | {name: str(count) for name, count in counts.items() if count}
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

@@ -1,0 +1,141 @@
+"""Requests as JSON lines: ``{"id": ..., "messages": [...], "params": {...}}``, one a line.
+
+The whole file is checked before anything is sent; then it is read again, line by line, so that memory stays flat.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lema_core.errors import DataError
+from lema_core.llm.requests import CompletionRequest, Sampling, canonical_json
+
+FIELDS = {"id", "messages", "params"}
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLine:
+    """One line: its id and what it asks."""
+
+    id: str
+    request: CompletionRequest
+
+
+class RequestFile:
+    """A file of requests that was checked.
+
+    Raises:
+        DataError: it is missing or empty, a line is malformed, or an id stands for two different requests; the text
+            names the line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._samplings: dict[str, Sampling] = {}
+        digest = hashlib.sha256()
+        seen: dict[int, tuple[int, int]] = {}
+        self.rows = 0
+        for number, raw in self._raw():
+            digest.update(raw)
+            line = self._line(number, raw)
+            if line is None:
+                continue
+            self.rows += 1
+            self._unique(seen, number, line)
+        if self.rows == 0:
+            raise DataError(f"{path} holds no request; expected one JSON object a line with id and messages")
+        self.sha256 = digest.hexdigest()
+
+    def __iter__(self) -> Iterator[RequestLine]:
+        """Yield the lines in order."""
+        for number, raw in self._raw():
+            line = self._line(number, raw)
+            if line is not None:
+                yield line
+
+    def __len__(self) -> int:
+        return self.rows
+
+    def _raw(self) -> Iterator[tuple[int, bytes]]:
+        try:
+            with self.path.open("rb") as file:
+                yield from enumerate(file, start=1)
+        except OSError as error:
+            raise DataError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def _unique(self, seen: dict[int, tuple[int, int]], number: int, line: RequestLine) -> None:
+        # 64-bit hashes, not the ids: a hundred thousand ids would show in the memory figures.
+        name = _hash(line.id)
+        content = _hash(canonical_json([line.request.messages, line.request.sampling.model_dump()]))
+        first = seen.setdefault(name, (content, number))
+        if first[0] != content:
+            raise self._bad(
+                number, f"the id {line.id!r} stands for another request on line {first[1]}; ids must be unique"
+            )
+
+    def _line(self, number: int, raw: bytes) -> RequestLine | None:
+        if not raw.strip():
+            return None
+        try:
+            row = json.loads(raw)
+        except ValueError as error:
+            raise self._bad(number, f"this is no JSON ({error})") from None
+        if not isinstance(row, dict):
+            raise self._bad(number, f"expected a JSON object, found {type(row).__name__}")
+        if unknown := sorted(row.keys() - FIELDS):
+            raise self._bad(number, f"unknown fields {unknown}; expected id, messages and optionally params")
+        return RequestLine(self._id(number, row), self._request(number, row))
+
+    def _id(self, number: int, row: dict[str, Any]) -> str:
+        name = row.get("id")
+        if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
+            raise self._bad(number, f"id must be a text or a whole number, found {name!r}")
+        return self._text(number, str(name), "id")
+
+    def _request(self, number: int, row: dict[str, Any]) -> CompletionRequest:
+        messages = row.get("messages")
+        if not isinstance(messages, list) or not messages:
+            raise self._bad(number, "messages must be a list with at least one message")
+        for message in messages:
+            if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
+                raise self._bad(number, f"each message needs role and content, found {str(message)[:80]!r}")
+            if isinstance(message["content"], str):
+                self._text(number, message["content"], "messages")
+        return CompletionRequest(tuple(messages), self._sampling(number, row.get("params")))
+
+    def _sampling(self, number: int, params: Any) -> Sampling:
+        if not isinstance(params, dict | None):
+            raise self._bad(number, f"params must be an object, found {type(params).__name__}")
+        text = canonical_json(params or {})
+        if text not in self._samplings:
+            try:
+                sampling = Sampling.from_params(params or {})
+            except ValidationError as error:
+                first = error.errors()[0]
+                place = ".".join(str(part) for part in first["loc"])
+                raise self._bad(number, f"params.{place}: {first['msg']}") from None
+            if len(self._samplings) >= 1024:
+                self._samplings.clear()
+            self._samplings[text] = sampling
+        return self._samplings[text]
+
+    def _text(self, number: int, text: str, where: str) -> str:
+        # Cheap for nearly all lines: only an escape can smuggle half a surrogate pair into a UTF-8 file.
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise self._bad(number, f"{where} holds half a surrogate pair: not valid Unicode") from None
+        return text
+
+    def _bad(self, number: int, what: str) -> DataError:
+        return DataError(f"{self.path}, line {number}: {what}. Nothing was sent")
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
