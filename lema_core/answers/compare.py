@@ -116,6 +116,8 @@ def _values(gold: Answer, pred: Answer) -> bool | None:
 def _same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
     """``f(z) = z`` is ``f(x) = x``; ``x = 3`` is not ``y = 3``; None: the names do not matter."""
     left, right = gold.name, pred.name
+    if len(left) == len(right) == 1 and gold.node is not None and value_at(gold.node, 1) == value_at(gold.node, 2):
+        return False
     if left[:1] == right[:1] and left[1:2] == right[1:2] == "(" and len(left) == len(right) == 4:
         renamed = tuple(left[2] if token == right[2] else token for token in pred.tokens)
         return True if renamed == gold.tokens else None

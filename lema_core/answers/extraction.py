@@ -25,19 +25,21 @@ _RUN_ON = re.compile(
 _CUE = re.compile(
     r"(?P<hashes>####)"
     r"|(?P<boxed>\\(?:boxed|fbox|beginboxed)(?=[ {]))"
-    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=)"
-    r"(?:[ ]?(?:therefore|thus|then|simply|exactly|also)\b)?[ :*_]{0,6})"
+    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=|(?=\s*(?:\\[\[(]|\$)))"
+    r"[ :*_]{0,6})"
     r"|(?P<letter>^[ \t]*(?:\*\*)?A(?:\*\*)?:(?:\*\*)?)"
     r"|(?P<corrected>^[ \t]*(?:\*\*)?Corrected Answer(?:\*\*)?:(?:\*\*)?)",
     re.MULTILINE | re.IGNORECASE,
 )
-_JOINED = re.compile(r"(?:[\s,;$.]|\\[\])(\[]|\\quad|\\text\s*\{\s*(?:and|or)\s*\}|\b(?:and|or)\b){0,12}")
+_JOINED = re.compile(r"(?:[\s,;$.+\\]|\\[\])(\[]|\\quad|\\text\s*\{[^{}]{0,40}\}|\b(?:and|or)\b){0,12}")
 _SENTENCE = re.compile(r"(?<![0-9])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|<\|")
 _TRAILER = re.compile(
     r"[,;]?\s+(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
     re.DOTALL | re.IGNORECASE,
 )
-_MATH = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_MATH = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_PREDICATE = re.compile(r"^(?:The|Its|This|That|So|Thus|Hence|Therefore)\b.*\b(?:is|are|equals)\s+(?=\S)", re.DOTALL)
 _DECORATION = ' \t\r\n*_`"“”:'
 
 
@@ -85,10 +87,14 @@ def _bare(text: str) -> Extraction:
 
 def _is_sentence(text: str) -> bool:
     """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
+    text = text[-MAX_ANSWER_CHARS:]  # the patterns below look ahead from every opening delimiter
     outside = _MATH.sub(" ", text)
     if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
         return False
-    return len(re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}(?![A-Za-z}])", re.sub(r"\\[a-z]+\s*\{[^{}]*\}", " ", outside))) >= 3
+    return (
+        len(re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}(?![A-Za-z}])", re.sub(r"\\[a-z]+\s*\{[^{}]*\}", " ", outside)))
+        >= 3
+    )
 
 
 def _simple(text: str) -> Extraction | None:
@@ -105,7 +111,12 @@ def _simple(text: str) -> Extraction | None:
         return None
     tail = text[start:] if text[-1] != "." else text[start:-1]
     number = _SIMPLE_TAIL.fullmatch(tail)
-    return Extraction("value", number[1], cue) if number else None
+    return _simple_value(number[1], cue) if number else None
+
+
+@lru_cache(maxsize=1 << 16)
+def _simple_value(number: str, cue: str) -> Extraction:
+    return Extraction("value", number, cue)
 
 
 def _cut_run_on(text: str) -> str:
@@ -172,7 +183,10 @@ def _snippet(text: str, start: int, family: Family) -> str | None:
         inner = list(_MATH.finditer(sentence))
         if inner:
             return next(group for group in inner[-1].groups() if group is not None)
-    sentence = _TRAILER.sub("", sentence)
+    sentence = _TRAILER.sub("", " ".join(sentence.split()))
+    if family == "latex":
+        # "The volume of $ABCD$ is 120" says 120
+        sentence = _PREDICATE.sub("", sentence)
     return sentence.strip(_DECORATION).rstrip(".,;") or None
 
 
@@ -219,12 +233,16 @@ def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, 
         return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
     if family == "numeric":
         return _last_number(stripped)
-    formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(stripped)]
-    if formulas and len(stripped) > len(formulas[-1]) + 4:
-        return Extraction("value", formulas[-1].strip(), "formula")
-    if len(stripped.split()) <= 8:
+    if not _is_sentence(stripped):
         return Extraction("value", stripped, "whole")
-    return _last_number(stripped)
+    for sentence in reversed(_SENTENCES.split(stripped[-MAX_ANSWER_CHARS:])):
+        formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(sentence)]
+        if formulas:
+            return Extraction("value", formulas[-1].strip(), "formula")
+        last = _last_number(sentence)
+        if last.outcome == "value":
+            return last
+    return Extraction("none", detail="no cue, no formula and no number")
 
 
 @lru_cache(maxsize=1)

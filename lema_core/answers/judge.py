@@ -1,10 +1,11 @@
 """The verdict on a solution text: extract its answer, compare it with the gold answer."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from lema_core.answers.extraction import extract
-from lema_core.answers.matching import match
+from lema_core.answers.matching import CACHE, match
 from lema_core.answers.types import Family, Judgement, MatchOutcome, Verdict
 from lema_core.answers.workers import Workers
 
@@ -24,8 +25,15 @@ def judge(
     if found.value is None:
         verdict: Any = found.outcome
         return Judgement(verdict, None, "extraction")
-    result = match(gold, found.value, family, candidates, workers=workers)
-    return Judgement(_VERDICTS[result.outcome], found.value, result.layer)
+    return _compared(gold, found.value, family, candidates, workers)
+
+
+@lru_cache(maxsize=CACHE)
+def _compared(
+    gold: str, answer: str, family: Family, candidates: tuple[str, ...] | None, workers: Workers | None
+) -> Judgement:
+    result = match(gold, answer, family, candidates, workers=workers)
+    return Judgement(_VERDICTS[result.outcome], answer, result.layer)
 
 
 def judge_stream(

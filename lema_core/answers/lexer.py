@@ -13,10 +13,11 @@ from lema_core.answers.lexicon import COMMANDS, CONNECTORS, DROPPED, FUNCTIONS, 
 _LEXER = re.compile(
     r"""(?P<text>\\+(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|rm|bf)
             \s*\{(?P<inner>[^{}]*)\})
-    |(?P<env>\\(?P<edge>begin|end)\s*\{(?P<name>[A-Za-z]+)\*?\}(?:\{[lcr| ]*\})?)
+    |(?P<env>\\+(?P<edge>begin|end)\s*\{(?P<name>[A-Za-z]+)\*?\}(?:\{[lcr| ]*\})?)
     |(?P<fracdigits>\\[dtc]?frac\s*(?P<top>[0-9])\s*(?P<bottom>[0-9]|(?=[{\\A-Za-z])))
     |(?P<row>\\\\(?![A-Za-z(\[])(?:\[[0-9a-z]*\])?)
     |(?P<command>\\+(?:[A-Za-z]+|[^A-Za-z]))
+    |(?P<scientific>[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))
     |(?P<num>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
     |(?P<word>[A-Za-z]+)
     |(?P<prime>['′’]+)
@@ -37,16 +38,19 @@ _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
+_HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
 _COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 
 
 def to_ascii(text: str) -> str:
     """Return the text with Unicode digits, signs, superscripts and vulgar fractions in their plain forms."""
+    text = text.replace("\x0crac", "\\frac")  # a backslash lost in somebody's JSON
     if text.isascii():
         return text
     text = _SUPERSCRIPTS.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match.group()) + "}", text)
     text = _FRACTIONS.sub(_vulgar_fraction, text).translate(_UNICODE_TABLE)
-    return unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
+    text = unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
+    return text if text.isascii() else "".join(str(unicodedata.decimal(sign, sign)) for sign in text)
 
 
 def _vulgar_fraction(match: re.Match[str]) -> str:
@@ -61,7 +65,7 @@ def tokens_of(answer: str) -> tuple[str, ...]:
     A token is a number, one letter, a Greek letter's or function's name, an operator or bracket, ``deg``, ``%``, ``$``, or a
     quoted word (``'odd``). Spacing, sizing and fonts are gone.
     """
-    text = _join_thousands(to_ascii(answer).strip())
+    text = _HALF_DAY.sub(r"\1m", _join_thousands(to_ascii(answer).strip()))
     tokens: list[str] = []
     for match in _LEXER.finditer(text):
         _append(match, tokens)
@@ -85,7 +89,13 @@ def _append(match: re.Match[str], tokens: list[str]) -> None:
     if kind == "space":
         return
     if kind == "num":
-        tokens.append(_number(text))
+        # The minutes of 10:05 keep their zero: two digits tell a time from a ratio.
+        tokens.append(text if tokens and tokens[-1] == ":" else _number(text))
+    elif kind == "scientific":
+        mantissa, _, exponent = text.lower().partition("e")
+        tokens.extend(
+            [_number(mantissa), "*", "10", "^", "{", *(["-"] if exponent[0] == "-" else []), exponent.lstrip("+-"), "}"]
+        )
     elif kind == "word":
         tokens.extend(_letters(text, match.start(), match.string, tokens))
     elif kind == "command":

@@ -1,7 +1,26 @@
 """The words and commands of answers: one table each, no logic."""
 
 SPACING = frozenset(
-    ["quad", "qquad", "\n", "\t", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr"]
+    [
+        "quad",
+        "qquad",
+        "\n",
+        "\t",
+        ",",
+        ";",
+        "!",
+        ":",
+        " ",
+        "hspace",
+        "left",
+        "right",
+        "big",
+        "Big",
+        "bigg",
+        "Bigg",
+        "bigl",
+        "bigr",
+    ]
     + [
         "Bigl",
         "Bigr",

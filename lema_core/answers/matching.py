@@ -19,6 +19,8 @@ from lema_core.answers.workers import Workers, shared_workers
 CACHE = 1 << 17
 """Pairs remembered: solutions to one question repeat a handful of answers."""
 
+MAX_DIGITS = 300
+
 _PLAIN = re.compile(r"[-+]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,300})(?:\.[0-9]{0,300})?|[-+]?\.[0-9]{1,300}")
 
 
@@ -59,12 +61,15 @@ def match_light(gold: str, pred: str) -> Match | None:
     return _typed(gold, pred)
 
 
-def _plain(text: str) -> Fraction | None:
+def _plain(text: str) -> Fraction | int | None:
     """Read a plain decimal number, as nearly every answer of a word problem is one."""
+    if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
+        return int(text)
     stripped = text.strip().rstrip(".")
     if not _PLAIN.fullmatch(stripped):
         return None
-    return Fraction(stripped.replace(",", "").replace("$", ""))
+    plain = stripped.replace(",", "").replace("$", "")
+    return Fraction(plain) if "." in plain else int(plain)
 
 
 def _typed(gold: str, pred: str) -> Match | None:

@@ -76,7 +76,7 @@ def _list(tokens: Tokens, depth: int) -> Answer:
         return Answer("raw", tokens)
     if len(parts) <= 1:
         return _signed_pair(parts[0] if parts else tokens, depth)
-    if all(_is_prose(part) for part in parts):
+    if ":" not in tokens and all(_is_prose(part) for part in parts):
         return Answer("text", tuple(token for token in tokens if token not in _SEPARATORS))
     items: list[Answer] = []
     for part in parts:
@@ -107,6 +107,7 @@ def _item(tokens: Tokens, depth: int) -> Answer:
         return _relation(tokens, depth)
     if ":" in tokens and _is_prose(tokens[: tokens.index(":")]):
         return _item(tokens[tokens.index(":") + 1 :], depth + 1)  # "Maximum: 3"
+    tokens = _without_remark(tokens)
     for build in (_union, _bracketed, _matrix, _typed_number, _quantity):
         answer = build(tokens, depth)
         if answer is not None:
@@ -114,6 +115,16 @@ def _item(tokens: Tokens, depth: int) -> Answer:
     if _is_prose(tokens):
         return Answer("text", _words(tokens))
     return Answer("raw", tokens)
+
+
+def _without_remark(tokens: Tokens) -> Tokens:
+    """``9 (apples)`` is 9: words in brackets behind a number are a remark."""
+    if tokens[-1] != ")" or not tokens[0][0].isdigit() or "(" not in tokens:
+        return tokens
+    opening = len(tokens) - 1 - tokens[::-1].index("(")
+    inside = tokens[opening + 1 : -1]
+    words = all(token.startswith("'") or token in {"-", ".", "/", "&and", ","} or token.isalpha() for token in inside)
+    return tokens[:opening] if words and any(len(token) > 1 for token in inside) else tokens
 
 
 def split_top(tokens: Sequence[str], separators: frozenset[str] | set[str]) -> list[Tokens]:

@@ -11,7 +11,9 @@ from sympy import Basic, Expr, Rational, simplify
 
 from lema_core.answers.types import Match
 
-_CONFIG = NormalizationConfig(basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False)
+_CONFIG = NormalizationConfig(
+    basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False
+)
 _POINTS = (Rational(7, 3), Rational(19, 11), Rational(5, 13))
 
 

@@ -67,7 +67,11 @@ def value_at(node: Node, point: int = 1) -> Number | None:
 
 @lru_cache(maxsize=32_768)
 def _unknowns(node: Node) -> bool:
-    return node.op == "apply" or (node.op == "var" and node.name not in {"i", "e"}) or any(_unknowns(arg) for arg in node.args)
+    return (
+        node.op == "apply"
+        or (node.op == "var" and node.name not in {"i", "e"})
+        or any(_unknowns(arg) for arg in node.args)
+    )
 
 
 def _agree(left: Number, right: Number) -> bool:

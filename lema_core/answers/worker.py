@@ -30,7 +30,9 @@ def main() -> None:
         try:
             _send(out, asdict(match_symbolically(gold, pred)))
         except (Exception, RecursionError) as error:  # noqa: BLE001 sympy raises anything; the pair stays unknown
-            _send(out, {"outcome": "unknown", "layer": "math_verify", "ground": f"{type(error).__name__}: {error}"[:200]})
+            _send(
+                out, {"outcome": "unknown", "layer": "math_verify", "ground": f"{type(error).__name__}: {error}"[:200]}
+            )
 
 
 def _send(out: "os._wrap_close | object", message: object) -> None:

@@ -54,7 +54,9 @@ class Workers:
             reply = worker.ask(gold, pred, self.cpu_seconds)
             if reply is None:
                 worker = None
-                return Match("unknown", "deadline", f"no result within {self.cpu_seconds} s of CPU time; the worker was killed")
+                return Match(
+                    "unknown", "deadline", f"no result within {self.cpu_seconds} s of CPU time; the worker was killed"
+                )
             return Match(reply["outcome"], reply["layer"], reply["ground"])
         finally:
             self._slots.put(worker)
