@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lema_core.llm.request_file import RequestFile
 
 
-def complete(  # noqa: PLR0913, PLR0917 - the options of a command line
+def complete(
     requests: Annotated[
         Path, typer.Argument(metavar="REQUESTS.jsonl", help="One JSON object a line: id, messages, optional params.")
     ],
@@ -25,7 +25,8 @@ def complete(  # noqa: PLR0913, PLR0917 - the options of a command line
         str, typer.Option(help="What answers, if the model's name does not say it: enters the requests' keys.")
     ] = "",
     ledger: Annotated[
-        str, typer.Option(help="File or postgresql:// URL that keeps paid completions.", show_default="OUT/ledger.db")
+        str,
+        typer.Option(help="File or postgresql:// URL that keeps paid completions.", show_default="OUT/ledger.sqlite"),
     ] = "",
     api_key_env: Annotated[str, typer.Option(help="Name of the environment variable that holds the key.")] = "",
     budget: Annotated[float, typer.Option(min=0, help="Stop before more dollars are spent; 0: no limit.")] = 0.0,
@@ -70,7 +71,7 @@ def complete(  # noqa: PLR0913, PLR0917 - the options of a command line
     writer = AnswerWriter(out)
     try:
         summary = asyncio.run(
-            _run(lines, spec, writer, ledger or str(out / "ledger.db"), _budget(budget, budget_tokens), run)
+            _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
         writer.publish(inputs)
     except BaseException:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
 Where = Annotated[str, typer.Option("--ledger", help="The ledger's file or postgresql:// URL.")]
-DEFAULT = ".lema/ledger.db"
+DEFAULT = ".lema/ledger.sqlite"
 
 
 @contextmanager

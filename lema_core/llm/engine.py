@@ -1,6 +1,6 @@
 """The request engine: one per process, shared by all shards.
 
-    async with Engine.open(ledger="ledger.db", run="teacher") as engine:
+    async with Engine.open(ledger="ledger.sqlite", run="teacher") as engine:
         async for outcome in engine.stream(spec, requests):
             ...
 
@@ -85,7 +85,7 @@ class Engine:
         """
         book = await Ledger.open(str(ledger), run)
         try:
-            spent = await book.call(lambda: book.store.spent(run)) if budget is not None else (0.0, 0)
+            spent = await book.call(lambda: book.store.spent(run)) if budget not in {None, Budget()} else (0.0, 0)
             engine = cls(book, Account(budget, Amount(*spent)))
             try:
                 yield engine

@@ -20,7 +20,7 @@ PAGE = 1000
 
 _EXPORT = (
     "SELECT key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, cost, run, day "
-    f"FROM completions WHERE key > ? ORDER BY key LIMIT {PAGE}"
+    "FROM completions WHERE key > ? ORDER BY key LIMIT ?"
 )
 _IMPORT = (
     "INSERT INTO completions (key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, "
@@ -49,7 +49,7 @@ def export_ledger(store: LedgerStore, path: Path) -> int:
 
 def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
     last = ""
-    while page := store.database.query(_EXPORT, (last,)):
+    while page := store.database.query(_EXPORT, (last, PAGE)):
         last = page[-1][0]
         yield [
             (row[0], row[1], canonical_json(unpack(row[2])), bytes(row[3]).decode("utf-8", "replace"), *row[4:])

@@ -22,6 +22,8 @@ CREATE TABLE IF NOT EXISTS completions (
     key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, request BYTEA NOT NULL, answer BYTEA NOT NULL,
     finish_reason TEXT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, model TEXT NOT NULL,
     cost DOUBLE PRECISION, run TEXT NOT NULL, day TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS completions_totals
+    ON completions (run, endpoint, day, prompt_tokens, completion_tokens, cost);
 CREATE TABLE IF NOT EXISTS failures (
     key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
     request BYTEA NOT NULL, detail TEXT NOT NULL, count BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,

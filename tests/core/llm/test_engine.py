@@ -1,0 +1,254 @@
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from lema_core.errors import AuthenticationError, BudgetExceededError, EndpointError
+from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
+from lema_core.llm.store import LedgerStore
+
+
+def answer(text="The answer is 42.", finish="stop", tokens=10):
+    message = {"role": "assistant", "content": text}
+    usage = {"prompt_tokens": 20, "completion_tokens": tokens}
+    return {"model": "fake-1", "choices": [{"message": message, "finish_reason": finish}], "usage": usage}
+
+
+def content(body) -> str:
+    return body["messages"][-1]["content"]
+
+
+async def buy(ledger, spec, requests, budget=None, run="test"):
+    async with Engine.open(ledger=str(ledger), budget=budget, run=run) as engine:
+        outcomes = [outcome async for outcome in engine.stream(spec, requests)]
+        return outcomes, engine.snapshot()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+async def test_outcomes_come_in_order_and_only_once_are_paid(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda body, _tries: (200, answer(content(body).upper()), {})
+    first, _ = await buy(ledger, spec, ask(700))
+    assert [one.text for one in first] == [f"QUESTION {index}" for index in range(700)]
+    again, snapshot = await buy(ledger, spec, ask(700))
+    assert again == first
+    assert (fake.hits, snapshot.held, snapshot.completions) == (700, 700, 0)
+
+
+async def test_a_finished_run_needs_no_endpoint(spec, ask, ledger, fake) -> None:
+    await buy(ledger, spec, ask(3))
+    dead = spec.model_copy(update={"base_url": "http://127.0.0.1:9/v1"})
+    outcomes, _ = await buy(ledger, dead, ask(3))
+    assert all(isinstance(one, Completion) for one in outcomes)
+
+
+async def test_one_more_row_shuffled_rows_and_another_identity(fake, spec, ask, ledger) -> None:
+    await buy(ledger, spec, ask(200))
+    await buy(ledger, spec, ask(201)[::-1])
+    assert fake.hits == 201
+    neutral = Sampling.from_params({"user": "somebody", "n": 1})
+    await buy(ledger, spec, [CompletionRequest(one.messages, neutral) for one in ask(200)])
+    assert fake.hits == 201
+    await buy(ledger, spec.model_copy(update={"identity": "other"}), ask(10))
+    assert fake.hits == 211
+
+
+async def test_identical_requests_in_flight_are_sent_once_over_all_streams(fake, spec, ask, ledger) -> None:
+    fake.latency = 0.05
+    async with Engine.open(ledger=str(ledger)) as engine:
+
+        async def shard() -> list[str]:
+            return [one.text async for one in engine.stream(spec, ask(20) * 5)]
+
+        shards = await asyncio.gather(*(shard() for _ in range(8)))
+    assert fake.hits == 20
+    assert all(len(shard) == 100 for shard in shards)
+
+
+async def test_samples_of_one_request_are_bought_apart(fake, spec, ledger) -> None:
+    one = ({"role": "user", "content": "x"},)
+    await buy(ledger, spec, [CompletionRequest(one, Sampling(seed=3), index) for index in range(4)])
+    assert sorted(body["seed"] for body in fake.bodies) == [3, 4, 5, 6]
+
+
+async def test_a_prompt_that_always_fails_is_one_row_and_the_next_run_tries_only_it(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda body, _tries: (500, {"error": {"message": "boom"}}, {}) if content(body)[-1] == "7" else None
+    outcomes, snapshot = await buy(ledger, spec, ask(50))
+    failed = [one for one in outcomes if isinstance(one, Failure)]
+    assert [one.reason for one in failed] == ["server_error"] * 5
+    assert failed[0].detail == "HTTP 500: boom"
+    assert failed[0].attempts == 5
+    assert (snapshot.failures, snapshot.r5xx) == (5, 25)
+    fake.decide = lambda _body, _tries: None
+    hits = fake.hits
+    outcomes, _ = await buy(ledger, spec, ask(50))
+    assert fake.hits == hits + 5
+    assert all(isinstance(one, Completion) for one in outcomes)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason", "attempts"),
+    [
+        (400, {"error": {"message": "too long", "code": "context_length_exceeded"}}, "bad_request", 1),
+        (400, {"error": {"message": "no", "code": "content_filter"}}, "content_filter", 1),
+        (200, answer(finish="content_filter"), "content_filter", 1),
+        (200, "<html>", "malformed", 3),
+        (200, {"choices": []}, "malformed", 3),
+        (200, answer(text=None), "malformed", 3),
+        (-1, {}, "connection", 8),
+    ],
+)
+async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts, monkeypatch) -> None:
+    monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.0)
+    monkeypatch.setattr("lema_core.llm.limiter.BACKOFF_S", 0.001)
+    fake.decide = lambda _body, _tries: (status, body, {})
+    outcomes, _ = await buy(ledger, spec, ask(1))
+    assert [(one.reason, one.attempts) for one in outcomes] == [(reason, attempts)]
+
+
+async def test_what_was_paid_for_a_failure_is_in_the_totals(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (200, answer(finish="content_filter"), {})
+    await buy(ledger, spec, ask(2))
+    assert LedgerStore(str(ledger)).totals("run") == [("test", 0, 2, 40, 20, None)]
+
+
+async def test_a_deadline_per_attempt(fake, spec, ask, ledger) -> None:
+    fake.latency = 5
+    outcomes, _ = await buy(ledger, spec.model_copy(update={"attempt_timeout_s": 0.05}), ask(1))
+    assert outcomes[0].reason == "deadline"
+
+
+async def test_a_deadline_per_request(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (429, {"error": {"message": "slow down"}}, {"Retry-After": "0.1"})
+    outcomes, _ = await buy(ledger, spec.model_copy(update={"request_timeout_s": 0.5}), ask(1))
+    assert outcomes[0].reason in {"rate_limit", "deadline"}
+
+
+async def test_a_lost_connection_is_tried_again(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, tries: (-1, {}, {}) if tries == 0 else None
+    outcomes, snapshot = await buy(ledger, spec, ask(20))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert snapshot.lost == 20
+
+
+async def test_an_answer_cut_off_is_asked_for_once_more_with_a_larger_cap(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda body, _tries: (
+        200,
+        answer(finish="length") if body["max_tokens"] < 20 else answer("whole"),
+        {},
+    )
+    outcomes, _ = await buy(ledger, spec, ask(1, max_tokens=10))
+    assert (outcomes[0].text, outcomes[0].finish_reason) == ("whole", "stop")
+    assert [body["max_tokens"] for body in fake.bodies] == [10, 20]
+    await buy(ledger, spec, ask(1, max_tokens=10))
+    assert fake.hits == 2
+
+
+async def test_a_second_cut_off_is_the_last(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (200, answer(finish="length"), {})
+    outcomes, _ = await buy(ledger, spec, ask(1, max_tokens=10))
+    assert (outcomes[0].finish_reason, fake.hits) == ("length", 2)
+
+
+async def test_a_larger_cap_that_is_refused_does_not_lose_the_first_answer(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda body, _tries: (
+        (200, answer("cut", finish="length"), {})
+        if body["max_tokens"] == 10
+        else (400, {"error": {"message": "x"}}, {})
+    )
+    outcomes, _ = await buy(ledger, spec, ask(1, max_tokens=10))
+    assert (outcomes[0].text, outcomes[0].finish_reason) == ("cut", "length")
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_key_stops_at_once(fake, spec, ask, ledger, status) -> None:
+    fake.models_status = status
+    with pytest.raises(AuthenticationError, match="refuses the key"):
+        await buy(ledger, spec, ask(500))
+    assert fake.hits == 0
+
+
+async def test_an_unknown_model_stops_before_many_requests(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (404, {"error": {"message": "no model 'fake'"}}, {})
+    with pytest.raises(EndpointError, match="no model 'fake'"):
+        await buy(ledger, spec, ask(500))
+    assert fake.hits <= 16
+
+
+async def test_nobody_there_is_one_clear_error(ask, ledger, monkeypatch) -> None:
+    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
+    with pytest.raises(EndpointError, match="cannot reach 'm' at http://127.0.0.1:9/v1"):
+        await buy(ledger, EndpointSpec(model="m", base_url="http://127.0.0.1:9/v1"), ask(500))
+
+
+async def test_a_server_without_a_model_list_passes(fake, spec, ask, ledger) -> None:
+    fake.models_status = 404
+    outcomes, _ = await buy(ledger, spec, ask(1))
+    assert isinstance(outcomes[0], Completion)
+
+
+async def test_retry_after_is_honoured(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, tries: (429, {"error": {"message": "x"}}, {"Retry-After": "0.3"}) if not tries else None
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    outcomes, snapshot = await buy(ledger, spec, ask(1))
+    assert isinstance(outcomes[0], Completion)
+    assert loop.time() - start >= 0.3
+    assert snapshot.r429 == 1
+
+
+async def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(fake, spec, ask, ledger) -> None:
+    fake.latency = 0.01
+    priced = spec.model_copy(update={"price": Price(input_per_million=1e6, output_per_million=1e6)})
+    bought = []
+    async with Engine.open(ledger=str(ledger), budget=Budget(dollars=1000), run="r") as engine:
+        with pytest.raises(BudgetExceededError) as caught:
+            async for outcome in engine.stream(priced, ask(100, max_tokens=10)):
+                bought.append(outcome)
+    # Each answer costs 30 dollars; none was lost and the limit was not passed.
+    store = LedgerStore(str(ledger))
+    money, tokens = store.spent("r")
+    assert money <= 1000
+    assert fake.hits == len(bought) == tokens / 30 >= 30
+    assert f"{100 - fake.hits} requests remain" in str(caught.value)
+    await buy(ledger, priced, ask(100, max_tokens=10), Budget(dollars=4000), "r")
+    assert fake.hits == 100
+
+
+async def test_a_budget_in_tokens_needs_no_price(fake, spec, ask, ledger) -> None:
+    with pytest.raises(BudgetExceededError, match="tokens"):
+        await buy(ledger, spec, ask(100, max_tokens=10), Budget(tokens=500))
+    assert 10 <= fake.hits <= 500 / 30
+
+
+async def test_a_budget_in_money_without_a_price_is_an_error(spec, ask, ledger) -> None:
+    from lema_core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="price"):
+        await buy(ledger, spec, ask(1), Budget(dollars=1))
+
+
+async def test_leaving_a_stream_early_keeps_what_was_paid(fake, spec, ask, ledger) -> None:
+    fake.latency = 0.05
+    async with Engine.open(ledger=str(ledger)) as engine:
+        async for _ in engine.stream(spec, ask(500)):
+            break
+    assert fake.hits < 500
+    assert len(LedgerStore(str(ledger)).totals()) == 1
+    assert LedgerStore(str(ledger)).totals()[0][1] == fake.hits
+
+
+async def test_concurrency_is_never_passed(fake, spec, ask, ledger) -> None:
+    fake.latency = 0.01
+    await buy(ledger, spec.model_copy(update={"concurrency": 5}), ask(100))
+    assert fake.most_in_flight <= 5
+
+
+async def test_text_that_no_file_format_takes_is_made_harmless(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (200, '{"choices":[{"message":{"content":"a\\ud83d\\u0000b"}}]}', {})
+    outcomes, _ = await buy(ledger, spec, ask(1))
+    assert outcomes[0].text == "a?\0b"
+    assert (await buy(ledger, spec, ask(1)))[0] == outcomes
