@@ -44,7 +44,7 @@ class KnownQuestions:
 class NearDuplicates:
     """An index that finds a text whose word triples overlap with a new text's by the threshold or more (Jaccard)."""
 
-    def __init__(self, threshold: float = 0.7) -> None:
+    def __init__(self, threshold: float = 0.6) -> None:
         self.threshold = threshold
         self._index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
         self._hashes: dict[str, MinHash] = {}

@@ -77,7 +77,7 @@ def build_arm(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
 
 
 def held_out_questions(questions: Iterable[Question], count: int, seed: int = 0) -> list[Question]:
-    """Return a seeded choice of questions to keep back from training: a checkpoint is chosen on them, not on the test set."""
+    """Return a seeded choice of training questions to choose a checkpoint on, in place of the test set."""
     return nsmallest(count, questions, key=lambda question: rank(seed, question.id))
 
 

@@ -105,6 +105,22 @@ def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Dr
         ) from error
 
 
+def question_id(task: str, text: str, candidates: tuple[str, ...] | None = None, key: str | None = None) -> str:
+    """Return a question's id, made from its text and, where the source has one, the source's own id."""
+    return content_id("q", task, text, key, *(candidates or ()))
+
+
+def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
+    wanted = gold.strip().casefold()
+    for letter, text in zip("abcdefghijklmnopqrstuvwxyz", candidates, strict=False):
+        if wanted in (letter, text.strip().casefold()):
+            return text
+    raise DataError(
+        f"{place}: the gold answer {gold!r} is none of the choices ({', '.join(candidates) or 'there are none'}). "
+        "Expected a choice's text or letter: correct the row, or set mapping.candidates."
+    )
+
+
 @dataclass(slots=True)
 class _Checker:
     """Turns drafts into questions and remembers which it has seen: 8 bytes of key and a place for each."""
@@ -125,18 +141,18 @@ class _Checker:
         text = draft.text.strip()
         if not text:
             raise DataError(f"{place}: the question is empty. Expected its text: fill or remove the row.")
-        self._check_gold(place, draft)
+        gold = self._gold(place, draft)
         first = self.places.setdefault(self._key(draft, text), place)
         if first is not place:
             return self._duplicate(place, first, text)
-        return self._accepted(place, draft, text)
+        return self._accepted(place, draft, text, gold)
 
-    def _accepted(self, place: str, draft: Draft, text: str) -> Question:
+    def _accepted(self, place: str, draft: Draft, text: str, gold: str) -> Question:
         return Question(
-            id=content_id("q", self.task.name, text, draft.key, *(draft.candidates or ())),
+            id=question_id(self.task.name, text, draft.candidates, draft.key),
             task=self.task.name,
             text=text,
-            gold=draft.gold,
+            gold=gold,
             rationale=draft.rationale,
             candidates=draft.candidates,
             level=draft.level,
@@ -148,13 +164,17 @@ class _Checker:
         parts = ["id", draft.key] if draft.key is not None else ["text", text, *(draft.candidates or ())]
         return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8])
 
-    def _check_gold(self, place: str, draft: Draft) -> None:
-        found = extract(f"The answer is {draft.gold}.", self.task.family, draft.candidates)
+    def _gold(self, place: str, draft: Draft) -> str:
+        """Return the gold answer; of a choice its text, also where the source gives its letter."""
+        if self.task.family == "choice":
+            return _choice(place, draft.gold, draft.candidates or ())
+        found = extract(f"The answer is {draft.gold}.", self.task.family)
         if not draft.gold.strip() or found.outcome != "value":
             raise DataError(
                 f"{place}: the gold answer {draft.gold!r} does not parse as {self.task.family} ({found.outcome}). "
-                "Expected one answer such as 72, 1,000, 5.5, 3/4 or the text of a choice: correct the row or the task."
+                "Expected one answer such as 72, 1,000, 5.5 or 3/4: correct the row, or the task in the run file."
             )
+        return draft.gold.strip()
 
     def _duplicate(self, place: str, first: str, text: str) -> Rejection:
         if self.on_duplicate == "error":

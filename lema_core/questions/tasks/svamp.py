@@ -8,8 +8,7 @@ def _draft(row: Row) -> Draft:
     body = str(row["Body"]).strip()
     # Many bodies end without a full stop, in the middle of "Body, Question" or before a new sentence.
     joint = " " if body.endswith((".", "!", "?", ",")) else ". "
-    answer = row["Answer"]
-    gold = f"{answer:g}" if isinstance(answer, float) else str(answer)
+    gold = str(row["Answer"]).removesuffix(".0")  # every answer is a float, and nearly all are whole numbers
     return Draft(
         text=f"{body}{joint}{str(row['Question']).strip()}", gold=gold, subject=str(row.get("Type", "")) or None
     )

@@ -1,0 +1,209 @@
+"""Evolution: new questions from old ones, with an answer by majority (paper, section 2.4 and appendix).
+
+Seeds are drawn with replacement: *correction-centric* from the questions that occur in accepted corrections, each by
+its count there; *general*, the control, from all questions alike. A model writes a new question for each; repetitions
+and test questions are left out; the answer is the majority of several sampled ones. Nothing here sends or stores.
+"""
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lema_core.answers import Family, extract, majority_vote
+from lema_core.errors import DataError
+from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
+from lema_core.overlap import KnownQuestions, NearDuplicates
+from lema_core.prompts import evolution_prompt, fingerprint
+from lema_core.questions import get_task, question_id
+from lema_core.reasoning_paths import seed_of, without_run_on
+from lema_core.records import Correction, Question, Rejection, content_id
+from lema_core.steps import numbered_path
+
+REASONS = {
+    "request_failed": "the request got no answer",
+    "cut_off": "the answer was cut off by its length limit",
+    "unparsable": "no created question was found in the answer",
+    "near_duplicate": "the question repeats its seed, another seed or an earlier created question",
+    "test_overlap": "the question is, or nearly is, one of the test questions",
+    "no_majority": "no answer has more than half of the samples",
+}
+"""Every reason code of this stage."""
+
+LABEL = re.compile(r"#?\s*(?:Created|New)\s+Question\s*#?\s*:[*\s]*", re.IGNORECASE)
+NEXT_PART = re.compile(r"\n\s*[#*]*\s*(?:Given Question|Created Question|Answer|Solution|Explanation)\b", re.IGNORECASE)
+CHOICES = re.compile(r"\s*\[(?P<choices>[^\[\]]+)\]\s*$")
+MIN_CHOICES = 2
+
+
+class EvolutionSpec(BaseModel):
+    """How new questions are made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["centric", "general"] = "centric"
+    draws: int = Field(10_000, ge=1)
+    """Seeds drawn, with replacement."""
+    seed: int = Field(0, ge=0)
+    """Fixes the draw."""
+    votes: int = Field(3, ge=1)
+    """Answers sampled for each new question."""
+    similarity: float = Field(0.6, gt=0, le=1)
+    """Jaccard similarity of word triples from which on two questions count as repetitions; one word changed in a
+    question of 20 words leaves 0.71."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvolutionRequest:
+    """One new question to ask for: the ``draw``-th from this seed, counted from 0."""
+
+    seed: Question
+    draw: int
+    request: CompletionRequest
+
+
+def seed_counts(spec: EvolutionSpec, questions: Iterable[Question], corrections: Iterable[Correction]) -> Counter[str]:
+    """Return how often each question is drawn as a seed, by id; ``corrections`` count for the centric kind only.
+
+    Raises:
+        DataError: there is nothing to draw from.
+    """
+    if spec.kind == "centric":
+        weights = Counter(one.question_id for one in corrections)
+    else:
+        weights = Counter({one.id: 1 for one in questions})
+    if not weights:
+        raise DataError(
+            f"No seed can be drawn: there is no {'accepted correction' if spec.kind == 'centric' else 'question'}. "
+            "Expected at least one: look at the rejected rows of the corrections, or set kind to the other one."
+        )
+    ids = sorted(weights)
+    rng = random.Random(f"lema-evolution-{spec.kind}-{spec.seed}")  # noqa: S311  # a seeded draw, not a secret
+    return Counter(rng.choices(ids, [weights[one] for one in ids], k=spec.draws))
+
+
+def evolution_requests(
+    counts: Counter[str], questions: Iterable[Question], sampling: Sampling
+) -> Iterator[EvolutionRequest]:
+    """Yield a request for each drawn seed, in the questions' order; draws of one seed differ in the sample index."""
+    for question in questions:
+        if not counts[question.id]:
+            continue
+        messages = evolution_prompt(get_task(question.task).prompts, question.text, question.candidates)
+        own = sampling if sampling.seed is not None else sampling.model_copy(update={"seed": seed_of(question.id)})
+        for draw in range(counts[question.id]):
+            yield EvolutionRequest(question, draw, CompletionRequest(messages, own, draw))
+
+
+def prompt_identity(task: str) -> str:
+    """Return the hash of the evolution prompt of a task."""
+    return fingerprint(get_task(task).prompts, "evolution")
+
+
+def created_from(seed: Question, draw: int, outcome: Outcome) -> Question | Rejection:
+    """Return the created question, its ``gold`` still empty, or a rejection with a reason of ``REASONS``."""
+    if not isinstance(outcome, Completion):
+        return _rejected(seed, draw, outcome, "request_failed", f"{outcome.reason}: {outcome.detail}")
+    if outcome.finish_reason == "length":
+        return _rejected(seed, draw, outcome, "cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
+    parsed = parse_created(outcome.text, with_choices=seed.candidates is not None)
+    if parsed is None:
+        return _rejected(seed, draw, outcome, "unparsable", f"it starts with {outcome.text[:60]!r}")
+    text, candidates = parsed
+    return Question(
+        id=question_id(seed.task, text, candidates),
+        task=seed.task,
+        text=text,
+        gold="",
+        candidates=candidates,
+        origin=outcome.key,
+        seed_question_id=seed.id,
+    )
+
+
+def parse_created(text: str, *, with_choices: bool = False) -> tuple[str, tuple[str, ...] | None] | None:
+    """Return the question, and the choices that stand after it in brackets, or None where there is none.
+
+    The label may be missing where the answer is one paragraph: it is the question then.
+    """
+    label = LABEL.search(text)
+    if label is None and "\n" in text.strip():
+        return None
+    rest = text[label.end() :] if label else text
+    following = NEXT_PART.search(rest)
+    question = " ".join((rest[: following.start()] if following else rest).replace("**", "").split())
+    if not with_choices:
+        return (question, None) if question else None
+    found = CHOICES.search(question)
+    choices = tuple(one.strip() for one in found["choices"].split(";") if one.strip()) if found else ()
+    if found is None or len(set(choices)) < MIN_CHOICES or not question[: found.start()]:
+        return None
+    return question[: found.start()], choices
+
+
+class Novelty:
+    """Lets a created question through once: not a test question, not a seed, not like an earlier one."""
+
+    def __init__(self, tests: Iterable[str], seeds: Iterable[str], similarity: float = 0.6) -> None:
+        self._known_tests = KnownQuestions()
+        self._tests, self._others = NearDuplicates(similarity), NearDuplicates(similarity)
+        for number, text in enumerate(tests):
+            self._known_tests.add(text)
+            self._tests.add(f"test {number}", text)
+        for number, text in enumerate(seeds):
+            self._others.add(f"seed {number}", text)
+
+    def screen(self, questions: Iterable[Question]) -> Iterator[Question | Rejection]:
+        """Yield each question, or a rejection where it is not new."""
+        for question in questions:
+            if question.text in self._known_tests or (like := self._tests.like(question.text)) is not None:
+                yield _not_new(question, "test_overlap", "a test question")
+            elif (like := self._others.like(question.text)) is not None:
+                yield _not_new(question, "near_duplicate", like)
+            else:
+                self._others.add(question.id, question.text)
+                yield question
+
+
+def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Rejection:
+    """Return the question with the majority's answer as its gold answer and a path that ends in it as its rationale.
+
+    More than half of the samples must agree, by equivalence and not by spelling; failed samples and those without an
+    answer agree with none (paper: the majority of 3; three different answers drop the question).
+    """
+    task = get_task(question.task)
+    texts = [without_run_on(one.text) if isinstance(one, Completion) else "" for one in outcomes]
+    family: Family = task.family
+    answers = [extract(text, family, question.candidates).value if text else None for text in texts]
+    vote = majority_vote(answers, family, question.candidates)
+    if vote.answer is None or 2 * vote.count <= len(outcomes):
+        said = ", ".join("none" if answer is None else answer for answer in answers)
+        return _not_new(question, "no_majority", said)
+    path = texts[vote.classes[0][0]]
+    return replace(question, gold=vote.answer, rationale=numbered_path(path) if task.shape == "steps" else path)
+
+
+def _rejected(seed: Question, draw: int, outcome: Outcome, reason: str, detail: str) -> Rejection:
+    return Rejection(
+        id=content_id("x", seed.id, draw, reason),
+        parent_id=seed.id,
+        reason=reason,
+        detail=f"{REASONS[reason]} ({detail})",
+        text=outcome.text if isinstance(outcome, Completion) else "",
+        request_key=outcome.key,
+    )
+
+
+def _not_new(question: Question, reason: str, detail: str) -> Rejection:
+    return Rejection(
+        id=content_id("x", question.id, question.origin, reason),
+        parent_id=question.seed_question_id or question.id,
+        reason=reason,
+        detail=f"{REASONS[reason]}: {detail}",
+        text=question.text,
+        request_key=question.origin,
+    )
