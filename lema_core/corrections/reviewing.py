@@ -59,7 +59,7 @@ def review(
     path: JudgedPath,
     outcome: Outcome,
     *,
-    family: Family | str,
+    family: Family,
     shape: Shape = "steps",
     corrector: str = "",
     attempt: int = 0,
@@ -127,7 +127,7 @@ def _reject(path: JudgedPath, outcome: Outcome, fault: Fault, corrector: str, at
 
 
 def _checked(
-    path: JudgedPath, outcome: Outcome, family: Family | str, shape: Shape
+    path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
     if not isinstance(outcome, Completion):
@@ -179,7 +179,7 @@ def _first_number(parsed: ParsedCorrection, original: StepPath) -> int:
 
 
 def _content_fault(
-    path: JudgedPath, parsed: ParsedCorrection, original: StepPath, spliced: str, family: Family | str
+    path: JudgedPath, parsed: ParsedCorrection, original: StepPath, spliced: str, family: Family
 ) -> Fault | None:
     if len(_EMPTY_WORDS.sub(" ", parsed.explanation).split()) < 2 or not re.search(r"\w", parsed.explanation):
         return Fault("explanation_empty", repr(parsed.explanation[:80]))

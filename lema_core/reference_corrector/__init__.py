@@ -1,8 +1,8 @@
 """A deterministic teacher for questions whose gold rationale is known. It is not a language model.
 
 Contract: ``correct`` answers in the text form of any teacher (paper, section 2.2) and goes through the same parser and
-checks. It finds the first step whose arithmetic is false, else the first step whose value the gold rationale does not
-reach, else the step where the path stops short; it explains with that evidence, and it goes on from the kept steps to
+checks. It finds the first step whose arithmetic is false or whose value the gold rationale does not reach, else the
+step where the path stops short; it explains with that evidence, and it goes on from the kept steps to
 the gold answer by the rationale's own steps. Equal input gives equal output. It raises nothing for what a model wrote;
 where it cannot correct (no rationale) it says so in words that no parser takes for a correction.
 """

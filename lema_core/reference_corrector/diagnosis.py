@@ -1,8 +1,10 @@
 """Which step of a path is the first wrong one, and the evidence for it.
 
-The order of evidence: a step whose arithmetic is false; else the first step whose value the gold rationale does not
-reach; else the step where the path stops short. A value off the rationale's is still sound where a later step that
-arrives at one of the rationale's values is computed from it: a detour is no mistake.
+The evidence: a step's arithmetic is false; else the gold rationale does not reach its value; else the path stops short
+there. A value off the rationale's is still sound where a later step that arrives at one of the rationale's values is
+computed from it: a detour is no mistake. Of two wrong steps the earlier one counts, whatever its evidence: in half of
+the real paths with false arithmetic an earlier step is off course, and correcting only the later one would keep its
+mistake.
 """
 
 from dataclasses import dataclass
@@ -37,10 +39,11 @@ def diagnose(steps: tuple[Step, ...], known: Knowledge, gold: Fraction | None) -
 
     ``gold`` is the gold answer's number, None where it has none.
     """
-    for number, step in enumerate(steps, 1):
+    wrong = next((index for index, sound in enumerate(_soundness(steps, known)) if not sound), None)
+    upto = len(steps) if wrong is None else wrong + 1
+    for number, step in enumerate(steps[:upto], 1):
         if false := false_equations(step.text):
             return Diagnosis("arithmetic", number, false=false[0], value=false[0].claimed)
-    wrong = next((index for index, sound in enumerate(_soundness(steps, known)) if not sound), None)
     reached = next((i for i, step in enumerate(steps) if gold is not None and _arrives(step, gold)), None)
     last = steps[-1]
     if wrong is None and gold is not None and _arrives(last, gold):
@@ -77,14 +80,16 @@ def _soundness(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
         step = steps[index]
         sound[index] = _is_sound(step, known, used_by_sound)
         # A part of a sum is met by chance too often to vouch for what it was computed from; a step's own value is not.
-        if sound[index] and keys(step.values) & (arrived | used_by_sound):
+        results = keys(equation.computed for equation in step.equations)
+        if sound[index] and results & (arrived | used_by_sound):
             used_by_sound |= keys(operand for equation in step.equations for operand in equation.operands)
     return sound
 
 
 def _is_sound(step: Step, known: Knowledge, used_by_sound: set[int]) -> bool:
     if step.equations:
-        value = step.equations[-1].value
+        # The true result: that it is stated wrongly is found by the step checker, and must not taint what led here.
+        value = step.equations[-1].computed
         sound = known.computed | used_by_sound
         return any(key(form) in sound for form in _forms(value))
     stated = keys(numbers(step.text))

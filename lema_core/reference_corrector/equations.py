@@ -59,8 +59,12 @@ class Equation:
     operators: tuple[str, ...]
     value: Fraction
     """The value that the step claims."""
+    computed: Fraction
+    """The true value of the left side."""
     partial: frozenset[Fraction]
     """Values met on the way: of the parts of the left side, in any order of a sum or product."""
+    span: tuple[int, int]
+    """Where the claimed value stands in the text that was read."""
 
     @property
     def expression(self) -> str:
@@ -181,7 +185,8 @@ def _equation(text: str, left: list[Token], right: Token) -> Equation | None:
         return None
     start = left[0].start - text[: left[0].start].endswith("$")
     written = _spaced(_MARK.sub("", text[start : right.end]))
-    return Equation(written, operands, operators, right.value, frozenset([*met, *_regrouped(operands, operators)]))
+    partial = frozenset([*met, *_regrouped(operands, operators)])
+    return Equation(written, operands, operators, right.value, met[-1], partial, (right.start, right.end))
 
 
 def _spaced(equation: str) -> str:

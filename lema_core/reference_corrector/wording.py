@@ -14,8 +14,8 @@ SAME_SUBJECT = 0.3
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
-        "the and are was were has have had for with that this then his her she they their its will would can could from "
-        "per each all find first next total number altogether there many much more than because since which",
+        "the and are was were has have had for with that this then his her she they their its will would can could "
+        "from per each all find first next total number altogether there many much more than because since which",
     )
 )
 _DOES = {"+": "adds", "-": "subtracts", "*": "multiplies", "/": "divides", "of": "multiplies"}

@@ -1,0 +1,39 @@
+"""``python -m lema_core.llm.simulated --port 8123 --questions FILE``: a command for a run file's endpoint."""
+
+import argparse
+import sys
+
+from lema_core.errors import LemaError
+from lema_core.llm.simulated import Library, SimulatedEndpoint, parse_faults, serve
+
+
+def main() -> None:
+    """Read the arguments and serve."""
+    parser = argparse.ArgumentParser(prog="python -m lema_core.llm.simulated", description=__doc__)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
+    parser.add_argument("--questions", action="append", default=[], metavar="FILE", help="file or folder; repeatable")
+    parser.add_argument("--replay", action="append", default=[], metavar="FILE", help="recorded solutions; repeatable")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--error-rate", type=float, default=0.5, help="share of wrong paths of the simulated student")
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="see Faults; repeatable")
+    chosen = parser.parse_args()
+    try:
+        endpoint = SimulatedEndpoint(
+            Library.read(chosen.questions, chosen.replay),
+            faults=parse_faults(chosen.fault),
+            seed=chosen.seed,
+            error_rate=chosen.error_rate,
+            port=chosen.port,
+        )
+        serve(endpoint, _announce)
+    except LemaError as error:
+        sys.exit(f"error: {error}")
+
+
+def _announce(endpoint: SimulatedEndpoint) -> None:
+    sys.stdout.write(f"{endpoint.url}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

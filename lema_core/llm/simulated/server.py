@@ -1,0 +1,255 @@
+"""The simulated endpoint's HTTP server (aiohttp, loopback only)."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from lema_core.errors import EndpointError
+from lema_core.llm.simulated.batches import BatchError, Batches
+from lema_core.llm.simulated.engine import Reply, answer, error_body, request_hash
+from lema_core.llm.simulated.faults import Faults, Kind, TokenBucket, failing, latency
+from lema_core.llm.simulated.library import Library
+from lema_core.llm.simulated.models import Models
+from lema_core.llm.simulated.stats import Stats
+
+HOST = "127.0.0.1"
+MAX_BODY = 512 * 2**20
+"""The Batch API's own limit is 200 MB a file."""
+_STATUS: dict[Kind, int] = {"rate_limit": 429, "server_error": 500, "overload": 503}
+
+
+class SimulatedEndpoint:
+    """An OpenAI-compatible endpoint in this process.
+
+    ``async with SimulatedEndpoint(Library.read(["questions.jsonl"])) as endpoint:`` and ask ``endpoint.url``; port 0
+    takes a free one. From code that is not async: ``with SimulatedEndpoint(...).in_thread() as endpoint:``.
+    """
+
+    def __init__(
+        self,
+        library: Library | None = None,
+        *,
+        faults: Faults | None = None,
+        seed: int = 0,
+        error_rate: float = 0.5,
+        port: int = 0,
+    ) -> None:
+        self.models = Models(library if library is not None else Library(), seed, error_rate)
+        self.stats = Stats()
+        self.port = port
+        self.batches = Batches(self.models, self.stats, faults or Faults())
+        self._bucket: TokenBucket | None = None
+        self._runner: web.AppRunner | None = None
+        self.faults = faults or Faults()
+
+    @property
+    def url(self) -> str:
+        """Return the base URL to give to a client, which ends in ``/v1``."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def faults(self) -> Faults:
+        """Return what goes wrong at present; assigning changes it at once."""
+        return self.batches.faults
+
+    @faults.setter
+    def faults(self, faults: Faults) -> None:
+        self.batches.faults = faults
+        self._bucket = TokenBucket.full(faults.requests_per_second) if faults.requests_per_second else None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            EndpointError: the port is taken.
+        """
+        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, HOST, self.port, backlog=4096)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            raise EndpointError(
+                f"cannot listen on {HOST}:{self.port} ({error.strerror}): choose another port"
+            ) from error
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        """Stop listening; requests in flight get a second to end."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    @contextmanager
+    def in_thread(self) -> Iterator[Self]:
+        """Run in a thread with an event loop of its own, for callers that are not async."""
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="simulated-endpoint", daemon=True)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(self.start(), loop).result()
+            yield self
+        finally:
+            asyncio.run_coroutine_threadsafe(self.stop(), loop).result()
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    def _application(self) -> web.Application:
+        application = web.Application(client_max_size=MAX_BODY)
+        application.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/models", self._models),
+                web.post("/v1/files", self._upload),
+                web.get("/v1/files/{id}", self._file),
+                web.get("/v1/files/{id}/content", self._file_content),
+                web.post("/v1/batches", self._create_batch),
+                web.get("/v1/batches", self._list_batches),
+                web.get("/v1/batches/{id}", self._batch),
+                web.post("/v1/batches/{id}/cancel", self._cancel_batch),
+                web.get("/health", self._health),
+                web.get("/stats", self._stats),
+                web.post("/reset", self._reset),
+                web.post("/faults", self._set_faults),
+            ]
+        )
+        return application
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        content = await request.read()
+        key = request_hash(content)
+        stats, faults = self.stats, self.faults
+        attempt = stats.arrive(key)
+        try:
+            if self._bucket is not None and not self._bucket.admits():
+                # A request that was turned away at the door has not been tried.
+                stats.attempts[key] = attempt
+                return self._failed("rate_limit")
+            if seconds := latency(faults, key, attempt):
+                await asyncio.sleep(seconds)
+            kind = failing(faults, key, attempt)
+            if kind in _STATUS:
+                return self._failed(kind)
+            return await self._answered(request, key, content, kind)
+        finally:
+            stats.in_flight -= 1
+
+    def _failed(self, kind: Kind) -> web.Response:
+        status = _STATUS[kind]
+        self.stats.counts["r429" if status == 429 else "r5xx"] += 1
+        code = "rate_limit_exceeded" if status == 429 else kind
+        headers = {"Retry-After": f"{self.faults.retry_after_s:g}"} if status in {429, 503} else {}
+        return _json(Reply(status, error_body(f"injected: {kind}", code, code)), self._limits() | headers)
+
+    async def _answered(
+        self, request: web.Request, key: bytes, content: bytes, kind: Kind | None
+    ) -> web.StreamResponse:
+        try:
+            body = json.loads(content)
+        except ValueError:
+            body = None
+        if kind == "cut_connection":
+            self.stats.counts["cut"] += 1
+            return await _cut(request)
+        if kind == "malformed_body":
+            self.stats.counts["malformed"] += 1
+            return web.Response(body=b'{"id": "chatcmpl-broken", "choices": [{"mess', content_type="application/json")
+        return _json(answer(self.models, self.faults, self.stats, key, body), self._limits())
+
+    def _limits(self) -> dict[str, str]:
+        if self._bucket is None:
+            return {}
+        per_minute, left = int(self._bucket.rate * 60), int(self._bucket.left)
+        return {"x-ratelimit-limit-requests": str(per_minute), "x-ratelimit-remaining-requests": str(left)}
+
+    async def _models(self, _: web.Request) -> web.Response:
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "lema"} for name in self.models.names()]
+        return web.json_response({"object": "list", "data": data})
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        form = await request.post()
+        file = form.get("file")
+        if not isinstance(file, web.FileField):
+            return web.json_response(error_body("the form has no `file`", "invalid_request_error"), status=400)
+        purpose = str(form.get("purpose", "batch"))
+        return web.json_response(self.batches.add_file(file.file.read(), file.filename, purpose))
+
+    async def _file(self, request: web.Request) -> web.Response:
+        with _refusals():
+            return web.json_response(self.batches.file(request.match_info["id"])[0])
+
+    async def _file_content(self, request: web.Request) -> web.Response:
+        with _refusals():
+            return web.Response(body=self.batches.file(request.match_info["id"])[1])
+
+    async def _create_batch(self, request: web.Request) -> web.Response:
+        with _refusals():
+            return web.json_response(self.batches.create(await request.json()))
+
+    async def _batch(self, request: web.Request) -> web.Response:
+        with _refusals():
+            return web.json_response(self.batches.get(request.match_info["id"]))
+
+    async def _list_batches(self, request: web.Request) -> web.Response:
+        limit = int(request.query.get("limit", "20"))
+        return web.json_response(self.batches.page(request.query.get("after"), limit))
+
+    async def _cancel_batch(self, request: web.Request) -> web.Response:
+        with _refusals():
+            return web.json_response(self.batches.cancel(request.match_info["id"]))
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        return web.json_response(self.stats.report(payments="payments" in request.query))
+
+    async def _reset(self, _: web.Request) -> web.Response:
+        self.stats.reset()
+        return web.json_response({"status": "ok"})
+
+    async def _set_faults(self, request: web.Request) -> web.Response:
+        try:
+            self.faults = Faults.model_validate(await request.json())
+        except (ValidationError, ValueError) as error:
+            return web.json_response(error_body(str(error), "invalid_request_error"), status=400)
+        return web.json_response(self.faults.model_dump())
+
+
+def _json(reply: Reply, headers: dict[str, str]) -> web.Response:
+    return web.Response(status=reply.status, body=reply.content, headers=headers, content_type="application/json")
+
+
+async def _cut(request: web.Request) -> web.StreamResponse:
+    """Promise a body, send a part of it and hang up."""
+    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+    await response.prepare(request)
+    await response.write(b'{"id": "chatcmpl-cut", "choices": [')
+    if request.transport is not None:
+        request.transport.close()
+    return response
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except BatchError as error:
+        body = json.dumps(error_body(str(error), "invalid_request_error"))
+        kind: Any = web.HTTPNotFound if error.status == 404 else web.HTTPBadRequest
+        raise kind(text=body, content_type="application/json") from error
