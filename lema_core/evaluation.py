@@ -57,7 +57,7 @@ class Evaluation:
     comparisons: tuple[Comparison, ...]
     levels: tuple[LevelScore, ...]
     detectable: float
-    """The smallest difference to base this many items show with 80 % power, at the disagreement that was seen."""
+    """The smallest difference this many items show with 80 % power, at the largest share of disagreements seen."""
 
     def score(self, name: str) -> ArmScore:
         """Return the score of ``name``; KeyError where there is none."""

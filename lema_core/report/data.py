@@ -45,17 +45,12 @@ class Usage:
 
     stage: str
     endpoint: str
-    paid: int
-    """Completions paid for by the run."""
-    served: int
-    """Completions that the ledger already had."""
+    completions: int
+    """Completions used, whichever run paid for them: each is paid for once."""
     prompt_tokens: int
-    """Of the paid and the served ones together."""
     completion_tokens: int
-    cost_paid: float | None
-    """US dollars; None where no price is known."""
-    cost_saved: float | None = None
-    """What the served ones cost when they were paid for."""
+    cost: float | None
+    """US dollars they cost; None where no price is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

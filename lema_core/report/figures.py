@@ -83,7 +83,7 @@ def accuracy_figure(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
         axes.grid(axis="x", alpha=0.7)
         axes.set_xlabel("right answers, percent, with 95 % intervals")
 
-    return _svg(draw, 5.6, 1.0 + 0.62 * len(scores), "Accuracy of each model with its 95 percent interval")
+    return _svg(draw, 4.6, max(3.0, 0.9 + 0.55 * len(scores)), "Accuracy of each model with its 95 percent interval")
 
 
 def loss_figure(curves: Sequence[LossCurve], colours: Mapping[str, str]) -> str:
@@ -114,7 +114,8 @@ def step_figure(steps: Mapping[int, int]) -> str:
             axes.bar_label(bars, padding=3, fontsize=9.5, fmt="{:,.0f}")
         axes.set_xlabel("the step that was wrong")
         axes.set_ylabel("corrections")
-        axes.xaxis.set_major_locator(MaxNLocator(min(14, max(len(shown), 1)), integer=True))
+        if len(shown) <= 14:
+            axes.set_xticks(list(shown))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         axes.grid(axis="y", alpha=0.7)
         axes.set_axisbelow(True)

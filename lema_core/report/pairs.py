@@ -54,7 +54,7 @@ class Pair:
 
 
 _WORD = re.compile(r"\s+|\d[\d,.]*\d|\w+|[^\w\s]")
-_ALIKE = 0.35
+_ALIKE = 0.5
 """Below this share of common words, marks would cover everything and say nothing."""
 
 

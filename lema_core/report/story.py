@@ -101,18 +101,21 @@ def _harvest(data: ReportData, funnel: Funnel) -> str:
 
 
 def _lede(data: ReportData) -> str:
+    teacher = (
+        f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave "
+        "the solution from there on; a correction was kept only if it led to the right answer."
+    )
     sentences = [
         "LeMa teaches a language model from its own mistakes.",
         f"{data.student} was asked questions ({data.task}) and wrote its solutions step by step.",
-        (f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave the "
-        "solution from there on; a correction was kept only if it led to the right answer."),
+        teacher,
     ]
     if data.funnel is not None:
         paths, mistakes, kept = (count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted))
         sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
     if data.evaluation is not None:
         arms = len(data.evaluation.scores) - 1
-        trained = "One model was" if arms == 1 else f"{arms} models were"
+        trained = {1: "One model was", 2: "Two models were", 3: "Three models were"}.get(arms, f"{arms} models were")
         sentences.append(
             f"{trained} fine-tuned on the result, and all answered the same {count(data.evaluation.n)} held-out "
             "questions, once each and without chance in the sampling."
@@ -121,10 +124,10 @@ def _lede(data: ReportData) -> str:
 
 
 def _caveats(data: ReportData) -> list[str]:
-    if data.evaluation is None:
-        return []
     evaluation = data.evaluation
-    found = [_sentence(comparison, evaluation.n) for comparison in evaluation.comparisons]
+    if evaluation is None:
+        return []
+    found = [_verdict(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.difference.resolved]
     if evaluation.detectable < 1:
         found.append(
             f"With {count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} points is "
@@ -133,11 +136,10 @@ def _caveats(data: ReportData) -> list[str]:
     return found
 
 
-def _sentence(comparison: Comparison, n: int) -> str:
+def _verdict(comparison: Comparison) -> str:
+    """Say in words what a comparison settles; its figures stand in the table."""
     difference = comparison.difference
-    clear = "" if difference.resolved else "; this test cannot tell them apart"
-    return (
-        f"{comparison.arm} against {comparison.reference}: {points(difference.value, n)} points "
-        f"(95{_NBSP}% interval {interval(difference, n, signed=True)}; McNemar's p {p_value(difference.p_value)}; "
-        f"{difference.only_arm} questions won, {difference.only_reference} lost){clear}."
-    )
+    if not difference.resolved:
+        return f"This test cannot tell {comparison.arm} from {comparison.reference}: the interval holds zero."
+    better, worse = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]
+    return f"{better} is better than {worse}: the interval leaves zero out."

@@ -1,0 +1,171 @@
+import dataclasses
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+
+from lema_core.report import Funnel, ReportData, render_html, render_markdown, story_of
+from lema_core.report.pairs import pair_of
+
+HOSTILE = '<script>alert("x")</script> | **bold** `tick` ``` fence\n| a | b | $5 {{ 7*7 }}'
+
+
+class Page(HTMLParser):
+    """Collects what a browser would fetch or run, tags left open, and the visible text."""
+
+    VOID = frozenset({"meta", "br", "link", "img", "input", "hr"})
+
+    def __init__(self, html):
+        super().__init__()
+        self.open, self.fetched, self.tags, self.text, self.ids = [], [], set(), [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.ids += [value for key, value in attrs if key == "id"]
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+
+def visible(html):
+    return " ".join("".join(Page(html).text).split())
+
+
+def test_the_page_is_well_formed_and_needs_nothing_from_elsewhere(sample):
+    html = render_html(sample)
+    page = Page(html)
+    assert page.open == []
+    assert page.fetched == []
+    assert not page.tags & {"script", "link", "img", "iframe"}
+    assert not re.search(r"@import|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_the_page_tells_the_result_first(sample):
+    text = visible(render_html(sample))
+    assert "SmolLM2-135M-Instruct went from" in text
+    assert text.index("went from") < text.index("Did it learn?") < text.index("From questions to corrections")
+
+
+def test_both_renderings_hold_the_same_figures(sample):
+    html, markdown = visible(render_html(sample)), render_markdown(sample)
+    for figure in ("1,187", "1,096", "step not in path", "wrong answer", "$1.90", "379,840", "0c77aa19e35f"):
+        assert figure in html
+        assert figure in markdown
+    for score in sample.evaluation.scores:
+        shown = f"{100 * score.accuracy.value:.1f} %"
+        assert shown in html
+        assert shown in markdown
+
+
+def test_the_same_data_gives_the_same_bytes_in_another_process(sample):
+    # Another process has another hash seed: an order that hangs on it would show.
+    program = (
+        "import runpy, hashlib, sys; from lema_core.report import render_html, render_markdown;"
+        "d = runpy.run_path(sys.argv[1])['sample_data']();"
+        "print(hashlib.sha256((render_html(d) + render_markdown(d)).encode()).hexdigest())"
+    )
+    conftest = __file__.replace("test_report_pages.py", "conftest.py")
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program, conftest], env={"PYTHONHASHSEED": seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(digests) == 1
+
+
+def test_text_of_models_is_escaped_everywhere(sample, make_correction):
+    hostile = make_correction(
+        question=HOSTILE, explanation=HOSTILE, gold=HOSTILE, wrong_answer=HOSTILE, student=HOSTILE,
+        original=f"Step 1: {HOSTILE}\nThe answer is 1.", spliced="Step 1: fine\nThe answer is 2.",
+    )  # fmt: skip
+    data = dataclasses.replace(
+        sample, title=HOSTILE, student=HOSTILE, notes=(HOSTILE,), parameters={HOSTILE: HOSTILE}, examples=(hostile,)
+    )
+    html = render_html(data)
+    assert "script" not in Page(html).tags
+    assert "{{ 7*7 }}" in html
+    outside_code = re.sub(r"^(`{4,})diff.*?^\1$", "", render_markdown(data), flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside_code.replace(r"\<script", "")
+
+
+def test_names_of_arms_are_shown_in_plots_as_they_are(sample):
+    scores = tuple(dataclasses.replace(s, name=f"$x^2$ <{s.name}>") for s in sample.evaluation.scores)
+    evaluation = dataclasses.replace(sample.evaluation, scores=scores, base=scores[0].name, comparisons=(), levels=())
+    data = dataclasses.replace(sample, evaluation=evaluation, curves=())
+    assert "$x^2$ &lt;cot&gt;" in render_html(data).split("<svg")[1]
+
+
+def test_a_run_without_training_leaves_those_sections_out(sample):
+    data = dataclasses.replace(sample, evaluation=None, curves=(), perplexity={})
+    for text in (visible(render_html(data)), render_markdown(data)):
+        assert "1,096 of 1,187 mistakes" in text
+        assert "Did it learn?" not in text
+        assert "Training" not in text
+
+
+def test_an_empty_run_still_gives_a_page():
+    data = ReportData(title="t", task="sums", student="s", corrector="c")
+    assert Page(render_html(data)).open == []
+    assert render_markdown(data).startswith("# t\n")
+
+
+def test_a_funnel_of_nothing_does_not_divide_by_it():
+    nothing = Funnel(questions=0, paths=0, verdicts={}, mistakes=0, corrections=0, accepted=0)
+    data = ReportData(title="t", task="sums", student="s", corrector="c", funnel=nothing)
+    assert "0 of 0 mistakes" in visible(render_html(data))
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(sample):
+    for table in re.findall(r"(?:^\|.*\n)+", render_markdown(sample), flags=re.MULTILINE):
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}
+        assert len(widths) == 1, table
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [(0.1, 0.3, "went from"), (-0.1, 0.3, "cannot tell from chance"), (-0.3, -0.1, "fell from")],
+)
+def test_the_headline_claims_no_more_than_the_interval(sample, low, high, said):
+    evaluation = sample.evaluation
+    comparisons = tuple(
+        dataclasses.replace(c, difference=dataclasses.replace(c.difference, low=low, high=high))
+        for c in evaluation.comparisons
+    )
+    data = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=comparisons))
+    assert said in story_of(data).headline
+
+
+def test_a_pair_marks_the_wrong_step_and_what_changed(sample):
+    rows = pair_of(sample.examples[1]).rows
+    assert [row.mistake.state for row in rows] == ["same", "wrong", "after", "after", "after"]
+    assert rows[1].correction.state == "corrected"
+    assert [s.text for s in rows[2].correction.spans if s.changed] == ["50", "125"]
+    assert [s.text for s in rows[2].mistake.spans if s.changed] == ["25", "100"]
+    assert rows[-1].mistake.number is None
+
+
+def test_a_pair_keeps_every_word_of_both_sides(sample):
+    for correction in sample.examples:
+        rows = pair_of(correction).rows
+        for side, text in (("mistake", correction.original), ("correction", correction.spliced)):
+            views = [v for v in (getattr(row, side) for row in rows) if v is not None]
+            said = [f"Step {v.number}: {v.text}" if v.number else v.text for v in views]
+            assert "\n".join(said) == text
+
+
+def test_a_pair_without_steps_marks_all_of_it(make_correction):
+    correction = make_correction(step=0, original="A is wet. The answer is B.", spliced="A is dry. The answer is A.")
+    assert {row.mistake.state for row in pair_of(correction).rows if row.mistake} <= {"wrong", "after"}
