@@ -52,18 +52,13 @@ class _Side:
 
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 3, "÷": 3, "neg": 4, "^": 5}
 _BREAKING = frozenset(
-    "and so is are was were then has have had if to which that thus therefore because since but or means gives get gets "
-    "makes make equals will would for in on with at as when while after before from plus minus".split()
+    ["and", "so", "is", "are", "was", "were", "then", "has", "have", "had", "if", "to", "which", "that", "thus", "therefore", "because", "since", "but", "or", "means", "gives", "get", "gets", "makes", "make", "equals", "will", "would", "for", "in", "on", "with", "at", "as", "when", "while", "after", "before", "from", "plus", "minus"]
 )
 _TAINTING = frozenset(
-    "of half twice double triple thrice times plus minus by sum less more than third quarter multiplied divided another "
-    "subtract add subtracting adding squared cubed per root over".split()
+    ["of", "half", "twice", "double", "triple", "thrice", "times", "plus", "minus", "by", "sum", "less", "more", "than", "third", "quarter", "multiplied", "divided", "another", "subtract", "add", "subtracting", "adding", "squared", "cubed", "per", "root", "over"]
 )
 _CONVERTIBLE = frozenset(
-    "cent dollar penny pennie nickel dime quarter second minute hour day week month year inch inche foot feet yard mile "
-    "mm cm m km meter metre centimeter millimeter kilometer ounce pound ton g kg gram kilogram ml l liter litre gallon "
-    "quart pint cup dozen pair hundred thousand million billion percent degree half halve decade century am pm min hr sec "
-    "lb oz ft in hrs mins k".split()
+    ["cent", "dollar", "penny", "pennie", "nickel", "dime", "quarter", "second", "minute", "hour", "day", "week", "month", "year", "inch", "inche", "foot", "feet", "yard", "mile", "mm", "cm", "m", "km", "meter", "metre", "centimeter", "millimeter", "kilometer", "ounce", "pound", "ton", "g", "kg", "gram", "kilogram", "ml", "l", "liter", "litre", "gallon", "quart", "pint", "cup", "dozen", "pair", "hundred", "thousand", "million", "billion", "percent", "degree", "half", "halve", "decade", "century", "am", "pm", "min", "hr", "sec", "lb", "oz", "ft", "in", "hrs", "mins", "k"]
 )
 _ROUNDING = re.compile(r"round|approx|about|nearest|whole|around|roughly|almost|≈", re.IGNORECASE)
 

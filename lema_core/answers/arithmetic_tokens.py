@@ -51,7 +51,7 @@ _LATEX_SPACE = {
     "left", "right", "text", "mathrm", "textbf", "mathbf", "mbox", "boxed", "quad", "qquad", "displaystyle", "big",
     "Big", "bigl", "bigr", "hspace", ",", ";", "!", " ", ":", "$",
 }  # fmt: skip
-_TOUCHING_UNITS = frozenset("cm mm km kg mg ml lb lbs oz ft in hr hrs min mins sec secs am pm mph cents k".split())
+_TOUCHING_UNITS = frozenset(["cm", "mm", "km", "kg", "mg", "ml", "lb", "lbs", "oz", "ft", "in", "hr", "hrs", "min", "mins", "sec", "secs", "am", "pm", "mph", "cents", "k"])
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
 
@@ -184,7 +184,7 @@ def _classify_brackets(tokens: list[Token]) -> list[Token]:
 
 
 def _expand_fractions(tokens: list[Token]) -> list[Token]:
-    """Write ``\\frac{a}{b}`` as ``((a)/(b))``; what is not of this shape becomes an unknown."""
+    r"""Write ``\\frac{a}{b}`` as ``((a)/(b))``; what is not of this shape becomes an unknown."""
     result: list[Token] = []
     waiting: list[list[int]] = []  # for each open \frac: [bracket depth outside it, arguments closed]
     depth = 0

@@ -17,13 +17,9 @@ _REFUSALS = re.compile(
 MAX_CHOICE_CHARS = 500
 
 
+@lru_cache(maxsize=8192)
 def _fold(text: str) -> str:
     return _SPACES.sub(" ", text).strip(_EDGES).casefold()
-
-
-@lru_cache(maxsize=4096)
-def _patterns(candidates: tuple[str, ...]) -> tuple[re.Pattern[str], ...]:
-    return tuple(re.compile(r"(?<!\w)" + re.escape(_fold(text)) + r"(?!\w)") for text in candidates)
 
 
 def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
@@ -66,15 +62,25 @@ def _by_letter(answer: str, candidates: tuple[str, ...]) -> str | None:
 
 def _named(folded: str, candidates: tuple[str, ...]) -> list[str]:
     """Return the candidates whose text stands in the answer, without those that only stand inside a longer one."""
-    spans: list[tuple[int, int, str]] = []
-    for candidate, pattern in zip(candidates, _patterns(candidates), strict=True):
-        spans.extend((found.start(), found.end(), candidate) for found in pattern.finditer(folded))
+    spans = [(start, end, text) for text in candidates for start, end in _occurrences(folded, _fold(text))]
     named = {
-        candidate
-        for start, end, candidate in spans
+        text
+        for start, end, text in spans
         if not any(s <= start and end <= e and (s, e) != (start, end) for s, e, _ in spans)
     }
     return [candidate for candidate in candidates if candidate in named]
+
+
+def _occurrences(folded: str, text: str) -> list[tuple[int, int]]:
+    """Return where ``text`` stands as whole words."""
+    found: list[tuple[int, int]] = []
+    start = folded.find(text) if text else -1
+    while start >= 0:
+        end = start + len(text)
+        if not folded[start - 1 : start].isalnum() and not folded[end : end + 1].isalnum():
+            found.append((start, end))
+        start = folded.find(text, end)
+    return found
 
 
 def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:
@@ -95,7 +101,7 @@ def _match_letters(gold: str, pred: str) -> Match:
     """Without the candidates only the letters can be compared: ``(D) Alina`` is D."""
     letters = [_leading_letter(text) for text in (gold, pred)]
     if None in letters:
-        return Match("different" if None not in {letters[0]} else "unknown", "choice", "no letter to compare")
+        return Match("different" if None is not letters[0] else "unknown", "choice", "no letter to compare")
     return Match("equal" if letters[0] == letters[1] else "different", "choice", f"{letters[0]} against {letters[1]}")
 
 

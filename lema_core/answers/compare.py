@@ -47,7 +47,7 @@ def _mixed(left: Answer, right: Answer) -> bool | None:
     if kinds == ("tuple", "relation"):
         interval = as_interval(right)
         return None if interval is None else compare(left, interval)
-    if kinds == ("union", "relation") or kinds == ("list", "union"):
+    if kinds in (("union", "relation"), ("list", "union")):
         return _union_against(left, right)
     if kinds == ("tuple", "matrix"):
         return _ordered(left.items, right.items) if "1" in right.brackets.split("x") else False
@@ -64,10 +64,10 @@ def _value_against(value: Answer, other: Answer) -> bool | None:
     if other.kind == "based":
         # The base 10 may be written or not; any other base makes another number of the same digits.
         return (
-            other.tokens[2:] == ("1", "0")
-            and value.tokens == other.tokens[:1]
-            or other.tokens[2:] == ("10",)
-            and value.tokens == other.tokens[:1]
+            (other.tokens[2:] == ("1", "0")
+            and value.tokens == other.tokens[:1])
+            or (other.tokens[2:] == ("10",)
+            and value.tokens == other.tokens[:1])
         )
     if other.kind in {"list", "set"} and len(other.items) == 1:
         return compare(value, other.items[0])

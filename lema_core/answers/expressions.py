@@ -15,11 +15,10 @@ MAX_DEPTH = 40
 MAX_NUMBER_DIGITS = 400
 MAX_POSTFIX = 3
 
-UNARY = frozenset("sin cos tan cot sec csc asin acos atan acot sinh cosh tanh ln log exp".split())
+UNARY = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "ln", "log", "exp"])
 CONSTANTS = frozenset(["pi", "inf"])
 GREEK = frozenset(
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi rho sigma tau upsilon phi chi psi omega Gamma Delta "
-    "Theta Lambda Xi Sigma Phi Psi Omega ell".split()
+    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell"]
 )
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "ceil(": ")ceil"}
 _STARTS = frozenset(["(", "[", "{", "frac", "sqrt", "binom", "lceil", "lfloor", "overline"]) | UNARY | CONSTANTS | GREEK
@@ -66,11 +65,11 @@ class _Parser:
         return self.tokens[index] if index < len(self.tokens) else ""
 
     def take(self, expected: str | None = None) -> str:
-        token = self.peek()
-        if not token or (expected is not None and token != expected):
+        lexeme = self.peek()
+        if not lexeme or (expected is not None and lexeme != expected):
             raise _NotAnExpressionError
         self.at += 1
-        return token
+        return lexeme
 
     def sum(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -93,15 +92,15 @@ class _Parser:
         # Flat, not nested: a product of hundreds of factors must not be hundreds of levels deep.
         factors = [self.power(depth)]
         while True:
-            token = self.peek()
-            if token in {"*", "/"}:
+            lexeme = self.peek()
+            if lexeme in {"*", "/"}:
                 self.take()
                 negative = False
                 while self.peek() in {"+", "-"}:
                     negative ^= self.take() == "-"
                 right = self.power(depth)
                 right = Node("neg", (right,)) if negative else right
-                factors.append(right if token == "*" else Node("div", (ONE, right)))
+                factors.append(right if lexeme == "*" else Node("div", (ONE, right)))
             elif self.starts_factor():
                 self.juxtapose(factors, depth)
             else:
@@ -109,13 +108,13 @@ class _Parser:
 
     def juxtapose(self, factors: list[Node], depth: int) -> None:
         r"""``2x`` multiplies, ``1 \frac{1}{2}`` and ``1 1/2`` add, ``2 3`` is no expression."""
-        before, token, last = self.tokens[self.at - 1], self.peek(), factors[-1]
-        if token[0].isdigit():
+        before, lexeme, last = self.tokens[self.at - 1], self.peek(), factors[-1]
+        if lexeme[0].isdigit():
             factors[-1] = self.mixed(last, before)
             return
         right = self.power(depth)
         fraction = right.op == "div" and all(arg.op == "num" and arg.value.denominator == 1 for arg in right.args)
-        if token == "frac" and before.isdigit() and last.op == "num" and fraction:
+        if lexeme == "frac" and before.isdigit() and last.op == "num" and fraction:
             factors[-1] = Node("add", (last, right))
         else:
             factors.append(right)
@@ -129,10 +128,10 @@ class _Parser:
         return Node("num", value=whole.value + Fraction(top, bottom))
 
     def starts_factor(self) -> bool:
-        token = self.peek()
-        if token == "|":
+        lexeme = self.peek()
+        if lexeme == "|":
             return self.bars == 0
-        return bool(token) and (token in _STARTS or token[0].isdigit() or (len(token) == 1 and token.isalpha()))
+        return bool(lexeme) and (lexeme in _STARTS or lexeme[0].isdigit() or (len(lexeme) == 1 and lexeme.isalpha()))
 
     def power(self, depth: int) -> Node:
         node = self.postfix(self.atom(depth + 1))
@@ -152,11 +151,11 @@ class _Parser:
         for _ in range(MAX_POSTFIX):
             if self.peek() not in {"!", "deg", "%"}:
                 break
-            token = self.take()
-            if token == "deg" and self.peek() == "{":
+            lexeme = self.take()
+            if lexeme == "deg" and self.peek() == "{":
                 self.take()
                 self.take("}")
-            node = {"!": Node("factorial", (node,)), "deg": Node("deg", (node,)), "%": Node("percent", (node,))}[token]
+            node = {"!": Node("factorial", (node,)), "deg": Node("deg", (node,)), "%": Node("percent", (node,))}[lexeme]
         return node
 
     def group(self, opening: str, depth: int) -> Node:
@@ -168,7 +167,7 @@ class _Parser:
         return node
 
     def argument(self, depth: int) -> Node:
-        """A macro's argument: a group, or one token as in ``\\sqrt2``."""
+        r"""A macro's argument: a group, or one lexeme as in ``\\sqrt2``."""
         if self.peek() == "{":
             return self.group("{", depth)
         return self.atom(depth + 1)
@@ -176,51 +175,51 @@ class _Parser:
     def atom(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
             raise _NotAnExpressionError
-        token = self.peek()
-        if token and (token[0].isdigit() or token[0] == "."):
+        lexeme = self.peek()
+        if lexeme and (lexeme[0].isdigit() or lexeme[0] == "."):
             return self.number()
-        if token in {"(", "[", "{"}:
-            return self.group(token, depth)
-        if token in {"frac", "binom"}:
+        if lexeme in {"(", "[", "{"}:
+            return self.group(lexeme, depth)
+        if lexeme in {"frac", "binom"}:
             self.take()
-            return Node("div" if token == "frac" else "binom", (self.argument(depth), self.argument(depth)))
-        if token == "sqrt":
+            return Node("div" if lexeme == "frac" else "binom", (self.argument(depth), self.argument(depth)))
+        if lexeme == "sqrt":
             return self.root(depth)
-        if token in UNARY:
+        if lexeme in UNARY:
             return self.function(depth)
-        if token == "|":
+        if lexeme == "|":
             return self.absolute(depth)
-        if token in {"lceil", "lfloor"}:
+        if lexeme in {"lceil", "lfloor"}:
             self.take()
             inner = self.sum(depth + 1)
-            self.take("rceil" if token == "lceil" else "rfloor")
-            return Node("ceil" if token == "lceil" else "floor", (inner,))
-        if token in CONSTANTS:
+            self.take("rceil" if lexeme == "lceil" else "rfloor")
+            return Node("ceil" if lexeme == "lceil" else "floor", (inner,))
+        if lexeme in CONSTANTS:
             return Node("const", name=self.take())
-        if token in GREEK or (len(token) == 1 and token.isalpha()):
+        if lexeme in GREEK or (len(lexeme) == 1 and lexeme.isalpha()):
             return self.variable(depth)
         raise _NotAnExpressionError
 
     def number(self) -> Node:
-        token = self.take()
-        if len(token) > MAX_NUMBER_DIGITS:
+        lexeme = self.take()
+        if len(lexeme) > MAX_NUMBER_DIGITS:
             raise _NotAnExpressionError
         if self.peek() == "overline":
-            return self.repeating(token)
+            return self.repeating(lexeme)
         if self.peek() == "_":
             raise _NotAnExpressionError  # a number in another base is no decimal number
-        return Node("num", value=Fraction(token), name="." if "." in token else "")
+        return Node("num", value=Fraction(lexeme), name="." if "." in lexeme else "")
 
-    def repeating(self, token: str) -> Node:
-        """``0.\\overline{3}`` is exactly a third."""
+    def repeating(self, lexeme: str) -> Node:
+        r"""``0.\\overline{3}`` is exactly a third."""
         self.take("overline")
         self.take("{")
         digits = self.take()
         self.take("}")
-        if not digits.isdigit() or "." not in token:
+        if not digits.isdigit() or "." not in lexeme:
             raise _NotAnExpressionError
-        shift = len(token.partition(".")[2])
-        value = Fraction(token) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**shift)
+        shift = len(lexeme.partition(".")[2])
+        value = Fraction(lexeme) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**shift)
         return Node("num", value=value, name="repeating")
 
     def root(self, depth: int) -> Node:
@@ -247,7 +246,7 @@ class _Parser:
         return Node("pow", (node, exponent)) if exponent is not None else node
 
     def function_argument(self, depth: int) -> Node:
-        """``\\sin 2x`` takes 2x, ``\\sin x \\cos x`` takes x, ``\\sin(x) y`` takes x."""
+        r"""``\\sin 2x`` takes 2x, ``\\sin x \\cos x`` takes x, ``\\sin(x) y`` takes x."""
         if self.peek() in {"(", "{", "["}:
             return self.power(depth)
         node = self.power(depth)
@@ -280,7 +279,7 @@ class _Parser:
             return self.take()
         start, depth = self.at, 0
         while True:
-            token = self.take()
-            depth += (token == "{") - (token == "}")
+            lexeme = self.take()
+            depth += (lexeme == "{") - (lexeme == "}")
             if depth == 0:
                 return "".join(self.tokens[start + 1 : self.at - 1])

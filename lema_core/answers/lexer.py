@@ -38,6 +38,8 @@ _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
+_REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([A-Za-z][A-Za-z .,'-]*\)")
+"""``9 (apples)``: words in brackets, apart from the number before them, say what is counted."""
 _HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
 _COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 
@@ -66,6 +68,9 @@ def tokens_of(answer: str) -> tuple[str, ...]:
     quoted word (``'odd``). Spacing, sizing and fonts are gone.
     """
     text = _HALF_DAY.sub(r"\1m", _join_thousands(to_ascii(answer).strip()))
+    remark = _REMARK.fullmatch(text)
+    if remark:
+        text = remark[1]
     tokens: list[str] = []
     for match in _LEXER.finditer(text):
         _append(match, tokens)

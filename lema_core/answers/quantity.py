@@ -51,7 +51,7 @@ def _strip(phrase: str) -> str:
 
 
 def _whole(plain: str) -> str | None:
-    """The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
+    r"""The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
     if not ("\\" in plain or "^" in plain) or len(plain) > 200:
         return None
     answer: Answer = parse_answer(plain)

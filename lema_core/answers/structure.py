@@ -77,7 +77,7 @@ def _list(tokens: Tokens, depth: int) -> Answer:
     if len(parts) <= 1:
         return _signed_pair(parts[0] if parts else tokens, depth)
     if ":" not in tokens and all(_is_prose(part) for part in parts):
-        return Answer("text", tuple(token for token in tokens if token not in _SEPARATORS))
+        return Answer("text", tuple(lexeme for lexeme in tokens if lexeme not in _SEPARATORS))
     items: list[Answer] = []
     for part in parts:
         item = _signed_pair(part, depth + 1)
@@ -87,10 +87,10 @@ def _list(tokens: Tokens, depth: int) -> Answer:
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:
     r"""``1 \\pm \\sqrt{2}`` is the two answers."""
-    if ("pm" not in tokens and "mp" not in tokens) or tokens[0] in {"\\{", "("} and _closes_at_end(tokens):
+    if ("pm" not in tokens and "mp" not in tokens) or (tokens[0] in {"\\{", "("} and _closes_at_end(tokens)):
         return _item(tokens, depth)
-    plus = tuple({"pm": "+", "mp": "-"}.get(token, token) for token in tokens)
-    minus = tuple({"pm": "-", "mp": "+"}.get(token, token) for token in tokens)
+    plus = tuple({"pm": "+", "mp": "-"}.get(lexeme, lexeme) for lexeme in tokens)
+    minus = tuple({"pm": "-", "mp": "+"}.get(lexeme, lexeme) for lexeme in tokens)
     return Answer("list", tokens, items=(_item(plus, depth + 1), _item(minus, depth + 1)))
 
 
@@ -107,7 +107,6 @@ def _item(tokens: Tokens, depth: int) -> Answer:
         return _relation(tokens, depth)
     if ":" in tokens and _is_prose(tokens[: tokens.index(":")]):
         return _item(tokens[tokens.index(":") + 1 :], depth + 1)  # "Maximum: 3"
-    tokens = _without_remark(tokens)
     for build in (_union, _bracketed, _matrix, _typed_number, _quantity):
         answer = build(tokens, depth)
         if answer is not None:
@@ -117,35 +116,25 @@ def _item(tokens: Tokens, depth: int) -> Answer:
     return Answer("raw", tokens)
 
 
-def _without_remark(tokens: Tokens) -> Tokens:
-    """``9 (apples)`` is 9: words in brackets behind a number are a remark."""
-    if tokens[-1] != ")" or not tokens[0][0].isdigit() or "(" not in tokens:
-        return tokens
-    opening = len(tokens) - 1 - tokens[::-1].index("(")
-    inside = tokens[opening + 1 : -1]
-    words = all(token.startswith("'") or token in {"-", ".", "/", "&and", ","} or token.isalpha() for token in inside)
-    return tokens[:opening] if words and any(len(token) > 1 for token in inside) else tokens
-
-
 def split_top(tokens: Sequence[str], separators: frozenset[str] | set[str]) -> list[Tokens]:
     """Split at separators outside all brackets."""
     parts: list[Tokens] = []
     start = depth = 0
-    for index, token in enumerate(tokens):
-        if token in _OPEN:
+    for index, lexeme in enumerate(tokens):
+        if lexeme in _OPEN:
             depth += 1
-        elif token in _CLOSE:
+        elif lexeme in _CLOSE:
             depth -= 1
-        elif depth == 0 and token in separators:
+        elif depth == 0 and lexeme in separators:
             parts.append(tuple(tokens[start:index]))
             start = index + 1
     parts.append(tuple(tokens[start:]))
     return parts
 
 
-def _partition(tokens: Tokens, token: str) -> tuple[Tokens, str, Tokens]:
-    index = tokens.index(token)
-    return tokens[:index], token, tokens[index + 1 :]
+def _partition(tokens: Tokens, lexeme: str) -> tuple[Tokens, str, Tokens]:
+    index = tokens.index(lexeme)
+    return tokens[:index], lexeme, tokens[index + 1 :]
 
 
 def _is_name(tokens: Tokens) -> bool:
@@ -155,8 +144,8 @@ def _is_name(tokens: Tokens) -> bool:
     node = parse_expression(tokens)
     if node is None:
         return _is_prose(tokens) or tokens[0] in {"angle", "triangle"} or _is_application(tokens)
-    named_absolute = node.op == "abs" and all(token.isalpha() for token in tokens[1:-1])
-    product = node.op == "mul" and len(tokens) <= 4 and all(len(token) == 1 and token.isupper() for token in tokens)
+    named_absolute = node.op == "abs" and all(lexeme.isalpha() for lexeme in tokens[1:-1])
+    product = node.op == "mul" and len(tokens) <= 4 and all(len(lexeme) == 1 and lexeme.isupper() for lexeme in tokens)
     return node.op == "var" or named_absolute or product or _is_application(tokens)
 
 
@@ -171,8 +160,8 @@ def _is_application(tokens: Tokens) -> bool:
 
 def _closes_at_end(tokens: Tokens) -> bool:
     depth = 0
-    for index, token in enumerate(tokens):
-        depth += (token in _OPEN) - (token in _CLOSE)
+    for index, lexeme in enumerate(tokens):
+        depth += (lexeme in _OPEN) - (lexeme in _CLOSE)
         if depth == 0:
             return index == len(tokens) - 1
     return False
@@ -221,10 +210,10 @@ def _is_ratio_of_names(tokens: Tokens) -> bool:
 
 def _top_signs(tokens: Tokens) -> list[str]:
     signs, depth = [], 0
-    for token in tokens:
-        depth += (token in _OPEN) - (token in _CLOSE)
-        if depth == 0 and token in _COMPARISONS:
-            signs.append(token)
+    for lexeme in tokens:
+        depth += (lexeme in _OPEN) - (lexeme in _CLOSE)
+        if depth == 0 and lexeme in _COMPARISONS:
+            signs.append(lexeme)
     return signs
 
 
@@ -233,8 +222,8 @@ def _union(tokens: Tokens, depth: int) -> Answer | None:
     if "cup" not in tokens:
         return None
     parts, start = [], 0
-    for index, token in enumerate((*tokens, "cup")):
-        if token == "cup":
+    for index, lexeme in enumerate((*tokens, "cup")):
+        if lexeme == "cup":
             parts.append(tokens[start:index])
             start = index + 1
     items = tuple(_item(part, depth + 1) for part in parts)
@@ -302,7 +291,7 @@ def _typed_number(tokens: Tokens, depth: int) -> Answer | None:
         if (len(tokens[0]), tokens[0]) < (len(tokens[2]), tokens[2]):
             return Answer("range", tokens)
     if len(tokens) >= 3 and tokens[0].isdigit() and tokens[1] == "_":
-        base = tuple(token for token in tokens[2:] if token not in {"{", "}"})
+        base = tuple(lexeme for lexeme in tokens[2:] if lexeme not in {"{", "}"})
         return Answer("based", (tokens[0], "_", *base))
     return None
 
@@ -323,21 +312,21 @@ def _quantity(tokens: Tokens, depth: int) -> Answer | None:
 
 
 def _is_unit_token(tokens: Tokens, end: int) -> bool:
-    token = tokens[end - 1]
-    if token.startswith("'"):
+    lexeme = tokens[end - 1]
+    if lexeme.startswith("'"):
         return True
     # the exponent of a unit, and the slash of one: cm^2, miles/hour
-    if end >= 3 and token in {"2", "3"} and tokens[end - 2] == "^" and tokens[end - 3].startswith("'"):
+    if end >= 3 and lexeme in {"2", "3"} and tokens[end - 2] == "^" and tokens[end - 3].startswith("'"):
         return True
-    if end >= 2 and token == "^" and tokens[end - 2].startswith("'"):
+    if end >= 2 and lexeme == "^" and tokens[end - 2].startswith("'"):
         return True
-    if token in {"}", "{"} and end >= 3:
+    if lexeme in {"}", "{"} and end >= 3:
         return any(tokens[index].startswith("'") for index in range(max(0, end - 5), end))
-    return token == "/" and end < len(tokens) and tokens[end].startswith("'")
+    return lexeme == "/" and end < len(tokens) and tokens[end].startswith("'")
 
 
 def _unit_name(tokens: Tokens) -> str:
-    names = [UNIT_NAMES.get(token[1:], token[1:]) for token in tokens if token.startswith("'")]
+    names = [UNIT_NAMES.get(lexeme[1:], lexeme[1:]) for lexeme in tokens if lexeme.startswith("'")]
     power = "2" if "2" in tokens or {"square", "sq", "squared"} & set(names) else ""
     power = "3" if "3" in tokens or {"cubic", "cu", "cubed"} & set(names) else power
     known = [name for name in names if name in UNIT_NAMES.values()]
@@ -348,8 +337,8 @@ def _is_prose(tokens: Tokens) -> bool:
     """Words, perhaps with single letters, brackets and numbers among them."""
     if len(tokens) == 1 and tokens[0].isalpha() and len(tokens[0]) == 1:
         return False
-    return bool(tokens) and any(token.startswith("'") for token in tokens) and tokens[0] not in UNITS
+    return bool(tokens) and any(lexeme.startswith("'") for lexeme in tokens) and tokens[0] not in UNITS
 
 
 def _words(tokens: Tokens) -> Tokens:
-    return tuple(token for token in tokens if token not in {"(", ")", "{", "}", ".", "-", "!", "?"})
+    return tuple(lexeme for lexeme in tokens if lexeme not in {"(", ")", "{", "}", ".", "-", "!", "?"})

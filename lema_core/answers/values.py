@@ -220,9 +220,8 @@ def _rounding(op: str, value: Number) -> Number:
 def _call(node: Node, values: list[Number]) -> Number:
     mp, name = _mp(), node.name
     argument = _big(values[0])
-    if abs(argument) > MAX_EXPONENT:
-        if name not in {"ln", "log"}:
-            raise _NoValueError
+    if abs(argument) > MAX_EXPONENT and name not in {"ln", "log"}:
+        raise _NoValueError
     if _has_degrees(node.args[0]) and name in {"sin", "cos", "tan", "cot", "sec", "csc"}:
         argument = argument * mp.pi / 180
     if name == "ln" or (name == "log" and len(values) == 1):

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
+from typing import TextIO
 
 
 def main() -> None:
@@ -35,9 +36,9 @@ def main() -> None:
             )
 
 
-def _send(out: "os._wrap_close | object", message: object) -> None:
-    out.write(json.dumps(message) + "\n")  # type: ignore[attr-defined]
-    out.flush()  # type: ignore[attr-defined]
+def _send(out: TextIO, message: object) -> None:
+    out.write(json.dumps(message) + "\n")
+    out.flush()
 
 
 def _end_with(parent: int) -> None:

@@ -1,8 +1,8 @@
 """Worker processes for the heavy layers, each killed when a pair takes too long.
 
-Math-Verify cannot be stopped from inside (its own timeout is a signal, which raises in threads), so it runs where it can be
-killed. Calls block and are safe from any thread; asyncio callers use ``asyncio.to_thread``. No signal handler is installed
-here. Workers start when the first pair needs one, are reused, and end with this process.
+Math-Verify cannot be stopped from inside (its own timeout is a signal, which raises in threads), so it runs where it
+can be killed. Calls block and are safe from any thread; asyncio callers use ``asyncio.to_thread``. No signal handler
+is installed here. Workers start when the first pair needs one, are reused, and end with this process.
 """
 
 import atexit
@@ -27,6 +27,7 @@ PAIR_CPU_SECONDS = 0.8
 """CPU time a pair may use: a busy machine must not turn a slow pair into an unknown one."""
 PAIR_WALL_SECONDS = 8.0
 START_SECONDS = 60.0
+POLL_SECONDS = 0.05
 MEMORY_MIB = 2048
 
 
@@ -73,7 +74,7 @@ class Workers:
 
 class _Worker:
     def __init__(self, memory_mib: int) -> None:
-        # -c with a fixed text and not -m: the child must import this very package, wherever it lies.
+        # The child must import this very package, wherever the working directory is.
         root = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         self.process = subprocess.Popen(  # noqa: S603 our own module in our own interpreter
@@ -98,24 +99,30 @@ class _Worker:
             self.process.stdin.write(json.dumps([gold, pred]).encode("ascii") + b"\n")
             self.process.stdin.flush()
         except OSError:
-            return self.kill()
+            self.kill()
+            return None
         return self.read(cpu_seconds, PAIR_WALL_SECONDS)
 
     def read(self, cpu_seconds: float, wall_seconds: float) -> dict[str, Any] | None:
         """Wait for one line while the worker has CPU time left."""
         used, end = self.cpu(), time.monotonic() + wall_seconds
         while b"\n" not in self.buffer:
-            if self.cpu() - used >= cpu_seconds or time.monotonic() >= end:
-                return self.kill()
-            if not select.select([self.process.stdout], [], [], 0.05)[0]:
-                continue
-            data = os.read(self.process.stdout.fileno(), 65536) if self.process.stdout else b""
-            if not data:
-                return self.kill()
-            self.buffer += data
+            late = self.cpu() - used >= cpu_seconds or time.monotonic() >= end
+            data = b"" if late else self.receive()
+            if late or data == b"":
+                self.kill()
+                return None
+            self.buffer += data or b""
         line, _, self.buffer = self.buffer.partition(b"\n")
         reply: dict[str, Any] = json.loads(line)
         return reply
+
+    def receive(self) -> bytes | None:
+        """Return what has come, None where nothing has yet, b"" where nothing will come any more."""
+        if self.process.stdout is None:
+            return b""
+        ready = select.select([self.process.stdout], [], [], POLL_SECONDS)[0]
+        return os.read(self.process.stdout.fileno(), 65_536) if ready else None
 
     def cpu(self) -> float:
         try:
@@ -125,7 +132,7 @@ class _Worker:
         return float(times.user + times.system)
 
     def kill(self) -> None:
-        """Kill and reap; also closes the pipes."""
+        """Kill and reap; also close the pipes."""
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
