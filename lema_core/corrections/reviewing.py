@@ -200,8 +200,9 @@ def _unchanged(path: JudgedPath, parsed: ParsedCorrection, original: StepPath) -
     first_same = same_step(parsed.steps[0], rest[0])
     if first_same and not continues and not same_steps(parsed.steps, rest):
         return Fault("mistake_unchanged", f"step {parsed.step}: {rest[0][:80]!r}")
-    if _numbers(parsed.steps) == _numbers(rest) and not _reaches(rest, path.gold):
-        return Fault("gold_pasted", f"from step {parsed.step} on the numbers are the mistake's own")
+    own, theirs = _numbers(parsed.steps), _numbers(rest)
+    if (own == theirs or own[-1] == theirs[-1]) and not _reaches(parsed.steps, path.gold):
+        return Fault("gold_pasted", f"the steps from {parsed.step} on arrive at {theirs[-1][:80]}, as the mistake did")
     return None
 
 
@@ -222,8 +223,8 @@ def _plain(number: str) -> str:
 
 
 def _reaches(steps: Sequence[str], gold: str) -> bool:
-    """Whether the last step arrives at the gold answer, so that only the stated final answer was wrong."""
+    """Whether some step states the gold answer, so that the answer line does not fall from the sky."""
     gold_numbers = _plain_numbers(gold)
     if not gold_numbers:
-        return gold.casefold() in steps[-1].casefold()
-    return gold_numbers[-1] in _plain_numbers(steps[-1])
+        return any(gold.casefold() in step.casefold() for step in steps)
+    return any(gold_numbers[-1] in _plain_numbers(step) for step in steps)

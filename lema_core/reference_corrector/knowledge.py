@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from lema_core.reference_corrector.equations import Equation, equations, key, keys, known_numbers, numbers
 from lema_core.steps import split_path, strip_marks
@@ -61,6 +62,7 @@ def read_steps(path_text: str) -> tuple[Step, ...]:
     )
 
 
+@lru_cache(maxsize=512)
 def know(question: str, rationale: str, gold: str) -> Knowledge:
     """Return what question, gold rationale and gold answer establish."""
     steps = read_steps(rationale)
