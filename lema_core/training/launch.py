@@ -1,0 +1,213 @@
+"""Starts a training run as processes of their own, passes its events on, and never leaves one behind.
+
+The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
+when the caller is cancelled; the launcher is ended by the kernel when this process dies, however it dies, and its
+ranks end with it.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lema_core.errors import TrainingError
+from lema_core.llm.embedded import cache_dir
+from lema_core.training.checkpoints import complete_checkpoints
+from lema_core.training.events import parse
+from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
+
+OnEvent = Callable[[dict[str, Any]], None]
+
+_TERM_SECONDS = 10.0
+_TAIL_LINES = 30
+_LINE_LIMIT = 2**20
+_SECRETS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+_NEEDED_SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
+"""The hub's and the trackers' keys are the only ones that a training run has a use for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """What lies in the output folder after a run."""
+
+    model: Path
+    """A whole checkpoint for ``from_pretrained``, tokenizer and chat template included."""
+    metrics: Path
+    """Parquet, a row a step: step, loss, learning_rate, grad_norm, tokens, tokens_per_second, mfu."""
+    checkpoints: tuple[Path, ...]
+    start: dict[str, Any] = field(default_factory=dict)
+    """The run's ``start`` event: ranks, pieces, precision, attention, padding, counts of the data."""
+
+
+async def run_training(
+    spec: TrainingSpec, launch: LaunchSpec, examples: Path, out: Path, on_event: OnEvent | None = None
+) -> TrainingResult:
+    """Tokenise a mixture's folder and fine-tune on it; the same call goes on from the newest complete checkpoint.
+
+    Args:
+        spec: what is trained.
+        launch: on how many ranks, and how.
+        examples: folder with ``part-*.parquet`` of ``records.Example`` rows.
+        out: gets ``spec.json``, ``tokens/``, ``model/``, ``metrics.parquet``, ``log.txt`` and checkpoints.
+        on_event: called with each event: ``tokenised``, ``start``, ``step``, ``checkpoint``, ``done``.
+
+    Raises:
+        TrainingError: the run failed; the text carries its own message or the end of its log.
+    """
+    spec_file, tokens = _write_spec(spec, launch, out), out / "tokens"
+    seen: dict[str, dict[str, Any]] = {}
+
+    def note(event: dict[str, Any]) -> None:
+        seen[event["event"]] = event
+        if on_event:
+            on_event(event)
+
+    module = "lema_core.training."
+    common = ["--spec", str(spec_file)]
+    tokenise = [sys.executable, "-m", f"{module}data", *common, "--examples", str(examples), "--out", str(tokens)]
+    await run_group(tokenise, out / "log.txt", clean_environment(os.environ, launch), note)
+    command = [*launcher(launch), "-m", f"{module}sft", *common, "--data", str(tokens), "--out", str(out)]
+    await run_group(command, out / "log.txt", clean_environment(os.environ, launch), note)
+    checkpoints = tuple(complete_checkpoints(out))
+    return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
+
+
+def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "spec.json").write_text(dump_specs(spec, launch))
+    return out / "spec.json"
+
+
+def ranks_here(launch: LaunchSpec) -> int:
+    """Return the number of processes on this machine: one a GPU, else at most two CPU ranks."""
+    if launch.ranks:
+        return launch.ranks
+    import torch
+
+    return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
+
+
+def launcher(launch: LaunchSpec) -> list[str]:
+    """Return the command that starts the ranks, to be followed by ``-m module arguments``."""
+    if launch.hostfile:
+        return ["deepspeed", "--hostfile", launch.hostfile, "--module"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks_here(launch))]
+    if launch.nodes == 1:
+        # --standalone picks a free port, so that two runs on one machine do not meet.
+        return [*command, "--standalone"]
+    where = ["--rdzv-backend", "c10d", "--rdzv-id", "lema", "--rdzv-endpoint", str(launch.rendezvous)]
+    return [*command, "--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank), *where]
+
+
+def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str, str]:
+    """Return the environment of a run: no keys of model providers, no leftovers of another launcher."""
+    leftovers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    kept = {
+        name: value
+        for name, value in given.items()
+        if name in _NEEDED_SECRETS or not (name in leftovers or name.upper().endswith(_SECRETS))
+    }
+    kept |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "TORCHELASTIC_ERROR_FILE": os.devnull}
+    kept.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    kept.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    kept.setdefault("TORCH_EXTENSIONS_DIR", str(cache_dir() / "torch_extensions"))
+    import torch
+
+    if not torch.cuda.is_available():
+        share = max(1, (os.cpu_count() or 1) // ranks_here(launch))
+        kept |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(launch.threads or share)}
+        # Give activations back to malloc and not to the kernel: mapping them anew costs up to a fifth of a step.
+        kept.setdefault(
+            "GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
+        )
+    return kept
+
+
+async def run_group(command: Sequence[str], log: Path, environment: Mapping[str, str], on_event: OnEvent) -> None:
+    """Run a command in a process group of its own; its output goes to ``log``, its events to ``on_event``.
+
+    Raises:
+        TrainingError: it ended with another status than 0.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        env=dict(environment),
+        start_new_session=True,
+        preexec_fn=_die_with_parent,
+        limit=_LINE_LIMIT,
+    )
+    tail: deque[str] = deque(maxlen=_TAIL_LINES)
+    errors: list[str] = []
+    try:
+        await _follow(process, log, on_event, tail, errors)
+        status = await process.wait()
+    finally:
+        await _end_group(process)
+    if status != 0:
+        raise TrainingError(errors[0] if errors else _unexplained(status, log, tail))
+
+
+async def _follow(
+    process: asyncio.subprocess.Process, log: Path, on_event: OnEvent, tail: deque[str], errors: list[str]
+) -> None:
+    if process.stdout is None:
+        raise TrainingError("the training process has no output to read")
+    with log.open("a", encoding="utf-8") as sink:
+        async for raw in process.stdout:
+            line = raw.decode("utf-8", "replace")
+            sink.write(line)
+            sink.flush()
+            event = parse(line)
+            if event is None:
+                tail.append(line.rstrip())
+            elif event["event"] == "error":
+                errors.append(str(event["message"]))
+            else:
+                on_event(event)
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """End the whole group: first politely, then for good. Also after a normal end, should a child be left."""
+    for sent, patience in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _TERM_SECONDS)):
+        try:
+            os.killpg(process.pid, sent)
+        except ProcessLookupError:
+            break
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(_group_gone(process), patience)
+            break
+    await process.wait()
+
+
+async def _group_gone(process: asyncio.subprocess.Process) -> None:
+    while True:
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return
+        await asyncio.sleep(0.05)
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end the launcher when this process dies (Linux); torchrun's ranks end with their launcher."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    pr_set_pdeathsig = 1
+    libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+def _unexplained(status: int, log: Path, tail: Sequence[str]) -> str:
+    why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+    return f"the training run {why}; the same command goes on from the newest checkpoint. End of {log}:\n" + "\n".join(
+        tail
+    )

@@ -1,0 +1,122 @@
+"""From our specs to the options of TRL and DeepSpeed; whatever neither of them knows is refused."""
+
+import dataclasses
+import inspect
+from pathlib import Path
+from typing import Any
+
+from lema_core.errors import ConfigError
+from lema_core.training.specs import LaunchSpec, TrainingSpec
+
+
+def sft_options(
+    spec: TrainingSpec, launch: LaunchSpec, steps: int, pieces: int, out: Path, bf16: bool
+) -> dict[str, Any]:
+    """Return the keyword arguments of TRL's ``SFTConfig`` for a run of ``steps`` steps in ``pieces`` micro-batches.
+
+    Raises:
+        ConfigError: ``trl`` holds an option that SFTConfig does not know, or one that the spec already decides.
+    """
+    ours: dict[str, Any] = {
+        "output_dir": str(out),
+        "max_steps": steps,
+        "per_device_train_batch_size": 1,  # one item of our data set is a whole micro-batch
+        "gradient_accumulation_steps": pieces,
+        "learning_rate": spec.learning_rate,
+        "lr_scheduler_type": spec.schedule,
+        "warmup_steps": round(steps * spec.warmup_ratio) if spec.schedule != "constant" else 0,
+        "weight_decay": spec.weight_decay,
+        "max_grad_norm": spec.max_grad_norm,
+        "seed": spec.seed,
+        "bf16": bf16,
+        "gradient_checkpointing": bool(launch.gradient_checkpointing),
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # a NaN must be seen
+        "save_strategy": "steps",
+        "save_steps": spec.save_every(steps),
+        "report_to": list(launch.trackers) or "none",
+        "dataset_kwargs": {"skip_prepare_dataset": True},  # tokenised already, masks included
+        "max_length": None,
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "disable_tqdm": True,
+        "deepspeed": deepspeed_options(spec, launch, bf16),
+    }
+    _check_known("trl", spec.trl, _sft_fields())
+    taken = sorted(set(spec.trl) & set(ours))
+    if taken:
+        raise ConfigError(f"trl.{taken[0]} is decided by the training section itself: set it there")
+    return ours | spec.trl
+
+
+def deepspeed_options(spec: TrainingSpec, launch: LaunchSpec, bf16: bool) -> dict[str, Any]:
+    """Return DeepSpeed's configuration.
+
+    Raises:
+        ConfigError: ``deepspeed`` holds a key that DeepSpeed does not know (it would ignore it silently).
+    """
+    zero: dict[str, Any] = {"stage": launch.zero_stage}
+    if launch.zero_stage == 3:
+        # Without it save_model writes shards and a script, and no model.safetensors.
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    if launch.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    if launch.offload_parameters:
+        zero["offload_param"] = {"device": "cpu", "pin_memory": True}
+    options: dict[str, Any] = {
+        "zero_optimization": zero,
+        "bf16": {"enabled": bf16},
+        "fp16": {"enabled": False},
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 10**9,
+    }
+    if launch.offload_optimizer:
+        # DeepSpeed insists on its own CPU Adam for offloaded states; otherwise torch's AdamW saves compiling it.
+        options["optimizer"] = {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}}
+    _check_known("deepspeed", spec.deepspeed, _deepspeed_keys())
+    return _merge(options, spec.deepspeed)
+
+
+def check_overrides(spec: TrainingSpec) -> None:
+    """Refuse unknown options before anything is loaded; for ``lema plan`` and the start of a run."""
+    sft_options(spec, LaunchSpec(), 1, 1, Path("unused"), bf16=False)
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in extra.items():
+        nested = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if nested else value
+    return merged
+
+
+def _check_known(section: str, given: dict[str, Any], known: set[str]) -> None:
+    import difflib
+
+    for key in given:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"{section} has no option {key!r}{hint}")
+
+
+def _sft_fields() -> set[str]:
+    from trl.trainer.sft_config import SFTConfig
+
+    return {field.name for field in dataclasses.fields(SFTConfig) if field.init}
+
+
+def _deepspeed_keys() -> set[str]:
+    """Return DeepSpeed's top-level keys; they are only known as string constants of two of its modules.
+
+    Keys below the top level are checked by DeepSpeed itself, whose sections forbid unknown fields.
+    """
+    from deepspeed.runtime import constants
+    from deepspeed.runtime.zero import config as zero
+
+    named = {value for _, value in inspect.getmembers(constants) if isinstance(value, str) and value.islower()}
+    sections = {"flops_profiler", "activation_checkpointing", "comms_logger", "tensorboard", "wandb", "csv_monitor"}
+    return named | sections | {zero.ZERO_OPTIMIZATION, "optimizer", "scheduler", "fp16", "bf16"}

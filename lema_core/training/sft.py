@@ -1,0 +1,180 @@
+"""Fine-tune: TRL's SFTTrainer under DeepSpeed, one process of however many ranks.
+
+By hand: ``torchrun --nproc-per-node 2 -m lema_core.training.sft --spec SPEC.json --data TOKENS --out DIR``. SPEC.json
+is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. In DIR afterwards:
+``model/`` (whole, for ``from_pretrained``), ``metrics.parquet`` (a row a step) and the last complete checkpoints. The
+same command goes on from the newest of them. Events go to stdout as JSON lines.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lema_core.errors import LemaError, TrainingError
+from lema_core.training.batches import Plan, plan_run
+from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
+from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
+from lema_core.training.events import emit, step_row
+from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
+
+METRICS_FILE = "metrics.parquet"
+MODEL_FOLDER = "model"
+
+
+def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) -> None:
+    """Run this rank's part of a training run.
+
+    Raises:
+        ConfigError: the spec cannot be used with this model, library or machine.
+        TrainingError: the loss is not finite, or the disk is full.
+    """
+    from lema_core.training import models, options
+    from lema_core.training.embedded_weights import checkpoint_of
+
+    if (out / MODEL_FOLDER).is_dir():
+        return
+    options.check_overrides(spec)
+    data = TokenisedData(data_folder)
+    base = checkpoint_of(spec.base)
+    tokenizer = ExampleTokenizer(load_tokenizer(base), spec.template).tokenizer
+    attention = models.attention_of(launch)
+    packed = attention in ("flash_attention_2", "flex_attention")
+    plan = _plan(spec, launch, data, packed)
+    bf16 = spec.precision == "bf16" or (spec.precision == "auto" and models.computes_bf16())
+    arguments = _arguments(options.sft_options(spec, launch, plan.steps, plan.pieces, out, bf16))
+    model = models.load_model(base, spec, attention, bf16)
+    trainer = _trainer(spec, launch, data, plan, model, tokenizer, arguments, packed)
+    newest = _tidy(trainer, out)
+    if trainer.is_world_process_zero():
+        facts = {"precision": "bf16" if bf16 else "fp32", "attention": attention, **data.counts}
+        facts["padding"] = plan.padding(data.lengths(), packed=packed)
+        emit("start", steps=plan.steps, pieces=plan.pieces, ranks=plan.ranks, resumed_from=newest, **facts)
+    trainer.train(resume_from_checkpoint=str(out / newest) if newest else None)
+    if trainer.is_world_process_zero():
+        _write_metrics(trainer.state.log_history, out)
+    models.save_whole(trainer, spec, base, tokenizer, out / MODEL_FOLDER)
+    if trainer.is_world_process_zero():
+        drop_optimiser_states(out)
+        emit("done", steps=plan.steps)
+
+
+def _plan(spec: TrainingSpec, launch: LaunchSpec, data: TokenisedData, packed: bool) -> Plan:
+    return plan_run(
+        data.lengths(),
+        steps=spec.steps(len(data)),
+        batch_size=spec.batch_size,
+        epochs=None if spec.max_steps else spec.epochs,
+        seed=spec.seed,
+        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        budget=launch.micro_batch_tokens,
+        packed=packed,
+    )
+
+
+def _arguments(options: dict[str, Any]) -> Any:
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    if not torch.cuda.is_available():
+        _join_on_cpu()
+        options = options | {"accelerator_config": {"use_configured_state": True}}
+    return SFTConfig(**options)
+
+
+def _join_on_cpu() -> None:
+    """Make the CPU ranks one run.
+
+    Left alone, accelerate sees DeepSpeed without a GPU as a single process: every rank would silently train on all the
+    data by itself.
+    """
+    import deepspeed.ops
+    from accelerate import PartialState
+
+    # Compiling this operator takes a minute of two cores; only DeepSpeed's inference uses it.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    os.environ.setdefault("LOCAL_RANK", "0")
+    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
+    PartialState(backend="gloo")
+
+
+def _trainer(
+    spec: TrainingSpec,
+    launch: LaunchSpec,
+    data: TokenisedData,
+    plan: Plan,
+    model: Any,
+    tokenizer: Any,
+    arguments: Any,
+    packed: bool,
+) -> Any:
+    from datasets import Dataset
+
+    from lema_core.training.models import peft_config
+    from lema_core.training.trainer import Collator, LemaTrainer, Watch
+
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    peak = launch.peak_tflops * 1e12 * plan.ranks if launch.peak_tflops else None
+    return LemaTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_dict({"micro_batch": list(range(len(plan.micro_batches)))}),
+        data_collator=Collator(data, plan, pad, packed=packed),
+        processing_class=tokenizer,
+        peft_config=peft_config(spec),
+        callbacks=[Watch(plan, data.lengths(), launch.keep_checkpoints, peak, parameters)],
+    )
+
+
+def _tidy(trainer: Any, out: Path) -> str | None:
+    """Delete torn checkpoints, on rank 0 before any rank looks; return the name of the newest complete one."""
+    out.mkdir(parents=True, exist_ok=True)
+    if trainer.is_world_process_zero():
+        for name in remove_torn(out):
+            emit("torn_checkpoint_removed", name=name)
+    trainer.accelerator.wait_for_everyone()
+    newest = complete_checkpoints(out)[-1:]
+    return newest[0].name if newest else None
+
+
+def _write_metrics(history: Sequence[dict[str, Any]], out: Path) -> None:
+    rows = [step_row(entry) for entry in history if "loss" in entry]
+    part = out / f"{METRICS_FILE}.part"
+    pq.write_table(pa.Table.from_pylist(rows), part)
+    part.replace(out / METRICS_FILE)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line, on every rank; a known failure ends with an ``error`` event and status 3."""
+    parser = argparse.ArgumentParser(prog="python -m lema_core.training.sft", description=(__doc__ or "")[:200])
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--local_rank", type=int, help="given by DeepSpeed's launcher; the environment says the same")
+    given = parser.parse_args(argv)
+    try:
+        spec, launch = load_specs(given.spec.read_text())
+        train(spec, launch, given.data, given.out)
+    except LemaError as error:
+        return _fail(str(error))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return _fail(f"the disk of {given.out} is full: free some space and run the same command again")
+    return 0
+
+
+def _fail(message: str) -> int:
+    emit("error", message=message, kind=TrainingError.__name__)
+    return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+"""What a training run is (``TrainingSpec``: identity) and how it is run (``LaunchSpec``: never identity).
+
+Two runs with equal specs and equal data give the same model up to rounding, whatever the number of ranks, the size of
+a micro-batch, the ZeRO stage or the offload: these only say where the same sums are computed.
+"""
+
+import json
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lema_core.errors import ConfigError
+
+Method = Literal["full", "lora", "qlora"]
+Template = Literal["chat", "plain"]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class Adapter(BaseModel):
+    """A low-rank adapter; the defaults are the paper's (section 3.2)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(64, ge=1)
+    alpha: int = Field(16, gt=0)
+    dropout: float = Field(0.05, ge=0, lt=1)
+    target_modules: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+
+
+class TrainingSpec(BaseModel):
+    """Everything that decides which weights come out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    base: str = "smollm2"
+    """``smollm2`` (the embedded student), a checkpoint folder, or a model id of the Hugging Face hub."""
+    method: Method = "full"
+    adapter: Adapter = Adapter()
+    """Used by lora and qlora."""
+    template: Template = "chat"
+    """chat: the model's own chat template around input and output; plain: input, a line break, output."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of one example; a longer one is rejected before training, never cut."""
+    epochs: float = Field(2.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)
+    """Optimiser steps; where given, it takes the place of ``epochs``."""
+    batch_size: int = Field(32, ge=1)
+    """Examples of one optimiser step, over all ranks."""
+    learning_rate: float = Field(1e-5, gt=0)
+    schedule: Literal["constant", "linear", "cosine", "constant_with_warmup"] = "cosine"
+    warmup_ratio: float = Field(0.03, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    precision: Precision = "auto"
+    """auto: bf16 with float32 master weights where the processor computes in bf16, else float32."""
+    seed: int = Field(0, ge=0)
+    loss_weights: dict[str, float] = Field(default_factory=dict)
+    """By kind of example (cot, correction); multiplies the example's own weight. Kinds not named weigh 1."""
+    save_steps: int | None = Field(None, ge=1)
+    """A checkpoint every so many steps; None: ten over the run, and never more than one in ten steps."""
+    trl: dict[str, Any] = Field(default_factory=dict)
+    """Further options of TRL's SFTConfig; an unknown one, or one that this spec already decides, is an error."""
+    deepspeed: dict[str, Any] = Field(default_factory=dict)
+    """Merged into DeepSpeed's configuration; an unknown key is an error."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if any(weight < 0 for weight in self.loss_weights.values()):
+            raise ValueError(f"loss_weights must not be negative, seen: {self.loss_weights}")
+        return self
+
+    def identity(self) -> dict[str, Any]:
+        """Return the part that decides the weights. ``save_steps`` only says how often they are looked at."""
+        plain = self.model_dump(mode="json", exclude={"save_steps"})
+        if self.method == "full":
+            plain.pop("adapter")
+        return plain
+
+    def steps(self, examples: int) -> int:
+        """Return the number of optimiser steps over ``examples`` examples; the last one may be smaller."""
+        if self.max_steps is not None:
+            return self.max_steps
+        return max(1, -(-round(examples * self.epochs) // self.batch_size))
+
+    def save_every(self, steps: int) -> int:
+        """Return after how many steps a checkpoint is written."""
+        return self.save_steps or max(10, -(-steps // 10))
+
+
+class LaunchSpec(BaseModel):
+    """Where and how a run is computed. None of it is identity: results agree up to rounding."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ranks: int | None = Field(None, ge=1)
+    """Processes on this machine; None: one a GPU, and without GPUs one a core but at most two."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Tokens, padding included, that one rank computes at a time; steps are split until every piece fits."""
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"
+    """auto: flash_attention_2 where it is installed and there is a GPU, else sdpa."""
+    gradient_checkpointing: bool | None = None
+    """None: on GPUs only."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads a rank; None: the cores shared out."""
+    nodes: int = Field(1, ge=1)
+    node_rank: int = Field(0, ge=0)
+    rendezvous: str | None = None
+    """``host:port`` of node 0, needed with several nodes."""
+    hostfile: str | None = None
+    """A DeepSpeed hostfile: the run is started by DeepSpeed's own launcher on all its hosts."""
+    trackers: tuple[str, ...] = ()
+    """Trackers that transformers knows: trackio, wandb, tensorboard."""
+    keep_checkpoints: int = Field(2, ge=2)
+    """At least two, so that one is complete while the next is written."""
+    peak_tflops: float | None = Field(None, gt=0)
+    """Of one device at the run's precision; where given, the model FLOPs utilisation (MFU) is reported."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.nodes > 1 and not (self.rendezvous or self.hostfile):
+            raise ValueError("several nodes need rendezvous = 'host:port' of node 0, or a hostfile")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(
+                "offload_parameters needs zero_stage = 3: other stages keep whole parameters on the device"
+            )
+        return self
+
+
+def paper_preset(task: str, billions: float, method: Method) -> dict[str, Any]:
+    """Return the paper's settings (section 3.2 and appendix) as fields of a ``TrainingSpec``.
+
+    Args:
+        task: ``gsm8k``, ``math`` or ``csqa``; decides the length.
+        billions: parameters of the base model in 1e9; decides the learning rate and, in full, the epochs.
+        method: qlora as in the main results, or full as in the evolution experiments. lora takes qlora's settings.
+
+    Raises:
+        ConfigError: the paper has no settings for the task.
+    """
+    lengths = {"gsm8k": 1024, "svamp": 1024, "asdiv": 1024, "csqa": 1024, "math": 1536}
+    if task not in lengths:
+        raise ConfigError(f"no preset for task {task!r}: the paper has {', '.join(sorted(lengths))}")
+    shared: dict[str, Any] = {"method": method, "template": "plain", "max_length": lengths[task], "precision": "bf16"}
+    if method == "full":
+        epochs = 3.0 if billions > 34 else 2.0
+        return shared | {"learning_rate": 1e-5, "batch_size": 128, "epochs": epochs, "schedule": "cosine"}
+    return shared | {
+        "learning_rate": 1e-4 if billions >= 34 else 2e-4,
+        "schedule": "constant",
+        "warmup_ratio": 0.0,
+        "batch_size": 96,
+        "max_steps": 2000,
+        "save_steps": 100,
+        "max_grad_norm": 0.3,
+        "weight_decay": 0.01,
+    }
+
+
+def dump_specs(spec: TrainingSpec, launch: LaunchSpec) -> str:
+    """Return both specs as the JSON text that ``lema_core.training.sft --spec`` reads."""
+    both = {"training": spec.model_dump(mode="json"), "launch": launch.model_dump(mode="json")}
+    return json.dumps(both, sort_keys=True, indent=1)
+
+
+def load_specs(text: str) -> tuple[TrainingSpec, LaunchSpec]:
+    """Read what ``dump_specs`` wrote; ``launch`` may be left out."""
+    raw = json.loads(text)
+    return TrainingSpec.model_validate(raw["training"]), LaunchSpec.model_validate(raw.get("launch", {}))
