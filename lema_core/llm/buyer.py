@@ -1,6 +1,7 @@
 """Buys completions from one endpoint, one HTTP request each: budget, gate, attempt, retries, ledger."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import LemaError
@@ -10,6 +11,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.ledger import Ledger
+from lema_core.llm.limiter import Ticket
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
@@ -91,6 +93,17 @@ class Desk:
         return canonical_json(canonical_request(self.spec.identity, request))
 
 
+@dataclass(slots=True)
+class _Trip:
+    """One request's way through all its attempts."""
+
+    flight: Flight
+    body: dict[str, Any]
+    patience: Patience
+    inside: bool = False
+    """It has been answered and still counts as in flight."""
+
+
 class Buyer:
     """The HTTP transport."""
 
@@ -99,6 +112,7 @@ class Buyer:
         self._spec = desk.spec
         self._client = client
         self._gate = gate
+        self._clock = asyncio.get_running_loop().time
 
     async def buy(self, flight: Flight) -> Outcome:
         """Return the flight's outcome, committed.
@@ -108,43 +122,51 @@ class Buyer:
             BudgetExceededError: the request does not fit and nothing is in flight.
             LedgerError: the outcome cannot be committed.
         """
-        patience = Patience(self._spec.request_timeout_s)
-        body = self._desk.body(flight.request)
+        trip = _Trip(flight, self._desk.body(flight.request), Patience(self._spec.request_timeout_s))
         try:
-            answer = await self._tries(flight, body, patience)
-            answer = await self._if_cut_off(flight, body, answer, patience)
+            answer = await self._tries(trip, trip.body)
+            answer = await self._if_cut_off(trip, answer)
+            return await self._desk.keep(flight, answer)
         except AttemptError as error:
             if error.fatal is not None:
                 raise error.fatal from None
-            failure = Failure(flight.key, error.reason, error.detail, patience.attempts)
-            await self._desk.miss(flight, error.reason, error.detail, patience.attempts, paid=error.paid, final=True)
-            return failure
-        return await self._desk.keep(flight, answer)
+            attempts = trip.patience.attempts
+            await self._desk.miss(flight, error.reason, error.detail, attempts, paid=error.paid, final=True)
+            return Failure(flight.key, error.reason, error.detail, attempts)
+        finally:
+            # Only now: what is answered but not committed counts as in flight, so a kill loses no more than that.
+            self._leave(trip)
 
-    async def _if_cut_off(self, flight: Flight, body: dict[str, Any], first: Answer, patience: Patience) -> Answer:
+    def _leave(self, trip: _Trip) -> None:
+        if trip.inside:
+            trip.inside = False
+            self._gate.leave()
+
+    async def _if_cut_off(self, trip: _Trip, first: Answer) -> Answer:
         """Ask once more with a larger cap; whatever becomes of it, the first answer is paid and not lost."""
         factor = self._spec.length_retry_factor
         if first.finish_reason != "length" or factor is None:
             return first
-        field = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
-        cap = int(factor * (body.get(field) or max(first.completion_tokens, 16)))
+        field = "max_completion_tokens" if "max_completion_tokens" in trip.body else "max_tokens"
+        cap = int(factor * (trip.body.get(field) or max(first.completion_tokens, 16)))
+        self._leave(trip)
         try:
-            second = await self._tries(flight, body | {field: cap}, patience)
+            second = await self._tries(trip, trip.body | {field: cap})
         except (AttemptError, LemaError):
             return first
         detail = f"cut off after {first.completion_tokens} tokens; asked again with {field}={cap}"
-        await self._desk.miss(flight, "length", detail, 1, paid=first, final=False)
+        await self._desk.miss(trip.flight, "length", detail, 1, paid=first, final=False)
         return second
 
-    async def _tries(self, flight: Flight, body: dict[str, Any], patience: Patience) -> Answer:
+    async def _tries(self, trip: _Trip, body: dict[str, Any]) -> Answer:
         cap = body.get("max_tokens") or body.get("max_completion_tokens")
-        most = self._desk.most(flight.request, cap)
+        most = self._desk.most(trip.flight.request, cap)
 
         async def attempt() -> Answer:
             held = await self._desk.account.reserve(most)
             used = Amount(0.0, 0.0)
             try:
-                answer = await self._attempt(flight, body, patience, cap)
+                answer = await self._attempt(trip, body, cap)
                 used = self._desk.amount(answer.prompt_tokens, answer.completion_tokens)
             except AttemptError as error:
                 if error.paid is not None:
@@ -152,13 +174,13 @@ class Buyer:
                 elif error.maybe_paid:
                     # The endpoint may have billed it all; a hard limit must assume so.
                     used = held
-                await self._count(flight, error)
+                await self._count(trip.flight, error)
                 raise
             finally:
                 self._desk.account.settle(held, used)
             return answer
 
-        result: Answer = await patience.retrying()(attempt)
+        result: Answer = await trip.patience.retrying()(attempt)
         return result
 
     async def _count(self, flight: Flight, error: AttemptError) -> None:
@@ -167,29 +189,31 @@ class Buyer:
             await self._desk.miss(flight, "malformed", error.detail, 1, paid=error.paid, final=False)
             error.paid = None
 
-    async def _attempt(self, flight: Flight, body: dict[str, Any], patience: Patience, cap: int | None) -> Answer:
+    async def _attempt(self, trip: _Trip, body: dict[str, Any], cap: int | None) -> Answer:
         """Send once, through the gate, and tell the limiter what came of it."""
-        chars = prompt_chars(flight.request)
-        gate, limiter = self._gate, self._gate.limiter
+        chars = prompt_chars(trip.flight.request)
+        gate, patience = self._gate, trip.patience
         ticket = await gate.enter(self._desk.sizes.likely(chars, cap), again=patience.attempts > 0)
-        clock = asyncio.get_running_loop().time
-        flight.sent = True
+        trip.flight.sent = True
         try:
             patience.begin()
             answer, headers = await self._client.ask(body, chars)
         except AttemptError as error:
-            flight.sent = False
-            if error.reason in PACED or error.reason in BROKEN:
-                limiter.refused(ticket, clock(), error.retry_after, paced=error.reason in PACED)
-            else:
-                limiter.ended(ticket, clock())
+            trip.flight.sent = False
+            self._refused(ticket, error)
             raise
         except BaseException:
-            limiter.ended(ticket, clock())
-            raise
-        else:
-            limiter.succeeded(ticket, clock(), answer.prompt_tokens + answer.completion_tokens)
-            limiter.learn(headers)
-            return answer
-        finally:
+            gate.limiter.ended(ticket, self._clock())
             gate.pump()
+            raise
+        trip.inside = True
+        gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
+        gate.limiter.learn(headers)
+        return answer
+
+    def _refused(self, ticket: Ticket, error: AttemptError) -> None:
+        if error.reason in PACED or error.reason in BROKEN:
+            self._gate.limiter.refused(ticket, self._clock(), error.retry_after, paced=error.reason in PACED)
+        else:
+            self._gate.limiter.ended(ticket, self._clock())
+        self._gate.pump()

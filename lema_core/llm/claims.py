@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from lema_core.llm.store import LedgerStore, chunked, marks
+from lema_core.llm.store import LOOKUP, LedgerStore, chunked, marks
 
 LEASE_S = 60.0
 BEAT_S = 5.0
@@ -67,31 +67,29 @@ class Claims:
     def share(self, pool: str) -> int:
         """Take part in a pool (an endpoint and key with common limits); return how many do."""
         with self._store.database.transaction():
-            sql = "INSERT INTO pools (pool, owner) VALUES (?,?) ON CONFLICT DO NOTHING"
-            self._store.database.insert_new(sql, [(pool, self.owner)])
+            self._store.database.insert("pools", [(pool, self.owner)])
         return int(self._store.database.query("SELECT COUNT(*) FROM pools WHERE pool = ?", (pool,))[0][0])
 
     def claim(self, keys: Sequence[str]) -> set[str]:
         """Claim keys; return those that another living process is paying for already."""
-        sql = "INSERT INTO claims (key, owner) VALUES (?,?) ON CONFLICT DO NOTHING"
-        with self._store.database.transaction():
-            ours = self._store.database.insert_new(sql, [(key, self.owner) for key in keys])
-        return {key for key, mine in zip(keys, ours, strict=True) if not mine} - self._mine(keys, ours)
-
-    def _mine(self, keys: Sequence[str], ours: Sequence[bool]) -> set[str]:
-        refused = [key for key, mine in zip(keys, ours, strict=True) if not mine]
-        mine: set[str] = set()
-        for some in chunked(refused, 500):
-            sql = f"SELECT key FROM claims WHERE owner = ? AND key IN ({marks(len(some))})"  # noqa: S608
-            mine.update(row[0] for row in self._store.database.query(sql, [self.owner, *some]))
-        return mine
+        database = self._store.database
+        foreign: set[str] = set()
+        for some in chunked(keys, LOOKUP):
+            with database.transaction():
+                if database.insert("claims", [(key, self.owner) for key in some]) == len(some):
+                    continue
+                sql = f"SELECT key FROM claims WHERE owner <> ? AND key IN ({marks(len(some))})"  # noqa: S608
+                foreign.update(row[0] for row in database.query(sql, [self.owner, *some]))
+        return foreign
 
     def release(self, keys: Sequence[str]) -> None:
         """Give up claims on requests that will not be sent."""
+        if not keys:
+            return
         with self._store.database.transaction():
-            self._store.database.many(
-                "DELETE FROM claims WHERE key = ? AND owner = ?", [(key, self.owner) for key in keys]
-            )
+            for some in chunked(keys, LOOKUP):
+                sql = f"DELETE FROM claims WHERE owner = ? AND key IN ({marks(len(some))})"  # noqa: S608
+                self._store.database.query(sql, [self.owner, *some])
 
     def _bury(self) -> None:
         """Remove owners that are dead, with their claims."""

@@ -34,8 +34,11 @@ class Database(Protocol):
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement for each row."""
 
-    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
-        """Run an ``INSERT ... ON CONFLICT DO NOTHING`` for each row; say which were inserted."""
+    def insert(self, table: str, rows: Sequence[Row]) -> int:
+        """Insert rows into all columns of a table, leaving rows with a known key as they are; return how many are new.
+
+        One statement: while the event loop is busy, every statement of the ledger's thread waits for the interpreter.
+        """
 
     def close(self) -> None:
         """Close the connection."""
@@ -110,9 +113,8 @@ class _Sqlite:
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         self._connection.executemany(sql, rows)
 
-    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
-        execute = self._connection.execute
-        return [execute(sql, row).rowcount == 1 for row in rows]
+    def insert(self, table: str, rows: Sequence[Row]) -> int:
+        return self._connection.execute(_insert(table, rows), [value for row in rows for value in row]).rowcount
 
     def close(self) -> None:
         self._connection.close()
@@ -171,17 +173,17 @@ class _Postgres:
         with self._connection.cursor() as cursor:
             cursor.executemany(_percent(sql), rows)
 
-    def insert_new(self, sql: str, rows: Sequence[Row]) -> list[bool]:
-        inserted = []
-        with self._connection.cursor() as cursor:
-            cursor.executemany(_percent(f"{sql} RETURNING 1"), rows, returning=True)
-            for _ in rows:
-                inserted.append(cursor.fetchone() is not None)
-                cursor.nextset()
-        return inserted
+    def insert(self, table: str, rows: Sequence[Row]) -> int:
+        values = [value for row in rows for value in row]
+        return self._connection.execute(_percent(_insert(table, rows)), values).rowcount
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _insert(table: str, rows: Sequence[Row]) -> str:
+    one = f"({','.join('?' * len(rows[0]))})"
+    return f"INSERT INTO {table} VALUES {','.join([one] * len(rows))} ON CONFLICT DO NOTHING"  # noqa: S608
 
 
 def _percent(sql: str) -> bytes:

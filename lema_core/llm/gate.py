@@ -38,6 +38,11 @@ class Gate:
             self.pump()
             raise
 
+    def leave(self) -> None:
+        """A request that succeeded is committed: the next one may start."""
+        self.limiter.leave(self._loop.time())
+        self.pump()
+
     def pump(self) -> None:
         """Let in whoever may start now, and set the alarm for the next. Call it whenever a request has ended."""
         if self._timer is not None:

@@ -16,7 +16,7 @@ from lema_core.llm.store import Entry, LedgerStore
 
 T = TypeVar("T")
 
-GATHER_S = 0.01
+GATHER_S = 0.004
 
 
 class Ledger:

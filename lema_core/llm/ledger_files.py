@@ -22,10 +22,6 @@ _EXPORT = (
     "SELECT key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, cost, run, day "
     "FROM completions WHERE key > ? ORDER BY key LIMIT ?"
 )
-_IMPORT = (
-    "INSERT INTO completions (key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, "
-    "cost, run, day) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
-)
 
 
 def export_ledger(store: LedgerStore, path: Path) -> int:
@@ -71,7 +67,7 @@ def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
         for batch in batches:
             rows = [_checked(path, row) for row in batch.to_pylist()]
             with store.database.transaction():
-                new += sum(store.database.insert_new(_IMPORT, rows))
+                new += store.database.insert("completions", rows)
             read += len(rows)
     except (OSError, KeyError, ValueError) as error:
         raise DataError(f"{path} is no export of a ledger: {error}") from None

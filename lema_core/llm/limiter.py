@@ -9,6 +9,9 @@ Three brakes, each with its own way back:
   rate to go on with. After `HOLD_S` it grows, faster and faster, so that a limit that was raised is found in seconds;
 - the *quotas*: requests and tokens a minute as given or as the endpoint's headers tell.
 
+Starts are spread a little (`SPREAD`): a window that comes back at once would else go out at once, and all of it would
+pass a limit before the first push-back could be heard.
+
 A pause (Retry-After, or a back-off that doubles) stops all starts. Cache hits never come here.
 """
 
@@ -25,6 +28,8 @@ BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
 LONGEST_PAUSE_S = 3600.0
 FASTEST = 10_000.0
 """A pace beyond any client's speed: no brake any more."""
+SPREAD, SPREAD_BURST = 2000.0, 8
+"""Starts a second, and starts at one moment; wide windows may start 40 times themselves in a second."""
 QUOTA_USE = 0.98
 """Our clock and the endpoint's drift apart within a minute; two per cent are cheaper than answers 429."""
 
@@ -94,6 +99,7 @@ class Limiter:
 
     def __post_init__(self) -> None:
         self.window = min(self.window, self.ceiling)
+        self._spread = Bucket(SPREAD, SPREAD_BURST / SPREAD)
         self._slow_start = True
         self._streak = 0
         self._episode = -math.inf
@@ -112,7 +118,8 @@ class Limiter:
         """Return the seconds until a request may start; 0: now; infinity: when another one has ended."""
         if self.in_flight >= max(1.0, min(self.window, self.ceiling / self.share)):
             return math.inf
-        wait = max(0.0, self.paused_until - now)
+        self._spread.rate = max(SPREAD, 40 * self.window)
+        wait = max(0.0, self.paused_until - now, self._spread.wait(now, 1))
         if self._requests is not None:
             wait = max(wait, self._requests.wait(now, 1))
         if self._tokens is not None:
@@ -131,13 +138,17 @@ class Limiter:
         self._idle_since = None
         self._cycle = now if self._cycle is None else self._cycle
         self.in_flight += 1
-        for bucket, cost in ((self._requests, 1.0), (self._tokens, tokens), (self._pace, 1.0)):
+        costs = ((self._spread, 1.0), (self._requests, 1.0), (self._tokens, tokens), (self._pace, 1.0))
+        for bucket, cost in costs:
             if bucket is not None:
                 bucket.take(now, cost)
         return Ticket(now, tokens)
 
     def succeeded(self, ticket: Ticket, now: float, used_tokens: float) -> None:
-        """The endpoint answered; its true size settles the tokens-per-minute account."""
+        """The endpoint answered; its true size settles the tokens-per-minute account.
+
+        The request stays in flight until `leave`: what is answered but not yet committed would be lost by a kill.
+        """
         if self.in_flight >= 0.8 * self.window:
             self.window = min(self.ceiling, self.window + (1.0 if self._slow_start else 1.0 / self.window))
         self._accepted += 1
@@ -145,7 +156,6 @@ class Limiter:
             self._streak = 0
         if self._tokens is not None:
             self._tokens.take(now, used_tokens - ticket.tokens)
-        self._end(now)
 
     def refused(self, ticket: Ticket, now: float, retry_after: float | None = None, *, paced: bool = True) -> None:
         """The endpoint pushed back (429, overload), or broke down (``paced`` False: connection lost, deadline)."""
@@ -165,13 +175,13 @@ class Limiter:
             self.paused_until = max(self.paused_until, until)
         if self._tokens is not None:
             self._tokens.take(now, -ticket.tokens)
-        self._end(now)
+        self.leave(now)
 
     def ended(self, ticket: Ticket, now: float) -> None:
         """The request ended in a way that says nothing about load (bad request, server error, cancelled)."""
         if self._tokens is not None:
             self._tokens.take(now, -ticket.tokens)
-        self._end(now)
+        self.leave(now)
 
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take the quotas from an answer's headers, where the user gave none."""
@@ -222,7 +232,8 @@ class Limiter:
         elif self._pace is not None:
             self._pace.set_rate(now, grown)
 
-    def _end(self, now: float) -> None:
+    def leave(self, now: float) -> None:
+        """A request that succeeded is committed and no longer in flight."""
         self.in_flight -= 1
         if self.in_flight == 0:
             self._idle_since = now

@@ -44,10 +44,6 @@ CREATE INDEX IF NOT EXISTS batch_items_by_key ON batch_items (key)
 LOOKUP = 500
 """Keys in one SELECT."""
 
-_INSERT = (
-    "INSERT INTO completions (key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, "
-    "cost, run, day) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
-)
 _COUNT = (
     "INSERT INTO failures (key, run, day, reason, endpoint, request, detail, count, prompt_tokens, completion_tokens, "
     "cost) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key, run, day, reason) DO UPDATE SET "
@@ -148,17 +144,27 @@ class LedgerStore:
         missed = [entry for entry in entries if isinstance(entry, Missed)]
         day = today()
         with self.database.transaction():
-            fresh = self.database.insert_new(_INSERT, [_paid_row(entry, run, day) for entry in paid])
-            late = [entry for entry, new in zip(paid, fresh, strict=True) if not new]
-            missed += [_as_duplicate(entry) for entry in late]
+            theirs = self._insert([_paid_row(entry, run, day) for entry in paid])
+            missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
             if missed:
                 self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in missed])
             done = [entry.completion.key for entry in paid] + [entry.key for entry in missed if entry.final]
-            self.database.many("DELETE FROM claims WHERE key = ?", [(key,) for key in done])
-            theirs = self.lookup([entry.completion.key for entry in late]) if late else {}
+            for keys in chunked(done, LOOKUP):
+                self.database.query(f"DELETE FROM claims WHERE key IN ({marks(len(keys))})", keys)  # noqa: S608
         return [
             theirs.get(entry.completion.key, entry.completion) if isinstance(entry, Paid) else None for entry in entries
         ]
+
+    def _insert(self, rows: Sequence[Sequence[Any]]) -> dict[str, Completion]:
+        """Insert completions; return those that the ledger held already."""
+        held = self.lookup([row[0] for row in rows])
+        fresh = [row for row in rows if row[0] not in held]
+        for some in chunked(fresh, LOOKUP):
+            if self.database.insert("completions", some) < len(some):
+                # PostgreSQL only: somebody committed between our look and our insert. What differs was theirs.
+                now = self.lookup([row[0] for row in some])
+                held |= {row[0]: now[row[0]] for row in some if _completion((row[0], *row[3:8])) != now[row[0]]}
+        return held
 
     def requests(self, key: str) -> list[tuple[Any, ...]]:
         """Return what is known of a key prefix: (key, table, endpoint, request, reason, detail, count)."""

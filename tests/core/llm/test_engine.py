@@ -101,7 +101,7 @@ async def test_a_prompt_that_always_fails_is_one_row_and_the_next_run_tries_only
         (-1, {}, "connection", 8),
     ],
 )
-async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts, monkeypatch) -> None:
+async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts, monkeypatch) -> None:  # noqa: PLR0913, PLR0917
     monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.0)
     monkeypatch.setattr("lema_core.llm.limiter.BACKOFF_S", 0.001)
     fake.decide = lambda _body, _tries: (status, body, {})
@@ -180,7 +180,7 @@ async def test_an_unknown_model_stops_before_many_requests(fake, spec, ask, ledg
 
 async def test_nobody_there_is_one_clear_error(ask, ledger, monkeypatch) -> None:
     monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
-    with pytest.raises(EndpointError, match="cannot reach 'm' at http://127.0.0.1:9/v1"):
+    with pytest.raises(EndpointError, match=r"cannot reach 'm' at http://127\.0\.0\.1:9/v1"):
         await buy(ledger, EndpointSpec(model="m", base_url="http://127.0.0.1:9/v1"), ask(500))
 
 
@@ -203,16 +203,13 @@ async def test_retry_after_is_honoured(fake, spec, ask, ledger) -> None:
 async def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(fake, spec, ask, ledger) -> None:
     fake.latency = 0.01
     priced = spec.model_copy(update={"price": Price(input_per_million=1e6, output_per_million=1e6)})
-    bought = []
-    async with Engine.open(ledger=str(ledger), budget=Budget(dollars=1000), run="r") as engine:
-        with pytest.raises(BudgetExceededError) as caught:
-            async for outcome in engine.stream(priced, ask(100, max_tokens=10)):
-                bought.append(outcome)
+    with pytest.raises(BudgetExceededError) as caught:
+        await buy(ledger, priced, ask(100, max_tokens=10), Budget(dollars=1000), "r")
     # Each answer costs 30 dollars; none was lost and the limit was not passed.
     store = LedgerStore(str(ledger))
     money, tokens = store.spent("r")
     assert money <= 1000
-    assert fake.hits == len(bought) == tokens / 30 >= 30
+    assert fake.hits == tokens / 30 >= 30
     assert f"{100 - fake.hits} requests remain" in str(caught.value)
     await buy(ledger, priced, ask(100, max_tokens=10), Budget(dollars=4000), "r")
     assert fake.hits == 100
