@@ -12,7 +12,7 @@ from lema_core.report import figures, story
 from lema_core.report.data import Funnel, ReportData
 from lema_core.report.pairs import pair_of
 
-__all__ = ["render_html", "render_markdown"]
+__all__ = ["environment", "render_html", "render_markdown"]
 
 
 def render_html(data: ReportData) -> str:
@@ -22,12 +22,12 @@ def render_html(data: ReportData) -> str:
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
     # Our own SVG: names in it were escaped by matplotlib.
     plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
-    return _environment().get_template("report.html.j2").render(**_view(data), colours=colours, plots=plots)
+    return environment().get_template("report.html.j2").render(**_view(data), colours=colours, plots=plots)
 
 
 def render_markdown(data: ReportData) -> str:
     """Return the same figures as GitHub-flavoured Markdown, without plots."""
-    text = _environment().get_template("report.md.j2").render(**_view(data))
+    text = environment().get_template("report.md.j2").render(**_view(data))
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
@@ -77,7 +77,8 @@ def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return the templates' environment: HTML is escaped, Markdown is escaped cell by cell by its own filters."""
     environment = Environment(
         loader=PackageLoader("lema_core.report"),
         autoescape=select_autoescape(["html.j2"]),

