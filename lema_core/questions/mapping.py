@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lema_core.answers import Family, extract
 from lema_core.errors import DataError
 from lema_core.questions.drafts import Draft, Row
 from lema_core.questions.rationales import rationale_from
 from lema_core.questions.specs import FieldMapping
 
 
-def draft_by_mapping(row: Row, place: str, mapping: FieldMapping) -> Draft:
-    """Return the draft that the mapping finds in the row.
+def draft_by_mapping(row: Row, place: str, mapping: FieldMapping, family: Family = "text") -> Draft:
+    """Return the draft that the mapping finds in the row; ``family`` says how a worked solution's answer is read.
 
     Raises:
         DataError: a mapped field is missing or has the wrong type.
     """
-    gold = _text(row, place, mapping.gold)
+    gold = _gold(row, place, mapping, family)
     rationale = _optional(row, place, mapping.rationale)
     return Draft(
         text=_text(row, place, mapping.question),
@@ -26,6 +27,15 @@ def draft_by_mapping(row: Row, place: str, mapping: FieldMapping) -> Draft:
         subject=_optional(row, place, mapping.subject),
         key=_optional(row, place, mapping.id),
     )
+
+
+def _gold(row: Row, place: str, mapping: FieldMapping, family: Family) -> str:
+    """Return the final answer; where one field is both gold and rationale, the answer that the solution ends in."""
+    text = _text(row, place, mapping.gold)
+    if mapping.gold != mapping.rationale:
+        return text
+    # Without an answer the whole text is the gold, and is refused with its place where golds are checked.
+    return extract(text, family).value or text
 
 
 def _value(row: Row, place: str, path: str) -> Any:

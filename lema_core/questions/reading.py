@@ -90,7 +90,7 @@ def _drafts(spec: QuestionsSpec, task: Task) -> Iterator[tuple[str, Draft | Unus
 
 def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Draft | Unusable:
     if mapping is not None or task.draft is None:
-        return draft_by_mapping(row, place, mapping or FieldMapping())
+        return draft_by_mapping(row, place, mapping or FieldMapping(), task.family)
     missing = [name for name in task.fields if name not in row]
     if missing:
         raise DataError(
@@ -112,9 +112,11 @@ def question_id(task: str, text: str, candidates: tuple[str, ...] | None = None,
 
 def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
     wanted = gold.strip().casefold()
-    for letter, text in zip("abcdefghijklmnopqrstuvwxyz", candidates, strict=False):
-        if wanted in (letter, text.strip().casefold()):
-            return text
+    by_text = {text.strip().casefold(): text for text in candidates}
+    by_letter = dict(zip("abcdefghijklmnopqrstuvwxyz", candidates, strict=False))
+    # A choice may itself be a single letter: its text goes before its place.
+    if found := by_text.get(wanted) or by_letter.get(wanted):
+        return found
     raise DataError(
         f"{place}: the gold answer {gold!r} is none of the choices ({', '.join(candidates) or 'there are none'}). "
         "Expected a choice's text or letter: correct the row, or set mapping.candidates."

@@ -18,7 +18,7 @@ class FieldMapping(BaseModel):
 
     question: str = "question"
     gold: str = "answer"
-    """The final answer. Text, or a number."""
+    """The final answer: text, a number, or (the same field as ``rationale``) a worked solution that ends in it."""
     rationale: str | None = None
     """A worked solution, one step a line; it is numbered when it is not yet."""
     candidates: str | None = None

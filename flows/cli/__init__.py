@@ -1,0 +1,29 @@
+"""The command line. Command modules import what they need when they run, so that ``lema --help`` is quick."""
+
+import typer
+
+from flows.cli.complete import complete
+from flows.cli.console import told
+from flows.cli.doctor import doctor
+from flows.cli.explain import explain
+from flows.cli.ledger import ledger_app
+from flows.cli.plan import plan
+from flows.cli.rate import rate
+from flows.cli.run import resume, run
+from flows.cli.simulate import simulate
+from flows.cli.ui import ui_app
+from flows.cli.verify import verify
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help=(
+        "Teach language models from their mistakes (LeMa, arXiv 2310.20689): sample reasoning paths, find the wrong "
+        "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
+    ),
+)
+for command in (run, plan, resume, explain, verify, complete, simulate, rate, doctor):
+    app.command(command.__name__)(told(command))
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(ui_app, name="ui")

@@ -1,0 +1,42 @@
+"""What a finished run prints: the funnel, the table of arms, and where the report is."""
+
+from rich.console import Console
+from rich.table import Table
+
+from lema_core.artifacts import Store
+from lema_core.evaluation import Evaluation
+from lema_core.lineage import Lineage
+from lema_core.report.gathering import evaluation_of, funnel_of
+from lema_core.report.story import interval, p_value, percent, points
+from lema_core.specs import RunSpec, Runtime
+from tasks.report import HTML
+
+
+def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:
+    """Print the figures of a run and the report's place."""
+    store = Store(Runtime.of(run, root).root)
+    if funnel := funnel_of(store, made):
+        console.print(
+            f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
+            f"{funnel.accepted} accepted corrections"
+        )
+    if evaluation := evaluation_of(store, made):
+        console.print(_table(evaluation))
+    if made.report:
+        console.print(f"Report: {store.folder(made.report)}/{HTML}")
+    console.print(f"Done in {seconds:.0f} s")
+
+
+def _table(evaluation: Evaluation) -> Table:
+    table = Table(title=f"Accuracy on {evaluation.n} held-out questions", header_style="bold", box=None, padding=(0, 2))
+    for column in ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for score in evaluation.scores:
+        cells = [score.name, percent(score.accuracy.value, evaluation.n), interval(score.accuracy, evaluation.n)]
+        compared = evaluation.comparison(score.name, evaluation.base)
+        if compared:
+            difference = compared.difference
+            cells += [points(difference.value, evaluation.n), interval(difference, evaluation.n, signed=True)]
+            cells.append(p_value(difference.p_value))
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,85 @@
+"""``lema run`` and ``lema resume``: one run file, from questions to report, on a real Prefect server."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.console import console
+
+if TYPE_CHECKING:
+    from lema_core.lineage import Lineage
+    from lema_core.specs import RunSpec
+
+Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", help="Change an option of the run file: section.option=value. Repeatable.")
+]
+
+
+def run(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file, as in deployments/runs/.")],
+    root: Root = ".lema",
+    settings: Settings = None,
+) -> None:
+    """Run everything a run file asks for, and print the result and the report's place.
+
+    What is there already is not made again: run the same command twice and the second time sends no request and trains
+    nothing. After a crash or a kill, the same command goes on where it stopped. Without PREFECT_API_URL, a Prefect
+    server is started on loopback so that you can watch the run; `lema ui stop` ends it.
+    """
+    from lema_core.run_files import read_run_file
+
+    execute(read_run_file(run_file, settings or ()), root)
+
+
+def resume(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", help="A run's name; by default the newest unfinished one.")
+    ] = None,
+    root: Root = ".lema",
+) -> None:
+    """Continue a run that failed or was killed, with the settings it was started with.
+
+    Finished stages and shards stay as they are, and every completion in the ledger is used: only what is missing is
+    asked for.
+    """
+    from flows.run_records import unfinished
+
+    execute(unfinished(root, name), root)
+
+
+def execute(spec: "RunSpec", root: str) -> None:
+    """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
+    from flows.cli.ui import ensure_server, ui_url
+    from flows.planning import Planner
+
+    started = time.monotonic()
+    for stage in Planner(spec, root).stages():
+        if stage.requests and stage.endpoint:
+            # A missing key is told now, not after the stages before have been paid.
+            stage.endpoint.api_key()
+    api = ensure_server()
+    console.print(f"Prefect UI: {ui_url(api, 'runs')}")
+    # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
+    # settings when it is imported: only now.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.cli.outcome import show
+    from flows.cli.progress import bars
+    from flows.lema import lema
+    from flows.run_records import recorded
+
+    with recorded(spec, root), bars() as listener:
+        made = asyncio.run(_listened(lema(spec, root), listener))
+    show(console, spec, root, made, time.monotonic() - started)
+
+
+async def _listened(flow_run: Awaitable["Lineage"], listener: Callable[[str, float, str], None]) -> "Lineage":
+    from tasks._progress import listening
+
+    async with listening(listener):
+        return await flow_run

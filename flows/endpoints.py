@@ -1,0 +1,66 @@
+"""The run file's endpoints made ready: placeholders of a command filled in, identities of local weights computed."""
+
+import sys
+from collections.abc import Iterator
+
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.lineage import Lineage
+from lema_core.llm.embedded import weights_identity
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.specs import PromptKind, RunSpec, Runtime
+
+MODEL_FOLDER = "model"
+"""Where the training program leaves the whole model, in its artifact's folder."""
+WEIGHTS = "{weights}"
+"""As an endpoint's identity: the hash of the weights that ``model`` names, wherever they lie."""
+
+
+class Endpoints:
+    """Endpoints by their name in the run file.
+
+    A command may hold ``{python}`` (this interpreter), ``{source}`` (the file of ``[questions]``), ``{questions}`` and
+    ``{test_questions}`` (the folders of the artifacts), besides the ``{model}`` and ``{port}`` filled in at its start.
+    """
+
+    def __init__(self, run: RunSpec, runtime: Runtime, made: Lineage) -> None:
+        self.run = run
+        self.store = Store(runtime.root)
+        folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
+        self._filled = {name: self.store.folder(ref) for name, ref in folders.items() if ref}
+        self._filled |= {"{python}": sys.executable, "{source}": run.questions.path or ""}
+
+    def __getitem__(self, name: str) -> EndpointSpec:
+        return self.prepared(self.run.endpoint(name))
+
+    def prepared(self, endpoint: EndpointSpec) -> EndpointSpec:
+        """Return an endpoint with its command and identity filled in."""
+        changes: dict[str, object] = {}
+        if endpoint.command:
+            changes["command"] = tuple(_fill(word, self._filled) for word in endpoint.command)
+        if endpoint.identity == WEIGHTS:
+            changes["identity"] = weights_identity(endpoint.model)
+        return endpoint.model_copy(update=changes)
+
+    def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:
+        """Yield what is evaluated, in the report's order: name, endpoint, prompt."""
+        spec = self.run.evaluation
+        if spec is None:
+            return
+        if spec.base:
+            yield "base", self[spec.base], spec.base_prompt
+        for arm, model in models.items():
+            yield arm, self.fine_tuned(model), "zero_shot"
+
+    def fine_tuned(self, model: ArtifactRef) -> EndpointSpec:
+        """Return how a trained checkpoint is served; its identity is the training artifact's."""
+        serve = self.run.evaluation.serve if self.run.evaluation else None
+        if serve is None:
+            raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
+        folder = f"{self.store.folder(model)}/{MODEL_FOLDER}"
+        return self.prepared(serve.model_copy(update={"model": folder, "identity": model.fingerprint}))
+
+
+def _fill(word: str, values: dict[str, str]) -> str:
+    for name, value in values.items():
+        word = word.replace(name, value)
+    return word

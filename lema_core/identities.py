@@ -1,0 +1,108 @@
+"""What decides each artifact, stage by stage: the one place to look when a stage ran again, or did not.
+
+Only what changes rows is here: an endpoint enters by its identity and never by its URL; shards, ranks and keys do not.
+A developer raises a stage's revision when its code changes meaning. Every identity follows from the run file and the
+sources alone, so that a plan can name all artifacts of a run before anything is made.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lema_core import prompts
+from lema_core import questions as question_source
+from lema_core.artifacts import Identity
+from lema_core.lineage import Lineage
+from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
+from lema_core.mixture import get_arm
+from lema_core.mixture import prompt_identity as mixture_prompts
+from lema_core.questions import QuestionsSpec, get_task
+from lema_core.specs import (
+    CorrectionsSpec,
+    EvaluationSpec,
+    MistakesSpec,
+    MixtureSpec,
+    PromptKind,
+    RunSpec,
+    StudentSpec,
+    VerdictsSpec,
+)
+from lema_core.training.specs import TrainingSpec
+
+REVISIONS = {
+    "questions": 1,
+    "reasoning_paths": 1,
+    "verdicts": 1,
+    "mistakes": 1,
+    "corrections": 1,
+    "mixture": 1,
+    "training": 1,
+    "evaluation": 1,
+    "report": 1,
+}
+
+
+def questions(spec: QuestionsSpec) -> Identity:
+    """Return the identity of the questions of a source: its bytes, not its place."""
+    return _identity("questions", question_source.identity(spec))
+
+
+def reasoning_paths(student: StudentSpec, model: str, task: str, questions: str) -> Identity:
+    """Return the identity of the paths that ``model`` samples to some questions."""
+    spec = student.model_dump(exclude={"endpoint"}) | {"student": model}
+    return _identity("reasoning_paths", spec, [questions], _prompt(task, "path"))
+
+
+def verdicts(spec: VerdictsSpec, task: str, paths: str) -> Identity:
+    """Return the identity of the verdicts on some paths."""
+    return _identity("verdicts", spec.model_dump() | {"family": get_task(task).family}, [paths])
+
+
+def mistakes(spec: MistakesSpec, verdicts: Sequence[str]) -> Identity:
+    """Return the identity of the mistakes chosen from the verdicts of all students."""
+    return _identity("mistakes", spec, verdicts)
+
+
+def corrections(spec: CorrectionsSpec, corrector: str, task: str, mistakes: str) -> Identity:
+    """Return the identity of the accepted corrections."""
+    plain = spec.model_dump(exclude={"endpoint"}) | {"corrector": corrector, "task": task}
+    return _identity("corrections", plain, [mistakes], _prompt(task, "correction"))
+
+
+def mixture(spec: MixtureSpec, arm: str, task: str, made: Lineage) -> Identity:
+    """Return the identity of an arm's examples: a view over the pool (questions, verdicts, corrections)."""
+    excluded = made.test_questions.fingerprint if made.test_questions else None
+    plain = {"arm": get_arm(arm), "seed": spec.seed, "task": task, "excluded": excluded}
+    pool = [made.questions, *made.verdicts, made.corrections]
+    return _identity("mixture", plain, [ref.fingerprint for ref in pool if ref], mixture_prompts(task))
+
+
+def training(spec: TrainingSpec, mixture: str) -> Identity:
+    """Return the identity of a fine-tuned model; weights on this machine enter by their hash, not their place."""
+    local = spec.base in {EMBEDDED, TINY} or Path(spec.base).exists()
+    base = weights_identity(spec.base) if local else spec.base
+    return _identity("training", spec.identity() | {"base": base}, [mixture])
+
+
+def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:
+    """Return the identity of a model's greedy answers to the held-out questions."""
+    plain = {"model": model, "prompt": prompt, "max_tokens": spec.max_tokens, "task": task}
+    return _identity("evaluation", plain, [questions], _prompt(task, "path"))
+
+
+def report(run: RunSpec, made: Lineage) -> Identity:
+    """Return the identity of a report: the artifacts it tells of, and what it calls them."""
+    named = {
+        "title": run.title or run.name,
+        "models": {name: endpoint.model for name, endpoint in run.endpoints.items()},
+        "evaluations": {name: ref.fingerprint for name, ref in made.evaluations.items()},
+        "stage": run.launch.zero_stage,
+    }
+    return _identity("report", named, [ref.fingerprint for ref in made])
+
+
+def _identity(stage: str, spec: object, inputs: Sequence[str] = (), texts: str = "") -> Identity:
+    return Identity(stage, spec, tuple(inputs), texts, REVISIONS[stage])
+
+
+def _prompt(task: str, part: prompts.sets.Part) -> str:
+    return prompts.fingerprint(get_task(task).prompts, part)

@@ -1,0 +1,99 @@
+"""Reading a run file: TOML with every mistake named by its place, before anything is paid."""
+
+import difflib
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from lema_core.errors import ConfigError
+from lema_core.specs import RunSpec
+
+
+def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
+    """Return the run of a TOML file, with ``a.b=c`` settings laid over it (c is TOML, or a plain string).
+
+    Raises:
+        ConfigError: the file is missing, is no TOML, or holds a wrong or misspelt option; the message lists them all.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run files are in deployments/runs/; give the path of one.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+    for setting in settings:
+        _lay_over(document, setting)
+    try:
+        return RunSpec.model_validate(document)
+    except ValidationError as error:
+        raise ConfigError(f"{path}:\n" + "\n".join(_lines(error))) from error
+
+
+def _lay_over(document: dict[str, Any], setting: str) -> None:
+    name, equals, text = setting.partition("=")
+    if not equals or not name:
+        raise ConfigError(f"--set {setting!r} is not of the form section.option=value")
+    try:
+        value = tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, option = name.strip().split(".")
+    place: Any = document
+    for section in sections:
+        place = _step_into(place, section, setting)
+    if isinstance(place, list):
+        place[_index(place, option, setting)] = value
+    else:
+        place[option] = value
+
+
+def _step_into(place: Any, section: str, setting: str) -> Any:
+    inner = place[_index(place, section, setting)] if isinstance(place, list) else place.setdefault(section, {})
+    if not isinstance(inner, dict | list):
+        raise ConfigError(f"--set {setting!r}: {section!r} is a value, not a section")
+    return inner
+
+
+def _index(place: list[Any], text: str, setting: str) -> int:
+    if text.isdigit() and int(text) < len(place):
+        return int(text)
+    raise ConfigError(f"--set {setting!r}: {text!r} must be a position from 0 to {len(place) - 1} in the list")
+
+
+def _lines(error: ValidationError) -> Iterable[str]:
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"]) or "run"
+        if problem["type"] == "extra_forbidden":
+            yield f"  {place}: there is no such option{_meant(problem['loc'])}"
+        elif problem["type"] == "missing":
+            yield f"  {place}: is missing and has no default"
+        else:
+            yield f"  {place}: {problem['msg'].removeprefix('Value error, ')}"
+
+
+def _meant(place: tuple[int | str, ...]) -> str:
+    model: Any = RunSpec
+    for part in place[:-1]:
+        model = _model_under(model, part)
+    known = list(model.model_fields) if model else []
+    near = difflib.get_close_matches(str(place[-1]), known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; there are {', '.join(known)}" if known else ""
+
+
+def _model_under(model: Any, part: int | str) -> Any:
+    """Follow one step of an error's place through the annotations; a position or a free key keeps the model."""
+    if not isinstance(part, str) or model is None or part not in model.model_fields:
+        return model
+    return _first_model(model.model_fields[part].annotation)
+
+
+def _first_model(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_first_model(inner) for inner in getattr(annotation, "__args__", ()))
+    return next((model for model in found if model is not None), None)

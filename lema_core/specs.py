@@ -1,0 +1,185 @@
+"""The run file: everything one run of the paper is made from, as frozen pydantic models.
+
+A section's fields are content and enter the identity of the stage's artifact, but for the sections that say where and
+how the work is done: ``endpoints`` (only an endpoint's identity counts), ``launch``, ``budget`` and ``runtime``.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.questions.specs import QuestionsSpec
+from lema_core.training.specs import LaunchSpec, TrainingSpec
+
+PromptKind = Literal["few_shot", "zero_shot"]
+
+
+class Section(BaseModel):
+    """A section of a run file: frozen, and an unknown option is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class StudentSpec(Section):
+    """How reasoning paths are sampled from one student (the paper's M_r)."""
+
+    endpoint: str
+    """A name from ``[endpoints]``."""
+    samples: int = Field(4, ge=1)
+    """Paths a question."""
+    temperature: float = Field(0.7, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int = Field(512, ge=1)
+    prompt: PromptKind = "few_shot"
+
+
+class VerdictsSpec(Section):
+    """How a path's final answer is judged."""
+
+    unknown: Literal["reject", "wrong"] = "reject"
+    """What becomes of a path whose answer the matcher can neither equal to nor tell from the gold answer."""
+
+
+class MistakesSpec(Section):
+    """Which judged paths are corrected."""
+
+    verdicts: tuple[Literal["wrong", "none", "ambiguous"], ...] = ("wrong",)
+    """A path without an answer is its own class and by default no mistake."""
+    per_question: int | None = Field(None, ge=1)
+    """At most so many mistakes of one question."""
+    per_student: int | None = Field(None, ge=1)
+    """At most so many mistakes of one student on one question."""
+
+
+class CorrectionsSpec(Section):
+    """How mistakes are corrected (the paper's M_c)."""
+
+    endpoint: str
+    tries: int = Field(1, ge=1)
+    """Corrections sampled for one mistake (k)."""
+    keep: Literal["shortest", "all"] = "shortest"
+    """Which of the accepted ones of a mistake."""
+    temperature: float = Field(0.0, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int = Field(1024, ge=1)
+
+    @model_validator(mode="after")
+    def _tries_differ(self) -> Self:
+        if self.tries > 1 and self.temperature == 0:
+            raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
+        return self
+
+
+class MixtureSpec(Section):
+    """How the training examples of the arms are made."""
+
+    arms: tuple[str, ...] = ("cot", "lema")
+    seed: int = 0
+    """Fixes the order of the examples and what a size-matched arm leaves out."""
+
+
+class EvaluationSpec(Section):
+    """How the base model and the arms are measured: greedily, on the same held-out questions."""
+
+    base: str | None = None
+    """The endpoint of the base model; None leaves it out."""
+    base_prompt: PromptKind = "few_shot"
+    """The base model was never trained on our format: four examples give it its best chance."""
+    serve: EndpointSpec | None = None
+    """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``."""
+    max_tokens: int = Field(2048, ge=1)
+
+
+class BudgetSpec(Section):
+    """The most a run may cost, over all its endpoints, counted from its first request."""
+
+    usd: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0)
+
+
+class RuntimeSpec(Section):
+    """How the work is cut up. None of it changes a row."""
+
+    shard_requests: int = Field(512, ge=1)
+    """Requests in one Prefect task."""
+    shards_in_flight: int = Field(8, ge=1)
+    ledger: str | None = None
+    """A PostgreSQL URL or a file; by default ``ledger.sqlite`` under the root."""
+
+
+class RunSpec(Section):
+    """One run file."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    """Lower-case letters, digits, - and _."""
+    title: str = ""
+    questions: QuestionsSpec
+    test_questions: QuestionsSpec | None = None
+    endpoints: dict[str, EndpointSpec] = {}
+    students: tuple[StudentSpec, ...] = ()
+    verdicts: VerdictsSpec = VerdictsSpec()
+    mistakes: MistakesSpec = MistakesSpec()
+    corrections: CorrectionsSpec | None = None
+    mixture: MixtureSpec | None = None
+    training: TrainingSpec | None = None
+    launch: LaunchSpec = LaunchSpec()
+    evaluation: EvaluationSpec | None = None
+    budget: BudgetSpec = BudgetSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
+
+    @model_validator(mode="after")
+    def _stages_have_what_they_need(self) -> Self:
+        self._endpoints_exist()
+        needs: list[tuple[str, object, str, object]] = [
+            ("corrections", self.corrections, "students", self.students),
+            ("training", self.training, "mixture", self.mixture),
+            ("evaluation", self.evaluation, "test_questions", self.test_questions),
+        ]
+        for name, section, needed, there in needs:
+            if section and not there:
+                raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
+        if self.training and self.evaluation and self.evaluation.serve is None:
+            raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
+        return self
+
+    def _endpoints_exist(self) -> None:
+        used = {student.endpoint for student in self.students}
+        used |= {self.corrections.endpoint} if self.corrections else set()
+        used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
+        if missing := sorted(used - self.endpoints.keys()):
+            raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
+
+    def endpoint(self, name: str) -> EndpointSpec:
+        """Return an endpoint of the run file under the name it has there."""
+        return self.endpoints[name].model_copy(update={"name": name})
+
+
+class Runtime(BaseModel):
+    """Where and how a run works: handed to every task, small and plain, never part of an identity."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: str
+    ledger: str
+    run: str
+    budget: BudgetSpec = BudgetSpec()
+    shard_requests: int = 512
+    shards_in_flight: int = 8
+    launch: LaunchSpec = LaunchSpec()
+
+    @classmethod
+    def of(cls, spec: RunSpec, root: str) -> Self:
+        """Return the runtime of a run file under a root; the ledger lies beside the artifacts if that is a folder."""
+        local = "://" not in root
+        default = str(Path(root) / "ledger.sqlite") if local else str(Path(".lema") / "ledger.sqlite")
+        return cls(
+            root=f"{root.rstrip('/')}/store",
+            ledger=spec.runtime.ledger or default,
+            run=spec.name,
+            budget=spec.budget,
+            shard_requests=spec.runtime.shard_requests,
+            shards_in_flight=spec.runtime.shards_in_flight,
+            launch=spec.launch,
+        )

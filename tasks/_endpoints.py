@@ -1,0 +1,70 @@
+"""Models as tasks see them: one request engine a process, and servers that run while a stage needs them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from lema_core.artifacts import PartWriter
+from lema_core.llm.budget import Budget
+from lema_core.llm.endpoints import EndpointSpec, running
+from lema_core.llm.engine import Engine
+from lema_core.llm.requests import Completion, Outcome
+from lema_core.specs import Runtime
+from tasks._progress import Watch
+from tasks._publish import Stage
+
+_engines: dict[tuple[Runtime, int], Engine] = {}
+
+
+@asynccontextmanager
+async def engine_session(runtime: Runtime) -> AsyncIterator[Engine]:
+    """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
+    key = (runtime, id(asyncio.get_running_loop()))
+    budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
+    async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:
+        _engines[key] = engine
+        try:
+            yield engine
+        finally:
+            del _engines[key]
+
+
+async def engine_of(runtime: Runtime) -> Engine:
+    """Return the engine of the session that this task runs in."""
+    return _engines[runtime, id(asyncio.get_running_loop())]
+
+
+@asynccontextmanager
+async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
+    """Give the endpoint with a URL, its server started where it has a command and stopped at the end."""
+    async with running(endpoint) as url:
+        yield endpoint.at(url)
+
+
+async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIterator[Outcome]:
+    """Pass outcomes on and add up what they used, in the part's counts: for the report's table of tokens and money."""
+    async for outcome in outcomes:
+        if isinstance(outcome, Completion):
+            part.counts["completions"] += 1
+            part.counts["prompt_tokens"] += outcome.prompt_tokens
+            part.counts["completion_tokens"] += outcome.completion_tokens
+        yield outcome
+
+
+def engine_watch(engine: Engine, stage: Stage) -> Watch:
+    """Return the figures of a stage that talks to a model, for its progress: requests, rate, waiting, tokens, money."""
+    before, requests = engine.snapshot().done, max(1, stage.rows * stage.requests_per_row)
+
+    def watch() -> tuple[float, str]:
+        now = engine.snapshot()
+        done = now.done - before
+        money = "" if now.dollars is None else f", ${now.dollars:.4f}"
+        stuck = f", sleeping {now.sleeping_s:.0f} s" if now.sleeping_s else ""
+        tokens = now.prompt_tokens + now.completion_tokens
+        line = (
+            f"{done}/{requests} requests, {now.rate:.1f}/s, {now.in_flight} in flight, oldest {now.oldest_s:.0f} s, "
+            f"{now.r429} x 429, {now.r5xx} x 5xx, {tokens} tokens{money}{stuck}"
+        )
+        return min(1.0, done / requests), line
+
+    return watch

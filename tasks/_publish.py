@@ -1,0 +1,148 @@
+"""How every stage becomes an artifact: a Prefect task a shard, the manifest last, the figures to Prefect.
+
+A stage hands over what it is (an Identity), how many input rows it has, and the task that deals with a shard. The store
+decides what is left to do: a published artifact is shown as ``Cached``, a finished part is not run again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import acreate_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartWriter, Shard, Store, shards_of
+from lema_core.errors import BudgetExceededError, LemaError, ShardsFailedError
+from lema_core.specs import Runtime
+from tasks._progress import Watch, watched
+
+SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
+
+ShardTask = Callable[[Shard], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a stage is and how much there is to do."""
+
+    identity: Identity
+    rows: int
+    """Input rows, cut into shards."""
+    requests_per_row: int = 1
+    """So that a shard holds about ``runtime.shard_requests`` requests."""
+
+    @property
+    def ref(self) -> ArtifactRef:
+        """Return the artifact the stage makes."""
+        return ArtifactRef(self.identity.stage, self.identity.fingerprint)
+
+
+def outcome(part: PartWriter) -> State[None]:
+    """Return the state a finished shard shows in the UI: what it kept and what it rejected, by reason."""
+    summary = part.summary
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
+    return Completed(message=f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else ""))
+
+
+async def published(runtime: Runtime, stage: Stage) -> ArtifactRef | None:
+    """Return the stage's artifact where it exists, shown as ``Cached`` in the UI, else None."""
+    store = Store(runtime.root)
+    if not store.exists(stage.ref):
+        return None
+    await show_cached(store.manifest(stage.ref))
+    return stage.ref
+
+
+async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: Watch | None = None) -> ArtifactRef:
+    """Run the shards that are not finished, some at a time, and publish the artifact.
+
+    Raises:
+        ShardsFailedError: some shards failed; the finished ones are kept.
+        BudgetExceededError: the budget ran out; every completion paid so far is in the ledger.
+    """
+    store = Store(runtime.root)
+    started = time.monotonic()
+    shards = shards_of(stage.rows, max(1, runtime.shard_requests // stage.requests_per_row))
+    todo = [shard for shard in shards if store.finished_part(stage.ref, shard) is None]
+    async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
+        await _run_shards(runtime, stage.ref, todo, shard_task, tick)
+    parts = [part for part in (store.finished_part(stage.ref, shard) for shard in shards) if part]
+    manifest = store.publish(stage.identity, parts, seconds=time.monotonic() - started)
+    await show_published(manifest)
+    return stage.ref
+
+
+async def _run_shards(
+    runtime: Runtime, ref: ArtifactRef, shards: Sequence[Shard], shard_task: ShardTask, tick: Callable[[], None]
+) -> None:
+    slots = asyncio.Semaphore(runtime.shards_in_flight)
+    stop = asyncio.Event()
+
+    async def one(shard: Shard) -> None:
+        async with slots:
+            if stop.is_set():
+                return
+            try:
+                await shard_task(shard)
+            except BudgetExceededError:
+                stop.set()
+                raise
+            tick()
+
+    results = await asyncio.gather(*(one(shard) for shard in shards), return_exceptions=True)
+    failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
+    if failed:
+        _raise(runtime, ref, failed, len(shards))
+
+
+def _raise(runtime: Runtime, ref: ArtifactRef, failed: list[tuple[Shard, BaseException]], total: int) -> None:
+    for _, error in failed:
+        if isinstance(error, BudgetExceededError | asyncio.CancelledError):
+            raise error
+    ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
+    more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
+    texts = list(dict.fromkeys(str(error) or type(error).__name__ for _, error in failed))
+    if total == len(failed) and all(isinstance(error, LemaError) for _, error in failed) and len(texts) == 1:
+        raise failed[0][1]
+    raise ShardsFailedError(
+        f"{ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}); the others are kept. "
+        f"Cause: {'; '.join(texts[:3])}. Go on with: lema resume {runtime.run}"
+    )
+
+
+async def show_cached(manifest: Manifest) -> None:
+    """Record in Prefect that a stage was already there."""
+    name = manifest.stage
+    await _cached_task.with_options(name=name, task_run_name=name)(manifest.fingerprint, _summary(manifest))
+
+
+@task(**SHARD_TASK)
+async def _cached_task(fingerprint: str, summary: str) -> State[None]:
+    return Completed(name="Cached", message=f"{fingerprint}: {summary}")
+
+
+def _summary(manifest: Manifest) -> str:
+    if manifest.files:
+        return f"{len(manifest.files)} files"
+    return f"{manifest.rows_in} in, {manifest.rows_out} out, {manifest.rejected} rejected"
+
+
+async def show_published(manifest: Manifest) -> None:
+    """Put a stage's figures into Prefect: a log line, and a table of what came in, went out and was rejected why."""
+    get_run_logger().info("%s %s: %s", manifest.stage, manifest.fingerprint, _summary(manifest))
+    rows = [
+        {"what": "rows in", "number": manifest.rows_in},
+        {"what": "rows out", "number": manifest.rows_out},
+        *({"what": f"rejected: {reason}", "number": count} for reason, count in manifest.reasons.items()),
+        *({"what": name, "number": count} for name, count in manifest.counts.items()),
+    ]
+    await acreate_table_artifact(
+        table=rows, key=manifest.stage.replace("_", "-"), description=f"{manifest.stage} {manifest.fingerprint}"
+    )

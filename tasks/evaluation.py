@@ -1,0 +1,62 @@
+"""A model's greedy answers to the held-out questions, judged (paper, section 3.3)."""
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Shard, Store
+from lema_core.greedy import greedy_requests, judged_answer
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.records import JudgedPath, Question
+from lema_core.specs import EvaluationSpec, PromptKind, Runtime
+from tasks._endpoints import counted, engine_of, engine_watch, serving
+from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+
+
+@task(name="evaluation", task_run_name="evaluation {name} {shard.start}-{shard.stop}", **SHARD_TASK)
+async def evaluation_shard(
+    runtime: Runtime,
+    spec: EvaluationSpec,
+    name: str,  # noqa: ARG001 - Prefect puts it into the task run's name
+    model: EndpointSpec,
+    prompt: PromptKind,
+    questions: ArtifactRef,
+    out: ArtifactRef,
+    shard: Shard,
+) -> State[None]:
+    """Ask a range of held-out questions, once each, at temperature 0."""
+    store, engine = Store(runtime.root), await engine_of(runtime)
+    rows = store.rows(questions, Question, shard.start, shard.stop)
+    asked = list(greedy_requests(rows, spec.max_tokens, prompt))
+    outcomes = engine.stream(model, [one.request for one in asked])
+    with store.part(out, shard, JudgedPath) as part:
+        part.rows_in = len(asked)
+        answers = counted(outcomes, part)
+        for one in asked:
+            row = judged_answer(one, model.identity, await anext(answers))
+            part.counts[row.verdict] += 1
+            part.add(row)
+    return outcome(part)
+
+
+async def evaluation(
+    runtime: Runtime,
+    spec: EvaluationSpec,
+    name: str,
+    model: EndpointSpec,
+    prompt: PromptKind,
+    task_name: str,
+    questions: ArtifactRef,
+) -> ArtifactRef:
+    """Return the artifact of a model's judged answers; ``name`` is the arm's, or ``base``."""
+    identity = identities.evaluation(spec, model.identity, prompt, task_name, questions.fingerprint)
+    stage = Stage(identity, Store(runtime.root).manifest(questions).rows_out)
+    if ref := await published(runtime, stage):
+        return ref
+    async with serving(model) as live:
+        return await publish(
+            runtime,
+            stage,
+            lambda shard: evaluation_shard(runtime, spec, name, live, prompt, questions, stage.ref, shard),
+            engine_watch(await engine_of(runtime), stage),
+        )

@@ -1,0 +1,53 @@
+"""The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 4)."""
+
+import asyncio
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from lema_core import identities
+from lema_core import mixture as core
+from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
+from lema_core.lineage import Lineage
+from lema_core.overlap import KnownQuestions
+from lema_core.records import Correction, Example, JudgedPath, Question
+from lema_core.specs import MixtureSpec, Runtime
+from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+
+
+@task(name="mixture", task_run_name="mixture {arm}", **SHARD_TASK)
+async def mixture_shard(
+    runtime: Runtime, spec: MixtureSpec, arm: str, made: Lineage, out: ArtifactRef, shard: Shard
+) -> State[None]:
+    """Build an arm's examples: equal ones once, those of test questions rejected, in the seeded order."""
+    return outcome(await asyncio.to_thread(_build, Store(runtime.root), spec, arm, made, out, shard))
+
+
+def _build(store: Store, spec: MixtureSpec, arm: str, made: Lineage, out: ArtifactRef, shard: Shard) -> PartWriter:
+    excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
+    rules = core.MixtureRules(seed=spec.seed, test_questions=KnownQuestions(row.text for row in excluded))
+    with store.part(out, shard, Example) as part:
+        for row in core.build_arm(core.get_arm(arm), pool_of(store, made), rules):
+            part.rows_in += 1
+            part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
+            part.add(row)
+    return part
+
+
+def pool_of(store: Store, made: Lineage) -> core.Pool:
+    """Return what a run has collected, as the source that arms are views of."""
+    questions, corrections, verdicts = made.questions, made.corrections, tuple(made.verdicts)
+    source = core.Source(
+        questions=lambda: store.rows(questions, Question) if questions else (),
+        paths=lambda: (path for ref in verdicts for path in store.rows(ref, JudgedPath)),
+        corrections=lambda: store.rows(corrections, Correction) if corrections else (),
+    )
+    return (source,)
+
+
+async def mixture(runtime: Runtime, spec: MixtureSpec, arm: str, task_name: str, made: Lineage) -> ArtifactRef:
+    """Return the artifact of an arm's examples."""
+    stage = Stage(identities.mixture(spec, arm, task_name, made), rows=0)
+    if ref := await published(runtime, stage):
+        return ref
+    return await publish(runtime, stage, lambda shard: mixture_shard(runtime, spec, arm, made, stage.ref, shard))

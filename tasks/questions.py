@@ -1,0 +1,33 @@
+"""The questions of a run: read or generated, checked, given ids (the paper's Q)."""
+
+from prefect import task
+from prefect.client.schemas.objects import State
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Shard, Store
+from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.records import Question
+from lema_core.specs import Runtime
+from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+
+
+@task(name="questions", task_run_name="questions", **SHARD_TASK)
+async def questions_shard(runtime: Runtime, spec: QuestionsSpec, out: ArtifactRef, shard: Shard) -> State[None]:
+    """Read every question of the source, in its order."""
+    with Store(runtime.root).part(out, shard, Question) as part:
+        for row in read_questions(spec):
+            part.rows_in += 1
+            part.add(row)
+    return outcome(part)
+
+
+async def questions(runtime: Runtime, spec: QuestionsSpec) -> ArtifactRef:
+    """Return the artifact of the questions a spec selects.
+
+    Raises:
+        DataError: the source cannot be used; nothing was paid.
+    """
+    stage = Stage(identities.questions(spec), rows=0)
+    if ref := await published(runtime, stage):
+        return ref
+    return await publish(runtime, stage, lambda shard: questions_shard(runtime, spec, stage.ref, shard))

@@ -1,0 +1,50 @@
+"""The report of a run: an HTML page, its Markdown twin, and the same figures as Prefect artifacts."""
+
+import time
+
+from prefect import task
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts.files import atomic_file
+from lema_core.lineage import Lineage
+from lema_core.report import render_html, render_markdown
+from lema_core.report.gathering import gather
+from lema_core.specs import RunSpec, Runtime
+from tasks._publish import SHARD_TASK, Stage, published
+
+HTML, MARKDOWN = "report.html", "report.md"
+
+
+@task(name="report", task_run_name="report", **SHARD_TASK)
+async def write_report(runtime: Runtime, run: RunSpec, made: Lineage, stage: Stage) -> State[None]:
+    """Gather the figures of all stages and write both pages."""
+    started, store = time.monotonic(), Store(runtime.root)
+    data = gather(store, run, made)
+    for name, text in ((HTML, render_html(data)), (MARKDOWN, render_markdown(data))):
+        with atomic_file(store.fs, f"{store.folder(stage.ref)}/{name}") as local:
+            local.write_text(text, encoding="utf-8")
+    store.publish_files(stage.identity, [HTML, MARKDOWN], seconds=time.monotonic() - started)
+    return Completed(message=f"{store.folder(stage.ref)}/{HTML}")
+
+
+async def report(runtime: Runtime, run: RunSpec, made: Lineage) -> ArtifactRef:
+    """Return the artifact of the report, and show it in Prefect: the link, and the Markdown."""
+    stage = Stage(identities.report(run, made), rows=0)
+    if not await published(runtime, stage):
+        await write_report(runtime, run, made, stage)
+    store = Store(runtime.root)
+    folder = store.folder(stage.ref)
+    await acreate_link_artifact(
+        link=_link(store, f"{folder}/{HTML}"), key="report-page", link_text=f"{run.name}: report"
+    )
+    text = store.fs.cat_file(f"{folder}/{MARKDOWN}").decode("utf-8")
+    await acreate_markdown_artifact(markdown=text, key="report", description=run.title or run.name)
+    return stage.ref
+
+
+def _link(store: Store, path: str) -> str:
+    return f"file://{path}" if "file" in store.fs.protocol else str(store.fs.unstrip_protocol(path))

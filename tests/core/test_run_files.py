@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+
+from lema_core.errors import ConfigError
+from lema_core.run_files import read_run_file
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SMALL = """
+name = "small"
+[questions]
+task = "arithmetic"
+limit = 10
+[endpoints.student]
+model = "m"
+base_url = "http://127.0.0.1:1/v1"
+[[students]]
+endpoint = "student"
+samples = 2
+"""
+
+
+@pytest.fixture
+def run_file(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def test_settings_are_laid_over_the_file(run_file):
+    run = read_run_file(run_file, ["students.0.samples=7", "questions.limit=3", "name=other", "title=Two words"])
+    assert (run.students[0].samples, run.questions.limit, run.name, run.title) == (7, 3, "other", "Two words")
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("questions.limt=3", r"questions\.limt: there is no such option; did you mean 'limit'"),
+        ("students.0.sample=3", r"students\.0\.sample: .*did you mean 'samples'"),
+        ("endpoints.student.modl=x", r"modl: .*did you mean 'model'"),
+        ("students.0.endpoint=teacher", r"no \[endpoints\.teacher\]"),
+        ("questions.limit=many", r"questions\.limit: Input should be a valid integer"),
+        ("students.0.samples=0", r"students\.0\.samples: .*greater than or equal to 1"),
+        ("students.3.samples=1", "must be a position from 0 to 0"),
+        ("nonsense", "not of the form"),
+        ("name.x=1", "is a value, not a section"),
+        ("corrections.endpoint=student", None),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_remedy(run_file, setting, message):
+    if message is None:
+        assert read_run_file(run_file, [setting]).corrections
+        return
+    with pytest.raises(ConfigError, match=message):
+        read_run_file(run_file, [setting])
+
+
+def test_a_missing_file_and_broken_toml_are_told(tmp_path):
+    with pytest.raises(ConfigError, match="does not exist"):
+        read_run_file(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("[questions\n")
+    with pytest.raises(ConfigError, match="line 1"):
+        read_run_file(tmp_path / "bad.toml")
+
+
+def test_all_mistakes_are_listed_at_once(tmp_path):
+    (tmp_path / "bad.toml").write_text('name = "Bad Name"\n[questions]\ntask = "arithmetic"\nlimits = 3\n')
+    with pytest.raises(ConfigError) as caught:
+        read_run_file(tmp_path / "bad.toml")
+    assert "name:" in str(caught.value)
+    assert "did you mean 'limit'" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deployments" / "runs").glob("*.toml")), ids=lambda p: p.stem)
+def test_the_shipped_run_files_are_valid(path):
+    assert read_run_file(path).name
