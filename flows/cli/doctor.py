@@ -31,6 +31,10 @@ EXTRAS = {
     "local": "the embedded student's server",
     "postgres": "one ledger for several machines",
 }
+HEADLINES = 8
+"""So many versions are shown of a group that is complete; of one that is not, everything wrong is shown."""
+INTERPRETER = "{python}"
+"""In an endpoint's command: the Python that runs LeMa."""
 PATIENCE_SECONDS = 5.0
 
 
@@ -130,7 +134,7 @@ def _installed(needs: Needs) -> Iterator[Finding]:
         return
     requirements = [Requirement(line) for line in lines]
     base = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
-    yield _group("base", "the data pipeline", base, needed=True)
+    yield _group("base", "the data pipeline", sorted(base, key=_importance), needed=True)
     for extra, purpose in EXTRAS.items():
         members = [r for r in requirements if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
         yield _group(extra, purpose, members, needed=extra in needs.extras)
@@ -147,10 +151,16 @@ def _group(name: str, purpose: str, members: "list[Requirement]", *, needed: boo
         else:
             held.append(f"{member.name} {version}")
     if not wrong:
-        return Finding(name, "ok", f"{purpose}: {', '.join(held)}")
+        more = f" and {len(held) - HEADLINES} more" if len(held) > HEADLINES else ""
+        return Finding(name, "ok", f"{purpose}: {', '.join(held[:HEADLINES])}{more}")
     target = f".[{name}]" if name in EXTRAS else "."
     remedy = f"make install, or pip install -c requirements.lock -e '{target}'"
     return Finding(name, "missing" if needed else "absent", f"{purpose}: {', '.join(wrong)}", remedy)
+
+
+def _importance(requirement: "Requirement") -> tuple[int, str]:
+    first = ("prefect", "openai", "pydantic", "pyarrow", "pandas", "math-verify", "fastapi", "sqlalchemy")
+    return (first.index(requirement.name) if requirement.name in first else len(first), requirement.name)
 
 
 def _version(distribution: str) -> str | None:
@@ -236,9 +246,9 @@ def _endpoint(spec: "EndpointSpec") -> Finding:
 
 
 def _command(part: str, spec: "EndpointSpec", program: str) -> Finding:
-    if shutil.which(program) is None:
+    if program != INTERPRETER and shutil.which(program) is None:
         return Finding(part, "missing", f"{spec.model}: there is no program {program!r}", f"install {program}")
-    return Finding(part, "ok", f"{spec.model}: started by {program} when it is needed")
+    return Finding(part, "ok", f"{spec.model}: started when it is needed, by {program}")
 
 
 def _problem(url: str, key: str | None) -> str | None:
