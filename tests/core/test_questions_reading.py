@@ -56,9 +56,10 @@ def test_a_choice_may_be_given_by_its_letter_or_its_text(tmp_path):
     rows = [
         {"question": "Which?", "answer": "b", "options": ["oak", "elm"]},
         {"question": "And which?", "answer": "Oak", "options": ["oak", "elm"]},
+        {"question": "Which letter?", "answer": "B", "options": ["c", "d", "b"]},
     ]
     questions = read(write(tmp_path, rows), "choice", mapping=FieldMapping(candidates="options"))
-    assert [question.gold for question in questions] == ["elm", "oak"]
+    assert [question.gold for question in questions] == ["elm", "oak", "b"]
 
 
 def test_parquet_json_and_gzip_give_what_jsonl_gives(tmp_path):

@@ -25,7 +25,7 @@ def _draft(row: Row) -> Draft | Unusable:
 
 def _value(row: Row, field: str) -> str:
     """Return a field of the published XML, or of the Hub's rows, which spell it in lower case."""
-    return str(row.get(field, row.get(field.lower(), ""))).strip()
+    return str(row.get(field, row.get(field.lower().replace("-", "_"), ""))).strip()
 
 
 TASK = Task(

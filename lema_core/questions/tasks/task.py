@@ -21,6 +21,7 @@ class HubDataset:
     train: str | None = "train"
     """The name of the split that holds the training questions, None where it has none."""
     test: str | None = "test"
+    """The same for the test questions; ``*`` takes all splits together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
