@@ -17,7 +17,7 @@ from lema_core.answers.arithmetic_tokens import Token, tokenize
 MAX_BITS = 2048
 """Numerators and denominators beyond this are given up: exact arithmetic must stay cheap."""
 MAX_EXPONENT = 32
-MAX_STEP_CHARS = 100_000
+MAX_STEP_CHARS = 20_000
 """Only this much of a step is read."""
 MAX_UNIT_WORDS = 4
 

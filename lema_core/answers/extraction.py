@@ -9,6 +9,8 @@ import re
 from functools import lru_cache
 
 from lema_core.answers.choice import choose
+from lema_core.answers.lexer import to_ascii
+from lema_core.answers.limits import not_an_answer
 from lema_core.answers.quantity import only_quantity
 from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
 
@@ -147,6 +149,9 @@ def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Ex
             return Extraction(
                 "refused", cue=kind, detail=f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
             )
+        reason = not_an_answer(to_ascii(raw))
+        if reason is not None:
+            return Extraction("refused", cue=kind, detail=f"{raw[:80]!r}: {reason}")
         found = _typed(raw, family, candidates, kind)
         if found.outcome != "none":
             return found

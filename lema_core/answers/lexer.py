@@ -40,6 +40,7 @@ _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
 _REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([A-Za-z][A-Za-z .,'-]*\)")
 """``9 (apples)``: words in brackets, apart from the number before them, say what is counted."""
+_GLUED = re.compile(r"(?<=[0-9)}])(or|and)(?=[A-Z(-])")
 _HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
 _COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 
@@ -68,6 +69,8 @@ def tokens_of(answer: str) -> tuple[str, ...]:
     quoted word (``'odd``). Spacing, sizing and fonts are gone.
     """
     text = _HALF_DAY.sub(r"\1m", _join_thousands(to_ascii(answer).strip()))
+    if "or" in text or "and" in text:
+        text = _GLUED.sub(r" \1 ", text)
     remark = _REMARK.fullmatch(text)
     if remark:
         text = remark[1]

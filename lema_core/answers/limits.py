@@ -1,4 +1,4 @@
-"""What may reach the symbolic layers: short, shallow, and without numbers that explode when computed."""
+"""What is compared at all, and what may reach the symbolic layers: short, shallow, and without numbers that explode when computed."""
 
 import re
 
@@ -7,13 +7,33 @@ MAX_DEPTH = 20
 _LONG_NUMBER = re.compile(r"[0-9]{60,}")
 _BIG_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]?\s*[0-9]{5,}")
 _FACTORIALS = re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!")
+_BIG_RANGE = re.compile(r"\\(?:prod|sum|int)\b.{0,500}?[0-9]{4}|binom\s*\{\s*[0-9]{5}|!.{0,500}?\\prod|\\prod.{0,500}?!", re.DOTALL)
+_SIGNS = re.compile(r"\\pm|\\mp|[±∓]")
+MAX_SIGNS = 6
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CODE = re.compile(
+    r"__[a-z]|\b(?:exec|eval|getattr|globals|subprocess|compile|print|open|system|popen)\s*\(|\bimport\s+[a-z]|\blambda\s+\w*\s*:|"
+    r"[A-Za-z_]\w*\.[a-z]+\(|\bos\.[a-z]|<script|/bin/",
+    re.IGNORECASE,
+)
 _TOWER = re.compile(r"(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)")
+
+
+def not_an_answer(answer: str) -> str | None:
+    """Return why a text is refused as an answer whatever stands in it, or None; ``answer`` is in its ASCII form."""
+    if _CONTROL.search(answer):
+        return "it holds control characters or broken Unicode"
+    if _CODE.search(answer):
+        return "it reads like program code"
+    return None
 
 
 def too_heavy(answer: str) -> str | None:
     """Return why an answer must not be handed to a computer algebra system, or None where it may be."""
     if len(answer) > MAX_CHARS:
         return f"{len(answer)} characters; at most {MAX_CHARS} are computed with"
+    if len(_SIGNS.findall(answer)) > MAX_SIGNS:
+        return f"more than {MAX_SIGNS} signs ±"
     depth = deepest = 0
     for character in answer:
         depth += (character in "([{") - (character in ")]}")
@@ -25,6 +45,7 @@ def too_heavy(answer: str) -> str | None:
         (_BIG_EXPONENT, "an exponent of five digits or more"),
         (_FACTORIALS, "a factorial of a factorial or of a number of four digits"),
         (_TOWER, "a tower of powers"),
+        (_BIG_RANGE, "a sum, product, integral or binomial over large numbers"),
     ):
         if pattern.search(answer):
             return reason

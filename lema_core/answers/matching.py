@@ -12,6 +12,7 @@ from functools import lru_cache
 from lema_core.answers.choice import match_choice
 from lema_core.answers.compare import compare
 from lema_core.answers.lexer import to_ascii, tokens_of
+from lema_core.answers.limits import not_an_answer
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.types import MAX_ANSWER_CHARS, Family, Match
 from lema_core.answers.workers import Workers, shared_workers
@@ -58,6 +59,10 @@ def match_light(gold: str, pred: str) -> Match | None:
         return Match("equal" if left == right else "different", "number", f"{left} against {right}")
     if not gold.strip() or not pred.strip():
         return Match("different", "string", "an empty answer equals nothing")
+    for side in (gold, pred):
+        reason = not_an_answer(to_ascii(side))
+        if reason is not None:
+            return Match("unknown", "limits", f"{side[:80]!r}: {reason}")
     return _typed(gold, pred)
 
 

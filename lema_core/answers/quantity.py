@@ -5,12 +5,14 @@ matcher knows the types.
 """
 
 import re
+from itertools import pairwise
 
 from lema_core.answers.lexer import to_ascii
 from lema_core.answers.structure import Answer, parse_answer
 from lema_core.answers.types import Extraction
 
-_SIGN = r"[-+]?\s?\$?\s?"
+# A sign is a sign at the start or behind a space or bracket; elsewhere it stands between two numbers.
+_SIGN = r"(?:^[-+]\s?|(?<=[\s(=$])-)?(?:\$\s?-?)?"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _QUANTITY = re.compile(
     rf"""(?P<clock>[0-9]{{1,4}}(?::[0-9]{{1,4}}){{1,2}}(?:\s?[ap]\.?m\b\.?)?)
@@ -22,9 +24,11 @@ _QUANTITY = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"^\s*(?:[A-Za-z]+\s+){0,2}(?:or|to|and|-|–)\s*\$?\s*$", re.IGNORECASE)
+_ARITHMETIC = re.compile(r"\s*(?:\*{1,2}|[+^/×÷]|\s-\s|\\times|\\cdot)\s*\$?\s*$")
 _RANGE = re.compile(r"^\s*[-–]\s*\$?$")
 _ATTACHED = re.compile(r"[A-Za-z_]$")
 MAX_PHRASE = 400
+MAX_FORMULA = 200
 
 
 def only_quantity(phrase: str, cue: str) -> Extraction:
@@ -38,21 +42,31 @@ def only_quantity(phrase: str, cue: str) -> Extraction:
     found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
     if not found:
         return Extraction("none", cue=cue, detail=f"no number in {phrase[:80]!r}")
+    if any(_ARITHMETIC.match(plain[left.end() : right.start()]) for left, right in pairwise(found)):
+        return _computed(plain, phrase, cue)
     values = list(dict.fromkeys(_canonical(match) for match in found))
     if len(values) == 1 or _leads(plain, found):
         return Extraction("value", values[0], cue)
     return Extraction("ambiguous", cue=cue, detail=f"{len(values)} numbers in {phrase[:80]!r}")
 
 
+def _computed(plain: str, phrase: str, cue: str) -> Extraction:
+    """``3 + 4`` is left to the matcher, which computes within limits; what it cannot read is no single number."""
+    answer = parse_answer(plain)
+    if answer.kind == "value" and len(plain) <= MAX_FORMULA:
+        return Extraction("value", plain, cue)
+    return Extraction("ambiguous", cue=cue, detail=f"a calculation without a result: {phrase[:80]!r}")
+
+
 def _strip(phrase: str) -> str:
-    plain = to_ascii(phrase[:MAX_PHRASE]).replace("*", "" if "**" in phrase else "*").strip(" \t\n*_`$\"'")
+    plain = to_ascii(phrase[:MAX_PHRASE]).strip(" \t\n*_`$\"'")
     plain = re.sub(r"\\\$|\\[()\[\]]|(?<=[0-9])\{,\}(?=[0-9])|(?<=[0-9]),\\!(?=[0-9])", "", plain)
     return re.sub(r"\((?:[^()]{0,200})\)\s*$", "", plain).strip().rstrip(".,;!") or plain
 
 
 def _whole(plain: str) -> str | None:
     r"""The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
-    if not ("\\" in plain or "^" in plain) or len(plain) > 200:
+    if not ("\\" in plain or "^" in plain) or len(plain) > MAX_FORMULA:
         return None
     answer: Answer = parse_answer(plain)
     return plain if answer.kind in {"value", "ratio"} and any(token[0].isdigit() for token in answer.tokens) else None

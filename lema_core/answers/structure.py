@@ -65,7 +65,10 @@ _SEPARATORS = frozenset([",", ";", "&and", "&or"])
 @lru_cache(maxsize=32_768)
 def parse_answer(text: str) -> Answer:
     """Return the typed form of an answer as written."""
-    return _list(tokens_of(text), 0)
+    tokens = tokens_of(text)
+    if tokens[:1] == ("{",) and tokens.count("{") > tokens.count("}"):
+        tokens = tokens[1:]  # a box that was never closed
+    return _list(tokens, 0)
 
 
 def _list(tokens: Tokens, depth: int) -> Answer:

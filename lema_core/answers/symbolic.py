@@ -6,7 +6,7 @@ Nothing here is bounded in time; the parent kills the process at its deadline.
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
-from math_verify import parse, verify
+from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, Expr, Rational, simplify
 
 from lema_core.answers.types import Match
@@ -14,6 +14,8 @@ from lema_core.answers.types import Match
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+# Only LaTeX: its reader of plain expressions hands the text to sympy's parse_expr, which evaluates code.
+_READ = (LatexExtractionConfig(),)
 _POINTS = (Rational(7, 3), Rational(19, 11), Rational(5, 13))
 
 
@@ -57,7 +59,7 @@ def _number(expression: Expr, values: dict[Any, Any]) -> complex | None:
 
 
 def _math_verify(gold: str, pred: str) -> Match:
-    left, right = (parse(_wrapped(text), parsing_timeout=None) for text in (gold, pred))
+    left, right = (parse(_wrapped(text), _READ, parsing_timeout=None) for text in (gold, pred))
     if not left or not right:
         return Match("unknown", "math_verify", "it cannot read " + ("the gold answer" if not left else "the answer"))
     if not isinstance(left[0], Basic) and not isinstance(right[0], Basic):

@@ -10,8 +10,8 @@ ExtractionOutcome = Literal["value", "none", "ambiguous", "refused"]
 MatchOutcome = Literal["equal", "different", "unknown"]
 Verdict = Literal["right", "wrong", "none", "ambiguous", "refused", "unknown"]
 
-MAX_TEXT_CHARS = 1_000_000
-"""A longer solution is refused unread."""
+MAX_TEXT_CHARS = 200_000
+"""A longer solution is refused unread: 2,048 tokens, the most a student writes, are a twentieth of it."""
 MAX_ANSWER_CHARS = 4_000
 """A longer final answer is refused: no gold of the tasks has a tenth of it."""
 

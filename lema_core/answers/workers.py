@@ -54,7 +54,7 @@ class Workers:
                 worker = _Worker(self.memory_mib)
             reply = worker.ask(gold, pred, self.cpu_seconds)
             if reply is None:
-                worker = None
+                worker = _Worker(self.memory_mib)  # it gets ready while the caller goes on
                 return Match(
                     "unknown", "deadline", f"no result within {self.cpu_seconds} s of CPU time; the worker was killed"
                 )
@@ -86,13 +86,15 @@ class _Worker:
         )
         self.buffer = b""
         self.usage = psutil.Process(self.process.pid)
-        self.read(START_SECONDS, START_SECONDS)
+        self.ready = False
 
     def alive(self) -> bool:
         return self.process.poll() is None
 
     def ask(self, gold: str, pred: str, cpu_seconds: float) -> dict[str, Any] | None:
         """Return the worker's reply; None where it died or was killed for its time."""
+        if not self.ready:
+            self.ready = self.read(START_SECONDS, START_SECONDS) is not None
         if self.process.stdin is None or not self.alive():
             return None
         try:

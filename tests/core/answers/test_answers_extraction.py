@@ -1,0 +1,132 @@
+"""Extraction: four outcomes, cues, what is cut, and the faults of the published evaluator."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lema_core.answers import extract, judge
+from lema_core.answers.extraction import read_answer
+from lema_core.answers.types import MAX_TEXT_CHARS
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("Step 1: 3 + 4 = 7.\nThe answer is 7.", "7"),
+        ("so 5 apples.\n#### 5", "5"),
+        ("#### 1,234", "1,234"),
+        ("x\nA: 18", "18"),
+        ("The answer is: **18**", "18"),
+        ("**The answer is** $18$.", "18"),
+        ("THE ANSWER IS 18 DOLLARS", "18"),
+        (r"So we get \boxed{18}.", "18"),
+        (r"\boxed{4} is a guess. Finally \boxed{18}", "18"),
+        ("The answer is $18 per day.", "18"),
+        ("The answer is 18 of the 20 apples.", "18"),
+        ("The answer is 5 + 13 = 18.", "18"),
+        ("The answer is 40%.", "40%"),
+        ("The answer is 1 1/2.", "1 1/2"),
+        ("The answer is 3/4 of the cake.", "3/4"),
+        ("The answer is 10:30.", "10:30"),
+        ("The answer is 1e3.", "1*10^{3}"),
+        ("The answer is −18.", "-18"),
+        ("The answer is ١٨.", "18"),
+        ("The answer is 18 because 3 * 6 = 18.", "18"),
+        ("The answer is 5.\nWait, the answer is not unique.", "5"),
+        ("#### 18\n\nQuestion: Tom has 4 apples.\n#### 4", "18"),
+        ("The answer is 18.\n\nQ: And now?\nA: 4", "18"),
+        ("Step 2.\nExplanation: it adds.\nCorrect Solution:\n{\n...\nStep 2: 3 + 3 = 6.\nThe answer is 6.\n}", "6"),
+    ],
+)
+def test_numeric_values(text, value):
+    found = extract(text, "numeric")
+    assert (found.outcome, found.value) == ("value", value)
+
+
+@pytest.mark.parametrize(
+    ("text", "outcome"),
+    [
+        ("", "none"),
+        ("I do not know.", "none"),
+        ("He has 18 apples.", "none"),
+        ("The answer is unclear.", "none"),
+        ("The answer is 18 or 19.", "ambiguous"),
+        ("The answer is between 5 and 6.", "ambiguous"),
+        ("The answer is 10-12.", "ambiguous"),
+        (r"\boxed{18", "none"),
+        ("#### " + "(" * 5000, "refused"),
+        ("x" * (MAX_TEXT_CHARS + 1), "refused"),
+        ("The answer is 18\x00.", "refused"),
+        ("The answer is __import__('os').system('id').", "refused"),
+        ("The answer is ｅｖａｌ（'1'）.", "refused"),
+    ],
+)
+def test_outcomes_without_a_value(text, outcome):
+    assert extract(text, "numeric").outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "verdict"),
+    [
+        ("I cannot say.", "0", "none"),
+        ("The answer is 1 1/2.", "5.5", "wrong"),
+        ("The answer is 1 1/2.", "1.5", "right"),
+        ("The answer is 1e3.", "13", "wrong"),
+        ("The answer is 18 or 19.", "1819", "ambiguous"),
+        ("The answer is 10:30.", "10", "wrong"),
+        ("The answer is 2 hours 30 minutes.", "230", "wrong"),
+        ("The answer is **18**.", "18", "right"),
+        (r"\boxed{18}", "18", "right"),
+        ("The answer is −18.", "-18", "right"),
+        ("The answer is 9**9**9**9.", "1", "unknown"),
+        ("The answer is 5 + 13.", "18", "right"),
+        ("The answer is 5 + 5.", "5", "wrong"),
+    ],
+)
+def test_the_published_evaluators_faults_are_not_ours(text, gold, verdict):
+    assert judge(text, gold).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (r"Thus \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed 5$ done", "5"),
+        (r"\boxed{1} and \boxed{2}", "1, 2"),
+        (r"The final answer is $(-6, \frac52)$. I hope it is correct.", r"(-6, \frac52)"),
+        (r"The answer is: \sqrt{117}.", r"\sqrt{117}"),
+        ("Final Answer: The largest $n$ is 34.", "34"),
+        ("Q: what is x?\nWe solve. The answer is $x=3$.", "x=3"),
+    ],
+)
+def test_latex_values(text, value):
+    assert extract(text, "latex").value == value
+
+
+def test_loose_takes_the_last_formula_or_number():
+    assert extract("So there are 12 ways.", "numeric", loose=True).value == "12"
+    assert extract("We find that $x < 3$ holds for it.", "latex", loose=True).value == "x < 3"
+
+
+@pytest.mark.parametrize(("text", "value"), [("[1,2]", "[1,2]"), ("The angle is [90].", "90"), ("odd", "odd")])
+def test_a_bare_answer_is_read_whole_and_a_sentence_is_not(text, value):
+    assert read_answer(text).value.strip("[]") == value.strip("[]")
+
+
+@given(
+    st.integers(-(10**9), 10**9),
+    st.sampled_from(["#### {}", "The answer is {}.", r"\boxed{{{}}}", "\nA: {}", "**Answer:** {}"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_every_number_behind_every_cue_is_found(number, cue):
+    assert judge("Step 1: 2 + 2 = 4.\n" + cue.format(number), str(number)).verdict == "right"
+    assert judge("Step 1: 2 + 2 = 4.\n" + cue.format(number), str(number + 1)).verdict == "wrong"
+
+
+@given(st.text(max_size=200), st.sampled_from(["numeric", "latex", "choice", "text"]), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_no_text_raises(text, family, loose):
+    for whole in (text, "The answer is " + text, "\\boxed{" + text + "}", "#### " + text):
+        found = extract(whole, family, ("a", "b c"), loose=loose)
+        assert (found.value is not None) == (found.outcome == "value")
