@@ -62,6 +62,9 @@ def _continuation(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledg
     if diagnosis.kind == "stops_short":
         missing = missing_steps(steps[: index + 1], known)
         return [wrong.text, *_texts(missing)], missing
+    if diagnosis.kind == "no_way_on":
+        missing = missing_steps(kept, known)
+        return _texts(missing), missing
     mended = repaired(wrong, diagnosis, known)
     if mended is None:
         missing = missing_steps(kept, known)

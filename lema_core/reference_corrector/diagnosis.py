@@ -7,15 +7,19 @@ the real paths with false arithmetic an earlier step is off course, and correcti
 mistake.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 from lema_core.answers import FalseEquation, false_equations
 from lema_core.reference_corrector.equations import Equation, key, keys, known_numbers, numbers
+from lema_core.reference_corrector.expansion import Expander, Expansion, is_part
 from lema_core.reference_corrector.knowledge import Knowledge, Step
 
-Kind = Literal["arithmetic", "off_course", "stops_short", "past_the_goal", "answer_line", "no_step"]
+Kind = Literal["arithmetic", "off_course", "stops_short", "no_way_on", "past_the_goal", "answer_line"]
+ROUNDING = 10**6
+"""Results that differ by less than this part are rounded, not wrong."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +44,53 @@ def diagnose(steps: tuple[Step, ...], known: Knowledge, gold: Fraction | None) -
     ``gold`` is the gold answer's number, None where it has none.
     """
     wrong = next((index for index, sound in enumerate(_soundness(steps, known)) if not sound), None)
-    upto = len(steps) if wrong is None else wrong + 1
-    for number, step in enumerate(steps[:upto], 1):
-        if false := false_equations(step.text):
-            return Diagnosis("arithmetic", number, false=false[0], value=false[0].claimed)
-    reached = next((i for i, step in enumerate(steps) if gold is not None and _arrives(step, gold)), None)
+    false = _first_false(steps, len(steps) if wrong is None else wrong + 1, known)
+    if false is not None:
+        return false
     last = steps[-1]
     if wrong is None and gold is not None and _arrives(last, gold):
         return Diagnosis("answer_line", len(steps), value=last.value)
-    if reached is not None and wrong is not None and reached < wrong and wrong == reached + 1:
+    if wrong and gold is not None and steps[wrong - 1].equations and _arrives(steps[wrong - 1], gold):
         return Diagnosis("past_the_goal", wrong + 1, equation=_last_equation(steps[wrong]), value=steps[wrong].value)
     if wrong is None:
-        return Diagnosis("stops_short", len(steps), equation=_last_equation(last), value=last.value)
-    step = steps[wrong]
+        on_the_way = bool(last.equations) and key(last.equations[-1].value) in known.computed and not known.algebraic
+        kind: Kind = "stops_short" if on_the_way else "no_way_on"
+        return Diagnosis(kind, len(steps), equation=_last_equation(last), value=last.value)
+    return _off_course(steps, wrong, known)
+
+
+def _first_false(steps: tuple[Step, ...], upto: int, known: Knowledge) -> Diagnosis | None:
+    """Return the first step whose arithmetic is false.
+
+    Proven so by the step checker, or, where units hide it from that one (``$15 per hour x 40 hours = $450``), a step
+    that computes what the rationale computes and states another result.
+    """
+    expander = Expander()
+    for number, step in enumerate(steps[:upto], 1):
+        for false in false_equations(step.text):
+            if _differ(false.computed, false.claimed):
+                return Diagnosis("arithmetic", number, false=false, value=false.claimed)
+        for equation in step.equations:
+            same = any(expander.expand(equation) == whole for whole in known.expansions)
+            if same and abs(equation.computed - equation.value) > 1 and key(equation.computed) in known.computed:
+                return Diagnosis("arithmetic", number, equation=equation, value=equation.value)
+    return None
+
+
+def _differ(computed: Fraction, claimed: Fraction) -> bool:
+    # 16.666666666666668 for 50 / 3 is a calculator's rounding
+    return abs(computed - claimed) * ROUNDING > max(Fraction(1), abs(computed))
+
+
+def _off_course(steps: tuple[Step, ...], index: int, known: Knowledge) -> Diagnosis:
+    step = steps[index]
     offending = next((e for e in step.equations if key(e.value) not in known.computed), _last_equation(step))
     return Diagnosis(
         "off_course",
-        wrong + 1,
+        index + 1,
         equation=offending,
         value=offending.value if offending else step.value,
-        foreign=_foreign(steps, wrong, offending, known),
+        foreign=_foreign(steps, index, offending, known),
     )
 
 
@@ -72,33 +103,65 @@ def _last_equation(step: Step) -> Equation | None:
 
 
 def _soundness(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
-    """Say of each step whether its value is the rationale's or leads to one that is."""
-    sound = [False] * len(steps)
-    used_by_sound: set[int] = set()
-    arrived = {key(value) for step in known.steps for value in step.values}
+    """Say of each step whether the rationale computes its value too, or whether it leads to one that it computes."""
+    sound = _sound_alone(steps, known)
+    used: set[int] = set()
     for index in range(len(steps) - 1, -1, -1):
         step = steps[index]
-        sound[index] = _is_sound(step, known, used_by_sound)
-        # A part of a sum is met by chance too often to vouch for what it was computed from; a step's own value is not.
-        results = keys(equation.computed for equation in step.equations)
-        if sound[index] and results & (arrived | used_by_sound):
-            used_by_sound |= keys(operand for equation in step.equations for operand in equation.operands)
+        if step.equations and key(step.equations[-1].computed) in used:
+            sound[index] = True
+        if sound[index]:
+            used |= keys(operand for equation in step.equations for operand in equation.operands)
     return sound
 
 
-def _is_sound(step: Step, known: Knowledge, used_by_sound: set[int]) -> bool:
-    if step.equations:
-        # The true result: that it is stated wrongly is found by the step checker, and must not taint what led here.
-        value = step.equations[-1].computed
-        sound = known.computed | used_by_sound
-        return any(key(form) in sound for form in _forms(value))
-    stated = keys(numbers(step.text))
-    return stated <= known.given | known.mentioned | known.computed | used_by_sound
+def _sound_alone(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
+    expander = Expander()
+    reached: set[int] = set()
+    sound = []
+    for step in steps:
+        # Each equation is expanded, for later steps may start from any of them.
+        expanded = [expander.expand(equation) for equation in step.equations]
+        if expanded:
+            part = _is_part_of_one(step.equations[-1], expanded[-1], known)
+            sound.append(part or _is_the_rationales(step.equations[-1], known, reached))
+        else:
+            sound.append(keys(numbers(step.text)) <= known.given | known.mentioned | reached)
+        reached |= keys(step.values)
+    return sound
 
 
-def _forms(value: Fraction) -> tuple[Fraction, ...]:
-    """Return the value, and as percent where it can be a share."""
-    return (value, value * 100) if 0 < value < 1 else (value,)
+def _is_part_of_one(equation: Equation, expanded: Expansion, known: Knowledge) -> bool:
+    """Whether the step is a part of what the rationale computes in one of its steps.
+
+    A single product must stand in the rationale as it is: ``20 * 3`` of ``(20 - 5) * 3`` has forgotten the 5.
+    """
+    rights = (right for step in known.steps for right in step.equations)
+    own = Counter(_operand_keys(equation))
+    return any(
+        is_part(expanded, whole) and (len(expanded) > 1 or len(whole) == 1 or own <= Counter(_operand_keys(right)))
+        for right, whole in zip(rights, known.expansions, strict=True)
+    )
+
+
+def _operand_keys(equation: Equation) -> list[int]:
+    """Return the keys of an equation's operands, in order."""
+    return [key(operand) for operand in equation.operands]
+
+
+def _is_the_rationales(equation: Equation, known: Knowledge, reached: set[int]) -> bool:
+    """Whether the rationale computes this value too, from numbers that have something in common.
+
+    The true result counts: that it is stated wrongly is for the step checker to say. Small numbers meet by chance: a
+    value that the path had before, or that comes from quite other numbers, is no progress.
+    """
+    share = 0 < equation.computed < 1 and key(equation.computed) not in known.computed
+    value = key(equation.computed * 100 if share else equation.computed)
+    if value in reached or value not in known.computed:
+        return False
+    own = keys(equation.operands)
+    rights = [one for step in known.steps for one in step.equations if key(one.value) == value]
+    return not rights or any(own & keys(right.operands) for right in rights)
 
 
 def _foreign(steps: tuple[Step, ...], wrong: int, equation: Equation | None, known: Knowledge) -> Fraction | None:
@@ -107,4 +170,6 @@ def _foreign(steps: tuple[Step, ...], wrong: int, equation: Equation | None, kno
     allowed = known.given | known.mentioned | earlier
     candidates = equation.operands if equation else tuple(numbers(steps[wrong].text))
     own = keys(steps[wrong].values)
-    return next((number for number in candidates if key(number) not in allowed | own), None)
+    return next(
+        (number for number in candidates if number != 1 and not keys([number, number * 100]) & (allowed | own)), None
+    )

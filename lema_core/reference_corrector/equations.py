@@ -8,12 +8,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import combinations
 
 from lema_core.answers.arithmetic_tokens import Token, tokenize
 
-MAX_TERMS = 6
-"""Subsets of more terms than this are not formed: 2^6 sums a step are enough for word problems."""
 MAX_STEP_CHARS = 4_000
 """Only this much of a step is read: a degenerate answer may repeat itself without end."""
 MAX_TOKENS = 40
@@ -61,8 +58,8 @@ class Equation:
     """The value that the step claims."""
     computed: Fraction
     """The true value of the left side."""
-    partial: frozenset[Fraction]
-    """Values met on the way: of the parts of the left side, in any order of a sum or product."""
+    postfix: tuple[int | str, ...]
+    """The left side in postfix order: indices of operands, and operators."""
     span: tuple[int, int]
     """Where the claimed value stands in the text that was read."""
 
@@ -73,8 +70,8 @@ class Equation:
 
 
 def key(value: Fraction) -> int:
-    """Return what two values share that are the same up to sign and rounding to cents."""
-    return abs(round(value * 100))
+    """Return what two values share that are the same up to rounding to cents."""
+    return round(value * 100)
 
 
 def keys(values: Iterable[Fraction]) -> set[int]:
@@ -178,15 +175,18 @@ def _claimed(tokens: Sequence[Token], equals: int) -> Token | None:
 
 
 def _equation(text: str, left: list[Token], right: Token) -> Equation | None:
+    if right.percent and all(token.percent for token in left if token.kind == "num"):
+        left = [replace(token, percent=False) for token in left]  # 100% - 60% = 40%
     operands = tuple(token.value / 100 if token.percent else token.value for token in left if token.kind == "num")
     operators = tuple(token.text for token in left if token.kind == "op")
-    met = _partial_values(left)
-    if met is None:
+    evaluated = _evaluate(left)
+    if evaluated is None:
         return None
+    computed, postfix = evaluated
     start = left[0].start - text[: left[0].start].endswith("$")
     written = _spaced(_MARK.sub("", text[start : right.end]))
-    partial = frozenset([*met, *_regrouped(operands, operators)])
-    return Equation(written, operands, operators, right.value, met[-1], partial, (right.start, right.end))
+    span = (right.start, right.end)
+    return Equation(written, operands, operators, right.value, computed, postfix, span)
 
 
 def _spaced(equation: str) -> str:
@@ -194,42 +194,53 @@ def _spaced(equation: str) -> str:
     return " ".join(re.sub(r"(?<=[\d)%])([-+*/=])(?=[\d($])", r" \1 ", equation).split())
 
 
-def _partial_values(tokens: Sequence[Token]) -> list[Fraction] | None:
-    """Compute an expression by operator precedence and return each value met; None if it is not well formed."""
-    values: list[Fraction] = []
-    operators: list[str] = []
-    met: list[Fraction] = []
-    operand_next = True
+class _Stack:
+    """Operator precedence over exact values; keeps the postfix order."""
+
+    def __init__(self) -> None:
+        self.values: list[Fraction] = []
+        self.operators: list[str] = []
+        self.postfix: list[int | str] = []
+
+    def push(self, value: Fraction, index: int) -> None:
+        self.values.append(value)
+        self.postfix.append(index)
+
+    def reduce(self, level: int) -> bool:
+        """Apply the waiting operators that bind at least as tightly; False where that is impossible."""
+        while self.operators and self.operators[-1] != "(" and _LEVEL[self.operators[-1]] >= level:
+            operator, right, left = self.operators.pop(), self.values.pop(), self.values.pop()
+            result = apply(operator, left, right)
+            if result is None:
+                return False
+            self.values.append(result)
+            self.postfix.append(operator)
+        return True
+
+
+def _evaluate(tokens: Sequence[Token]) -> tuple[Fraction, tuple[int | str, ...]] | None:
+    """Return the value of an expression and its postfix order; None if it is not well formed."""
+    stack = _Stack()
+    operand_next, count = True, 0
     for token in tokens:
         if token.kind == "num" and operand_next:
-            values.append(token.value / 100 if token.percent else token.value)
-            operand_next = False
+            stack.push(token.value / 100 if token.percent else token.value, count)
+            operand_next, count = False, count + 1
         elif token.kind == "(" and operand_next:
-            operators.append("(")
+            stack.operators.append("(")
         elif token.kind == ")" and not operand_next:
-            if not _reduce(values, operators, met, 0) or not operators:
+            if not stack.reduce(0) or not stack.operators:
                 return None
-            operators.pop()
+            stack.operators.pop()
         elif token.kind == "op" and not operand_next and token.text in _LEVEL:
-            if not _reduce(values, operators, met, _LEVEL[token.text]):
+            if not stack.reduce(_LEVEL[token.text]):
                 return None
-            operators.append(token.text)
+            stack.operators.append(token.text)
             operand_next = True
         elif not (token.kind == "op" and token.text == "+"):
             return None
-    complete = not operand_next and _reduce(values, operators, met, 0) and not operators
-    return met if complete else None
-
-
-def _reduce(values: list[Fraction], operators: list[str], met: list[Fraction], level: int) -> bool:
-    while operators and operators[-1] != "(" and _LEVEL[operators[-1]] >= level:
-        operator, right, left = operators.pop(), values.pop(), values.pop()
-        result = apply(operator, left, right)
-        if result is None:
-            return False
-        values.append(result)
-        met.append(result)
-    return True
+    complete = not operand_next and stack.reduce(0) and not stack.operators
+    return (stack.values[0], tuple(stack.postfix)) if complete else None
 
 
 def apply(operator: str, left: Fraction, right: Fraction) -> Fraction | None:
@@ -247,21 +258,3 @@ def apply(operator: str, left: Fraction, right: Fraction) -> Fraction | None:
         result = left ** int(right)
     bits = 0 if result is None else max(result.numerator.bit_length(), result.denominator.bit_length())
     return result if bits <= MAX_BITS else None
-
-
-def _regrouped(operands: Sequence[Fraction], operators: Sequence[str]) -> list[Fraction]:
-    """Return the partial sums or products that another order of the same terms would meet."""
-    if not operators or len(operands) != len(operators) + 1 or len(operands) > MAX_TERMS:
-        return []
-    if set(operators) <= {"+", "-"}:
-        signs = [1, *(1 if operator == "+" else -1 for operator in operators)]
-        return subset_sums([sign * operand for sign, operand in zip(signs, operands, strict=True)])
-    if set(operators) <= {"*", "of"}:
-        return [left * right for left, right in combinations(operands, 2)]
-    return []
-
-
-def subset_sums(terms: Sequence[Fraction]) -> list[Fraction]:
-    """Return the sums of every two and more of at most ``MAX_TERMS`` terms."""
-    chosen = terms[:MAX_TERMS]
-    return [sum(some, Fraction(0)) for size in range(2, len(chosen) + 1) for some in combinations(chosen, size)]

@@ -6,10 +6,17 @@ from fractions import Fraction
 from functools import lru_cache
 
 from lema_core.reference_corrector.equations import Equation, equations, key, keys, known_numbers, numbers
+from lema_core.reference_corrector.expansion import Expander, Expansion
 from lema_core.steps import split_path, strip_marks
 
 _UNKNOWN = re.compile(
     r"\b(?:let|assume)\b|(?<![A-Za-z'’])[b-hj-wyzB-HJ-WYZ](?![A-Za-z'’.])|\d[a-zA-Z]\b\s*[=+*/-]", re.IGNORECASE
+)
+
+
+_SIGNS = {"plus": "+", "minus": "-", "times": "*", "multiplied": "*", "divided": "/", "equals": "=", "equal": "="}
+_SPELLED = re.compile(
+    r"(?<=[\d%)])\s+(plus|minus|times|multiplied by|divided by|equals|equal to)\s+(?=[\d$(])", re.IGNORECASE
 )
 
 
@@ -44,7 +51,9 @@ class Knowledge:
     steps: tuple[Step, ...]
     """The gold rationale's steps."""
     computed: frozenset[int]
-    """Keys of the values that the rationale computes, and of the parts of each of its sums and products."""
+    """Keys of the values that the rationale computes."""
+    expansions: tuple[Expansion, ...]
+    """The rationale's equations, expanded."""
     mentioned: frozenset[int]
     """Keys of every number that occurs in the rationale."""
 
@@ -57,9 +66,14 @@ class Knowledge:
 def read_steps(path_text: str) -> tuple[Step, ...]:
     """Return the steps of a path or rationale with their equations."""
     return tuple(
-        Step(" ".join(strip_marks(step).split()), tuple(equations(step)))
+        Step(" ".join(strip_marks(step).split()), tuple(equations(_in_signs(step))))
         for step in split_path(path_text, keep_marks=True).steps
     )
+
+
+def _in_signs(step: str) -> str:
+    """Write spelled-out operations with signs: ``9 plus 3 equals 12``."""
+    return _SPELLED.sub(lambda found: f" {_SIGNS[found[1].lower().split()[0]]} ", step)
 
 
 @lru_cache(maxsize=512)
@@ -68,11 +82,15 @@ def know(question: str, rationale: str, gold: str) -> Knowledge:
     steps = read_steps(rationale)
     sound: set[int] = keys(numbers(gold))
     mentioned: set[int] = keys(numbers(gold))
+    expander, expansions = Expander(), []
     for step in steps:
         mentioned |= known_numbers(step.text)
         for equation in step.equations:
-            sound |= keys([equation.value, *equation.partial])
+            sound.add(key(equation.value))
+            expansions.append(expander.expand(equation))
             mentioned |= keys([equation.value, *equation.operands])
         if not step.equations and step.value is not None:
             sound.add(key(step.value))
-    return Knowledge(frozenset(known_numbers(question)), steps, frozenset(sound), frozenset(mentioned))
+    return Knowledge(
+        frozenset(known_numbers(question)), steps, frozenset(sound), tuple(expansions), frozenset(mentioned)
+    )

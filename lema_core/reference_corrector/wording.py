@@ -9,8 +9,10 @@ from lema_core.reference_corrector.equations import Equation, key, keys, numbers
 from lema_core.reference_corrector.knowledge import Knowledge, Step
 from lema_core.reference_corrector.solution import plain
 
-SAME_SUBJECT = 0.3
+SAME_SUBJECT = 0.4
 """Share of common words from which on two steps are taken to speak of the same quantity."""
+RELATED = 0.15
+"""The same for steps that have their numbers in common."""
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -29,6 +31,7 @@ def explain(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, mis
         "off_course": _off_course,
         "past_the_goal": _past_the_goal,
         "stops_short": _stops_short,
+        "no_way_on": _no_way_on,
         "answer_line": _answer_line,
     }[diagnosis.kind](diagnosis, steps, known, missing)
     if diagnosis.kind == "answer_line" and final:
@@ -37,15 +40,21 @@ def explain(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, mis
 
 
 def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
-    false = diagnosis.false
-    if false is None:
-        return ""
-    expression = false.text.rpartition("=")[0].strip()
-    right, claimed = plain(false.computed), plain(false.claimed)
-    said = f"Step {diagnosis.step} claims that {expression} equals {claimed}, but {expression} is {right}."
-    if key(false.computed) in known.computed:
-        return f"{said} The wrong result {claimed} spoils everything that is computed from it."
+    expression, computed, claimed = _false_link(diagnosis)
+    right = plain(computed)
+    said = f"Step {diagnosis.step} claims that {expression} equals {plain(claimed)}, but {expression} is {right}."
+    if key(computed) in known.computed:
+        return f"{said} The wrong result spoils everything that is computed from it."
     return f"{said} Nor is {right} a value that the question calls for. {_needed(missing)}".strip()
+
+
+def _false_link(diagnosis: Diagnosis) -> tuple[str, Fraction, Fraction]:
+    """Return the expression, what it is, and what the step says it is."""
+    if diagnosis.false is not None:
+        false = diagnosis.false
+        return false.text.rpartition("=")[0].strip(), false.computed, false.claimed
+    equation = diagnosis.equation
+    return (equation.expression, equation.computed, equation.value) if equation else ("", Fraction(0), Fraction(0))
 
 
 def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
@@ -58,7 +67,7 @@ def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge,
             "and that no earlier step has computed."
         )
     elif diagnosis.equation is not None:
-        fault = _wrong_computation(number, diagnosis.equation, known, missing) or _wrong_quantity(
+        fault = _wrong_computation(step, number, diagnosis.equation, known, missing) or _wrong_quantity(
             number, diagnosis.equation, steps, meant
         )
     elif value is not None:
@@ -71,45 +80,68 @@ def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge,
 
 
 def _wrong_quantity(number: int, equation: Equation, steps: tuple[Step, ...], meant: Step | None) -> str:
+    value = plain(equation.value)
+    # Where the numbers do not give the result, we have not read the whole computation and must not quote it.
+    does = f"computes {equation.text}" if key(equation.computed) == key(equation.value) else f"arrives at {value}"
     again = next((i for i, step in enumerate(steps[: number - 1], 1) if key(equation.value) in keys(step.values)), None)
     if meant is not None and meant.value is not None:
-        return f"Step {number} computes {equation.text}, where {plain(meant.value)} is right: {sentence(meant.text)}"
-    if again is not None:
-        return f"Step {number} computes {equation.text}, which is only what step {again} has computed already."
-    value = plain(equation.value)
-    return f"Step {number} computes {equation.text}, but {value} is not a quantity that leads to the answer."
+        return f"Step {number} {does}, where {plain(meant.value)} is right: {sentence(meant.text)}"
+    if again is not None and does.startswith("computes"):
+        return f"Step {number} {does}, which only repeats the value of step {again} and brings nothing new."
+    return f"Step {number} {does}, but {value} is not one of the quantities that lead to the answer."
 
 
 def _meant(step: Step, missing: list[Step]) -> Step | None:
     """Return the rationale's step that speaks of the same thing as the wrong one, if one clearly does."""
-    own = _content_words(step.text)
     best, best_share = None, 0.0
     for candidate in missing:
-        words = _content_words(candidate.text)
-        share = len(own & words) / max(1, len(own | words))
+        share = _overlap(step, candidate)
         differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
-        if share > best_share and differs and candidate.equations:
+        # The same words over quite other numbers are another quantity.
+        related = candidate is missing[0] or _related(step, candidate)
+        if share > best_share and differs and related and candidate.equations:
             best, best_share = candidate, share
     return best if best_share >= SAME_SUBJECT else None
+
+
+def _related(left: Step, right: Step) -> bool:
+    longer = abs(len(_numbers_of(left)) - len(_numbers_of(right))) > 1
+    return not longer and bool(_numbers_of(left) & _numbers_of(right))
+
+
+def _overlap(left: Step, right: Step) -> float:
+    """Return the share of content words that two steps have in common."""
+    own, theirs = _content_words(left.text), _content_words(right.text)
+    return len(own & theirs) / max(1, len(own | theirs))
+
+
+def _numbers_of(step: Step) -> set[int]:
+    return keys(operand for equation in step.equations for operand in equation.operands)
 
 
 def _content_words(text: str) -> set[str]:
     return {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower())} - _FUNCTION_WORDS
 
 
-def _wrong_computation(number: int, equation: Equation, known: Knowledge, missing: list[Step]) -> str | None:
-    """Compare the step with what the rationale computes from nearly the same numbers."""
+def _wrong_computation(
+    step: Step, number: int, equation: Equation, known: Knowledge, missing: list[Step]
+) -> str | None:
+    """Compare the step with what the rationale computes from nearly the same numbers for the same purpose."""
+    if key(equation.computed) != key(equation.value):
+        return None
     own = Counter(map(key, equation.operands))
-    rights = [(right, index) for index, step in enumerate(missing) for right in step.equations]
-    for right, _ in rights:
-        if Counter(map(key, right.operands)) == own and len(set(equation.operators)) == len(set(right.operators)) == 1:
+    rights = [(right, _overlap(step, other)) for other in missing for right in other.equations]
+    for right, overlap in rights:
+        same = Counter(map(key, right.operands)) == own
+        if same and overlap >= RELATED and len(set(equation.operators)) == len(set(right.operators)) == 1:
             return _wrong_operator(number, equation, right)
-    for right, index in rights:
+    for right, overlap in rights:
         if right.operators == equation.operators and len(right.operands) == 2:
             theirs = Counter(map(key, right.operands))
             taken = [operand for operand in equation.operands if key(operand) in own - theirs]
             wanted = [operand for operand in right.operands if key(operand) in theirs - own]
-            if len(taken) == len(wanted) == 1 and (index == 0 or _made_from(wanted[0], taken[0], known)):
+            one_each = len(taken) == len(wanted) == 1
+            if one_each and (overlap >= SAME_SUBJECT or _made_from(wanted[0], taken[0], known)):
                 return _wrong_operand(number, equation, right, taken[0], wanted[0])
     return None
 
@@ -149,6 +181,12 @@ def _stops_short(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge
     ends += f" and takes {plain(value)} for the answer." if value is not None else "."
     right = f"{plain(value)} is only a value on the way to what the question asks for." if value is not None else ""
     return " ".join(part for part in (ends, right, _left_out(steps, known, missing), _needed(missing)) if part)
+
+
+def _no_way_on(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    arrives = f" arrives at {plain(diagnosis.value)}, but that" if diagnosis.value is not None else ""
+    said = f"Step {diagnosis.step}{arrives} is not what the question asks for."
+    return " ".join(part for part in (said, _left_out(steps, known, missing), _needed(missing)) if part)
 
 
 def _answer_line(diagnosis: Diagnosis, _: tuple[Step, ...], __: Knowledge, ___: list[Step]) -> str:
