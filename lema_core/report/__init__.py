@@ -4,6 +4,7 @@
 whenever and wherever. Sections without data are left out. Text of models is escaped. Nothing is fetched by the page.
 """
 
+from lema_core.report.cards import Source, dataset_card, model_card
 from lema_core.report.data import Funnel, LossCurve, Provenance, ReportData, Usage
 from lema_core.report.render import render_html, render_markdown
 from lema_core.report.story import Story, story_of
@@ -13,8 +14,11 @@ __all__ = [
     "LossCurve",
     "Provenance",
     "ReportData",
+    "Source",
     "Story",
     "Usage",
+    "dataset_card",
+    "model_card",
     "render_html",
     "render_markdown",
     "story_of",

@@ -12,7 +12,7 @@ from lema_core.report import figures, story
 from lema_core.report.data import Funnel, ReportData
 from lema_core.report.pairs import pair_of
 
-__all__ = ["environment", "render_html", "render_markdown"]
+__all__ = ["environment", "render_html", "render_markdown", "tidy", "view_of"]
 
 
 def render_html(data: ReportData) -> str:
@@ -22,16 +22,22 @@ def render_html(data: ReportData) -> str:
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
     # Our own SVG: names in it were escaped by matplotlib.
     plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
-    return environment().get_template("report.html.j2").render(**_view(data), colours=colours, plots=plots)
+    return environment().get_template("report.html.j2").render(**view_of(data), colours=colours, plots=plots)
 
 
 def render_markdown(data: ReportData) -> str:
     """Return the same figures as GitHub-flavoured Markdown, without plots."""
-    text = environment().get_template("report.md.j2").render(**_view(data))
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+    text = environment().get_template("report.md.j2").render(**view_of(data))
+    return tidy(text)
 
 
-def _view(data: ReportData) -> dict[str, Any]:
+def tidy(markdown: str) -> str:
+    """Return Markdown without the blank lines that sections left out leave behind."""
+    return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
+
+
+def view_of(data: ReportData) -> dict[str, Any]:
+    """Return what the templates of the report and the cards read."""
     return {
         "data": data,
         "story": story.story_of(data),

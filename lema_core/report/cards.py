@@ -1,0 +1,171 @@
+"""Dataset and model cards in Hugging Face's format: YAML front matter that the Hub reads, Markdown that people read.
+
+A card is made from the same figures as the report and is checked before it is given out: a card with a wrong front
+matter is refused by the Hub only after the upload.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from lema_core.errors import ConfigError
+from lema_core.report.data import ReportData
+from lema_core.report.render import environment, tidy, view_of
+
+__all__ = ["Source", "check_card", "dataset_card", "model_card"]
+
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+_SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+_CITATION = """@article{an2023lema,
+  title = {Learning From Mistakes Makes LLM Better Reasoner},
+  author = {An, Shengnan and Ma, Zexiong and Lin, Zeqi and Zheng, Nanning and Lou, Jian-Guang and Chen, Weizhu},
+  journal = {arXiv preprint arXiv:2310.20689},
+  year = {2023}
+}"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Something the data were made from, with the licence it came under."""
+
+    name: str
+    kind: str
+    """questions, student, corrector or base model."""
+    licence: str
+    """The Hub's identifier: mit, apache-2.0, cc-by-4.0, ...; ``other`` for terms of use."""
+    url: str | None = None
+
+
+def dataset_card(
+    data: ReportData,
+    *,
+    name: str,
+    licence: str,
+    sources: Sequence[Source],
+    configs: Mapping[str, str],
+    rows: int,
+    language: Sequence[str] = ("en",),
+) -> str:
+    """Return the README.md of a data set of corrections.
+
+    Args:
+        data: the run's figures.
+        name: what people call the data set.
+        licence: the Hub's identifier of the licence you give it.
+        sources: what it was made from; their licences bind you and are listed.
+        configs: a config's name and its files, as ``{"corrections": "corrections/*.parquet"}``.
+        rows: rows of the largest config, for the size category.
+        language: ISO 639-1 codes.
+
+    Raises:
+        ConfigError: a licence, language or config that the Hub would refuse.
+    """
+    matter = {
+        "pretty_name": name,
+        "license": licence,
+        "language": list(language),
+        "task_categories": ["text-generation"],
+        "size_categories": [_size(rows)],
+        "tags": ["lema", "learning-from-mistakes", "reasoning", "synthetic"],
+        "configs": [{"config_name": config, "data_files": files} for config, files in configs.items()],
+    }
+    return _card("dataset_card.md.j2", matter, data, name=name, sources=sources, citation=_CITATION)
+
+
+def model_card(
+    data: ReportData,
+    *,
+    name: str,
+    arm: str,
+    base_model: str,
+    licence: str,
+    sources: Sequence[Source] = (),
+    datasets: Sequence[str] = (),
+    language: Sequence[str] = ("en",),
+) -> str:
+    """Return the README.md of a model fine-tuned on ``arm``, with its accuracy where the run measured it.
+
+    ``base_model`` and ``datasets`` are ids on the Hub.
+
+    Raises:
+        ConfigError: a licence or language that the Hub would refuse, or an arm that the run did not evaluate.
+    """
+    matter: dict[str, Any] = {
+        "license": licence,
+        "language": list(language),
+        "base_model": base_model,
+        "pipeline_tag": "text-generation",
+        "library_name": "transformers",
+        "tags": ["lema", "learning-from-mistakes", "reasoning"],
+    }
+    if datasets:
+        matter["datasets"] = list(datasets)
+    if data.evaluation is not None:
+        matter["model-index"] = [{"name": name, "results": [_result(data, arm)]}]
+    extra = {"name": name, "arm": arm, "base_model": base_model, "sources": sources, "citation": _CITATION}
+    return _card("model_card.md.j2", matter, data, **extra)
+
+
+def check_card(text: str) -> dict[str, Any]:
+    """Return a card's front matter, or say what the Hub would refuse. Reads no network.
+
+    Raises:
+        ConfigError: the front matter is missing, is no YAML, or holds a wrong licence, language or config.
+    """
+    found = re.match(r"---\n(.*?)\n---\n", text, flags=re.DOTALL)
+    matter = yaml.safe_load(found.group(1)) if found else None
+    if not isinstance(matter, dict):
+        raise ConfigError("the card does not begin with YAML front matter between two lines of ---")
+    if not _LICENCE.fullmatch(str(matter.get("license", ""))):
+        raise ConfigError(
+            f"the licence {matter.get('license')!r} is not one of the Hub's identifiers, such as mit, apache-2.0, "
+            "cc-by-4.0; use 'other' for anything else"
+        )
+    wrong = [code for code in matter.get("language", []) if not re.fullmatch(r"[a-z]{2,3}", str(code))]
+    if wrong:
+        raise ConfigError(f"the languages {wrong} are not ISO 639 codes such as en")
+    for config in matter.get("configs", []):
+        if not config.get("config_name") or not config.get("data_files"):
+            raise ConfigError(f"the config {config} needs a name and its files")
+    _check_with_hub_library(text, is_model="base_model" in matter)
+    return matter
+
+
+def _check_with_hub_library(text: str, *, is_model: bool) -> None:
+    """Read the card as the Hub's own library does, where it is installed (it comes with the ``train`` extra)."""
+    try:
+        from huggingface_hub import DatasetCard, ModelCard
+    except ImportError:
+        return
+    try:
+        (ModelCard if is_model else DatasetCard)(text)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"huggingface_hub does not read this card: {error}") from error
+
+
+def _card(template: str, matter: dict[str, Any], data: ReportData, **more: object) -> str:
+    front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=1000)
+    body = environment().get_template(template).render(**view_of(data), licence=matter["license"], **more)
+    text = f"---\n{front}---\n\n{tidy(body)}"
+    check_card(text)
+    return text
+
+
+def _size(rows: int) -> str:
+    return next((name for limit, name in _SIZES if rows < limit), "n>1M")
+
+
+def _result(data: ReportData, arm: str) -> dict[str, Any]:
+    evaluation = data.evaluation
+    names = [score.name for score in evaluation.scores] if evaluation else []
+    if evaluation is None or arm not in names:
+        raise ConfigError(f"the run did not evaluate the arm {arm!r}; it evaluated {names}")
+    accuracy = evaluation.score(arm).accuracy
+    return {
+        "task": {"type": "text-generation"},
+        "dataset": {"type": data.task, "name": f"{data.task}, {accuracy.n} held-out questions"},
+        "metrics": [{"type": "accuracy", "name": "accuracy, greedy", "value": round(100 * accuracy.value, 2)}],
+    }
