@@ -96,7 +96,7 @@ async def _run(
     cost = "" if end.dollars is None else f", ${end.dollars:.4f}"
     return (
         f"{end.done} rows in {writer.folder}: {end.done - end.failures} answered, {end.failures} rejected"
-        f"{f' ({failed})' if failed else ''}; {end.completions} completions bought, {end.held} requests from the ledger; "
+        f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.held} from the ledger; "
         f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
     )
 

@@ -208,7 +208,7 @@ class Buyer:
             raise
         trip.inside = True
         gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
-        gate.limiter.learn(headers)
+        gate.limiter.learn(headers, self._clock())
         return answer
 
     def _refused(self, ticket: Ticket, error: AttemptError) -> None:

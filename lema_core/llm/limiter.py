@@ -6,8 +6,9 @@ Three brakes, each with its own way back:
   (additive increase), and shrinks by `SHRINK` (multiplicative decrease), once an episode: push-backs of requests that
   were sent before the last decrease say nothing new;
 - the *pace*: requests a second. A push-back tells how much was accepted since the last one, pause included: that is the
-  rate to go on with. After `HOLD_S` it grows, faster and faster, so that a limit that was raised is found in seconds;
-- the *quotas*: requests and tokens a minute as given or as the endpoint's headers tell.
+  rate to go on with. After `HOLD_S` it doubles every `DOUBLE_S`, so that a limit that was raised is found in seconds.
+  A limit that headers only advertise is where the pace starts;
+- the *quotas*: requests and tokens a minute as given, or as headers tell that also count down what remains.
 
 Starts are spread a little (`SPREAD`): a window that comes back at once would else go out at once, and all of it would
 pass a limit before the first push-back could be heard.
@@ -22,8 +23,8 @@ from dataclasses import dataclass, field
 
 SHRINK = 0.7
 FIRST_WINDOW = 32.0
-HOLD_S, GROW_S = 2.0, 3.0
-"""The pace after t seconds without push-back is base * (1 + ((t - HOLD_S) / GROW_S) ** 3): double after 5 s."""
+HOLD_S, DOUBLE_S = 0.5, 0.75
+PACE_BURST_S = 0.05
 BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
 LONGEST_PAUSE_S = 3600.0
 FASTEST = 10_000.0
@@ -103,11 +104,13 @@ class Limiter:
         self._slow_start = True
         self._streak = 0
         self._episode = -math.inf
-        self._accepted = 0
         self._cycle: float | None = None
+        self._starts = 0
+        self._measured = (0, 1.0)
         self._idle_since: float | None = None
         self._pace: Bucket | None = None
-        self._base = 0.0
+        self._base = 1.0
+        self._advertised = 0.0
         self._requests = self._quota(self.requests_per_minute)
         self._tokens = self._quota(self.tokens_per_minute)
 
@@ -116,6 +119,7 @@ class Limiter:
 
     def wait(self, now: float, tokens: float) -> float:
         """Return the seconds until a request may start; 0: now; infinity: when another one has ended."""
+        self._wake(now)
         if self.in_flight >= max(1.0, min(self.window, self.ceiling / self.share)):
             return math.inf
         self._spread.rate = max(SPREAD, 40 * self.window)
@@ -132,12 +136,10 @@ class Limiter:
 
     def start(self, now: float, tokens: float) -> Ticket:
         """Take the right to send. Call it only when ``wait`` gave 0."""
-        if self._idle_since is not None and self._cycle is not None:
-            # Idle time is no evidence of a slow endpoint.
-            self._cycle += now - self._idle_since
-        self._idle_since = None
+        self._wake(now)
         self._cycle = now if self._cycle is None else self._cycle
         self.in_flight += 1
+        self._starts += 1
         costs = ((self._spread, 1.0), (self._requests, 1.0), (self._tokens, tokens), (self._pace, 1.0))
         for bucket, cost in costs:
             if bucket is not None:
@@ -151,7 +153,6 @@ class Limiter:
         """
         if self.in_flight >= 0.8 * self.window:
             self.window = min(self.ceiling, self.window + (1.0 if self._slow_start else 1.0 / self.window))
-        self._accepted += 1
         if ticket.started >= self._episode:
             self._streak = 0
         if self._tokens is not None:
@@ -168,11 +169,13 @@ class Limiter:
             self._episode = now
             self._slow_start = False
             self.window = max(1.0, SHRINK * self.window)
-            if paced:
-                self._learn_pace(now, max(0.0, until - now))
             self.paused_until = max(self.paused_until, until)
+            if paced:
+                self._new_cycle(now, until)
         elif retry_after is not None:
             self.paused_until = max(self.paused_until, until)
+        if paced:
+            self._slow_down(now)
         if self._tokens is not None:
             self._tokens.take(now, -ticket.tokens)
         self.leave(now)
@@ -183,15 +186,19 @@ class Limiter:
             self._tokens.take(now, -ticket.tokens)
         self.leave(now)
 
-    def learn(self, headers: Mapping[str, str]) -> None:
-        """Take the quotas from an answer's headers, where the user gave none."""
-        for name, given, own in (
-            ("requests", self.requests_per_minute, "_requests"),
-            ("tokens", self.tokens_per_minute, "_tokens"),
-        ):
-            value = headers.get(f"x-ratelimit-limit-{name}")
-            if given is None and value is not None and value.isdigit() and int(value) > 0:
-                self._set_quota(own, float(value))
+    def learn(self, headers: Mapping[str, str], now: float) -> None:
+        """Take the limits from an answer's headers, where the user gave none."""
+        for name, given in (("requests", self.requests_per_minute), ("tokens", self.tokens_per_minute)):
+            value = headers.get(f"x-ratelimit-limit-{name}", "")
+            if given is not None or not value.isdigit() or int(value) == 0:
+                continue
+            if name == "tokens" or f"x-ratelimit-remaining-{name}" in headers:
+                self._set_quota(f"_{name}", float(value))
+            elif self._advertised != float(value):
+                # Nobody says that this number is kept up to date: begin there, and let push-backs tell.
+                self._advertised = float(value)
+                self._base = float(value) * QUOTA_USE / 60 / self.share
+                self._pace, self._cycle = Bucket(self._base, 0.5, at=now), now
 
     def divide(self, share: int) -> None:
         """So many processes use this endpoint and key now."""
@@ -200,6 +207,12 @@ class Limiter:
             if bucket is not None:
                 bucket.rate *= self.share / share
         self.share = share
+
+    def _wake(self, now: float) -> None:
+        """Somebody asks: the time since the last request ended was idle, no evidence of a slow endpoint."""
+        if self._idle_since is not None and self._cycle is not None:
+            self._cycle += now - self._idle_since
+        self._idle_since = None
 
     def _set_quota(self, own: str, per_minute: float) -> None:
         bucket: Bucket | None = getattr(self, own)
@@ -212,21 +225,31 @@ class Limiter:
     def _backoff(self) -> float:
         return float(min(BACKOFF_MAX_S, BACKOFF_S * 2 ** min(self._streak, 10)))
 
-    def _learn_pace(self, now: float, pause: float) -> None:
-        elapsed = now - (now if self._cycle is None else self._cycle) + pause
-        measured = self._accepted / elapsed if elapsed > 0 else FASTEST
-        if self._pace is not None:
-            # Nothing accepted at all tells only that the pace was far too high.
-            measured = min(measured, self._pace.rate) if self._accepted else self._base / 2
-        self._base = min(FASTEST / 2, max(measured, 0.1))
-        self._pace = Bucket(self._base, 0.05, level=1.0, at=now + pause)
-        self._accepted, self._cycle = 0, now + pause
+    def _new_cycle(self, now: float, until: float) -> None:
+        """Close the account of what was sent since the last push-back; the pause belongs to it."""
+        began = now if self._cycle is None else self._cycle
+        self._measured = (self._starts, max(until - began, 1e-3))
+        self._starts, self._cycle = 0, until
+        fastest = FASTEST if self._pace is None else self._pace.rate
+        self._pace = Bucket(fastest, PACE_BURST_S, level=1.0, at=until)
+
+    def _slow_down(self, now: float) -> None:
+        """One more of the requests that were sent was not accepted: correct the measured rate.
+
+        What is still in flight counts as accepted until it is refused; answers take longer than refusals.
+        """
+        if self._pace is None:
+            return
+        sent, seconds = self._measured
+        self._measured = (sent - 1, seconds)
+        # Nothing accepted at all tells only that it was far too fast.
+        measured = (sent - 1) / seconds if sent > 1 else self._base / 2
+        self._base = max(0.1, min(measured, self._pace.rate))
+        self._pace.set_rate(now, self._base)
 
     def _quicken(self, now: float) -> None:
-        grown = self._base
         free = now - (now if self._cycle is None else self._cycle) - HOLD_S
-        if free > 0:
-            grown = self._base * (1 + (free / GROW_S) ** 3)
+        grown = self._base * 2 ** min(60.0, max(0.0, free) / DOUBLE_S)
         if grown >= FASTEST:
             self._pace = None
         elif self._pace is not None:
