@@ -36,6 +36,7 @@ HEADLINES = 8
 INTERPRETER = "{python}"
 """In an endpoint's command: the Python that runs LeMa."""
 PATIENCE_SECONDS = 5.0
+REFUSED = "refuses the key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Needs:
     student: bool = False
     """The embedded student's weights."""
     endpoints: tuple["EndpointSpec", ...] = ()
+    files: tuple[str, ...] = ()
+    """Files of questions."""
 
 
 def doctor(
@@ -87,6 +90,8 @@ def examine(needs: Needs) -> Iterator[Finding]:
     yield _student(needs)
     yield from _devices()
     yield _prefect()
+    for path in needs.files:
+        yield _file(path)
     for spec in needs.endpoints:
         yield _endpoint(spec)
 
@@ -108,6 +113,7 @@ def _needs(run_file: Path | None) -> Needs:
         extras=frozenset(name for name, needed in extras.items() if needed),
         student=embedded and any(spec.model == "smollm2" for spec in specs),
         endpoints=tuple(specs),
+        files=tuple(q.path for q in (run.questions, run.test_questions) if q and q.path),
     )
 
 
@@ -230,6 +236,12 @@ def _prefect() -> Finding:
     return Finding("Prefect", "absent", f"none at {api}", "nothing to do: `lema run` starts one")
 
 
+def _file(path: str) -> Finding:
+    if "://" in path or Path(path).is_file():
+        return Finding("questions", "ok", path)
+    return Finding("questions", "missing", f"{path} is not there", "give its path from the current directory")
+
+
 def _endpoint(spec: "EndpointSpec") -> Finding:
     part = f"endpoint {spec.name}"
     if spec.api_key_env and not os.environ.get(spec.api_key_env, "").strip():
@@ -242,7 +254,11 @@ def _endpoint(spec: "EndpointSpec") -> Finding:
     problem = _problem(f"{spec.base_url.rstrip('/')}/models", spec.api_key())
     if problem is None:
         return Finding(part, "ok", f"{spec.model}: {spec.base_url} answers")
-    return Finding(part, "missing", f"{spec.model}: {spec.base_url} {problem}", "start it, or correct the run file")
+    remedy = "start it, or correct the run file"
+    if problem == REFUSED:
+        key = spec.api_key_env
+        remedy = f"correct the key in {key}" if key else "name the variable that holds its key as api_key_env"
+    return Finding(part, "missing", f"{spec.model}: {spec.base_url} {problem}", remedy)
 
 
 def _command(part: str, spec: "EndpointSpec", program: str) -> Finding:
@@ -259,7 +275,7 @@ def _problem(url: str, key: str | None) -> str | None:
             return None
     except HTTPError as error:
         if error.code in (401, 403):
-            return "refuses the key"
+            return REFUSED
         return None if error.code < 500 else f"answers {error.code}"
     except (OSError, ValueError) as error:
         return f"does not answer ({getattr(error, 'reason', error)})"
