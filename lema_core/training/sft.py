@@ -1,7 +1,7 @@
 """Fine-tune: TRL's SFTTrainer under DeepSpeed, one process of however many ranks.
 
 By hand: ``torchrun --nproc-per-node 2 -m lema_core.training.sft --spec SPEC.json --data TOKENS --out DIR``. SPEC.json
-is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. In DIR afterwards:
+is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. Then in DIR:
 ``model/`` (whole, for ``from_pretrained``), ``metrics.parquet`` (a row a step) and the last complete checkpoints. The
 same command goes on from the newest of them. Events go to stdout as JSON lines.
 """
