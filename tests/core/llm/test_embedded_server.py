@@ -1,0 +1,114 @@
+"""The embedded student behind llama.cpp's HTTP server: real weights, real sampling, clean end."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.llm.embedded import embedded_gguf, gguf_of, weights_identity
+
+pytest.importorskip("xllamacpp", reason="the embedded server is not installed (lema-pipeline[local])")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    try:
+        embedded_gguf()
+    except MissingDependencyError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "lema_core.llm.embedded",
+        "--model",
+        "smollm2",
+        "--port",
+        str(port),
+        "--slots",
+        "2",
+    ]
+    process = subprocess.Popen([*command, "--threads", "1"])
+    url = f"http://127.0.0.1:{port}"
+    _wait_until_healthy(process, url)
+    yield process, url
+    process.kill()
+    process.wait()
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{url}/health") as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.05)
+    pytest.fail("the embedded server did not become healthy within a minute")
+
+
+def _ask(url: str, **sampling: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Tell me a short story."}]
+    body = json.dumps({"model": "smollm2", "messages": messages, "max_tokens": 12, **sampling}).encode()
+    request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        parsed: dict[str, Any] = json.load(answer)
+    return parsed
+
+
+def _text(answer: dict[str, Any]) -> str:
+    return str(answer["choices"][0]["message"]["content"])
+
+
+@pytest.mark.slow
+def test_it_names_its_model_and_counts_the_template(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    with urllib.request.urlopen(f"{server[1]}/v1/models") as answer:
+        assert json.load(answer)["data"][0]["id"] == "smollm2"
+    # 36 tokens: the template's default system prompt, the user's turn and the assistant's cue.
+    assert _ask(server[1], temperature=0)["usage"]["prompt_tokens"] == 36
+
+
+@pytest.mark.slow
+def test_seeds_sample_and_greedy_repeats(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    first, second = (_text(_ask(server[1], temperature=0.7, seed=s)) for s in (1, 2))
+    assert first != second
+    assert _text(_ask(server[1], temperature=0.7, seed=1)) == first
+    greedy = {_text(_ask(server[1], temperature=0, seed=s)) for s in (1, 2)}
+    assert len(greedy) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_ends_it_cleanly(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    process, _ = server
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(20) == 0
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Any) -> None:
+    with pytest.raises(ConfigError, match="no weights at"):
+        weights_identity(str(tmp_path / "nothing"))
+    with pytest.raises(ConfigError, match=r"checkpoint folder"):
+        gguf_of(str(tmp_path))
+
+
+def test_identity_is_the_weights_and_not_their_place(tmp_path: Any) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "same.gguf").write_bytes(b"weights")
+    assert weights_identity(str(tmp_path / "a" / "same.gguf")) == weights_identity(str(tmp_path / "b" / "same.gguf"))
+    (tmp_path / "b" / "same.gguf").write_bytes(b"other weights")
+    assert weights_identity(str(tmp_path / "a" / "same.gguf")) != weights_identity(str(tmp_path / "b" / "same.gguf"))
