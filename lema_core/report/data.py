@@ -68,12 +68,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """One run, ready to be told. Only ``title``, ``task``, ``student`` and ``corrector`` are always there."""
+    """One run, ready to be told. Only ``title``, ``task``, ``students`` and ``corrector`` are always there."""
 
     title: str
     task: str
-    student: str
-    """The model that makes the mistakes and learns from them, as a reader should see it."""
+    students: tuple[str, ...]
+    """The models that make the mistakes, as a reader should see them."""
     corrector: str
     """The teacher, as a reader should see it."""
     parameters: Mapping[str, str] = field(default_factory=dict)

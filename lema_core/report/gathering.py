@@ -32,8 +32,8 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
-        student=_names(run, (student.endpoint for student in run.students)),
-        corrector=_names(run, [run.corrections.endpoint] if run.corrections else []),
+        students=_names(run, (student.endpoint for student in run.students)),
+        corrector=", ".join(_names(run, [run.corrections.endpoint] if run.corrections else [])) or "none",
         parameters=_parameters(run),
         notes=tuple(_notes(run)),
         funnel=funnel_of(store, made),
@@ -46,8 +46,8 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
     )
 
 
-def _names(run: RunSpec, endpoints: Iterable[str]) -> str:
-    return ", ".join(dict.fromkeys(run.endpoints[name].model for name in endpoints)) or "none"
+def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
 
 
 def _parameters(run: RunSpec) -> dict[str, str]:

@@ -89,9 +89,11 @@ def _plain(number: int | None, text: str | None, state: str) -> StepView | None:
 
 def _marked(left: str, right: str) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
     left_words, right_words = _WORD.findall(left), _WORD.findall(right)
-    matcher: SequenceMatcher[str] = SequenceMatcher(None, left_words, right_words, autojunk=False)
-    if matcher.ratio() < _ALIKE:
+    # Spaces would make any two sentences alike.
+    said_left, said_right = ([w for w in words if not w.isspace()] for words in (left_words, right_words))
+    if SequenceMatcher(a=said_left, b=said_right, autojunk=False).ratio() < _ALIKE:
         return (Span(left, changed=False),), (Span(right, changed=False),)
+    matcher = SequenceMatcher(a=left_words, b=right_words, autojunk=False)
     marked: tuple[list[Span], list[Span]] = ([], [])
     for kind, left_from, left_to, right_from, right_to in matcher.get_opcodes():
         pieces = "".join(left_words[left_from:left_to]), "".join(right_words[right_from:right_to])

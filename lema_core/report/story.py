@@ -70,7 +70,22 @@ def _headline(data: ReportData) -> str:
         return _result(data, data.evaluation, best)
     if data.funnel is not None:
         return _harvest(data, data.funnel)
-    return f"{data.student} on {data.task}, corrected by {data.corrector}."
+    return f"{_students(data)} on {data.task}, corrected by {data.corrector}."
+
+
+def _students(data: ReportData) -> str:
+    """Return the students as a subject: more than two are counted, and named once in the lede."""
+    names = data.students
+    return f"{_number(len(names))} models" if len(names) > 2 else " and ".join(names) or "the student"
+
+
+def _number(n: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    return words[n] if n < len(words) else count(n)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _main_comparison(evaluation: Evaluation) -> Comparison | None:
@@ -84,18 +99,19 @@ def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
     verb = "fell" if best.difference.high < 0 else "went"
     how = "by learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
-    said = (
-        f"{data.student} {verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
-    )
+    # Where several made the mistakes, the one that learned is the base model of the evaluation.
+    learner = data.students[0] if len(data.students) == 1 else f"The model {evaluation.base}"
+    moved = f"{verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
+    said = f"{learner} {moved} {how}"
     if best.difference.resolved:
-        return f"{said} {how}."
-    return f"{said} {how}: a difference this test cannot tell from chance."
+        return f"{said}."
+    return f"{said}: a difference this test cannot tell from chance."
 
 
 def _harvest(data: ReportData, funnel: Funnel) -> str:
     share = f" ({percent(funnel.accepted / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
     return (
-        f"{count(funnel.accepted)} of {count(funnel.mistakes)} mistakes{share} that {data.student} made in "
+        f"{count(funnel.accepted)} of {count(funnel.mistakes)} mistakes{share} that {_students(data)} made in "
         f"{count(funnel.paths)} solutions now have a checked correction."
     )
 
@@ -106,8 +122,8 @@ def _lede(data: ReportData) -> str:
         "the solution from there on; a correction was kept only if it led to the right answer."
     )
     sentences = [
-        "LeMa teaches a language model from its own mistakes.",
-        f"{data.student} was asked questions ({data.task}) and wrote its solutions step by step.",
+        "LeMa teaches a language model from mistakes.",
+        _asked(data),
         teacher,
     ]
     if data.funnel is not None:
@@ -115,12 +131,20 @@ def _lede(data: ReportData) -> str:
         sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
     if data.evaluation is not None:
         arms = len(data.evaluation.scores) - 1
-        trained = {1: "One model was", 2: "Two models were", 3: "Three models were"}.get(arms, f"{arms} models were")
+        trained = _capital("one model was" if arms == 1 else f"{_number(arms)} models were")
         sentences.append(
-            f"{trained} fine-tuned on the result, and all answered the same {count(data.evaluation.n)} held-out "
-            "questions, once each and without chance in the sampling."
+            f"{trained} fine-tuned on the result, and all answered the same "
+            f"{count(data.evaluation.n)} held-out questions, once each and without chance in the sampling."
         )
     return " ".join(sentences)
+
+
+def _asked(data: ReportData) -> str:
+    several = len(data.students) > 1
+    named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
+    verb, possessive = ("were", "their") if several else ("was", "its")
+    subject = f"{_capital(_students(data)) if named else _students(data)}{named}"
+    return f"{subject} {verb} asked questions ({data.task}) and wrote {possessive} solutions step by step."
 
 
 def _caveats(data: ReportData) -> list[str]:

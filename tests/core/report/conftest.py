@@ -121,7 +121,7 @@ def sample_data():
     return ReportData(
         title="demo · arithmetic word problems",
         task="sums of two to five terms, told as short stories",
-        student="SmolLM2-135M-Instruct",
+        students=("SmolLM2-135M-Instruct",),
         corrector="the reference corrector",
         parameters={
             "students": "SmolLM2-135M-Instruct (Q4_1, llama.cpp)",

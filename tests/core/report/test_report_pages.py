@@ -92,7 +92,7 @@ def test_text_of_models_is_escaped_everywhere(sample, make_correction):
         original=f"Step 1: {HOSTILE}\nThe answer is 1.", spliced="Step 1: fine\nThe answer is 2.",
     )  # fmt: skip
     data = dataclasses.replace(
-        sample, title=HOSTILE, student=HOSTILE, notes=(HOSTILE,), parameters={HOSTILE: HOSTILE}, examples=(hostile,)
+        sample, title=HOSTILE, students=(HOSTILE,), notes=(HOSTILE,), parameters={HOSTILE: HOSTILE}, examples=(hostile,)
     )
     html = render_html(data)
     assert "script" not in Page(html).tags
@@ -117,14 +117,14 @@ def test_a_run_without_training_leaves_those_sections_out(sample):
 
 
 def test_an_empty_run_still_gives_a_page():
-    data = ReportData(title="t", task="sums", student="s", corrector="c")
+    data = ReportData(title="t", task="sums", students=("s",), corrector="c")
     assert Page(render_html(data)).open == []
     assert render_markdown(data).startswith("# t\n")
 
 
 def test_a_funnel_of_nothing_does_not_divide_by_it():
     nothing = Funnel(questions=0, paths=0, verdicts={}, mistakes=0, corrections=0, accepted=0)
-    data = ReportData(title="t", task="sums", student="s", corrector="c", funnel=nothing)
+    data = ReportData(title="t", task="sums", students=("s",), corrector="c", funnel=nothing)
     assert "0 of 0 mistakes" in visible(render_html(data))
 
 
@@ -146,6 +146,16 @@ def test_the_headline_claims_no_more_than_the_interval(sample, low, high, said):
     )
     data = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=comparisons))
     assert said in story_of(data).headline
+
+
+def test_many_students_are_counted_in_the_headline_and_named_once(sample):
+    data = dataclasses.replace(sample, students=("a", "b", "c"), evaluation=None)
+    story = story_of(data)
+    assert "that three models made" in story.headline
+    assert "Three models (a, b, c) were asked" in story.lede
+    two = story_of(dataclasses.replace(sample, students=("a", "b")))
+    assert "The model SmolLM2-135M went from" in two.headline
+    assert "a and b were asked" in two.lede
 
 
 def test_a_pair_marks_the_wrong_step_and_what_changed(sample):
