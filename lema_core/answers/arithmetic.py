@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
 
-from lema_core.answers.arithmetic_tokens import Token, tokenize
+from lema_core.answers.arithmetic_sides import Side, chains
+from lema_core.answers.arithmetic_tokens import Token
 
 MAX_BITS = 2048
 """Numerators and denominators beyond this are given up: exact arithmetic must stay cheap."""
 MAX_EXPONENT = 32
 MAX_STEP_CHARS = 20_000
 """Only this much of a step is read."""
-MAX_UNIT_WORDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +40,17 @@ class FalseEquation:
     """Where the right side stands."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """One side of an equation: an arithmetic expression of the text that can be computed."""
-
-    tokens: tuple[Token, ...]
-    units: frozenset[str]
-    bullet: bool = False
-    """Its leading minus may be a dash or a list mark."""
-
-
 _PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 3, "÷": 3, "neg": 4, "^": 5}
-_BREAKING = frozenset(
-    ["and", "so", "is", "are", "was", "were", "then", "has", "have", "had", "if", "to", "which", "that", "thus", "therefore", "because", "since", "but", "or", "means", "gives", "get", "gets", "makes", "make", "equals", "will", "would", "for", "in", "on", "with", "at", "as", "when", "while", "after", "before", "from", "plus", "minus"]
-)
-_TAINTING = frozenset(
-    ["of", "half", "twice", "double", "triple", "thrice", "times", "plus", "minus", "by", "sum", "less", "more", "than", "third", "quarter", "multiplied", "divided", "another", "subtract", "add", "subtracting", "adding", "squared", "cubed", "per", "root", "over"]
-)
 _CONVERTIBLE = frozenset(
-    ["cent", "dollar", "penny", "pennie", "nickel", "dime", "quarter", "second", "minute", "hour", "day", "week", "month", "year", "inch", "inche", "foot", "feet", "yard", "mile", "mm", "cm", "m", "km", "meter", "metre", "centimeter", "millimeter", "kilometer", "ounce", "pound", "ton", "g", "kg", "gram", "kilogram", "ml", "l", "liter", "litre", "gallon", "quart", "pint", "cup", "dozen", "pair", "hundred", "thousand", "million", "billion", "percent", "degree", "half", "halve", "decade", "century", "am", "pm", "min", "hr", "sec", "lb", "oz", "ft", "in", "hrs", "mins", "k"]
-)
+    [
+        "cent", "dollar", "penny", "pennie", "nickel", "dime", "quarter", "second", "minute", "hour", "day",
+        "week", "month", "year", "inch", "inche", "foot", "feet", "yard", "mile", "mm", "cm", "m", "km",
+        "meter", "metre", "centimeter", "millimeter", "kilometer", "ounce", "pound", "ton", "g", "kg", "gram",
+        "kilogram", "ml", "l", "liter", "litre", "gallon", "quart", "pint", "cup", "dozen", "pair", "hundred",
+        "thousand", "million", "billion", "percent", "degree", "half", "halve", "decade", "century", "am", "pm",
+        "min", "hr", "sec", "lb", "oz", "ft", "in", "hrs", "mins", "k",
+    ]
+)  # fmt: skip
 _ROUNDING = re.compile(r"round|approx|about|nearest|whole|around|roughly|almost|≈", re.IGNORECASE)
 
 
@@ -74,7 +65,7 @@ def false_equations(text: str) -> list[FalseEquation]:
         return []
     loose = bool(_ROUNDING.search(text))
     found = []
-    for chain in _chains(tokenize(text)):
+    for chain in chains(text):
         for left, right in pairwise(chain):
             if left is None or right is None or not _checkable(left, right):
                 continue
@@ -84,119 +75,12 @@ def false_equations(text: str) -> list[FalseEquation]:
     return found
 
 
-def _report(text: str, left: _Side, right: _Side, computed: Fraction, claimed: Fraction) -> FalseEquation:
+def _report(text: str, left: Side, right: Side, computed: Fraction, claimed: Fraction) -> FalseEquation:
     start, end = left.tokens[0].start, right.tokens[-1].end
     return FalseEquation(text[start:end], computed, claimed, start, end, right.tokens[0].start, end)
 
 
-def _chains(tokens: Sequence[Token]) -> Iterator[list[_Side | None]]:
-    """Yield the sides of each run of equations; None stands for a side that cannot be computed."""
-    for segment in _segments(tokens):
-        chain: list[_Side | None] = []
-        for index, side in enumerate(segment):
-            first, last = index == 0, index == len(segment) - 1
-            runs = _runs(side)
-            if len(runs) == 1 or not runs:
-                chain.append(runs[0] if runs else None)
-                continue
-            # Prose inside: what stands before it ends this chain, what stands after it begins the next one.
-            if not first:
-                chain.append(runs[0])
-                yield chain
-            chain = [] if last else [runs[-1]]
-        yield chain
-
-
-def _segments(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
-    """Split at cuts, then at equals signs; an approximate sign ends the chain, for it claims nothing exact."""
-    segment: list[list[Token]] = [[]]
-    for position, token in enumerate(tokens):
-        follows = tokens[position + 1].kind if position + 1 < len(tokens) else ""
-        if token.kind == "cut" and token.text.startswith("\n") and follows == "=":
-            continue
-        if token.kind in {"cut", "approx"}:
-            if len(segment) > 1:
-                yield segment
-            segment = [[]]
-        elif token.kind == "=":
-            segment.append([])
-        else:
-            segment[-1].append(token)
-    if len(segment) > 1:
-        yield segment
-
-
-def _runs(side: Sequence[Token]) -> list[_Side | None]:
-    """Cut one side at its prose into expressions; None for one that touches something unknown."""
-    runs: list[_Side | None] = []
-    current: list[Token] = []
-    units: set[str] = set()
-    tainted, index = False, 0
-    while index < len(side):
-        token = side[index]
-        if token.kind != "word":
-            tainted = tainted or token.kind == "var"
-            current.append(token)
-            index += 1
-            continue
-        words, index = _words(side, index)
-        after = side[index] if index < len(side) else None
-        if _is_of(words, current, after):
-            current.append(Token("op", token.start, token.end, "of"))
-        elif _is_unit(words, current, after):
-            units.update(words)
-        else:
-            if current or tainted:
-                runs.append(None if tainted else _side(current, units, dash=True))
-            current, units = [], set()
-            tainted = words[-1] in _TAINTING
-    if current or tainted or not runs:
-        runs.append(None if tainted else _side(current, units, dash=bool(runs)))
-    return runs
-
-
-def _words(side: Sequence[Token], index: int) -> tuple[list[str], int]:
-    words = []
-    while index < len(side):
-        token = side[index]
-        # "miles/hour" and "5-day": the sign belongs to the words
-        slash = token.kind == "op" and token.text in "/-" and index + 1 < len(side) and side[index + 1].kind == "word"
-        if token.kind != "word" and not slash:
-            break
-        words.append(token.text.lower())
-        index += 1
-    return words, index
-
-
-def _is_of(words: list[str], current: list[Token], after: Token | None) -> bool:
-    if words != ["of"] or not current or after is None or after.kind not in {"num", "("}:
-        return False
-    fraction = len(current) >= 2 and current[-1].kind == "num" and current[-2].text == "/"
-    return current[-1].percent or fraction or current[-1].kind == ")"
-
-
-def _is_unit(words: list[str], current: list[Token], after: Token | None) -> bool:
-    if not current or current[-1].kind not in {"num", ")"} or len(words) > MAX_UNIT_WORDS:
-        return False
-    if after is not None and after.kind not in {"op", ")"}:
-        return False
-    return not _BREAKING.intersection(words) and words[-1] not in _TAINTING
-
-
-def _side(tokens: list[Token], units: set[str], *, dash: bool) -> _Side | None:
-    """Build a side from a clean run; a trailing dash that belongs to the prose is dropped."""
-    if tokens and dash and tokens[-1].kind == "op" and tokens[-1].text == "-":
-        tokens = tokens[:-1]
-    if not tokens or (tokens[0].kind == "op" and tokens[0].text not in {"+", "-"}):
-        return None
-    bullet = tokens[0].kind == "op" and len(tokens) > 1 and tokens[1].start > tokens[0].end
-    if bullet and dash:
-        return None  # "24 hours in a day - 10 hours": the first operand stands in the prose
-    names = frozenset(unit.removesuffix("s") for unit in units)
-    return _Side(tuple(tokens), names, bullet)
-
-
-def _checkable(left: _Side, right: _Side) -> bool:
+def _checkable(left: Side, right: Side) -> bool:
     if not any(token.kind == "op" for token in left.tokens[1:]):
         return False  # "60 minutes = 1 hour" converts, "x = 5" defines: nothing is computed
     if [token.text for token in left.tokens] == [token.text for token in right.tokens[: len(left.tokens)]]:
@@ -206,7 +90,7 @@ def _checkable(left: _Side, right: _Side) -> bool:
     )
 
 
-def _difference(left: _Side, right: _Side, loose: bool) -> tuple[Fraction, Fraction] | None:
+def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fraction] | None:
     """Return the two values where every reading of the link is false, else None."""
     first: tuple[Fraction, Fraction] | None = None
     for computed in _readings(left):
@@ -219,13 +103,13 @@ def _difference(left: _Side, right: _Side, loose: bool) -> tuple[Fraction, Fract
     return first
 
 
-def _runs_on(computed: Fraction, right: _Side) -> bool:
+def _runs_on(computed: Fraction, right: Side) -> bool:
     """Whether the right side only takes the left one's value up: ``3 + 4 = 7 * 2 = 14``."""
     head = right.tokens[0]
     return len(right.tokens) > 1 and head.kind == "num" and _agree(computed, head.value, right, loose=False)
 
 
-def _agree(computed: Fraction, claimed: Fraction, right: _Side, loose: bool) -> bool:
+def _agree(computed: Fraction, claimed: Fraction, right: Side, loose: bool) -> bool:
     if computed == claimed:
         return True
     decimals = right.tokens[0].decimals if len(right.tokens) == 1 else 0
@@ -235,7 +119,7 @@ def _agree(computed: Fraction, claimed: Fraction, right: _Side, loose: bool) -> 
     return bool(cents)
 
 
-def _readings(side: _Side) -> Iterator[Fraction | None]:
+def _readings(side: Side) -> Iterator[Fraction | None]:
     yield _value(side.tokens, "fraction")
     if any(token.percent for token in side.tokens):
         yield _value(side.tokens, "bare")
@@ -276,55 +160,74 @@ def _tight_fractions(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     )
 
 
-def _value(tokens: Sequence[Token], percent: str) -> Fraction | None:
-    """Compute an expression by operator precedence with two explicit stacks: no recursion, whatever the nesting."""
-    values: list[tuple[Fraction, bool]] = []
-    operators: list[str] = []
-    operand_next, previous_end = True, -1
-    for token in tokens:
-        if token.kind == "num" and operand_next:
-            number = token.value if not token.percent or percent == "bare" else token.value / 100
-            values.append((number, token.percent))
-            operand_next = False
-        elif token.kind == "(":
-            if not operand_next and (token.start != previous_end or not _apply_until(values, operators, 2, percent)):
-                return None
-            operators.extend(["("] if operand_next else ["*", "("])
-            operand_next = True
-        elif token.kind == ")" and not operand_next:
-            if not _apply_until(values, operators, 0, percent) or not operators:
-                return None
-            operators.pop()
-        elif token.kind == "op" and operand_next and token.text in "+-":
-            operators.extend(["neg"] if token.text == "-" else [])
-        elif token.kind == "op" and not operand_next:
-            if not _apply_until(values, operators, _PRECEDENCE[token.text], percent):
-                return None
-            operators.append(token.text)
-            operand_next = True
-        else:
-            return None
-        previous_end = token.end
-    if operand_next or not _apply_until(values, operators, 0, percent) or operators:
-        return None
-    return values[0][0]
+class _Calculator:
+    """Operator precedence with two explicit stacks: no recursion, whatever the nesting."""
 
+    def __init__(self, percent: str) -> None:
+        self.percent = percent
+        self.values: list[tuple[Fraction, bool]] = []
+        self.operators: list[str] = []
+        self.operand_next = True
+        self.previous_end = -1
 
-def _apply_until(values: list[tuple[Fraction, bool]], operators: list[str], precedence: int, percent: str) -> bool:
-    """Apply the waiting operators that bind at least as tightly; False where that is impossible."""
-    while operators and operators[-1] != "(" and _PRECEDENCE[operators[-1]] >= precedence:
-        operator = operators.pop()
-        if operator == "neg":
-            values[-1] = (-values[-1][0], values[-1][1])
-            continue
-        (right, is_percent), (left, _) = values.pop(), values.pop()
-        if is_percent and percent == "relative" and operator in "+-":
-            right *= left
-        result = _combine(operator, left, right, after_sign="neg" in operators[-1:])
-        if result is None:
+    def take(self, token: Token) -> bool:
+        """Take the next token; False where it cannot stand here or the calculation is given up."""
+        taken = self.take_operand(token) if token.kind in {"num", "("} else self.take_operator(token)
+        self.previous_end = token.end
+        return taken
+
+    def take_operand(self, token: Token) -> bool:
+        if token.kind == "(":
+            implied = not self.operand_next
+            if implied and (token.start != self.previous_end or not self.apply(_PRECEDENCE["*"])):
+                return False
+            self.operators.extend(["*", "("] if implied else ["("])
+            self.operand_next = True
+            return True
+        if not self.operand_next:
             return False
-        values.append((result, False))
-    return True
+        number = token.value / 100 if token.percent and self.percent != "bare" else token.value
+        self.values.append((number, token.percent))
+        self.operand_next = False
+        return True
+
+    def take_operator(self, token: Token) -> bool:
+        if self.operand_next:
+            self.operators.extend(["neg"] if token.text == "-" else [])
+            return token.kind == "op" and token.text in {"+", "-"}
+        if token.kind == ")":
+            return self.apply(0) and bool(self.operators) and self.operators.pop() == "("
+        if token.kind != "op" or not self.apply(_PRECEDENCE[token.text]):
+            return False
+        self.operators.append(token.text)
+        self.operand_next = True
+        return True
+
+    def result(self) -> Fraction | None:
+        if self.operand_next or not self.apply(0) or self.operators:
+            return None
+        return self.values[0][0]
+
+    def apply(self, precedence: int) -> bool:
+        """Apply the waiting operators that bind at least as tightly; False where that is impossible."""
+        while self.operators and self.operators[-1] != "(" and _PRECEDENCE[self.operators[-1]] >= precedence:
+            operator = self.operators.pop()
+            if operator == "neg":
+                self.values[-1] = (-self.values[-1][0], self.values[-1][1])
+                continue
+            (right, is_percent), (left, _) = self.values.pop(), self.values.pop()
+            if is_percent and self.percent == "relative" and operator in "+-":
+                right *= left
+            result = _combine(operator, left, right, after_sign="neg" in self.operators[-1:])
+            if result is None:
+                return False
+            self.values.append((result, False))
+        return True
+
+
+def _value(tokens: Sequence[Token], percent: str) -> Fraction | None:
+    calculator = _Calculator(percent)
+    return calculator.result() if all(calculator.take(token) for token in tokens) else None
 
 
 def _combine(operator: str, left: Fraction, right: Fraction, *, after_sign: bool) -> Fraction | None:

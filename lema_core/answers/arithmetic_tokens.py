@@ -45,13 +45,19 @@ _LEXER = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
+_PLAIN_KINDS = {"open": "(", "close": ")", "cut": "cut", "other": "var"}
 _OPERATORS = {"×": "*", "·": "*", "⋅": "*", "∙": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _LATEX_OPERATORS = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
 _LATEX_SPACE = {
     "left", "right", "text", "mathrm", "textbf", "mathbf", "mbox", "boxed", "quad", "qquad", "displaystyle", "big",
     "Big", "bigl", "bigr", "hspace", ",", ";", "!", " ", ":", "$",
 }  # fmt: skip
-_TOUCHING_UNITS = frozenset(["cm", "mm", "km", "kg", "mg", "ml", "lb", "lbs", "oz", "ft", "in", "hr", "hrs", "min", "mins", "sec", "secs", "am", "pm", "mph", "cents", "k"])
+_TOUCHING_UNITS = frozenset(
+    [
+        "cm", "mm", "km", "kg", "mg", "ml", "lb", "lbs", "oz", "ft", "in", "hr", "hrs", "min", "mins", "sec",
+        "secs", "am", "pm", "mph", "cents", "k",
+    ]
+)  # fmt: skip
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
 
@@ -67,21 +73,18 @@ def tokenize(text: str) -> list[Token]:
 
 def _token(match: re.Match[str], before: list[Token]) -> Token | None:
     kind, text, (start, end) = match.lastgroup or "other", match.group(), match.span()
-    if kind in {"mark", "skip"}:
-        return None
-    if kind == "percent":
-        return _percent(before, start, end)
+    plain = _PLAIN_KINDS.get(kind)
+    if plain is not None:
+        return Token(plain, start, end, text)
     if kind in {"num", "mixed", "shortfrac"}:
         return _number(kind, text, start, end)
-    if kind == "latex":
-        return _latex(text[1:], before, start, end)
-    if kind == "word":
-        return _word(match, before)
     if kind == "eq":
         return Token("=" if text in {"=", "=="} else "approx", start, end, text)
-    if kind == "op":
-        return _operator(match, before)
-    return Token({"open": "(", "close": ")", "cut": "cut"}.get(kind, "var"), start, end, text)
+    if kind == "latex":
+        return _latex(text[1:], before, start, end)
+    if kind in {"word", "op"}:
+        return _word(match, before) if kind == "word" else _operator(match, before)
+    return _percent(before, start, end) if kind == "percent" else None
 
 
 def _percent(before: list[Token], start: int, end: int) -> Token | None:

@@ -12,7 +12,7 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:]|$)\s*")
 _SPACES = re.compile(r"[\s_]+")
 _EDGES = " \t\n.,;:!?\"'`*()[]{}$"
 _REFUSALS = re.compile(
-    r"\b(?:none of|neither|cannot|can't|not (?:any|sure|possible)|no (?:answer|correct|candidate))\b", re.IGNORECASE
+    r"\b(?:none of|neither|cannot|not|no (?:answer|correct|candidate)|except)\b|n't\b", re.IGNORECASE
 )
 MAX_CHOICE_CHARS = 500
 
@@ -24,27 +24,28 @@ def _fold(text: str) -> str:
 
 def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     """Return the candidate's text that ``answer`` names; none or ambiguous where it names no or several candidates."""
-    if len(answer) > MAX_CHOICE_CHARS:
-        answer = answer[:MAX_CHOICE_CHARS]
+    answer = answer[:MAX_CHOICE_CHARS]
     folded = _fold(answer)
-    if not folded:
-        return Extraction("none", detail="the answer is empty")
     for candidate in candidates:
-        if _fold(candidate) == folded:
+        if folded and _fold(candidate) == folded:
             return Extraction("value", candidate, "text")
-    lettered = _by_letter(answer, candidates)
-    named = _named(folded, candidates)
+    lettered, named = _by_letter(answer, candidates), _named(folded, candidates)
+    if lettered is not None and named and lettered not in named:
+        return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
     if lettered is not None:
-        if named and lettered not in named:
-            return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
         return Extraction("value", lettered, "letter")
-    if _REFUSALS.search(folded):
-        return Extraction("none", detail=f"{answer[:80]!r} rejects the candidates")
-    if not named:
+    if not named or _rejects(folded, named):
         return Extraction("none", detail=f"{answer[:80]!r} names no candidate")
     if len(named) > 1:
         return Extraction("ambiguous", detail=f"{answer[:80]!r} names {len(named)} candidates")
     return Extraction("value", named[0], "text")
+
+
+def _rejects(folded: str, named: list[str]) -> bool:
+    """Tell a refusal: "it is not a bank" and "neither bank nor mall" choose nothing."""
+    for candidate in named:
+        folded = folded.replace(_fold(candidate), " ")
+    return bool(_REFUSALS.search(folded))
 
 
 def _by_letter(answer: str, candidates: tuple[str, ...]) -> str | None:

@@ -15,12 +15,21 @@ MAX_DEPTH = 40
 MAX_NUMBER_DIGITS = 400
 MAX_POSTFIX = 3
 
-UNARY = frozenset(["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "ln", "log", "exp"])
+UNARY = frozenset(
+    [
+        "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "ln",
+        "log", "exp",
+    ]
+)  # fmt: skip
 CONSTANTS = frozenset(["pi", "inf"])
 GREEK = frozenset(
-    ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell"]
-)
-_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "ceil(": ")ceil"}
+    [
+        "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
+        "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta", "Theta",
+        "Lambda", "Xi", "Sigma", "Phi", "Psi", "Omega", "ell",
+    ]
+)  # fmt: skip
+_CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
 _STARTS = frozenset(["(", "[", "{", "frac", "sqrt", "binom", "lceil", "lfloor", "overline"]) | UNARY | CONSTANTS | GREEK
 
 
@@ -173,32 +182,33 @@ class _Parser:
         return self.atom(depth + 1)
 
     def atom(self, depth: int) -> Node:
-        if depth > MAX_DEPTH:
-            raise _NotAnExpressionError
         lexeme = self.peek()
-        if lexeme and (lexeme[0].isdigit() or lexeme[0] == "."):
+        if depth > MAX_DEPTH or not lexeme:
+            raise _NotAnExpressionError
+        if lexeme[0].isdigit() or lexeme[0] == ".":
             return self.number()
         if lexeme in {"(", "[", "{"}:
             return self.group(lexeme, depth)
+        if lexeme in CONSTANTS:
+            return Node("const", name=self.take())
+        if lexeme in GREEK or (len(lexeme) == 1 and lexeme.isalpha()):
+            return self.variable(depth)
+        return self.function(depth) if lexeme in UNARY else self.macro(lexeme, depth)
+
+    def macro(self, lexeme: str, depth: int) -> Node:
         if lexeme in {"frac", "binom"}:
             self.take()
             return Node("div" if lexeme == "frac" else "binom", (self.argument(depth), self.argument(depth)))
         if lexeme == "sqrt":
             return self.root(depth)
-        if lexeme in UNARY:
-            return self.function(depth)
         if lexeme == "|":
             return self.absolute(depth)
-        if lexeme in {"lceil", "lfloor"}:
-            self.take()
-            inner = self.sum(depth + 1)
-            self.take("rceil" if lexeme == "lceil" else "rfloor")
-            return Node("ceil" if lexeme == "lceil" else "floor", (inner,))
-        if lexeme in CONSTANTS:
-            return Node("const", name=self.take())
-        if lexeme in GREEK or (len(lexeme) == 1 and lexeme.isalpha()):
-            return self.variable(depth)
-        raise _NotAnExpressionError
+        if lexeme not in {"lceil", "lfloor"}:
+            raise _NotAnExpressionError
+        self.take()
+        inner = self.sum(depth + 1)
+        self.take("r" + lexeme[1:])
+        return Node(lexeme[1:], (inner,))
 
     def number(self) -> Node:
         lexeme = self.take()

@@ -41,6 +41,7 @@ _TRAILER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _MATH = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
+_NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?(?![\w])")
 _PREDICATE = re.compile(r"^(?:The|Its|This|That|So|Thus|Hence|Therefore)\b.*\b(?:is|are|equals)\s+(?=\S)", re.DOTALL)
 _DECORATION = ' \t\r\n*_`"“”:'
 
@@ -234,31 +235,21 @@ def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, 
     stripped = text.strip()
     if not stripped:
         return found
-    if family in {"choice", "text"}:
-        return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
     if family == "numeric":
         return _last_number(stripped)
-    if not _is_sentence(stripped):
-        return Extraction("value", stripped, "whole")
-    for sentence in reversed(_SENTENCES.split(stripped[-MAX_ANSWER_CHARS:])):
-        formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(sentence)]
-        if formulas:
-            return Extraction("value", formulas[-1].strip(), "formula")
-        last = _last_number(sentence)
-        if last.outcome == "value":
-            return last
-    return Extraction("none", detail="no cue, no formula and no number")
+    if family == "latex" and _is_sentence(stripped):
+        tails = (_last_value(sentence) for sentence in reversed(_SENTENCES.split(stripped[-MAX_ANSWER_CHARS:])))
+        return next((tail for tail in tails if tail.outcome == "value"), found)
+    return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
 
 
-@lru_cache(maxsize=1)
-def _number_pattern() -> re.Pattern[str]:
-    return re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?(?![\w])")
+def _last_value(sentence: str) -> Extraction:
+    formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(sentence)]
+    return Extraction("value", formulas[-1].strip(), "formula") if formulas else _last_number(sentence)
 
 
 def _last_number(text: str) -> Extraction:
-    last = None
-    for last in _number_pattern().finditer(text[-MAX_ANSWER_CHARS:]):
-        pass
-    return (
-        Extraction("value", last.group(), "last number") if last else Extraction("none", detail="no cue and no number")
-    )
+    numbers = _NUMBER.findall(text[-MAX_ANSWER_CHARS:])
+    if not numbers:
+        return Extraction("none", detail="no cue and no number")
+    return Extraction("value", numbers[-1], "last number")

@@ -92,35 +92,36 @@ def _join_thousands(text: str) -> str:
 
 
 def _append(match: re.Match[str], tokens: list[str]) -> None:
-    kind = match.lastgroup
-    text = match.group()
-    if kind == "space":
-        return
+    kind, text = match.lastgroup, match.group()
     if kind == "num":
         # The minutes of 10:05 keep their zero: two digits tell a time from a ratio.
         tokens.append(text if tokens and tokens[-1] == ":" else _number(text))
-    elif kind == "scientific":
-        mantissa, _, exponent = text.lower().partition("e")
-        tokens.extend(
-            [_number(mantissa), "*", "10", "^", "{", *(["-"] if exponent[0] == "-" else []), exponent.lstrip("+-"), "}"]
-        )
     elif kind == "word":
-        tokens.extend(_letters(text, match.start(), match.string, tokens))
+        tokens.extend(_letters(text, match.string, tokens))
     elif kind == "command":
         _append_command(text, tokens)
-    elif match["text"] is not None:
-        tokens.extend(_quoted(match["inner"]))
-    elif match["fracdigits"] is not None:
-        tokens.extend(["frac", "{", match["top"], "}"])
-        tokens.extend(["{", match["bottom"], "}"] if match["bottom"] else [])
-    elif match["env"] is not None:
-        _append_environment(match["edge"], match["name"], tokens)
-    elif match["row"] is not None:
-        tokens.append("row")
-    elif kind == "prime":
-        tokens.append("prime")
-    else:
+    elif kind == "sign":
         tokens.extend(SIGNS.get(text, (text,)))
+    elif kind != "space":
+        tokens.extend(_composed(match))
+
+
+def _composed(match: re.Match[str]) -> tuple[str, ...]:
+    r"""Return the tokens of what is more than one sign: a text, an environment's edge, a power of ten, ``\\frac12``."""
+    if match["text"] is not None:
+        return _quoted(match["inner"])
+    if match["fracdigits"] is not None:
+        bottom = ("{", match["bottom"], "}") if match["bottom"] else ()
+        return ("frac", "{", match["top"], "}", *bottom)
+    if match["env"] is not None:
+        return _environment(match["edge"], match["name"])
+    if match["scientific"] is not None:
+        mantissa, _, exponent = match.group().lower().partition("e")
+        sign = ("-",) if exponent[0] == "-" else ()
+        return (_number(mantissa), "*", "10", "^", "{", *sign, exponent.lstrip("+-"), "}")
+    if match["row"] is not None or match["prime"] is not None:
+        return ("row" if match["row"] else "prime",)
+    return SIGNS.get(match.group(), (match.group(),))
 
 
 def _number(text: str) -> str:
@@ -149,9 +150,10 @@ def _in_matrix(tokens: list[str]) -> bool:
     return tokens.count("beginmatrix") > tokens.count("endmatrix")
 
 
-def _append_environment(edge: str, name: str, tokens: list[str]) -> None:
-    if name.endswith("matrix") or name == "array":
-        tokens.append(f"{edge}matrix" if name != "vmatrix" else f"{edge}det")
+def _environment(edge: str, name: str) -> tuple[str, ...]:
+    if not name.endswith("matrix") and name != "array":
+        return ()
+    return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
 
 
 def _quoted(inner: str) -> tuple[str, ...]:
@@ -172,7 +174,7 @@ def _word(word: str) -> str:
     return CONNECTORS.get(lowered) or "'" + lowered
 
 
-def _letters(text: str, start: int, whole: str, before: list[str]) -> tuple[str, ...]:
+def _letters(text: str, whole: str, before: list[str]) -> tuple[str, ...]:
     """Split a run of letters: a function's name, a word, a unit, or a product of unknowns."""
     lowered = text.lower()
     if len(text) == 1:

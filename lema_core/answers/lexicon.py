@@ -1,11 +1,20 @@
 """The words and commands of answers: one table each, no logic."""
 
 SPACING = frozenset(
-    ["quad", "qquad", "\n", "\t", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "limits", "nolimits", "displaystyle", "textstyle", "middle", "(", ")", "[", "]", "thinspace", "enspace", "space", "allowbreak", "hfill", "nobreak", ">", "/"]
-)
+    [
+        "quad", "qquad", "\n", "\t", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg",
+        "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "limits", "nolimits", "displaystyle",
+        "textstyle", "middle", "(", ")", "[", "]", "thinspace", "enspace", "space", "allowbreak", "hfill",
+        "nobreak", ">", "/",
+    ]
+)  # fmt: skip
 DROPPED = frozenset(
-    ["boxed", "fbox", "text", "mathrm", "mathbf", "mathit", "mathsf", "textbf", "textit", "rm", "bf", "mbox", "boldsymbol", "operatorname", "textrm", "beginboxed", "displaylimits", "ensuremath", "mathstrut", "phantom"]
-)
+    [
+        "boxed", "fbox", "text", "mathrm", "mathbf", "mathit", "mathsf", "textbf", "textit", "rm", "bf", "mbox",
+        "boldsymbol", "operatorname", "textrm", "beginboxed", "displaylimits", "ensuremath", "mathstrut",
+        "phantom",
+    ]
+)  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
     "dfrac": ("frac",), "tfrac": ("frac",), "cfrac": ("frac",), "dbinom": ("binom",), "tbinom": ("binom",), "choose": ("choose",),
     "times": ("*",), "cdot": ("*",), "ast": ("*",), "div": ("/",), "le": ("<=",), "leq": ("<=",), "leqslant": ("<=",),
@@ -24,13 +33,29 @@ SIGNS: dict[str, tuple[str, ...]] = {
     "$": (), "**": ("^",), "==": ("=",), "=>": ("->",), "&": ("&",), '"': (), "`": (), "\x00": (), "\\": (), "||": ("|", "|"),
 }  # fmt: skip
 FUNCTIONS = frozenset(
-    ["sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "pi", "infty", "infinity", "frac", "dfrac", "tfrac", "mod", "gcd", "lcm", "max", "min", "alpha", "beta", "gamma", "theta", "lambda", "percent", "pct", "percentage", "degrees", "degree"]
-)
+    [
+        "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "arcsin", "arccos", "arctan",
+        "sinh", "cosh", "tanh", "ln", "log", "lg", "exp", "sqrt", "pi", "infty", "infinity", "frac", "dfrac",
+        "tfrac", "mod", "gcd", "lcm", "max", "min", "alpha", "beta", "gamma", "theta", "lambda", "percent",
+        "pct", "percentage", "degrees", "degree",
+    ]
+)  # fmt: skip
 CONNECTORS = {"and": "&and", "or": "&or"}
 """Words between two answers."""
 UNITS = frozenset(
-    ["mm", "cm", "m", "km", "in", "inch", "inches", "ft", "foot", "feet", "yd", "yard", "yards", "mi", "mile", "miles", "mph", "kph", "g", "kg", "gm", "gram", "grams", "mg", "lb", "lbs", "pound", "pounds", "oz", "ounce", "ounces", "ton", "tons", "l", "ml", "liter", "liters", "litre", "litres", "gallon", "gallons", "quart", "quarts", "pint", "pints", "cup", "cups", "s", "sec", "secs", "second", "seconds", "min", "mins", "minute", "minutes", "h", "hr", "hrs", "hour", "hours", "day", "days", "week", "weeks", "month", "months", "year", "years", "cent", "cents", "dollar", "dollars", "euro", "euros", "yuan", "rupees", "unit", "units", "square", "cubic", "sq", "cu", "squared", "cubed", "meter", "meters", "metre", "metres", "centimeter", "centimeters", "kilometer", "kilometers", "degree", "degrees", "radian", "radians", "people", "students", "apples", "ways", "times", "pieces", "bucks", "usd", "rs", "th", "st", "nd", "rd", "dozen", "pm", "am", "cm2", "percent", "points", "point", "per"]
-)
+    [
+        "mm", "cm", "m", "km", "in", "inch", "inches", "ft", "foot", "feet", "yd", "yard", "yards", "mi",
+        "mile", "miles", "mph", "kph", "g", "kg", "gm", "gram", "grams", "mg", "lb", "lbs", "pound", "pounds",
+        "oz", "ounce", "ounces", "ton", "tons", "l", "ml", "liter", "liters", "litre", "litres", "gallon",
+        "gallons", "quart", "quarts", "pint", "pints", "cup", "cups", "s", "sec", "secs", "second", "seconds",
+        "min", "mins", "minute", "minutes", "h", "hr", "hrs", "hour", "hours", "day", "days", "week", "weeks",
+        "month", "months", "year", "years", "cent", "cents", "dollar", "dollars", "euro", "euros", "yuan",
+        "rupees", "unit", "units", "square", "cubic", "sq", "cu", "squared", "cubed", "meter", "meters",
+        "metre", "metres", "centimeter", "centimeters", "kilometer", "kilometers", "degree", "degrees",
+        "radian", "radians", "people", "students", "apples", "ways", "times", "pieces", "bucks", "usd", "rs",
+        "th", "st", "nd", "rd", "dozen", "pm", "am", "cm2", "percent", "points", "point", "per",
+    ]
+)  # fmt: skip
 UNIT_NAMES = {
     "inch": "in", "inches": "in", "foot": "ft", "feet": "ft", "yard": "yd", "yards": "yd", "mile": "mi", "miles": "mi",
     "gram": "g", "grams": "g", "gm": "g", "pounds": "lb", "pound": "lb", "lbs": "lb", "ounce": "oz", "ounces": "oz",

@@ -8,7 +8,7 @@ import re
 from itertools import pairwise
 
 from lema_core.answers.lexer import to_ascii
-from lema_core.answers.structure import Answer, parse_answer
+from lema_core.answers.structure import parse_answer
 from lema_core.answers.types import Extraction
 
 # A sign is a sign at the start or behind a space or bracket; elsewhere it stands between two numbers.
@@ -24,7 +24,7 @@ _QUANTITY = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"^\s*(?:[A-Za-z]+\s+){0,2}(?:or|to|and|-|–)\s*\$?\s*$", re.IGNORECASE)
-_ARITHMETIC = re.compile(r"\s*(?:\*{1,2}|[+^/×÷]|\s-\s|\\times|\\cdot)\s*\$?\s*$")
+_ARITHMETIC = re.compile(r"\s*(?:\*{1,2}|[+^/×÷]|\s-\s|\\times|\\cdot|\sx\s)\s*\$?\s*$")
 _RANGE = re.compile(r"^\s*[-–]\s*\$?$")
 _ATTACHED = re.compile(r"[A-Za-z_]$")
 MAX_PHRASE = 400
@@ -68,7 +68,7 @@ def _whole(plain: str) -> str | None:
     r"""The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
     if not ("\\" in plain or "^" in plain) or len(plain) > MAX_FORMULA:
         return None
-    answer: Answer = parse_answer(plain)
+    answer = parse_answer(plain)
     return plain if answer.kind in {"value", "ratio"} and any(token[0].isdigit() for token in answer.tokens) else None
 
 

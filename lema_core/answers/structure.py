@@ -4,61 +4,21 @@
 ``25_6`` from being ``25_7`` and ``(0,1]`` from being ``(0,1)``.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import prod
 
-from lema_core.answers.expressions import MAX_TOKENS, Node, Tokens, parse_expression
+from lema_core.answers.expressions import MAX_TOKENS, Tokens, parse_expression
+from lema_core.answers.leaves import is_prose, quantity, typed_number, words
 from lema_core.answers.lexer import tokens_of
-from lema_core.answers.lexicon import UNIT_NAMES, UNITS
+from lema_core.answers.typed import CLOSING, OPENING, Answer, closes_at_end, split_top
 
 MAX_ITEMS = 64
 MAX_NESTING = 6
-
-Kind = str
-"""
-value       an expression (``node``), perhaps with a unit
-list        answers beside each other: order does not matter
-set         the same in braces
-tuple       brackets with order; a pair in round or square brackets is an interval too
-union       intervals joined by a union sign
-matrix      rows of items
-relation    an equation or inequality: ``items`` around ``signs``
-clock       hours, minutes, seconds
-ratio       ``a:b:c``
-range       ``10-12``
-based       digits in a base
-text        words
-raw         nothing we can type: only the parsers behind can read it
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A typed answer. Equal fields mean equal answers; unequal ones need a comparison."""
-
-    kind: Kind
-    tokens: Tokens
-    node: Node | None = None
-    unit: str = ""
-    items: tuple["Answer", ...] = ()
-    brackets: str = ""
-    """The two brackets of a tuple; rows x columns of a matrix; the digits of a clock time."""
-    signs: tuple[str, ...] = ()
-    name: str = ""
-    """What it is said to be the value of: the x of ``x = 5``."""
-
-
 _RELATIONS = frozenset(["=", "<", ">", "<=", ">=", "!="])
 _COMPARISONS = _RELATIONS | {"approx"}
 _ORDINALS = frozenset(["'th", "'st", "'nd", "'rd"])
 MAX_SIGN_CHOICES = 16
-_OPEN, _CLOSE = (
-    frozenset(["(", "[", "{", "\\{", "beginmatrix", "begindet"]),
-    frozenset([")", "]", "}", "\\}", "endmatrix", "enddet"]),
-)
 _SEPARATORS = frozenset([",", ";", "&and", "&or"])
 
 
@@ -79,7 +39,7 @@ def _list(tokens: Tokens, depth: int) -> Answer:
         return Answer("raw", tokens)
     if len(parts) <= 1:
         return _signed_pair(parts[0] if parts else tokens, depth)
-    if ":" not in tokens and all(_is_prose(part) for part in parts):
+    if ":" not in tokens and all(is_prose(part) for part in parts):
         return Answer("text", tuple(lexeme for lexeme in tokens if lexeme not in _SEPARATORS))
     items: list[Answer] = []
     for part in parts:
@@ -90,7 +50,7 @@ def _list(tokens: Tokens, depth: int) -> Answer:
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:
     r"""``1 \\pm \\sqrt{2}`` is the two answers."""
-    if ("pm" not in tokens and "mp" not in tokens) or (tokens[0] in {"\\{", "("} and _closes_at_end(tokens)):
+    if ("pm" not in tokens and "mp" not in tokens) or (tokens[0] in {"\\{", "("} and closes_at_end(tokens)):
         return _item(tokens, depth)
     plus = tuple({"pm": "+", "mp": "-"}.get(lexeme, lexeme) for lexeme in tokens)
     minus = tuple({"pm": "-", "mp": "+"}.get(lexeme, lexeme) for lexeme in tokens)
@@ -100,39 +60,27 @@ def _signed_pair(tokens: Tokens, depth: int) -> Answer:
 def _item(tokens: Tokens, depth: int) -> Answer:
     if depth > MAX_NESTING or not tokens:
         return Answer("raw", tokens)
+    tokens = _without_label(tokens)
+    if tokens and _COMPARISONS.intersection(tokens) and len(split_top(tokens, _COMPARISONS)) > 1:
+        return _relation(tokens, depth)
+    answer = (_composite(tokens, depth) or typed_number(tokens) or quantity(tokens)) if tokens else None
+    if answer is not None:
+        return answer
+    return Answer("text", words(tokens)) if is_prose(tokens) else Answer("raw", tokens)
+
+
+def _without_label(tokens: Tokens) -> Tokens:
+    r"""Drop what only says what the answer is of: the x of ``x \in [1,2]``, ``Maximum:``, the ``th`` of ``12^{th}``."""
     if "in" in tokens[1:] and split_top(tokens, {"in"})[1:]:
         name, _, member = _partition(tokens, "in")
-        if _is_name(name):
-            return _item(member, depth + 1)
-    if tokens[-4:-2] == ("^", "{") and tokens[-2] in _ORDINALS:
-        return _item(tokens[:-4], depth + 1)
-    if _COMPARISONS.intersection(tokens) and len(split_top(tokens, _COMPARISONS)) > 1:
-        return _relation(tokens, depth)
-    if ":" in tokens and _is_prose(tokens[: tokens.index(":")]):
-        return _item(tokens[tokens.index(":") + 1 :], depth + 1)  # "Maximum: 3"
-    for build in (_union, _bracketed, _matrix, _typed_number, _quantity):
-        answer = build(tokens, depth)
-        if answer is not None:
-            return answer
-    if _is_prose(tokens):
-        return Answer("text", _words(tokens))
-    return Answer("raw", tokens)
+        tokens = member if _is_name(name) else tokens
+    if ":" in tokens and is_prose(tokens[: tokens.index(":")]):
+        tokens = tokens[tokens.index(":") + 1 :]
+    return tokens[:-4] if tokens[-4:-2] == ("^", "{") and tokens[-2] in _ORDINALS else tokens
 
 
-def split_top(tokens: Sequence[str], separators: frozenset[str] | set[str]) -> list[Tokens]:
-    """Split at separators outside all brackets."""
-    parts: list[Tokens] = []
-    start = depth = 0
-    for index, lexeme in enumerate(tokens):
-        if lexeme in _OPEN:
-            depth += 1
-        elif lexeme in _CLOSE:
-            depth -= 1
-        elif depth == 0 and lexeme in separators:
-            parts.append(tuple(tokens[start:index]))
-            start = index + 1
-    parts.append(tuple(tokens[start:]))
-    return parts
+def _composite(tokens: Tokens, depth: int) -> Answer | None:
+    return _union(tokens, depth) or _bracketed(tokens, depth) or _matrix(tokens, depth)
 
 
 def _partition(tokens: Tokens, lexeme: str) -> tuple[Tokens, str, Tokens]:
@@ -146,7 +94,7 @@ def _is_name(tokens: Tokens) -> bool:
         return False
     node = parse_expression(tokens)
     if node is None:
-        return _is_prose(tokens) or tokens[0] in {"angle", "triangle"} or _is_application(tokens)
+        return is_prose(tokens) or tokens[0] in {"angle", "triangle"} or _is_application(tokens)
     named_absolute = node.op == "abs" and all(lexeme.isalpha() for lexeme in tokens[1:-1])
     product = node.op == "mul" and len(tokens) <= 4 and all(len(lexeme) == 1 and lexeme.isupper() for lexeme in tokens)
     return node.op == "var" or named_absolute or product or _is_application(tokens)
@@ -158,16 +106,7 @@ def _is_application(tokens: Tokens) -> bool:
     if len(head) != 1 or not head.isalpha() or tokens[-1] != ")":
         return False
     rest = tokens[1:]
-    return len(rest) > 2 and rest[0] == "(" and _closes_at_end(rest)
-
-
-def _closes_at_end(tokens: Tokens) -> bool:
-    depth = 0
-    for index, lexeme in enumerate(tokens):
-        depth += (lexeme in _OPEN) - (lexeme in _CLOSE)
-        if depth == 0:
-            return index == len(tokens) - 1
-    return False
+    return len(rest) > 2 and rest[0] == "(" and closes_at_end(rest)
 
 
 def _relation(tokens: Tokens, depth: int) -> Answer:
@@ -201,7 +140,7 @@ def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
 
 
 def _is_tuple_of_names(tokens: Tokens) -> bool:
-    if tokens[0] not in {"(", "["} or not _closes_at_end(tokens):
+    if tokens[0] not in {"(", "["} or not closes_at_end(tokens):
         return False
     return all(_is_name(part) for part in split_top(tokens[1:-1], {",", ";"}) if part)
 
@@ -214,7 +153,7 @@ def _is_ratio_of_names(tokens: Tokens) -> bool:
 def _top_signs(tokens: Tokens) -> list[str]:
     signs, depth = [], 0
     for lexeme in tokens:
-        depth += (lexeme in _OPEN) - (lexeme in _CLOSE)
+        depth += (lexeme in OPENING) - (lexeme in CLOSING)
         if depth == 0 and lexeme in _COMPARISONS:
             signs.append(lexeme)
     return signs
@@ -237,23 +176,25 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
     opening, closing = tokens[0], tokens[-1]
     if opening == "\\{" and closing == "\\}":
         return _set(tokens, depth)
-    if opening == "{" and closing == "}" and _closes_at_end(tokens):
-        return _list(tokens[1:-1], depth + 1)
-    if opening not in {"(", "["} or closing not in {")", "]"} or len(tokens) < 3 or not _closes_at_end(tokens):
+    if len(tokens) < 3 or not closes_at_end(tokens):
         return None
+    if opening + closing == "{}":
+        return _list(tokens[1:-1], depth + 1)
+    return _tuple(tokens, depth) if opening in {"(", "["} and closing in {")", "]"} else None
+
+
+def _tuple(tokens: Tokens, depth: int) -> Answer | None:
+    brackets = tokens[0] + tokens[-1]
     parts = split_top(tokens[1:-1], {",", ";"})
     if len(parts) == 1:
-        inner = _list(parts[0], depth + 1)
-        if inner.kind == "value" and inner.node is None:
-            return inner
-        return inner if opening + closing in {"()", "[]"} else None
+        return _list(parts[0], depth + 1) if brackets in {"()", "[]"} else None
     if any(not part for part in parts) or len(parts) > MAX_ITEMS:
         return Answer("raw", tokens)
     items = [_signed_pair(part, depth + 1) for part in parts]
     choices = [item.items if item.kind == "list" and {"pm", "mp"} & set(item.tokens) else (item,) for item in items]
     if prod(map(len, choices)) > MAX_SIGN_CHOICES:
         return Answer("raw", tokens)
-    tuples = [Answer("tuple", tokens, items=chosen, brackets=opening + closing) for chosen in product(*choices)]
+    tuples = [Answer("tuple", tokens, items=chosen, brackets=brackets) for chosen in product(*choices)]
     return tuples[0] if len(tuples) == 1 else Answer("list", tokens, items=tuple(tuples))
 
 
@@ -268,80 +209,10 @@ def _set(tokens: Tokens, depth: int) -> Answer | None:
 
 
 def _matrix(tokens: Tokens, depth: int) -> Answer | None:
-    if tokens[0] != "beginmatrix" or tokens[-1] != "endmatrix" or not _closes_at_end(tokens):
+    if tokens[0] != "beginmatrix" or tokens[-1] != "endmatrix" or not closes_at_end(tokens):
         return None
     rows = [split_top(row, {"&"}) for row in split_top(tokens[1:-1], {"row"}) if row]
     if not rows or len({len(row) for row in rows}) != 1:
         return Answer("raw", tokens)
     items = tuple(_item(cell, depth + 1) for row in rows for cell in row)
     return Answer("matrix", tokens, items=items, brackets=f"{len(rows)}x{len(rows[0])}")
-
-
-def _typed_number(tokens: Tokens, depth: int) -> Answer | None:
-    """Clock times, ratios, ranges and numbers in a base: digits with a sign between that is no arithmetic."""
-    if ":" in tokens:
-        parts = split_top(tokens, {":"})
-        half = tokens[-1] if tokens[-1] in {"'am", "'pm"} else ""
-        if half:
-            parts[-1] = parts[-1][:-1]
-        items = tuple(_item(part, depth + 1) for part in parts)
-        if len(parts) < 2 or any(item.kind != "value" for item in items):
-            return None
-        flat = [part[0] if len(part) == 1 and part[0].isdigit() else "" for part in parts]
-        clock = len(parts) <= 3 and all(flat) and int(flat[0][:6]) <= 24 and all(int(m[:6]) < 60 for m in flat[1:])
-        return Answer("ratio", tokens, items=items, brackets="clock" if clock else "", unit=half)
-    if len(tokens) == 3 and tokens[1] == "-" and tokens[0].isdigit() and tokens[2].isdigit():
-        if (len(tokens[0]), tokens[0]) < (len(tokens[2]), tokens[2]):
-            return Answer("range", tokens)
-    if len(tokens) >= 3 and tokens[0].isdigit() and tokens[1] == "_":
-        base = tuple(lexeme for lexeme in tokens[2:] if lexeme not in {"{", "}"})
-        return Answer("based", (tokens[0], "_", *base))
-    return None
-
-
-def _quantity(tokens: Tokens, depth: int) -> Answer | None:
-    """An expression, perhaps with words behind it that are its unit."""
-    end = len(tokens)
-    while end > 0 and _is_unit_token(tokens, end):
-        end -= 1
-    start = 0
-    if end == len(tokens) or end > 0:
-        while start < end and tokens[start] == "angle":
-            return None
-        node = parse_expression(tokens[start:end])
-        if node is not None:
-            return Answer("value", tokens[start:end], node, _unit_name(tokens[end:]))
-    return None
-
-
-def _is_unit_token(tokens: Tokens, end: int) -> bool:
-    lexeme = tokens[end - 1]
-    if lexeme.startswith("'"):
-        return True
-    # the exponent of a unit, and the slash of one: cm^2, miles/hour
-    if end >= 3 and lexeme in {"2", "3"} and tokens[end - 2] == "^" and tokens[end - 3].startswith("'"):
-        return True
-    if end >= 2 and lexeme == "^" and tokens[end - 2].startswith("'"):
-        return True
-    if lexeme in {"}", "{"} and end >= 3:
-        return any(tokens[index].startswith("'") for index in range(max(0, end - 5), end))
-    return lexeme == "/" and end < len(tokens) and tokens[end].startswith("'")
-
-
-def _unit_name(tokens: Tokens) -> str:
-    names = [UNIT_NAMES.get(lexeme[1:], lexeme[1:]) for lexeme in tokens if lexeme.startswith("'")]
-    power = "2" if "2" in tokens or {"square", "sq", "squared"} & set(names) else ""
-    power = "3" if "3" in tokens or {"cubic", "cu", "cubed"} & set(names) else power
-    known = [name for name in names if name in UNIT_NAMES.values()]
-    return known[0] + power if len(known) == 1 and "/" not in tokens and "per" not in names else ""
-
-
-def _is_prose(tokens: Tokens) -> bool:
-    """Words, perhaps with single letters, brackets and numbers among them."""
-    if len(tokens) == 1 and tokens[0].isalpha() and len(tokens[0]) == 1:
-        return False
-    return bool(tokens) and any(lexeme.startswith("'") for lexeme in tokens) and tokens[0] not in UNITS
-
-
-def _words(tokens: Tokens) -> Tokens:
-    return tuple(lexeme for lexeme in tokens if lexeme not in {"(", ")", "{", "}", ".", "-", "!", "?"})

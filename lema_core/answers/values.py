@@ -5,7 +5,10 @@ Rational expressions are evaluated exactly at rational points, so two that agree
 factorials and the size of numbers.
 """
 
+import math
+import operator
 import zlib
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -85,7 +88,7 @@ def _agree(left: Number, right: Number) -> bool:
 
 @lru_cache(maxsize=1)
 def _mp() -> Any:
-    from mpmath import mp
+    from mpmath import mp  # type: ignore[import-untyped]
 
     context = mp.clone()
     context.dps = DIGITS
@@ -135,28 +138,21 @@ def _bounded(value: Number) -> Number:
 
 
 def _apply(node: Node, values: list[Number]) -> Number:
-    op, first = node.op, values[0]
-    if op == "add":
-        return sum(values[1:], start=first) if all(isinstance(v, Fraction) for v in values) else sum(map(_big, values))
-    if op == "neg":
-        return -first
-    if op in {"mul", "div"}:
-        return _product(op, values)
-    if op == "pow":
-        return _power(first, values[1])
-    if op == "root":
-        return _root(first, values[1])
-    if op == "factorial":
-        return _factorial(first)
-    if op == "binom":
-        return _factorial(first) / _factorial(values[1]) / _factorial(first - values[1])
-    if op == "percent":
-        return first / 100
-    if op == "deg":
-        return first
-    if op in {"abs", "ceil", "floor"}:
-        return _rounding(op, first)
-    return _call(node, values)
+    one = _UNARY.get(node.op)
+    if one is not None:
+        return one(values[0])
+    two = _BINARY.get(node.op)
+    if two is not None:
+        return two(values[0], values[1])
+    if node.op in {"mul", "div"}:
+        return _product(node.op, values)
+    return _sum(values) if node.op == "add" else _call(node, values)
+
+
+def _sum(values: list[Number]) -> Number:
+    if all(isinstance(value, Fraction) for value in values):
+        return sum(values, start=Fraction(0))
+    return sum(map(_big, values))
 
 
 def _product(op: str, values: list[Number]) -> Number:
@@ -204,33 +200,42 @@ def _factorial(value: Number) -> Number:
 
 @lru_cache(maxsize=256)
 def _integer_factorial(n: int) -> int:
-    import math
-
     return math.factorial(n)
 
 
-def _rounding(op: str, value: Number) -> Number:
-    if op == "abs":
-        return abs(value)
-    mp = _mp()
-    number = mp.ceil(_big(value)) if op == "ceil" else mp.floor(_big(value))
-    return Fraction(int(number))
+def _ceil(value: Number) -> Number:
+    return Fraction(int(_mp().ceil(_big(value))))
+
+
+def _floor(value: Number) -> Number:
+    return Fraction(int(_mp().floor(_big(value))))
+
+
+def _binomial(top: Number, bottom: Number) -> Number:
+    return _product("div", [_factorial(top), _product("mul", [_factorial(bottom), _factorial(top - bottom)])])
 
 
 def _call(node: Node, values: list[Number]) -> Number:
     mp, name = _mp(), node.name
     argument = _big(values[0])
-    if abs(argument) > MAX_EXPONENT and name not in {"ln", "log"}:
-        raise _NoValueError
-    if _has_degrees(node.args[0]) and name in {"sin", "cos", "tan", "cot", "sec", "csc"}:
-        argument = argument * mp.pi / 180
-    if name == "ln" or (name == "log" and len(values) == 1):
-        # log without a base is 10 in one book and e in the next: only ln is certain, and both sides write it alike.
-        return mp.log(argument) if name == "ln" else mp.log(argument) / mp.log(10)
+    if name == "ln":
+        return mp.log(argument)
     if name == "log":
-        return mp.log(argument) / mp.log(_big(values[1]))
+        return mp.log(argument) / mp.log(_big(values[1]) if len(values) > 1 else 10)
+    if abs(argument) > MAX_EXPONENT:
+        raise _NoValueError
+    if name in _TRIGONOMETRIC and _has_degrees(node.args[0]):
+        argument = argument * mp.pi / 180
     return getattr(mp, name)(argument)
 
 
 def _has_degrees(node: Node) -> bool:
     return node.op == "deg" or any(_has_degrees(arg) for arg in node.args)
+
+
+_TRIGONOMETRIC = frozenset(["sin", "cos", "tan", "cot", "sec", "csc"])
+_UNARY: Mapping[str, Callable[[Number], Number]] = {
+    "neg": operator.neg, "abs": abs, "deg": operator.pos, "percent": lambda value: value / 100, "factorial": _factorial,
+    "ceil": _ceil, "floor": _floor,
+}  # fmt: skip
+_BINARY: Mapping[str, Callable[[Number, Number], Number]] = {"pow": _power, "root": _root, "binom": _binomial}
