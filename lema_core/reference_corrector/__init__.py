@@ -12,9 +12,9 @@ from fractions import Fraction
 
 from lema_core.corrections import Shape, render_choice_correction, render_correction
 from lema_core.reference_corrector.diagnosis import Diagnosis, diagnose
-from lema_core.reference_corrector.equations import numbers
+from lema_core.reference_corrector.equations import Equation, numbers
 from lema_core.reference_corrector.knowledge import Knowledge, Step, know, read_steps
-from lema_core.reference_corrector.solution import missing_steps, plain, repaired
+from lema_core.reference_corrector.solution import missing_steps, plain, repaired, with_result
 from lema_core.reference_corrector.wording import explain, sentence
 from lema_core.steps import same_step, split_path
 
@@ -44,7 +44,7 @@ def correct(problem: Problem, path_text: str, shape: Shape = "steps") -> str:
     known = know(problem.question, problem.rationale, problem.gold)
     answer_line = f"The answer is {problem.gold.strip().rstrip('.')}."
     if not any(step.equations for step in known.steps):
-        return _correct_prose(steps, known, answer_line)
+        return _correct_prose(steps, known, answer_line, _number(problem.gold))
     diagnosis = diagnose(steps, known, _number(problem.gold))
     new, missing = _continuation(diagnosis, steps, known)
     explanation = explain(diagnosis, steps, known, missing, _stated(path.answer_line))
@@ -85,14 +85,28 @@ def _texts(steps: list[Step]) -> list[str]:
     return [sentence(step.text) for step in steps]
 
 
-def _correct_prose(steps: tuple[Step, ...], known: Knowledge, answer_line: str) -> str:
+def _correct_prose(steps: tuple[Step, ...], known: Knowledge, answer_line: str, gold: Fraction | None) -> str:
     """Correct a path to a question whose rationale computes nothing that we can read."""
+    if (slip := _slip_to_gold(steps, gold)) is not None:
+        number, equation = slip
+        mended = with_result(steps[number - 1].text, equation, equation.computed)
+        explanation = f"Step {number} states {equation.text}, but the result is {plain(equation.computed)}."
+        return render_correction(number, explanation, [mended], answer_line)
     agreed = 0
     while agreed < min(len(steps), len(known.steps)) - 1 and same_step(steps[agreed].text, known.steps[agreed].text):
         agreed += 1
     right = _texts(list(known.steps[agreed:]))
     explanation = f"Step {agreed + 1} leaves the way that leads to the answer. What holds at this point is: {right[0]}"
     return render_correction(agreed + 1, explanation, right, answer_line)
+
+
+def _slip_to_gold(steps: tuple[Step, ...], gold: Fraction | None) -> tuple[int, Equation] | None:
+    """Return a step whose only fault is a wrong result where the right one is the gold answer."""
+    for number, step in enumerate(steps, 1):
+        for equation in step.equations[-1:]:
+            if gold is not None and equation.computed == gold != equation.value:
+                return number, equation
+    return None
 
 
 def _correct_choice(problem: Problem, path_text: str) -> str:

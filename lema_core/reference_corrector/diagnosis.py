@@ -7,6 +7,7 @@ the real paths with false arithmetic an earlier step is off course, and correcti
 mistake.
 """
 
+import re
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,10 +15,20 @@ from typing import Literal
 
 from lema_core.answers import FalseEquation, false_equations
 from lema_core.reference_corrector.equations import Equation, key, keys, known_numbers, numbers
-from lema_core.reference_corrector.expansion import Expander, Expansion, is_part
+from lema_core.reference_corrector.expansion import Expander, Expansion, is_factor, is_part
 from lema_core.reference_corrector.knowledge import Knowledge, Step
 
 Kind = Literal["arithmetic", "off_course", "stops_short", "no_way_on", "past_the_goal", "answer_line"]
+_CONVERSIONS = {
+    Fraction(number): frozenset(re.findall(r"\S+", words))
+    for number, words in {
+        12: "feet foot inches inches/foot inches. feet.",
+        60: "minutes hours seconds minutes/hour seconds/minute minute hour minutes. hours.",
+        100: "cents dollars cents/dollar dollar cents. dollars. meters centimeters",
+        1000: "meters kilometers grams kilograms liters milliliters",
+    }.items()
+}
+"""Conversions by their constant: a step that uses it and names two of its units converts."""
 ROUNDING = 10**6
 """Results that differ by less than this part are rounded, not wrong."""
 
@@ -50,7 +61,7 @@ def diagnose(steps: tuple[Step, ...], known: Knowledge, gold: Fraction | None) -
     last = steps[-1]
     if wrong is None and gold is not None and _arrives(last, gold):
         return Diagnosis("answer_line", len(steps), value=last.value)
-    if wrong and gold is not None and steps[wrong - 1].equations and _arrives(steps[wrong - 1], gold):
+    if wrong and gold is not None and steps[wrong - 1].equations and _arrives_for_good(steps[wrong - 1], gold, known):
         return Diagnosis("past_the_goal", wrong + 1, equation=_last_equation(steps[wrong]), value=steps[wrong].value)
     if wrong is None:
         on_the_way = bool(last.equations) and key(last.equations[-1].value) in known.computed and not known.algebraic
@@ -98,48 +109,58 @@ def _arrives(step: Step, gold: Fraction) -> bool:
     return step.value is not None and step.value == gold
 
 
+def _arrives_for_good(step: Step, gold: Fraction, known: Knowledge) -> bool:
+    # A value on the rationale's way may happen to be the gold answer as well.
+    return _arrives(step, gold) and sum(gold in right.values for right in known.steps) == 1
+
+
 def _last_equation(step: Step) -> Equation | None:
     return step.equations[-1] if step.equations else None
 
 
 def _soundness(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
     """Say of each step whether the rationale computes its value too, or whether it leads to one that it computes."""
-    sound = _sound_alone(steps, known)
-    used: set[int] = set()
-    for index in range(len(steps) - 1, -1, -1):
-        step = steps[index]
-        if step.equations and key(step.equations[-1].computed) in used:
-            sound[index] = True
-        if sound[index]:
-            used |= keys(operand for equation in step.equations for operand in equation.operands)
-    return sound
-
-
-def _sound_alone(steps: tuple[Step, ...], known: Knowledge) -> list[bool]:
     expander = Expander()
     reached: set[int] = set()
-    sound = []
+    sound, vouching = [], []
     for step in steps:
         # Each equation is expanded, for later steps may start from any of them.
         expanded = [expander.expand(equation) for equation in step.equations]
-        if expanded:
-            part = _is_part_of_one(step.equations[-1], expanded[-1], known)
-            sound.append(part or _is_the_rationales(step.equations[-1], known, reached))
-        else:
-            sound.append(keys(numbers(step.text)) <= known.given | known.mentioned | reached)
+        arrives = bool(expanded) and _is_the_rationales(step.equations[-1], expanded[-1], known, reached)
+        total = bool(expanded) and (_is_conversion(step) or _is_running_total(step.equations[-1], expanded[-1], known))
+        plain_text = not expanded and keys(numbers(step.text)) <= known.given | known.mentioned | reached
+        sound.append(arrives or total or plain_text)
+        vouching.append(arrives)
         reached |= keys(step.values)
+    return _with_what_led_there(steps, sound, vouching)
+
+
+def _with_what_led_there(steps: tuple[Step, ...], sound: list[bool], vouching: list[bool]) -> list[bool]:
+    """Count as sound what a step that arrives at one of the rationale's values was computed from."""
+    used: set[int] = set()
+    for index in range(len(steps) - 1, -1, -1):
+        found = steps[index].equations
+        if found and not sound[index] and key(found[-1].computed) in used:
+            sound[index] = True
+        if vouching[index]:
+            used |= keys(operand for equation in found for operand in equation.operands)
     return sound
 
 
-def _is_part_of_one(equation: Equation, expanded: Expansion, known: Knowledge) -> bool:
-    """Whether the step is a part of what the rationale computes in one of its steps.
+def _is_conversion(step: Step) -> bool:
+    """Whether the step only takes a quantity to another unit: ``4 feet * 12 inches/foot = 48 inches``."""
+    last = step.equations[-1]
+    constants = {unit for unit, words in _CONVERSIONS.items() if len(words & set(step.text.lower().split())) > 1}
+    return len(last.operators) == 1 and last.operators[0] in "*/" and bool(constants & set(last.operands[1:]))
 
-    A single product must stand in the rationale as it is: ``20 * 3`` of ``(20 - 5) * 3`` has forgotten the 5.
-    """
+
+def _is_running_total(equation: Equation, expanded: Expansion, known: Knowledge) -> bool:
+    """Whether the step is a part of a sum of the rationale; a single product must stand in it as it is."""
     rights = (right for step in known.steps for right in step.equations)
     own = Counter(_operand_keys(equation))
     return any(
-        is_part(expanded, whole) and (len(expanded) > 1 or len(whole) == 1 or own <= Counter(_operand_keys(right)))
+        is_factor(expanded, whole)
+        or (is_part(expanded, whole) and (len(expanded) > 1 or own <= Counter(_operand_keys(right))))
         for right, whole in zip(rights, known.expansions, strict=True)
     )
 
@@ -149,19 +170,21 @@ def _operand_keys(equation: Equation) -> list[int]:
     return [key(operand) for operand in equation.operands]
 
 
-def _is_the_rationales(equation: Equation, known: Knowledge, reached: set[int]) -> bool:
-    """Whether the rationale computes this value too, from numbers that have something in common.
+def _is_the_rationales(equation: Equation, expanded: Expansion, known: Knowledge, reached: set[int]) -> bool:
+    """Whether the rationale computes the same thing: in another order, or the same value from related numbers.
 
     The true result counts: that it is stated wrongly is for the step checker to say. Small numbers meet by chance: a
     value that the path had before, or that comes from quite other numbers, is no progress.
     """
     share = 0 < equation.computed < 1 and key(equation.computed) not in known.computed
     value = key(equation.computed * 100 if share else equation.computed)
-    if value in reached or value not in known.computed:
+    if value in reached:
         return False
+    if expanded in known.expansions:
+        return True
     own = keys(equation.operands)
     rights = [one for step in known.steps for one in step.equations if key(one.value) == value]
-    return not rights or any(own & keys(right.operands) for right in rights)
+    return value in known.computed and (not rights or any(own & keys(right.operands) for right in rights))
 
 
 def _foreign(steps: tuple[Step, ...], wrong: int, equation: Equation | None, known: Knowledge) -> Fraction | None:

@@ -23,13 +23,9 @@ _WORDS_OF = {
     "2": "two twice double doubled couple pair both",
     "3": "three thrice triple",
     "4": "four quadruple",
-    "7": "seven week weekly",
-    "12": "twelve dozen year",
-    "24": "day",
-    "52": "weeks",
-    "60": "sixty hour minute",
-    "100": "hundred percent",
-    "365": "annual",
+    "7": "seven",
+    "12": "twelve dozen",
+    "100": "hundred",
     "1000": "thousand",
     "1/2": "half halves",
     "1/3": "third",
@@ -43,6 +39,19 @@ _NUMBER_WORDS = (
     | {word: Fraction(value) for value, word in enumerate(_PLAIN_WORDS.split(), 5) if word != "-"}
     | {word: Fraction(10 * value) for value, word in enumerate(_TENS.split(), 2) if word != "-"}
 )
+_IMPLIED = {
+    word: Fraction(value)
+    for value, words in {
+        "7": "week weekly",
+        "12": "year month",
+        "24": "day",
+        "52": "year",
+        "60": "hour minute",
+        "100": "percent",
+    }.items()
+    for word in words.split()
+}
+"""Numbers that a unit brings along: everybody may use them, though nobody has given them."""
 _LEVEL = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 2, "^": 3}
 
 
@@ -92,12 +101,22 @@ def numbers(text: str) -> list[Fraction]:
     return [token.value for token in tokenize(_MARK.sub("", text[:MAX_STEP_CHARS])) if token.kind == "num"]
 
 
+def given_numbers(text: str) -> set[int]:
+    """Return the keys of all numbers a text gives, in digits or words (``half``, ``a dozen``)."""
+    return keys([*numbers(text), *(_NUMBER_WORDS[word] for word in _words(text) if word in _NUMBER_WORDS)])
+
+
 def known_numbers(text: str) -> set[int]:
-    """Return the keys of all numbers a text gives, in digits or words (``half``, ``a dozen``, ``per week``)."""
+    """Return the keys of the numbers a text gives and of those that its units bring along (``per week``)."""
+    implied = {"%": Fraction(100)} | _IMPLIED
+    return given_numbers(text) | keys(
+        implied[word] for word in [*_words(text), *re.findall("%", text)] if word in implied
+    )
+
+
+def _words(text: str) -> list[str]:
     words = re.findall(r"[a-z]+", text.lower())
-    spelled = [_NUMBER_WORDS[word] for word in words if word in _NUMBER_WORDS]
-    plural = [_NUMBER_WORDS[word[:-1]] for word in words if word.endswith("s") and word[:-1] in _NUMBER_WORDS]
-    return keys([*numbers(text), *spelled, *plural])
+    return [*words, *(word[:-1] for word in words if word.endswith("s"))]
 
 
 def _in_prose(text: str) -> list[Equation]:

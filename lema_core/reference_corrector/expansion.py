@@ -1,7 +1,8 @@
-"""Computations expanded to sums of products of the numbers they start from.
+"""Computations as sums of products of the numbers they start from.
 
-Two ways to compute one thing have one expansion, whatever their order: ``(60 - 45) * 24`` and ``60 * 24 - 45 * 24``. A
-step that is a part of the rationale's expansion is no mistake, even where its value never occurs there.
+Two orders of one sum or product have one expansion: ``20 - 12 - 4`` and ``20 - (12 + 4)``. A step that is a running
+total of the rationale's sum is no mistake, even where its value never occurs there. Products of sums are not multiplied
+out: the parts of ``(20 - 5) * 3`` that this would make (``20 * 3``) are mistakes more often than detours.
 """
 
 from collections.abc import Mapping
@@ -50,6 +51,15 @@ def is_part(step: Expansion, whole: Expansion) -> bool:
     return abs(ratio) == 1 and all(whole.get(product) == ratio * share for product, share in step.items())
 
 
+def is_factor(step: Expansion, whole: Expansion) -> bool:
+    """Whether the step is a product of some factors of the product ``whole``, with nothing left to divide by."""
+    if len(step) != 1 or len(whole) != 1:
+        return False
+    (own, share), (product, wanted) = next(iter(step.items())), next(iter(whole.items()))
+    rest = _times(product, own, -1)
+    return share == wanted and all(exponent > 0 and (number, exponent) in product for number, exponent in rest)
+
+
 def _leaf(number: Fraction) -> Expansion:
     if number in {1, -1}:
         return {(): number}
@@ -64,12 +74,10 @@ def _combined(operator: str, left: Expansion, right: Expansion) -> Expansion | N
         result.update(left)
         for product, share in right.items():
             result[product] = result.get(product, Fraction(0)) + (share if operator == "+" else -share)
-    elif operator in {"*", "of"} or (operator == "/" and len(right) == 1):
-        sign = -1 if operator == "/" else 1
-        for one, share in left.items():
-            for other, factor in right.items():
-                product = _times(one, other, sign)
-                result[product] = result.get(product, Fraction(0)) + (share * factor if sign > 0 else share / factor)
+    elif len(left) == len(right) == 1 and operator in {"*", "of", "/"}:
+        (one, share), (other, factor) = next(iter(left.items())), next(iter(right.items()))
+        divides = operator == "/"
+        result[_times(one, other, -1 if divides else 1)] = share / factor if divides else share * factor
     result = {product: share for product, share in result.items() if share}
     return result if 0 < len(result) <= MAX_PRODUCTS else None
 

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 
-from lema_core.reference_corrector.equations import Equation, equations, key, keys, known_numbers, numbers
+from lema_core.reference_corrector.equations import (
+    Equation,
+    equations,
+    given_numbers,
+    key,
+    keys,
+    known_numbers,
+    numbers,
+)
 from lema_core.reference_corrector.expansion import Expander, Expansion
 from lema_core.steps import split_path, strip_marks
 
@@ -48,6 +56,8 @@ class Knowledge:
 
     given: frozenset[int]
     """Keys of the numbers in the question."""
+    stated: frozenset[int]
+    """Of these, the ones that stand there as numbers; the others come with units, as 60 with hours."""
     steps: tuple[Step, ...]
     """The gold rationale's steps."""
     computed: frozenset[int]
@@ -91,6 +101,5 @@ def know(question: str, rationale: str, gold: str) -> Knowledge:
             mentioned |= keys([equation.value, *equation.operands])
         if not step.equations and step.value is not None:
             sound.add(key(step.value))
-    return Knowledge(
-        frozenset(known_numbers(question)), steps, frozenset(sound), tuple(expansions), frozenset(mentioned)
-    )
+    given, stated = frozenset(known_numbers(question)), frozenset(given_numbers(question))
+    return Knowledge(given, stated, steps, frozenset(sound), tuple(expansions), frozenset(mentioned))

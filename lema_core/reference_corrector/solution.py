@@ -1,9 +1,11 @@
 """The corrected steps: how the solution goes on from the steps that are kept, to the gold answer."""
 
+import re
+from collections import Counter
 from fractions import Fraction
 
 from lema_core.reference_corrector.diagnosis import Diagnosis
-from lema_core.reference_corrector.equations import key, keys
+from lema_core.reference_corrector.equations import Equation, key, keys
 from lema_core.reference_corrector.knowledge import Knowledge, Step
 
 
@@ -29,65 +31,67 @@ def repaired(step: Step, diagnosis: Diagnosis, known: Knowledge) -> str | None:
         step.text[false.claimed_end :],
     )
     # A wrong result that the sentence mentions again cannot be mended by replacing it once.
-    if claim.strip("$ %") in tail or "%" in claim:
+    if claim.strip("$ %") in {*re.findall(r"\d[\d,]*\d|\d", f"{head} {tail}")} or "%" in claim:
         return None
     return f"{head}{'$' if claim.startswith('$') else ''}{plain(false.computed)}{tail}"
 
 
+def with_result(text: str, equation: Equation, result: Fraction) -> str:
+    """Return the text with another result of an equation."""
+    start, end = equation.span
+    return f"{text[:start]}{plain(result)}{text[end:]}"
+
+
 def missing_steps(kept: tuple[Step, ...], known: Knowledge) -> list[Step]:
     """Return the rationale's steps that the kept ones have not established and the answer depends on, in order."""
-    established = keys(value for step in kept for value in _established(step))
     gold = known.steps
-    if not gold:
-        return []
-    final = max((index for index, step in enumerate(gold) if step.equations), default=len(gold) - 1)
-    if known.algebraic or any(not step.equations for step in gold[: final + 1]):
-        return _unestablished_suffix(gold, established)
-    needed = _dependencies(gold, final, established, known)
+    established = _established(gold, kept)
+    computing = [index for index, step in enumerate(gold) if step.equations]
+    if not computing or known.algebraic or len(computing) <= computing[-1]:
+        # Steps in prose cannot be left out singly: go on from the first that is not established.
+        start = next((index for index in range(len(gold)) if index not in established), len(gold) - 1)
+        return list(gold[start:])
+    final = computing[-1]
+    # Where prose follows the last computation (rounding up, say), an established computation is not repeated.
+    waiting = [] if final < len(gold) - 1 and final in established else [final]
+    needed: set[int] = set()
+    while waiting:
+        index = waiting.pop()
+        needed.add(index)
+        waiting += [source for source in _sources(gold, index, known) if source not in needed | established]
     return [step for index, step in enumerate(gold) if index in needed or index > final]
 
 
-def _established(step: Step) -> list[Fraction]:
+def _established(gold: tuple[Step, ...], kept: tuple[Step, ...]) -> set[int]:
+    """Return the indices of the rationale's steps whose values the kept steps compute.
+
+    A value counts once: where two of the rationale's steps arrive at 4, one kept step that does establishes the first.
+    """
+    values = Counter(key(value) for step in kept for value in _values(step))
+    established = set()
+    for index, step in enumerate(gold):
+        own = Counter(keys(_values(step)))
+        if own and own <= values:
+            values -= own
+            established.add(index)
+    return established
+
+
+def _values(step: Step) -> list[Fraction]:
     if step.equations:
         return step.values
     return [step.value] if step.value is not None else []
 
 
-def _unestablished_suffix(gold: tuple[Step, ...], established: set[int]) -> list[Step]:
-    """Return the rationale from its first step on that is not established; steps in prose cannot be left out singly."""
-    skipped = 0
-    while skipped < len(gold) - 1 and _is_established(gold[skipped], established):
-        skipped += 1
-    return list(gold[skipped:])
-
-
-def _is_established(step: Step, established: set[int]) -> bool:
-    values = keys(_established(step))
-    return bool(values) and values <= established
-
-
-def _dependencies(gold: tuple[Step, ...], final: int, established: set[int], known: Knowledge) -> set[int]:
-    """Return the indices of the steps that the final one needs, without those whose value is established."""
-    needed: set[int] = set()
-    # Where prose follows the last computation (rounding up, say), an established computation is not repeated.
-    waiting = [] if final < len(gold) - 1 and _is_established(gold[final], established) else [final]
-    while waiting:
-        index = waiting.pop()
-        if index in needed:
-            continue
-        needed.add(index)
-        for operand in keys(operand for equation in gold[index].equations for operand in equation.operands):
-            source = _source(gold, index, operand)
-            if source is not None and operand not in established and not _given(gold[source], operand, known):
-                waiting.append(source)
-    return needed
-
-
-def _source(gold: tuple[Step, ...], before: int, operand: int) -> int | None:
-    """Return the last step before this one that computes the operand."""
-    return next((i for i in range(before - 1, -1, -1) if operand in keys(gold[i].values)), None)
-
-
-def _given(source: Step, operand: int, known: Knowledge) -> bool:
-    # A step whose result the question gives as well may still be the one that says what the number is.
-    return operand in known.given and len(source.equations) > 1
+def _sources(gold: tuple[Step, ...], index: int, known: Knowledge) -> list[int]:
+    """Return the earlier steps that compute an operand of this one."""
+    operands = keys(operand for equation in gold[index].equations for operand in equation.operands)
+    return [
+        earlier
+        for earlier in range(index)
+        # A step of several results one of which the question gives says more than that number.
+        if any(
+            value in operands and not (value in known.given and len(gold[earlier].equations) > 1)
+            for value in keys(gold[earlier].values)
+        )
+    ]

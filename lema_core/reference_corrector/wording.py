@@ -99,7 +99,8 @@ def _meant(step: Step, missing: list[Step]) -> Step | None:
         differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
         # The same words over quite other numbers are another quantity.
         related = candidate is missing[0] or _related(step, candidate)
-        if share > best_share and differs and related and candidate.equations:
+        common = len(_content_words(step.text) & _content_words(candidate.text))
+        if share > best_share and common > 2 and differs and related and candidate.equations:
             best, best_share = candidate, share
     return best if best_share >= SAME_SUBJECT else None
 
@@ -120,7 +121,8 @@ def _numbers_of(step: Step) -> set[int]:
 
 
 def _content_words(text: str) -> set[str]:
-    return {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower())} - _FUNCTION_WORDS
+    words = {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower())} - _FUNCTION_WORDS
+    return words | set(re.findall(r"\b[B-HJ-Z]\b", text))
 
 
 def _wrong_computation(
@@ -161,7 +163,7 @@ def _wrong_operand(number: int, equation: Equation, right: Equation, taken: Frac
 
 def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | None:
     does, done = _DOES.get(equation.operators[0]), _DONE.get(right.operators[0])
-    pair = " and ".join(dict.fromkeys(plain(operand) for operand in equation.operands))
+    pair = " and ".join(plain(operand) for operand in equation.operands)
     if does is None or done is None:
         return None
     if _DOES[right.operators[0]] == does:
@@ -199,7 +201,7 @@ def _left_out(steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) ->
     used = {key(number) for step in steps for number in numbers(step.text)}
     used |= {key(operand) for step in steps for equation in step.equations for operand in equation.operands}
     for operand in _operands(missing):
-        if key(operand) in known.given and key(operand) not in used and operand > 2:
+        if key(operand) in known.stated and key(operand) not in used and operand > 2:
             return f"It leaves out the {plain(operand)} that the question gives."
     return ""
 
