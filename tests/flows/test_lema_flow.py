@@ -1,0 +1,123 @@
+import json
+import os
+import signal
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from support import environment, lema_command, parts
+
+from lema_core.answers import judge
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.llm.simulated import Faults
+from lema_core.records import Correction, Example, JudgedPath
+
+pytestmark = pytest.mark.slow
+
+
+def artifact(store: Store, stage: str) -> list[ArtifactRef]:
+    return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
+
+
+def post(api: str, path: str, body: dict) -> list:
+    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tmp_path):
+    done = lema("run", run_file, "--root", "out")
+    assert "40 questions, 120 reasoning paths" in done.stdout
+    store = Store(str(tmp_path / "out" / "store"))
+    (corrections,) = artifact(store, "corrections")
+    rows = list(store.rows(corrections, Correction))
+    assert rows
+    assert all(judge(row.spliced, row.gold, "numeric").verdict == "right" for row in rows)
+    (mistakes,) = artifact(store, "mistakes")
+    wrong = {row.id for row in store.rows(mistakes, JudgedPath)}
+    assert {row.path_id for row in rows} <= wrong
+    kinds = [{e.kind for e in store.rows(ref, Example)} for ref in artifact(store, "mixture")]
+    assert sorted(kinds, key=len) == [{"cot"}, {"cot", "correction"}]
+    report = next((tmp_path / "out" / "store" / "report").glob("*/report.html")).read_text()
+    assert "not a language model" in report
+
+    # The same again: nothing is asked, everything is there.
+    hits = simulated.stats.counts["hits"]
+    again = lema("run", run_file, "--root", "out")
+    assert simulated.stats.counts["hits"] == hits
+    assert "40 questions, 120 reasoning paths" in again.stdout
+    plan = lema("plan", run_file, "--root", "out").stdout
+    assert "missing" not in plan
+
+    # A row's ancestry goes back to the question, and names the request.
+    told = lema("explain", rows[0].id, "--root", "out").stdout
+    assert rows[0].path_id in told
+    assert rows[0].question_id in told
+    assert rows[0].request_key in told
+    key = lema("ledger", "explain", rows[0].request_key, "--ledger", "out/ledger.sqlite").stdout
+    assert "reference-corrector" in key
+
+
+def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_api):
+    lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
+    lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
+    runs = post(
+        prefect_api, "flow_runs/filter", {"flow_runs": {"name": {"any_": ["shown_in_ui"]}}, "sort": "START_TIME_ASC"}
+    )
+    assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+
+    def tasks(run: dict) -> list[tuple[str, str]]:
+        found = post(prefect_api, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        return [(task["name"], task["state_name"]) for task in found]
+
+    deadline = time.monotonic() + 60
+    while len(tasks(runs[0])) < 20 and time.monotonic() < deadline:
+        time.sleep(0.5)  # the server records task runs behind the flow
+    first, second = dict(tasks(runs[0])), dict(tasks(runs[1]))
+    assert first["reasoning_paths 0-10"] == "Completed"
+    assert second["reasoning_paths"] == "Cached"
+    assert second["corrections"] == "Cached"
+    filter_by_run = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
+    keys = {found["key"] for found in post(prefect_api, "artifacts/filter", filter_by_run)}
+    assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= keys
+
+
+@pytest.mark.parametrize("after", [5, 60, 118, 140])
+def test_kill_9_and_the_same_command_again(lema, run_file, simulated, tmp_path, prefect_api, after):
+    lema("run", run_file, "--root", "undisturbed")
+    simulated.stats.__init__()
+    simulated.faults = Faults(latency_s=0.05)
+    command = lema_command("run", run_file, "--root", "killed")
+    client = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    while simulated.stats.counts["ok"] < after:
+        assert client.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.01)
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    lema("run", run_file, "--root", "killed")
+    assert simulated.stats.report()["paid_twice"] <= 16
+    assert parts(tmp_path / "killed") == parts(tmp_path / "undisturbed")
+
+
+def test_faults_change_no_row(lema, run_file, simulated, tmp_path):
+    lema("run", run_file, "--root", "calm")
+    simulated.faults = Faults(
+        rate_limit=0.1, retry_after_s=0.05, server_error=0.1, cut_connection=0.1, malformed_body=0.05
+    )
+    lema("run", run_file, "--root", "stormy")
+    assert parts(tmp_path / "stormy") == parts(tmp_path / "calm")
+
+
+def test_requests_that_fail_for_good_are_rows_with_a_reason(lema, run_file, simulated, tmp_path):
+    simulated.faults = Faults(always_failing=0.2)
+    lema("run", run_file, "--root", "out")
+    store = Store(str(tmp_path / "out" / "store"))
+    (paths,) = artifact(store, "reasoning_paths")
+    manifest = store.manifest(paths)
+    assert manifest.rows_in == 120
+    assert 0 < manifest.reasons["request_failed"] < 120
+    assert all("500" in row.detail for row in store.rejections(paths))
