@@ -241,6 +241,10 @@ class BatchBuyer:
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call the API, again where that may help."""
+
+        async def attempt() -> T:
+            return await call()
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(_transient),
             stop=stop_after_attempt(8),
@@ -248,7 +252,7 @@ class BatchBuyer:
             reraise=True,
         )
         try:
-            return await retrying(call)
+            return await retrying(attempt)
         except openai.APIError as error:
             raise self._fatal(error) from None
 

@@ -1,0 +1,126 @@
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lema_core.errors import BudgetExceededError
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, Price
+from lema_core.llm.batch import BatchBuyer
+from lema_core.llm.simulated import Faults, SimulatedEndpoint
+from lema_core.llm.store import LedgerStore
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[SimulatedEndpoint]:
+    async with SimulatedEndpoint() as simulated:
+        yield simulated
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger.sqlite")
+
+
+def batched(endpoint: SimulatedEndpoint, **changes) -> EndpointSpec:
+    fields = {"model": "fixed", "base_url": endpoint.url, "transport": "batch", "batch_poll_s": 0.02} | changes
+    return EndpointSpec(**fields)
+
+
+async def buy(ledger, spec, requests, budget=None):
+    async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:
+        return [outcome async for outcome in engine.stream(spec, requests)]
+
+
+def submitted(endpoint) -> list[int]:
+    return [batch["request_counts"]["total"] for batch in endpoint.batches.batches.values()]
+
+
+async def test_the_same_answers_as_over_http(endpoint, ask, ledger, tmp_path) -> None:
+    by_batch = await buy(ledger, batched(endpoint), ask(30))
+    by_http = await buy(str(tmp_path / "other"), batched(endpoint, transport="http"), ask(30))
+    assert by_batch == by_http
+    assert submitted(endpoint) == [30]
+    assert await buy(ledger, batched(endpoint), ask(30)) == by_batch
+    assert submitted(endpoint) == [30]
+
+
+async def test_batches_have_a_largest_size(endpoint, ask, ledger) -> None:
+    await buy(ledger, batched(endpoint, batch_size=12), ask(30))
+    assert submitted(endpoint) == [12, 12, 6]
+
+
+async def test_expiry_submits_only_the_missing_ids_again(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_expiry=1.0)
+    outcomes = await buy(ledger, batched(endpoint), ask(16))
+    answered = [one for one in outcomes if isinstance(one, Completion)]
+    assert submitted(endpoint) == [16, 8, 4, 2, 1]
+    assert [one.reason for one in outcomes if isinstance(one, Failure)] == ["server_error"]
+    assert endpoint.stats.report()["paid_twice"] == 0
+    assert len(answered) == endpoint.stats.report()["distinct"]
+
+
+async def test_partial_failure_submits_only_the_failed_ids_again(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_failure=0.5)
+    outcomes = await buy(ledger, batched(endpoint), ask(40))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    counts = submitted(endpoint)
+    assert counts[0] == 40
+    assert counts[1] < 40
+    assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_submit_now_and_collect_later(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=0.3)
+    later = batched(endpoint, wait_for_batch=False)
+    first = await buy(ledger, later, ask(5))
+    assert [one.reason for one in first if isinstance(one, Failure)] == ["pending"] * 5
+    assert [one.reason for one in await buy(ledger, later, ask(5)) if isinstance(one, Failure)] == ["pending"] * 5
+    await asyncio.sleep(0.3)
+    assert all(isinstance(one, Completion) for one in await buy(ledger, later, ask(5)))
+    assert submitted(endpoint) == [5]
+    # Not ready is not failed.
+    assert LedgerStore(ledger).totals()[0][2] == 0
+
+
+@pytest.mark.parametrize("moment", ["before the upload", "before the creation", "after the creation"])
+async def test_after_a_crash_the_batch_is_found_again(endpoint, ask, ledger, monkeypatch, moment) -> None:
+    class Crash(BaseException):
+        pass
+
+    create = BatchBuyer._create
+
+    async def crashing(self, batch_id, flights) -> str:
+        if moment == "after the creation":
+            await create(self, batch_id, flights)
+        if moment == "before the creation":
+            endpoint.batches.add_file(b"{}", "x.jsonl", "batch")
+        raise Crash
+
+    monkeypatch.setattr(BatchBuyer, "_create", crashing)
+    with pytest.raises(Crash):
+        await buy(ledger, batched(endpoint), ask(6))
+    monkeypatch.undo()
+    outcomes = await buy(ledger, batched(endpoint), ask(6))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert submitted(endpoint) == [6]
+    assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_a_budget_holds_over_batches(endpoint, ask, ledger) -> None:
+    priced = batched(endpoint, price=Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1))
+    with pytest.raises(BudgetExceededError, match="remain"):
+        await buy(ledger, priced, ask(50, max_tokens=10), Budget(dollars=200))
+    store = LedgerStore(ledger)
+    money, _ = store.spent("batch")
+    assert 0 < money <= 200
+    await buy(ledger, priced, ask(50, max_tokens=10), Budget(dollars=1e6))
+    assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_half_the_price(endpoint, ask, ledger, tmp_path) -> None:
+    price = Price(input_per_million=1e6, output_per_million=1e6)
+    await buy(ledger, batched(endpoint, price=price), ask(5))
+    other = str(tmp_path / "other")
+    await buy(other, batched(endpoint, price=price, transport="http"), ask(5))
+    assert LedgerStore(ledger).spent("batch")[0] == pytest.approx(LedgerStore(other).spent("batch")[0] / 2)
