@@ -1,0 +1,277 @@
+import json
+import re
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lema_core.corrections import parse_correction, review
+from lema_core.llm.requests import Completion
+from lema_core.records import Correction, JudgedPath
+from lema_core.reference_corrector import Problem, correct
+from lema_core.reference_corrector.equations import equations, given_numbers, key, known_numbers
+from lema_core.reference_corrector.expansion import Expander, is_part
+from lema_core.steps import split_steps, strip_marks
+
+SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+EGGS = Problem(
+    "Janet's ducks lay 16 eggs per day. She eats three and bakes with four. She sells the rest for $2 an egg. "
+    "How much does she make?",
+    "18",
+    "Step 1: Janet sells 16 - 3 - 4 = 9 eggs a day.\nStep 2: She makes 9 * 2 = $18 a day.\nThe answer is 18.",
+)
+
+
+def judged(problem, text, task="gsm8k"):
+    return JudgedPath(
+        id="p", question_id="q", task=task, question=problem.question, gold=problem.gold, candidates=problem.candidates,
+        rationale=problem.rationale, level=None, student="s", sample_index=0, text=text, finish_reason="stop",
+        request_key="k", prompt_tokens=0, completion_tokens=0, verdict="wrong", answer=None, decided_by="",
+    )  # fmt: skip
+
+
+def accepted(problem, text, family="numeric", shape="steps"):
+    row = review(
+        judged(problem, text),
+        Completion("k", correct(problem, text, shape), "stop", 1, 1, "r"),
+        family=family,
+        shape=shape,
+    )
+    assert isinstance(row, Correction), row
+    return row
+
+
+def test_false_arithmetic_is_named_and_mended():
+    row = accepted(EGGS, "Step 1: She sells 16 - 3 - 4 = 8 eggs.\nStep 2: She makes 8 * 2 = $16.\nThe answer is 16.")
+    assert row.step == 1
+    assert "16 - 3 - 4 equals 8, but 16 - 3 - 4 is 9" in row.explanation
+    assert split_steps(row.correct_solution) == ["She sells 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day."]
+
+
+def test_step_off_the_rationale_is_named_with_the_right_operation():
+    row = accepted(
+        EGGS, "Step 1: Left are 16 - 3 - 4 = 9 eggs.\nStep 2: She makes 9 + 2 = $11 a day.\nThe answer is 11."
+    )
+    assert row.step == 2
+    assert row.explanation.startswith("Step 2 adds where 9 and 2 have to be multiplied: it must be 9 * 2 = $18")
+    assert split_steps(row.correct_solution) == ["She makes 9 * 2 = $18 a day."]
+
+
+def test_path_that_stops_short_goes_on():
+    row = accepted(EGGS, "Step 1: Left are 16 - 3 - 4 = 9 eggs.\nThe answer is 9.")
+    assert row.step == 1
+    assert "stops at step 1 and takes 9 for the answer" in row.explanation
+    assert split_steps(row.spliced) == ["Left are 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day."]
+
+
+def test_path_that_goes_too_far_is_cut():
+    text = "Step 1: Left are 16 - 3 - 4 = 9.\nStep 2: That is 9 * 2 = 18.\nStep 3: Also 18 * 7 = 126.\nA: 126"
+    row = accepted(EGGS, text)
+    assert row.step == 3
+    assert "step 2 has already arrived" in row.explanation
+
+
+def test_only_the_answer_line_is_wrong():
+    row = accepted(EGGS, "Step 1: Left are 16 - 3 - 4 = 9.\nStep 2: That is 9 * 2 = 18.\nThe answer is 16.")
+    assert (row.step, split_steps(row.correct_solution)) == (2, ["That is 9 * 2 = 18."])
+    assert "The solution states 16 instead" in row.explanation
+
+
+def test_number_from_nowhere_is_named():
+    row = accepted(EGGS, "Step 1: Left are 16 - 3 - 4 = 9.\nStep 2: She makes 9 * 35 = 315.\nThe answer is 315.")
+    assert "uses 35, a number that the question does not give" in row.explanation
+
+
+def test_forgotten_number_is_named():
+    problem = Problem(
+        "5 crates hold 4 boxes with 6 pens. Pens?", "120", "Step 1: 5 * 4 = 20 boxes.\nStep 2: 20 * 6 = 120 pens."
+    )
+    row = accepted(problem, "Step 1: There are 5 + 6 = 11 pens.\nThe answer is 11.")
+    assert "It leaves out the 4 that the question gives." in row.explanation
+
+
+def test_another_order_of_a_sum_is_no_mistake():
+    text = "Step 1: First 16 - 3 = 13.\nStep 2: Then 13 - 4 = 9.\nStep 3: She makes 9 - 2 = $7.\nThe answer is 7."
+    row = accepted(EGGS, text)
+    assert row.step == 3
+
+
+def test_calculator_rounding_is_no_mistake():
+    problem = Problem(
+        "50 is shared by 3, and 10 is added. How much?", "26.67", "Step 1: 50 / 3 = 16.67.\nStep 2: 16.67 + 10 = 26.67."
+    )
+    row = accepted(
+        problem, "Step 1: 50 / 3 = 16.666666666666668.\nStep 2: 16.666666666666668 - 10 = 6.666666666666668.\nA: 6.67"
+    )
+    assert row.step == 2
+
+
+def test_marks_are_read_but_never_written():
+    problem = Problem(
+        "A robe takes 2 bolts of blue and half that much white.",
+        "3",
+        "It takes <<2/2=1>>1 white bolt\nIn all <<2+1=3>>3\n#### 3",
+    )
+    text = correct(problem, "It takes 2*2=<<2*2=4>>4 bolts of white\nIn all 4+2=<<4+2=6>>6\nA: 6")
+    assert "<<" not in text
+    assert accepted(problem, "It takes 2*2=<<2*2=4>>4 bolts of white\nIn all 4+2=<<4+2=6>>6\nA: 6").step == 1
+
+
+def test_rounding_up_after_the_last_computation_is_kept():
+    problem = Problem(
+        "27 pupils need 2 sticks each, in packs of 8. How many packs?",
+        "7",
+        "He needs 27 x 2 = 54 sticks.\nThat is 54 / 8 = 6.75 packs.\nHe buys whole packs, so 7.\n#### 7",
+    )
+    row = accepted(problem, "Step 1: 27 x 2 = 54 sticks.\nStep 2: 54 / 8 = 6.75 packs.\nThe answer is 6.")
+    assert split_steps(row.spliced)[-1] == "He buys whole packs, so 7."
+    assert row.spliced.count("6.75") == 1
+
+
+def test_rationale_in_prose():
+    problem = Problem(
+        "Is a whale a fish?", "no", "Whales breathe air. Fish do not. So a whale is no fish. The answer is no."
+    )
+    row = accepted(problem, "Whales breathe air. They swim like fish. The answer is yes.", family="text")
+    assert row.step == 2
+
+
+def test_choice_without_and_with_rationale():
+    problem = Problem("Where do bankers work?", "bank", None, ("bank", "mall", "pond"))
+    row = accepted(problem, "Malls are big.\nThe answer is mall.", family="choice", shape="choice")
+    assert "The solution settles on mall" in row.explanation
+    assert row.correct_solution.endswith("The answer is bank.")
+    letter = Problem("Where do bankers work?", "A", "Banks employ bankers.\nThe answer is A.", ("bank", "mall"))
+    assert "bank fits the question best" in correct(letter, "The answer is B.", "choice")
+    assert "Banks employ bankers." in correct(letter, "The answer is B.", "choice")
+
+
+def test_without_a_rationale_it_declines():
+    problem = Problem("2 + 2?", "4")
+    text = correct(problem, "Step 1: 2 + 2 = 5.\nThe answer is 5.")
+    assert (
+        review(
+            judged(problem, "Step 1: 2 + 2 = 5.\nA: 5"), Completion("k", text, "stop", 1, 1, "r"), family="numeric"
+        ).reason
+        == "unparsable"
+    )
+
+
+def test_math_solution():
+    problem = Problem(
+        "What is the difference between $120\\%$ of 30 and $130\\%$ of 20?",
+        "10",
+        "$120\\cdot30\\cdot\\frac{1}{100}=36$, $130\\cdot 20\\cdot\\frac{1}{100}=26$.  So $36-26=10$.",
+    )
+    row = accepted(
+        problem,
+        "Step 1: $120\\cdot30/100=36$.\nStep 2: $130\\cdot20/100=28$.\nStep 3: $36-28=8$.\nThe answer is 8.",
+        "latex",
+    )
+    assert row.step == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Janet sells 16 - 3 - 4 = <<16-3-4=9>>9 eggs", [("16 - 3 - 4 = 9", 9)]),
+        ("20 sheep + 160 sheep = 180 sheep", [("20 sheep + 160 sheep = 180", 180)]),
+        ("$20/hour * 35 hours/week = $700/week", [("$20/hour * 35 hours/week = $700", 700)]),
+        ("-50 candies + 100 candies = 50", [("-50 candies + 100 candies = 50", 50)]),
+        ("(5 - 3) x 7 = 14, so 14 / 2 = 7", [("(5 - 3) x 7 = 14", 14), ("14 / 2 = 7", 7)]),
+        ("29 + X = 40", []),
+        ("$x^2 + 4 = 6$", []),
+        ("x = 5", []),
+    ],
+)
+def test_equations_of_a_step(text, expected):
+    assert [(one.text, one.computed) for one in equations(text)] == expected
+
+
+def test_numbers_in_words_and_units():
+    assert {key(Fraction(number)) for number in (3, 12, 2)} <= given_numbers("three dozen, doubled")
+    assert key(Fraction(7)) in known_numbers("per week") - given_numbers("per week")
+
+
+def test_expansions_agree_whatever_the_order():
+    one, other = Expander(), Expander()
+    whole = [one.expand(found) for found in equations("12 + 4 = 16, so 20 - 16 = 4")][-1]
+    parts = [other.expand(found) for found in equations("20 - 12 = 8, then 8 - 4 = 4")]
+    assert parts[-1] == whole
+    assert is_part(parts[0], whole)
+    assert not is_part(Expander().expand(equations("20 + 12 = 32")[0]), whole)
+
+
+@st.composite
+def problems(draw):
+    """A chain of operations with its rationale, and a path to it that goes wrong somewhere."""
+    value = draw(st.integers(2, 50))
+    question, right = f"Tom has {value}.", []
+    for _ in range(draw(st.integers(1, 5))):
+        sign = draw(st.sampled_from("+*-"))
+        number = draw(st.integers(2, 9)) if sign != "-" else draw(st.integers(1, max(1, value - 1)))
+        after = {"+": value + number, "*": value * number, "-": value - number}[sign]
+        right.append((value, sign, number, after))
+        question += f" Then {sign} {number}."
+        value = after
+    return question, right
+
+
+def told(steps):
+    return "\n".join(f"Step {k}: Now it is {a} {sign} {b} = {c}." for k, (a, sign, b, c) in enumerate(steps, 1))
+
+
+@given(problems(), st.data())
+def test_every_mistake_on_a_generated_problem_is_corrected(made, data):
+    question, right = made
+    gold = right[-1][3]
+    wrong = list(right)
+    at = data.draw(st.integers(0, len(right) - 1))
+    kind = data.draw(st.sampled_from(["result", "operator", "short", "far", "answer"]))
+    a, sign, b, c = right[at]
+    answer = c + data.draw(st.integers(1, 9))
+    if kind == "result":
+        wrong = [*right[:at], (a, sign, b, answer)]
+    elif kind == "operator":
+        other = data.draw(st.sampled_from([one for one in "+-*" if one != sign]))
+        answer = {"+": a + b, "*": a * b, "-": a - b}[other]
+        wrong = [*right[:at], (a, other, b, answer)]
+    elif kind == "short":
+        wrong, answer = right[: at + 1], c
+    elif kind == "far":
+        wrong, answer = [*right, (gold, "+", 11, gold + 11)], gold + 11
+    if answer == gold:
+        return
+    problem = Problem(question, str(gold), f"{told(right)}\nThe answer is {gold}.")
+    row = accepted(problem, f"{told(wrong)}\nThe answer is {answer}.")
+    assert row.spliced.endswith(f"The answer is {gold}.")
+    assert correct(problem, told(wrong)) == correct(problem, told(wrong))
+
+
+@given(st.text(max_size=300), st.text(max_size=100), st.sampled_from(["steps", "choice"]))
+def test_no_path_breaks_it(path, rationale, shape):
+    text = correct(Problem("How many is 3 and 4?", "7", f"{rationale}\nSo 3 + 4 = 7.", ("7", "8")), path, shape)
+    parse_correction(text, shape)
+
+
+def gsm8k_mistakes():
+    with (SHARED / "gsm8k" / "example_model_solutions.jsonl").open() as lines:
+        for row in map(json.loads, lines):
+            rationale, _, gold = row["ground_truth"].rpartition("A:")
+            for solution in row.values():
+                if isinstance(solution, dict) and not solution["is_correct"]:
+                    yield Problem(row["question"], gold.strip(), strip_marks(rationale)), solution["solution"]
+
+
+@pytest.mark.shared
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data folder is not beside the project")
+def test_real_mistakes_get_accepted_corrections():
+    rows = [
+        review(judged(problem, text), Completion("k", correct(problem, text), "stop", 1, 1, "r"), family="numeric")
+        for problem, text in list(gsm8k_mistakes())[::4]
+    ]
+    corrections = [row for row in rows if isinstance(row, Correction)]
+    assert len(corrections) >= 0.99 * len(rows)
+    assert all(re.search(r"\d|Let|What", row.explanation) for row in corrections)
