@@ -57,7 +57,9 @@ class Endpoints:
         if serve is None:
             raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
         folder = f"{self.store.folder(model)}/{MODEL_FOLDER}"
-        return self.prepared(serve.model_copy(update={"model": folder, "identity": model.fingerprint}))
+        return self.prepared(
+            serve.model_copy(update={"name": "fine-tuned", "model": folder, "identity": model.fingerprint})
+        )
 
 
 def _fill(word: str, values: dict[str, str]) -> str:

@@ -84,8 +84,10 @@ class Planner:
         if spec is None:
             return
         rows = sum(self._rows(ref) or 0 for ref in made.verdicts)
+        if self.run.mistakes.per_question and made.questions:
+            rows = min(rows, self.run.mistakes.per_question * (self._rows(made.questions) or 0))
         prints = [ref.fingerprint for ref in made.verdicts]
-        mistakes = self._stage("mistakes", identities.mistakes(self.run.mistakes, prints), rows or None)
+        mistakes = self._stage("mistakes", identities.mistakes(self.run.mistakes, prints), rows)
         made.mistakes = mistakes.ref
         identity = identities.corrections(spec, teacher.identity, self.run.questions.task, mistakes.ref.fingerprint)
         corrections = self._stage("corrections", identity, _times(mistakes.rows, spec.tries), teacher)

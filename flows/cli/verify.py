@@ -47,11 +47,13 @@ def verify(
         _verify_file(console, cases, out, checked, show)
 
 
-def _family(name: str) -> Any:
+def _family(name: str) -> str:
     from lema_core.answers.verify import family_of
 
-    if family_of({"family": name}, "latex") != name:
-        raise typer.BadParameter(f"--family {name}: expected numeric, latex, choice or text")
+    if name not in ("numeric", "latex", "choice", "text") and ":" not in name:
+        raise typer.BadParameter(
+            f"--family {name}: expected numeric, latex, choice, text or a scorer package.module:object"
+        )
     return name
 
 
