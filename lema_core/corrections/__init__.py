@@ -14,7 +14,6 @@ from lema_core.corrections.parsing import (
     parse_correction,
     render_choice_correction,
     render_correction,
-    render_original_solution,
 )
 from lema_core.corrections.reviewing import REASONS, first_false_step, review
 from lema_core.corrections.selection import require_agreement, select
@@ -28,7 +27,6 @@ __all__ = [
     "parse_correction",
     "render_choice_correction",
     "render_correction",
-    "render_original_solution",
     "require_agreement",
     "review",
     "select",

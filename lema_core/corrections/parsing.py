@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lema_core.steps import number_steps, numbered_path, split_path, step_label
+from lema_core.steps import number_steps, split_path, step_label
 
 _MAX_ANSWER = 50_000
 _HEADING = re.compile(
@@ -57,11 +57,6 @@ class Fault:
 
     reason: str
     detail: str = ""
-
-
-def render_original_solution(path_text: str) -> str:
-    """Return the mistaken path as prompts and examples show it: numbered steps and answer line between braces."""
-    return f"{{\n{numbered_path(path_text)}\n}}"
 
 
 def render_correction(step: int, explanation: str, steps: Sequence[str], answer_line: str | None) -> str:

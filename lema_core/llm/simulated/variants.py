@@ -20,7 +20,7 @@ T = TypeVar("T")
 LEAD_IN = "Here is a related question. "
 """Stands before a variant of a question that has no numbers to change."""
 TRIES = 12
-_NUMBER = re.compile(r"(?<![\d.,])\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
 _CAPITAL = re.compile(r"\b[A-Z][a-z]+\b")
 _NAME = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}\b")
 _NO_NAMES = frozenset(
