@@ -1,0 +1,175 @@
+"""What a training run will need: memory a device, steps, tokens and hours, before anything is loaded or rented.
+
+Model states by DeepSpeed's own formulas (``estimate_zero2/3_model_states_mem_needs``); activations by one stored hidden
+state a layer (gradient checkpointing) and the working set of one layer and one tile of logits. Hours follow from
+6 x parameters x tokens operations (8 where activations are computed twice) at a given utilisation.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.training.specs import LaunchSpec, TrainingSpec
+
+GIB = 2**30
+_NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits, and 0.127 for the doubly quantised scales (QLoRA, section 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The dimensions of a LLaMA-like model."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    key_value: int
+    """Width of the key and value projections: their heads times the head's width."""
+    vocabulary: int
+    tied: bool = False
+
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """Return (in, out) of the linear maps of one layer."""
+        h, m, kv = self.hidden, self.intermediate, self.key_value
+        return ((h, h), (h, kv), (h, kv), (h, h), (h, m), (h, m), (m, h))
+
+    def parameters(self) -> int:
+        """Return the number of weights."""
+        layer = sum(a * b for a, b in self.linears()) + 2 * self.hidden
+        return self.layers * layer + self.vocabulary * self.hidden * (1 if self.tied else 2) + self.hidden
+
+    def adapter(self, rank: int) -> int:
+        """Return the number of weights of an adapter on all linear maps."""
+        return self.layers * rank * sum(a + b for a, b in self.linears())
+
+    def largest(self) -> int:
+        """Return the weights of the largest single module."""
+        return max(self.vocabulary * self.hidden, *(a * b for a, b in self.linears()))
+
+
+PAPER_SHAPES = {
+    "meta-llama/Llama-2-7b-hf": Shape(4096, 11008, 32, 4096, 32000),
+    "meta-llama/Llama-2-13b-hf": Shape(5120, 13824, 40, 5120, 32000),
+    "meta-llama/Llama-2-70b-hf": Shape(8192, 28672, 80, 1024, 32000),
+    "codellama/CodeLlama-34b-hf": Shape(8192, 22016, 48, 1024, 32000),
+    "huggyllama/llama-65b": Shape(8192, 22016, 80, 8192, 32000),
+}
+"""The paper's models (table 1), so that a plan for them needs neither network nor key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Bytes a device and a node, and the length of the run."""
+
+    parameters: int
+    trained_parameters: int
+    device_states: int
+    device_activations: int
+    host_bytes: int
+    """Of one node."""
+    steps: int
+    tokens: int
+    hours: float | None
+    """None where the devices' peak is not given."""
+
+    @property
+    def device_bytes(self) -> int:
+        """Return what one device must hold."""
+        return self.device_states + self.device_activations
+
+    def line(self) -> str:
+        """Return the estimate in one line."""
+        hours = f"{self.hours:.1f} h" if self.hours is not None else "hours unknown (set peak_tflops)"
+        return (
+            f"{self.parameters / 1e9:.2f}B parameters ({self.trained_parameters / 1e9:.3f}B trained), "
+            f"{self.device_bytes / GIB:.1f} GiB a device, {self.host_bytes / GIB:.1f} GiB a node, "
+            f"{self.steps} steps, {self.tokens / 1e6:.2f}M tokens, {hours}"
+        )
+
+
+def shape_of(base: str) -> Shape:
+    """Return the shape of one of the paper's models, or of a checkpoint folder.
+
+    Raises:
+        ConfigError: ``base`` is neither.
+    """
+    if base in PAPER_SHAPES:
+        return PAPER_SHAPES[base]
+    if base == "smollm2":
+        return Shape(576, 1536, 30, 192, 49152, tied=True)
+    config = Path(base) / "config.json"
+    if not config.is_file():
+        raise ConfigError(
+            f"the size of {base!r} is not known: give a checkpoint folder, or one of {sorted(PAPER_SHAPES)}"
+        )
+    raw = json.loads(config.read_text())
+    heads = raw["num_attention_heads"]
+    width = raw.get("head_dim") or raw["hidden_size"] // heads
+    return Shape(
+        raw["hidden_size"],
+        raw["intermediate_size"],
+        raw["num_hidden_layers"],
+        width * (raw.get("num_key_value_heads") or heads),
+        raw["vocab_size"],
+        bool(raw.get("tie_word_embeddings", False)),
+    )
+
+
+def estimate(
+    spec: TrainingSpec, launch: LaunchSpec, examples: int, mean_tokens: float, ranks: int, utilisation: float = 0.4
+) -> Estimate:
+    """Estimate a run.
+
+    Args:
+        spec: what is trained.
+        launch: how.
+        examples: number of examples after tokenising.
+        mean_tokens: tokens of an example, on average.
+        ranks: devices of one node.
+        utilisation: the share of the devices' peak that is reached (MFU).
+
+    Raises:
+        ConfigError: the size of the base model is not known.
+        MissingDependencyError: DeepSpeed is not installed.
+    """
+    shape = shape_of(spec.base)
+    total = shape.parameters()
+    trained = total if spec.method == "full" else shape.adapter(spec.adapter.rank)
+    states, host = _states(spec, launch, shape, ranks)
+    steps = spec.steps(examples)
+    tokens = round(min(steps * spec.batch_size, examples * spec.epochs if not spec.max_steps else 1e18) * mean_tokens)
+    # Twice forward for checkpointing; frozen weights need no gradient of their own.
+    operations = (8 if spec.method == "full" else 6) * total * tokens
+    speed = launch.peak_tflops * 1e12 * utilisation * ranks * launch.nodes if launch.peak_tflops else None
+    hours = operations / speed / 3600 if speed else None
+    return Estimate(total, trained, states, _activations(launch, shape), host, steps, tokens, hours)
+
+
+def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) -> tuple[int, int]:
+    """Return bytes of weights, gradients and optimiser states: of a device, of a node's memory."""
+    try:
+        from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
+        from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
+    except ImportError as error:
+        raise MissingDependencyError("estimates need DeepSpeed: run `pip install 'lema-pipeline[train]'`") from error
+    total = shape.parameters()
+    frozen = 0.0 if spec.method == "full" else total * (_NF4_BYTES if spec.method == "qlora" else 2)
+    trained = total if spec.method == "full" else shape.adapter(spec.adapter.rank)
+    if launch.zero_stage == 3:
+        host, device, _ = zero3(
+            trained, shape.largest(), ranks, launch.nodes, launch.offload_optimizer, launch.offload_parameters
+        )
+        shared_out = ranks * launch.nodes if spec.method != "qlora" else 1  # bitsandbytes' weights are not sharded
+        return int(device + frozen / shared_out), int(host)
+    # Stages 0 and 1 keep more on each device than stage 2: one device's share is then the whole.
+    sharing = ranks * launch.nodes if launch.zero_stage == 2 else 1
+    host, device = zero2(trained, sharing, 1, launch.offload_optimizer)
+    return int(device + frozen), int(host)
+
+
+def _activations(launch: LaunchSpec, shape: Shape) -> int:
+    tokens = launch.micro_batch_tokens
+    kept = tokens * shape.hidden * 2 * shape.layers
+    one_layer = tokens * 2 * (8 * shape.hidden + 4 * shape.intermediate)
+    logits = min(tokens * shape.vocabulary, 32768 * shape.hidden) * 4
+    return kept + one_layer + logits
