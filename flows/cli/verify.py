@@ -21,7 +21,9 @@ def verify(
         Path | None, typer.Argument(help="JSONL or Parquet with `gold` and `pred`, perhaps `equal`.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows with verdict, layer and ground here.")] = None,
-    family: Annotated[str, typer.Option(help="numeric, latex, choice or text, where a row names none.")] = "latex",
+    family: Annotated[
+        str, typer.Option(help="numeric, latex, choice, text, or a scorer's entry point; for rows that name none.")
+    ] = "latex",
     why: Annotated[tuple[str, str] | None, typer.Option(help="Explain one pair: GOLD PRED.")] = None,
     show: Annotated[int, typer.Option(help="How many disagreements to show.")] = 20,
 ) -> None:
@@ -48,7 +50,6 @@ def verify(
 
 
 def _family(name: str) -> str:
-    from lema_core.answers.verify import family_of
 
     if name not in ("numeric", "latex", "choice", "text") and ":" not in name:
         raise typer.BadParameter(
@@ -57,7 +58,7 @@ def _family(name: str) -> str:
     return name
 
 
-def _explain(console: "Console", pair: tuple[str, str], family: Any) -> None:
+def _explain(console: "Console", pair: tuple[str, str], family: str) -> None:
     from rich.markup import escape
 
     from lema_core.answers.verify import verify_pair
@@ -71,7 +72,7 @@ def _explain(console: "Console", pair: tuple[str, str], family: Any) -> None:
     console.print(f"ground   {escape(result.match.ground)}", highlight=False)
 
 
-def _verify_file(console: "Console", cases: Path, out: Path | None, family: Any, show: int) -> None:
+def _verify_file(console: "Console", cases: Path, out: Path | None, family: str, show: int) -> None:
     from lema_core.answers.verify import family_of, verify_pair
 
     layers: Counter[tuple[str, str]] = Counter()
@@ -153,7 +154,9 @@ class _Writer:
             import pyarrow as pa
             import pyarrow.parquet as pq
 
-            table = pa.Table.from_pylist(self.rows, schema=self.file.schema if self.file else None)
+            names = self.file.schema.names if self.file else dict.fromkeys(name for row in self.rows for name in row)
+            rows = [{name: row.get(name) for name in names} for row in self.rows]
+            table = pa.Table.from_pylist(rows, schema=self.file.schema if self.file else None)
             self.file = self.file or pq.ParquetWriter(self.path, table.schema)
             self.file.write_table(table)
         else:

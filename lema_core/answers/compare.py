@@ -36,7 +36,7 @@ def _mixed(left: Answer, right: Answer) -> bool | None:
 
 
 def _value_relation(value: Answer, relation: Answer) -> bool | None:
-    """``10^3 = 1000`` says 1000, for it has no unknowns; ``2x + z = 1`` does not say 1; ``y = 2x`` is ``2x - y = 0``."""
+    """``10^3 = 1000`` says 1000, having no unknowns; ``2x + z = 1`` does not say 1; ``y = 2x`` is ``2x - y = 0``."""
     if set(relation.signs) != {"="}:
         return False
     if not any(_has_letters(item) for item in relation.items):

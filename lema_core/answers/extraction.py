@@ -1,8 +1,8 @@
 r"""Find the final answer in a solution: value, none, ambiguous or refused.
 
-Cues: ``#### 18``, ``\boxed{18}``, ``A: 18``, ``the answer is 18`` (any case, markdown around it). The last cue that holds
-an answer wins; a second question run on after the first answer is cut off. Without a cue there is no answer: a number that
-merely stands last in a text is none, unless the caller asks for it (``loose``).
+Cues: ``#### 18``, ``\boxed{18}``, ``A: 18``, ``the answer is 18`` (any case, markdown around it). The last cue that
+holds an answer wins; a second question run on after the first answer is cut off. Without a cue there is no answer: a
+number that merely stands last in a text is none, unless the caller asks for it (``loose``).
 """
 
 import re
@@ -12,6 +12,7 @@ from lema_core.answers.choice import choose
 from lema_core.answers.lexer import to_ascii
 from lema_core.answers.limits import not_an_answer
 from lema_core.answers.quantity import only_quantity
+from lema_core.answers.scorers import extract_with, is_scorer
 from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
 
 MAX_BRACES = 5_000
@@ -20,14 +21,16 @@ MAX_CUES = 50
 
 _SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")
 _RUN_ON = re.compile(
-    r"^[ \t]*(?:#{1,4}[ \t]+(?!\d)(?:Question|Problem|Instruction|Input)|(?:\*\*)?(?:Question|Problem|Q|Instruction|Human|User)(?:[ ]\d+)?"
-    r"(?:\*\*)?:|<\|im_(?:start|end)\|>|<\|eot_id\|>|</s>|```)",
+    r"^[ \t]*(?:#{1,4}[ \t]+(?!\d)(?:Question|Problem|Instruction|Input)"
+    r"|(?:\*\*)?(?:Question|Problem|Q|Instruction|Human|User)(?:[ ]\d+)?(?:\*\*)?:"
+    r"|<\|im_(?:start|end)\|>|<\|eot_id\|>|</s>|```)",
     re.MULTILINE | re.IGNORECASE,
 )
 _CUE = re.compile(
     r"(?P<hashes>####)"
     r"|(?P<boxed>\\(?:boxed|fbox|beginboxed)(?=[ {]))"
-    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=|(?=\s*(?:\\[\[(]|\$)))"
+    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?"
+    r"(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=|(?=\s*(?:\\[\[(]|\$)))"
     r"[ :*_]{0,6})"
     r"|(?P<letter>^[ \t]*(?:\*\*)?A(?:\*\*)?:(?:\*\*)?)"
     r"|(?P<corrected>^[ \t]*(?:\*\*)?Corrected Answer(?:\*\*)?:(?:\*\*)?)",
@@ -56,6 +59,8 @@ def extract(
     """
     if len(text) > MAX_TEXT_CHARS:
         return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
+    if is_scorer(family):
+        return extract_with(family, text)
     if family == "numeric":
         quick = _simple(text)
         if quick is not None:
@@ -72,7 +77,7 @@ def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...]
     A text with a cue is a solution; one without that is not prose is the answer itself; of prose the last formula or
     number is taken.
     """
-    if len(text) > MAX_TEXT_CHARS:
+    if len(text) > MAX_TEXT_CHARS or is_scorer(family):
         return extract(text, family, candidates)
     if _CUE.search(text):
         found = extract(text, family, candidates, loose=True)

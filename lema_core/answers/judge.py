@@ -20,7 +20,7 @@ def judge(
     *,
     workers: Workers | None = None,
 ) -> Judgement:
-    """Return the verdict on one solution: right, wrong, or why there is no verdict (none, ambiguous, refused, unknown)."""
+    """Return the verdict on one solution: right, wrong, or why there is none (none, ambiguous, refused, unknown)."""
     found = extract(text, family, candidates)
     if found.value is None:
         verdict: Any = found.outcome

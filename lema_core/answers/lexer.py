@@ -1,7 +1,7 @@
 r"""Normal form of an answer: LaTeX, plain text and Unicode become one list of tokens.
 
-Two answers with the same tokens are the same answer; ``\dfrac12``, ``\frac{1}{2}`` and ``½`` have one form. The lexer is
-one regular expression without overlapping branches, so its time is linear in the text.
+Two answers with the same tokens are the same answer; ``\dfrac12``, ``\frac{1}{2}`` and ``½`` have one form. The lexer
+is one regular expression without overlapping branches, so its time is linear in the text.
 """
 
 import re
@@ -28,17 +28,20 @@ _LEXER = re.compile(
 )
 _UNICODE = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "﹣": "-", "×": r"\times ", "÷": r"\div ", "·": r"\cdot ",
-    "∙": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ", "°": r"^\circ ", "º": r"^\circ ",
-    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
+    "∙": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
+    "°": r"^\circ ", "º": r"^\circ ",
+    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ",
+    "∩": r"\cap ",
     "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "∶": ":", "％": "%", "＄": "$", "€": "$", "£": "$",
-    "¥": "$", "¢": " cents ", "“": '"', "”": '"', "‘": "'", "⁄": "/", "∕": "/", "…": r"\dots ", "\u200b": "", "\ufeff": "",
+    "¥": "$", "¢": " cents ", "“": '"', "”": '"', "‘": "'", "⁄": "/", "∕": "/", "…": r"\dots ",
+    "\u200b": "", "\ufeff": "",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
-_REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([A-Za-z][A-Za-z .,'-]*\)")
+_REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([ ]?[A-Za-z][A-Za-z .,'-]*\)")
 """``9 (apples)``: words in brackets, apart from the number before them, say what is counted."""
 _GLUED = re.compile(r"(?<=[0-9)}])(or|and)(?=[A-Z(-])")
 _HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
@@ -65,8 +68,8 @@ def _vulgar_fraction(match: re.Match[str]) -> str:
 def tokens_of(answer: str) -> tuple[str, ...]:
     """Return the normal form of an answer as tokens.
 
-    A token is a number, one letter, a Greek letter's or function's name, an operator or bracket, ``deg``, ``%``, ``$``, or a
-    quoted word (``'odd``). Spacing, sizing and fonts are gone.
+    A token is a number, one letter, a Greek letter's or function's name, an operator or bracket, ``deg``, ``%``, or a
+    quoted word (``'odd``). Currency signs, spacing, sizing and fonts are gone.
     """
     text = _HALF_DAY.sub(r"\1m", _join_thousands(to_ascii(answer).strip()))
     if "or" in text or "and" in text:

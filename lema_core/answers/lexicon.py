@@ -16,21 +16,25 @@ DROPPED = frozenset(
     ]
 )  # fmt: skip
 COMMANDS: dict[str, tuple[str, ...]] = {
-    "dfrac": ("frac",), "tfrac": ("frac",), "cfrac": ("frac",), "dbinom": ("binom",), "tbinom": ("binom",), "choose": ("choose",),
+    "dfrac": ("frac",), "tfrac": ("frac",), "cfrac": ("frac",), "dbinom": ("binom",), "tbinom": ("binom",),
+    "choose": ("choose",),
     "times": ("*",), "cdot": ("*",), "ast": ("*",), "div": ("/",), "le": ("<=",), "leq": ("<=",), "leqslant": ("<=",),
     "ge": (">=",), "geq": (">=",), "geqslant": (">=",), "lt": ("<",), "gt": (">",), "ne": ("!=",), "neq": ("!=",),
     "to": ("->",), "rightarrow": ("->",), "approx": ("approx",), "simeq": ("approx",), "lvert": ("|",), "rvert": ("|",),
     "vert": ("|",), "mid": ("|",), "lbrace": ("\\{",), "rbrace": ("\\}",), "{": ("\\{",), "}": ("\\}",), "%": ("%",),
     "$": (), "arcsin": ("asin",), "arccos": ("acos",), "arctan": ("atan",), "degree": ("deg",), "degrees": ("deg",),
-    "infty": ("inf",), "infinity": ("inf",), "dots": ("dots",), "ldots": ("dots",), "cdots": ("dots",), "dotsb": ("dots",),
+    "infty": ("inf",), "infinity": ("inf",), "dots": ("dots",), "ldots": ("dots",), "cdots": ("dots",),
+    "dotsb": ("dots",),
     "land": ("&and",), "lor": ("&or",), "varnothing": ("emptyset",), "|": ("|",), "lbrack": ("[",), "rbrack": ("]",),
     "bmod": ("mod",), "pmod": ("mod",), "lg": ("log",), "arcctg": ("acot",), "tg": ("tan",), "ctg": ("cot",), "#": (),
     "&": (), "_": ("_",), "\\": ("row",), "langle": ("(",), "rangle": (")",), "-": (), "\"": (), "'": (), "`": (),
-    "gets": ("=",), "percent": ("%",), "pct": ("%",), "percentage": ("%",), "setminus": ("setminus",), "backslash": ("setminus",),
+    "gets": ("=",), "percent": ("%",), "pct": ("%",), "percentage": ("%",), "setminus": ("setminus",),
+    "backslash": ("setminus",),
     "varphi": ("phi",), "varepsilon": ("epsilon",), "imath": ("i",), "exp": ("exp",), "cupdot": ("cup",),
 }  # fmt: skip
 SIGNS: dict[str, tuple[str, ...]] = {
-    "$": (), "**": ("^",), "==": ("=",), "=>": ("->",), "&": ("&",), '"': (), "`": (), "\x00": (), "\\": (), "||": ("|", "|"),
+    "$": (), "**": ("^",), "==": ("=",), "=>": ("->",), "&": ("&",), '"': (), "`": (), "\x00": (), "\\": (),
+    "||": ("|", "|"),
 }  # fmt: skip
 FUNCTIONS = frozenset(
     [
@@ -61,10 +65,13 @@ UNIT_NAMES = {
     "gram": "g", "grams": "g", "gm": "g", "pounds": "lb", "pound": "lb", "lbs": "lb", "ounce": "oz", "ounces": "oz",
     "liter": "l", "liters": "l", "litre": "l", "litres": "l", "second": "s", "seconds": "s", "sec": "s", "secs": "s",
     "minute": "min", "minutes": "min", "mins": "min", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "day": "d",
-    "days": "d", "week": "wk", "weeks": "wk", "month": "mo", "months": "mo", "year": "yr", "years": "yr", "cents": "cent",
+    "days": "d", "week": "wk", "weeks": "wk", "month": "mo", "months": "mo",
+    "year": "yr", "years": "yr", "cents": "cent",
     "dollar": "$", "dollars": "$", "meter": "m", "meters": "m", "metre": "m", "metres": "m", "centimeter": "cm",
-    "centimeters": "cm", "kilometer": "km", "kilometers": "km", "millimeter": "mm", "millimeters": "mm", "mm": "mm", "cm": "cm",
-    "m": "m", "km": "km", "in": "in", "ft": "ft", "kg": "kg", "g": "g", "lb": "lb", "oz": "oz", "h": "h", "s": "s", "min": "min",
+    "centimeters": "cm", "kilometer": "km", "kilometers": "km", "millimeter": "mm", "millimeters": "mm", "mm": "mm",
+    "cm": "cm",
+    "m": "m", "km": "km", "in": "in", "ft": "ft", "kg": "kg", "g": "g", "lb": "lb", "oz": "oz", "h": "h", "s": "s",
+    "min": "min",
     "cent": "cent", "kilogram": "kg", "kilograms": "kg", "l": "l", "ml": "ml",
 }  # fmt: skip
 """Units that name a scale: two different ones never measure the same with the same number."""

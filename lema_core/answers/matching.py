@@ -13,6 +13,7 @@ from lema_core.answers.choice import match_choice
 from lema_core.answers.compare import compare
 from lema_core.answers.lexer import to_ascii, tokens_of
 from lema_core.answers.limits import not_an_answer
+from lema_core.answers.scorers import is_scorer, match_with
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.types import MAX_ANSWER_CHARS, Family, Match
 from lema_core.answers.workers import Workers, shared_workers
@@ -21,6 +22,9 @@ CACHE = 1 << 17
 """Pairs remembered: solutions to one question repeat a handful of answers."""
 
 MAX_DIGITS = 300
+_DURATION = re.compile(
+    r"([0-9]{1,6})\s?(?:hours?|hrs?|h),?\s?(?:and\s)?([0-9]{1,6})\s?(?:minutes?|mins?|m)", re.IGNORECASE
+)
 
 _PLAIN = re.compile(r"[-+]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,300})(?:\.[0-9]{0,300})?|[-+]?\.[0-9]{1,300}")
 
@@ -38,6 +42,8 @@ def match(
     ``candidates`` are the texts of the choices in the family "choice". ``workers`` run the two heavy layers; the
     process's shared ones are started when the first pair needs them.
     """
+    if is_scorer(family):
+        return match_with(family, gold, pred)
     if family == "choice":
         return match_choice(gold, pred, candidates or ())
     if family == "text":
@@ -63,7 +69,7 @@ def match_light(gold: str, pred: str) -> Match | None:
         reason = not_an_answer(to_ascii(side))
         if reason is not None:
             return Match("unknown", "limits", f"{side[:80]!r}: {reason}")
-    return _typed(gold, pred)
+    return _durations(gold, pred) or _typed(gold, pred)
 
 
 def _plain(text: str) -> Fraction | int | None:
@@ -75,6 +81,23 @@ def _plain(text: str) -> Fraction | int | None:
         return None
     plain = stripped.replace(",", "").replace("$", "")
     return Fraction(plain) if "." in plain else int(plain)
+
+
+def _durations(gold: str, pred: str) -> Match | None:
+    """``2 hours 30 minutes`` is 150 and 2.5, as the question may have asked for either."""
+    spans = [_DURATION.fullmatch(side.strip()) for side in (gold, pred)]
+    if spans == [None, None]:
+        return None
+    minutes = [int(span[1]) * 60 + int(span[2]) if span else None for span in spans]
+    numbers = [_plain(gold), _plain(pred)]
+    if None not in minutes:
+        same = minutes[0] == minutes[1]
+    else:
+        total, number = (minutes[0], numbers[1]) if spans[0] else (minutes[1], numbers[0])
+        if total is None or number is None:
+            return None
+        same = number in {total, Fraction(total, 60)}
+    return Match("equal" if same else "different", "structure", "a duration in hours and minutes")
 
 
 def _typed(gold: str, pred: str) -> Match | None:

@@ -27,7 +27,7 @@ def _without(node: Node, sign: str) -> Node | None:
 
 
 def same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
-    """Say whether a difference in names decides: ``f(z) = z`` is ``f(x) = x``; ``x = 3`` is not ``y = 3``; None: the names do not matter."""
+    """Say whether names decide: ``f(z) = z`` is ``f(x) = x``, ``x = 3`` is not ``y = 3``; None: they do not matter."""
     left, right = gold.name, pred.name
     if len(left) == len(right) == 1 and gold.node is not None and value_at(gold.node, 1) == value_at(gold.node, 2):
         return False
@@ -96,7 +96,7 @@ def _is_finite_decimal(number: Fraction) -> bool:
 
 def is_time(answer: Answer) -> bool:
     """Tell a time: 10:30 and 9:05 are times; 5:8 and 10:3 are ratios: minutes have two digits."""
-    parts = [token for token in answer.tokens if token != ":" and not token.startswith("'")]
+    parts = [part for part in answer.tokens if part != ":" and not part.startswith("'")]
     return bool(answer.unit) or all(len(part) == 2 for part in parts[1:])
 
 

@@ -5,6 +5,7 @@ matcher knows the types.
 """
 
 import re
+from fractions import Fraction
 from itertools import pairwise
 
 from lema_core.answers.lexer import to_ascii
@@ -20,13 +21,14 @@ _QUANTITY = re.compile(
     |(?P<scientific>[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{{1,3}}\b|\s?(?:\*|x|\\times)\s?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?))
     |(?P<mixed>{_SIGN}[0-9]+\s+[0-9]+\s?/\s?[0-9]+)
     |(?P<fraction>{_SIGN}(?:{_DIGITS})\s?/\s?[0-9]+(?:\.[0-9]+)?)
-    |(?P<number>{_SIGN}(?:{_DIGITS}))(?P<percent>\s?%|\s?\\%|\s?percent\b)?""",
+    |(?P<number>{_SIGN}(?:{_DIGITS}))(?:\s(?P<scale>thousand|million|billion|trillion)\b)?(?P<percent>\s?%|\s?\\%|\s?percent\b)?""",
     re.VERBOSE | re.IGNORECASE,
 )
 _ALTERNATIVE = re.compile(r"^\s*(?:[A-Za-z]+\s+){0,2}(?:or|to|and|-|–)\s*\$?\s*$", re.IGNORECASE)
 _ARITHMETIC = re.compile(r"\s*(?:\*{1,2}|[+^/×÷]|\s-\s|\\times|\\cdot|\sx\s)\s*\$?\s*$")
 _RANGE = re.compile(r"^\s*[-–]\s*\$?$")
 _ATTACHED = re.compile(r"[A-Za-z_]$")
+_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 MAX_PHRASE = 400
 MAX_FORMULA = 200
 
@@ -76,6 +78,12 @@ def _canonical(match: re.Match[str]) -> str:
     text = match.group().replace("$", "").strip()
     if match["percent"]:
         return match["number"].replace("$", "").replace(",", "").replace(" ", "") + "%"
+    if match["scale"]:
+        value = (
+            Fraction(match["number"].replace("$", "").replace(",", "").replace(" ", ""))
+            * _SCALES[match["scale"].lower()]
+        )
+        return str(value)
     if match["number"]:
         return text.replace(",", "").replace(" ", "")
     if match["scientific"]:

@@ -50,7 +50,7 @@ def flipped(relation: Answer) -> Answer:
 
 
 def same_equation(gold: Answer, pred: Answer) -> bool | None:
-    """Compare two equations up to a constant factor: ``2x = 4y`` is ``x - 2y = 0``; None where that is not computable."""
+    """Compare two equations up to a constant factor: ``2x = 4y`` is ``x - 2y = 0``; None: not computable."""
     left, right = _difference(gold), _difference(pred)
     return None if left is None or right is None else constant_ratio(left, right)
 

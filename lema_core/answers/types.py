@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Family = Literal["numeric", "latex", "choice", "text"]
-"""How answers of a task are written: GSM8K, SVAMP, ASDiv are numeric, MATH is latex, CommonsenseQA is choice."""
+Family = str
+"""How answers of a task are written: "numeric" (GSM8K, SVAMP, ASDiv), "latex" (MATH), "choice" (CommonsenseQA) or "text".
+
+Any other family is the entry point of a user's scorer, ``package.module:object``.
+"""
 
 ExtractionOutcome = Literal["value", "none", "ambiguous", "refused"]
 MatchOutcome = Literal["equal", "different", "unknown"]

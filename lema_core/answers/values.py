@@ -61,7 +61,7 @@ def constant_ratio(left: Node, right: Node) -> bool | None:
 
 @lru_cache(maxsize=32_768)
 def value_at(node: Node, point: int = 1) -> Number | None:
-    """Return the value where every unknown has a fixed value that depends on its name and on ``point``; None: no value."""
+    """Return the value where each unknown has a fixed value made from its name and ``point``; None: no value."""
     try:
         return _value(node, point)
     except (_NoValueError, ZeroDivisionError, OverflowError, ValueError, TypeError, RecursionError):

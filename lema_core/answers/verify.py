@@ -6,6 +6,7 @@ from typing import Any
 
 from lema_core.answers.extraction import read_answer
 from lema_core.answers.matching import match
+from lema_core.answers.scorers import is_scorer
 from lema_core.answers.types import Extraction, Family, Match
 from lema_core.answers.workers import Workers
 
@@ -34,8 +35,8 @@ class Verification:
 def family_of(row: Mapping[str, Any], default: Family = "latex") -> Family:
     """Return the family that a case asks for by its ``family``, ``task`` or ``kind``, else ``default``."""
     for name in (row.get("family"), row.get("kind")):
-        if name in _FAMILIES:
-            return next(family for family in _FAMILIES if family == name)
+        if isinstance(name, str) and (name in _FAMILIES or is_scorer(name)):
+            return name
     if row.get("candidates"):
         return "choice"
     return _TASKS.get(str(row.get("task") or "").lower(), default)

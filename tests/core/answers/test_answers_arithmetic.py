@@ -94,7 +94,9 @@ def test_no_text_raises(text):
     false_equations(text + " = " + text)
 
 
-@pytest.mark.parametrize("piece", ["1 = 2 ", "(", "3 ", "1+", "\\frac{1}{", "<<", "a ", "= ", "1 (2 = ) ", "9^9^", "% of "])
+@pytest.mark.parametrize(
+    "piece", ["1 = 2 ", "(", "3 ", "1+", "\\frac{1}{", "<<", "a ", "= ", "1 (2 = ) ", "9^9^", "% of "]
+)
 def test_time_is_linear(piece):
     def seconds(length):
         text = (piece * length)[:length] + " 1 + 1 = 3"

@@ -1,0 +1,74 @@
+"""``lema verify`` over real files."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flows.cli.verify import verify
+from lema_core.errors import DataError
+
+app = typer.Typer()
+app.command()(verify)
+runner = CliRunner()
+CASES = [
+    {"gold": "18", "pred": "#### 18", "task": "gsm8k", "equal": True},
+    {"gold": r"\frac{1}{2}", "pred": r"so \boxed{0.5}", "task": "math", "equal": True},
+    {"gold": "5", "pred": "6", "equal": True},
+    {"gold": "1", "pred": "9**9**9**9", "equal": False},
+    {"gold": "mall", "pred": "The answer is (B).", "task": "csqa", "candidates": ["bank", "mall"], "equal": True},
+]
+VERDICTS = ["equal", "equal", "different", "unknown", "equal"]
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    path = tmp_path / "cases.jsonl"
+    path.write_text("".join(json.dumps(case) + "\n" for case in CASES), "utf-8")
+    return path
+
+
+def test_jsonl_in_and_out(jsonl, tmp_path):
+    out = tmp_path / "out.jsonl"
+    result = runner.invoke(app, [str(jsonl), "--out", str(out)])
+    assert result.exit_code == 0
+    written = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert [row["verdict"] for row in written] == VERDICTS
+    assert written[0]["gold"] == "18"
+    assert "agreement 4 of 5" in result.output
+    assert "'5' against '6'" in result.output
+
+
+def test_parquet_in_and_out(tmp_path):
+    cases, out = tmp_path / "cases.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.Table.from_pylist([{"task": None, "candidates": None, **case} for case in CASES]), cases)
+    result = runner.invoke(app, [str(cases), "--out", str(out)])
+    assert result.exit_code == 0
+    assert pq.read_table(out).column("verdict").to_pylist() == VERDICTS
+
+
+def test_why_explains_one_pair():
+    result = runner.invoke(app, ["--why", r"\frac{1}{2}", r"The answer is 50\%."])
+    assert result.exit_code == 0
+    for word in ("equal", "number", "50", "cue"):
+        assert word in result.output
+
+
+def test_bad_input_names_the_line(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"gold": "1", "pred": "1"}\n{"gold": "1"}\n', "utf-8")
+    with pytest.raises(DataError, match="row 2"):
+        verify(path)
+    path.write_text("nonsense\n", "utf-8")
+    with pytest.raises(DataError, match="line 1"):
+        verify(path)
+    with pytest.raises(DataError, match="no such file"):
+        verify(tmp_path / "missing.jsonl")
+
+
+def test_options_that_do_not_fit_are_told():
+    assert runner.invoke(app, []).exit_code != 0
+    assert runner.invoke(app, ["--family", "poetry", "--why", "1", "1"]).exit_code != 0
