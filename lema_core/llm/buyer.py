@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lema_core.errors import LemaError
+from lema_core.errors import EndpointError, LemaError
 from lema_core.llm.answers import Answer, AttemptError
 from lema_core.llm.budget import Account, Amount
 from lema_core.llm.endpoints import EndpointSpec
@@ -28,6 +28,10 @@ from lema_core.llm.store import Missed, Paid
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
+
+
+UNREACHABLE_S = 120.0
+"""An endpoint that breaks every connection for so long ends the run."""
 
 
 class Desk:
@@ -113,6 +117,7 @@ class Buyer:
         self._client = client
         self._gate = gate
         self._clock = asyncio.get_running_loop().time
+        self._lost_since: float | None = None
 
     async def buy(self, flight: Flight) -> Outcome:
         """Return the flight's outcome, committed.
@@ -207,11 +212,23 @@ class Buyer:
             gate.pump()
             raise
         trip.inside = True
+        self._lost_since = None
         gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
         gate.limiter.learn(headers, self._clock())
         return answer
 
     def _refused(self, ticket: Ticket, error: AttemptError) -> None:
+        now = self._clock()
+        if error.reason != "connection":
+            self._lost_since = None
+        elif self._lost_since is None:
+            self._lost_since = now
+        elif now - self._lost_since > UNREACHABLE_S:
+            # Every further request would wait and fail as this one did.
+            error.fatal = EndpointError(
+                f"{self._client.where} stopped answering {now - self._lost_since:.0f} s ago ({error.detail}). What "
+                "was paid is kept: run again when it is back"
+            )
         if error.reason in PACED or error.reason in BROKEN:
             self._gate.limiter.refused(ticket, self._clock(), error.retry_after, paced=error.reason in PACED)
         else:

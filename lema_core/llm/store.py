@@ -207,16 +207,25 @@ class LedgerStore:
         )[0]
         return float(row[0]), int(row[1])
 
-    def answer_lengths(self, endpoint: str) -> tuple[int, float, float, float, float]:
-        """Return (n, mean and variance of completion tokens, prompt tokens in all, cost in all) of an endpoint."""
+    def answer_lengths(self, endpoint: str) -> tuple[int, float, float]:
+        """Return (n, mean, variance) of an endpoint's completion tokens."""
         row = self.database.query(
             "SELECT COUNT(*), COALESCE(AVG(completion_tokens), 0), COALESCE(AVG(completion_tokens * "
-            "CAST(completion_tokens AS DOUBLE PRECISION)), 0), COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(cost), 0) "
-            "FROM completions WHERE endpoint = ?",
+            "CAST(completion_tokens AS DOUBLE PRECISION)), 0) FROM completions WHERE endpoint = ?",
             (endpoint,),
         )[0]
         count, mean, square = int(row[0]), float(row[1]), float(row[2])
-        return count, mean, max(0.0, square - mean * mean), float(row[3]), float(row[4])
+        return count, mean, max(0.0, square - mean * mean)
+
+    def sample(self, endpoint: str, size: int) -> list[tuple[bytes, int]]:
+        """Return (packed request, prompt tokens) of some of an endpoint's completions; keys are hashes, so random."""
+        return [
+            (bytes(row[0]), int(row[1]))
+            for row in self.database.query(
+                "SELECT request, prompt_tokens FROM completions WHERE endpoint = ? ORDER BY key LIMIT ?",
+                (endpoint, size),
+            )
+        ]
 
     def close(self) -> None:
         """Close the database."""

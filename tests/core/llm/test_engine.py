@@ -249,3 +249,15 @@ async def test_text_that_no_file_format_takes_is_made_harmless(fake, spec, ask, 
     outcomes, _ = await buy(ledger, spec, ask(1))
     assert outcomes[0].text == "a?\0b"
     assert (await buy(ledger, spec, ask(1)))[0] == outcomes
+
+
+async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(fake, spec, ask, ledger, monkeypatch):
+    monkeypatch.setattr("lema_core.llm.buyer.UNREACHABLE_S", 0.3)
+    fake.decide = lambda _body, _tries: (-1, {}, {}) if fake.hits > 20 else None
+    with pytest.raises(EndpointError, match="stopped answering"):
+        await buy(ledger, spec, ask(200))
+    answered = fake.paid.total()
+    fake.decide = lambda _body, _tries: None
+    outcomes, snapshot = await buy(ledger, spec, ask(200))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert snapshot.held == answered > 0

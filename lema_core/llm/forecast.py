@@ -1,0 +1,156 @@
+"""What a set of requests would cost, before the first is sent: requests, tokens and money, with an interval.
+
+Prompt tokens are exact with a tokenizer, else estimated from the tokens a character that the endpoint billed before.
+Output tokens come from the answers the ledger holds of the same endpoint; a pilot buys some of the very requests, which
+the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the spread of single
+answers and the error of a mean known from few.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.engine import Engine
+from lema_core.llm.prices import cost_of, price_of
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Message
+from lema_core.llm.sizes import UNKNOWN_OUTPUT, prompt_chars
+from lema_core.llm.store import LedgerStore, chunked, unpack
+
+Z95 = 1.96
+SAMPLE = 500
+"""Earlier requests to learn the tokens a character from."""
+CountTokens = Callable[[Sequence[Message]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A likely value and the bounds it lies between, at 95 % where it rests on data."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __add__(self, other: "Interval") -> "Interval":
+        return Interval(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is asked, what the ledger holds of it, and what the rest would take."""
+
+    requests: int
+    distinct: int
+    held: int
+    prompt_tokens: Interval
+    completion_tokens: Interval
+    dollars: Interval | None
+    """None: nobody knows the price."""
+    prompt_basis: str
+    output_basis: str
+
+    @property
+    def to_buy(self) -> int:
+        """Return the requests that would be sent."""
+        return self.distinct - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Requests that are to be bought, added up."""
+
+    count: int
+    chars: int
+    exact_tokens: int
+    caps: int
+    """The sum of their caps; a default stands for a missing one."""
+
+
+def forecast(
+    store: LedgerStore,
+    spec: EndpointSpec,
+    requests: Iterable[CompletionRequest],
+    count_tokens: CountTokens | None = None,
+) -> Forecast:
+    """Return what the requests would cost at an endpoint. Nothing is sent; memory grows with the number of keys only.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    keys, seen = KeyMaker(spec.identity), set[str]()
+    asked = held = count = chars = exact = caps = 0
+    for chunk in chunked(requests, SAMPLE):
+        asked += len(chunk)
+        fresh = {key: one for one in chunk if (key := keys.key(one)) not in seen}
+        seen.update(fresh)
+        there = store.lookup(list(fresh))
+        held += len(there)
+        for key, one in fresh.items():
+            if key not in there:
+                count += 1
+                chars += prompt_chars(one)
+                exact += count_tokens(one.messages) if count_tokens else 0
+                caps += one.sampling.max_tokens or UNKNOWN_OUTPUT
+    return _priced(store, spec, (asked, len(seen), held), _Batch(count, chars, exact, caps), exact=bool(count_tokens))
+
+
+def forecast_unread(
+    store: LedgerStore, spec: EndpointSpec, requests: int, chars: int, max_tokens: int | None
+) -> Forecast:
+    """Return the forecast for requests that cannot be written yet, of about so many characters each."""
+    batch = _Batch(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT))
+    return _priced(store, spec, (requests, requests, 0), batch, exact=False)
+
+
+async def pilot(engine: Engine, spec: EndpointSpec, requests: Sequence[CompletionRequest], size: int = 20) -> None:
+    """Buy a few of the requests, evenly spread over them, so that a forecast has answers to go by."""
+    step = max(1, len(requests) // max(1, size))
+    async for _ in engine.stream(spec, requests[::step][:size]):
+        pass
+
+
+def _priced(
+    store: LedgerStore, spec: EndpointSpec, counts: tuple[int, int, int], batch: _Batch, *, exact: bool
+) -> Forecast:
+    prompt, prompt_basis = _prompt(store, spec, batch, exact=exact)
+    output, output_basis = _output(store, spec, batch)
+    price = price_of(spec)
+    pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
+    costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
+    dollars = Interval(*costs) if costs else None
+    return Forecast(*counts, prompt, output, dollars, prompt_basis, output_basis)
+
+
+def _prompt(store: LedgerStore, spec: EndpointSpec, batch: _Batch, *, exact: bool) -> tuple[Interval, str]:
+    if exact:
+        return Interval(batch.exact_tokens, batch.exact_tokens, batch.exact_tokens), "counted by the tokenizer"
+    ratios = [
+        tokens / chars
+        for request, tokens in store.sample(spec.identity, SAMPLE)
+        if (chars := sum(len(str(message.get("content"))) for message in unpack(request)["messages"]))
+    ]
+    if len(ratios) < 2:
+        chars = batch.chars
+        return Interval(chars / 6, chars / 4, chars / 2), "4 characters a token (no earlier prompts)"
+    mean = fmean(ratios)
+    low, high = _sum_interval(mean, stdev(ratios), batch.count, len(ratios))
+    scale = batch.chars / max(1, batch.count)
+    basis = f"{mean:.3f} tokens a character, as in {len(ratios)} earlier prompts"
+    return Interval(low * scale, mean * batch.chars, high * scale), basis
+
+
+def _output(store: LedgerStore, spec: EndpointSpec, batch: _Batch) -> tuple[Interval, str]:
+    answers, mean, variance = store.answer_lengths(spec.identity)
+    if answers < 2:
+        return Interval(batch.count, batch.caps / 2, batch.caps), "between one token and the cap (no earlier answers)"
+    spread = math.sqrt(variance * answers / (answers - 1))
+    low, high = _sum_interval(mean, spread, batch.count, answers)
+    basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {answers} earlier ones"
+    return Interval(max(low, min(batch.count, high)), mean * batch.count, high), basis
+
+
+def _sum_interval(mean: float, spread: float, count: int, known: int) -> tuple[float, float]:
+    """Return the 95 % prediction interval of the sum of ``count`` more values."""
+    half = Z95 * spread * math.sqrt(count + count * count / known)
+    return max(0.0, mean * count - half), mean * count + half
