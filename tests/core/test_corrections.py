@@ -184,16 +184,15 @@ CHOICE = replace(
 @pytest.mark.parametrize(
     "text",
     [
-        render_choice_correction("A mall sells goods.", "Bankers work in a bank.\nThe answer is bank."),
-        "**Mistakes:** A mall sells goods.\n\n**Corrected Answer:**\n"
-        "{\nBankers work in a bank.\nThe answer is bank.\n}",
+        render_choice_correction("A mall sells goods.", "In a bank.\nThe answer is bank."),
+        "**Mistakes:** A mall sells goods.\n\n**Corrected Answer:**\n{\nIn a bank.\nThe answer is bank.\n}",
     ],
 )
 def test_choice_shape(text):
     row = review(CHOICE, completed(text), family="choice", shape="choice")
     assert isinstance(row, Correction), row
     assert (row.step, row.explanation) == (0, "A mall sells goods.")
-    assert row.spliced == row.correct_solution == "Bankers work in a bank.\nThe answer is bank."
+    assert row.spliced == row.correct_solution == "In a bank.\nThe answer is bank."
 
 
 def test_choice_shape_rejects():
