@@ -1,7 +1,10 @@
 """Figures for people who wonder whether it is stuck: what runs, what waits, what it costs, when it ends."""
 
 from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from lema_core.llm.limiter import Limiter
 
 RATE_WINDOW_S = 30
 
@@ -93,3 +96,38 @@ class Counters:
         if self.total is None or self.dollars is None or self.completions == 0:
             return None
         return self.dollars + max(0, self.total - self.done) * self.dollars / self.completions
+
+    def snapshot(self, now: float, limiters: Sequence[Limiter], unfinished: Sequence[float]) -> Snapshot:
+        """Return the figures; ``unfinished`` are the times when open requests were asked for."""
+        in_flight = sum(limiter.in_flight for limiter in limiters)
+        return Snapshot(
+            total=self.total,
+            done=self.done,
+            held=self.held,
+            completions=self.completions,
+            failures=self.failures,
+            in_flight=in_flight,
+            waiting=max(0, len(unfinished) - in_flight),
+            window=sum(limiter.window for limiter in limiters),
+            rate=self.rate(now),
+            sleeping_s=max([0.0, *(limiter.paused_until - now for limiter in limiters)]),
+            oldest_s=now - min(unfinished, default=now),
+            r429=self.ends["rate_limit"],
+            r5xx=self.ends["server_error"] + self.ends["overload"],
+            lost=self.ends["connection"] + self.ends["deadline"],
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            dollars=self.dollars,
+            dollars_forecast=self.forecast(),
+            eta_s=self.eta(now),
+        )
+
+    def remaining(self, missing: int) -> str:
+        """Say what so many requests that are not paid yet would cost, at the mean so far."""
+        what = f"{missing:,} requests remain"
+        if self.completions:
+            tokens = (self.prompt_tokens + self.completion_tokens) / self.completions
+            what += f", about {tokens * missing:,.0f} tokens"
+            what += "" if self.dollars is None else f" and ${self.dollars / self.completions * missing:.4f}"
+            what += " at the mean so far"
+        return f"{what}. Raise the budget and run again: nothing paid is paid twice"

@@ -1,0 +1,66 @@
+"""One endpoint in use: its client, its gate, and the first contact, made once for everybody who waits for it."""
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from lema_core.llm.buyer import Buyer, Desk
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.flight import Flight
+from lema_core.llm.gate import Gate
+from lema_core.llm.limiter import Limiter
+from lema_core.llm.requests import KeyMaker, Outcome
+
+if TYPE_CHECKING:
+    from lema_core.llm.client import Client
+
+
+class Channel:
+    """Requests to one endpoint spec. ``gates`` are shared: one for each URL and key of a process."""
+
+    def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate]) -> None:
+        self.spec = spec
+        self.keys = KeyMaker(spec.identity)
+        self.unsubmitted: list[Flight] = []
+        """Flights that wait for their batch to be full."""
+        self._desk = desk
+        self._gates = gates
+        self._client: Client | None = None
+        self._contact: asyncio.Task[tuple[Client, Buyer]] | None = None
+
+    async def buy(self, flight: Flight) -> Outcome:
+        """Buy one completion over HTTP; see `Buyer.buy`."""
+        _, buyer = await self._opened()
+        return await buyer.buy(flight)
+
+    async def buy_batch(self, flights: list[Flight]) -> None:
+        """Buy completions through the Batch API and settle the flights; see `BatchBuyer.buy`."""
+        from lema_core.llm.batch import BatchBuyer
+
+        client, _ = await self._opened()
+        await BatchBuyer(self._desk, client).buy(flights)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    async def _opened(self) -> "tuple[Client, Buyer]":
+        if self._contact is None:
+            self._contact = asyncio.create_task(self._open())
+        return await asyncio.shield(self._contact)
+
+    async def _open(self) -> "tuple[Client, Buyer]":
+        # Here, because `openai` takes longer to import than many a repeated run that needs no endpoint at all.
+        from lema_core.llm.client import Client
+
+        client = self._client = Client(self.spec)
+        await client.preflight()
+        # The variable's name, not the key: the pool is a row in the ledger.
+        pool = f"{self.spec.base_url} {self.spec.api_key_env or '-'}"
+        ledger = self._desk.ledger
+        share = await ledger.call(lambda: ledger.claims.share(pool))
+        if pool not in self._gates:
+            limiter = Limiter(self.spec.concurrency, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+            self._gates[pool] = Gate(limiter)
+        self._gates[pool].limiter.divide(share)
+        return client, Buyer(self._desk, client, self._gates[pool])
