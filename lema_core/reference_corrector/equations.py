@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import lru_cache
 
 from lema_core.answers.arithmetic_tokens import Token, tokenize
 
@@ -98,7 +99,7 @@ def equations(step: str) -> list[Equation]:
 
 def numbers(text: str) -> list[Fraction]:
     """Return the numbers of a text as digits, in order."""
-    return [token.value for token in tokenize(_MARK.sub("", text[:MAX_STEP_CHARS])) if token.kind == "num"]
+    return [token.value for token in _tokens(_MARK.sub("", text[:MAX_STEP_CHARS])) if token.kind == "num"]
 
 
 def given_numbers(text: str) -> set[int]:
@@ -119,8 +120,14 @@ def _words(text: str) -> list[str]:
     return [*words, *(word[:-1] for word in words if word.endswith("s"))]
 
 
+@lru_cache(maxsize=1024)
+def _tokens(text: str) -> tuple[Token, ...]:
+    """Return a step's tokens; the same step is looked at from several sides."""
+    return tuple(tokenize(text))
+
+
 def _in_prose(text: str) -> list[Equation]:
-    tokens = tokenize(text)
+    tokens = _tokens(text)
     found = []
     for index, token in enumerate(tokens):
         if token.kind != "=":
