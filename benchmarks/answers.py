@@ -2,15 +2,14 @@
 
     python benchmarks/answers.py DATA [--skip-peer]
 
-DATA is a folder with ``verify_cases/*.jsonl`` and ``model_solutions/*.jsonl``. Times are CPU times of this process and the
-matcher's worker processes, so that other load on the machine does not matter; the caches are cold, the workers are started
-beforehand on both sides (Math-Verify's imports are not timed either).
+DATA is a folder with ``verify_cases/*.jsonl`` and ``model_solutions/*.jsonl``. Times are CPU times of this process and
+the matcher's worker processes, so that other load on the machine does not matter; the caches are cold, the workers are
+started beforehand on both sides (Math-Verify's imports are not timed either).
 """
 
 import argparse
 import json
 import logging
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,8 @@ from lema_core.answers import judge, match
 from lema_core.answers.verify import family_of, verify_pair
 
 Case = dict[str, Any]
+SHORTEST = 0.02
+"""CPU seconds below which a rate is noise: the clock ticks in hundredths."""
 MATH_SETS = ("math_gold_identity", "math_gold_perturbed", "math_gold_rewrites", "real_math_pairs_adjudicated")
 
 
@@ -64,19 +65,23 @@ def our_solution(family: str) -> Callable[[Case], bool]:
     return lambda case: judge(case["solution"], case["gold_answer"], family).verdict == "right"
 
 
+def rate(count: int, seconds: float) -> str:
+    return f"{count / seconds:.0f}/s" if seconds >= SHORTEST else "-"
+
+
 def row(
     name: str, ours: Callable[[Case], bool], peer: Callable[[Case], bool] | None, cases: list[Case], label: str
 ) -> None:
     results, seconds = timed(ours, cases)
     right = sum(result == case[label] for result, case in zip(results, cases, strict=True))
     wrongly_equal = sum(result and not case[label] for result, case in zip(results, cases, strict=True))
-    line = f"{name:28} {len(cases):5} | ours {right / len(cases):.4f} {wrongly_equal:3} {len(cases) / seconds:9.0f}/s"
+    line = f"{name:28} {len(cases):5} | ours {right / len(cases):.4f} {wrongly_equal:3} {rate(len(cases), seconds):>9}"
     if peer is not None:
         results, peer_seconds = timed(peer, cases)
         peer_right = sum(result == case[label] for result, case in zip(results, cases, strict=True))
         peer_equal = sum(result and not case[label] for result, case in zip(results, cases, strict=True))
-        line += f" | Math-Verify {peer_right / len(cases):.4f} {peer_equal:3} {len(cases) / peer_seconds:7.0f}/s"
-        line += f" | ratio {peer_seconds / seconds:.1f}x"
+        line += f" | Math-Verify {peer_right / len(cases):.4f} {peer_equal:3} {rate(len(cases), peer_seconds):>9}"
+        line += f" | {peer_seconds / seconds:.1f}x" if seconds >= SHORTEST else ""
     print(line, flush=True)
 
 

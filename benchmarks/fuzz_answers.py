@@ -20,13 +20,14 @@ SECONDS_A_TEXT = 1.0
 GOLD = "73951"
 """A number that no hostile text should turn out to be."""
 
-PIECES = (
-    "{ } ( ) [ ] \\{ \\} | $ $$ \\( \\) \\[ \\] \\left( \\right) ^ _ & \\\\ % ! , ; : . = < > <= != \\pm \\cup \\in - + * / ** "
-    "\\frac \\dfrac12 \\sqrt \\sqrt[3] \\binom \\text{ \\boxed{ \\begin{pmatrix} \\end{pmatrix} \\overline{3} \\sum_{k=1}^{9} "
-    "\\int_0^1 \\prod \\log_2 \\sin \\cot \\pi \\infty ^\\circ \\lceil \\rceil \\cdot \\times 9 99 9999999 0 0.5 .5 1e9 1/2 10:30 "
-    "12_7 x y n i e f(x) dx pm am cm dollars percent and or the is answer #### A: Q: Question: The answer is \\n <<1+1=3>> "
-    "__import__('os') {0.__class__} %s \x00 \ud800 \u202e ½ ² √ ∞ ３ − ٣ 💥"
-).split(" ")
+WORDS = r"""
+{ } ( ) [ ] \{ \} | $ $$ \( \) \[ \] \left( \right) ^ _ & \\ % ! , ; : . = < > <= != \pm \cup \in - + * / **
+\frac \dfrac12 \sqrt \sqrt[3] \binom \text{ \boxed{ \begin{pmatrix} \end{pmatrix} \overline{3} \sum_{k=1}^{9}
+\int_0^1 \prod \log_2 \sin \cot \pi \infty ^\circ \lceil \rceil \cdot \times 9 99 9999999 0 0.5 .5 1e9 1/2 10:30
+12_7 x y n i e f(x) dx pm am cm dollars percent and or the is answer #### A: Q: Question: <<1+1=3>>
+__import__('os') {0.__class__} %s ½ ² √ ∞ ３ − ٣ 💥
+"""
+PIECES = (*WORDS.split(), "The answer is ", "\n", " ", "\x00", "\ud800", "\u202e")
 
 texts = st.one_of(
     st.lists(st.sampled_from(PIECES), max_size=60).map("".join),
@@ -43,7 +44,7 @@ texts = st.one_of(
 )
 
 
-class Found(Exception):
+class FindingError(Exception):
     """A text that broke a promise."""
 
 
@@ -66,9 +67,9 @@ def check(text: str) -> float:
         outcome = call()
         slowest = max(slowest, time.process_time() - start)
         if outcome in {"right", "equal"}:
-            raise Found(f"{text!r} was called {outcome}")
+            raise FindingError(f"{text!r} was called {outcome}")
     if slowest > SECONDS_A_TEXT:
-        raise Found(f"{text[:200]!r} took {slowest:.2f} s")
+        raise FindingError(f"{text[:200]!r} took {slowest:.2f} s")
     return slowest
 
 
@@ -93,7 +94,7 @@ def main() -> None:
     try:
         while time.monotonic() < end:
             fuzz()
-    except Found as finding:
+    except FindingError as finding:
         print(f"after {count} texts: {finding}")
         sys.exit(1)
     print(f"{count} texts, nothing found; the slowest call took {slowest:.2f} s of CPU time")

@@ -185,7 +185,7 @@ class _Parser:
         lexeme = self.peek()
         if depth > MAX_DEPTH or not lexeme:
             raise _NotAnExpressionError
-        if lexeme[0].isdigit() or lexeme[0] == ".":
+        if lexeme[0].isdigit() or (lexeme[0] == "." and lexeme != "."):
             return self.number()
         if lexeme in {"(", "[", "{"}:
             return self.group(lexeme, depth)

@@ -38,7 +38,9 @@ _CUE = re.compile(
 )
 _JOINED = re.compile(r"(?:[\s,;$.+\\]|\\[\])(\[]|\\quad|\\text\s*\{[^{}]{0,40}\}|\b(?:and|or)\b){0,12}")
 _SENTENCE = re.compile(r"(?<![0-9])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n")
-_SENTENCES = re.compile(r"(?<=[.!?])\s+(?=[A-Z])|<\|")
+_CONCLUDES = re.compile(r"\s*(?:Therefore|Thus|Hence|So|Consequently|In conclusion)\b", re.IGNORECASE)
+_PREDICATES = re.compile(r"(?<![\\\w])(?:is|are|equals|at)\s+(?=[$\\0-9-])")
+_SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|\n\s*\n|<\|")
 _TRAILER = re.compile(
     r"[,;]?\s+(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
     re.DOTALL | re.IGNORECASE,
@@ -66,9 +68,25 @@ def extract(
         if quick is not None:
             return quick
     found = _by_cue(_cut_run_on(text), family, candidates)
+    if found.outcome == "none" and family == "latex":
+        found = _conclusion(text, found)
     if found.outcome == "none" and loose:
         return _without_cue(text, family, candidates, found)
     return found
+
+
+def _conclusion(text: str, found: Extraction) -> Extraction:
+    """Take what a last sentence concludes ("Therefore, the area is $75$"); "so 15 is no solution" concludes nothing."""
+    last = _SENTENCES.split(text[-MAX_ANSWER_CHARS:].strip())[-1].replace("**", "")
+    if not _CONCLUDES.match(last) or not_an_answer(to_ascii(last)):
+        return found
+    predicates = list(_PREDICATES.finditer(last))
+    rest = last[predicates[-1].end() :].strip() if predicates else last
+    formula = _MATH.match(rest) if predicates else None
+    if formula:
+        return Extraction("value", next(group for group in formula.groups() if group is not None).strip(), "conclusion")
+    number = _NUMBER.match(rest) if predicates else None
+    return Extraction("value", number.group(), "conclusion") if number else found
 
 
 def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...] | None = None) -> Extraction:

@@ -104,7 +104,8 @@ def _append(match: re.Match[str], tokens: list[str]) -> None:
     elif kind == "command":
         _append_command(text, tokens)
     elif kind == "sign":
-        tokens.extend(SIGNS.get(text, (text,)))
+        # A digit that is no decimal one (an ideograph, a circle) is a word: int() must not meet it.
+        tokens.extend(SIGNS.get(text, ("'" + text if text.isdigit() else text,)))
     elif kind != "space":
         tokens.extend(_composed(match))
 

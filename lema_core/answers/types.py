@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Family = str
-"""How answers of a task are written: "numeric" (GSM8K, SVAMP, ASDiv), "latex" (MATH), "choice" (CommonsenseQA) or "text".
+"""How a task's answers are written: "numeric" (GSM8K, SVAMP, ASDiv), "latex" (MATH), "choice" (CommonsenseQA), "text".
 
 Any other family is the entry point of a user's scorer, ``package.module:object``.
 """

@@ -29,6 +29,8 @@ from lema_core.answers.types import MAX_TEXT_CHARS
         ("The answer is 3/4 of the cake.", "3/4"),
         ("The answer is 10:30.", "10:30"),
         ("The answer is 1e3.", "1*10^{3}"),
+        ("The answer is 1.5 million dollars.", "1500000"),
+        ("The answer is 5 - 3.", "5 - 3"),
         ("The answer is −18.", "-18"),
         ("The answer is ١٨.", "18"),
         ("The answer is 18 because 3 * 6 = 18.", "18"),
@@ -75,6 +77,8 @@ def test_outcomes_without_a_value(text, outcome):
         ("The answer is 18 or 19.", "1819", "ambiguous"),
         ("The answer is 10:30.", "10", "wrong"),
         ("The answer is 2 hours 30 minutes.", "230", "wrong"),
+        ("The answer is 2 hours and 30 minutes.", "150", "right"),
+        ("The answer is 2 hours 30 minutes.", "2.5", "right"),
         ("The answer is **18**.", "18", "right"),
         (r"\boxed{18}", "18", "right"),
         ("The answer is −18.", "-18", "right"),
@@ -98,10 +102,16 @@ def test_the_published_evaluators_faults_are_not_ours(text, gold, verdict):
         (r"The answer is: \sqrt{117}.", r"\sqrt{117}"),
         ("Final Answer: The largest $n$ is 34.", "34"),
         ("Q: what is x?\nWe solve. The answer is $x=3$.", "x=3"),
+        ("We integrate. Therefore, the area is $75$ square units.", "75"),
+        ("So we add. Thus there are **12,441,600** ways.", "12,441,600"),
     ],
 )
 def test_latex_values(text, value):
     assert extract(text, "latex").value == value
+
+
+def test_a_last_sentence_that_rejects_something_concludes_nothing():
+    assert extract("We try. So, $x = 14$ and $y = 15$ is not a solution.", "latex").outcome == "none"
 
 
 def test_loose_takes_the_last_formula_or_number():

@@ -127,3 +127,11 @@ def test_threads_and_asyncio_share_the_workers():
         return [one.outcome for one in results]
 
     assert asyncio.run(compare()) == ["equal"] * len(pairs)
+
+
+@pytest.mark.parametrize("text", [r"A:.(percent\[\sin\times(}(.(", "①:②", "𐩀 𐩀/𐩁", "1_①", "10:３0", "."])
+def test_odd_texts_that_a_fuzzer_found(text):
+    for family in ("numeric", "latex", "text"):
+        extract("The answer is " + text, family, loose=True)
+        match(text, "18", family)
+    false_equations(text + " + 1 = 3")
