@@ -4,17 +4,22 @@ Every identity follows from the run file and its sources, so the plan names the 
 whose inputs do not exist yet. How many rows a missing stage will give is an upper bound until its input is there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from flows.endpoints import Endpoints
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.corrections.requesting import correction_requests
+from lema_core.greedy import greedy_requests
 from lema_core.lineage import Lineage
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.questions import QuestionsSpec, read_questions
-from lema_core.records import Question
-from lema_core.specs import MixtureSpec, RunSpec, Runtime
+from lema_core.llm.requests import CompletionRequest
+from lema_core.questions import QuestionsSpec, get_task, read_questions
+from lema_core.reasoning_paths import path_requests
+from lema_core.records import JudgedPath, Question
+from lema_core.specs import CorrectionsSpec, MixtureSpec, PromptKind, RunSpec, Runtime, StudentSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +34,10 @@ class PlannedStage:
     endpoint: EndpointSpec | None = None
     requests: int = 0
     """At most so many requests; 0 if it is there."""
+    asked: Callable[[], Iterable[CompletionRequest]] | None = None
+    """The very requests, where the inputs are there to write them from."""
+    max_tokens: int = 0
+    """The cap of an answer."""
 
 
 class Planner:
@@ -61,7 +70,7 @@ class Planner:
 
     def _questions(self, name: str, spec: QuestionsSpec) -> PlannedStage:
         # Reading the source costs no request, and a source that cannot be used has to be told now.
-        rows = sum(isinstance(row, Question) for row in read_questions(spec))
+        rows = sum(1 for _ in _questions_of(spec))
         return self._stage(name, identities.questions(spec), rows)
 
     def _data(self, models: Endpoints, questions: PlannedStage) -> Iterator[PlannedStage]:
@@ -69,7 +78,10 @@ class Planner:
         for student in self.run.students:
             model = models[student.endpoint]
             identity = identities.reasoning_paths(student, model.identity, task, questions.ref.fingerprint)
-            paths = self._stage("reasoning_paths", identity, _times(questions.rows, student.samples), model)
+            paths = self._stage(
+                "reasoning_paths", identity, _times(questions.rows, student.samples), model,
+                asked=partial(self._path_requests, student), max_tokens=student.max_tokens,
+            )  # fmt: skip
             verdicts = self._stage(
                 "verdicts", identities.verdicts(self.run.verdicts, task, paths.ref.fingerprint), paths.rows
             )
@@ -90,7 +102,10 @@ class Planner:
         mistakes = self._stage("mistakes", identities.mistakes(self.run.mistakes, prints), rows)
         made.mistakes = mistakes.ref
         identity = identities.corrections(spec, teacher.identity, self.run.questions.task, mistakes.ref.fingerprint)
-        corrections = self._stage("corrections", identity, _times(mistakes.rows, spec.tries), teacher)
+        asked = partial(self._correction_requests, spec, mistakes.ref) if mistakes.there else None
+        corrections = self._stage(
+            "corrections", identity, _times(mistakes.rows, spec.tries), teacher, asked=asked, max_tokens=spec.max_tokens
+        )
         made.corrections = corrections.ref
         yield from (mistakes, corrections)
 
@@ -105,7 +120,11 @@ class Planner:
                 identity = identities.evaluation(
                     run.evaluation, endpoint.identity, prompt, run.questions.task, made.test_questions.fingerprint
                 )
-                yield self._stage(f"evaluation: {name}", identity, held_out, endpoint)
+                asked = partial(self._greedy_requests, run.evaluation.max_tokens, prompt)
+                yield self._stage(
+                    f"evaluation: {name}", identity, held_out, endpoint, asked=asked,
+                    max_tokens=run.evaluation.max_tokens,
+                )  # fmt: skip
 
     def _arm(self, spec: MixtureSpec, arm: str) -> Iterator[PlannedStage]:
         made, run = self.made, self.run
@@ -118,18 +137,44 @@ class Planner:
             made.models[arm] = model.ref
             yield model
 
+    def _path_requests(self, student: StudentSpec) -> Iterator[CompletionRequest]:
+        rows = _questions_of(self.run.questions)
+        return (one.request for one in path_requests(rows, student.sampling(), student.samples, student.prompt))
+
+    def _correction_requests(self, spec: CorrectionsSpec, mistakes: ArtifactRef) -> Iterator[CompletionRequest]:
+        rows = self.store.rows(mistakes, JudgedPath)
+        return correction_requests(rows, get_task(self.run.questions.task), spec.sampling(), spec.tries)
+
+    def _greedy_requests(self, max_tokens: int, prompt: PromptKind) -> Iterator[CompletionRequest]:
+        rows = _questions_of(self.run.test_questions) if self.run.test_questions else ()
+        return (one.request for one in greedy_requests(rows, max_tokens, prompt))
+
     def _rows(self, ref: ArtifactRef) -> int | None:
         return self._known.get(ref)
 
     def _stage(
-        self, name: str, identity: Identity, at_most: int | None, endpoint: EndpointSpec | None = None
+        self,
+        name: str,
+        identity: Identity,
+        at_most: int | None,
+        endpoint: EndpointSpec | None = None,
+        *,
+        asked: Callable[[], Iterable[CompletionRequest]] | None = None,
+        max_tokens: int = 0,
     ) -> PlannedStage:
         ref = ArtifactRef(identity.stage, identity.fingerprint)
         there = self.store.exists(ref)
         rows = self.store.manifest(ref).rows_out if there else at_most
         self._known[ref] = rows
         requests = 0 if there or endpoint is None else at_most or 0
-        return PlannedStage(name=name, ref=ref, there=there, rows=rows, endpoint=endpoint, requests=requests)
+        return PlannedStage(
+            name=name, ref=ref, there=there, rows=rows, endpoint=endpoint, requests=requests, asked=asked,
+            max_tokens=max_tokens,
+        )  # fmt: skip
+
+
+def _questions_of(spec: QuestionsSpec) -> Iterator[Question]:
+    return (row for row in read_questions(spec) if isinstance(row, Question))
 
 
 def _times(rows: int | None, factor: int) -> int | None:

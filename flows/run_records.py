@@ -6,14 +6,14 @@ which is what makes it unfinished.
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.artifacts.files import atomic_file, open_root
-from lema_core.errors import ConfigError
+from lema_core.errors import ConfigError, LemaError
 from lema_core.specs import RunSpec
 
 RunState = Literal["running", "failed", "completed"]
@@ -37,7 +37,9 @@ def recorded(spec: RunSpec, root: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        save(root, spec, "failed", str(error) or type(error).__name__)
+        # On a full disk this fails too; what the user has to hear is what failed first.
+        with suppress(LemaError):
+            save(root, spec, "failed", str(error) or type(error).__name__)
         raise
     save(root, spec, "completed")
 

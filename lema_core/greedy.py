@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields
 
 from lema_core.llm.requests import Outcome, Sampling
-from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests
+from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, path_row
 from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
 from lema_core.verdicts import judge_path
 
@@ -25,36 +25,11 @@ def judged_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPat
     """Return the judged answer to one question."""
     path = path_from(asked.question, 0, model, outcome)
     if isinstance(path, Rejection):
-        return _without_answer(asked.question, model, path)
+        return _with_verdict(path_row(asked.question, 0, model, path.detail), FAILED)
     judged = judge_path(path)
-    if isinstance(judged, JudgedPath):
-        return judged
-    return _with_verdict(path, "unknown", "none")
+    return judged if isinstance(judged, JudgedPath) else _with_verdict(path, "unknown")
 
 
-def _with_verdict(path: ReasoningPath, verdict: str, decided_by: str) -> JudgedPath:
+def _with_verdict(path: ReasoningPath, verdict: str) -> JudgedPath:
     plain = {one.name: getattr(path, one.name) for one in fields(ReasoningPath)}
-    return JudgedPath(**plain, verdict=verdict, answer=None, decided_by=decided_by)
-
-
-def _without_answer(question: Question, model: str, why: Rejection) -> JudgedPath:
-    return JudgedPath(
-        id=why.id,
-        question_id=question.id,
-        task=question.task,
-        question=question.text,
-        gold=question.gold,
-        candidates=question.candidates,
-        rationale=question.rationale,
-        level=question.level,
-        student=model,
-        sample_index=0,
-        text=why.detail,
-        finish_reason=why.reason,
-        request_key=why.request_key or "",
-        prompt_tokens=0,
-        completion_tokens=0,
-        verdict=FAILED,
-        answer=None,
-        decided_by="none",
-    )
+    return JudgedPath(**plain, verdict=verdict, answer=None, decided_by="none")

@@ -82,6 +82,13 @@ def path_from(question: Question, sample_index: int, student: str, outcome: Outc
     if not text:
         detail = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"
         return _rejected(question, sample_index, student, outcome.key, "empty", detail)
+    return path_row(question, sample_index, student, text, outcome)
+
+
+def path_row(
+    question: Question, sample_index: int, student: str, text: str, outcome: Completion | None = None
+) -> ReasoningPath:
+    """Return a path's row; without a completion its text stands for an answer that never came."""
     return ReasoningPath(
         id=content_id("path", question.id, student, sample_index, text),
         question_id=question.id,
@@ -94,10 +101,10 @@ def path_from(question: Question, sample_index: int, student: str, outcome: Outc
         student=student,
         sample_index=sample_index,
         text=text,
-        finish_reason=outcome.finish_reason,
-        request_key=outcome.key,
-        prompt_tokens=outcome.prompt_tokens,
-        completion_tokens=outcome.completion_tokens,
+        finish_reason=outcome.finish_reason if outcome else "failed",
+        request_key=outcome.key if outcome else "",
+        prompt_tokens=outcome.prompt_tokens if outcome else 0,
+        completion_tokens=outcome.completion_tokens if outcome else 0,
     )
 
 

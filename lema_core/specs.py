@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.requests import Sampling
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
@@ -33,6 +34,10 @@ class StudentSpec(Section):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(512, ge=1)
     prompt: PromptKind = "few_shot"
+
+    def sampling(self) -> Sampling:
+        """Return the sampling parameters of a path; each question brings its own seed."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
 
 
 class VerdictsSpec(Section):
@@ -70,6 +75,11 @@ class CorrectionsSpec(Section):
         if self.tries > 1 and self.temperature == 0:
             raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
         return self
+
+    def sampling(self) -> Sampling:
+        """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
+        seed = 0 if self.tries > 1 else None
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
 
 
 class MixtureSpec(Section):

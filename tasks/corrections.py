@@ -7,7 +7,6 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.corrections.requesting import correction_requests, reviewed
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import Sampling
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
 from lema_core.specs import CorrectionsSpec, Runtime
@@ -28,8 +27,7 @@ async def corrections_shard(
     """Ask for the corrections of a range of mistakes, and review each."""
     store, engine, about = Store(runtime.root), await engine_of(runtime), get_task(task_name)
     rows = list(store.rows(mistakes, JudgedPath, shard.start, shard.stop))
-    sampling = Sampling(temperature=spec.temperature, top_p=spec.top_p, max_tokens=spec.max_tokens)
-    outcomes = engine.stream(corrector, correction_requests(rows, about, sampling, spec.tries))
+    outcomes = engine.stream(corrector, correction_requests(rows, about, spec.sampling(), spec.tries))
     with store.part(out, shard, Correction) as part:
         part.rows_in = len(rows) * spec.tries
         async for row in reviewed(

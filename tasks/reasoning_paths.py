@@ -6,7 +6,6 @@ from prefect.client.schemas.objects import State
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import Sampling
 from lema_core.reasoning_paths import path_from, path_requests
 from lema_core.records import Question, ReasoningPath
 from lema_core.specs import Runtime, StudentSpec
@@ -25,9 +24,8 @@ async def reasoning_paths_shard(
 ) -> State[None]:
     """Sample the paths of a range of questions."""
     store, engine = Store(runtime.root), await engine_of(runtime)
-    sampling = Sampling(temperature=spec.temperature, top_p=spec.top_p, max_tokens=spec.max_tokens)
     rows = store.rows(questions, Question, shard.start, shard.stop)
-    asked = list(path_requests(rows, sampling, spec.samples, spec.prompt))
+    asked = list(path_requests(rows, spec.sampling(), spec.samples, spec.prompt))
     outcomes = engine.stream(student, [one.request for one in asked])
     with store.part(out, shard, ReasoningPath) as part:
         part.rows_in = len(asked)

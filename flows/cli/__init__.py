@@ -2,6 +2,7 @@
 
 import typer
 
+from flows.cli.chaos import chaos
 from flows.cli.complete import complete
 from flows.cli.console import told
 from flows.cli.doctor import doctor
@@ -23,7 +24,7 @@ app = typer.Typer(
         "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
     ),
 )
-for command in (run, plan, resume, explain, verify, complete, simulate, rate, doctor):
+for command in (run, plan, resume, explain, verify, complete, simulate, chaos, rate, doctor):
     app.command(command.__name__)(told(command))
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

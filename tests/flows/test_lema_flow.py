@@ -48,7 +48,7 @@ def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tm
     assert simulated.stats.counts["hits"] == hits
     assert "40 questions, 120 reasoning paths" in again.stdout
     plan = lema("plan", run_file, "--root", "out").stdout
-    assert "missing" not in plan
+    assert "miss" not in plan
 
     # A row's ancestry goes back to the question, and names the request.
     told = lema("explain", rows[0].id, "--root", "out").stdout
