@@ -72,7 +72,7 @@ async def run_training(
     common = ["--spec", str(spec_file)]
     tokenise = [sys.executable, "-m", f"{module}data", *common, "--examples", str(examples), "--out", str(tokens)]
     await run_group(tokenise, out / "log.txt", clean_environment(os.environ, launch), note)
-    command = [*launcher(launch), "-m", f"{module}sft", *common, "--data", str(tokens), "--out", str(out)]
+    command = [*launcher(launch), f"{module}sft", *common, "--data", str(tokens), "--out", str(out)]
     await run_group(command, out / "log.txt", clean_environment(os.environ, launch), note)
     checkpoints = tuple(complete_checkpoints(out))
     return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
@@ -94,15 +94,15 @@ def ranks_here(launch: LaunchSpec) -> int:
 
 
 def launcher(launch: LaunchSpec) -> list[str]:
-    """Return the command that starts the ranks, to be followed by ``-m module arguments``."""
+    """Return the command that starts the ranks, to be followed by a module's name and its arguments."""
     if launch.hostfile:
         return ["deepspeed", "--hostfile", launch.hostfile, "--module"]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks_here(launch))]
     if launch.nodes == 1:
         # --standalone picks a free port, so that two runs on one machine do not meet.
-        return [*command, "--standalone"]
+        return [*command, "--standalone", "-m"]
     where = ["--rdzv-backend", "c10d", "--rdzv-id", "lema", "--rdzv-endpoint", str(launch.rendezvous)]
-    return [*command, "--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank), *where]
+    return [*command, "--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank), *where, "-m"]
 
 
 def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str, str]:
