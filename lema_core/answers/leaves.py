@@ -79,4 +79,5 @@ def is_prose(tokens: Tokens) -> bool:
 
 def words(tokens: Tokens) -> Tokens:
     """Return a text without its punctuation."""
-    return tuple(lexeme for lexeme in tokens if lexeme not in {"(", ")", "{", "}", ".", "-", "!", "?"})
+    marks = {"(", ")", "{", "}", ".", "-", "!", "?"}
+    return tokens[:1] * (tokens[0] == "-") + tuple(lexeme for lexeme in tokens if lexeme not in marks)

@@ -40,6 +40,8 @@ _UNICODE = {
 _UNICODE_TABLE = str.maketrans(_UNICODE)
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
 _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
+_WRAPPERS = (("\\boxed{", "}"), ("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?:(?:\{,\}|,\\!\s*|\\,|\\!)[0-9]{3})+)(?![0-9])")
 _REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([ ]?[A-Za-z][A-Za-z .,'-]*\)")
 """``9 (apples)``: words in brackets, apart from the number before them, say what is counted."""
@@ -71,7 +73,7 @@ def tokens_of(answer: str) -> tuple[str, ...]:
     A token is a number, one letter, a Greek letter's or function's name, an operator or bracket, ``deg``, ``%``, or a
     quoted word (``'odd``). Currency signs, spacing, sizing and fonts are gone.
     """
-    text = _HALF_DAY.sub(r"\1m", _join_thousands(to_ascii(answer).strip()))
+    text = _HALF_DAY.sub(r"\1m", _join_thousands(_unwrapped(to_ascii(answer).strip())))
     if "or" in text or "and" in text:
         text = _GLUED.sub(r" \1 ", text)
     remark = _REMARK.fullmatch(text)
@@ -83,6 +85,24 @@ def tokens_of(answer: str) -> tuple[str, ...]:
     while tokens and tokens[-1] in {".", ",", ";", "row"}:
         tokens.pop()
     return tuple(tokens)
+
+
+def _unwrapped(text: str) -> str:
+    r"""Take a whole answer out of its dollars, its ``\( \)`` or its box, for inside brackets a comma separates."""
+    for opening, closing in _WRAPPERS:
+        inner = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and inner and _is_balanced(inner):
+            return inner.strip()
+    return text
+
+
+def _is_balanced(inner: str) -> bool:
+    depth = 0
+    for sign in _BRACES.findall(inner):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth < 0:
+            return False
+    return depth == 0 and "\\boxed" not in inner and "$" not in inner.replace("\\$", "")
 
 
 def _join_thousands(text: str) -> str:

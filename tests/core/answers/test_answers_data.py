@@ -106,3 +106,44 @@ def test_the_step_checker_finds_first_wrong_steps_and_leaves_clean_solutions_alo
     assert exact / flagged >= 0.95
     clean = [row for row in json.loads((DATA / "processbench/gsm8k.json").read_text("utf-8")) if row["label"] == -1]
     assert sum(any(map(false_equations, row["steps"])) for row in clean) / len(clean) <= 0.01
+
+
+def rewrites(gold):
+    yield from (
+        f"${gold}$",
+        f" {gold} ",
+        f"{gold}.",
+        rf"\({gold}\)",
+        rf"\boxed{{{gold}}}",
+        gold.replace(r"\frac", r"\dfrac"),
+    )
+    if re.fullmatch("-?[0-9]+", gold):
+        yield from (
+            f"x={gold}",
+            gold + r"\text{ units}",
+            gold + ".0",
+            rf"\text{{{gold}}}",
+            f"{int(gold):,}",
+            rf"\${gold}",
+        )
+    fraction = re.fullmatch(r"(-?)\\d?frac\{([0-9]+)\}\{([0-9]+)\}", gold)
+    if fraction:
+        sign, top, bottom = fraction[1], int(fraction[2]), int(fraction[3])
+        yield from (
+            f"{sign}{top}/{bottom}",
+            rf"{sign}\frac{{{3 * top}}}{{{3 * bottom}}}",
+            rf"\frac{{{sign}{top}}}{{{bottom}}}",
+        )
+    if "(" in gold and ")" in gold:
+        yield gold.replace("(", r"\left(").replace(")", r"\right)")
+
+
+def test_every_math_gold_survives_harmless_rewrites_and_no_changed_number():
+    golds = dict.fromkeys(extract(row["solution"], "latex").value for row in rows("math/test.jsonl"))
+    for gold in golds:
+        for rewrite in rewrites(gold):
+            assert match(gold, rewrite).outcome == match(rewrite, gold).outcome == "equal", (gold, rewrite)
+        number = re.search("[0-9]+", gold)
+        if number:
+            changed = f"{gold[: number.start()]}{int(number.group()) + 1}{gold[number.end() :]}"
+            assert match(gold, changed).outcome != "equal", (gold, changed)
