@@ -1,0 +1,58 @@
+"""What a finished run left: its Parquet parts, its completions, and what the endpoint was paid for."""
+
+import contextlib
+import hashlib
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from lema_core.llm.simulated.stats import Stats
+
+FAULT_COUNTS = ("r429", "r5xx", "cut", "malformed")
+_HELD = "SELECT key, answer, finish_reason, prompt_tokens, completion_tokens, model FROM completions ORDER BY key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A run's results, comparable byte by byte."""
+
+    parts: dict[str, str]
+    """The hash of every Parquet part by its place under the store."""
+    completions: str
+    """The hash of what the ledger holds, but for when and for whom it was paid."""
+    sound: bool
+    """SQLite finds no damage in the ledger."""
+    disk_bytes: int
+    ledger_bytes: int
+    requests: frozenset[bytes]
+    """The distinct requests that were paid."""
+    paid: int
+    faults: dict[str, int]
+
+    @property
+    def paid_twice(self) -> int:
+        """Return how many payments were for something that had been paid before."""
+        return self.paid - len(self.requests)
+
+
+def outcome_of(root: Path, stats: Stats) -> Outcome:
+    """Read what a run left under its root."""
+    ledger = root / "ledger.sqlite"
+    store = root / "store"
+    with contextlib.closing(sqlite3.connect(ledger)) as database:
+        sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        held = hashlib.sha256("\n".join(map(repr, database.execute(_HELD))).encode()).hexdigest()
+    return Outcome(
+        parts={str(path.relative_to(store)): _hash(path) for path in sorted(store.rglob("*.parquet"))},
+        completions=held,
+        sound=sound,
+        disk_bytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()),
+        ledger_bytes=ledger.stat().st_size,
+        requests=frozenset(stats.paid),
+        paid=sum(stats.paid.values()),
+        faults={name: stats.counts[name] for name in FAULT_COUNTS},
+    )
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
