@@ -14,6 +14,9 @@ R = TypeVar("R")
 
 console = Console(soft_wrap=True, highlight=False)
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+if not console.is_terminal:
+    # A file or a pipe has no width: tables must not be cut to the 80 columns that rich assumes.
+    console = Console(soft_wrap=True, highlight=False, width=160)
 
 
 def told(command: Callable[P, R]) -> Callable[P, R]:

@@ -40,7 +40,7 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
 
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("stage", "artifact", "", "rows", "endpoint"):
-        table.add_column(column, no_wrap=True)
+        table.add_column(column, no_wrap=column != "stage")
     for column in ("ask", "in", "out", "$"):
         table.add_column(column, justify="right", no_wrap=True)
     for stage, forecast in planned:
