@@ -121,6 +121,8 @@ def _trainer(
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    # Floating-point operations a token: 2 forward, 2 for the activations' gradients, 2 for those of trained weights.
+    operations = (6 if spec.method == "full" else 4) * parameters
     peak = launch.peak_tflops * 1e12 * plan.ranks if launch.peak_tflops else None
     return LemaTrainer(
         model=model,
@@ -129,7 +131,7 @@ def _trainer(
         data_collator=Collator(data, plan, pad, packed=packed),
         processing_class=tokenizer,
         peft_config=peft_config(spec),
-        callbacks=[Watch(plan, data.lengths(), launch.keep_checkpoints, peak, parameters)],
+        callbacks=[Watch(plan, data.lengths(), launch.keep_checkpoints, peak, operations)],
     )
 
 

@@ -124,9 +124,9 @@ def _diverged(step: int, seen: str) -> TrainingError:
 class Watch(TrainerCallback):
     """Sends events, marks checkpoints complete and removes old ones."""
 
-    def __init__(self, plan: Plan, lengths: Sequence[int], keep: int, peak: float | None, parameters: int) -> None:
+    def __init__(self, plan: Plan, lengths: Sequence[int], keep: int, peak: float | None, operations: int) -> None:
         self._tokens = plan.tokens_by_step(lengths)
-        self._keep, self._peak, self._parameters = keep, peak, parameters
+        self._keep, self._peak, self._operations = keep, peak, operations
         self._started = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
@@ -141,7 +141,7 @@ class Watch(TrainerCallback):
         entry["tokens"] = self._tokens[state.global_step - 1]
         entry["tokens_per_second"] = entry["tokens"] / max(time.monotonic() - self._started, 1e-9)
         if self._peak:
-            entry["mfu"] = 6 * self._parameters * entry["tokens_per_second"] / self._peak
+            entry["mfu"] = self._operations * entry["tokens_per_second"] / self._peak
         if not all(math.isfinite(float(logs[name])) for name in ("loss", "grad_norm") if name in logs):
             raise _diverged(state.global_step, f"loss {logs['loss']}, gradient norm {logs.get('grad_norm')}")
         if state.is_world_process_zero:

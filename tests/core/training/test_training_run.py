@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,32 @@ async def test_a_cancelled_run_leaves_no_process_and_no_torn_checkpoint_counts(
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not _ranks()
+
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from lema_core.training import LaunchSpec, TrainingSpec, run_training
+spec = TrainingSpec(base=sys.argv[1], max_steps=5000, batch_size=8, precision="fp32")
+told = lambda event: print(event["event"], flush=True)
+asyncio.run(run_training(spec, LaunchSpec(ranks=2, threads=1), Path(sys.argv[2]), Path(sys.argv[3]), told))
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_of_the_process_that_started_it_ends_the_ranks_too(
+    tiny_base: str, mixture: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PARENT, tiny_base, str(mixture), str(tmp_path)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    while parent.stdout.readline().strip() != "step":
+        assert parent.poll() is None
+    group = psutil.Process(parent.pid).children(recursive=True)
+    assert len(group) >= 3
+    parent.kill()
+    _, alive = psutil.wait_procs(group, timeout=60)
+    assert not alive
 
 
 @pytest.mark.slow
