@@ -49,7 +49,7 @@ def complete(
     import asyncio
 
     from lema_core.llm.answer_files import AnswerWriter, finished, remove_leftovers
-    from lema_core.llm.request_file import RequestFile
+    from lema_core.llm.request_file import RequestFile, digest
 
     spec = _spec(
         model=model,
@@ -62,11 +62,12 @@ def complete(
         attempt_timeout_s=attempt_timeout,
         price=_price(price),
     )
-    lines = RequestFile(requests)
-    inputs = {"requests_sha256": lines.sha256, "endpoint": spec.identity}
+    # Before the file is checked: a finished one was, and checking takes longer than reading the answers.
+    inputs = {"requests_sha256": digest(requests), "endpoint": spec.identity}
     if manifest := finished(out, inputs):
         console.print(f"{manifest['rows']} rows are complete in {out}: 0 requests sent")
         return
+    lines = RequestFile(requests)
     remove_leftovers(out)
     writer = AnswerWriter(out)
     try:

@@ -7,7 +7,7 @@ batch is found again, whatever the crash interrupted. Only ids without an answer
 import asyncio
 import json
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -174,10 +174,18 @@ class BatchBuyer:
             for file_id in (state.output_file_id, state.error_file_id):
                 if file_id:
                     await self._take(batch, await self._content(file_id), open_flights, rounds)
-            # Closed only after its answers are committed: a crash in between collects again and loses nothing.
-            await self._book.close(batch.id, "collected")
+            await self._close(batch, rounds)
             self._give_up(batch, open_flights, rounds)
         return going_on
+
+    async def _close(self, batch: _Batch, asked: Collection[str]) -> None:
+        """Close a batch after its answers are committed: a crash in between collects again and loses nothing.
+
+        It stays open while it holds paid answers that nobody asked for this time.
+        """
+        others = [key for key in batch.keys if key not in asked]
+        if len(await self._desk.ledger.lookup(others)) == len(others):
+            await self._book.close(batch.id, "collected")
 
     async def _content(self, file_id: str) -> bytes:
         answer = await self._call(lambda: self._client.api.files.content(file_id))

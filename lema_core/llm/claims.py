@@ -17,6 +17,8 @@ import psutil
 from lema_core.llm.store import LOOKUP, LedgerStore, chunked, marks
 
 LEASE_S = 60.0
+STUCK_S = 600.0
+"""A process that exists but gave no sign of life for so long is stopped or stuck: others need not wait for it."""
 BEAT_S = 5.0
 
 
@@ -97,8 +99,9 @@ class Claims:
         self._forget([row[0] for row in rows if row[0] != self.owner and not self._lives(*row[1:])])
 
     def _lives(self, machine: str, pid: int, started: float, beat: float) -> bool:
-        if machine != self._machine:
-            return time.time() - beat < LEASE_S
+        silent = time.time() - beat
+        if machine != self._machine or silent > STUCK_S:
+            return silent < LEASE_S
         try:
             return abs(psutil.Process(pid).create_time() - started) < 1.0
         except psutil.NoSuchProcess:

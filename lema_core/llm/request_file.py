@@ -26,6 +26,19 @@ class RequestLine:
     request: CompletionRequest
 
 
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file of requests.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+
+
 class RequestFile:
     """A file of requests that was checked.
 
@@ -37,11 +50,9 @@ class RequestFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._samplings: dict[str, Sampling] = {}
-        digest = hashlib.sha256()
         seen: dict[int, tuple[int, int]] = {}
         self.rows = 0
         for number, raw in self._raw():
-            digest.update(raw)
             line = self._line(number, raw)
             if line is None:
                 continue
@@ -49,7 +60,6 @@ class RequestFile:
             self._unique(seen, number, line)
         if self.rows == 0:
             raise DataError(f"{path} holds no request; expected one JSON object a line with id and messages")
-        self.sha256 = digest.hexdigest()
 
     def __iter__(self) -> Iterator[RequestLine]:
         """Yield the lines in order."""

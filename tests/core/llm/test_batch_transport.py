@@ -83,6 +83,16 @@ async def test_submit_now_and_collect_later(endpoint, ask, ledger) -> None:
     assert LedgerStore(ledger).totals()[0][2] == 0
 
 
+async def test_answers_nobody_asked_for_this_time_are_not_lost(endpoint, ask, ledger) -> None:
+    later = batched(endpoint, wait_for_batch=False)
+    endpoint.faults = Faults(batch_delay_s=0.2)
+    await buy(ledger, later, ask(10))
+    await asyncio.sleep(0.2)
+    assert len(await buy(ledger, later, ask(4))) == 4
+    assert all(isinstance(one, Completion) for one in await buy(ledger, later, ask(10)))
+    assert submitted(endpoint) == [10]
+
+
 @pytest.mark.parametrize("moment", ["before the upload", "before the creation", "after the creation"])
 async def test_after_a_crash_the_batch_is_found_again(endpoint, ask, ledger, monkeypatch, moment) -> None:
     class Crash(BaseException):

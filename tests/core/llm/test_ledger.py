@@ -133,6 +133,16 @@ def test_claims_of_a_dead_process_are_void(url) -> None:
     assert living.claim(["x"]) == set()
 
 
+def test_a_process_without_a_sign_of_life_blocks_nobody(url) -> None:
+    stuck = Claims(LedgerStore(url))
+    stuck.join()
+    stuck.claim(["x"])
+    stuck._store.database.query("UPDATE owners SET beat = beat - 700")
+    living = Claims(LedgerStore(url))
+    living.join()
+    assert living.claim(["x"]) == set()
+
+
 def test_processes_of_a_pool_are_counted(url) -> None:
     one, other = Claims(LedgerStore(url)), Claims(LedgerStore(url))
     one.join()
