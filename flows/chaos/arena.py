@@ -8,8 +8,7 @@ from typing import Self
 
 from flows.chaos.adapting import known_to, run_file_text, simulated_run
 from flows.chaos.outcome import Outcome
-from flows.planning import Planner
-from lema_core.artifacts import ArtifactRef
+from flows.planning import PlannedStage, Planner
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.specs import RunSpec
 
@@ -45,9 +44,9 @@ class Arena:
         """Return what came of the run that nothing disturbed."""
         return self.undisturbed[Faults()]
 
-    def artifacts(self) -> list[ArtifactRef]:
-        """Return the artifacts of the run in its order, but for the report."""
-        return [stage.ref for stage in Planner(self.run, str(self.folder / "nothing")).stages()]
+    def stages(self) -> list[PlannedStage]:
+        """Return the stages of the run in its order, but for the report."""
+        return list(Planner(self.run, str(self.folder / "nothing")).stages())
 
     def prepare(self, name: str, faults: Faults) -> Path:
         """Give a scenario a folder with its run file, and the endpoint its faults and fresh counters."""

@@ -68,6 +68,11 @@ class Bout:
         """Return the runs' ledger."""
         return self.root / "ledger.sqlite"
 
+    @property
+    def in_flight(self) -> int:
+        """Return how many payments may be on their way: an answer that was cut off is paid, and asked for again."""
+        return self.arena.concurrency * (2 if self.faults.cut_off else 1)
+
     def start(self, file_limit: int | None = None) -> Run:
         """Start the command; with a limit, a file that grows beyond so many bytes cannot be written."""
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_limit}, {file_limit})); "
@@ -104,7 +109,7 @@ class Bout:
         run.process.wait()
         self.settle()
         self.kills += 1
-        self.allowed += self.arena.concurrency
+        self.allowed += self.in_flight
 
     def settle(self) -> None:
         """Wait until the endpoint has answered what is out: an answer nobody reads is paid all the same."""

@@ -74,12 +74,14 @@ def _kill_while_paying(bout: Bout) -> None:
 
 
 def _kill_every_stage(bout: Bout) -> None:
-    """Kill as each artifact's folder appears, which is when its first part is begun, and as it is published."""
+    """Kill as each artifact is begun, between the parts of those that are paid for, and as each is published."""
     store = bout.root / "store"
-    for ref in bout.arena.artifacts():
-        folder = store / ref.stage / ref.fingerprint
-        bout.kill_at(f"the start of {ref.stage}", folder.exists)
-        bout.kill_at(f"the end of {ref.stage}", (folder / "manifest.json").exists)
+    for stage in bout.arena.stages():
+        folder = store / stage.ref.stage / stage.ref.fingerprint
+        bout.kill_at(f"the start of {stage.name}", folder.exists)
+        if stage.endpoint is not None:
+            bout.kill_at(f"the first part of {stage.name}", lambda place=folder: any(place.glob("part-*")))  # type: ignore[misc]
+        bout.kill_at(f"the end of {stage.name}", (folder / "manifest.json").exists)
     bout.kill_at("the start of report", (store / "report").exists)
     bout.finish()
 
@@ -104,7 +106,7 @@ def _full_disk(bout: Bout) -> None:
     plain = bout.arena.plain
     with small_disk(bout.root, disk=plain.disk_bytes // 2, file=plain.ledger_bytes // 2) as disk:
         bout.fail("the disk is full", disk.file_limit)
-        bout.allowed += bout.arena.concurrency
+        bout.allowed += bout.in_flight
         disk.grow()
         bout.finish()
 
@@ -134,6 +136,7 @@ SCENARIOS = (
         name="everything",
         about="all faults at the endpoint and five kills",
         act=_kill_while_paying,
+        text={"cut_off": 0.2, "malformed_text": 0.1},
         weather=SLOW | WEATHER,
     ),
 )

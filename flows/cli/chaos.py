@@ -47,8 +47,9 @@ def chaos(
     verdicts = []
     with Arena.open(run, place.resolve(), with_training=with_training) as arena:
         for scenario in scenarios:
-            console.print(f"  {scenario.name}: {scenario.about} ...")
+            console.print(f"  {scenario.name}: {scenario.about} ...", end=" ")
             verdicts.append(judged(arena, scenario))
+            console.print(f"{_word(verdicts[-1])}, {verdicts[-1].seconds:.0f} s")
     _show(verdicts)
     if failed := [verdict for verdict in verdicts if verdict.problems]:
         names = ", ".join(verdict.scenario.name for verdict in failed)
@@ -67,12 +68,16 @@ def _show(verdicts: "list[Verdict]") -> None:
         table.add_row(
             one.scenario.name, str(one.kills), str(one.faults), str(one.paid), f"{one.paid_twice} ({one.allowed})",
             "yes" if one.identical else "no", f"{one.seconds:.0f}",
-            "[red]failed[/red]" if one.problems else "[green]held[/green]",
+            _word(one),
         )  # fmt: skip
     console.print(table)
     for one in verdicts:
         for problem in one.problems:
             console.print(f"{one.scenario.name}: {problem}", markup=False)
+
+
+def _word(verdict: "Verdict") -> str:
+    return "[red]failed[/red]" if verdict.problems else "[green]held[/green]"
 
 
 def _remove(place: Path) -> None:
