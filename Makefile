@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast check smoke bench ui ui-stop clean
+.PHONY: help install install-dev demo test test-fast check smoke chaos bench ui ui-stop clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ demo: install ## Teach a small real model from its own mistakes, end to end, and
 
 smoke: install ## The whole flow with a simulated student and a tiny model (under 90 seconds)
 	@$(BIN)/lema run deployments/runs/smoke.toml
+
+chaos: install ## Disturb the smoke run in every way we know; nothing may be lost or paid for in vain (about 8 minutes)
+	@$(BIN)/lema chaos deployments/runs/smoke.toml
 
 test: install-dev ## Run the tests (under 10 minutes on 2 cores)
 	@$(BIN)/python -m pytest
