@@ -125,6 +125,7 @@ def test_noise_in_the_ledgers_file_is_one_error_and_is_taken_back(dead_ledger, s
     assert completions(dead_ledger) == 60
 
 
+@pytest.mark.slow
 def test_the_table_and_the_exit_code_tell_when_a_scenario_did_not_hold(run_file, tmp_path, monkeypatch, prefect_api):
     from flows.chaos import bout
 
