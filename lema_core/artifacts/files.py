@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import fsspec
+import psutil
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.errors import ArtifactError, ConfigError
@@ -27,6 +28,19 @@ def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, str(path).rstrip("/")
 
 
+_WRITING = ".writing-"
+
+
+def sweep(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+    """Remove what processes that are gone had begun to write into a local folder."""
+    if not isinstance(fs, LocalFileSystem):
+        return
+    for file in Path(folder).glob(f"{_WRITING}*"):
+        writer = file.name.removeprefix(_WRITING).partition("-")[0]
+        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+            file.unlink(missing_ok=True)
+
+
 @contextmanager
 def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     """Give a local file to write; on leaving without an error it appears at ``path`` in one step.
@@ -41,7 +55,7 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     folder = path.rsplit("/", 1)[0] if local else None
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=folder)
+    handle, name = tempfile.mkstemp(prefix=f"{_WRITING}{os.getpid()}-", dir=folder)
     os.close(handle)
     try:
         yield Path(name)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lema_core.artifacts.files import atomic_file, open_root
+from lema_core.artifacts.files import atomic_file, open_root, sweep
 from lema_core.artifacts.fingerprint import Identity
 from lema_core.artifacts.manifest import Manifest, PartSummary, add_up
 from lema_core.artifacts.part import PartWriter
@@ -151,8 +151,9 @@ class Store:
             stage=identity.stage, fingerprint=identity.fingerprint, identity=json.loads(identity.document),
             created=created, seconds=round(seconds, 3), **fields,
         )  # fmt: skip
-        path = f"{self.folder(ArtifactRef(identity.stage, identity.fingerprint))}/manifest.json"
-        with atomic_file(self.fs, path) as local:
+        folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
+        sweep(self.fs, folder)
+        with atomic_file(self.fs, f"{folder}/manifest.json") as local:
             local.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return manifest
 

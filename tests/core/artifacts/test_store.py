@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import pyarrow.parquet as pq
@@ -90,6 +91,17 @@ def test_an_error_inside_a_part_leaves_nothing(tmp_path):
         fail()
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == []
     assert store.finished_part(REF, Shard(0, 0, 3)) is None
+
+
+def test_what_a_killed_writer_left_is_swept_when_the_artifact_is_published(tmp_path):
+    store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
+    write(store, shard)
+    left, own = (tmp_path / REF.folder / f".writing-{pid}-x" for pid in (2**22 + 1, os.getpid()))
+    left.write_bytes(b"half")
+    own.write_bytes(b"half")
+    publish(store, [shard])
+    assert not left.exists()
+    assert own.exists()
 
 
 def test_a_torn_part_is_not_a_finished_part(tmp_path):
