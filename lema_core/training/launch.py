@@ -1,8 +1,7 @@
 """Starts a training run as processes of their own, passes its events on, and never leaves one behind.
 
 The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
-when the caller is cancelled; the launcher is ended by the kernel when this process dies, however it dies, and its
-ranks end with it.
+when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks (``orphans``).
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.training.checkpoints import complete_checkpoints
 from lema_core.training.events import parse
+from lema_core.training.orphans import die_with_parent
 from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -142,7 +142,7 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
         stderr=asyncio.subprocess.STDOUT,
         env=dict(environment),
         start_new_session=True,
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
         limit=_LINE_LIMIT,
     )
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -195,15 +195,6 @@ async def _group_gone(process: asyncio.subprocess.Process) -> None:
         except ProcessLookupError:
             return
         await asyncio.sleep(0.05)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to end the launcher when this process dies (Linux); torchrun's ranks end with their launcher."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    pr_set_pdeathsig = 1
-    libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
 
 
 def _unexplained(status: int, log: Path, tail: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
 from lema_core.training.events import emit, step_row
+from lema_core.training.orphans import die_with_parent
 from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
 
 METRICS_FILE = "metrics.parquet"
@@ -84,7 +85,10 @@ def _arguments(options: dict[str, Any]) -> Any:
 
     if not torch.cuda.is_available():
         _join_on_cpu()
-        options = options | {"accelerator_config": {"use_configured_state": True}}
+        options["accelerator_config"] = {"use_configured_state": True}
+        # The default buckets of 5e8 values take 2 GB a rank, whatever the size of the model.
+        for bucket in ("reduce_bucket_size", "allgather_bucket_size"):
+            options["deepspeed"]["zero_optimization"].setdefault(bucket, 50_000_000)
     return SFTConfig(**options)
 
 
@@ -161,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, help="given by DeepSpeed's launcher; the environment says the same")
     given = parser.parse_args(argv)
+    die_with_parent()
     try:
         spec, launch = load_specs(given.spec.read_text())
         train(spec, launch, given.data, given.out)

@@ -1,0 +1,17 @@
+"""No training process outlives the one that started it, not even a stopped one."""
+
+import ctypes
+import signal
+
+_PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens).
+
+    SIGKILL and not SIGTERM: a stopped process would keep SIGTERM pending for ever. There is nothing to tidy up, since
+    checkpoints are complete or absent. The launcher and each rank ask for it, so that a whole chain falls.
+    """
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
