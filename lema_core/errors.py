@@ -6,7 +6,8 @@ LemaError
 ├── DataError                a source file or a row cannot be used
 ├── ArtifactError            an artifact is missing, torn or does not add up
 ├── EndpointError            a model's endpoint refuses, does not start or does not answer
-│   └── AuthenticationError  the endpoint refuses our key
+│   ├── AuthenticationError  the endpoint refuses our key
+│   └── BatchPendingError    a batch is submitted and not finished; a later run collects it
 ├── LedgerError              the completion ledger cannot be opened, read or written
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
@@ -43,6 +44,10 @@ class EndpointError(LemaError):
 
 class AuthenticationError(EndpointError):
     """The endpoint refuses our key: no request to it can succeed."""
+
+
+class BatchPendingError(EndpointError):
+    """A batch is submitted and not finished yet. Nothing is wrong: a later run collects it."""
 
 
 class LedgerError(LemaError):

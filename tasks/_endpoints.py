@@ -5,10 +5,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from lema_core.artifacts import PartWriter
+from lema_core.errors import BatchPendingError
 from lema_core.llm.budget import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
-from lema_core.llm.requests import Completion, Outcome
+from lema_core.llm.requests import Completion, Failure, Outcome
 from lema_core.specs import Runtime
 from tasks._progress import Watch
 from tasks._publish import Stage
@@ -42,8 +43,14 @@ async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
 
 
 async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIterator[Outcome]:
-    """Pass outcomes on and add up what they used, in the part's counts: for the report's table of tokens and money."""
+    """Pass outcomes on and add up what they used, in the part's counts: for the report's table of tokens and money.
+
+    Raises:
+        BatchPendingError: an outcome is still to come. A part must not hold it as a failure.
+    """
     async for outcome in outcomes:
+        if isinstance(outcome, Failure) and outcome.reason == "pending":
+            raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
         if isinstance(outcome, Completion):
             part.counts["completions"] += 1
             part.counts["prompt_tokens"] += outcome.prompt_tokens

@@ -18,7 +18,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartWriter, Shard, Store, shards_of
-from lema_core.errors import BudgetExceededError, LemaError, ShardsFailedError
+from lema_core.errors import BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
 from lema_core.specs import Runtime
 from tasks._progress import Watch, watched
 
@@ -106,6 +106,11 @@ def _raise(runtime: Runtime, ref: ArtifactRef, failed: list[tuple[Shard, BaseExc
     for _, error in failed:
         if isinstance(error, BudgetExceededError | asyncio.CancelledError):
             raise error
+    if all(isinstance(error, BatchPendingError) for _, error in failed):
+        raise BatchPendingError(
+            f"{ref.stage}: {len(failed)} of {total} shards wait for batches that are submitted and not finished. "
+            f"Collect them later with: lema resume {runtime.run}"
+        )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
     texts = list(dict.fromkeys(str(error) or type(error).__name__ for _, error in failed))

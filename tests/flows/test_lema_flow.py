@@ -121,3 +121,21 @@ def test_requests_that_fail_for_good_are_rows_with_a_reason(lema, run_file, simu
     assert manifest.rows_in == 120
     assert 0 < manifest.reasons["request_failed"] < 120
     assert all("500" in row.detail for row in store.rejections(paths))
+
+
+def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run_file, simulated, tmp_path):
+    lema("run", run_file, "--root", "http")
+    simulated.stats.__init__()
+    simulated.faults = Faults(batch_delay_s=3600)
+    batch = ("--set", "endpoints.reference.transport=batch", "--set", "endpoints.reference.wait_for_batch=false")
+    submitted = lema("run", run_file, "--root", "batch", *batch, check=False)
+    assert submitted.returncode == 1
+    assert "submitted and not finished" in submitted.stderr
+    waiting = lema("resume", "--root", "batch", check=False)
+    assert "submitted and not finished" in waiting.stderr
+    simulated.faults = Faults()
+    for batch_at_server in simulated.batches.batches.values():
+        batch_at_server["ready_at"] = 0
+    lema("resume", "--root", "batch")
+    assert parts(tmp_path / "batch") == parts(tmp_path / "http")
+    assert simulated.stats.report()["paid_twice"] == 0
