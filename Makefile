@@ -35,7 +35,7 @@ chaos: install ## Disturb the smoke run in every way we know; nothing may be los
 	@$(BIN)/lema chaos deployments/runs/smoke.toml
 
 test: install-dev ## Run the tests (under 10 minutes on 2 cores)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: install-dev ## Run the tests that take less than ten seconds each
 	@$(BIN)/python -m pytest -m "not slow"

@@ -98,7 +98,7 @@ def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     n = evaluation.n
     before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
     verb = "fell" if best.difference.high < 0 else "went"
-    how = "by learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
+    how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
     # Where several made the mistakes, the one that learned is the base model of the evaluation.
     learner = data.students[0] if len(data.students) == 1 else f"The model {evaluation.base}"
     moved = f"{verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
