@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lema_core.errors import ConfigError, EndpointError
+from lema_core.orphans import die_with_parent
 
 
 class Price(BaseModel):
@@ -140,7 +141,13 @@ async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.sub
     with log.open("wb") as out:
         try:
             return await asyncio.create_subprocess_exec(
-                *words, stdin=asyncio.subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True
+                *words,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                # A run that is killed must not leave a model server behind, with its memory and its GPU.
+                preexec_fn=die_with_parent,
             )
         except OSError as error:
             raise ConfigError(f"endpoint {spec.name!r}: cannot start {words[0]!r} ({error.strerror})") from None

@@ -1,7 +1,8 @@
 """Starts a training run as processes of their own, passes its events on, and never leaves one behind.
 
 The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
-when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks (``orphans``).
+when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks
+(``lema_core.orphans``).
 """
 
 import asyncio
@@ -17,9 +18,9 @@ from typing import Any
 
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
+from lema_core.orphans import die_with_parent
 from lema_core.training.checkpoints import complete_checkpoints
 from lema_core.training.events import parse
-from lema_core.training.orphans import die_with_parent
 from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
 OnEvent = Callable[[dict[str, Any]], None]

@@ -18,11 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lema_core.errors import LemaError, TrainingError
+from lema_core.orphans import die_with_parent
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
 from lema_core.training.events import emit, step_row
-from lema_core.training.orphans import die_with_parent
 from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
 
 METRICS_FILE = "metrics.parquet"

@@ -1,4 +1,4 @@
-"""No training process outlives the one that started it, not even a stopped one."""
+"""No process that we start outlives us: training ranks, and the servers of endpoints, not even stopped ones."""
 
 import ctypes
 import signal
@@ -10,7 +10,8 @@ def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens).
 
     SIGKILL and not SIGTERM: a stopped process would keep SIGTERM pending for ever. There is nothing to tidy up, since
-    checkpoints are complete or absent. The launcher and each rank ask for it, so that a whole chain falls.
+    checkpoints are complete or absent and servers keep no state. A launcher and each of its ranks ask for it, so that a
+    whole chain falls.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
