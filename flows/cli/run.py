@@ -13,6 +13,7 @@ from flows.cli.console import console
 
 if TYPE_CHECKING:
     from lema_core.lineage import Lineage
+    from lema_core.llm.endpoints import EndpointSpec
     from lema_core.specs import RunSpec
 
 Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
@@ -59,10 +60,8 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.planning import Planner
 
     started = time.monotonic()
-    for stage in Planner(spec, root).stages():
-        if stage.requests and stage.endpoint:
-            # A missing key is told now, not after the stages before have been paid.
-            stage.endpoint.api_key()
+    needed = {stage.endpoint for stage in Planner(spec, root).stages() if stage.requests and stage.endpoint}
+    asyncio.run(_all_answer(needed))
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -76,6 +75,20 @@ def execute(spec: "RunSpec", root: str) -> None:
     with recorded(spec, root), bars() as listener:
         made = asyncio.run(_listened(lema(spec, root), listener))
     show(console, spec, root, made, time.monotonic() - started)
+
+
+async def _all_answer(endpoints: "set[EndpointSpec]") -> None:
+    """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid."""
+    from lema_core.llm.client import Client
+
+    for endpoint in endpoints:
+        endpoint.api_key()
+        if endpoint.base_url:
+            client = Client(endpoint)
+            try:
+                await client.preflight()
+            finally:
+                await client.close()
 
 
 async def _listened(flow_run: Awaitable["Lineage"], listener: Callable[[str, float, str], None]) -> "Lineage":

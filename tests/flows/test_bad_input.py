@@ -47,6 +47,8 @@ def test_a_missing_file_and_a_misspelt_option(lema, run_file, simulated):
 def test_an_endpoint_that_refuses_and_a_missing_key(lema, run_file, simulated):
     refused = fails(lema, "run", run_file, "--set", "endpoints.student.base_url=http://127.0.0.1:9/v1")
     assert "127.0.0.1:9" in refused
+    # The corrector is asked last, but its mistake is told before the student is paid.
+    fails(lema, "run", run_file, "--set", "endpoints.reference.base_url=http://127.0.0.1:9/v1")
     missing = fails(lema, "run", run_file, "--set", "endpoints.reference.api_key_env=NO_SUCH_KEY")
     assert "NO_SUCH_KEY" in missing
     assert simulated.stats.counts["ok"] == 0
