@@ -30,7 +30,8 @@ def rewrite(steps: Sequence[str], mapping: Mapping[Fraction, Fraction]) -> list[
     """Return the steps with the numbers replaced and every result computed again.
 
     Results that changed are replaced in the later steps as well. None where that leads to numbers that are not
-    sensible (negative, endless decimals) or where a step cannot be read any more.
+    sensible (negative, endless decimals), where a step cannot be read any more, or where one number of the steps would
+    have to become two (a given 4 and a computed 4): nobody can say which of them a later step means.
     """
     known = dict(mapping)
     rewritten = []
@@ -52,9 +53,8 @@ def _recomputed(step: str, known: dict[Fraction, Fraction]) -> str | None:
         now = after[index]
         if was.computed != was.value:
             continue  # rounded or wrong from the beginning: leave it to its author
-        if not sensible(now.computed):
+        if not sensible(now.computed) or known.setdefault(was.value, now.computed) != now.computed:
             return None
-        known[was.value] = now.computed
         text = with_result(text, now, now.computed)
     return text
 

@@ -67,7 +67,7 @@ def _answer(problem: Problem, numbers: dict[Fraction, Fraction]) -> tuple[list[s
     worked = split_path(problem.rationale).steps if problem.rationale else ()
     if not worked or numbers_of(worked[-1])[-1:] != numbers_of(problem.gold):
         return None
-    steps = rewrite(worked, numbers)
+    steps = rewrite(worked, {number: number for number in numbers_of(problem.question)} | numbers)
     arrived = numbers_of(steps[-1])[-1] if steps else Fraction(0)
     return (steps, plain(arrived)) if steps and arrived > 0 else None
 

@@ -6,7 +6,7 @@ from random import Random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lema_core.answers import judge
@@ -134,9 +134,16 @@ def test_rewriting_recomputes_what_depends():
     assert rewrite(steps, {Fraction(16): Fraction(2)}) is None
 
 
+def test_rewriting_refuses_a_number_that_would_have_to_become_two():
+    steps = ["The boxes hold 2 * 2 = 4 pens.", "She has 4 + 4 = 8 pens."]
+    assert rewrite(steps, {Fraction(4): Fraction(9), Fraction(2): Fraction(6)}) is None
+    assert rewrite(steps, {Fraction(4): Fraction(36), Fraction(2): Fraction(6)}) is not None
+
+
 NUMBERS = st.integers(2, 60)
 
 
+@example(4, 2, 2, 0)
 @given(NUMBERS, NUMBERS, NUMBERS, st.integers())
 def test_variants_are_found_again_with_their_rationale(a, b, c, seed):
     problem = Problem(
