@@ -34,7 +34,7 @@ REVISIONS = {
     "verdicts": 1,
     "mistakes": 1,
     "corrections": 1,
-    "mixture": 1,
+    "mixture": 2,
     "training": 1,
     "evaluation": 1,
     "report": 1,

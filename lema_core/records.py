@@ -134,13 +134,17 @@ class Example:
 
     id: str
     kind: str
-    """cot or correction."""
+    """cot, correction, critique, refinement or preference."""
     source_id: str
     """The question, path or correction it was made from."""
     question_id: str
     input: str
     output: str
     weight: float = 1.0
+    prefix: str = ""
+    """Of preference pairs: the steps that both outputs begin with; read, not trained."""
+    worse: str | None = None
+    """Of preference pairs: the output to which ``output`` is preferred."""
 
 
 Row = Question | ReasoningPath | JudgedPath | Correction | Rejection | Example

@@ -15,6 +15,7 @@ from lema_core.mixture.building import (
 )
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale, prompt_identity
 from lema_core.mixture.pool import Pool, Source
+from lema_core.mixture.preferences import preference_of_correction
 
 __all__ = [
     "ARMS",
@@ -34,5 +35,6 @@ __all__ = [
     "example_of_rationale",
     "get_arm",
     "held_out_questions",
+    "preference_of_correction",
     "prompt_identity",
 ]

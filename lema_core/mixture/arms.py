@@ -6,9 +6,9 @@ method is an entry of ``ARMS``.
 """
 
 import re
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.errors import ConfigError
 
@@ -22,6 +22,7 @@ Format = Literal[
     "corrected_path",
     "critique",
     "refinement",
+    "preference",
 ]
 Evolution = Literal["none", "general", "centric"]
 
@@ -55,6 +56,12 @@ class View(_Model):
     weight: float = Field(1.0, gt=0)
     """The weight of each example's loss."""
 
+    @model_validator(mode="after")
+    def _pairs_are_of_corrections(self) -> Self:
+        if self.format == "preference" and (self.rows != "corrections" or self.weight != 1):
+            raise ValueError(f"preference pairs are made from corrections, with weight 1; seen: {self!r}")
+        return self
+
 
 class Match(_Model):
     """The size an arm is brought to: that of another arm."""
@@ -73,6 +80,17 @@ class Arm(_Model):
     fill: tuple[View, ...] = ()
     """Rows of which a seeded random part is taken until the arm has the size of ``match``."""
     match: Match | None = None
+
+    @property
+    def preferences(self) -> bool:
+        """Return whether the arm is trained on preference pairs, by DPO."""
+        return any(view.format == "preference" for view in (*self.views, *self.fill))
+
+    @model_validator(mode="after")
+    def _pairs_stand_alone(self) -> Self:
+        if self.preferences and any(view.format != "preference" for view in (*self.views, *self.fill)):
+            raise ValueError("preference pairs are trained by another loss: give them an arm of their own")
+        return self
 
 
 PATHS_PER_QUESTION = 4
@@ -145,6 +163,11 @@ ARMS: dict[str, Arm] = {
             name="refinement",
             about="critique-guided refinement: question, wrong path and explanation to the corrected solution",
             views=(*COT, View(rows="corrections", format="refinement")),
+        ),
+        Arm(
+            name="step_dpo",
+            about="DPO on the corrected step against the wrong one (Step-DPO, arXiv 2406.18629)",
+            views=(View(rows="corrections", format="preference"),),
         ),
     )
 }

@@ -20,6 +20,7 @@ REASONS = {
     "duplicate_example": "the arm holds an example with this input and output already",
     "test_overlap": "the question is one of the test questions",
     "held_out": "the question is held out for choosing the checkpoint",
+    "no_preference": "the right step and the wrong one are the same text",
     "over_size": "left out by chance, to bring the arm to its size",
 }
 """Every reason code of this stage."""
@@ -142,7 +143,7 @@ def _screened(views: tuple[View, ...], pool: Pool, rules: MixtureRules) -> Itera
 
 
 class _Screen:
-    """Rejects test questions, held-out questions and repeated examples; remembers 8 bytes an example."""
+    """Rejects test questions, held-out questions, repeated examples, pairs of equals; remembers 8 bytes an example."""
 
     def __init__(self, rules: MixtureRules) -> None:
         self._rules = rules
@@ -159,7 +160,10 @@ class _Screen:
             return "test_overlap"
         if example.question_id in self._rules.held_out:
             return "held_out"
-        key = int(content_id("e", example.input, example.output).removeprefix("e-"), 16)
+        if example.worse == example.output:
+            return "no_preference"
+        text = (example.input, example.prefix, example.output, example.worse)
+        key = int(content_id("e", *text).removeprefix("e-"), 16)
         if key in self._seen:
             return "duplicate_example"
         self._seen.add(key)
@@ -167,7 +171,8 @@ class _Screen:
 
 
 def _size(example: Example, by: str, rules: MixtureRules) -> int:
-    return 1 if by == "rows" else rules.count_tokens(example.input) + rules.count_tokens(example.output)
+    texts = (example.input, example.prefix, example.output, example.worse or "")
+    return 1 if by == "rows" else sum(map(rules.count_tokens, texts))
 
 
 def _reject(example: Example, reason: str) -> Rejection:

@@ -6,6 +6,7 @@ the corrected solution. Both shapes: with steps, and multiple choice without.
 """
 
 from lema_core.mixture.arms import Format
+from lema_core.mixture.preferences import preference_of_correction
 from lema_core.prompts import correction_input, correction_output, fingerprint, load, path_input, solution_block
 from lema_core.questions import Task, get_task
 from lema_core.records import Correction, Example, JudgedPath, Question, content_id
@@ -50,6 +51,8 @@ def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Exam
 
 def example_of_correction(row: Correction, form: Format, weight: float = 1.0) -> Example:
     """Return the example of an accepted correction in one of the formats."""
+    if form == "preference":
+        return preference_of_correction(row)
     task = get_task(row.task)
     if form in ("cot", "corrected_path"):
         text, output, kind = path_input(task.prompts, row.question, row.candidates), row.spliced, "cot"

@@ -10,14 +10,17 @@ from lema_core.corrections import ParsedCorrection, parse_correction
 from lema_core.errors import ConfigError, DataError
 from lema_core.mixture import (
     ARMS,
+    Arm,
     MixtureRules,
     Source,
+    View,
     arm_size,
     build_arm,
     count_words,
     example_of_correction,
     get_arm,
     held_out_questions,
+    preference_of_correction,
 )
 from lema_core.mixture.shuffling import shuffled
 from lema_core.overlap import KnownQuestions
@@ -255,3 +258,37 @@ def test_an_arm_that_cannot_reach_its_size_says_what_is_wanting():
 def test_an_unknown_arm_is_refused():
     with pytest.raises(ConfigError, match="no arm 'lemma'"):
         get_arm("lemma")
+
+
+def test_a_preference_pair_shares_the_steps_before_the_wrong_one_and_compares_one_step() -> None:
+    row = replace(
+        CORRECTIONS[0],
+        original="Step 1: 2 + 3 = 5.\nStep 2: 5 + 4 = 10.\nStep 3: 10 - 1 = 9.\nThe answer is 9.",
+        step=2,
+        spliced="Step 1: 2 + 3 = 5.\nStep 2: 5 + 4 = 9.\nStep 3: 9 - 1 = 8.\nThe answer is 8.",
+    )
+    pair = preference_of_correction(row)
+    assert pair.prefix == "Step 1: 2 + 3 = 5.\n"
+    assert (pair.output, pair.worse) == ("Step 2: 5 + 4 = 9.\n", "Step 2: 5 + 4 = 10.\n")
+    assert row.question in pair.input
+    last = preference_of_correction(replace(row, step=3, original="Step 1: a.\nStep 2: b.\nStep 3: 9 + 1 = 9."))
+    assert last.output.endswith("\n")
+    assert last.worse == "Step 3: 9 + 1 = 9.", "nothing follows it: the model may stop there"
+
+
+def test_every_correction_becomes_one_pair_and_equal_steps_are_rejected() -> None:
+    examples, rejected = built("step_dpo")
+    assert {e.kind for e in examples} == {"preference"}
+    assert all(e.worse and e.worse != e.output for e in examples)
+    assert len(examples) + len(rejected) == len(CORRECTIONS) + 10
+    same = replace(CORRECTIONS[0], spliced=CORRECTIONS[0].original)
+    _, refused = built("step_dpo", pool=(source(corrections=[same, CORRECTIONS[1]]),))
+    assert [row.reason for row in refused] == ["no_preference"]
+
+
+def test_preference_pairs_have_an_arm_of_their_own_and_come_from_corrections() -> None:
+    with pytest.raises(ValueError, match="made from corrections"):
+        View(rows="right_paths", format="preference")
+    pairs = View(rows="corrections", format="preference")
+    with pytest.raises(ValueError, match="an arm of their own"):
+        Arm(name="x", about="x", views=(pairs, View(rows="corrections", format="correction")))
