@@ -2,17 +2,28 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Lineage
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.specs import PromptKind, RunSpec, Runtime
+from lema_core.specs import PromptKind, RunSpec, Runtime, StudentSpec
 
 MODEL_FOLDER = "model"
 """Where the training program leaves the whole model, in its artifact's folder."""
 WEIGHTS = "{weights}"
 """As an endpoint's identity: the hash of the weights that ``model`` names, wherever they lie."""
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A model that is asked for paths."""
+
+    name: str
+    """The endpoint's in the run file, or the arm of a model that this run fine-tuned."""
+    spec: StudentSpec
+    endpoint: EndpointSpec
 
 
 class Endpoints:
@@ -24,6 +35,7 @@ class Endpoints:
 
     def __init__(self, run: RunSpec, runtime: Runtime, made: Lineage) -> None:
         self.run = run
+        self.made = made
         self.store = Store(runtime.root)
         folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
         self._filled = {name: self.store.folder(ref) for name, ref in folders.items() if ref}
@@ -40,6 +52,19 @@ class Endpoints:
         if endpoint.identity == WEIGHTS:
             changes["identity"] = weights_identity(endpoint.model)
         return endpoint.model_copy(update=changes)
+
+    def students(self, round_number: int) -> Iterator[Student]:
+        """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.
+
+        A fine-tuned model knows the format: it is asked without examples, and samples as the first student does.
+        """
+        if round_number < 2:
+            for spec in self.run.students:
+                yield Student(spec.endpoint, spec, self[spec.endpoint])
+            return
+        arm = f"round_{round_number - 1}"
+        spec = self.run.students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
+        yield Student(arm, spec, self.fine_tuned(self.made.models[arm]))
 
     def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:
         """Yield what is evaluated, in the report's order: name, endpoint, prompt."""

@@ -12,14 +12,18 @@ from flows.endpoints import Endpoints
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.corrections.requesting import correction_requests
+from lema_core.evolution import Kind
 from lema_core.greedy import greedy_requests
-from lema_core.lineage import Lineage
+from lema_core.lineage import Collection, Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.questions import QuestionsSpec, get_task, read_questions
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import JudgedPath, Question
-from lema_core.specs import CorrectionsSpec, MixtureSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.specs import CorrectionsSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+
+Asked = Callable[[], Iterable[CompletionRequest]]
+Questions = Callable[[], Iterable[Question]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class PlannedStage:
     endpoint: EndpointSpec | None = None
     requests: int = 0
     """At most so many requests; 0 if it is there."""
-    asked: Callable[[], Iterable[CompletionRequest]] | None = None
+    asked: Asked | None = None
     """The very requests, where the inputs are there to write them from."""
     max_tokens: int = 0
     """The cap of an answer."""
@@ -65,81 +69,120 @@ class Planner:
             yield held_out
             self.made.test_questions = held_out.ref
         models = Endpoints(self.run, self.runtime, self.made)
-        yield from self._data(models, questions)
-        yield from self._arms(models)
+        first = self.made.collect(Collection(questions.ref))
+        yield from self._data(models, first, partial(_questions_of, self.run.questions))
+        yield from self._rounds(models)
+        for arm in self.run.mixture.arms if self.run.mixture else ():
+            yield from self._arm(arm)
+        yield from self._evaluations(models)
 
     def _questions(self, name: str, spec: QuestionsSpec) -> PlannedStage:
         # Reading the source costs no request, and a source that cannot be used has to be told now.
         rows = sum(1 for _ in _questions_of(spec))
         return self._stage(name, identities.questions(spec), rows)
 
-    def _data(self, models: Endpoints, questions: PlannedStage) -> Iterator[PlannedStage]:
-        task, made = self.run.questions.task, self.made
-        for student in self.run.students:
-            model = models[student.endpoint]
-            identity = identities.reasoning_paths(student, model.identity, task, questions.ref.fingerprint)
+    def _data(self, models: Endpoints, into: Collection, questions: Questions | None) -> Iterator[PlannedStage]:
+        task = self.run.questions.task
+        for student in models.students(into.round):
+            identity = identities.reasoning_paths(
+                student.spec, student.endpoint.identity, task, into.questions.fingerprint
+            )
             paths = self._stage(
-                "reasoning_paths", identity, _times(questions.rows, student.samples), model,
-                asked=partial(self._path_requests, student), max_tokens=student.max_tokens,
+                _named("reasoning_paths", into), identity, _times(self._rows(into.questions), student.spec.samples),
+                student.endpoint, asked=partial(_path_requests, questions, student.spec) if questions else None,
+                max_tokens=student.spec.max_tokens,
             )  # fmt: skip
             verdicts = self._stage(
-                "verdicts", identities.verdicts(self.run.verdicts, task, paths.ref.fingerprint), paths.rows
+                _named("verdicts", into),
+                identities.verdicts(self.run.verdicts, task, paths.ref.fingerprint),
+                paths.rows,
             )
-            made.reasoning_paths.append(paths.ref)
-            made.verdicts.append(verdicts.ref)
+            into.reasoning_paths.append(paths.ref)
+            into.verdicts.append(verdicts.ref)
             yield from (paths, verdicts)
         if self.run.corrections:
-            yield from self._corrections(models[self.run.corrections.endpoint])
+            yield from self._corrections(models, self.run.corrections, into)
 
-    def _corrections(self, teacher: EndpointSpec) -> Iterator[PlannedStage]:
-        spec, made = self.run.corrections, self.made
+    def _corrections(self, models: Endpoints, spec: CorrectionsSpec, into: Collection) -> Iterator[PlannedStage]:
+        rows = sum(self._rows(ref) or 0 for ref in into.verdicts)
+        if self.run.mistakes.per_question:
+            rows = min(rows, self.run.mistakes.per_question * (self._rows(into.questions) or 0))
+        prints = [ref.fingerprint for ref in into.verdicts]
+        mistakes = self._stage(_named("mistakes", into), identities.mistakes(self.run.mistakes, prints), rows)
+        into.mistakes = mistakes.ref
+        yield mistakes
+        for name in spec.endpoints:
+            teacher, task = models[name], self.run.questions.task
+            identity = identities.corrections(spec, teacher.identity, task, mistakes.ref.fingerprint)
+            asked = partial(self._correction_requests, spec, mistakes.ref) if mistakes.there else None
+            corrections = self._stage(
+                _named("corrections", into), identity, _times(mistakes.rows, spec.tries), teacher, asked=asked,
+                max_tokens=spec.max_tokens,
+            )  # fmt: skip
+            into.corrections[name] = corrections.ref
+            yield corrections
+
+    def _rounds(self, models: Endpoints) -> Iterator[PlannedStage]:
+        spec = self.run.evolution
         if spec is None:
             return
-        rows = sum(self._rows(ref) or 0 for ref in made.verdicts)
-        if self.run.mistakes.per_question and made.questions:
-            rows = min(rows, self.run.mistakes.per_question * (self._rows(made.questions) or 0))
-        prints = [ref.fingerprint for ref in made.verdicts]
-        mistakes = self._stage("mistakes", identities.mistakes(self.run.mistakes, prints), rows)
-        made.mistakes = mistakes.ref
-        identity = identities.corrections(spec, teacher.identity, self.run.questions.task, mistakes.ref.fingerprint)
-        asked = partial(self._correction_requests, spec, mistakes.ref) if mistakes.there else None
-        corrections = self._stage(
-            "corrections", identity, _times(mistakes.rows, spec.tries), teacher, asked=asked, max_tokens=spec.max_tokens
+        for number in range(1, spec.rounds + 1):
+            if number > 1:
+                yield from self._arm(f"round_{number - 1}")
+            for kind in spec.kinds_in(number):
+                yield from self._evolved(models, spec, kind, number)
+
+    def _evolved(self, models: Endpoints, spec: EvolutionSpec, kind: Kind, number: int) -> Iterator[PlannedStage]:
+        made, task = self.made, self.run.questions.task
+        writer, answerer = models[spec.endpoint], models[spec.endpoints[1]]
+        created = self._stage(
+            f"evolution_created: {kind} {number}",
+            identities.evolution_created(spec, kind, number, writer.identity, task, made.collections[0]),
+            spec.draws, writer, max_tokens=spec.max_tokens,
+        )  # fmt: skip
+        known = made.known_questions(kind) + ([made.test_questions] if made.test_questions else [])
+        novel = self._stage(
+            f"evolution_novel: {kind} {number}", identities.evolution_novel(spec, created.ref, known), created.rows
         )
-        made.corrections = corrections.ref
-        yield from (mistakes, corrections)
+        evolved = self._stage(
+            f"evolution: {kind} {number}", identities.evolution(spec, answerer.identity, task, novel.ref), novel.rows,
+            answerer, per_row=spec.votes, asked=self._vote_requests(spec, novel), max_tokens=spec.answer_max_tokens,
+        )  # fmt: skip
+        yield from (created, novel, evolved)
+        into = made.collect(Collection(evolved.ref, number, kind, (created.ref, novel.ref)))
+        yield from self._data(models, into, partial(self.store.rows, evolved.ref, Question) if evolved.there else None)
 
-    def _arms(self, models: Endpoints) -> Iterator[PlannedStage]:
-        run, made = self.run, self.made
-        if run.mixture:
-            for arm in run.mixture.arms:
-                yield from self._arm(run.mixture, arm)
-        if run.evaluation and made.test_questions:
-            held_out = self._rows(made.test_questions)
-            for name, endpoint, prompt in models.evaluated(made.models):
-                identity = identities.evaluation(
-                    run.evaluation, endpoint.identity, prompt, run.questions.task, made.test_questions.fingerprint
-                )
-                asked = partial(self._greedy_requests, run.evaluation.max_tokens, prompt)
-                yield self._stage(
-                    f"evaluation: {name}", identity, held_out, endpoint, asked=asked,
-                    max_tokens=run.evaluation.max_tokens,
-                )  # fmt: skip
-
-    def _arm(self, spec: MixtureSpec, arm: str) -> Iterator[PlannedStage]:
+    def _arm(self, arm: str) -> Iterator[PlannedStage]:
         made, run = self.made, self.run
-        mixture = self._stage(f"mixture: {arm}", identities.mixture(spec, arm, run.questions.task, made), None)
+        if run.mixture is None or arm in made.mixtures:
+            return
+        mixture = self._stage(f"mixture: {arm}", identities.mixture(run.mixture, arm, run.questions.task, made), None)
         made.mixtures[arm] = mixture.ref
         yield mixture
         if run.training:
-            identity = identities.training(run.training, mixture.ref.fingerprint)
-            model = self._stage(f"training: {arm}", identity, None)
+            model = self._stage(f"training: {arm}", identities.training(run.training, mixture.ref.fingerprint), None)
             made.models[arm] = model.ref
             yield model
 
-    def _path_requests(self, student: StudentSpec) -> Iterator[CompletionRequest]:
-        rows = _questions_of(self.run.questions)
-        return (one.request for one in path_requests(rows, student.sampling(), student.samples, student.prompt))
+    def _evaluations(self, models: Endpoints) -> Iterator[PlannedStage]:
+        run, tests = self.run, self.made.test_questions
+        if run.evaluation is None or tests is None:
+            return
+        for name, endpoint, prompt in models.evaluated(self.made.models):
+            identity = identities.evaluation(
+                run.evaluation, endpoint.identity, prompt, run.questions.task, tests.fingerprint
+            )
+            asked = partial(self._greedy_requests, run.evaluation.max_tokens, prompt)
+            yield self._stage(
+                f"evaluation: {name}", identity, self._rows(tests), endpoint, asked=asked,
+                max_tokens=run.evaluation.max_tokens,
+            )  # fmt: skip
+
+    def _vote_requests(self, spec: EvolutionSpec, novel: PlannedStage) -> Asked | None:
+        if not novel.there:
+            return None
+        rows = partial(self.store.rows, novel.ref, Question)
+        return lambda: (one.request for one in path_requests(rows(), spec.answering(), spec.votes))
 
     def _correction_requests(self, spec: CorrectionsSpec, mistakes: ArtifactRef) -> Iterator[CompletionRequest]:
         rows = self.store.rows(mistakes, JudgedPath)
@@ -159,14 +202,15 @@ class Planner:
         at_most: int | None,
         endpoint: EndpointSpec | None = None,
         *,
-        asked: Callable[[], Iterable[CompletionRequest]] | None = None,
+        per_row: int = 1,
+        asked: Asked | None = None,
         max_tokens: int = 0,
     ) -> PlannedStage:
         ref = ArtifactRef(identity.stage, identity.fingerprint)
         there = self.store.exists(ref)
         rows = self.store.manifest(ref).rows_out if there else at_most
         self._known[ref] = rows
-        requests = 0 if there or endpoint is None else at_most or 0
+        requests = 0 if there or endpoint is None else (at_most or 0) * per_row
         return PlannedStage(
             name=name, ref=ref, there=there, rows=rows, endpoint=endpoint, requests=requests, asked=asked,
             max_tokens=max_tokens,
@@ -175,6 +219,14 @@ class Planner:
 
 def _questions_of(spec: QuestionsSpec) -> Iterator[Question]:
     return (row for row in read_questions(spec) if isinstance(row, Question))
+
+
+def _path_requests(questions: Questions, spec: StudentSpec) -> Iterator[CompletionRequest]:
+    return (one.request for one in path_requests(questions(), spec.sampling(), spec.samples, spec.prompt))
+
+
+def _named(stage: str, collection: Collection) -> str:
+    return f"{stage}: {collection.evolution} {collection.round}" if collection.round else stage
 
 
 def _times(rows: int | None, factor: int) -> int | None:

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from lema_core.answers import Family, extract, majority_vote
 from lema_core.errors import DataError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
@@ -22,6 +20,7 @@ from lema_core.prompts import evolution_prompt, fingerprint
 from lema_core.questions import get_task, question_id
 from lema_core.reasoning_paths import seed_of, without_run_on
 from lema_core.records import Correction, Question, Rejection, content_id
+from lema_core.specs import EvolutionSpec
 from lema_core.steps import numbered_path
 
 REASONS = {
@@ -38,23 +37,7 @@ LABEL = re.compile(r"#?\s*(?:Created|New)\s+Question\s*#?\s*:[*\s]*", re.IGNOREC
 NEXT_PART = re.compile(r"\n\s*[#*]*\s*(?:Given Question|Created Question|Answer|Solution|Explanation)\b", re.IGNORECASE)
 CHOICES = re.compile(r"\s*\[(?P<choices>[^\[\]]+)\]\s*$")
 MIN_CHOICES = 2
-
-
-class EvolutionSpec(BaseModel):
-    """How new questions are made."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["centric", "general"] = "centric"
-    draws: int = Field(10_000, ge=1)
-    """Seeds drawn, with replacement."""
-    seed: int = Field(0, ge=0)
-    """Fixes the draw."""
-    votes: int = Field(3, ge=1)
-    """Answers sampled for each new question."""
-    similarity: float = Field(0.6, gt=0, le=1)
-    """Jaccard similarity of word triples from which on two questions count as repetitions; one word changed in a
-    question of 20 words leaves 0.71."""
+Kind = Literal["centric", "general"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,36 +49,42 @@ class EvolutionRequest:
     request: CompletionRequest
 
 
-def seed_counts(spec: EvolutionSpec, questions: Iterable[Question], corrections: Iterable[Correction]) -> Counter[str]:
+def seed_counts(
+    spec: EvolutionSpec, kind: Kind, questions: Iterable[Question], corrections: Iterable[Correction]
+) -> Counter[str]:
     """Return how often each question is drawn as a seed, by id; ``corrections`` count for the centric kind only.
 
     Raises:
         DataError: there is nothing to draw from.
     """
-    if spec.kind == "centric":
+    if kind == "centric":
         weights = Counter(one.question_id for one in corrections)
     else:
         weights = Counter({one.id: 1 for one in questions})
     if not weights:
         raise DataError(
-            f"No seed can be drawn: there is no {'accepted correction' if spec.kind == 'centric' else 'question'}. "
-            "Expected at least one: look at the rejected rows of the corrections, or set kind to the other one."
+            f"No seed can be drawn: there is no {'accepted correction' if kind == 'centric' else 'question'}. "
+            "Expected at least one: look at the rejected rows of the corrections, or take the other one of `kinds`."
         )
     ids = sorted(weights)
-    rng = random.Random(f"lema-evolution-{spec.kind}-{spec.seed}")  # noqa: S311  # a seeded draw, not a secret
+    rng = random.Random(f"lema-evolution-{kind}-{spec.seed}")  # noqa: S311  # a seeded draw, not a secret
     return Counter(rng.choices(ids, [weights[one] for one in ids], k=spec.draws))
 
 
 def evolution_requests(
-    counts: Counter[str], questions: Iterable[Question], sampling: Sampling
+    counts: Counter[str], questions: Iterable[Question], sampling: Sampling, round_number: int = 1
 ) -> Iterator[EvolutionRequest]:
-    """Yield a request for each drawn seed, in the questions' order; draws of one seed differ in the sample index."""
+    """Yield a request for each drawn seed, in the questions' order; draws of one seed differ in the sample index.
+
+    Every round takes the same seeds; a later one goes on where the samples of the one before ended.
+    """
     for question in questions:
         if not counts[question.id]:
             continue
         messages = evolution_prompt(get_task(question.task).prompts, question.text, question.candidates)
         own = sampling if sampling.seed is not None else sampling.model_copy(update={"seed": seed_of(question.id)})
-        for draw in range(counts[question.id]):
+        drawn = counts[question.id]
+        for draw in range(drawn * (round_number - 1), drawn * round_number):
             yield EvolutionRequest(question, draw, CompletionRequest(messages, own, draw))
 
 

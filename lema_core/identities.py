@@ -10,15 +10,17 @@ from pathlib import Path
 
 from lema_core import prompts
 from lema_core import questions as question_source
-from lema_core.artifacts import Identity
-from lema_core.lineage import Lineage
+from lema_core.artifacts import ArtifactRef, Identity
+from lema_core.evolution import Kind
+from lema_core.lineage import Collection, Lineage
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
-from lema_core.mixture import get_arm
+from lema_core.mixture import get_arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
 from lema_core.questions import QuestionsSpec, get_task
 from lema_core.specs import (
     CorrectionsSpec,
     EvaluationSpec,
+    EvolutionSpec,
     MistakesSpec,
     MixtureSpec,
     PromptKind,
@@ -34,6 +36,9 @@ REVISIONS = {
     "verdicts": 1,
     "mistakes": 1,
     "corrections": 1,
+    "evolution_created": 1,
+    "evolution_novel": 1,
+    "evolution": 1,
     "mixture": 2,
     "training": 1,
     "evaluation": 1,
@@ -64,16 +69,40 @@ def mistakes(spec: MistakesSpec, verdicts: Sequence[str]) -> Identity:
 
 def corrections(spec: CorrectionsSpec, corrector: str, task: str, mistakes: str) -> Identity:
     """Return the identity of the accepted corrections."""
-    plain = spec.model_dump(exclude={"endpoint"}) | {"corrector": corrector, "task": task}
+    plain = spec.model_dump(exclude={"endpoint", "also"}) | {"corrector": corrector, "task": task}
     return _identity("corrections", plain, [mistakes], _prompt(task, "correction"))
 
 
+def evolution_created(
+    spec: EvolutionSpec, kind: Kind, round_number: int, writer: str, task: str, first: Collection
+) -> Identity:
+    """Return the identity of the questions that ``writer`` makes from the seeds of the first collection."""
+    fields = {"draws", "seed", "temperature", "max_tokens"}
+    plain = spec.model_dump(include=fields) | {"kind": kind, "round": round_number, "writer": writer, "task": task}
+    corrections = first.corrections.values() if kind == "centric" else ()
+    return _identity("evolution_created", plain, _prints(first.questions, *corrections), _prompt(task, "evolution"))
+
+
+def evolution_novel(spec: EvolutionSpec, created: ArtifactRef, known: Sequence[ArtifactRef]) -> Identity:
+    """Return the identity of the created questions that are like none of the known ones."""
+    return _identity("evolution_novel", {"similarity": spec.similarity}, _prints(created, *known))
+
+
+def evolution(spec: EvolutionSpec, answerer: str, task: str, novel: ArtifactRef) -> Identity:
+    """Return the identity of the evolved questions: the new ones that a majority of samples answers alike."""
+    fields = {"votes", "answer_temperature", "answer_max_tokens"}
+    plain = spec.model_dump(include=fields) | {"answerer": answerer, "task": task}
+    return _identity("evolution", plain, _prints(novel), _prompt(task, "path"))
+
+
 def mixture(spec: MixtureSpec, arm: str, task: str, made: Lineage) -> Identity:
-    """Return the identity of an arm's examples: a view over the pool (questions, verdicts, corrections)."""
+    """Return the identity of an arm's examples: a view over the pool, of which only what the arm reads counts."""
     excluded = made.test_questions.fingerprint if made.test_questions else None
-    plain = {"arm": get_arm(arm), "seed": spec.seed, "task": task, "excluded": excluded}
-    pool = [made.questions, *made.verdicts, made.corrections]
-    return _identity("mixture", plain, [ref.fingerprint for ref in pool if ref], mixture_prompts(task))
+    view = get_arm(arm)
+    plain = {"arm": view, "seed": spec.seed, "task": task, "excluded": excluded}
+    read = [one for one in made.collections if reads(view, one.round, one.evolution)]
+    pool = [ref for one in read for ref in (one.questions, *one.verdicts, *one.corrections.values())]
+    return _identity("mixture", plain, [ref.fingerprint for ref in pool], mixture_prompts(task))
 
 
 def training(spec: TrainingSpec, mixture: str) -> Identity:
@@ -98,6 +127,10 @@ def report(run: RunSpec, made: Lineage) -> Identity:
         "stage": run.launch.zero_stage,
     }
     return _identity("report", named, [ref.fingerprint for ref in made])
+
+
+def _prints(*refs: ArtifactRef) -> list[str]:
+    return [ref.fingerprint for ref in refs]
 
 
 def _identity(stage: str, spec: object, inputs: Sequence[str] = (), texts: str = "") -> Identity:

@@ -4,6 +4,39 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from lema_core.artifacts import ArtifactRef
+from lema_core.mixture.arms import Evolution
+
+
+@dataclass(slots=True)
+class Collection:
+    """What one round made of one set of questions: paths, their mistakes, and the corrections (paper, section 2)."""
+
+    questions: ArtifactRef
+    round: int = 0
+    """0: the task's own questions; from 1 on questions that were evolved."""
+    evolution: Evolution = "none"
+    made_by: tuple[ArtifactRef, ...] = ()
+    """The artifacts that evolved questions went through before their answers: created, and found to be new."""
+    students: list[str] = field(default_factory=list)
+    """Who was asked: the endpoint's name, or the arm of the model that was fine-tuned in the round before."""
+    reasoning_paths: list[ArtifactRef] = field(default_factory=list)
+    """One a student."""
+    verdicts: list[ArtifactRef] = field(default_factory=list)
+    """One a student."""
+    mistakes: ArtifactRef | None = None
+    corrections: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By the corrector's endpoint."""
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        return f"round {self.round}, {self.evolution} evolution" if self.round else "own questions"
+
+    def __iter__(self) -> Iterator[ArtifactRef]:
+        """Yield what was made after the questions, in the paper's order."""
+        yield from (*self.reasoning_paths, *self.verdicts)
+        yield from [self.mistakes] if self.mistakes else []
+        yield from self.corrections.values()
 
 
 @dataclass(slots=True)
@@ -12,12 +45,8 @@ class Lineage:
 
     questions: ArtifactRef | None = None
     test_questions: ArtifactRef | None = None
-    reasoning_paths: list[ArtifactRef] = field(default_factory=list)
-    """One a student."""
-    verdicts: list[ArtifactRef] = field(default_factory=list)
-    """One a student."""
-    mistakes: ArtifactRef | None = None
-    corrections: ArtifactRef | None = None
+    collections: list[Collection] = field(default_factory=list)
+    """The first is on the task's own questions."""
     mixtures: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
     models: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -26,9 +55,20 @@ class Lineage:
     """By arm, and ``base``."""
     report: ArtifactRef | None = None
 
+    def collect(self, collection: Collection) -> Collection:
+        """Add a collection to be filled."""
+        self.collections.append(collection)
+        return collection
+
+    def known_questions(self, evolution: Evolution) -> list[ArtifactRef]:
+        """Return the own questions and those that were evolved in this way: what a new one must not repeat."""
+        return [one.questions for one in self.collections if one.evolution in ("none", evolution)]
+
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield what the report is made from, in the paper's order."""
-        arms = [*self.mixtures.values(), *self.models.values(), *self.evaluations.values()]
-        sampled = [*self.reasoning_paths, *self.verdicts]
-        everything = [self.questions, self.test_questions, *sampled, self.mistakes, self.corrections, *arms]
-        yield from (ref for ref in everything if ref is not None)
+        yield from (ref for ref in (self.questions, self.test_questions) if ref)
+        for collection in self.collections:
+            if collection.round:
+                yield from (*collection.made_by, collection.questions)
+            yield from collection
+        yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values())

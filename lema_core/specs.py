@@ -66,9 +66,16 @@ class CorrectionsSpec(Section):
     """Corrections sampled for one mistake (k)."""
     keep: Literal["shortest", "all"] = "shortest"
     """Which of the accepted ones of a mistake."""
+    also: tuple[str, ...] = ()
+    """Further correctors of the same mistakes, for the arms ``corrector_<endpoint>`` that compare them."""
     temperature: float = Field(0.0, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Return every corrector's endpoint, the main one first."""
+        return (self.endpoint, *self.also)
 
     @model_validator(mode="after")
     def _tries_differ(self) -> Self:
@@ -80,6 +87,51 @@ class CorrectionsSpec(Section):
         """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
         seed = 0 if self.tries > 1 else None
         return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
+
+
+class EvolutionSpec(Section):
+    """New questions from those that models fail on, and the rounds on them (paper, section 2.4 and appendix)."""
+
+    endpoint: str
+    """Writes the new questions (the paper's M_e)."""
+    answers: str | None = None
+    """Answers them; None: the endpoint that wrote them."""
+    kinds: tuple[Literal["centric", "general"], ...] = Field(("centric",), min_length=1)
+    """How seeds are drawn: from the questions in the accepted corrections, by their count there, or from all questions
+    alike (the control). Of several the first is carried through all rounds, the others through round 1."""
+    rounds: int = Field(1, ge=1)
+    """Round 1 asks the run's students; each later one the model fine-tuned on the rounds before."""
+    draws: int = Field(10_000, ge=1)
+    """Seeds drawn a round, with replacement; every round takes the same seeds."""
+    seed: int = Field(0, ge=0)
+    """Fixes the draw."""
+    similarity: float = Field(0.6, gt=0, le=1)
+    """Jaccard similarity of word triples from which on two questions count as repetitions; one word changed in a
+    question of 20 words leaves 0.71."""
+    temperature: float = Field(0.7, ge=0)
+    """Of the new questions."""
+    max_tokens: int = Field(512, ge=1)
+    votes: int = Field(3, ge=1)
+    """Answers sampled for each new question; more than half must agree."""
+    answer_temperature: float = Field(0.7, ge=0)
+    answer_max_tokens: int = Field(1024, ge=1)
+
+    @property
+    def endpoints(self) -> tuple[str, str]:
+        """Return who writes the new questions, and who answers them."""
+        return self.endpoint, self.answers or self.endpoint
+
+    def kinds_in(self, round_number: int) -> tuple[Literal["centric", "general"], ...]:
+        """Return the kinds of a round."""
+        return self.kinds if round_number == 1 else self.kinds[:1]
+
+    def writing(self) -> Sampling:
+        """Return the sampling parameters of a new question."""
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+
+    def answering(self) -> Sampling:
+        """Return the sampling parameters of an answer to it."""
+        return Sampling(temperature=self.answer_temperature, max_tokens=self.answer_max_tokens)
 
 
 class MixtureSpec(Section):
@@ -132,6 +184,7 @@ class RunSpec(Section):
     verdicts: VerdictsSpec = VerdictsSpec()
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
+    evolution: EvolutionSpec | None = None
     mixture: MixtureSpec | None = None
     training: TrainingSpec | None = None
     launch: LaunchSpec = LaunchSpec()
@@ -144,6 +197,7 @@ class RunSpec(Section):
         self._endpoints_exist()
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students", self.students),
+            ("evolution", self.evolution, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
             ("evaluation", self.evaluation, "test_questions", self.test_questions),
         ]
@@ -152,11 +206,19 @@ class RunSpec(Section):
                 raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
+        if self.evolution and self.evolution.rounds > 1 and not (self.training and self.evaluation):
+            raise ValueError(
+                f"[evolution] has {self.evolution.rounds} rounds: from the second on the student is the model that was "
+                "fine-tuned in the round before; add [training] and [evaluation] with its serve, or set rounds = 1"
+            )
         return self
 
     def _endpoints_exist(self) -> None:
         used = {student.endpoint for student in self.students}
-        used |= {self.corrections.endpoint} if self.corrections else set()
+        used |= set(self.corrections.endpoints) if self.corrections else set()
+        used |= (
+            {self.evolution.endpoint, self.evolution.answers or self.evolution.endpoint} if self.evolution else set()
+        )
         used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
         if missing := sorted(used - self.endpoints.keys()):
             raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 from lema_core import identities
 from lema_core import mixture as core
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
-from lema_core.lineage import Lineage
+from lema_core.lineage import Collection, Lineage
 from lema_core.overlap import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.specs import MixtureSpec, Runtime
@@ -35,14 +35,18 @@ def _build(store: Store, spec: MixtureSpec, arm: str, made: Lineage, out: Artifa
 
 
 def pool_of(store: Store, made: Lineage) -> core.Pool:
-    """Return what a run has collected, as the source that arms are views of."""
-    questions, corrections, verdicts = made.questions, made.corrections, tuple(made.verdicts)
-    source = core.Source(
-        questions=lambda: store.rows(questions, Question) if questions else (),
-        paths=lambda: (path for ref in verdicts for path in store.rows(ref, JudgedPath)),
-        corrections=lambda: store.rows(corrections, Correction) if corrections else (),
+    """Return what a run has collected, as the sources that arms are views of."""
+    return tuple(_source(store, collection) for collection in made.collections)
+
+
+def _source(store: Store, one: Collection) -> core.Source:
+    return core.Source(
+        questions=lambda: store.rows(one.questions, Question),
+        paths=lambda: (path for ref in one.verdicts for path in store.rows(ref, JudgedPath)),
+        corrections=lambda: (row for ref in one.corrections.values() for row in store.rows(ref, Correction)),
+        round=one.round,
+        evolution=one.evolution,
     )
-    return (source,)
 
 
 async def mixture(runtime: Runtime, spec: MixtureSpec, arm: str, task_name: str, made: Lineage) -> ArtifactRef:

@@ -46,8 +46,11 @@ def _model(run: RunSpec, name: str, model: str) -> str:
     if model in TEACHERS or model.startswith(REPLAY) or model.partition("/")[0] == STUDENT:
         return model
     samples = name in {student.endpoint for student in run.students}
-    corrects = run.corrections is not None and run.corrections.endpoint == name
-    return TEACHERS[0] if corrects and not samples else f"{STUDENT}/{name}"
+    teaches = {
+        *(run.corrections.endpoints if run.corrections else ()),
+        *(run.evolution.endpoints if run.evolution else ()),
+    }
+    return TEACHERS[0] if name in teaches and not samples else f"{STUDENT}/{name}"
 
 
 def known_to(run: RunSpec) -> Library:

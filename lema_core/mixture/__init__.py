@@ -14,7 +14,7 @@ from lema_core.mixture.building import (
     held_out_questions,
 )
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale, prompt_identity
-from lema_core.mixture.pool import Pool, Source
+from lema_core.mixture.pool import Pool, Source, reads
 from lema_core.mixture.preferences import preference_of_correction
 
 __all__ = [
@@ -37,4 +37,5 @@ __all__ = [
     "held_out_questions",
     "preference_of_correction",
     "prompt_identity",
+    "reads",
 ]

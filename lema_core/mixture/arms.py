@@ -97,6 +97,8 @@ PATHS_PER_QUESTION = 4
 """Right paths a question in CoT data; the paper has 3.3 on GSM8K. What is left over can grow a token-matched arm."""
 
 _OWN = {"evolution": ("none",)}
+_MAIN = Where(evolution=("none", "centric"))
+"""General evolution is a control: only its own arm takes it."""
 COT = (
     View(rows="rationales", format="cot", where=Where(**_OWN)),
     View(rows="right_paths", format="cot", where=Where(rounds=(0,), per_question=PATHS_PER_QUESTION, **_OWN)),
@@ -105,7 +107,7 @@ MORE_PATHS = View(rows="right_paths", format="cot", where=Where(skip_per_questio
 
 
 def _with_corrections(name: str, about: str, form: Format = "correction", where: Where | None = None) -> Arm:
-    view = View(rows="corrections", format=form, where=where or Where())
+    view = View(rows="corrections", format=form, where=where or _MAIN)
     return Arm(name=name, about=about, views=(*COT, view))
 
 
@@ -117,7 +119,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             name="lema_same_size",
             about="corrections in place of a part of the CoT data: as many examples as cot (the paper's LEMA-32K)",
-            views=(View(rows="corrections", format="correction"),),
+            views=(View(rows="corrections", format="correction", where=_MAIN),),
             fill=COT,
             match=Match(arm="cot", by="rows"),
         ),
@@ -134,7 +136,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             name="lema_same_tokens",
             about="corrections in place of a part of the CoT data: as many tokens as cot",
-            views=(View(rows="corrections", format="correction"),),
+            views=(View(rows="corrections", format="correction", where=_MAIN),),
             fill=COT,
             match=Match(arm="cot", by="tokens"),
         ),
@@ -157,12 +159,15 @@ ARMS: dict[str, Arm] = {
         Arm(
             name="critique",
             about="critique fine-tuning (arXiv 2501.17703): question and path to critique, right and wrong paths",
-            views=(View(rows="corrections", format="critique"), COT[1].model_copy(update={"format": "critique"})),
+            views=(
+                View(rows="corrections", format="critique", where=_MAIN),
+                COT[1].model_copy(update={"format": "critique"}),
+            ),
         ),
         Arm(
             name="refinement",
             about="critique-guided refinement: question, wrong path and explanation to the corrected solution",
-            views=(*COT, View(rows="corrections", format="refinement")),
+            views=(*COT, View(rows="corrections", format="refinement", where=_MAIN)),
         ),
         Arm(
             name="step_dpo",
@@ -187,9 +192,17 @@ def get_arm(name: str) -> Arm:
         return ARMS[name]
     if found := _ROUND.fullmatch(name):
         last = int(found[1])
-        return _with_corrections(name, f"lema with rounds 0 to {last}", where=Where(rounds=tuple(range(last + 1))))
+        return _with_corrections(
+            name,
+            f"lema with rounds 0 to {last}",
+            where=Where(rounds=tuple(range(last + 1)), evolution=("none", "centric")),
+        )
     if found := _CORRECTOR.fullmatch(name):
-        return _with_corrections(name, f"lema with {found[1]} as corrector", where=Where(correctors=(found[1],)))
+        return _with_corrections(
+            name,
+            f"lema with {found[1]} as corrector",
+            where=Where(correctors=(found[1],), evolution=("none", "centric")),
+        )
     raise ConfigError(
         f"There is no arm {name!r}. Expected one of {', '.join(ARMS)}, round_<n> or corrector_<name>: correct `arms`."
     )

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from lema_core.mixture.arms import Evolution, View, Where
+from lema_core.mixture.arms import Arm, Evolution, View, Where, get_arm
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
 from lema_core.records import Correction, Example, JudgedPath, Question
 
@@ -33,6 +33,12 @@ def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
             taken[example.question_id] += 1
             if _within(view.where, taken[example.question_id]):
                 yield text, example
+
+
+def reads(arm: Arm, round_number: int, evolution: Evolution) -> bool:
+    """Whether an arm, or the arm whose size it is brought to, reads a source: only then does it enter its identity."""
+    views = [*arm.views, *arm.fill, *(get_arm(arm.match.arm).views if arm.match else ())]
+    return any(_in(view.where.rounds, round_number) and _in(view.where.evolution, evolution) for view in views)
 
 
 def _rows(view: View, source: Source) -> Iterator[tuple[str, Example]]:

@@ -10,7 +10,7 @@ from lema_core.evaluation import Evaluation
 from lema_core.records import Correction
 from lema_core.statistics import PerplexityGap
 
-__all__ = ["Funnel", "LossCurve", "Provenance", "ReportData", "Usage"]
+__all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +28,23 @@ class Funnel:
     accepted: int
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Corrections, or tries at one, that were turned down, by reason code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvolvedFunnel:
+    """One round on evolved questions: from the seeds drawn to the corrections on the new questions."""
+
+    name: str
+    drawn: int
+    created: int
+    """Questions found in the answers."""
+    novel: int
+    """... that repeat nothing and are no test questions."""
+    answered: int
+    """... whose samples have a majority."""
+    paths: int
+    mistakes: int
+    accepted: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +98,9 @@ class ReportData:
     notes: tuple[str, ...] = ()
     """What a careful reader has to know, such as how the base model was prompted."""
     funnel: Funnel | None = None
+    """On the task's own questions."""
+    evolved: tuple[EvolvedFunnel, ...] = ()
+    """The rounds on evolved questions."""
     evaluation: Evaluation | None = None
     curves: tuple[LossCurve, ...] = ()
     mistake_steps: Mapping[int, int] = field(default_factory=dict)

@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.evaluation import Evaluation, evaluate
-from lema_core.lineage import Lineage
+from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath
-from lema_core.report.data import Funnel, LossCurve, Provenance, ReportData, Usage
+from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Usage
 from lema_core.specs import RunSpec
 
 EXAMPLES = 6
@@ -27,20 +27,21 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         ArtifactError: an artifact of the run is not in the store.
         DataError: the evaluations are not of the same questions.
     """
-    corrections = made.corrections
-    steps = Counter(row.step for row in store.rows(corrections, Correction)) if corrections else Counter[int]()
+    corrections = [ref for one in made.collections for ref in one.corrections.values()]
+    steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
         students=_names(run, (student.endpoint for student in run.students)),
-        corrector=", ".join(_names(run, [run.corrections.endpoint] if run.corrections else [])) or "none",
+        corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
         parameters=_parameters(run),
         notes=tuple(_notes(run)),
         funnel=funnel_of(store, made),
+        evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
         evaluation=evaluation_of(store, made),
         curves=tuple(_curves(store, made)),
         mistake_steps=dict(sorted(steps.items())),
-        examples=tuple(_examples(store, corrections)) if corrections else (),
+        examples=tuple(_examples(store, corrections[0])) if corrections else (),
         usage=tuple(_usage(store, run, made)),
         provenance=tuple(_provenance(store.manifest(ref)) for ref in made),
     )
@@ -80,21 +81,39 @@ def _notes(run: RunSpec) -> Iterator[str]:
 
 
 def funnel_of(store: Store, made: Lineage) -> Funnel | None:
-    """Return how many rows each data stage kept, None before there are verdicts."""
-    if made.questions is None or not made.verdicts:
+    """Return how many of the own questions' rows each data stage kept, None before there are verdicts."""
+    first = made.collections[0] if made.collections else None
+    if first is None or not first.verdicts:
         return None
-    judged = [store.manifest(ref) for ref in made.verdicts]
-    verdicts = sum((Counter(manifest.counts) for manifest in judged), Counter[str]())
-    corrected = store.manifest(made.corrections) if made.corrections else None
+    judged = [store.manifest(ref) for ref in first.verdicts]
+    corrected = [store.manifest(ref) for ref in first.corrections.values()]
     return Funnel(
-        questions=store.manifest(made.questions).rows_out,
+        questions=store.manifest(first.questions).rows_out,
         paths=sum(manifest.rows_in for manifest in judged),
-        verdicts=dict(verdicts),
-        mistakes=store.manifest(made.mistakes).rows_out if made.mistakes else 0,
-        corrections=corrected.rows_in if corrected else 0,
-        accepted=corrected.rows_out if corrected else 0,
-        rejected=corrected.reasons if corrected else {},
+        verdicts=dict(sum((Counter(manifest.counts) for manifest in judged), Counter[str]())),
+        mistakes=_rows(store, first.mistakes),
+        corrections=sum(manifest.rows_in for manifest in corrected),
+        accepted=sum(manifest.rows_out for manifest in corrected),
+        rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
     )
+
+
+def _evolved(store: Store, one: Collection) -> EvolvedFunnel:
+    created, novel = (store.manifest(ref) for ref in one.made_by)
+    return EvolvedFunnel(
+        name=one.name,
+        drawn=created.rows_in,
+        created=created.rows_out,
+        novel=novel.rows_out,
+        answered=_rows(store, one.questions),
+        paths=sum(_rows(store, ref) for ref in one.reasoning_paths),
+        mistakes=_rows(store, one.mistakes),
+        accepted=sum(_rows(store, ref) for ref in one.corrections.values()),
+    )
+
+
+def _rows(store: Store, ref: ArtifactRef | None) -> int:
+    return store.manifest(ref).rows_out if ref else 0
 
 
 def evaluation_of(store: Store, made: Lineage) -> Evaluation | None:
@@ -120,12 +139,15 @@ def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:
 
 
 def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
-    students = [student.endpoint for student in run.students]
-    teacher = [run.corrections.endpoint] if run.corrections else []
-    asked = [*zip(made.reasoning_paths, students, strict=True), *zip([made.corrections], teacher, strict=False)]
-    for ref, name in asked:
-        if ref is not None:
-            yield _used(store.manifest(ref), run, name, run.endpoints[name].model)
+    for one in made.collections:
+        evolved = [*one.made_by[:1], one.questions] if run.evolution and one.round else []
+        asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
+        asked += [*zip(one.reasoning_paths, one.students, strict=True)]
+        asked += [(ref, name) for name, ref in one.corrections.items()]
+        for ref, name in asked:
+            # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
+            endpoint = name if name in run.endpoints else None
+            yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
     for name, ref in made.evaluations.items():
         endpoint = run.evaluation.base if run.evaluation and name == "base" else None
         yield _used(store.manifest(ref), run, endpoint, name)

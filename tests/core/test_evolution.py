@@ -7,7 +7,6 @@ import pytest
 
 from lema_core.errors import DataError
 from lema_core.evolution import (
-    EvolutionSpec,
     Novelty,
     answered,
     created_from,
@@ -19,6 +18,7 @@ from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.overlap import KnownQuestions, NearDuplicates
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question, Rejection
+from lema_core.specs import EvolutionSpec
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=20)))
 SEED = QUESTIONS[0]
@@ -33,25 +33,27 @@ def corrections(counts):
 
 
 def test_centric_seeds_follow_the_counts_in_the_corrections():
-    spec = EvolutionSpec(draws=10_000)
-    counts = seed_counts(spec, QUESTIONS, corrections({0: 6, 1: 3, 2: 1}))
+    spec = EvolutionSpec(endpoint="writer", draws=10_000)
+    counts = seed_counts(spec, "centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1}))
     assert counts.total() == 10_000
     shares = [counts[QUESTIONS[n].id] / 10_000 for n in range(3)]
     # Three standard errors of a share of 0.6 over 10,000 draws are 0.015.
     assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.015)
-    assert counts == seed_counts(spec, QUESTIONS, corrections({2: 1, 1: 3, 0: 6}))
-    assert counts != seed_counts(spec.model_copy(update={"seed": 1}), QUESTIONS, corrections({0: 6, 1: 3, 2: 1}))
+    assert counts == seed_counts(spec, "centric", QUESTIONS, corrections({2: 1, 1: 3, 0: 6}))
+    assert counts != seed_counts(
+        spec.model_copy(update={"seed": 1}), "centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1})
+    )
 
 
 def test_general_seeds_come_from_all_questions_alike():
-    counts = seed_counts(EvolutionSpec(kind="general", draws=4_000), QUESTIONS, corrections({0: 6}))
+    counts = seed_counts(EvolutionSpec(endpoint="writer", draws=4_000), "general", QUESTIONS, corrections({0: 6}))
     assert len(counts) == 20
     assert max(counts.values()) < 2 * min(counts.values())
 
 
 def test_without_corrections_there_is_nothing_to_draw():
     with pytest.raises(DataError, match="there is no accepted correction"):
-        seed_counts(EvolutionSpec(), QUESTIONS, [])
+        seed_counts(EvolutionSpec(endpoint="writer"), "centric", QUESTIONS, [])
 
 
 def test_a_question_is_asked_for_once_a_draw():
@@ -60,6 +62,13 @@ def test_a_question_is_asked_for_once_a_draw():
     assert [(one.seed, one.draw) for one in wanted] == [(QUESTIONS[1], 0)] + [(QUESTIONS[3], n) for n in range(3)]
     assert len({request_key("m", one.request) for one in wanted}) == 4
     assert wanted[0].request.messages[-1]["content"].endswith(f"#Given Question#: {QUESTIONS[1].text}")
+
+
+def test_a_later_round_takes_the_same_seeds_and_asks_for_other_questions():
+    counts = Counter({QUESTIONS[3].id: 2})
+    first = [one.request for one in evolution_requests(counts, QUESTIONS, Sampling(temperature=1.0))]
+    second = [one.request for one in evolution_requests(counts, QUESTIONS, Sampling(temperature=1.0), 2)]
+    assert [request.sample_index for request in first + second] == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,33 @@
+"""Fine-tuning one model an arm, and measuring all of them on the same questions (paper, sections 2.3 and 3.3)."""
+
+from flows.endpoints import Endpoints
+from lema_core.lineage import Lineage
+from lema_core.specs import RunSpec, Runtime
+from tasks.evaluation import evaluation
+from tasks.mixture import mixture
+from tasks.training import training
+
+
+async def fine_tune(run: RunSpec, at: Runtime, made: Lineage) -> None:
+    """Fine-tune every arm of the run."""
+    for arm in run.mixture.arms if run.mixture else ():
+        await fine_tune_arm(run, at, made, arm)
+
+
+async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> None:
+    """Build an arm's examples from what has been collected so far, and fine-tune on them."""
+    if run.mixture is None or arm in made.mixtures:
+        return
+    made.mixtures[arm] = await mixture(at, run.mixture, arm, run.questions.task, made)
+    if run.training:
+        made.models[arm] = await training(at, run.training, arm, made.mixtures[arm])
+
+
+async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) -> None:
+    """Measure the base model and every arm on the same held-out questions."""
+    if run.evaluation is None or made.test_questions is None:
+        return
+    for name, model, prompt in models.evaluated(made.models):
+        made.evaluations[name] = await evaluation(
+            at, run.evaluation, name, model, prompt, run.questions.task, made.test_questions
+        )
