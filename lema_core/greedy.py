@@ -23,9 +23,9 @@ def greedy_requests(questions: Iterable[Question], max_tokens: int, prompt: Prom
 
 def judged_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath:
     """Return the judged answer to one question."""
-    path = path_from(asked.question, 0, model, outcome)
+    path = path_from(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
-        return _with_verdict(path_row(asked.question, 0, model, path.detail), FAILED)
+        return _with_verdict(path_row(asked.question, asked.sample_index, model, path.detail), FAILED)
     judged = judge_path(path)
     return judged if isinstance(judged, JudgedPath) else _with_verdict(path, "unknown")
 

@@ -17,6 +17,7 @@ from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
 from lema_core.mixture import get_arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
 from lema_core.questions import QuestionsSpec, get_task
+from lema_core.reasoning_paths import prompt_identity as path_prompts
 from lema_core.specs import (
     CorrectionsSpec,
     EvaluationSpec,
@@ -42,6 +43,7 @@ REVISIONS = {
     "mixture": 2,
     "training": 1,
     "evaluation": 1,
+    "votes": 1,
     "report": 1,
 }
 
@@ -54,7 +56,7 @@ def questions(spec: QuestionsSpec) -> Identity:
 def reasoning_paths(student: StudentSpec, model: str, task: str, questions: str) -> Identity:
     """Return the identity of the paths that ``model`` samples to some questions."""
     spec = student.model_dump(exclude={"endpoint"}) | {"student": model}
-    return _identity("reasoning_paths", spec, [questions], _prompt(task, "path"))
+    return _identity("reasoning_paths", spec, [questions], path_prompts(task))
 
 
 def verdicts(spec: VerdictsSpec, task: str, paths: str) -> Identity:
@@ -115,7 +117,14 @@ def training(spec: TrainingSpec, mixture: str) -> Identity:
 def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:
     """Return the identity of a model's greedy answers to the held-out questions."""
     plain = {"model": model, "prompt": prompt, "max_tokens": spec.max_tokens, "task": task}
-    return _identity("evaluation", plain, [questions], _prompt(task, "path"))
+    return _identity("evaluation", plain, [questions], path_prompts(task))
+
+
+def votes(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:
+    """Return the identity of a model's sampled answers to the held-out questions (maj@k)."""
+    drawn = spec.model_dump(include={"samples", "temperature", "top_p", "max_tokens"})
+    plain = drawn | {"model": model, "prompt": prompt, "task": task}
+    return _identity("votes", plain, [questions], path_prompts(task))
 
 
 def report(run: RunSpec, made: Lineage) -> Identity:

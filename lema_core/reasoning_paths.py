@@ -54,14 +54,18 @@ def path_requests(
 
 def path_messages(question: Question, prompt: PromptKind = "few_shot") -> tuple[dict[str, str], ...]:
     """Return the chat that asks for a path to this question."""
+    task = get_task(question.task)
+    if task.verbatim:
+        return ({"role": "user", "content": question.text},)
     shots = 4 if prompt == "few_shot" else 0
-    messages = path_prompt(get_task(question.task).prompts, question.text, question.candidates, shots)
+    messages = path_prompt(task.prompts, question.text, question.candidates, shots)
     return tuple(dict(message) for message in messages)
 
 
 def prompt_identity(task: str) -> str:
     """Return the hash of the prompts that ``path_requests`` uses for a task."""
-    return fingerprint(get_task(task).prompts, "path")
+    asked = get_task(task)
+    return "verbatim" if asked.verbatim else fingerprint(asked.prompts, "path")
 
 
 def seed_of(row_id: str) -> int:

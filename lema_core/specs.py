@@ -152,6 +152,11 @@ class EvaluationSpec(Section):
     serve: EndpointSpec | None = None
     """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``."""
     max_tokens: int = Field(2048, ge=1)
+    samples: int = Field(0, ge=0)
+    """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
+    temperature: float = Field(0.7, gt=0)
+    """Of the sampled answers."""
+    top_p: float | None = Field(None, gt=0, le=1)
 
 
 class BudgetSpec(Section):

@@ -28,6 +28,7 @@ __all__ = [
     "Proportion",
     "holm",
     "maj_at_k",
+    "majority_credit",
     "minimal_detectable_difference",
     "paired_bootstrap",
     "paired_difference",
@@ -52,7 +53,8 @@ class Estimate:
 class Proportion(Estimate):
     """A share of ``successes`` among ``n``, with its Wilson interval."""
 
-    successes: int
+    successes: float
+    """A whole number but where ties of a vote count in part."""
     n: int
 
 
@@ -92,8 +94,12 @@ class Agreement(Estimate):
     n: int
 
 
-def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Proportion:
-    """Return the share with Wilson's score interval (Wilson 1927), which stays inside [0, 1] at 0 and n successes."""
+def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Proportion:
+    """Return the share with Wilson's score interval (Wilson 1927), which stays inside [0, 1] at 0 and n successes.
+
+    Items may count in part (a tied vote): they vary less than right-or-wrong ones, so the interval then errs to the
+    wide side.
+    """
     if not 0 <= successes <= n or n == 0:
         raise DataError(f"A share needs 0 <= successes <= n and n > 0; got {successes} of {n}.")
     low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
@@ -249,10 +255,11 @@ def maj_at_k(samples: Sequence[Sequence[tuple[str | None, bool]]], k: int) -> fl
         raise DataError(
             f"maj@{k} needs {max(k, 1)} samples of each item; got {len(samples)} items, {len(short)} short."
         )
-    return sum(_majority_is_right(item[:k]) for item in samples) / len(samples)
+    return sum(majority_credit(item[:k]) for item in samples) / len(samples)
 
 
-def _majority_is_right(item: Sequence[tuple[str | None, bool]]) -> float:
+def majority_credit(item: Sequence[tuple[str | None, bool]]) -> float:
+    """Return 1 where the majority of an item's samples is right, 0 where it is wrong, and a tie's share between."""
     right = ("right", "")
     votes = Counter(right if is_right else ("wrong", answer) for answer, is_right in item if answer is not None)
     if not votes:

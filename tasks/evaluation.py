@@ -1,19 +1,20 @@
-"""A model's greedy answers to the held-out questions, judged (paper, section 3.3)."""
+"""A model's answers to the held-out questions, judged (paper, section 3.3): greedy ones, and sampled ones for maj@k."""
 
 from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Shard, Store
+from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
 from lema_core.greedy import greedy_requests, judged_answer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
 from lema_core.specs import EvaluationSpec, PromptKind, Runtime
+from lema_core.votes import vote_requests
 from tasks._endpoints import counted, engine_of, engine_watch, serving
 from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
 
 
-@task(name="evaluation", task_run_name="evaluation {name} {shard.start}-{shard.stop}", **SHARD_TASK)
+@task(name="evaluation", task_run_name="{out.stage} {name} {shard.start}-{shard.stop}", **SHARD_TASK)
 async def evaluation_shard(
     runtime: Runtime,
     spec: EvaluationSpec,
@@ -24,10 +25,11 @@ async def evaluation_shard(
     out: ArtifactRef,
     shard: Shard,
 ) -> State[None]:
-    """Ask a range of held-out questions, once each, at temperature 0."""
+    """Ask a range of held-out questions: once each at temperature 0, or for the votes as often as the spec says."""
     store, engine = Store(runtime.root), await engine_of(runtime)
     rows = store.rows(questions, Question, shard.start, shard.stop)
-    asked = list(greedy_requests(rows, spec.max_tokens, prompt))
+    sampled = out.stage == "votes"
+    asked = list(vote_requests(rows, spec, prompt) if sampled else greedy_requests(rows, spec.max_tokens, prompt))
     outcomes = engine.stream(model, [one.request for one in asked])
     with store.part(out, shard, JudgedPath) as part:
         part.rows_in = len(asked)
@@ -48,9 +50,36 @@ async def evaluation(
     task_name: str,
     questions: ArtifactRef,
 ) -> ArtifactRef:
-    """Return the artifact of a model's judged answers; ``name`` is the arm's, or ``base``."""
+    """Return the artifact of a model's judged greedy answers; ``name`` is the arm's, or ``base``."""
     identity = identities.evaluation(spec, model.identity, prompt, task_name, questions.fingerprint)
-    stage = Stage(identity, Store(runtime.root).manifest(questions).rows_out)
+    return await _asked(runtime, spec, name, model, prompt, questions, identity)
+
+
+async def votes(
+    runtime: Runtime,
+    spec: EvaluationSpec,
+    name: str,
+    model: EndpointSpec,
+    prompt: PromptKind,
+    task_name: str,
+    questions: ArtifactRef,
+) -> ArtifactRef:
+    """Return the artifact of a model's judged sampled answers: ``spec.samples`` rows for each question."""
+    identity = identities.votes(spec, model.identity, prompt, task_name, questions.fingerprint)
+    return await _asked(runtime, spec, name, model, prompt, questions, identity, spec.samples)
+
+
+async def _asked(
+    runtime: Runtime,
+    spec: EvaluationSpec,
+    name: str,
+    model: EndpointSpec,
+    prompt: PromptKind,
+    questions: ArtifactRef,
+    identity: Identity,
+    samples: int = 1,
+) -> ArtifactRef:
+    stage = Stage(identity, Store(runtime.root).manifest(questions).rows_out, requests_per_row=samples)
     if ref := await published(runtime, stage):
         return ref
     async with serving(model) as live:

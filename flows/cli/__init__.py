@@ -6,6 +6,7 @@ from flows.cli.chaos import chaos
 from flows.cli.complete import complete
 from flows.cli.console import told
 from flows.cli.doctor import doctor
+from flows.cli.evaluate import evaluate
 from flows.cli.explain import explain
 from flows.cli.ledger import ledger_app
 from flows.cli.plan import plan
@@ -24,7 +25,7 @@ app = typer.Typer(
         "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
     ),
 )
-for command in (run, plan, resume, explain, verify, complete, simulate, chaos, rate, doctor):
+for command in (run, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor):
     app.command(command.__name__)(told(command))
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

@@ -5,17 +5,17 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from flows.cli.console import console
 
 if TYPE_CHECKING:
-    from lema_core.lineage import Lineage
     from lema_core.llm.endpoints import EndpointSpec
     from lema_core.specs import RunSpec
 
+Made = TypeVar("Made")
 Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change an option of the run file: section.option=value. Repeatable.")
@@ -61,7 +61,7 @@ def execute(spec: "RunSpec", root: str) -> None:
 
     started = time.monotonic()
     needed = {stage.endpoint for stage in Planner(spec, root).stages() if stage.requests and stage.endpoint}
-    asyncio.run(_all_answer(needed))
+    asyncio.run(all_answer(needed))
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -73,11 +73,11 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.run_records import recorded
 
     with recorded(spec, root), bars() as listener:
-        made = asyncio.run(_listened(lema(spec, root), listener))
+        made = asyncio.run(listened(lema(spec, root), listener))
     show(console, spec, root, made, time.monotonic() - started)
 
 
-async def _all_answer(endpoints: "set[EndpointSpec]") -> None:
+async def all_answer(endpoints: "set[EndpointSpec]") -> None:
     """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid."""
     from lema_core.llm.client import Client
 
@@ -91,7 +91,8 @@ async def _all_answer(endpoints: "set[EndpointSpec]") -> None:
                 await client.close()
 
 
-async def _listened(flow_run: Awaitable["Lineage"], listener: Callable[[str, float, str], None]) -> "Lineage":
+async def listened(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
+    """Await a flow run, its stages' progress told to the listener."""
     from tasks._progress import listening
 
     async with listening(listener):

@@ -5,6 +5,7 @@
 Nothing here samples, prompts or stores.
 """
 
+from lema_core.questions.detecting import detect_task
 from lema_core.questions.reading import identity, question_id, read_questions, source_fingerprint
 from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task
@@ -16,6 +17,7 @@ __all__ = [
     "HubDataset",
     "QuestionsSpec",
     "Task",
+    "detect_task",
     "get_task",
     "identity",
     "question_id",

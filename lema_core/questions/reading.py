@@ -153,7 +153,8 @@ class _Checker:
         return Question(
             id=question_id(self.task.name, text, draft.candidates, draft.key),
             task=self.task.name,
-            text=text,
+            # What is sent word for word keeps its white space too.
+            text=draft.text if self.task.verbatim else text,
             gold=gold,
             rationale=draft.rationale,
             candidates=draft.candidates,

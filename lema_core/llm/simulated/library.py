@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError, DataError
+from lema_core.llm.simulated.requests import read_request
 from lema_core.llm.simulated.variants import Skeletons
 from lema_core.questions.drafts import Draft
 from lema_core.questions.files import READERS, read_rows
@@ -97,7 +98,8 @@ class Library:
             if task.draft is not None and task.fields and row.keys() >= set(task.fields):
                 draft = task.draft(row)
                 if isinstance(draft, Draft):
-                    self.add(Problem(draft.text, draft.gold, draft.rationale, draft.candidates))
+                    text = read_request(draft.text).question if task.verbatim else draft.text
+                    self.add(Problem(text, draft.gold, draft.rationale, draft.candidates))
                 return
         raise DataError(
             f"{place} has the fields {', '.join(row)}, which are no known format. Expected questions (text, gold, "

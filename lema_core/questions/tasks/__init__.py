@@ -5,7 +5,17 @@ A task is one small module that defines ``TASK``; adding one is adding such a mo
 """
 
 from lema_core.errors import ConfigError
-from lema_core.questions.tasks import arithmetic, asdiv, csqa, generic, gsm8k, gsm_symbolic, math, svamp
+from lema_core.questions.tasks import (
+    arithmetic,
+    asdiv,
+    csqa,
+    generic,
+    gsm8k,
+    gsm_symbolic,
+    lema_official,
+    math,
+    svamp,
+)
 from lema_core.questions.tasks.task import HubDataset, Task
 
 TASKS: dict[str, Task] = {
@@ -18,6 +28,8 @@ TASKS: dict[str, Task] = {
         svamp.TASK,
         asdiv.TASK,
         gsm_symbolic.TASK,
+        lema_official.TASK,
+        lema_official.CHOICE_TASK,
         generic.NUMERIC,
         generic.LATEX,
         generic.CHOICE,

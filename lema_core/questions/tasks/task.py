@@ -33,6 +33,8 @@ class Task:
     """Which answers are equal: the matcher's family."""
     prompts: str
     """The prompt set: ``lema_core/prompts/<name>.toml``."""
+    verbatim: bool = False
+    """Its questions are whole prompts, sent word for word as one user message; no prompt of ours is around them."""
     shape: Shape = "steps"
     """Corrections name a step, or (CommonsenseQA) only the mistakes."""
     fields: tuple[str, ...] = ()

@@ -1,0 +1,101 @@
+"""``lema evaluate``: the accuracy of any endpoint on any held-out questions, alone or against another evaluation."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.console import console
+from flows.cli.run import Root, Settings
+
+if TYPE_CHECKING:
+    from flows.measuring import Measured
+    from lema_core.specs import RunSpec
+
+
+def evaluate(
+    questions: Annotated[
+        str,
+        typer.Argument(
+            metavar="QUESTIONS|TASK|RUN.toml",
+            help="A file of questions, the name of a task (its test part), or a run file.",
+        ),
+    ],
+    model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")
+    ] = None,
+    command: Annotated[
+        str | None, typer.Option(help="Instead of a URL: a server to start, with {python}, {model} and {port}.")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="The questions' task, where their fields do not tell it.")] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="few_shot (four worked examples) or zero_shot.", show_default="few_shot")
+    ] = None,
+    samples: Annotated[int | None, typer.Option(help="Ask so many sampled answers too, for maj@k.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.", show_default="0.7")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="At most so many an answer.", show_default="2048")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="Another evaluation to compare with, item by item: its folder or fingerprint.")
+    ] = None,
+    identity: Annotated[str | None, typer.Option(help="What answers, if the model's name does not say it.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(help="Name of the environment variable that holds the key.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(help="At most so many requests in flight.")] = None,
+    root: Root = ".lema",
+    settings: Settings = None,
+) -> None:
+    """Score a model: pass@1 with its interval, maj@k with --samples, and the difference to another evaluation.
+
+    The judged answers are an artifact under the root: the same command again asks nothing. LeMa's published evaluation
+    files (rows with `prompt`) are sent word for word, so that its released checkpoints can be scored; serve those with
+    a chat template that adds nothing to the message.
+
+    Example: lema evaluate gsm8k_test.jsonl --base-url http://127.0.0.1:8000/v1 --model lema-70b --against 3f9c2a71
+    """
+    from flows.measuring import run_of_file, run_of_questions
+
+    endpoint = _given(
+        model=model, base_url=base_url, command=command, identity=identity, api_key_env=api_key_env,
+        concurrency=concurrency,
+    )  # fmt: skip
+    asking = _given(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
+    if questions.endswith(".toml"):
+        run = run_of_file(Path(questions), settings or (), asking, endpoint)
+    else:
+        run = run_of_questions(questions, task, limit, asking, endpoint)
+    from flows.cli.evaluation_shown import reference_of, show
+
+    other = reference_of(run, root, against) if against else None
+    show(console, run, root, _measured(run, root), other)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _measured(run: "RunSpec", root: str) -> "Measured":
+    """Return the evaluation; a Prefect server is started only where something is left to ask."""
+    from flows.cli.run import all_answer, listened
+    from flows.cli.ui import ensure_server, ui_url
+    from flows.measuring import already_there, asked_for
+    from lema_core.questions import read_questions
+
+    if there := already_there(run, root):
+        return there
+    source, _, name = asked_for(run)
+    # A question that cannot be used is told now, before a server is started or anything is paid.
+    for _ in read_questions(source):
+        pass
+    asyncio.run(all_answer({run.endpoint(name)}))
+    console.print(f"Prefect UI: {ui_url(ensure_server(), 'runs')}")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.cli.progress import bars
+    from flows.evaluating import evaluate as evaluate_flow
+
+    with bars() as listener:
+        return asyncio.run(listened(evaluate_flow(run, root), listener))

@@ -1,0 +1,68 @@
+import dataclasses
+
+import pytest
+
+from lema_core.errors import DataError
+from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.records import JudgedPath
+from lema_core.specs import EvaluationSpec
+from lema_core.votes import vote_requests, vote_scores
+
+SAMPLE = JudgedPath(
+    id="p", question_id="q", task="numeric", question="Q", gold="0.5", candidates=None, rationale=None, level=None,
+    student="s", sample_index=0, text="t", finish_reason="stop", request_key="k", prompt_tokens=1, completion_tokens=1,
+    verdict="wrong", answer=None, decided_by="exact",
+)  # fmt: skip
+
+
+def answers(question, *said):
+    for index, answer in enumerate(said):
+        right = answer in {"0.5", "1/2"}
+        verdict = "right" if right else "wrong" if answer else "failed"
+        yield dataclasses.replace(
+            SAMPLE, question_id=question, sample_index=index, answer=answer, verdict=verdict, id=f"{question}-{index}"
+        )
+
+
+def test_answers_vote_by_equivalence_right_and_wrong_ones_alike():
+    rows = [
+        *answers("a", "1/2", "0.5", "3", "3", "7"),  # two spellings of the right answer: a tie with 3
+        *answers("b", "0.25", "1/4", "25%", "0.5", "0.5"),  # three spellings of one wrong answer win
+        *answers("c", None, None, "0.5", None, None),  # what failed does not vote
+    ]
+    (score,) = vote_scores({"base": rows})
+    assert score.k == 5
+    assert score.accuracy.successes == pytest.approx(0.5 + 0 + 1)
+    assert score.accuracy.low < score.accuracy.value < score.accuracy.high
+    assert score.difference is None
+
+
+def test_models_are_compared_question_by_question():
+    def model(rights):
+        return [row for i in range(40) for row in answers(f"q{i}", *(["0.5"] * 3 if i < rights else ["9"] * 3))]
+
+    base, arm = vote_scores({"base": model(10), "lema": model(30)})
+    assert (base.accuracy.successes, arm.accuracy.successes) == (10, 30)
+    assert arm.difference.value == pytest.approx(0.5)
+    assert arm.difference.low > 0.3
+
+
+def test_votes_that_cannot_be_compared_are_refused():
+    with pytest.raises(DataError, match="different numbers of samples"):
+        vote_scores({"base": [*answers("a", "1", "2"), *answers("b", "1")]})
+    with pytest.raises(DataError, match="other questions"):
+        vote_scores({"base": answers("a", "1"), "lema": answers("b", "1")})
+
+
+def test_more_samples_keep_the_first_ones_and_each_question_draws_by_itself():
+    rows = list(read_questions(QuestionsSpec(task="arithmetic", limit=2)))
+
+    def asked(k):
+        return [
+            (r.request.sampling.seed, r.sample_index)
+            for r in vote_requests(rows, EvaluationSpec(samples=k), "zero_shot")
+        ]
+
+    assert len(asked(2)) == 4
+    assert set(asked(2)) < set(asked(3))
+    assert len({seed for seed, _ in asked(3)}) == 2
