@@ -8,7 +8,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Lineage
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.specs import PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.specs import BASE, PromptKind, RunSpec, Runtime, StudentSpec
 
 MODEL_FOLDER = "model"
 """Where the training program leaves the whole model, in its artifact's folder."""
@@ -72,7 +72,7 @@ class Endpoints:
         if spec is None:
             return
         if spec.base:
-            yield "base", self[spec.base], spec.base_prompt
+            yield BASE, self[spec.base], spec.base_prompt
         for arm, model in models.items():
             yield arm, self.fine_tuned(model), "zero_shot"
 

@@ -156,7 +156,8 @@ class Planner:
         made, run = self.made, self.run
         if run.mixture is None or arm in made.mixtures:
             return
-        mixture = self._stage(f"mixture: {arm}", identities.mixture(run.mixture, arm, run.questions.task, made), None)
+        identity = identities.mixture(run.mixture, run.arm(arm), run.questions.task, made)
+        mixture = self._stage(f"mixture: {arm}", identity, None)
         made.mixtures[arm] = mixture.ref
         yield mixture
         if run.training:

@@ -14,7 +14,7 @@ from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
-from lema_core.mixture import get_arm, reads
+from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
 from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import prompt_identity as path_prompts
@@ -97,12 +97,11 @@ def evolution(spec: EvolutionSpec, answerer: str, task: str, novel: ArtifactRef)
     return _identity("evolution", plain, _prints(novel), _prompt(task, "path"))
 
 
-def mixture(spec: MixtureSpec, arm: str, task: str, made: Lineage) -> Identity:
+def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage) -> Identity:
     """Return the identity of an arm's examples: a view over the pool, of which only what the arm reads counts."""
     excluded = made.test_questions.fingerprint if made.test_questions else None
-    view = get_arm(arm)
-    plain = {"arm": view, "seed": spec.seed, "task": task, "excluded": excluded}
-    read = [one for one in made.collections if reads(view, one.round, one.evolution)]
+    plain = {"arm": arm.identity, "seed": spec.seed, "task": task, "excluded": excluded}
+    read = [one for one in made.collections if reads(arm, one.round, one.evolution)]
     pool = [ref for one in read for ref in (one.questions, *one.verdicts, *one.corrections.values())]
     return _identity("mixture", plain, [ref.fingerprint for ref in pool], mixture_prompts(task))
 

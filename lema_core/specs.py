@@ -9,12 +9,16 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
+from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 PromptKind = Literal["few_shot", "zero_shot"]
+BASE = "base"
+"""What the model that was not fine-tuned is called beside the arms."""
 
 
 class Section(BaseModel):
@@ -190,6 +194,8 @@ class RunSpec(Section):
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
     evolution: EvolutionSpec | None = None
+    arms: dict[str, ArmSpec] = {}
+    """Arms of one's own, by name, beside the bundled ones."""
     mixture: MixtureSpec | None = None
     training: TrainingSpec | None = None
     launch: LaunchSpec = LaunchSpec()
@@ -200,6 +206,7 @@ class RunSpec(Section):
     @model_validator(mode="after")
     def _stages_have_what_they_need(self) -> Self:
         self._endpoints_exist()
+        self._arms_exist()
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students", self.students),
             ("evolution", self.evolution, "corrections", self.corrections),
@@ -227,6 +234,19 @@ class RunSpec(Section):
         used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
         if missing := sorted(used - self.endpoints.keys()):
             raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
+
+    def _arms_exist(self) -> None:
+        if taken := sorted(self.arms.keys() & {*ARMS, BASE}):
+            raise ValueError(f"[arms.{taken[0]}]: the name is taken; give your arm another one")
+        try:
+            for name in (*self.arms, *(self.mixture.arms if self.mixture else ())):
+                self.arm(name)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    def arm(self, name: str) -> Arm:
+        """Return an arm of the run file or a bundled one; ConfigError where there is none."""
+        return get_arm(name, self.arms)
 
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""

@@ -15,19 +15,19 @@ from lema_core.specs import MixtureSpec, Runtime
 from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
 
 
-@task(name="mixture", task_run_name="mixture {arm}", **SHARD_TASK)
+@task(name="mixture", task_run_name="mixture {arm.name}", **SHARD_TASK)
 async def mixture_shard(
-    runtime: Runtime, spec: MixtureSpec, arm: str, made: Lineage, out: ArtifactRef, shard: Shard
+    runtime: Runtime, spec: MixtureSpec, arm: core.Arm, made: Lineage, out: ArtifactRef, shard: Shard
 ) -> State[None]:
     """Build an arm's examples: equal ones once, those of test questions rejected, in the seeded order."""
     return outcome(await asyncio.to_thread(_build, Store(runtime.root), spec, arm, made, out, shard))
 
 
-def _build(store: Store, spec: MixtureSpec, arm: str, made: Lineage, out: ArtifactRef, shard: Shard) -> PartWriter:
+def _build(store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, out: ArtifactRef, shard: Shard) -> PartWriter:
     excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
     rules = core.MixtureRules(seed=spec.seed, test_questions=KnownQuestions(row.text for row in excluded))
     with store.part(out, shard, Example) as part:
-        for row in core.build_arm(core.get_arm(arm), pool_of(store, made), rules):
+        for row in core.build_arm(arm, pool_of(store, made), rules):
             part.rows_in += 1
             part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
             part.add(row)
@@ -49,7 +49,7 @@ def _source(store: Store, one: Collection) -> core.Source:
     )
 
 
-async def mixture(runtime: Runtime, spec: MixtureSpec, arm: str, task_name: str, made: Lineage) -> ArtifactRef:
+async def mixture(runtime: Runtime, spec: MixtureSpec, arm: core.Arm, task_name: str, made: Lineage) -> ArtifactRef:
     """Return the artifact of an arm's examples."""
     stage = Stage(identities.mixture(spec, arm, task_name, made), rows=0)
     if ref := await published(runtime, stage):

@@ -4,7 +4,7 @@
 An arm never samples, corrects or changes a row; two arms over one pool share everything upstream.
 """
 
-from lema_core.mixture.arms import ARMS, Arm, Match, View, Where, get_arm
+from lema_core.mixture.arms import ARMS, Arm, ArmSpec, Match, View, Where, get_arm
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
@@ -21,6 +21,7 @@ __all__ = [
     "ARMS",
     "REASONS",
     "Arm",
+    "ArmSpec",
     "Match",
     "MixtureRules",
     "Pool",

@@ -5,7 +5,9 @@ controlled comparisons, the arm whose size it is brought to. Nothing upstream is
 method is an entry of ``ARMS``.
 """
 
+import difflib
 import re
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -70,13 +72,12 @@ class Match(_Model):
     by: Literal["rows", "tokens"]
 
 
-class Arm(_Model):
-    """A training set by its definition."""
+class ArmSpec(_Model):
+    """A training set by its definition: ``[arms.<name>]`` of a run file."""
 
-    name: str
-    about: str
+    about: str = ""
     """What the arm is for, in words for the report."""
-    views: tuple[View, ...]
+    views: tuple[View, ...] = Field(min_length=1)
     fill: tuple[View, ...] = ()
     """Rows of which a seeded random part is taken until the arm has the size of ``match``."""
     match: Match | None = None
@@ -91,6 +92,25 @@ class Arm(_Model):
         if self.preferences and any(view.format != "preference" for view in (*self.views, *self.fill)):
             raise ValueError("preference pairs are trained by another loss: give them an arm of their own")
         return self
+
+    @model_validator(mode="after")
+    def _filled_to_a_size(self) -> Self:
+        if bool(self.fill) != bool(self.match):
+            raise ValueError("fill and match go together: rows are filled in until the arm has the size of match.arm")
+        return self
+
+
+class Arm(ArmSpec):
+    """A training set with its name, ready to be built."""
+
+    name: str
+    target: tuple[View, ...] = ()
+    """The views of the arm whose size it is brought to; ``get_arm`` fills them in."""
+
+    @property
+    def identity(self) -> dict[str, object]:
+        """Return what decides its rows: neither what it is called, nor what is said about it."""
+        return self.model_dump(mode="json", exclude={"name", "about"})
 
 
 PATHS_PER_QUESTION = 4
@@ -182,27 +202,32 @@ _ROUND = re.compile(r"round_(\d{1,2})")
 _CORRECTOR = re.compile(r"corrector_(.+)")
 
 
-def get_arm(name: str) -> Arm:
-    """Return a bundled arm, ``round_<n>`` (corrections of the rounds up to n) or ``corrector_<name>``.
+def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None) -> Arm:
+    """Return an arm of ``own`` or a bundled one, ``round_<n>`` (corrections up to round n) or ``corrector_<name>``.
 
     Raises:
         ConfigError: there is no such arm.
     """
+    arm = _arm(name, own or {})
+    return arm.model_copy(update={"target": _arm(arm.match.arm, own or {}).views}) if arm.match else arm
+
+
+def _arm(name: str, own: Mapping[str, ArmSpec]) -> Arm:
+    if name in own:
+        return Arm(name=name, **dict(own[name]))
     if name in ARMS:
         return ARMS[name]
     if found := _ROUND.fullmatch(name):
         last = int(found[1])
-        return _with_corrections(
-            name,
-            f"lema with rounds 0 to {last}",
-            where=Where(rounds=tuple(range(last + 1)), evolution=("none", "centric")),
-        )
+        where = Where(rounds=tuple(range(last + 1)), evolution=("none", "centric"))
+        return _with_corrections(name, f"lema with rounds 0 to {last}", where=where)
     if found := _CORRECTOR.fullmatch(name):
-        return _with_corrections(
-            name,
-            f"lema with {found[1]} as corrector",
-            where=Where(correctors=(found[1],), evolution=("none", "centric")),
-        )
+        where = Where(correctors=(found[1],), evolution=("none", "centric"))
+        return _with_corrections(name, f"lema with {found[1]} as corrector", where=where)
+    known = [*own, *ARMS]
+    near = difflib.get_close_matches(name, known, n=2)
+    meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise ConfigError(
-        f"There is no arm {name!r}. Expected one of {', '.join(ARMS)}, round_<n> or corrector_<name>: correct `arms`."
+        f"There is no arm {name!r}. {meant}Expected one of {', '.join(known)}, round_<n> or corrector_<name>; a new "
+        f"one is defined as [arms.{name}] in the run file."
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from heapq import nsmallest
 
 from lema_core.errors import DataError
-from lema_core.mixture.arms import Arm, Match, View, get_arm
+from lema_core.mixture.arms import Arm, Match, View
 from lema_core.mixture.pool import Pool, examples
 from lema_core.mixture.shuffling import rank, shuffled
 from lema_core.overlap import KnownQuestions
@@ -51,7 +51,6 @@ def build_arm(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
     """Yield the arm's rejections and then its examples in the seeded order.
 
     Raises:
-        ConfigError: the arm is brought to the size of an arm that does not exist.
         DataError: the arm has no example, or the pool is too small, or the arm's fixed part too large, for its size.
     """
     rejected: list[Rejection] = []
@@ -84,8 +83,11 @@ def held_out_questions(questions: Iterable[Question], count: int, seed: int = 0)
 
 def arm_size(arm: Arm, pool: Pool, rules: MixtureRules, by: str) -> int:
     """Return the arm's size in ``rows`` or ``tokens``, before it is brought to any."""
-    rows = _screened(arm.views, pool, rules)
-    return sum(_size(row, by, rules) for row in rows if isinstance(row, Example))
+    return _views_size(arm.views, pool, rules, by)
+
+
+def _views_size(views: tuple[View, ...], pool: Pool, rules: MixtureRules, by: str) -> int:
+    return sum(_size(row, by, rules) for row in _screened(views, pool, rules) if isinstance(row, Example))
 
 
 def _sized(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
@@ -108,7 +110,7 @@ def _trimmed(arm: Arm, match: Match, pool: Pool, rules: MixtureRules) -> Iterato
 
 def _last_rank(arm: Arm, match: Match, pool: Pool, rules: MixtureRules) -> int:
     """Return the rank of the last row of the fill that still fits; -1 where none does."""
-    target = arm_size(get_arm(match.arm), pool, rules, match.by)
+    target = _views_size(arm.target, pool, rules, match.by)
     split = _Reading(arm, pool, rules)
     room = target - sum(_size(row, match.by, rules) for row in split.rows() if isinstance(row, Example))
     if room < 0:

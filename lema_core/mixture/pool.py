@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from lema_core.mixture.arms import Arm, Evolution, View, Where, get_arm
+from lema_core.mixture.arms import Arm, Evolution, View, Where
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
 from lema_core.records import Correction, Example, JudgedPath, Question
 
@@ -37,7 +37,7 @@ def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
 
 def reads(arm: Arm, round_number: int, evolution: Evolution) -> bool:
     """Whether an arm, or the arm whose size it is brought to, reads a source: only then does it enter its identity."""
-    views = [*arm.views, *arm.fill, *(get_arm(arm.match.arm).views if arm.match else ())]
+    views = (*arm.views, *arm.fill, *arm.target)
     return any(_in(view.where.rounds, round_number) and _in(view.where.evolution, evolution) for view in views)
 
 

@@ -12,7 +12,7 @@ from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath
 from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Usage
-from lema_core.specs import RunSpec
+from lema_core.specs import BASE, RunSpec
 
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
@@ -119,7 +119,7 @@ def _rows(store: Store, ref: ArtifactRef | None) -> int:
 def evaluation_of(store: Store, made: Lineage) -> Evaluation | None:
     """Return the comparison of the arms with the base model, None where the base was not evaluated."""
     tables = {name: store.rows(ref, JudgedPath) for name, ref in made.evaluations.items()}
-    base = tables.pop("base", None)
+    base = tables.pop(BASE, None)
     return None if base is None else evaluate(base, tables)
 
 
@@ -149,7 +149,7 @@ def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
             endpoint = name if name in run.endpoints else None
             yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
     for name, ref in made.evaluations.items():
-        endpoint = run.evaluation.base if run.evaluation and name == "base" else None
+        endpoint = run.evaluation.base if run.evaluation and name == BASE else None
         yield _used(store.manifest(ref), run, endpoint, name)
 
 
