@@ -6,10 +6,12 @@ how the work is done: ``endpoints`` (only an endpoint's identity counts), ``laun
 
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.errors import ConfigError
+from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
@@ -19,6 +21,8 @@ from lema_core.training.specs import LaunchSpec, TrainingSpec
 PromptKind = Literal["few_shot", "zero_shot"]
 BASE = "base"
 """What the model that was not fine-tuned is called beside the arms."""
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Section(BaseModel):
@@ -176,8 +180,25 @@ class RuntimeSpec(Section):
     shard_requests: int = Field(512, ge=1)
     """Requests in one Prefect task."""
     shards_in_flight: int = Field(8, ge=1)
+    """Shards that one process deals with at a time."""
     ledger: str | None = None
     """A PostgreSQL URL or a file; by default ``ledger.sqlite`` under the root."""
+    workers: int | None = Field(None, ge=1)
+    """Worker processes on this machine to deal with the shards; None: the flow's own process does."""
+    scheduler: str | None = Field(None, pattern=r"^[a-z]+://.+:\d+$")
+    """``tcp://host:port``: the scheduler of a Dask cluster to deal with the shards, in place of ``workers``."""
+
+    @model_validator(mode="after")
+    def _one_cluster_and_one_ledger(self) -> Self:
+        if self.workers and self.scheduler:
+            raise ValueError("workers starts processes here and scheduler names a cluster; set one of them")
+        host = urlsplit(self.scheduler or "").hostname
+        if host and host not in LOOPBACK and not is_postgres(self.ledger or ""):
+            raise ValueError(
+                f"workers on other machines ({host}) need one ledger for all, or each would pay for itself; set "
+                "ledger to a PostgreSQL URL"
+            )
+        return self
 
 
 class RunSpec(Section):
@@ -264,19 +285,27 @@ class Runtime(BaseModel):
     budget: BudgetSpec = BudgetSpec()
     shard_requests: int = 512
     shards_in_flight: int = 8
+    workers: int | None = None
+    scheduler: str | None = None
     launch: LaunchSpec = LaunchSpec()
 
     @classmethod
     def of(cls, spec: RunSpec, root: str) -> Self:
-        """Return the runtime of a run file under a root; the ledger lies beside the artifacts if that is a folder."""
+        """Return the runtime of a run file under a root; the ledger lies beside the artifacts if that is a folder.
+
+        Places on this machine are absolute: worker processes may have another working directory.
+        """
         local = "://" not in root
-        default = str(Path(root) / "ledger.sqlite") if local else str(Path(".lema") / "ledger.sqlite")
+        root = str(Path(root).absolute()) if local else root.rstrip("/")
+        ledger = spec.runtime.ledger or str(Path(root if local else ".lema") / "ledger.sqlite")
         return cls(
-            root=f"{root.rstrip('/')}/store",
-            ledger=spec.runtime.ledger or default,
+            root=f"{root}/store",
+            ledger=ledger if is_postgres(ledger) else str(Path(ledger).absolute()),
             run=spec.name,
             budget=spec.budget,
             shard_requests=spec.runtime.shard_requests,
             shards_in_flight=spec.runtime.shards_in_flight,
+            workers=spec.runtime.workers,
+            scheduler=spec.runtime.scheduler,
             launch=spec.launch,
         )

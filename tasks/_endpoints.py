@@ -2,15 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from lema_core.artifacts import PartWriter
 from lema_core.errors import BatchPendingError
 from lema_core.llm.budget import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
+from lema_core.llm.progress import Snapshot, added_up
 from lema_core.llm.requests import Completion, Failure, Outcome
 from lema_core.specs import Runtime
+from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Watch
 from tasks._publish import Stage
 
@@ -19,6 +21,15 @@ _engines: dict[tuple[Runtime, int], Engine] = {}
 
 @asynccontextmanager
 async def engine_session(runtime: Runtime) -> AsyncIterator[Engine]:
+    """Open what every task of a run shares: this process's engine and, where the run names one, its cluster."""
+    async with AsyncExitStack() as stack:
+        engine = await stack.enter_async_context(process_engine(runtime))
+        await stack.enter_async_context(cluster_session(runtime, process_engine))
+        yield engine
+
+
+@asynccontextmanager
+async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
     """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
     key = (runtime, id(asyncio.get_running_loop()))
     budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
@@ -58,13 +69,19 @@ async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIt
         yield outcome
 
 
-def engine_watch(engine: Engine, stage: Stage) -> Watch:
+async def engine_watch(runtime: Runtime, stage: Stage) -> Watch:
     """Return the figures of a stage that talks to a model, for its progress: requests, rate, waiting, tokens, money."""
-    before, requests = engine.snapshot().done, max(1, stage.rows * stage.requests_per_row)
+    cluster, engine = cluster_of(runtime), await engine_of(runtime)
+
+    def figures() -> Snapshot:
+        return engine.snapshot() if cluster is None else added_up(cluster.snapshots())
+
+    before, requests = figures().done, max(1, stage.rows * stage.requests_per_row)
 
     def watch() -> tuple[float, str]:
-        now = engine.snapshot()
-        done = now.done - before
+        now = figures()
+        # A worker that died takes its count with it.
+        done = max(0, now.done - before)
         money = "" if now.dollars is None else f", ${now.dollars:.4f}"
         stuck = f", sleeping {now.sleeping_s:.0f} s" if now.sleeping_s else ""
         tokens = now.prompt_tokens + now.completion_tokens

@@ -6,8 +6,9 @@ decides what is left to do: a published artifact is shown as ``Cached``, a finis
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from prefect import task
@@ -20,12 +21,14 @@ from prefect.states import Completed
 from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartWriter, Shard, Store, shards_of
 from lema_core.errors import BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
 from lema_core.specs import Runtime
+from tasks._cluster import cluster_of
 from tasks._progress import Watch, watched
 
 SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
 
-ShardTask = Callable[[Shard], Awaitable[object]]
+ShardTask = partial[Coroutine[Any, Any, object]]
+"""A shard's Prefect task with its arguments, all but the last one: the shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +73,23 @@ async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: 
     store = Store(runtime.root)
     started = time.monotonic()
     shards = shards_of(stage.rows, max(1, runtime.shard_requests // stage.requests_per_row))
-    todo = [shard for shard in shards if store.finished_part(stage.ref, shard) is None]
+    done = await asyncio.to_thread(store.finished_parts, stage.ref, shards)
+    todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
-        await _run_shards(runtime, stage.ref, todo, shard_task, tick)
-    parts = [part for part in (store.finished_part(stage.ref, shard) for shard in shards) if part]
-    manifest = store.publish(stage.identity, parts, seconds=time.monotonic() - started)
+        await _run_shards(runtime, stage, todo, shard_task, tick)
+    parts = [part for part in await asyncio.to_thread(store.finished_parts, stage.ref, shards) if part]
+    manifest = await asyncio.to_thread(store.publish, stage.identity, parts, seconds=time.monotonic() - started)
     await show_published(manifest)
     return stage.ref
 
 
 async def _run_shards(
-    runtime: Runtime, ref: ArtifactRef, shards: Sequence[Shard], shard_task: ShardTask, tick: Callable[[], None]
+    runtime: Runtime, stage: Stage, shards: Sequence[Shard], shard_task: ShardTask, tick: Callable[[], None]
 ) -> None:
-    slots = asyncio.Semaphore(runtime.shards_in_flight)
+    # A stage that has no input rows reads files of this machine, or whole tables in one piece: it stays here.
+    cluster = cluster_of(runtime) if stage.rows else None
+    # On a cluster the workers' threads say how many shards run at a time.
+    slots = asyncio.Semaphore(runtime.shards_in_flight if cluster is None else max(1, len(shards)))
     stop = asyncio.Event()
 
     async def one(shard: Shard) -> None:
@@ -90,7 +97,7 @@ async def _run_shards(
             if stop.is_set():
                 return
             try:
-                await shard_task(shard)
+                await (shard_task(shard) if cluster is None else cluster.run(shard_task, shard))
             except BudgetExceededError:
                 stop.set()
                 raise
@@ -99,7 +106,7 @@ async def _run_shards(
     results = await asyncio.gather(*(one(shard) for shard in shards), return_exceptions=True)
     failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
     if failed:
-        _raise(runtime, ref, failed, len(shards))
+        _raise(runtime, stage.ref, failed, len(shards))
 
 
 def _raise(runtime: Runtime, ref: ArtifactRef, failed: list[tuple[Shard, BaseException]], total: int) -> None:

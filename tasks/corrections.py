@@ -1,5 +1,7 @@
 """Corrections of mistakes by a teacher, accepted only if they stand every check (paper, section 2.2)."""
 
+from functools import partial
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
@@ -49,6 +51,6 @@ async def corrections(
         return await publish(
             runtime,
             stage,
-            lambda shard: corrections_shard(runtime, spec, live, task_name, mistakes, stage.ref, shard),
-            engine_watch(await engine_of(runtime), stage),
+            partial(corrections_shard, runtime, spec, live, task_name, mistakes, stage.ref),
+            await engine_watch(runtime, stage),
         )

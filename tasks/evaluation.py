@@ -1,5 +1,7 @@
 """A model's answers to the held-out questions, judged (paper, section 3.3): greedy ones, and sampled ones for maj@k."""
 
+from functools import partial
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
@@ -86,6 +88,6 @@ async def _asked(
         return await publish(
             runtime,
             stage,
-            lambda shard: evaluation_shard(runtime, spec, name, live, prompt, questions, stage.ref, shard),
-            engine_watch(await engine_of(runtime), stage),
+            partial(evaluation_shard, runtime, spec, name, live, prompt, questions, stage.ref),
+            await engine_watch(runtime, stage),
         )

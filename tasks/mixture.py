@@ -1,6 +1,7 @@
 """The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 4)."""
 
 import asyncio
+from functools import partial
 
 from prefect import task
 from prefect.client.schemas.objects import State
@@ -54,4 +55,4 @@ async def mixture(runtime: Runtime, spec: MixtureSpec, arm: core.Arm, task_name:
     stage = Stage(identities.mixture(spec, arm, task_name, made), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(runtime, stage, lambda shard: mixture_shard(runtime, spec, arm, made, stage.ref, shard))
+    return await publish(runtime, stage, partial(mixture_shard, runtime, spec, arm, made, stage.ref))

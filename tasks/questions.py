@@ -1,5 +1,7 @@
 """The questions of a run: read or generated, checked, given ids (the paper's Q)."""
 
+from functools import partial
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
@@ -30,4 +32,4 @@ async def questions(runtime: Runtime, spec: QuestionsSpec) -> ArtifactRef:
     stage = Stage(identities.questions(spec), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(runtime, stage, lambda shard: questions_shard(runtime, spec, stage.ref, shard))
+    return await publish(runtime, stage, partial(questions_shard, runtime, spec, stage.ref))

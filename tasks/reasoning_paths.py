@@ -1,5 +1,7 @@
 """Reasoning paths sampled from a student (paper, section 2.1)."""
 
+from functools import partial
+
 from prefect import task
 from prefect.client.schemas.objects import State
 
@@ -47,6 +49,6 @@ async def reasoning_paths(
         return await publish(
             runtime,
             stage,
-            lambda shard: reasoning_paths_shard(runtime, spec, live, questions, stage.ref, shard),
-            engine_watch(await engine_of(runtime), stage),
+            partial(reasoning_paths_shard, runtime, spec, live, questions, stage.ref),
+            await engine_watch(runtime, stage),
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain
 
 from prefect import task
@@ -39,7 +40,7 @@ async def verdicts(runtime: Runtime, spec: VerdictsSpec, task_name: str, paths: 
     stage = Stage(identity, Store(runtime.root).manifest(paths).rows_out)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(runtime, stage, lambda shard: verdicts_shard(runtime, spec, paths, stage.ref, shard))
+    return await publish(runtime, stage, partial(verdicts_shard, runtime, spec, paths, stage.ref))
 
 
 @task(name="mistakes", task_run_name="mistakes", **SHARD_TASK)
@@ -62,4 +63,4 @@ async def mistakes(runtime: Runtime, spec: MistakesSpec, verdicts: Sequence[Arti
     stage = Stage(identities.mistakes(spec, [ref.fingerprint for ref in verdicts]), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(runtime, stage, lambda shard: mistakes_shard(runtime, spec, verdicts, stage.ref, shard))
+    return await publish(runtime, stage, partial(mistakes_shard, runtime, spec, verdicts, stage.ref))

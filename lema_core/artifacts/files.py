@@ -19,8 +19,10 @@ def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     Raises:
         ConfigError: if fsspec does not know the protocol or its driver is not installed.
     """
+    # Other processes write there too: a listing that is kept would hide what they have made.
+    options = {"use_listings_cache": False} if "://" in root else {}
     try:
-        fs, path = fsspec.core.url_to_fs(root)
+        fs, path = fsspec.core.url_to_fs(root, **options)
     except (ValueError, ImportError) as error:
         raise ConfigError(
             f"the root {root!r} cannot be opened: {error}. Give a folder or a URL that fsspec knows."

@@ -2,7 +2,8 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from lema_core.llm.limiter import Limiter
 
@@ -42,6 +43,20 @@ class Snapshot:
     dollars_forecast: float | None
     """For all requests, at the mean so far."""
     eta_s: float | None
+
+
+def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Return the figures of several engines as one; what cannot be told for all of them is None."""
+    figures: dict[str, Any] = {}
+    for name in (field.name for field in fields(Snapshot)):
+        values = [getattr(snapshot, name) for snapshot in snapshots]
+        known = [value for value in values if value is not None]
+        longest = name in {"sleeping_s", "oldest_s", "eta_s"}
+        together = max(known, default=0) if longest else sum(known)
+        # Money is unknown where nobody knows a price; a total, where anybody's is unknown.
+        unknown = not known if name.startswith("dollars") else len(known) < len(values)
+        figures[name] = None if unknown else together
+    return Snapshot(**figures)
 
 
 class Counters:
