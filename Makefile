@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 install-dev: $(VENV)/.installed-dev ## ... and what the tests and checks need
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) --editable '.[train,local,postgres,dev]'
+	@$(PIP) --editable '.[train,local,postgres,scale,dev]'
 	@touch $@
 
 demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (about 12 minutes)

@@ -30,6 +30,7 @@ EXTRAS = {
     "train": "fine-tuning: torch, TRL, DeepSpeed",
     "local": "the embedded student's server",
     "postgres": "one ledger for several machines",
+    "scale": "shards on a Dask cluster, artifacts on S3",
 }
 HEADLINES = 8
 """So many versions are shown of a group that is complete; of one that is not, everything wrong is shown."""
@@ -108,6 +109,7 @@ def _needs(run_file: Path | None) -> Needs:
         "train": run.training is not None,
         "local": embedded,
         "postgres": (run.runtime.ledger or "").startswith("postgresql"),
+        "scale": bool(run.runtime.workers or run.runtime.scheduler),
     }
     return Needs(
         extras=frozenset(name for name, needed in extras.items() if needed),

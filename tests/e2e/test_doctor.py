@@ -75,6 +75,7 @@ def test_without_a_run_file_it_shows_the_machine(doctor):
         "train",
         "local",
         "postgres",
+        "scale",
         "cores",
         "GPU",
         "/api answers",
