@@ -6,7 +6,6 @@ how the work is done: ``endpoints`` (only an endpoint's identity counts), ``laun
 
 from pathlib import Path
 from typing import Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,13 +15,12 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
+from lema_core.runtime_spec import RuntimeSpec
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 PromptKind = Literal["few_shot", "zero_shot"]
 BASE = "base"
 """What the model that was not fine-tuned is called beside the arms."""
-
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 class Section(BaseModel):
@@ -172,33 +170,6 @@ class BudgetSpec(Section):
 
     usd: float | None = Field(None, gt=0)
     tokens: int | None = Field(None, gt=0)
-
-
-class RuntimeSpec(Section):
-    """How the work is cut up. None of it changes a row."""
-
-    shard_requests: int = Field(512, ge=1)
-    """Requests in one Prefect task."""
-    shards_in_flight: int = Field(8, ge=1)
-    """Shards that one process deals with at a time."""
-    ledger: str | None = None
-    """A PostgreSQL URL or a file; by default ``ledger.sqlite`` under the root."""
-    workers: int | None = Field(None, ge=1)
-    """Worker processes on this machine to deal with the shards; None: the flow's own process does."""
-    scheduler: str | None = Field(None, pattern=r"^[a-z]+://.+:\d+$")
-    """``tcp://host:port``: the scheduler of a Dask cluster to deal with the shards, in place of ``workers``."""
-
-    @model_validator(mode="after")
-    def _one_cluster_and_one_ledger(self) -> Self:
-        if self.workers and self.scheduler:
-            raise ValueError("workers starts processes here and scheduler names a cluster; set one of them")
-        host = urlsplit(self.scheduler or "").hostname
-        if host and host not in LOOPBACK and not is_postgres(self.ledger or ""):
-            raise ValueError(
-                f"workers on other machines ({host}) need one ledger for all, or each would pay for itself; set "
-                "ledger to a PostgreSQL URL"
-            )
-        return self
 
 
 class RunSpec(Section):

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from prefect import task
 from prefect.client.schemas.objects import State
@@ -72,8 +73,8 @@ async def evolution_created(
         return await publish(
             runtime,
             stage,
-            lambda shard: created_shard(runtime, spec, kind, round_number, live, first, stage.ref, shard),
-            engine_watch(await engine_of(runtime), stage),
+            partial(created_shard, runtime, spec, kind, round_number, live, first, stage.ref),
+            await engine_watch(runtime, stage),
         )
 
 
@@ -120,9 +121,7 @@ async def evolution_novel(
     stage = Stage(identities.evolution_novel(spec, created, [*known, *([tests] if tests else [])]), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(
-        runtime, stage, lambda shard: novel_shard(runtime, spec, created, known, tests, stage.ref, shard)
-    )
+    return await publish(runtime, stage, partial(novel_shard, runtime, spec, created, known, tests, stage.ref))
 
 
 @task(name="evolution", task_run_name="evolution {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -157,6 +156,6 @@ async def evolution(
         return await publish(
             runtime,
             stage,
-            lambda shard: evolution_shard(runtime, spec, live, novel, stage.ref, shard),
-            engine_watch(await engine_of(runtime), stage),
+            partial(evolution_shard, runtime, spec, live, novel, stage.ref),
+            await engine_watch(runtime, stage),
         )

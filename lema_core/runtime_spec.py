@@ -1,0 +1,39 @@
+"""The run file's ``[runtime]``: shards, worker processes, the ledger's place."""
+
+from typing import Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lema_core.llm.database import is_postgres
+
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class RuntimeSpec(BaseModel):
+    """How the work is cut up, and where it is done. None of it changes a row."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shard_requests: int = Field(512, ge=1)
+    """Requests in one Prefect task."""
+    shards_in_flight: int = Field(8, ge=1)
+    """Shards that one process deals with at a time."""
+    ledger: str | None = None
+    """A PostgreSQL URL or a file; by default ``ledger.sqlite`` under the root."""
+    workers: int | None = Field(None, ge=1)
+    """Worker processes on this machine to deal with the shards; None: the flow's own process does."""
+    scheduler: str | None = Field(None, pattern=r"^[a-z]+://.+:\d+$")
+    """``tcp://host:port``: the scheduler of a Dask cluster to deal with the shards, in place of ``workers``."""
+
+    @model_validator(mode="after")
+    def _one_cluster_and_one_ledger(self) -> Self:
+        if self.workers and self.scheduler:
+            raise ValueError("workers starts processes here and scheduler names a cluster; set one of them")
+        host = urlsplit(self.scheduler or "").hostname
+        if host and host not in LOOPBACK and not is_postgres(self.ledger or ""):
+            raise ValueError(
+                f"workers on other machines ({host}) need one ledger for all, or each would pay for itself; set "
+                "ledger to a PostgreSQL URL"
+            )
+        return self
