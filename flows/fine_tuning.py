@@ -18,7 +18,8 @@ async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> N
     """Build an arm's examples from what has been collected so far, and fine-tune on them."""
     if run.mixture is None or arm in made.mixtures:
         return
-    made.mixtures[arm] = await mixture(at, run.mixture, run.arm(arm), run.questions.task, made)
+    base = run.training.base if run.training else None
+    made.mixtures[arm] = await mixture(at, run.mixture, run.arm(arm), run.questions.task, made, base)
     if run.training:
         made.models[arm] = await training(at, run.training, arm, made.mixtures[arm])
 

@@ -1,14 +1,34 @@
 """What a plan's missing stages would cost: from the very requests where they can be written, else by their number."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from flows.planning import PlannedStage
+from lema_core.llm.budget import Budget
 from lema_core.llm.database import is_postgres
-from lema_core.llm.forecast import Forecast, forecast, forecast_unread
+from lema_core.llm.endpoints import running
+from lema_core.llm.engine import Engine
+from lema_core.llm.forecast import Forecast, forecast, forecast_unread, pilot
+from lema_core.llm.requests import Completion
 from lema_core.llm.store import LedgerStore
+from lema_core.specs import Runtime
+from lema_core.tokens import tokenizer_of
+
+
+@dataclass(frozen=True, slots=True)
+class Piloted:
+    """A pilot's outcome at one endpoint."""
+
+    stage: PlannedStage
+    answered: int
+    failed: int
+    bought: int
+    """Requests that were paid for now; the others were in the ledger."""
+    dollars: float | None
+
 
 UNREAD_CHARS = 4_000
 """Characters of a correction prompt with its four examples, until the mistakes are there to write it."""
@@ -32,4 +52,36 @@ def forecast_of(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
         return None
     if stage.asked is None:
         return forecast_unread(store, stage.endpoint, stage.requests, UNREAD_CHARS, stage.max_tokens)
-    return forecast(store, stage.endpoint, stage.asked())
+    tokenizer = tokenizer_of(stage.tokenizer)
+    count = tokenizer.count_prompt if tokenizer and tokenizer.template else None
+    return forecast(store, stage.endpoint, stage.asked(), count)
+
+
+def pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
+    """Return, for each endpoint that can be asked now, the first stage whose requests can be written already."""
+    first: dict[str, PlannedStage] = {}
+    for stage in stages:
+        if stage.endpoint and stage.asked and stage.requests and stage.trained:
+            first.setdefault(stage.endpoint.identity, stage)
+    return list(first.values())
+
+
+async def pilots(runtime: Runtime, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[Piloted]:
+    """Buy ``size`` requests of each stage, within the run's budget; the ledger keeps them and the run has them free.
+
+    Raises:
+        EndpointError: an endpoint does not answer.
+        BudgetExceededError: the run's budget is used up.
+    """
+    budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
+    async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:
+        for stage in stages:
+            if stage.endpoint is None or stage.asked is None:
+                continue
+            before = engine.snapshot()
+            async with running(stage.endpoint) as url:
+                found = await pilot(engine, stage.endpoint.at(url), stage.asked(), stage.requests, size)
+            now = engine.snapshot()
+            good = sum(isinstance(outcome, Completion) for outcome in found)
+            spent = None if now.dollars is None else now.dollars - (before.dollars or 0.0)
+            yield Piloted(stage, good, len(found) - good, now.completions - before.completions, spent)

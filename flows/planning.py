@@ -7,6 +7,7 @@ whose inputs do not exist yet. How many rows a missing stage will give is an upp
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from flows.endpoints import Endpoints
 from lema_core import identities
@@ -42,6 +43,10 @@ class PlannedStage:
     """The very requests, where the inputs are there to write them from."""
     max_tokens: int = 0
     """The cap of an answer."""
+    tokenizer: str = ""
+    """The model whose tokenizer counts the prompts."""
+    trained: bool = True
+    """The model that answers exists; a fine-tuned one is a stage of its own."""
 
 
 class Planner:
@@ -156,7 +161,8 @@ class Planner:
         made, run = self.made, self.run
         if run.mixture is None or arm in made.mixtures:
             return
-        identity = identities.mixture(run.mixture, run.arm(arm), run.questions.task, made)
+        base = run.training.base if run.training else None
+        identity = identities.mixture(run.mixture, run.arm(arm), run.questions.task, made, base)
         mixture = self._stage(f"mixture: {arm}", identity, None)
         made.mixtures[arm] = mixture.ref
         yield mixture
@@ -214,8 +220,17 @@ class Planner:
         requests = 0 if there or endpoint is None else (at_most or 0) * per_row
         return PlannedStage(
             name=name, ref=ref, there=there, rows=rows, endpoint=endpoint, requests=requests, asked=asked,
-            max_tokens=max_tokens,
+            max_tokens=max_tokens, **self._model(endpoint),
         )  # fmt: skip
+
+    def _model(self, endpoint: EndpointSpec | None) -> dict[str, Any]:
+        """Return which model's tokenizer counts an endpoint's prompts, and whether the model is there to answer."""
+        if endpoint is None:
+            return {}
+        for ref in self.made.models.values():
+            if self.run.training and ref.fingerprint == endpoint.identity:
+                return {"tokenizer": self.run.training.base, "trained": self.store.exists(ref)}
+        return {"tokenizer": endpoint.model}
 
 
 def _questions_of(spec: QuestionsSpec) -> Iterator[Question]:

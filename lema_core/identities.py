@@ -97,10 +97,15 @@ def evolution(spec: EvolutionSpec, answerer: str, task: str, novel: ArtifactRef)
     return _identity("evolution", plain, _prints(novel), _prompt(task, "path"))
 
 
-def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage) -> Identity:
-    """Return the identity of an arm's examples: a view over the pool, of which only what the arm reads counts."""
+def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage, base: str | None) -> Identity:
+    """Return the identity of an arm's examples: a view over the pool, of which only what the arm reads counts.
+
+    ``base`` is the model that is trained on them: its tokenizer decides the size of an arm that is matched by tokens.
+    """
     excluded = made.test_questions.fingerprint if made.test_questions else None
     plain = {"arm": arm.identity, "seed": spec.seed, "task": task, "excluded": excluded}
+    if base and arm.by_tokens:
+        plain["tokenizer"] = _base(base)
     read = [one for one in made.collections if reads(arm, one.round, one.evolution)]
     pool = [ref for one in read for ref in (one.questions, *one.verdicts, *one.corrections.values())]
     return _identity("mixture", plain, [ref.fingerprint for ref in pool], mixture_prompts(task))
@@ -108,9 +113,7 @@ def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage) -> Identity:
 
 def training(spec: TrainingSpec, mixture: str) -> Identity:
     """Return the identity of a fine-tuned model; weights on this machine enter by their hash, not their place."""
-    local = spec.base in {EMBEDDED, TINY} or Path(spec.base).exists()
-    base = weights_identity(spec.base) if local else spec.base
-    return _identity("training", spec.identity() | {"base": base}, [mixture])
+    return _identity("training", spec.identity() | {"base": _base(spec.base)}, [mixture])
 
 
 def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:
@@ -139,6 +142,10 @@ def report(run: RunSpec, made: Lineage) -> Identity:
 
 def _prints(*refs: ArtifactRef) -> list[str]:
     return [ref.fingerprint for ref in refs]
+
+
+def _base(model: str) -> str:
+    return weights_identity(model) if model in {EMBEDDED, TINY} or Path(model).exists() else model
 
 
 def _identity(stage: str, spec: object, inputs: Sequence[str] = (), texts: str = "") -> Identity:

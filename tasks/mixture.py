@@ -13,26 +13,42 @@ from lema_core.lineage import Collection, Lineage
 from lema_core.overlap import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.specs import MixtureSpec, Runtime
+from lema_core.tokens import need_tokenizer
 from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
 
 
 @task(name="mixture", task_run_name="mixture {arm.name}", **SHARD_TASK)
 async def mixture_shard(
-    runtime: Runtime, spec: MixtureSpec, arm: core.Arm, made: Lineage, out: ArtifactRef, shard: Shard
+    runtime: Runtime, spec: MixtureSpec, arm: core.Arm, made: Lineage, base: str | None, out: ArtifactRef, shard: Shard
 ) -> State[None]:
     """Build an arm's examples: equal ones once, those of test questions rejected, in the seeded order."""
-    return outcome(await asyncio.to_thread(_build, Store(runtime.root), spec, arm, made, out, shard))
+    return outcome(await asyncio.to_thread(_build, Store(runtime.root), spec, arm, made, base, out, shard))
 
 
-def _build(store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, out: ArtifactRef, shard: Shard) -> PartWriter:
-    excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
-    rules = core.MixtureRules(seed=spec.seed, test_questions=KnownQuestions(row.text for row in excluded))
+def _build(
+    store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, base: str | None, out: ArtifactRef, shard: Shard
+) -> PartWriter:
+    rules = rules_of(store, spec, arm, made, base)
     with store.part(out, shard, Example) as part:
         for row in core.build_arm(arm, pool_of(store, made), rules):
             part.rows_in += 1
             part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
             part.add(row)
     return part
+
+
+def rules_of(store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, base: str | None) -> core.MixtureRules:
+    """Return what holds for an arm: tokens are those of the model to be trained, words where none is.
+
+    Raises:
+        ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
+    """
+    excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
+    return core.MixtureRules(
+        seed=spec.seed,
+        test_questions=KnownQuestions(row.text for row in excluded),
+        count_tokens=need_tokenizer(base).count if base and arm.by_tokens else core.count_words,
+    )
 
 
 def pool_of(store: Store, made: Lineage) -> core.Pool:
@@ -50,9 +66,11 @@ def _source(store: Store, one: Collection) -> core.Source:
     )
 
 
-async def mixture(runtime: Runtime, spec: MixtureSpec, arm: core.Arm, task_name: str, made: Lineage) -> ArtifactRef:
-    """Return the artifact of an arm's examples."""
-    stage = Stage(identities.mixture(spec, arm, task_name, made), rows=0)
+async def mixture(
+    runtime: Runtime, spec: MixtureSpec, arm: core.Arm, task_name: str, made: Lineage, base: str | None
+) -> ArtifactRef:
+    """Return the artifact of an arm's examples; ``base`` is what is trained on them, and counts their tokens."""
+    stage = Stage(identities.mixture(spec, arm, task_name, made, base), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    return await publish(runtime, stage, partial(mixture_shard, runtime, spec, arm, made, stage.ref))
+    return await publish(runtime, stage, partial(mixture_shard, runtime, spec, arm, made, base, stage.ref))

@@ -1,6 +1,7 @@
 """``lema plan``: what a run would make, ask for and cost, before anything is paid."""
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,27 +13,52 @@ from flows.cli.run import Root, Settings
 if TYPE_CHECKING:
     from flows.planning import PlannedStage
     from lema_core.llm.forecast import Forecast, Interval
+    from lema_core.specs import Runtime
 
 
 def plan(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file, as in deployments/runs/.")],
     root: Root = ".lema",
     settings: Settings = None,
+    pilot: Annotated[
+        int, typer.Option(min=0, help="Buy so many requests of each endpoint first, to forecast from their answers.")
+    ] = 0,
 ) -> None:
     """Show each artifact of a run as hit (there) or miss, and what the missing ones would ask for and cost.
 
-    Nothing is sent and nothing is written. Where an input does not exist yet, the numbers are upper bounds. Intervals
-    hold with 95 % where the ledger has earlier answers of the endpoint to go by; after the first shard they do.
+    Nothing is sent and nothing is written, unless --pilot N says so: that pays for N requests of each endpoint that
+    can be asked already, within the run's budget; the ledger keeps them and the run does not pay for them again. Where
+    an input does not exist yet, the numbers are upper bounds. Prompt tokens are exact where the model's tokenizer is
+    on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by.
     """
     from flows.forecasts import forecast_of, reading
     from flows.planning import Planner
     from lema_core.run_files import read_run_file
 
     planner = Planner(read_run_file(run_file, settings or ()), root)
+    stages = list(planner.stages())
+    if pilot:
+        asyncio.run(_buy_pilots(planner.runtime, stages, pilot))
     with reading(planner.runtime.ledger) as ledger:
-        planned = [(stage, forecast_of(ledger, stage)) for stage in planner.stages()]
+        planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])
+
+
+async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
+    from flows.forecasts import pilot_stages, pilots
+
+    chosen = pilot_stages(stages)
+    if not chosen:
+        console.print("Pilot: nothing can be asked now; nothing was bought.")
+        return
+    names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
+    console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in {runtime.ledger}.")
+    async for one in pilots(runtime, chosen, size):
+        cost = "" if one.dollars is None else f", ${one.dollars:.4f}"
+        console.print(
+            f"Pilot: {one.stage.name}: {one.answered} answered, {one.failed} failed; {one.bought} bought now{cost}."
+        )
 
 
 def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
@@ -41,8 +67,8 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("stage", "artifact", "", "rows", "endpoint"):
         table.add_column(column, no_wrap=column != "stage")
-    for column in ("ask", "in", "out", "$"):
-        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("ask", "in", "", "out", "$"):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for stage, forecast in planned:
         there = "[green]hit[/green]" if stage.there else "[yellow]miss[/yellow]"
         bound = "" if stage.there else "≤"
@@ -54,7 +80,8 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
 def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:
     name = stage.endpoint.name if stage.endpoint else ""
     dollars = f"{forecast.dollars.likely:,.2f}" if forecast.dollars else ""
-    tokens = [_short(forecast.prompt_tokens.likely), _short(forecast.completion_tokens.likely)]
+    counted = "exact" if forecast.prompts_counted else "estimated"
+    tokens = [_short(forecast.prompt_tokens.likely), counted, _short(forecast.completion_tokens.likely)]
     return [name, str(forecast.to_buy), *tokens, dollars]
 
 

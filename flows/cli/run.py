@@ -62,6 +62,7 @@ def execute(spec: "RunSpec", root: str) -> None:
     started = time.monotonic()
     needed = {stage.endpoint for stage in Planner(spec, root).stages() if stage.requests and stage.endpoint}
     asyncio.run(all_answer(needed))
+    _tokenizer_is_there(spec)
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -89,6 +90,14 @@ async def all_answer(endpoints: "set[EndpointSpec]") -> None:
                 await client.preflight()
             finally:
                 await client.close()
+
+
+def _tokenizer_is_there(spec: "RunSpec") -> None:
+    """Find, or fetch, the tokenizer that arms of equal tokens are cut by: after the corrections it would be late."""
+    from lema_core.tokens import need_tokenizer
+
+    if spec.training and spec.mixture and any(spec.arm(arm).by_tokens for arm in spec.mixture.arms):
+        need_tokenizer(spec.training.base)
 
 
 async def listened(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:

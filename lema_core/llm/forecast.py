@@ -9,12 +9,13 @@ answers and the error of a mean known from few.
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from statistics import fmean, stdev
 
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.engine import Engine
 from lema_core.llm.prices import cost_of, price_of
-from lema_core.llm.requests import CompletionRequest, KeyMaker, Message
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Message, Outcome
 from lema_core.llm.sizes import UNKNOWN_OUTPUT, prompt_chars
 from lema_core.llm.store import LedgerStore, chunked, unpack
 
@@ -47,6 +48,8 @@ class Forecast:
     completion_tokens: Interval
     dollars: Interval | None
     """None: nobody knows the price."""
+    prompts_counted: bool
+    """The prompts were counted by the model's tokenizer; else they are estimated."""
     prompt_basis: str
     output_basis: str
 
@@ -79,6 +82,7 @@ def forecast(
         LedgerError: the ledger cannot be read.
     """
     keys, seen = KeyMaker(spec.identity), set[str]()
+    tokens_of = _once_a_prompt(count_tokens) if count_tokens else None
     asked = held = count = chars = exact = caps = 0
     for chunk in chunked(requests, SAMPLE):
         asked += len(chunk)
@@ -90,9 +94,22 @@ def forecast(
             if key not in there:
                 count += 1
                 chars += prompt_chars(one)
-                exact += count_tokens(one.messages) if count_tokens else 0
+                exact += tokens_of(one.messages) if tokens_of else 0
                 caps += one.sampling.max_tokens or UNKNOWN_OUTPUT
     return _priced(store, spec, (asked, len(seen), held), _Batch(count, chars, exact, caps), exact=bool(count_tokens))
+
+
+def _once_a_prompt(count_tokens: CountTokens) -> CountTokens:
+    """Return the count that knows the last prompt: the samples of one request share it, and follow each other."""
+    last: tuple[Sequence[Message], int] | None = None
+
+    def counted(messages: Sequence[Message]) -> int:
+        nonlocal last
+        if last is None or last[0] is not messages:
+            last = messages, count_tokens(messages)
+        return last[1]
+
+    return counted
 
 
 def forecast_unread(
@@ -103,11 +120,15 @@ def forecast_unread(
     return _priced(store, spec, (requests, requests, 0), batch, exact=False)
 
 
-async def pilot(engine: Engine, spec: EndpointSpec, requests: Sequence[CompletionRequest], size: int = 20) -> None:
-    """Buy a few of the requests, evenly spread over them, so that a forecast has answers to go by."""
-    step = max(1, len(requests) // max(1, size))
-    async for _ in engine.stream(spec, requests[::step][:size]):
-        pass
+async def pilot(
+    engine: Engine, spec: EndpointSpec, requests: Iterable[CompletionRequest], total: int, size: int
+) -> list[Outcome]:
+    """Buy ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to go by.
+
+    They are sent one by one, also where the endpoint's transport is ``batch``: nobody waits a day for a forecast.
+    """
+    chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
+    return [outcome async for outcome in engine.stream(spec.model_copy(update={"transport": "http"}), chosen)]
 
 
 def _priced(
@@ -119,7 +140,7 @@ def _priced(
     pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
     costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
     dollars = Interval(*costs) if costs else None
-    return Forecast(*counts, prompt, output, dollars, prompt_basis, output_basis)
+    return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
 
 
 def _prompt(store: LedgerStore, spec: EndpointSpec, batch: _Batch, *, exact: bool) -> tuple[Interval, str]:

@@ -87,6 +87,11 @@ class ArmSpec(_Model):
         """Return whether the arm is trained on preference pairs, by DPO."""
         return any(view.format == "preference" for view in (*self.views, *self.fill))
 
+    @property
+    def by_tokens(self) -> bool:
+        """Return whether the arm's size is counted in tokens: then the tokenizer decides which rows are in it."""
+        return self.match is not None and self.match.by == "tokens"
+
     @model_validator(mode="after")
     def _pairs_stand_alone(self) -> Self:
         if self.preferences and any(view.format != "preference" for view in (*self.views, *self.fill)):

@@ -15,6 +15,11 @@ import pytest
 
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import embedded_gguf, gguf_of, weights_identity
+from lema_core.llm.requests import Sampling
+from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.reasoning_paths import path_requests
+from lema_core.records import Question
+from lema_core.tokens import need_tokenizer
 
 pytest.importorskip("xllamacpp", reason="the embedded server is not installed (lema-pipeline[local])")
 
@@ -61,8 +66,10 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
     pytest.fail("the embedded server did not become healthy within a minute")
 
 
-def _ask(url: str, **sampling: Any) -> dict[str, Any]:
-    messages = [{"role": "user", "content": "Tell me a short story."}]
+STORY = [{"role": "user", "content": "Tell me a short story."}]
+
+
+def _ask(url: str, messages: list[dict[str, str]] = STORY, **sampling: Any) -> dict[str, Any]:
     body = json.dumps({"model": "smollm2", "messages": messages, "max_tokens": 12, **sampling}).encode()
     request = urllib.request.Request(f"{url}/v1/chat/completions", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
@@ -80,6 +87,36 @@ def test_it_names_its_model_and_counts_the_template(server: tuple[subprocess.Pop
         assert json.load(answer)["data"][0]["id"] == "smollm2"
     # 36 tokens: the template's default system prompt, the user's turn and the assistant's cue.
     assert _ask(server[1], temperature=0)["usage"]["prompt_tokens"] == 36
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "messages",
+    [
+        STORY,
+        [{"role": "system", "content": "Be brief."}, *STORY],
+        [*STORY, {"role": "assistant", "content": "Once  upon\n\n7 times."}, {"role": "user", "content": "Go on!\n"}],
+        [{"role": "user", "content": "12 + 1,234.50 = ?\n\n\n3 “quoted” <|im_end|> 数学 \U0001f600  x\t9\r\n"}],
+        [{"role": "user", "content": "  It's 5 o'clock; they'll   pay $3.\n 4 \n"}],
+    ],
+)
+def test_the_tokenizer_counts_what_the_server_bills(
+    server: tuple[subprocess.Popen[bytes], str], messages: list[dict[str, str]]
+) -> None:
+    pytest.importorskip("gguf")
+    counter = need_tokenizer("smollm2")
+    billed = _ask(server[1], messages, temperature=0, max_tokens=1)["usage"]["prompt_tokens"]
+    assert counter.count_prompt(messages) == billed
+
+
+@pytest.mark.slow
+def test_real_prompts_are_counted_as_billed(server: tuple[subprocess.Popen[bytes], str]) -> None:
+    pytest.importorskip("gguf")
+    questions = (row for row in read_questions(QuestionsSpec(task="arithmetic", limit=1)) if isinstance(row, Question))
+    for one in path_requests(questions, Sampling(), 1, "few_shot"):
+        messages = [dict(message) for message in one.request.messages]
+        billed = _ask(server[1], messages, temperature=0, max_tokens=1)["usage"]["prompt_tokens"]
+        assert need_tokenizer("smollm2").count_prompt(messages) == billed
 
 
 @pytest.mark.slow

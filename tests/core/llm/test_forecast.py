@@ -89,7 +89,8 @@ def test_listed_prices_are_found_by_url_and_model() -> None:
 async def test_a_pilot_is_bought_once(fake, spec, ask, tmp_path) -> None:
     ledger = str(tmp_path / "l")
     async with Engine.open(ledger=ledger, budget=Budget()) as engine:
-        await pilot(engine, spec, ask(100), 10)
+        assert len(await pilot(engine, spec, ask(100), total=100, size=10)) == 10
+        await pilot(engine, spec, ask(100), total=100, size=10)
     found = forecast(LedgerStore(ledger), spec, ask(100))
     assert (found.held, fake.hits) == (10, 10)
     assert "10 earlier" in found.output_basis

@@ -1,0 +1,94 @@
+"""``lema plan``: prompts counted by a real tokenizer, a pilot that the run does not pay for again."""
+
+import re
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from flows.forecasts import forecast_of, reading
+from flows.planning import Planner
+from lema_core import identities
+from lema_core.artifacts import Store
+from lema_core.lineage import Lineage
+from lema_core.mixture import count_words, get_arm
+from lema_core.run_files import read_run_file
+from lema_core.specs import MixtureSpec
+from tasks.mixture import rules_of
+
+TEMPLATE = "{% for one in messages %}{{ one.content }}{% endfor %}"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """Give a folder with a tokenizer of one token a word or run of signs, and a template that adds nothing."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    made = Tokenizer(models.WordLevel({"?": 0}, unk_token="?"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return str(folder)
+
+
+def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_file, tmp_path, model) -> None:
+    for name, exact in (("simulated-student", False), (model, True)):
+        planner = Planner(read_run_file(run_file, [f"endpoints.student.model={name}"]), str(tmp_path / "out"))
+        stages = {stage.name: stage for stage in planner.stages()}
+        paths = stages["reasoning_paths"]
+        with reading(planner.runtime.ledger) as ledger:
+            found = forecast_of(ledger, paths)
+        assert found is not None
+        assert found.prompts_counted is exact
+        assert paths.asked is not None
+        texts = ["".join(str(one["content"]) for one in request.messages) for request in paths.asked()]
+        counted = sum(len(re.findall(r"\w+|[^\w\s]+", text)) for text in texts)
+        assert (found.prompt_tokens.low == found.prompt_tokens.high == counted) is exact
+
+
+def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simulated) -> None:
+    def paid() -> int:
+        return simulated.stats.counts["ok"]
+
+    told = lema("plan", run_file, "--root", "out", "--pilot", 7).stdout
+    assert "Pilot: up to 7 requests each for reasoning_paths of student. They are paid, and kept in out" in told
+    assert "7 answered, 0 failed; 7 bought now" in told
+    assert "as in 7 earlier ones" in told
+    assert "the ledger holds 7 more" in told
+    assert paid() == 7
+    assert "7 answered, 0 failed; 0 bought now" in lema("plan", run_file, "--root", "out", "--pilot", 7).stdout
+    assert paid() == 7
+
+
+def test_a_pilot_stays_within_the_runs_budget(lema, run_file, simulated) -> None:
+    done = lema("plan", run_file, "--root", "out", "--pilot", 7, "--set", "budget.tokens=1000", check=False)
+    assert done.returncode == 1
+    assert "budget" in done.stderr
+
+
+def test_only_an_arm_of_equal_tokens_depends_on_the_tokenizer(model, tmp_path) -> None:
+    def fingerprint(arm: str, base: str | None) -> str:
+        return identities.mixture(MixtureSpec(), get_arm(arm), "arithmetic", Lineage(), base).fingerprint
+
+    for arm in ("lema", "lema_same_size"):
+        assert fingerprint(arm, "some/model") == fingerprint(arm, "another/model") == fingerprint(arm, None)
+    assert len({fingerprint("cot_same_tokens", base) for base in ("some/model", "another/model", None)}) == 3
+
+    def rules(arm: str, base: str | None):
+        return rules_of(Store(str(tmp_path)), MixtureSpec(), get_arm(arm), Lineage(), base)
+
+    assert rules("cot_same_tokens", model).count_tokens("a == b") == 3  # two signs together are one token of this model
+    assert count_words("a == b") == 4
+    assert rules("cot_same_tokens", None).count_tokens is count_words
+    assert rules("lema", "no/such").count_tokens is count_words
+
+
+def test_a_tokenizer_that_is_missing_is_told_before_anything_is_paid(lema, run_file, simulated, tmp_path) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"x")
+    training = ["--set", f"training.base={base}", "--set", "mixture.arms=['cot_same_tokens']"]
+    done = lema("run", run_file, "--root", "out", *training, check=False)
+    assert done.returncode == 1
+    assert "no tokenizer for" in done.stderr
+    assert simulated.stats.counts["ok"] == 0
