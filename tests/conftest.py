@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
-settings.register_profile("lema", deadline=None)
+# The same examples in every run: a red run is the change's doing. LEMA_EXPLORE=1 looks for new ones.
+settings.register_profile("lema", deadline=None, derandomize="LEMA_EXPLORE" not in os.environ)
 settings.load_profile("lema")
 
 
