@@ -74,7 +74,7 @@ def main() -> None:
 def start_endpoint(source: Path) -> tuple[subprocess.Popen[str], str]:
     """Start the simulated endpoint in a process of its own, and wait until it answers."""
     words = [sys.executable, "-m", "lema_core.llm.simulated", "--port", "0", "--questions", str(source)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own command
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     line = process.stdout.readline() if process.stdout else ""
     return process, next(word for word in line.split() if word.startswith("http"))
 
@@ -88,7 +88,7 @@ def run_and_watch(folder: Path) -> tuple[float, int]:
         peak = max(peak, resident(run))
         time.sleep(0.1)
     seconds = time.monotonic() - started
-    subprocess.run([*words[:3], "ui", "stop"], cwd=folder, check=False)  # noqa: S603 - our own command
+    subprocess.run([*words[:3], "ui", "stop"], cwd=folder, check=False)
     if run.returncode:
         sys.exit(f"the run failed with exit code {run.returncode}")
     return seconds, peak
