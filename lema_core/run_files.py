@@ -29,7 +29,7 @@ def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(_lines(error))) from error
+        raise ConfigError(f"{path}:\n" + "\n".join(problems(error))) from error
 
 
 def _lay_over(document: dict[str, Any], setting: str) -> None:
@@ -63,7 +63,8 @@ def _index(place: list[Any], text: str, setting: str) -> int:
     raise ConfigError(f"--set {setting!r}: {text!r} must be a position from 0 to {len(place) - 1} in the list")
 
 
-def _lines(error: ValidationError) -> Iterable[str]:
+def problems(error: ValidationError) -> Iterable[str]:
+    """Yield a line for each wrong option of a run, with its place and what was meant."""
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"]) or "run"
         if problem["type"] == "extra_forbidden":

@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lema_core.ablation.specs import AblationSpec
 from lema_core.errors import ConfigError
 from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import EndpointSpec
@@ -192,6 +193,7 @@ class RunSpec(Section):
     training: TrainingSpec | None = None
     launch: LaunchSpec = LaunchSpec()
     evaluation: EvaluationSpec | None = None
+    ablation: AblationSpec | None = None
     budget: BudgetSpec = BudgetSpec()
     runtime: RuntimeSpec = RuntimeSpec()
 
@@ -231,7 +233,8 @@ class RunSpec(Section):
         if taken := sorted(self.arms.keys() & {*ARMS, BASE}):
             raise ValueError(f"[arms.{taken[0]}]: the name is taken; give your arm another one")
         try:
-            for name in (*self.arms, *(self.mixture.arms if self.mixture else ())):
+            swept = self.ablation.arms if self.ablation else ()
+            for name in (*self.arms, *swept, *(self.mixture.arms if self.mixture else ())):
                 self.arm(name)
         except ConfigError as error:
             raise ValueError(str(error)) from error

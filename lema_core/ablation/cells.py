@@ -1,0 +1,142 @@
+"""From a run file with ``[ablation]`` to its cells: pure, so that a plan and a run see the same ones.
+
+A setting is the run file with some options changed, and collects its data once, with the run file's own seed and base
+model: cells differ from there on. What two settings have in common upstream has the same identity and is made once.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from lema_core.ablation.specs import AblationSpec, BaseModelSpec
+from lema_core.errors import ConfigError
+from lema_core.run_files import problems
+from lema_core.specs import BASE, RunSpec
+
+OWN = "as in the run file"
+"""The only setting of a sweep that names none."""
+FIXED = ("name", "title", "test_questions", "endpoints", "launch", "budget", "runtime", "ablation")
+"""Sections that no setting changes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    """One model of the sweep: an arm, or the untouched base model, with everything that decides it."""
+
+    arm: str
+    """``base`` for the untouched model."""
+    seed: int | None
+    """None for the untouched model, in which nothing is by chance."""
+    base: str
+    setting: str
+    run: RunSpec
+    """What the fine-tuning and the evaluation of this cell are."""
+
+    @property
+    def name(self) -> str:
+        """Return what people call it."""
+        seed = [] if self.seed is None else [f"seed {self.seed}"]
+        setting = [] if self.setting == OWN else [self.setting]
+        return ", ".join([self.arm, *seed, self.base, *setting])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """A run file with some options changed: the data are collected once for all its cells."""
+
+    name: str
+    run: RunSpec
+    cells: tuple[Cell, ...]
+
+
+def sweep_of(run: RunSpec) -> AblationSpec:
+    """Return the section with its defaults filled in from the rest of the run file.
+
+    Raises:
+        ConfigError: the run file has nothing to vary.
+    """
+    if run.mixture is None:
+        raise ConfigError("a sweep compares arms: add [mixture] (its arms are the default of ablation.arms)")
+    sweep = run.ablation or AblationSpec()
+    arms = sweep.arms or run.mixture.arms
+    reference = sweep.reference or arms[0]
+    if reference not in arms:
+        raise ConfigError(f"ablation.reference: {reference!r} is none of the arms {list(arms)}")
+    return sweep.model_copy(update={"arms": arms, "reference": reference})
+
+
+def expand(run: RunSpec) -> tuple[Setting, ...]:
+    """Return the settings of a sweep with their cells, the untouched base models first.
+
+    Raises:
+        ConfigError: an arm, a base model or an option of a setting cannot be used; the message names its place.
+    """
+    sweep = sweep_of(run)
+    for arm in sweep.arms:
+        run.arm(arm)
+    changes = sweep.settings or {OWN: {}}
+    varied = [(name, _varied(run, name, change)) for name, change in changes.items()]
+    return tuple(Setting(name=name, run=one, cells=tuple(_cells(name, one, sweep))) for name, one in varied)
+
+
+def _varied(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSpec:
+    place = f"ablation.settings.{name}"
+    if fixed := [section for section in FIXED if section in change]:
+        raise ConfigError(
+            f"{place}.{fixed[0]}: a setting cannot change [{fixed[0]}]: it decides no result, or holds for all cells. "
+            "Another model is another [endpoints.<name>], named by the setting (corrections.endpoint = ...)."
+        )
+    document = run.model_dump(exclude_unset=True, exclude={"ablation"})
+    try:
+        return RunSpec.model_validate(_merged(document, change))
+    except ValidationError as error:
+        raise ConfigError("\n".join([f"{place}:", *problems(error)])) from error
+
+
+def _merged(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(document)
+    for key, value in change.items():
+        inner = merged.get(key)
+        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
+    bases = sweep.bases or (_own_base(run),)
+    for base in bases:
+        if run.evaluation and base.endpoint:
+            yield Cell(arm=BASE, seed=None, base=base.name, setting=setting, run=_untouched(run, base))
+    for base in bases:
+        for arm in sweep.arms:
+            for seed in sweep.seeds:
+                one = _fine_tuned(run, base, arm, seed)
+                yield Cell(arm=arm, seed=seed, base=base.name, setting=setting, run=one)
+
+
+def _own_base(run: RunSpec) -> BaseModelSpec:
+    endpoint = run.evaluation.base if run.evaluation else None
+    train = run.training.base if run.training else endpoint or "none"
+    return BaseModelSpec.model_construct(name=train, train=train, endpoint=endpoint)
+
+
+def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
+    nothing: dict[str, Any] = {"evolution": None, "mixture": None, "training": None}
+    return _checked(run, nothing | {"evaluation": {"base": base.endpoint}})
+
+
+def _fine_tuned(run: RunSpec, base: BaseModelSpec, arm: str, seed: int) -> RunSpec:
+    change: dict[str, Any] = {"mixture": {"arms": (arm,), "seed": seed}}
+    if run.training:
+        change["training"] = {"base": base.train, "seed": seed}
+    if run.evaluation:
+        change["evaluation"] = {"base": None}
+    return _checked(run, change)
+
+
+def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:
+    try:
+        return RunSpec.model_validate(_merged(run.model_dump(exclude_unset=True), change))
+    except ValidationError as error:
+        raise ConfigError("\n".join(["ablation:", *problems(error)])) from error
