@@ -18,14 +18,20 @@ async def lema(run: RunSpec, root: str = ".lema") -> Lineage:
     """Teach a model from its mistakes, as a run file says; stages that are there already are not made again."""
     at, made = Runtime.of(run, root), Lineage()
     async with engine_session(at):
-        made.questions = await questions(at, run.questions)
-        if run.test_questions:
-            made.test_questions = await questions(at, run.test_questions)
-        models = Endpoints(run, at, made)
-        first = made.collect(Collection(made.questions))
-        await collect_corrections(run, at, models, first, models.students(first.round))
-        await evolve(run, at, models, made)
+        models = await collect(run, at, made)
         await fine_tune(run, at, made)
         await evaluate(run, at, models, made)
         made.report = await report(at, run, made)
     return made
+
+
+async def collect(run: RunSpec, at: Runtime, made: Lineage) -> Endpoints:
+    """Collect mistakes and corrections, on the own questions and on evolved ones: what every arm is a view of."""
+    made.questions = await questions(at, run.questions)
+    if run.test_questions:
+        made.test_questions = await questions(at, run.test_questions)
+    models = Endpoints(run, at, made)
+    first = made.collect(Collection(made.questions))
+    await collect_corrections(run, at, models, first, models.students(first.round))
+    await evolve(run, at, models, made)
+    return models

@@ -54,6 +54,7 @@ class Planner:
 
     def __init__(self, run: RunSpec, root: str) -> None:
         self.run = run
+        self.root = root
         self.runtime = Runtime.of(run, root)
         self.store = Store(self.runtime.root)
         self.made = Lineage()
@@ -66,6 +67,19 @@ class Planner:
             DataError: a source cannot be used.
             ConfigError: an endpoint or a task cannot be used.
         """
+        yield from self.collected()
+        yield from self.fine_tuned()
+        yield from self.evaluated()
+
+    def on_the_same_data(self, run: RunSpec) -> "Planner":
+        """Return a planner of another run's fine-tuning and evaluation on the data that this one has planned."""
+        other = Planner(run, self.root)
+        other.made = Lineage(self.made.questions, self.made.test_questions, self.made.collections)
+        other._known = self._known
+        return other
+
+    def collected(self) -> Iterator[PlannedStage]:
+        """Yield the stages that collect the data."""
         questions = self._questions("questions", self.run.questions)
         yield questions
         self.made.questions = questions.ref
@@ -77,9 +91,11 @@ class Planner:
         first = self.made.collect(Collection(questions.ref))
         yield from self._data(models, first, partial(_questions_of, self.run.questions))
         yield from self._rounds(models)
+
+    def fine_tuned(self) -> Iterator[PlannedStage]:
+        """Yield the stages of the arms."""
         for arm in self.run.mixture.arms if self.run.mixture else ():
             yield from self._arm(arm)
-        yield from self._evaluations(models)
 
     def _questions(self, name: str, spec: QuestionsSpec) -> PlannedStage:
         # Reading the source costs no request, and a source that cannot be used has to be told now.
@@ -171,7 +187,9 @@ class Planner:
             made.models[arm] = model.ref
             yield model
 
-    def _evaluations(self, models: Endpoints) -> Iterator[PlannedStage]:
+    def evaluated(self) -> Iterator[PlannedStage]:
+        """Yield the evaluations."""
+        models = Endpoints(self.run, self.runtime, self.made)
         run, tests = self.run, self.made.test_questions
         if run.evaluation is None or tests is None:
             return

@@ -12,7 +12,8 @@ LemaError
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
-└── ShardsFailedError        some shards of a stage failed; the others are kept
+├── ShardsFailedError        some shards of a stage failed; the others are kept
+└── CellsFailedError         some cells of a sweep failed; the others are kept
 
 A failed *sample* is not an error but a rejected row with a reason code.
 """
@@ -68,3 +69,7 @@ class MissingDependencyError(LemaError):
 
 class ShardsFailedError(LemaError):
     """Some shards of a stage failed; the finished ones are kept and will not run again."""
+
+
+class CellsFailedError(LemaError):
+    """Some cells of a sweep failed; the finished ones are kept and will not be made again."""

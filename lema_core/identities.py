@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lema_core import prompts
 from lema_core import questions as question_source
+from lema_core.ablation.cells import CellResult, reference_of
 from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
@@ -45,6 +46,7 @@ REVISIONS = {
     "evaluation": 1,
     "votes": 1,
     "report": 1,
+    "ablation": 1,
 }
 
 
@@ -138,6 +140,17 @@ def report(run: RunSpec, made: Lineage) -> Identity:
         "stage": run.launch.zero_stage,
     }
     return _identity("report", named, [ref.fingerprint for ref in made])
+
+
+def ablation(run: RunSpec, results: Sequence[CellResult]) -> Identity:
+    """Return the identity of a sweep's table: what became of each cell, under its name."""
+    named = {
+        "title": run.title or run.name,
+        "reference": reference_of(run),
+        "cells": {one.cell.name: one.error or (one.evaluation and one.evaluation.fingerprint) for one in results},
+    }
+    made = [ref for one in results for ref in (one.mixture, one.model, one.evaluation) if ref]
+    return _identity("ablation", named, list(dict.fromkeys(_prints(*made))))
 
 
 def _prints(*refs: ArtifactRef) -> list[str]:

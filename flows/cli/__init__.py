@@ -11,7 +11,7 @@ from flows.cli.explain import explain
 from flows.cli.ledger import ledger_app
 from flows.cli.plan import plan
 from flows.cli.rate import rate
-from flows.cli.run import resume, run
+from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
@@ -25,7 +25,7 @@ app = typer.Typer(
         "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
     ),
 )
-for command in (run, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor):
+for command in (run, sweep, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor):
     app.command(command.__name__)(told(command))
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

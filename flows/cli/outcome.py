@@ -3,11 +3,14 @@
 from rich.console import Console
 from rich.table import Table
 
+from flows.ablation import Sweep
+from flows.sweep_table import sweep_table
 from lema_core.artifacts import Store
 from lema_core.evaluation import Evaluation
 from lema_core.lineage import Lineage
 from lema_core.report.gathering import evaluation_of, funnel_of
 from lema_core.report.story import interval, p_value, percent, points
+from lema_core.report.sweeps import headline_of
 from lema_core.specs import RunSpec, Runtime
 from tasks.report import HTML
 
@@ -24,6 +27,14 @@ def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: floa
         console.print(_table(evaluation))
     if made.report:
         console.print(f"Report: {store.folder(made.report)}/{HTML}")
+    console.print(f"Done in {seconds:.0f} s")
+
+
+def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:
+    """Print the table of a sweep and the report's place."""
+    console.print(sweep_table(swept.table))
+    console.print(headline_of(swept.table))
+    console.print(f"Report: {Store(Runtime.of(run, root).root).folder(swept.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
 
 

@@ -26,20 +26,23 @@ def plan(
 ) -> None:
     """Show each artifact of a run as hit (there) or miss, and what the missing ones would ask for and cost.
 
+    Of a run file with [ablation] all cells of the sweep are shown, and what they share once.
+
     Nothing is sent and nothing is written, unless --pilot N says so: that pays for N requests of each endpoint that
     can be asked already, within the run's budget; the ledger keeps them and the run does not pay for them again. Where
     an input does not exist yet, the numbers are upper bounds. Prompt tokens are exact where the model's tokenizer is
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by.
     """
     from flows.forecasts import forecast_of, reading
-    from flows.planning import Planner
+    from flows.sweep_planning import stages_of
     from lema_core.run_files import read_run_file
+    from lema_core.specs import Runtime
 
-    planner = Planner(read_run_file(run_file, settings or ()), root)
-    stages = list(planner.stages())
+    spec = read_run_file(run_file, settings or ())
+    runtime, stages = Runtime.of(spec, root), list(stages_of(spec, root))
     if pilot:
-        asyncio.run(_buy_pilots(planner.runtime, stages, pilot))
-    with reading(planner.runtime.ledger) as ledger:
+        asyncio.run(_buy_pilots(runtime, stages, pilot))
+    with reading(runtime.ledger) as ledger:
         planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])

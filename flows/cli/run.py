@@ -1,4 +1,4 @@
-"""``lema run`` and ``lema resume``: one run file, from questions to report, on a real Prefect server."""
+"""``lema run``, ``lema sweep``, ``lema resume``: a run file, from questions to report, on a real Prefect server."""
 
 import asyncio
 import os
@@ -35,7 +35,25 @@ def run(
     """
     from lema_core.run_files import read_run_file
 
-    execute(read_run_file(run_file, settings or ()), root)
+    # A run is of the arms of [mixture]; what is recorded says whether it is to be resumed as a sweep.
+    execute(read_run_file(run_file, settings or ()).model_copy(update={"ablation": None}), root)
+
+
+def sweep(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file with [ablation].")],
+    root: Root = ".lema",
+    settings: Settings = None,
+) -> None:
+    """Fine-tune and compare arms x seeds x base models x settings, as [ablation] of a run file says.
+
+    Data are collected once a setting. A cell that fails stops no other: the table has the rest, and the same command
+    (or `lema resume`) makes only what is missing. `lema plan` shows what a sweep would make and ask for.
+    """
+    from lema_core.ablation.specs import AblationSpec
+    from lema_core.run_files import read_run_file
+
+    spec = read_run_file(run_file, settings or ())
+    execute(spec.model_copy(update={"ablation": spec.ablation or AblationSpec()}), root)
 
 
 def resume(
@@ -44,7 +62,7 @@ def resume(
     ] = None,
     root: Root = ".lema",
 ) -> None:
-    """Continue a run that failed or was killed, with the settings it was started with.
+    """Continue a run or a sweep that failed or was killed, with the settings it was started with.
 
     Finished stages and shards stay as they are, and every completion in the ledger is used: only what is missing is
     asked for.
@@ -57,10 +75,10 @@ def resume(
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
     from flows.cli.ui import ensure_server, ui_url
-    from flows.planning import Planner
+    from flows.sweep_planning import stages_of
 
     started = time.monotonic()
-    needed = {stage.endpoint for stage in Planner(spec, root).stages() if stage.requests and stage.endpoint}
+    needed = {stage.endpoint for stage in stages_of(spec, root) if stage.requests and stage.endpoint}
     asyncio.run(all_answer(needed))
     _tokenizer_is_there(spec)
     api = ensure_server()
@@ -68,14 +86,22 @@ def execute(spec: "RunSpec", root: str) -> None:
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
     # settings when it is imported: only now.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.cli.outcome import show
+    from flows.ablation import ablation
+    from flows.cli.outcome import show, show_sweep
     from flows.cli.progress import bars
     from flows.lema import lema
     from flows.run_records import recorded
 
     with recorded(spec, root), bars() as listener:
-        made = asyncio.run(listened(lema(spec, root), listener))
-    show(console, spec, root, made, time.monotonic() - started)
+        if spec.ablation:
+            swept = asyncio.run(listened(ablation(spec, root), listener))
+        else:
+            made = asyncio.run(listened(lema(spec, root), listener))
+    seconds = time.monotonic() - started
+    if spec.ablation:
+        show_sweep(console, spec, root, swept, seconds)
+    else:
+        show(console, spec, root, made, seconds)
 
 
 async def all_answer(endpoints: "set[EndpointSpec]") -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
+from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
 from lema_core.run_files import problems
 from lema_core.specs import BASE, RunSpec
@@ -61,10 +62,17 @@ def sweep_of(run: RunSpec) -> AblationSpec:
         raise ConfigError("a sweep compares arms: add [mixture] (its arms are the default of ablation.arms)")
     sweep = run.ablation or AblationSpec()
     arms = sweep.arms or run.mixture.arms
-    reference = sweep.reference or arms[0]
-    if reference not in arms:
-        raise ConfigError(f"ablation.reference: {reference!r} is none of the arms {list(arms)}")
-    return sweep.model_copy(update={"arms": arms, "reference": reference})
+    if sweep.reference and sweep.reference not in arms:
+        raise ConfigError(f"ablation.reference: {sweep.reference!r} is none of the arms {list(arms)}")
+    if sweep.bases and run.training is None:
+        raise ConfigError("ablation.bases: nothing is fine-tuned from them; add [training] or remove them")
+    return sweep.model_copy(update={"arms": arms})
+
+
+def reference_of(run: RunSpec) -> str:
+    """Return the arm that the others of a sweep are compared with."""
+    sweep = sweep_of(run)
+    return sweep.reference or sweep.arms[0]
 
 
 def expand(run: RunSpec) -> tuple[Setting, ...]:
@@ -140,3 +148,15 @@ def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:
         return RunSpec.model_validate(_merged(run.model_dump(exclude_unset=True), change))
     except ValidationError as error:
         raise ConfigError("\n".join(["ablation:", *problems(error)])) from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CellResult:
+    """What became of a cell."""
+
+    cell: Cell
+    mixture: ArtifactRef | None = None
+    model: ArtifactRef | None = None
+    evaluation: ArtifactRef | None = None
+    error: str = ""
+    """Why it failed; empty where it did not."""

@@ -15,10 +15,11 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from lema_core.ablation.comparison import Row
 from lema_core.evaluation import Evaluation
 from lema_core.report.data import LossCurve
 
-__all__ = ["accuracy_figure", "arm_colours", "level_figure", "loss_figure", "step_figure"]
+__all__ = ["accuracy_figure", "arm_colours", "level_figure", "loss_figure", "step_figure", "sweep_figure"]
 
 _VARIABLES = {
     "ink": "#0a0b01",
@@ -84,6 +85,29 @@ def accuracy_figure(evaluation: Evaluation, colours: Mapping[str, str]) -> str:
         axes.set_xlabel("right answers, percent, with 95 % intervals")
 
     return _svg(draw, 4.6, max(3.0, 0.9 + 0.55 * len(scores)), "Accuracy of each model with its 95 percent interval")
+
+
+def sweep_figure(rows: Sequence[tuple[str, Row]], colours: Mapping[str, str]) -> str:
+    """Draw the accuracy of each row of a sweep, by its label: the mean with its interval, and each seed."""
+
+    def draw(axes: Axes) -> None:
+        for place, (_, row) in enumerate(rows):
+            a, colour = row.accuracy, _VARIABLES[colours[row.arm]]
+            if a is None:
+                continue
+            axes.plot([100 * a.low, 100 * a.high], [place, place], color=colour, linewidth=7, alpha=0.28)
+            axes.plot([100 * one for one in row.per_seed], [place] * len(row.per_seed), "o", color=colour, markersize=4)
+            axes.plot(100 * a.value, place, "o", color=colour, markersize=9)
+            axes.annotate(f"{100 * a.value:.1f} %", (100 * a.high, place), (8, -4), textcoords="offset points")
+        axes.set_yticks(range(len(rows)), [label for label, _ in rows], color=_VARIABLES["ink"])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.set_xlim(0, _round_up(1 + max((100 * row.accuracy.high for _, row in rows if row.accuracy), default=0)))
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0)
+        axes.grid(axis="x", alpha=0.7)
+        axes.set_xlabel("right answers, percent, with 95 % intervals")
+
+    return _svg(draw, 9.0, 1.0 + 0.42 * len(rows), "Accuracy of each arm with its 95 percent interval")
 
 
 def loss_figure(curves: Sequence[LossCurve], colours: Mapping[str, str]) -> str:

@@ -1,0 +1,140 @@
+"""The ablation sweep: data once a setting, then every arm, seed and base model; a cell that fails stops no other."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prefect import flow
+
+from flows.endpoints import Endpoints
+from flows.fine_tuning import evaluate, fine_tune
+from flows.lema import collect
+from flows.sweep_table import as_text
+from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
+from lema_core.ablation.comparison import SweepTable
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.errors import BudgetExceededError, CellsFailedError
+from lema_core.lineage import Lineage
+from lema_core.specs import RunSpec, Runtime
+from tasks._endpoints import engine_session
+from tasks.ablation import HTML
+from tasks.ablation import ablation as comparison
+from tasks.mixture import mixture
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep made."""
+
+    table: SweepTable
+    report: ArtifactRef
+
+
+@flow(name="ablation", flow_run_name="{run.name}: ablation", persist_result=False)
+async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
+    """Fine-tune and compare every cell of a run file's sweep; finished cells are not made again.
+
+    Raises:
+        ConfigError: the sweep cannot be expanded; nothing was done.
+        CellsFailedError: some cells failed; the text has the table of the others.
+        BudgetExceededError: the budget ran out.
+    """
+    settings, at = expand(run), Runtime.of(run, root)
+    async with engine_session(at):
+        started = [one for setting in settings for one in await _start(setting, at)]
+        results = await _finish(started, at, sweep_of(run).parallel)
+        report, table = await comparison(at, run, results)
+    if table.failed:
+        raise CellsFailedError(_failure(at, report, table))
+    return Sweep(table, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A cell whose examples are there, with what was collected for them; or one that failed before."""
+
+    result: CellResult
+    collected: Lineage
+
+    @property
+    def made(self) -> tuple[object, ...]:
+        """Return what tells its models from others: two cells that share them must not make them at the same time."""
+        run = self.result.cell.run
+        base = run.evaluation.base if run.evaluation else None
+        return self.result.mixture, run.training and (run.training.base, run.training.seed), base
+
+
+async def _start(setting: Setting, at: Runtime) -> list[_Started]:
+    """Collect a setting's data and build the examples of its cells: a pool too small is told before any training."""
+    made = Lineage()
+    try:
+        await collect(setting.run, at, made)
+    except BudgetExceededError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
+        return [_Started(CellResult(cell=cell, error=_text(error)), made) for cell in setting.cells]
+    collected = Lineage(made.questions, made.test_questions, made.collections)
+    return [_Started(await _with_examples(cell, at, collected), collected) for cell in setting.cells]
+
+
+async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellResult:
+    run = cell.run
+    if run.mixture is None:
+        return CellResult(cell=cell)
+    try:
+        ref = await mixture(at, run.mixture, run.arm(cell.arm), run.questions.task, collected)
+    except Exception as error:  # noqa: BLE001 - the other cells go on
+        return CellResult(cell=cell, error=_text(error))
+    return CellResult(cell=cell, mixture=ref)
+
+
+async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> list[CellResult]:
+    """Train and evaluate the cells, some at a time; a budget that ran out starts no further one."""
+    slots, alone = asyncio.Semaphore(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
+    spent: list[BudgetExceededError] = []
+
+    async def one(cell: _Started) -> CellResult:
+        async with alone[cell.made], slots:
+            if spent or cell.result.error:
+                return cell.result
+            try:
+                return await one_cell(cell.result, at, cell.collected)
+            except BudgetExceededError as error:
+                spent.append(error)
+            except Exception as error:  # noqa: BLE001 - the other cells go on
+                return replace(cell.result, error=_text(error))
+        return cell.result
+
+    results = await asyncio.gather(*(one(cell) for cell in started))
+    if spent:
+        raise spent[0]
+    return results
+
+
+@flow(name="ablation-cell", flow_run_name="{result.cell.name}", persist_result=False)
+async def one_cell(result: CellResult, at: Runtime, collected: Lineage) -> CellResult:
+    """Fine-tune a cell's model and ask it the held-out questions."""
+    run, name = result.cell.run, result.cell.arm
+    made = Lineage(collected.questions, collected.test_questions, collected.collections)
+    await fine_tune(run, at, made)
+    await evaluate(run, at, Endpoints(run, at, made), made)
+    return replace(result, model=made.models.get(name), evaluation=made.evaluations.get(name))
+
+
+def _failure(at: Runtime, report: ArtifactRef, table: SweepTable) -> str:
+    root = at.root.removesuffix("/store")
+    where = "" if root == ".lema" else f" --root {root}"
+    return "\n".join(
+        [
+            f"{len(table.failed)} of {len(table.cells)} cells failed; the others are finished and kept:",
+            *(f"  {result.cell.name}: {result.error}" for result in table.failed),
+            f"Go on with: lema resume {at.run}{where} (it makes the failed cells only)",
+            f"Report of the others: {Store(at.root).folder(report)}/{HTML}",
+            as_text(table),
+        ]
+    )
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__

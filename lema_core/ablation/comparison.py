@@ -1,0 +1,246 @@
+"""The table of a sweep: each arm's accuracy over items and seeds, and its paired difference to the reference.
+
+Takes judged answers, gives figures. A seed is paired with the same seed of the reference; the untouched base model, in
+which nothing is by chance, is paired with each.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from lema_core import statistics
+from lema_core.ablation.cells import CellResult
+from lema_core.artifacts import ArtifactRef
+from lema_core.errors import DataError
+from lema_core.specs import BASE
+from lema_core.statistics import Estimate, PairedDifference, Proportion
+
+Right = Mapping[str, bool]
+"""By question: whether the answer is right."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """One row of the table against another, on the same items."""
+
+    to: str
+    """The other row's arm, or its setting."""
+    difference: Estimate
+    """Over items and seeds."""
+    p_value: float
+    """McNemar's exact p; of several seeds twice the mean, which holds however they depend on each other (Vovk and Wang,
+    Biometrika 107, 2020)."""
+    holm_p: float
+    """The same, adjusted for all contrasts of the sweep."""
+    won: int
+    """Answers that only this row got right, over the seeds."""
+    lost: int
+    n: int
+    runs: int
+    """Pairs of runs that were compared."""
+
+    @property
+    def resolved(self) -> bool:
+        """True where the interval excludes zero."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
+    def detectable(self) -> float:
+        """Return the smallest difference that one pair of runs shows with 80 % power, at these disagreements."""
+        share = max((self.won + self.lost) / (self.n * self.runs), 1 / self.n)
+        return statistics.minimal_detectable_difference(self.n, share)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One arm from one base model in one setting, over its seeds."""
+
+    arm: str
+    base: str
+    setting: str
+    seeds: tuple[int, ...]
+    """Those that finished."""
+    missing: int
+    """Seeds that did not."""
+    examples: int | None
+    """Rows of its mixture, where it has one."""
+    accuracy: Estimate | None
+    per_seed: tuple[float, ...]
+    to_reference: Contrast | None = None
+    to_first_setting: Contrast | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepTable:
+    """The figures of a sweep."""
+
+    reference: str
+    n: int
+    """Held-out questions; 0 where nothing was evaluated."""
+    rows: tuple[Row, ...]
+    cells: tuple[CellResult, ...]
+    scores: Mapping[str, Proportion]
+    """Accuracy of each evaluated cell, by its name."""
+    examples: Mapping[str, int]
+    """Rows of each cell's mixture, by its name."""
+
+    @property
+    def failed(self) -> tuple[CellResult, ...]:
+        """Return the cells that failed."""
+        return tuple(result for result in self.cells if result.error)
+
+    @property
+    def contrasts(self) -> tuple[Contrast, ...]:
+        """Return every comparison of the table."""
+        return tuple(c for row in self.rows for c in (row.to_reference, row.to_first_setting) if c)
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """Return the settings, in order."""
+        return tuple(dict.fromkeys(row.setting for row in self.rows))
+
+    @property
+    def bases(self) -> tuple[str, ...]:
+        """Return the base models, in order."""
+        return tuple(dict.fromkeys(row.base for row in self.rows))
+
+
+def compare(
+    results: Sequence[CellResult],
+    reference: str,
+    right_of: Callable[[ArtifactRef], Right],
+    rows_of: Callable[[ArtifactRef], int],
+) -> SweepTable:
+    """Return the table of a sweep.
+
+    Args:
+        results: of all cells, in the order of the table.
+        reference: the arm that the others are compared with.
+        right_of: reads an evaluation: by question, whether the answer is right.
+        rows_of: reads how many examples a mixture has.
+
+    Raises:
+        DataError: two cells were not asked the same questions.
+    """
+    answers = {result.cell.name: right_of(result.evaluation) for result in results if result.evaluation}
+    items = _same_items(answers)
+    right = {name: [table[item] for item in items] for name, table in answers.items()}
+    examples = {r.cell.name: rows_of(r.mixture) for r in results if r.mixture}
+    groups = _groups(results)
+    rows = {place: _row(group, right, examples) for place, group in groups.items()}
+    compared = [_compared(row, rows, reference, groups, right) for row in rows.values()]
+    scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
+    return SweepTable(
+        reference=reference, n=len(items), rows=tuple(_adjusted(compared)), cells=tuple(results), scores=scores,
+        examples=examples,
+    )  # fmt: skip
+
+
+Place = tuple[str, str, str]
+"""Setting, base, arm."""
+
+
+def _groups(results: Sequence[CellResult]) -> dict[Place, list[CellResult]]:
+    groups: dict[Place, list[CellResult]] = {}
+    for result in results:
+        cell = result.cell
+        groups.setdefault((cell.setting, cell.base, cell.arm), []).append(result)
+    return groups
+
+
+def _same_items(answers: Mapping[str, Right]) -> list[str]:
+    items: set[str] = set()
+    for name, table in answers.items():
+        if items and items != table.keys():
+            raise DataError(
+                f"{name} was asked {len(table)} questions, of which {len(items & table.keys())} are among the "
+                f"{len(items)} of the cells before it. A paired comparison needs the same ones: evaluate all cells on "
+                "the same test questions."
+            )
+        items = set(table)
+    return sorted(items)
+
+
+def _row(group: Sequence[CellResult], right: Mapping[str, list[bool]], examples: Mapping[str, int]) -> Row:
+    first = group[0].cell
+    runs = [right[result.cell.name] for result in group if result.cell.name in right]
+    sizes = [examples[result.cell.name] for result in group if result.cell.name in examples]
+    return Row(
+        arm=first.arm,
+        base=first.base,
+        setting=first.setting,
+        seeds=tuple(r.cell.seed for r in group if r.cell.seed is not None and not r.error),
+        missing=sum(bool(result.error) for result in group),
+        examples=sizes[0] if sizes else None,
+        accuracy=_accuracy(runs) if runs else None,
+        per_seed=tuple(fmean(run) for run in runs),
+    )
+
+
+def _accuracy(runs: Sequence[Sequence[bool]]) -> Estimate:
+    if len(runs) == 1:
+        return statistics.wilson(sum(runs[0]), len(runs[0]))
+    # An accuracy is the mean difference to a model that is never right.
+    return statistics.paired_bootstrap([[False] * len(runs[0])] * len(runs), runs)
+
+
+def _compared(
+    row: Row,
+    rows: Mapping[Place, Row],
+    reference: str,
+    groups: Mapping[Place, list[CellResult]],
+    right: Mapping[str, list[bool]],
+) -> Row:
+    here = (row.setting, row.base, row.arm)
+    first = next(setting for setting, base, arm in rows if (base, arm) == (row.base, row.arm))
+
+    def against(there: Place, called: str) -> Contrast | None:
+        if there == here or there not in groups:
+            return None
+        return _contrast(called, list(_pairs(groups[here], groups[there], right)))
+
+    return replace(
+        row,
+        to_reference=against((row.setting, row.base, reference), reference),
+        to_first_setting=against((first, row.base, row.arm), first) if row.arm != BASE else None,
+    )
+
+
+def _pairs(
+    group: Sequence[CellResult], other: Sequence[CellResult], right: Mapping[str, list[bool]]
+) -> Iterator[tuple[list[bool], list[bool]]]:
+    """Yield (reference, arm) of the same seed."""
+    for result in group:
+        for reference in other:
+            seeds = result.cell.seed, reference.cell.seed
+            names = result.cell.name, reference.cell.name
+            if (seeds[0] == seeds[1] or None in seeds) and all(name in right for name in names):
+                yield right[names[1]], right[names[0]]
+
+
+def _contrast(to: str, pairs: Sequence[tuple[list[bool], list[bool]]]) -> Contrast | None:
+    if not pairs:
+        return None
+    each: list[PairedDifference] = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
+    p_value = each[0].p_value if len(each) == 1 else min(1.0, 2 * fmean(one.p_value for one in each))
+    references, arms = zip(*pairs, strict=True)
+    return Contrast(
+        to=to,
+        difference=each[0] if len(each) == 1 else statistics.paired_bootstrap(references, arms),
+        p_value=p_value,
+        holm_p=p_value,
+        won=sum(one.only_arm for one in each),
+        lost=sum(one.only_reference for one in each),
+        n=each[0].n,
+        runs=len(each),
+    )
+
+
+def _adjusted(rows: Sequence[Row]) -> Iterator[Row]:
+    """Adjust every p of the table for all of them: whoever reads it looks at all."""
+    contrasts = [(row.to_reference, row.to_first_setting) for row in rows]
+    values = {f"{i} {j}": c.p_value for i, pair in enumerate(contrasts) for j, c in enumerate(pair) if c}
+    adjusted = statistics.holm(values)
+    for i, row in enumerate(rows):
+        first, second = (c and replace(c, holm_p=adjusted[f"{i} {j}"]) for j, c in enumerate(contrasts[i]))
+        yield replace(row, to_reference=first, to_first_setting=second)

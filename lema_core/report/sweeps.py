@@ -1,0 +1,165 @@
+"""The page of an ablation sweep, its Markdown twin, and its two tables as Arrow: a ``SweepTable``, told."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+from markupsafe import Markup
+
+from lema_core.ablation.cells import OWN
+from lema_core.ablation.comparison import Contrast, Row, SweepTable
+from lema_core.report import figures, story
+from lema_core.report.render import environment, tidy
+from lema_core.specs import BASE
+
+__all__ = ["cells_table", "headline_of", "label_of", "render_sweep_html", "render_sweep_markdown", "rows_table"]
+
+
+def render_sweep_html(title: str, table: SweepTable) -> str:
+    """Return one HTML page that needs nothing else."""
+    names = dict.fromkeys(row.arm for row in table.rows)
+    colours = figures.arm_colours(list(names), BASE if BASE in names else None)
+    plot = figures.sweep_figure([(label_of(row, table), row) for row in table.rows if row.accuracy], colours)
+    # Our own SVG: names in it were escaped by matplotlib.
+    view = _view(title, table) | {"colours": colours, "plot": Markup(plot) if table.n else ""}  # noqa: S704
+    return environment().get_template("sweep.html.j2").render(**view)
+
+
+def render_sweep_markdown(title: str, table: SweepTable) -> str:
+    """Return the same figures as GitHub-flavoured Markdown, without the plot."""
+    return tidy(environment().get_template("sweep.md.j2").render(**_view(title, table)))
+
+
+def _view(title: str, table: SweepTable) -> dict[str, object]:
+    return {
+        "title": title,
+        "table": table,
+        "label": lambda row: label_of(row, table),
+        "headline": headline_of(table),
+        "caveats": list(_caveats(table)),
+        "several_settings": len(table.settings) > 1,
+        "accuracies": [
+            (result.cell.name, table.scores[result.cell.name])
+            for result in table.cells
+            if result.cell.name in table.scores
+        ],
+    }
+
+
+def label_of(row: Row, table: SweepTable) -> str:
+    """Return what a row is called: its base model and its setting only where there are several."""
+    parts = [row.arm]
+    parts += [row.base] if len(table.bases) > 1 else []
+    parts += [row.setting] if len(table.settings) > 1 and row.setting != OWN else []
+    return ", ".join(parts)
+
+
+def headline_of(table: SweepTable) -> str:
+    """Return the result in one sentence: lema against the reference, else the largest difference of an arm."""
+    compared = [(row, row.to_reference) for row in table.rows if row.to_reference and row.arm != BASE]
+    if not compared:
+        evaluated = f", on {story.count(table.n)} held-out questions" if table.n else ""
+        return f"{len(table.rows)} arms{evaluated}: nothing to compare with {table.reference}."
+    main = [one for one in compared if one[0].arm == "lema"]
+    row, contrast = main[0] if main else max(compared, key=lambda one: abs(one[1].difference.value))
+    moved = f"{label_of(row, table)} is {_apart(contrast)} {contrast.to}"
+    if contrast.resolved:
+        return f"{moved}: the interval leaves zero out."
+    return f"{moved}: a difference that this sweep cannot tell from chance."
+
+
+def _apart(contrast: Contrast) -> str:
+    points = f"{100 * abs(contrast.difference.value):.1f} points"
+    reach = story.interval(contrast.difference, contrast.n, signed=True)
+    return f"{points} {'above' if contrast.difference.value >= 0 else 'below'} ({reach})"
+
+
+def _caveats(table: SweepTable) -> Iterator[str]:
+    seeds = {len(row.seeds) for row in table.rows if row.arm != BASE}
+    if seeds == {1}:
+        yield "One seed: the intervals hold for these very models, not for what another seed would have given."
+    elif seeds:
+        yield (
+            "Intervals are over questions and seeds: where the truth may lie, had other questions been asked and the "
+            "models been trained with other seeds. Few seeds give wide ones."
+        )
+    if table.contrasts:
+        detectable = max(contrast.detectable for contrast in table.contrasts)
+        if detectable < 1:
+            yield (
+                f"With {story.count(table.n)} questions one pair of models shows a true difference of "
+                f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
+            )
+        yield f"Holm p: McNemar's p, adjusted for all {len(table.contrasts)} comparisons of the table."
+    if any(row.missing for row in table.rows):
+        yield "Rows with failed cells are over the seeds that finished."
+
+
+def cells_table(table: SweepTable) -> pa.Table:
+    """Return a row a cell: its coordinates, its figures, its artifacts, and why it failed where it did."""
+    return pa.Table.from_pylist(list(_cells(table)), schema=_CELLS)
+
+
+_CELLS = pa.schema(
+    [
+        ("arm", pa.string()), ("seed", pa.int64()), ("base", pa.string()), ("setting", pa.string()),
+        ("examples", pa.int64()), ("questions", pa.int64()), ("right", pa.int64()), ("accuracy", pa.float64()),
+        ("low", pa.float64()), ("high", pa.float64()), ("mixture", pa.string()), ("model", pa.string()),
+        ("evaluation", pa.string()), ("error", pa.string()),
+    ]
+)  # fmt: skip
+
+
+def _cells(table: SweepTable) -> Iterator[dict[str, object]]:
+    for one in table.cells:
+        cell, score = one.cell, table.scores.get(one.cell.name)
+        made = {"mixture": one.mixture, "model": one.model, "evaluation": one.evaluation}
+        yield {
+            "arm": cell.arm, "seed": cell.seed, "base": cell.base, "setting": cell.setting,
+            "examples": table.examples.get(cell.name),
+            "questions": score and score.n, "right": score and round(score.successes),
+            "accuracy": score and score.value, "low": score and score.low, "high": score and score.high,
+            **{name: ref and ref.fingerprint for name, ref in made.items()},
+            "error": one.error or None,
+        }  # fmt: skip
+
+
+def rows_table(table: SweepTable) -> pa.Table:
+    """Return a row an arm, base model and setting: accuracy and differences with their intervals, as fractions."""
+    return pa.Table.from_pylist(list(_rows(table)), schema=_ROWS)
+
+
+_CONTRAST = ("difference", "low", "high", "won", "lost", "mcnemar_p", "holm_p", "detectable")
+_ROWS = pa.schema(
+    [
+        ("arm", pa.string()), ("base", pa.string()), ("setting", pa.string()), ("seeds", pa.list_(pa.int64())),
+        ("failed", pa.int64()), ("examples", pa.int64()), ("questions", pa.int64()), ("accuracy", pa.float64()),
+        ("accuracy_low", pa.float64()), ("accuracy_high", pa.float64()), ("per_seed", pa.list_(pa.float64())),
+        *(
+            (f"{prefix}{name}", pa.int64() if name in {"won", "lost"} else pa.float64())
+            for prefix in ("", "setting_")
+            for name in _CONTRAST
+        ),
+    ]
+)  # fmt: skip
+
+
+def _rows(table: SweepTable) -> Iterator[dict[str, object]]:
+    for row in table.rows:
+        accuracy = row.accuracy
+        yield {
+            "arm": row.arm, "base": row.base, "setting": row.setting, "seeds": list(row.seeds), "failed": row.missing,
+            "examples": row.examples, "questions": table.n, "accuracy": accuracy and accuracy.value,
+            "accuracy_low": accuracy and accuracy.low, "accuracy_high": accuracy and accuracy.high,
+            "per_seed": list(row.per_seed),
+            **_figures("", row.to_reference), **_figures("setting_", row.to_first_setting),
+        }  # fmt: skip
+
+
+def _figures(prefix: str, contrast: Contrast | None) -> dict[str, object]:
+    if contrast is None:
+        return {}
+    d = contrast.difference
+    values = (
+        d.value, d.low, d.high, contrast.won, contrast.lost, contrast.p_value, contrast.holm_p, contrast.detectable,
+    )  # fmt: skip
+    return {f"{prefix}{name}": value for name, value in zip(_CONTRAST, values, strict=True)}
