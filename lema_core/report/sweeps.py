@@ -18,9 +18,10 @@ def render_sweep_html(title: str, table: SweepTable) -> str:
     """Return one HTML page that needs nothing else."""
     names = dict.fromkeys(row.arm for row in table.rows)
     colours = figures.arm_colours(list(names), BASE if BASE in names else None)
-    plot = figures.sweep_figure([(label_of(row, table), row) for row in table.rows if row.accuracy], colours)
+    shown = [(label_of(row, table), row) for row in table.rows if row.accuracy]
     # Our own SVG: names in it were escaped by matplotlib.
-    view = _view(title, table) | {"colours": colours, "plot": Markup(plot) if table.n else ""}  # noqa: S704
+    plot = Markup(figures.sweep_figure(shown, colours)) if shown else ""  # noqa: S704
+    view = _view(title, table) | {"colours": colours, "plot": plot}
     return environment().get_template("sweep.html.j2").render(**view)
 
 
@@ -61,7 +62,7 @@ def headline_of(table: SweepTable) -> str:
         return f"{len(table.rows)} arms{evaluated}: nothing to compare with {table.reference}."
     main = [one for one in compared if one[0].arm == "lema"]
     row, contrast = main[0] if main else max(compared, key=lambda one: abs(one[1].difference.value))
-    moved = f"{label_of(row, table)} is {_apart(contrast)} {contrast.to}"
+    moved = f"{label_of(row, table)} is {_apart(contrast)}"
     if contrast.resolved:
         return f"{moved}: the interval leaves zero out."
     return f"{moved}: a difference that this sweep cannot tell from chance."
@@ -70,7 +71,8 @@ def headline_of(table: SweepTable) -> str:
 def _apart(contrast: Contrast) -> str:
     points = f"{100 * abs(contrast.difference.value):.1f} points"
     reach = story.interval(contrast.difference, contrast.n, signed=True)
-    return f"{points} {'above' if contrast.difference.value >= 0 else 'below'} ({reach})"
+    side = "above" if contrast.difference.value >= 0 else "below"
+    return f"{points} {side} {contrast.to} ({reach})"
 
 
 def _caveats(table: SweepTable) -> Iterator[str]:

@@ -1,0 +1,156 @@
+import pytest
+
+from lema_core import statistics
+from lema_core.ablation.cells import CellResult, expand
+from lema_core.ablation.comparison import compare
+from lema_core.artifacts import ArtifactRef
+from lema_core.errors import DataError
+from lema_core.report.sweeps import (
+    cells_table,
+    headline_of,
+    label_of,
+    render_sweep_html,
+    render_sweep_markdown,
+    rows_table,
+)
+from lema_core.specs import RunSpec
+
+N = 200
+RUN = {
+    "name": "sweep",
+    "questions": {"task": "arithmetic", "limit": 10},
+    "test_questions": {"task": "arithmetic", "split": "test", "limit": 5},
+    "students": [{"endpoint": "s"}],
+    "corrections": {"endpoint": "s"},
+    "mixture": {"arms": ["cot", "lema"]},
+    "training": {"base": "tiny"},
+    "evaluation": {"base": "s", "serve": {"model": "x", "base_url": "http://127.0.0.1:1/v1"}},
+    "endpoints": {"s": {"model": "s", "base_url": "http://127.0.0.1:1/v1"}},
+}
+RIGHT = {"base": 40, "cot": 90, "lema": 120}
+
+
+def table(failing=(), right=None, **ablation):
+    """Return a table in which a cell gets its first questions right: RIGHT of its arm, and one more a seed."""
+    run = RunSpec.model_validate(RUN | {"ablation": ablation})
+    cells = [cell for setting in expand(run) for cell in setting.cells]
+    results = [
+        CellResult(cell=cell, error="the pool is too small")
+        if cell.name in failing
+        else CellResult(
+            cell=cell,
+            mixture=None if cell.seed is None else ArtifactRef("mixture", cell.name),
+            evaluation=ArtifactRef("evaluation", cell.name),
+        )
+        for cell in cells
+    ]
+    of = {cell.name: cell for cell in cells}
+
+    def right_of(ref):
+        cell = of[ref.fingerprint]
+        count = (right or RIGHT)[cell.arm] + (cell.seed or 0)
+        return {f"q{i}": i < count for i in range(N)}
+
+    return compare(results, run.ablation.reference or "cot", right_of, lambda _: 77)
+
+
+def row_of(found, arm, setting=None):
+    (row,) = [row for row in found.rows if row.arm == arm and setting in (None, row.setting)]
+    return row
+
+
+def test_one_seed_has_the_intervals_of_a_single_pair():
+    found = table(seeds=[0])
+    lema = row_of(found, "lema")
+    pair = statistics.paired_difference([i < 90 for i in range(N)], [i < 120 for i in range(N)])
+    assert lema.accuracy == statistics.wilson(120, N)
+    assert lema.to_reference.difference == pair
+    assert lema.to_reference.p_value == pair.p_value
+    assert (lema.to_reference.won, lema.to_reference.lost) == (30, 0)
+    assert row_of(found, "cot").to_reference is None
+    assert row_of(found, "base").to_reference.difference.value == pytest.approx(-0.25)
+    assert lema.examples == 77
+
+
+def test_several_seeds_are_paired_seed_by_seed_over_items_and_seeds():
+    found = table(seeds=[0, 1, 7])
+    lema = row_of(found, "lema")
+    assert lema.per_seed == (120 / N, 121 / N, 127 / N)
+    assert lema.accuracy.value == pytest.approx((120 + 121 + 127) / 3 / N)
+    assert lema.accuracy.low < lema.accuracy.value < lema.accuracy.high
+    contrast = lema.to_reference
+    assert contrast.difference.value == pytest.approx(30 / N)
+    assert (contrast.won, contrast.lost, contrast.runs) == (90, 0, 3)
+    each = statistics.paired_difference([i < 90 for i in range(N)], [i < 120 for i in range(N)]).p_value
+    assert contrast.p_value == pytest.approx(2 * each)
+    base = row_of(found, "base").to_reference
+    assert base.runs == 3, "the untouched model stands against every seed"
+
+
+def test_holm_looks_at_every_comparison_of_the_table():
+    right = {"base": 80, "cot": 90, "lema": 95}
+    found = table(seeds=[0], right=right)
+    values = {c.to + str(c.p_value): c.p_value for c in found.contrasts}
+    adjusted = statistics.holm(values)
+    assert len(found.contrasts) == 2
+    assert [c.holm_p for c in found.contrasts] == [adjusted[c.to + str(c.p_value)] for c in found.contrasts]
+    assert any(c.holm_p > c.p_value for c in found.contrasts)
+
+
+def test_a_setting_is_compared_with_the_first_and_with_its_own_reference():
+    found = table(seeds=[0, 1], settings={"short": {}, "long": {"training": {"epochs": 4}}})
+    long = row_of(found, "lema", "long")
+    assert long.to_first_setting.to == "short"
+    assert long.to_first_setting.difference.value == 0
+    assert long.to_first_setting.p_value == 1
+    assert long.to_reference.difference.value == pytest.approx(30 / N)
+    assert row_of(found, "lema", "short").to_first_setting is None
+    assert label_of(long, found) == "lema, long"
+
+
+def test_failed_cells_leave_the_others_their_figures():
+    found = table(failing=["cot, seed 1, tiny", "lema, seed 0, tiny"], seeds=[0, 1])
+    assert [one.cell.name for one in found.failed] == ["cot, seed 1, tiny", "lema, seed 0, tiny"]
+    lema = row_of(found, "lema")
+    assert (lema.seeds, lema.missing) == ((1,), 1)
+    assert lema.to_reference is None, "no seed is left that both have"
+    assert row_of(found, "base").to_reference.runs == 1
+    nothing = table(failing=[f"{arm}, seed 0, tiny" for arm in ("cot", "lema")] + ["base, tiny"], seeds=[0])
+    assert nothing.n == 0
+    for text in (render_sweep_html("t", nothing), render_sweep_markdown("t", nothing)):
+        assert "the pool is too small" in text
+
+
+def test_cells_of_other_questions_are_not_compared():
+    run = RunSpec.model_validate(RUN)
+    results = [CellResult(cell=cell, evaluation=ArtifactRef("evaluation", cell.name)) for cell in expand(run)[0].cells]
+    with pytest.raises(DataError, match="0 are among the 1 of the cells before it"):
+        compare(results, "cot", lambda ref: {ref.fingerprint: True}, lambda _: 1)
+
+
+def test_page_markdown_and_tables_have_the_same_figures():
+    found = table(failing=["cot, seed 1, tiny"], seeds=[0, 1])
+    html, markdown = render_sweep_html("A <title>", found), render_sweep_markdown("A <title>", found)
+    assert "A &lt;title&gt;" in html
+    assert html.count("<svg") == 1
+    assert headline_of(found) in html
+    for figure in ("60 %", "45 %", "+15", "the pool is too small"):
+        assert figure in html.replace("\u202f", " "), figure
+        assert figure in markdown.replace("\u202f", " ").replace("\\", ""), figure
+    assert render_sweep_html("A <title>", found) == html
+    header, rule, *rows = [line for line in markdown.split("\n") if line.startswith("|")][:5]
+    assert len({line.replace("\\|", "").count("|") for line in (header, rule, *rows)}) == 1
+    cells = cells_table(found).to_pylist()
+    assert len(cells) == 5
+    assert [one["error"] for one in cells if one["error"]] == ["the pool is too small"]
+    arms = rows_table(found).to_pylist()
+    assert [one["arm"] for one in arms] == ["base", "cot", "lema"]
+    assert arms[2]["difference"] == pytest.approx(30 / N)
+    assert arms[1]["failed"] == 1
+
+
+def test_the_headline_says_what_the_sweep_can_tell():
+    assert "lema is 15.0 points above cot" in headline_of(table(seeds=[0]))
+    same = headline_of(table(seeds=[0], right=RIGHT | {"lema": 91}))
+    assert "cannot tell from chance" in same
+    assert "nothing to compare" in headline_of(table(seeds=[0], arms=["cot"]))

@@ -1,0 +1,125 @@
+import csv
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from support import environment, lema_command, parts
+
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.records import Example
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+
+SWEEP = """
+[arms.mine]
+about = "corrections alone"
+views = [{ rows = "corrections", format = "correction" }]
+[arms.too_large]
+about = "an arm that the pool cannot fill"
+views = [{ rows = "corrections", format = "correction" }]
+fill = [{ rows = "rationales", format = "cot", where = { levels = ["nowhere"] } }]
+match = { arm = "lema", by = "rows" }
+[ablation]
+arms = ["cot", "lema", "mine", "too_large"]
+seeds = [0, 1]
+[ablation.settings.few]
+mistakes.per_question = 1
+[ablation.settings.many]
+"""
+
+
+def of_stage(store: Store, stage: str) -> list[ArtifactRef]:
+    return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
+
+
+def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_twice(
+    lema, run_file, simulated, tmp_path
+):
+    run_file.write_text(run_file.read_text() + SWEEP)
+    planned = lema("plan", run_file, "--root", "out").stdout
+    assert planned.count("reasoning_paths") == 1, "both settings share the paths"
+    assert planned.count("mistakes") == 2
+    assert planned.count("mixture: cot") == 2, "cot reads the verdicts, and no mistakes: one a seed, in either setting"
+    assert planned.count("mixture: lema") == 4
+
+    ended = lema("sweep", run_file, "--root", "out", check=False)
+    assert ended.returncode == 1
+    assert "4 of 16 cells failed; the others are finished" in ended.stderr
+    assert "too_large, seed 0" in ended.stderr
+    assert "are wanting, and the pool has" in ended.stderr
+    assert "lema resume flow_test --root out" in ended.stderr
+    store = Store(str(tmp_path / "out" / "store"))
+    counts = {
+        stage: len(of_stage(store, stage)) for stage in ("questions", "reasoning_paths", "mistakes", "corrections")
+    }
+    assert counts == {"questions": 2, "reasoning_paths": 1, "mistakes": 2, "corrections": 2}
+    (table,) = of_stage(store, "ablation")
+    folder = Path(store.folder(table))
+    cells = pq.read_table(folder / "cells.parquet").to_pylist()
+    assert len(cells) == 16
+    assert {c["arm"] for c in cells if c["error"]} == {"too_large"}
+    for cell in cells:
+        if not cell["error"]:
+            assert cell["examples"] == len(list(store.rows(ArtifactRef("mixture", cell["mixture"]), Example)))
+    sizes = {(c["setting"], c["arm"]): c["examples"] for c in cells}
+    assert sizes["few", "mine"] < sizes["many", "mine"]
+    assert len(list(csv.DictReader((folder / "arms.csv").open()))) == 8
+    assert "too_large" in (folder / "report.html").read_text()
+
+    # It goes on as the sweep it was: nothing is asked, nothing is made again, and the same cells fail.
+    hits, held = simulated.stats.counts["hits"], parts(tmp_path / "out")
+    again = lema("resume", "--root", "out", check=False)
+    assert "4 of 16 cells failed" in again.stderr
+    assert simulated.stats.counts["hits"] == hits
+    assert parts(tmp_path / "out") == held
+
+
+def test_a_run_of_the_same_file_is_no_sweep(lema, run_file, tmp_path):
+    run_file.write_text(run_file.read_text() + SWEEP)
+    lema("run", run_file, "--root", "out")
+    store = Store(str(tmp_path / "out" / "store"))
+    assert not of_stage(store, "ablation")
+    assert len(of_stage(store, "mixture")) == 2
+
+
+def test_a_wrong_sweep_is_refused_before_anything_is_paid(lema, run_file, simulated):
+    wrong = SWEEP.replace("mistakes.per_question", "mistakes.per_queston")
+    run_file.write_text(run_file.read_text() + wrong)
+    refused = lema("sweep", run_file, "--root", "out", check=False)
+    assert refused.returncode == 1
+    assert "ablation.settings.few" in refused.stderr
+    assert "did you mean 'per_question'" in refused.stderr
+    assert simulated.stats.counts["hits"] == 0
+
+
+@pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="two minutes; LEMA_ALL_TESTS=1 runs it")
+def test_kill_9_in_the_middle_and_no_finished_cell_is_made_again(lema, tmp_path, prefect_api):
+    words = ("sweep", ROOT / "deployments" / "runs" / "ablation_smoke.toml", "--root", "out")
+    client = subprocess.Popen(
+        lema_command(*words), cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    store, deadline = Store(str(tmp_path / "out" / "store")), time.monotonic() + 240
+    while len(of_stage(store, "training")) < 2:
+        assert client.poll() is None, "the sweep ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.killpg(client.pid, signal.SIGKILL)
+    client.wait()
+    trained = {ref: store.manifest(ref).created for ref in of_stage(store, "training")}
+    done = lema("resume", "--root", "out")
+    assert "lema" in done.stdout
+    models = of_stage(store, "training")
+    assert len(models) == 4
+    assert {ref: store.manifest(ref).created for ref in trained} == trained
+    assert len(of_stage(store, "evaluation")) == 5
+    assert "miss" not in lema("plan", words[1], "--root", "out").stdout
+    (table,) = of_stage(store, "ablation")
+    rows = pq.read_table(Path(store.folder(table)) / "arms.parquet").to_pylist()
+    assert [(row["arm"], len(row["seeds"])) for row in rows] == [("base", 0), ("cot", 2), ("lema", 2)]
+    assert rows[2]["low"] <= rows[2]["difference"] <= rows[2]["high"]
