@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from prefect import flow
 
 from flows.endpoints import Endpoints
-from flows.fine_tuning import evaluate, fine_tune
+from flows.fine_tuning import build_examples, evaluate, fine_tune
 from flows.lema import collect
 from flows.sweep_table import as_text
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
@@ -20,7 +20,6 @@ from lema_core.specs import RunSpec, Runtime
 from tasks._endpoints import engine_session
 from tasks.ablation import HTML
 from tasks.ablation import ablation as comparison
-from tasks.mixture import mixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,19 +73,21 @@ async def _start(setting: Setting, at: Runtime) -> list[_Started]:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
         return [_Started(CellResult(cell=cell, error=_text(error)), made) for cell in setting.cells]
-    collected = Lineage(made.questions, made.test_questions, made.collections)
-    return [_Started(await _with_examples(cell, at, collected), collected) for cell in setting.cells]
+    return [_Started(await _with_examples(cell, at, made), made) for cell in setting.cells]
 
 
 async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellResult:
-    run = cell.run
-    if run.mixture is None:
-        return CellResult(cell=cell)
+    made = _on(collected)
     try:
-        ref = await mixture(at, run.mixture, run.arm(cell.arm), run.questions.task, collected)
+        await build_examples(cell.run, at, made, cell.arm)
     except Exception as error:  # noqa: BLE001 - the other cells go on
         return CellResult(cell=cell, error=_text(error))
-    return CellResult(cell=cell, mixture=ref)
+    return CellResult(cell=cell, mixture=made.mixtures.get(cell.arm))
+
+
+def _on(collected: Lineage) -> Lineage:
+    """Return what was collected, with no model made from it yet."""
+    return Lineage(collected.questions, collected.test_questions, collected.collections)
 
 
 async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> list[CellResult]:
@@ -116,7 +117,7 @@ async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> li
 async def one_cell(result: CellResult, at: Runtime, collected: Lineage) -> CellResult:
     """Fine-tune a cell's model and ask it the held-out questions."""
     run, name = result.cell.run, result.cell.arm
-    made = Lineage(collected.questions, collected.test_questions, collected.collections)
+    made = _on(collected)
     await fine_tune(run, at, made)
     await evaluate(run, at, Endpoints(run, at, made), made)
     return replace(result, model=made.models.get(name), evaluation=made.evaluations.get(name))

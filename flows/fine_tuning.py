@@ -14,13 +14,18 @@ async def fine_tune(run: RunSpec, at: Runtime, made: Lineage) -> None:
         await fine_tune_arm(run, at, made, arm)
 
 
-async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> None:
-    """Build an arm's examples from what has been collected so far, and fine-tune on them."""
+async def build_examples(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> None:
+    """Build an arm's examples from what has been collected so far."""
     if run.mixture is None or arm in made.mixtures:
         return
     base = run.training.base if run.training else None
     made.mixtures[arm] = await mixture(at, run.mixture, run.arm(arm), run.questions.task, made, base)
-    if run.training:
+
+
+async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> None:
+    """Build an arm's examples from what has been collected so far, and fine-tune on them."""
+    await build_examples(run, at, made, arm)
+    if run.training and arm not in made.models:
         made.models[arm] = await training(at, run.training, arm, made.mixtures[arm])
 
 

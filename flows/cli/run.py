@@ -76,11 +76,13 @@ def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
     from flows.cli.ui import ensure_server, ui_url
     from flows.sweep_planning import stages_of
+    from lema_core.ablation.cells import cell_runs
 
     started = time.monotonic()
     needed = {stage.endpoint for stage in stages_of(spec, root) if stage.requests and stage.endpoint}
     asyncio.run(all_answer(needed))
-    _tokenizer_is_there(spec)
+    for one in cell_runs(spec) if spec.ablation else [spec]:
+        _tokenizer_is_there(one)
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its

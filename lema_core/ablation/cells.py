@@ -89,6 +89,11 @@ def expand(run: RunSpec) -> tuple[Setting, ...]:
     return tuple(Setting(name=name, run=one, cells=tuple(_cells(name, one, sweep))) for name, one in varied)
 
 
+def cell_runs(run: RunSpec) -> list[RunSpec]:
+    """Return the run of every cell of a sweep."""
+    return [cell.run for setting in expand(run) for cell in setting.cells]
+
+
 def _varied(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSpec:
     place = f"ablation.settings.{name}"
     if fixed := [section for section in FIXED if section in change]:
