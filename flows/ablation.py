@@ -45,7 +45,7 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
         results = await _finish(started, at, sweep_of(run).parallel)
         report, table = await comparison(at, run, results)
     if table.failed:
-        raise CellsFailedError(_failure(at, report, table))
+        raise CellsFailedError(_failure(run, root, report, table))
     return Sweep(table, report)
 
 
@@ -123,15 +123,14 @@ async def one_cell(result: CellResult, at: Runtime, collected: Lineage) -> CellR
     return replace(result, model=made.models.get(name), evaluation=made.evaluations.get(name))
 
 
-def _failure(at: Runtime, report: ArtifactRef, table: SweepTable) -> str:
-    root = at.root.removesuffix("/store")
+def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) -> str:
     where = "" if root == ".lema" else f" --root {root}"
     return "\n".join(
         [
             f"{len(table.failed)} of {len(table.cells)} cells failed; the others are finished and kept:",
             *(f"  {result.cell.name}: {result.error}" for result in table.failed),
-            f"Go on with: lema resume {at.run}{where} (it makes the failed cells only)",
-            f"Report of the others: {Store(at.root).folder(report)}/{HTML}",
+            f"Go on with: lema resume {run.name}{where} (it makes the failed cells only)",
+            f"Report of the others: {Store(Runtime.of(run, root).root).folder(report)}/{HTML}",
             as_text(table),
         ]
     )

@@ -5,7 +5,7 @@ A developer raises a stage's revision when its code changes meaning. Every ident
 sources alone, so that a plan can name all artifacts of a run before anything is made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lema_core import prompts
@@ -108,9 +108,16 @@ def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage, base: str | N
     plain = {"arm": arm.identity, "seed": spec.seed, "task": task, "excluded": excluded}
     if base and arm.by_tokens:
         plain["tokenizer"] = _base(base)
-    read = [one for one in made.collections if reads(arm, one.round, one.evolution)]
-    pool = [ref for one in read for ref in (one.questions, *one.verdicts, *one.corrections.values())]
-    return _identity("mixture", plain, [ref.fingerprint for ref in pool], mixture_prompts(task))
+    pool = [ref for one in made.collections for ref in _read(arm, one)]
+    return _identity("mixture", plain, _prints(*pool), mixture_prompts(task))
+
+
+def _read(arm: Arm, one: Collection) -> Iterator[ArtifactRef]:
+    """Yield what the arm reads of a collection: another corrector makes no arm anew that has no corrections."""
+    rows = reads(arm, one.round, one.evolution)
+    yield from [one.questions] if "rationales" in rows else []
+    yield from one.verdicts if "right_paths" in rows else []
+    yield from one.corrections.values() if "corrections" in rows else []
 
 
 def training(spec: TrainingSpec, mixture: str) -> Identity:

@@ -38,9 +38,9 @@ class Cell:
     @property
     def name(self) -> str:
         """Return what people call it."""
-        seed = [] if self.seed is None else [f"seed {self.seed}"]
-        setting = [] if self.setting == OWN else [self.setting]
-        return ", ".join([self.arm, *seed, self.base, *setting])
+        seed = "" if self.seed is None else f"seed {self.seed}"
+        setting = "" if self.setting == OWN else self.setting
+        return ", ".join(filter(None, (self.arm, seed, self.base, setting)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +130,7 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
 
 def _own_base(run: RunSpec) -> BaseModelSpec:
     endpoint = run.evaluation.base if run.evaluation else None
-    train = run.training.base if run.training else endpoint or "none"
+    train = run.training.base if run.training else endpoint or ""
     return BaseModelSpec.model_construct(name=train, train=train, endpoint=endpoint)
 
 

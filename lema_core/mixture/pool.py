@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from lema_core.mixture.arms import Arm, Evolution, View, Where
+from lema_core.mixture.arms import Arm, Evolution, Rows, View, Where
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
 from lema_core.records import Correction, Example, JudgedPath, Question
 
@@ -35,10 +35,12 @@ def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
                 yield text, example
 
 
-def reads(arm: Arm, round_number: int, evolution: Evolution) -> bool:
-    """Whether an arm, or the arm whose size it is brought to, reads a source: only then does it enter its identity."""
+def reads(arm: Arm, round_number: int, evolution: Evolution) -> frozenset[Rows]:
+    """Return which rows of a source an arm, or the arm whose size it is brought to, reads: only they decide it."""
     views = (*arm.views, *arm.fill, *arm.target)
-    return any(_in(view.where.rounds, round_number) and _in(view.where.evolution, evolution) for view in views)
+    return frozenset(
+        view.rows for view in views if _in(view.where.rounds, round_number) and _in(view.where.evolution, evolution)
+    )
 
 
 def _rows(view: View, source: Source) -> Iterator[tuple[str, Example]]:

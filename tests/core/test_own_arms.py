@@ -35,10 +35,12 @@ def read(tmp_path, text, *settings):
     return read_run_file(path, settings)
 
 
-def identity(arm, seed=0):
+def identity(arm, seed=0, corrector="c"):
     made = Lineage(questions=ArtifactRef("questions", "q"))
-    made.collect(Collection(made.questions))
-    return identities.mixture(MixtureSpec(seed=seed), arm, "arithmetic", made).fingerprint
+    one = made.collect(Collection(made.questions))
+    one.verdicts.append(ArtifactRef("verdicts", "v"))
+    one.corrections["teacher"] = ArtifactRef("corrections", corrector)
+    return identities.mixture(MixtureSpec(seed=seed), arm, "arithmetic", made, None).fingerprint
 
 
 def test_critique_fine_tuning_written_in_the_page_is_the_bundled_arm():
@@ -54,6 +56,12 @@ def test_the_definition_decides_the_rows_and_neither_name_nor_words_do(tmp_path)
     assert identity(first) == identity(again)
     assert identity(first) != identity(heavier)
     assert identity(first) != identity(first, seed=1)
+
+
+def test_another_corrector_makes_no_arm_anew_that_reads_no_corrections():
+    for name, same in {"cot": True, "lema": False, "cot_same_tokens": False, "critique": False}.items():
+        arm = get_arm(name)
+        assert (identity(arm) == identity(arm, corrector="other")) is same, name
 
 
 def test_an_arm_is_brought_to_the_size_of_an_own_arm(tmp_path):
