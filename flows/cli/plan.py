@@ -56,7 +56,7 @@ async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size
         console.print("Pilot: nothing can be asked now; nothing was bought.")
         return
     names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
-    console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in {runtime.ledger}.")
+    console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in the ledger.")
     async for one in pilots(runtime, chosen, size):
         cost = "" if one.dollars is None else f", ${one.dollars:.4f}"
         console.print(

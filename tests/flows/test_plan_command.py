@@ -51,7 +51,7 @@ def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simula
         return simulated.stats.counts["ok"]
 
     told = lema("plan", run_file, "--root", "out", "--pilot", 7).stdout
-    assert "Pilot: up to 7 requests each for reasoning_paths of student. They are paid, and kept in out" in told
+    assert "Pilot: up to 7 requests each for reasoning_paths of student. They are paid, and kept in the ledger" in told
     assert "7 answered, 0 failed; 7 bought now" in told
     assert "as in 7 earlier ones" in told
     assert "the ledger holds 7 more" in told
