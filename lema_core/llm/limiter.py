@@ -6,7 +6,8 @@ Three brakes, each with its own way back:
   (additive increase), and shrinks by `SHRINK` (multiplicative decrease), once an episode: push-backs of requests that
   were sent before the last decrease say nothing new;
 - the *pace*: requests a second. A push-back tells how much was accepted since the last one, pause included: that is the
-  rate to go on with. After `HOLD_S` it doubles every `DOUBLE_S`, so that a limit that was raised is found in seconds.
+  rate to go on with. After `HOLD_S` it doubles with every `DOUBLE_ANSWERS` that such a rate gives, so that a limit that
+  was raised is found in seconds, and a slow endpoint is not pushed against its limit more often than a fast one.
   A limit that headers only advertise is where the pace starts;
 - the *quotas*: requests and tokens a minute as given, or as headers tell that also count down what remains.
 
@@ -23,7 +24,8 @@ from dataclasses import dataclass, field
 
 SHRINK = 0.7
 FIRST_WINDOW = 32.0
-HOLD_S, DOUBLE_S = 0.5, 0.75
+HOLD_S, DOUBLE_ANSWERS = 0.25, 25
+FASTEST_DOUBLE_S, SLOWEST_DOUBLE_S = 0.25, 1.0
 PACE_BURST_S = 0.05
 BACKOFF_S, BACKOFF_MAX_S = 0.25, 30.0
 LONGEST_PAUSE_S = 3600.0
@@ -249,7 +251,8 @@ class Limiter:
 
     def _quicken(self, now: float) -> None:
         free = now - (now if self._cycle is None else self._cycle) - HOLD_S
-        grown = self._base * 2 ** min(60.0, max(0.0, free) / DOUBLE_S)
+        double = min(SLOWEST_DOUBLE_S, max(FASTEST_DOUBLE_S, DOUBLE_ANSWERS / self._base))
+        grown = self._base * 2 ** min(60.0, max(0.0, free) / double)
         if grown >= FASTEST:
             self._pace = None
         elif self._pace is not None:

@@ -5,6 +5,7 @@ The whole file is checked before anything is sent; then it is read again, line b
 
 import hashlib
 import json
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from lema_core.errors import DataError
 from lema_core.llm.requests import CompletionRequest, Sampling, canonical_json
 
 FIELDS = {"id", "messages", "params"}
+_decode = json.JSONDecoder().decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +52,17 @@ class RequestFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._samplings: dict[str, Sampling] = {}
-        seen: dict[int, tuple[int, int]] = {}
-        self.rows = 0
+        # Hashes, not the ids: a hundred thousand ids would show in the memory figures.
+        first: dict[int, tuple[int, int]] = {}
+        self.rows = place = 0
         for number, raw in self._raw():
             line = self._line(number, raw)
-            if line is None:
-                continue
-            self.rows += 1
-            self._unique(seen, number, line)
+            if line is not None:
+                self.rows += 1
+                there = first.setdefault(hash(line.id), (number, place))
+                if there[0] != number:
+                    self._same(line, number, *there)
+            place += len(raw)
         if self.rows == 0:
             raise DataError(f"{path} holds no request; expected one JSON object a line with id and messages")
 
@@ -78,21 +83,21 @@ class RequestFile:
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}") from None
 
-    def _unique(self, seen: dict[int, tuple[int, int]], number: int, line: RequestLine) -> None:
-        # 64-bit hashes, not the ids: a hundred thousand ids would show in the memory figures.
-        name = _hash(line.id)
-        content = _hash(canonical_json([line.request.messages, line.request.sampling.model_dump()]))
-        first = seen.setdefault(name, (content, number))
-        if first[0] != content:
+    def _same(self, line: RequestLine, number: int, first: int, place: int) -> None:
+        """Compare a line with the first one of its id, which is read once more: few files repeat an id."""
+        with self.path.open("rb") as file:
+            file.seek(place)
+            other = self._line(first, file.readline())
+        if other is not None and other.id == line.id and _content(other) != _content(line):
             raise self._bad(
-                number, f"the id {line.id!r} stands for another request on line {first[1]}; ids must be unique"
+                number, f"the id {line.id!r} stands for another request on line {first}; ids must be unique"
             )
 
     def _line(self, number: int, raw: bytes) -> RequestLine | None:
         if not raw.strip():
             return None
         try:
-            row = json.loads(raw)
+            row = _decode(raw.removeprefix(BOM_UTF8).decode())
         except ValueError as error:
             raise self._bad(number, f"this is no JSON ({error})") from None
         if not isinstance(row, dict):
@@ -121,8 +126,9 @@ class RequestFile:
     def _sampling(self, number: int, params: Any) -> Sampling:
         if not isinstance(params, dict | None):
             raise self._bad(number, f"params must be an object, found {type(params).__name__}")
-        text = canonical_json(params or {})
+        text = repr(params)
         if text not in self._samplings:
+            canonical_json(params or {})
             try:
                 sampling = Sampling.from_params(params or {})
             except ValidationError as error:
@@ -147,5 +153,5 @@ class RequestFile:
         return DataError(f"{self.path}, line {number}: {what}. Nothing was sent")
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+def _content(line: RequestLine) -> str:
+    return canonical_json([line.request.messages, line.request.sampling.model_dump()])

@@ -122,6 +122,33 @@ def test_a_limit_that_headers_advertise_may_be_wrong(true_rate) -> None:
     assert len(world.ends["429"]) < 0.05 * 20 * true_rate + 12
 
 
+def stale(before: float, after: float, switch: int, seed: int) -> World:
+    """Run 1,000 answers past a limit that changes, while the headers of every answer keep the old one."""
+    brakes = Limiter(64, randomness=random.Random(seed))  # noqa: S311
+    world = World(brakes, lambda _now: ("ok", None))
+    world.server = TokenBucketServer(lambda _now: before if len(world.ends["ok"]) < switch else after)
+    land = world._land
+
+    def answer(kind, ticket, after_s) -> None:
+        land(kind, ticket, after_s)
+        brakes.learn({"x-ratelimit-limit-requests": str(int(before * 60))}, world.now)
+
+    world._land = answer
+    return world.run(answers=1000)
+
+
+@pytest.mark.parametrize(("before", "after"), [(100, 100), (100, 10), (10, 100), (100, 1000)])
+def test_headers_that_keep_the_old_limit_are_outgrown(before, after) -> None:
+    ratios = []
+    for switch, seed in itertools.product((400, 450, 500, 550, 600), (0, 1)):
+        world = stale(before, after, switch, seed)
+        ratios.append(world.now / (switch / before + (1000 - switch) / after))
+        assert len(world.ends["429"]) < 0.05 * 1000
+    assert sum(ratios) / len(ratios) <= 1.12
+    # The one unlucky moment: a second's pause has just begun when the limit is raised.
+    assert max(ratios) <= 1.25
+
+
 def test_a_given_limit_stands_against_the_headers() -> None:
     brakes = limiter(requests_per_minute=600)
     brakes.learn({"x-ratelimit-limit-requests": "60000", "x-ratelimit-remaining-requests": "1"}, 0.0)

@@ -1,0 +1,36 @@
+import json
+
+import pytest
+
+from lema_core.errors import DataError
+from lema_core.llm.request_file import RequestFile
+
+
+def line(name: str, text: str, **params: object) -> str:
+    return json.dumps({"id": name, "messages": [{"role": "user", "content": text}], "params": params}) + "\n"
+
+
+def test_an_id_may_be_repeated_for_the_same_request_only(tmp_path) -> None:
+    file = tmp_path / "r.jsonl"
+    same = line("a", "q", temperature=1) + line("b", "ünï") + "\n" + line("a", "q", temperature=1.0) + line("b", "ünï")
+    file.write_text(same, "utf-8")
+    assert len(RequestFile(file)) == 4
+    for other in (line("b", "another"), line("b", "ünï", top_p=0.5)):
+        file.write_text(same + other, "utf-8")
+        with pytest.raises(
+            DataError, match=r"line 6: the id 'b' stands for another request on line 2.*Nothing was sent"
+        ):
+            RequestFile(file)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(line("a", "q"), "utf-8-sig")
+    assert [one.id for one in RequestFile(file)] == ["a"]
+
+
+def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_bytes(line("a", "q").encode() + b'{"id": "\xff"}\n')
+    with pytest.raises(DataError, match="line 2: this is no JSON"):
+        RequestFile(file)
