@@ -15,6 +15,7 @@ from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
+from lema_core.core_dumps import without_core_dumps
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,5 +28,6 @@ app = typer.Typer(
 )
 for command in (run, sweep, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor):
     app.command(command.__name__)(told(command))
+app.callback()(without_core_dumps)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

@@ -246,6 +246,44 @@ def test_a_key_is_in_nothing_that_is_written(start, tmp_path) -> None:
     assert not any(secret in one for one in texts)
 
 
+def crash(words: list[str], server: Server, cwd: Path, sign: int, **env: str) -> bool:
+    """Start a process that may dump its core, crash it once the endpoint has answered it; say whether it did dump."""
+    cwd.mkdir()
+    before = server.stats()["paid"]
+    words = ["sh", "-c", 'ulimit -c unlimited 2>/dev/null; exec "$@"', "sh", *words]
+    client = subprocess.Popen(
+        words, cwd=cwd, env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while server.stats()["paid"] == before and time.monotonic() < deadline:
+            time.sleep(0.02)
+        client.send_signal(sign)
+        _, status = os.waitpid(client.pid, 0)
+    finally:
+        client.kill()
+    assert os.WTERMSIG(status) == sign
+    return os.WCOREDUMP(status)
+
+
+@pytest.mark.parametrize("sign", [signal.SIGABRT, signal.SIGSEGV])
+def test_a_crash_leaves_no_key_in_a_core_dump(start, tmp_path, sign) -> None:
+    secret = "sk-planted-0123456789abcdef"
+    server = start(latency=0.05)
+    ask = (
+        f"import time, urllib.request as u; u.urlopen(u.Request('{server.url}/chat/completions', DATA)); time.sleep(60)"
+    )
+    body = repr(json.dumps({"messages": [{"content": "q 1"}]}).encode())
+    if not crash([sys.executable, "-c", ask.replace("DATA", body)], server, tmp_path / "plain", sign, PLANTED=secret):
+        pytest.skip("no process dumps its core on this machine")
+    requests = lines(tmp_path / "r.jsonl", list(range(5000)))
+    words = command(requests, server, tmp_path / "out", "--api-key-env", "PLANTED", "--concurrency", "2")
+    assert not crash(words, server, tmp_path / "ours", sign, PLANTED=secret)
+    written = [path for folder in ("ours", "out") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+    assert written
+    assert not any(secret.encode() in path.read_bytes() for path in written)
+
+
 def test_a_budget_stops_with_a_message_and_a_larger_one_goes_on(start, tmp_path) -> None:
     server, out = start(), tmp_path / "out"
     requests = lines(tmp_path / "r.jsonl", list(range(40)), max_tokens=10)
