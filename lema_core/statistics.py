@@ -270,7 +270,7 @@ def majority_credit(item: Sequence[tuple[str | None, bool]]) -> float:
 
 
 def perplexity_gap(
-    mistaken: Sequence[float], corrected: Sequence[float], confidence: float = CONFIDENCE, seed: int = 0
+    mistaken: Sequence[float], corrected: Sequence[float], confidence: float = CONFIDENCE, resamples: int = 4000
 ) -> PerplexityGap:
     """Summarise perplexities of mistaken and corrected paths, pair by pair (the paper's delta-PPL)."""
     if len(mistaken) != len(corrected) or not mistaken:
@@ -278,7 +278,7 @@ def perplexity_gap(
     gaps = np.asarray(mistaken, dtype=np.float64) - np.asarray(corrected, dtype=np.float64)
     if not np.isfinite(gaps).all():
         raise DataError("delta-PPL needs finite perplexities; leave out empty paths.")
-    draws = _resampled_means(gaps, 4000, np.random.default_rng(seed))
+    draws = _resampled_means(gaps, resamples, np.random.default_rng(0))
     low, high = np.quantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2])
     positive = float((gaps > 0).mean())
     return PerplexityGap(float(gaps.mean()), float(low), float(high), float(np.median(gaps)), positive, len(gaps))

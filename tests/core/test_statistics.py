@@ -72,41 +72,12 @@ def test_the_paired_95_percent_interval_covers_93_to_97_percent(n, reference, ar
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
-def seeded_runs(rng, seeds, items, gain, seed_spread):
-    """Right/wrong of two models over seeds and items: item difficulty is shared, each run has its own skill."""
-    difficulty = rng.normal(0, 1, items)
-
-    def runs(skill):
-        level = skill + rng.normal(0, seed_spread, (seeds, 1))
-        return difficulty + level + rng.normal(0, 1, (seeds, items)) > 0
-
-    return runs(0.0), runs(gain)
-
-
-@pytest.mark.parametrize(("seeds", "items", "seed_spread"), [(1, 200, 0.0), (3, 200, 0.2), (5, 500, 0.1)])
-def test_the_bootstrap_over_items_and_seeds_covers_93_to_97_percent(seeds, items, seed_spread):
-    scale = (2 + seed_spread**2) ** 0.5
-    truth = stats.norm.cdf(0.3 / scale) - 0.5
-    rng, covered = np.random.default_rng(11), 0
-    for trial in range(300):
-        reference, arm = seeded_runs(rng, seeds, items, 0.3, seed_spread)
-        found = statistics.paired_bootstrap(reference, arm, resamples=400, seed=trial)
-        covered += found.low <= truth <= found.high
-    # 300 trials have a standard error of 1.3 points.
-    assert 0.93 - 0.01 <= covered / 300 <= 0.97 + 0.01
-
-
 def test_the_bootstrap_of_one_run_agrees_with_the_score_interval_and_repeats_itself():
     reference, arm = outcomes(100, 20, 60, 120)
     boot = statistics.paired_bootstrap(reference, arm)
     score = statistics.paired_difference(reference, arm)
     assert (boot.value, boot.low, boot.high) == pytest.approx((score.value, score.low, score.high), abs=0.01)
     assert boot == statistics.paired_bootstrap(reference, arm)
-
-
-def test_one_base_run_serves_all_seeds_of_an_arm():
-    base, arm = [0, 1, 0, 1], [[1, 1, 0, 1], [1, 1, 1, 1]]
-    assert statistics.paired_bootstrap(base, arm).value == pytest.approx(0.375)
 
 
 def test_holm_gives_the_textbook_adjustment():
