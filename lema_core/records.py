@@ -15,12 +15,11 @@ ID_HEX = 16
 
 def content_id(prefix: str, *parts: str | int | None) -> str:
     """Return ``prefix-<16 hex>``, a hash over the parts; lengths are hashed too, so ("ab", "c") is not ("a", "bc")."""
-    digest = hashlib.sha256()
-    for part in parts:
-        # A lone surrogate in model text must not make a row impossible to name.
-        data = b"\0none" if part is None else str(part).encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "big") + data)
-    return f"{prefix}-{digest.hexdigest()[:ID_HEX]}"
+    # A lone surrogate in model text must not make a row impossible to name.
+    data = [b"\0none" if part is None else str(part).encode("utf-8", "surrogatepass") for part in parts]
+    # Hashed in one piece: a table of a million rows calls this some five million times.
+    measured = b"".join([len(one).to_bytes(8, "big") + one for one in data])
+    return f"{prefix}-{hashlib.sha256(measured).hexdigest()[:ID_HEX]}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

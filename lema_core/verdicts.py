@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 from typing import Literal
 
 from lema_core.answers import judge
@@ -31,6 +32,8 @@ REASONS = {
 
 EQUATION = re.compile(r"\d[\d,.]*(?:\s*[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
 LETTERS = re.compile(r"[^\w]+")
+PATH_FIELDS = tuple(one.name for one in fields(ReasoningPath))
+PATH_VALUES = attrgetter(*PATH_FIELDS)
 
 
 def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "reject") -> JudgedPath | Rejection:
@@ -52,13 +55,13 @@ def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "rejec
             request_key=path.request_key,
         )
     verdict = "wrong" if found.verdict == "unknown" else found.verdict
-    plain = {one.name: getattr(path, one.name) for one in fields(ReasoningPath)}
-    return JudgedPath(**plain, verdict=verdict, answer=found.answer, decided_by=found.decided_by)
+    plain = zip(PATH_FIELDS, PATH_VALUES(path), strict=True)
+    return JudgedPath(**dict(plain), verdict=verdict, answer=found.answer, decided_by=found.decided_by)
 
 
 @dataclass(slots=True)
 class MistakeSelection:
-    """Selects mistakes from a stream of judged paths; remembers 8 bytes a mistake and a count a question."""
+    """Selects mistakes from a stream of judged paths; remembers 8 bytes a mistake, for a cap a count a question."""
 
     verdicts: Collection[str] = ("wrong",)
     """Which verdicts are mistakes."""
@@ -81,14 +84,19 @@ class MistakeSelection:
         key = mistake_key(path)
         if key in self._seen:
             return "equal_mistake"
-        question, student = (path.question_id, ""), (path.question_id, path.student)
-        if self.per_question is not None and self._counts[question] >= self.per_question:
-            return "question_cap"
-        if self.per_student is not None and self._counts[student] >= self.per_student:
-            return "student_cap"
+        caps = self._caps(path)
+        for reason, counted, cap in caps:
+            if self._counts[counted] >= cap:
+                return reason
         self._seen.add(key)
-        self._counts.update((question, student))
+        self._counts.update(counted for _, counted, _ in caps)
         return None
+
+    def _caps(self, path: JudgedPath) -> list[tuple[str, tuple[str, str], int]]:
+        """Return the caps that are set as (reason, what is counted, cap): nothing else is worth remembering."""
+        one, other = (path.question_id, ""), (path.question_id, path.student)
+        caps = (("question_cap", one, self.per_question), ("student_cap", other, self.per_student))
+        return [(reason, counted, cap) for reason, counted, cap in caps if cap is not None]
 
     @staticmethod
     def _rejected(path: JudgedPath, reason: str) -> Rejection:

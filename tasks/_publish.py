@@ -27,6 +27,9 @@ from tasks._progress import Watch, watched
 SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
 
+SHARD_ROWS = 16_384
+"""About two seconds of judging: a Prefect task costs some 10 ms, and a flow run should not have thousands."""
+
 ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
 
@@ -40,6 +43,12 @@ class Stage:
     """Input rows, cut into shards."""
     requests_per_row: int = 1
     """So that a shard holds about ``runtime.shard_requests`` requests."""
+    asks: bool = True
+    """False: no model is asked, a row takes microseconds, and a shard holds `SHARD_ROWS` of them."""
+
+    def shard_rows(self, runtime: Runtime) -> int:
+        """Return how many input rows one task deals with."""
+        return max(1, runtime.shard_requests // self.requests_per_row) if self.asks else SHARD_ROWS
 
     @property
     def ref(self) -> ArtifactRef:
@@ -72,7 +81,7 @@ async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: 
     """
     store = Store(runtime.root)
     started = time.monotonic()
-    shards = shards_of(stage.rows, max(1, runtime.shard_requests // stage.requests_per_row))
+    shards = shards_of(stage.rows, stage.shard_rows(runtime))
     done = await asyncio.to_thread(store.finished_parts, stage.ref, shards)
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:

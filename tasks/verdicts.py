@@ -37,7 +37,7 @@ def _judge(store: Store, spec: VerdictsSpec, paths: ArtifactRef, out: ArtifactRe
 async def verdicts(runtime: Runtime, spec: VerdictsSpec, task_name: str, paths: ArtifactRef) -> ArtifactRef:
     """Return the artifact of the judged paths of one student."""
     identity = identities.verdicts(spec, task_name, paths.fingerprint)
-    stage = Stage(identity, Store(runtime.root).manifest(paths).rows_out)
+    stage = Stage(identity, Store(runtime.root).manifest(paths).rows_out, asks=False)
     if ref := await published(runtime, stage):
         return ref
     return await publish(runtime, stage, partial(verdicts_shard, runtime, spec, paths, stage.ref))
@@ -48,14 +48,19 @@ async def mistakes_shard(
     runtime: Runtime, spec: MistakesSpec, verdicts: Sequence[ArtifactRef], out: ArtifactRef, shard: Shard
 ) -> State[None]:
     """Select the mistakes of all students: caps and equal paths are seen over all of them."""
-    store = Store(runtime.root)
+    return outcome(await asyncio.to_thread(_select, Store(runtime.root), spec, verdicts, out, shard))
+
+
+def _select(
+    store: Store, spec: MistakesSpec, verdicts: Sequence[ArtifactRef], out: ArtifactRef, shard: Shard
+) -> PartWriter:
     judged = chain.from_iterable(store.rows(ref, JudgedPath) for ref in verdicts)
     selection = MistakeSelection(spec.verdicts, spec.per_question, spec.per_student)
     with store.part(out, shard, JudgedPath) as part:
         for row in selection.select(judged):
             part.rows_in += 1
             part.add(row)
-    return outcome(part)
+    return part
 
 
 async def mistakes(runtime: Runtime, spec: MistakesSpec, verdicts: Sequence[ArtifactRef]) -> ArtifactRef:

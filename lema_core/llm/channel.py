@@ -4,6 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from lema_core.llm.buyer import Buyer, Desk
+from lema_core.llm.claims import BEAT_S
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
@@ -61,6 +62,6 @@ class Channel:
         share = await ledger.call(lambda: ledger.claims.share(pool))
         if pool not in self._gates:
             limiter = Limiter(self.spec.concurrency, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+            limiter.join(share, asyncio.get_running_loop().time(), BEAT_S)
             self._gates[pool] = Gate(limiter)
-        self._gates[pool].limiter.divide(share)
         return client, Buyer(self._desk, client, self._gates[pool])

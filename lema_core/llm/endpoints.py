@@ -49,7 +49,8 @@ class EndpointSpec(BaseModel):
     api_key_env: str | None = None
     """The *name* of the environment variable with the key."""
     concurrency: int = Field(64, ge=1, le=10_000)
-    """At most so many requests in flight from one process; the engine finds out how many are good."""
+    """At most so many requests in flight from one process; the engine finds out how many are good. Several processes
+    (workers of a cluster) have so many each, and divide the two limits below."""
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     attempt_timeout_s: float = Field(300.0, gt=0)

@@ -87,12 +87,12 @@ class Limiter:
     """The brakes of one endpoint and key. ``now`` is any clock in seconds that does not run backwards."""
 
     ceiling: float
-    """At most so many in flight (given by the user)."""
+    """At most so many in flight from this process (given by the user)."""
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     randomness: random.Random = field(default_factory=random.Random)
     share: int = 1
-    """How many processes use the same endpoint and key: every limit is divided by it."""
+    """How many processes use the same endpoint and key: every quota is divided by it."""
 
     window: float = FIRST_WINDOW
     in_flight: int = 0
@@ -122,7 +122,7 @@ class Limiter:
     def wait(self, now: float, tokens: float) -> float:
         """Return the seconds until a request may start; 0: now; infinity: when another one has ended."""
         self._wake(now)
-        if self.in_flight >= max(1.0, min(self.window, self.ceiling / self.share)):
+        if self.in_flight >= max(1.0, min(self.window, self.ceiling)):
             return math.inf
         self._spread.rate = max(SPREAD, 40 * self.window)
         wait = max(0.0, self.paused_until - now, self._spread.wait(now, 1))
@@ -201,6 +201,12 @@ class Limiter:
                 self._advertised = float(value)
                 self._base = float(value) * QUOTA_USE / 60 / self.share
                 self._pace, self._cycle = Bucket(self._base, 0.5, at=now), now
+
+    def join(self, share: int, now: float, notice_s: float) -> None:
+        """Start beside other processes: no quota is touched until they, too, know that there is one more."""
+        self.divide(share)
+        if share > 1 and (self._requests is not None or self._tokens is not None):
+            self.paused_until = max(self.paused_until, now + notice_s)
 
     def divide(self, share: int) -> None:
         """So many processes use this endpoint and key now."""

@@ -12,7 +12,7 @@ from heapq import nsmallest
 from lema_core.errors import DataError
 from lema_core.mixture.arms import Arm, Match, View
 from lema_core.mixture.pool import Pool, examples
-from lema_core.mixture.shuffling import rank, shuffled
+from lema_core.mixture.shuffling import Shuffle, rank
 from lema_core.overlap import KnownQuestions
 from lema_core.records import Example, Question, Rejection, content_id
 
@@ -53,25 +53,19 @@ def build_arm(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
     Raises:
         DataError: the arm has no example, or the pool is too small, or the arm's fixed part too large, for its size.
     """
-    rejected: list[Rejection] = []
-
-    def kept() -> Iterator[Example]:
+    kept = rejected = 0
+    with Shuffle(rules.seed) as shuffle:
         for row in _sized(arm, pool, rules):
             if isinstance(row, Rejection):
-                rejected.append(row)
-            else:
+                rejected += 1
                 yield row
-
-    empty = True
-    for example in shuffled(kept(), rules.seed):
-        # The shuffle reads everything before it gives anything: all rejections are there by now.
-        yield from rejected
-        rejected.clear()
-        empty = False
-        yield example
-    if empty:
+            else:
+                kept += 1
+                shuffle.add(row)
+        yield from shuffle.rows()
+    if not kept:
         raise DataError(
-            f"The arm {arm.name} has no example: {len(rejected)} rows of the pool were rejected and none is left. "
+            f"The arm {arm.name} has no example: {rejected} rows of the pool were rejected and none is left. "
             "Expected rationales, right paths or corrections: sample more paths, or leave the arm out."
         )
 

@@ -6,13 +6,17 @@ Rows go to one of 16 temporary files by the first bits of their hash; then each 
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import fields
+from operator import attrgetter
+from typing import IO, Self
 
 from lema_core.records import Example, content_id
 
 BUCKETS = 16
+NAMES = tuple(one.name for one in fields(Example))
+VALUES = attrgetter(*NAMES)
 
 
 def rank(seed: int, row_id: str) -> int:
@@ -20,15 +24,33 @@ def rank(seed: int, row_id: str) -> int:
     return int(content_id("o", seed, row_id).removeprefix("o-"), 16)
 
 
-def shuffled(rows: Iterable[Example], seed: int) -> Iterator[Example]:
-    """Yield the rows in the seeded order."""
-    with ExitStack() as stack:
-        # ASCII JSON holds any text, a lone surrogate of model text included.
-        files = [stack.enter_context(tempfile.TemporaryFile("w+", encoding="ascii")) for _ in range(BUCKETS)]
-        for row in rows:
-            place = rank(seed, row.id)
-            files[place * BUCKETS >> 64].write(json.dumps([place, row.id, asdict(row)]) + "\n")
-        for file in files:
+class Shuffle:
+    """Takes rows in any order and gives them in the seeded one: a context manager, for its files."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._files = [self._stack.enter_context(_file()) for _ in range(BUCKETS)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, row: Example) -> None:
+        """Take a row."""
+        place = rank(self._seed, row.id)
+        self._files[place * BUCKETS >> 64].write(json.dumps([place, row.id, VALUES(row)]) + "\n")
+
+    def rows(self) -> Iterator[Example]:
+        """Yield what was taken, in the seeded order."""
+        for file in self._files:
             file.seek(0)
-            for _, _, fields in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):
-                yield Example(**fields)
+            for _, _, values in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):
+                yield Example(**dict(zip(NAMES, values, strict=True)))
+
+
+def _file() -> IO[str]:
+    # ASCII JSON holds any text, a lone surrogate of model text included.
+    return tempfile.TemporaryFile("w+", encoding="ascii")

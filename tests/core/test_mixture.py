@@ -22,7 +22,7 @@ from lema_core.mixture import (
     held_out_questions,
     preference_of_correction,
 )
-from lema_core.mixture.shuffling import shuffled
+from lema_core.mixture.shuffling import Shuffle
 from lema_core.overlap import KnownQuestions
 from lema_core.prompts import path_input
 from lema_core.questions import QuestionsSpec, read_questions
@@ -165,6 +165,13 @@ def test_rows_in_are_rows_out_plus_rejected_and_no_id_repeats(name):
         assert reasons["over_size"] == 41
 
 
+def shuffled(rows, seed):
+    with Shuffle(seed) as shuffle:
+        for row in rows:
+            shuffle.add(row)
+        return list(shuffle.rows())
+
+
 def test_the_order_is_the_seeds_and_not_the_pools():
     first, _ = built("lema")
     other_seed, _ = built("lema", rules=MixtureRules(seed=2))
@@ -172,7 +179,7 @@ def test_the_order_is_the_seeds_and_not_the_pools():
     assert {example.id for example in first} == {example.id for example in other_seed}
     rows = [replace(example) for example in first]
     random.Random(0).shuffle(rows)  # noqa: S311
-    assert list(shuffled(rows, 1)) == first
+    assert shuffled(rows, 1) == first
 
 
 def test_a_shuffle_keeps_every_row_as_it_is():
@@ -180,7 +187,7 @@ def test_a_shuffle_keeps_every_row_as_it_is():
         Example(id=f"e{n}", kind="cot", source_id="s", question_id="q", input="\ud800 x\n", output="π", weight=0.5)
         for n in range(200)
     ]
-    out = list(shuffled(rows, 0))
+    out = shuffled(rows, 0)
     assert sorted(out, key=lambda row: row.id) == sorted(rows, key=lambda row: row.id)
     assert out != rows
 

@@ -166,6 +166,30 @@ def test_processes_divide_a_limit() -> None:
     assert world.rate(45, 80) == pytest.approx(9.8, rel=0.03)
 
 
+def test_processes_that_join_one_after_the_other_keep_the_quota_together() -> None:
+    """Each one hears of the others every 5 s: the sum holds at every moment, not only once all have heard."""
+    notice, starts = 5.0, []
+    processes: list[tuple[Limiter, float]] = []
+    now = 0.0
+    while now < 60:
+        if len(processes) < 4 and now >= 2.0 * len(processes):
+            brakes = limiter(requests_per_minute=600)
+            brakes.join(len(processes) + 1, now, notice)
+            processes.append((brakes, now))
+        for brakes, since in processes:
+            if (now - since) % notice < 0.01:
+                brakes.divide(len(processes))
+            if brakes.wait(now, 1) <= 0:
+                ticket = brakes.start(now, 1)
+                brakes.succeeded(ticket, now, 1)
+                brakes.leave(now)
+                starts.append(now)
+        now += 0.01
+    for second in range(0, 50, 5):
+        assert sum(second <= start < second + 10 for start in starts) <= 100 + 5
+    assert len(starts) > 400
+
+
 def test_tokens_a_minute_hold_even_when_requests_turn_out_larger() -> None:
     brakes = limiter(tokens_per_minute=6000)
     now, used = 0.0, 0

@@ -1,0 +1,149 @@
+"""Requests a second with 1, 2 and 4 Dask workers, and what a shard costs besides its requests, as docs/scale.md tells.
+
+    python benchmarks/scale.py [workers] [shards] [--seconds S] [--concurrency N] [--ledger URL]
+
+One stage (reasoning_paths, as `lema run` runs it) against the simulated endpoint, which answers after 200 ms and shares
+the machine. `workers`: the same run file but for its number of workers; each worker has so many requests in flight as
+`--concurrency` says, so the ideal is workers x concurrency / 0.2 s. `shards`: every answer lies in the ledger already,
+once in one shard and once in a shard a request: the difference is what Prefect, Dask and the files of a part cost.
+"""
+
+import argparse
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flows.cli import ui
+
+LATENCY_S = 0.2
+SHARD = 256
+
+
+class Bench:
+    """A Prefect server, a folder, and the flow with one stage."""
+
+    def __init__(self, folder: Path, options: argparse.Namespace) -> None:
+        self.folder, self.options = folder, options
+        self._runs = 0
+
+    def stage(self, requests: int, url: str, **runtime: Any) -> float:
+        """Sample so many paths; return the seconds of the stage alone, the workers' start left out."""
+        return asyncio.run(self._stage(requests, url, runtime))
+
+    async def _stage(self, requests: int, url: str, runtime: dict[str, Any]) -> float:
+        from prefect import flow
+
+        from lema_core.llm.endpoints import EndpointSpec
+        from lema_core.questions import QuestionsSpec
+        from lema_core.specs import Runtime, StudentSpec
+        from tasks._endpoints import engine_session
+        from tasks.questions import questions
+        from tasks.reasoning_paths import reasoning_paths
+
+        self._runs += 1
+        at = Runtime(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
+        model = EndpointSpec(model="fixed", base_url=url, concurrency=self.options.concurrency)
+        seconds = 0.0
+
+        @flow(name="scale")
+        async def scale() -> None:
+            nonlocal seconds
+            asked = await questions(at, QuestionsSpec(task="arithmetic", limit=requests))
+            async with engine_session(at):
+                started = time.monotonic()
+                await reasoning_paths(at, StudentSpec(endpoint="s", samples=1), model, "arithmetic", asked)
+                seconds = time.monotonic() - started
+
+        await scale()
+        return seconds
+
+    def workers(self) -> None:
+        """Print the rate for 1, 2 and 4 workers."""
+        ideal = self.options.concurrency / LATENCY_S
+        print("| workers | requests | requests/s | of the ideal | CPU busy |\n|---|---|---|---|---|")
+        for count in (1, 2, 4):
+            requests = int(ideal * self.options.seconds) * count
+            ledger = self.options.ledger or str(self.folder / f"ledger-{count}.sqlite")
+            with endpoint(LATENCY_S) as url:
+                psutil.cpu_percent()
+                seconds = self.stage(requests, url, workers=count, ledger=ledger, shard_requests=SHARD)
+            rate, busy = requests / seconds, psutil.cpu_percent()
+            share = rate / ideal / count
+            print(f"| {count} | {requests:,} | {rate:.0f} | {share:.0%} | {busy:.0f} % |", flush=True)
+
+    def shards(self) -> None:
+        """Print the cost of a shard in the flow's own process and on a cluster."""
+        count = 300
+        print("| where | one shard | a shard a request | a shard costs |\n|---|---|---|---|")
+        ledger = str(self.folder / "ledger.sqlite")
+        with endpoint(0.0) as url:
+            self.stage(count, url, ledger=ledger)
+            for where, workers in (("the flow's process", None), ("2 workers", 2)):
+                one = self.stage(count, url, ledger=ledger, workers=workers, shard_requests=count)
+                many = self.stage(count, url, ledger=ledger, workers=workers, shard_requests=1)
+                each = 1000 * (many - one) / (count - 1)
+                print(f"| {where} | {one:.2f} s | {many:.2f} s | {each:.0f} ms |", flush=True)
+
+
+@contextmanager
+def endpoint(latency: float) -> Iterator[str]:
+    """Run the simulated endpoint in a process of its own."""
+    import json
+    import subprocess
+    import sys
+    import urllib.request
+
+    from lema_core.llm.endpoints import free_port
+
+    port = free_port()
+    command = [sys.executable, "-c", "from flows.cli import app; app()", "simulate", "--port", str(port)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    base = f"http://127.0.0.1:{port}"
+    faults = urllib.request.Request(f"{base}/faults", json.dumps({"latency_s": latency}).encode())  # noqa: S310
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(faults).read()  # noqa: S310 - our own server
+            except OSError:
+                time.sleep(0.1)
+            else:
+                break
+        yield f"{base}/v1"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("trials", nargs="*", choices=[[], "workers", "shards"], metavar="TRIAL")
+    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--ledger", default="")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="lema-scale-") as folder:
+        home = Path(folder) / "prefect"
+        port = ui.start(home)
+        quiet = {
+            "PREFECT_API_URL": ui.api_url(port),
+            "PREFECT_HOME": str(home),
+            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+        }
+        os.environ.update(ui.QUIET | quiet)
+        try:
+            bench = Bench(Path(folder), options)
+            for trial in options.trials or ("workers", "shards"):
+                getattr(bench, trial)()
+        finally:
+            ui.stop(home)
+
+
+if __name__ == "__main__":
+    main()
