@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev demo test test-fast check smoke chaos bench ui ui-stop clean
+.PHONY: help install install-dev demo test test-fast check smoke chaos bench ui ui-stop up down deploy serve clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,5 +55,17 @@ ui: install ## Start the Prefect UI (lema run does it by itself) and say where i
 ui-stop: ## Stop the Prefect UI
 	@test ! -x $(BIN)/lema || $(BIN)/lema ui stop
 
-clean: ui-stop ## Remove the environment and caches; artifacts and the ledger (.lema) stay
+up: install ## Start PostgreSQL, the Prefect server, the deployments and a worker on this machine
+	@$(BIN)/lema up
+
+down: ## Stop what `make up` started; all data stays
+	@test ! -x $(BIN)/lema || $(BIN)/lema down
+
+deploy: install ## Register the deployments and automations on the Prefect server
+	@$(BIN)/lema deploy
+
+serve: install ## Register the deployments and run them in this terminal, without a worker
+	@$(BIN)/lema serve
+
+clean: down ## Remove the environment and caches; artifacts and the ledger (.lema) stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

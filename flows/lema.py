@@ -1,11 +1,13 @@
 """The whole paper in its order: questions, mistakes and corrections, evolution, fine-tuning, evaluation, report."""
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.corrections import collect_corrections
 from flows.endpoints import Endpoints
 from flows.evolution import evolve
 from flows.fine_tuning import evaluate, fine_tune
+from flows.titles import title_of
 from lema_core.lineage import Collection, Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks._endpoints import engine_session
@@ -13,7 +15,7 @@ from tasks.questions import questions
 from tasks.report import report
 
 
-@flow(name="lema", flow_run_name="{run.name}", persist_result=False)
+@flow(name="lema", flow_run_name=lambda: title_of(flow_run.parameters["run"]), persist_result=False)
 async def lema(run: RunSpec, root: str = ".lema") -> Lineage:
     """Teach a model from its mistakes, as a run file says; stages that are there already are not made again."""
     at, made = Runtime.of(run, root), Lineage()

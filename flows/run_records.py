@@ -1,22 +1,26 @@
-"""What was asked for: each run's spec and state under ``<root>/runs/``, so that ``lema resume`` can go on with it.
+"""What was asked for: each run's spec and state under ``<root>/runs/``, so that it can be resumed.
 
-The store and the ledger hold what was done; this holds only what to do. A run that was killed stays ``running`` here,
-which is what makes it unfinished.
+The store and the ledger hold what was done; this holds only what to do, and which process is at it. A run that was
+killed stays ``running`` here with a dead process, which is what makes it unfinished.
 """
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.artifacts.files import atomic_file, open_root
-from lema_core.errors import ConfigError, LemaError
-from lema_core.specs import RunSpec
+from lema_core.errors import BatchPendingError, ConfigError, LemaError
+from lema_core.llm.claims import LEASE_S, Owner, owner_lives, this_machine
+from lema_core.specs import RunSpec, Runtime
 
-RunState = Literal["running", "failed", "completed"]
+RunState = Literal["running", "waiting", "failed", "completed"]
+"""``waiting``: batches are submitted, and nothing else is left to do before they are collected."""
 
 
 class RunRecord(BaseModel):
@@ -28,14 +32,35 @@ class RunRecord(BaseModel):
     state: RunState
     updated: str
     error: str = ""
+    owner: Owner | None = None
+    """The process that runs it, or was the last to."""
+    crashes: int = 0
+    """How often in a row it was resumed after its process had died."""
+
+    def running(self, root: str) -> bool:
+        """Tell whether a living process is at it: by its id on this machine, else by its sign of life in the ledger."""
+        if self.state != "running" or self.owner is None:
+            return False
+        return owner_lives(self.owner, Runtime.of(self.spec, root).ledger)
 
 
 @contextmanager
 def recorded(spec: RunSpec, root: str) -> Iterator[None]:
-    """Record a run as running, and at the end as completed or failed."""
-    save(root, spec, "running")
+    """Record a run as running, and at the end as completed, waiting for batches, or failed.
+
+    Raises:
+        ConfigError: another living process is at this run.
+    """
+    before = record_of(root, spec.name)
+    if before and before.running(root) and before.owner != this_process():
+        raise ConfigError(_occupied(before))
+    crashes = before.crashes + 1 if before and before.state == "running" else 0
+    save(root, spec, "running", crashes=crashes)
     try:
         yield
+    except BatchPendingError as error:
+        save(root, spec, "waiting", str(error))
+        raise
     except BaseException as error:
         # On a full disk this fails too; what the user has to hear is what failed first.
         with suppress(LemaError):
@@ -44,12 +69,25 @@ def recorded(spec: RunSpec, root: str) -> Iterator[None]:
     save(root, spec, "completed")
 
 
-def save(root: str, spec: RunSpec, state: RunState, error: str = "") -> None:
+def _occupied(record: RunRecord) -> str:
+    owner = record.owner
+    where = f"process {owner.pid} on {owner.machine.partition('/')[0]}" if owner else "another process"
+    return (
+        f"the run {record.spec.name!r} is being run by {where}. Wait for it, or stop it and run again "
+        f"(a process on another machine counts as dead {LEASE_S:.0f} s after its last sign of life)"
+    )
+
+
+def this_process() -> Owner:
+    """Return what tells this process from every other."""
+    return Owner(machine=this_machine(), pid=os.getpid(), started=psutil.Process().create_time())
+
+
+def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: int = 0) -> None:
     """Write a run's record in one step."""
     fs, path = open_root(root)
-    record = RunRecord(
-        spec=spec, state=state, updated=datetime.now(UTC).isoformat(timespec="milliseconds"), error=error
-    )
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    record = RunRecord(spec=spec, state=state, updated=now, error=error, owner=this_process(), crashes=crashes)
     with atomic_file(fs, f"{path}/runs/{spec.name}.json") as local:
         local.write_text(record.model_dump_json(indent=2, exclude_defaults=False) + "\n", encoding="utf-8")
 
@@ -61,19 +99,27 @@ def records(root: str) -> list[RunRecord]:
     return sorted((RunRecord.model_validate(d) for d in documents), key=lambda r: r.updated, reverse=True)
 
 
+def record_of(root: str, name: str) -> RunRecord | None:
+    """Return a run's record, or None where it never ran under this root."""
+    fs, path = open_root(root)
+    file = f"{path}/runs/{name}.json"
+    return RunRecord.model_validate_json(fs.cat_file(file)) if fs.exists(file) else None
+
+
 def unfinished(root: str, name: str | None = None) -> RunSpec:
     """Return the spec of the named run, or of the newest run that has not completed.
 
     Raises:
         ConfigError: there is no such run.
     """
-    found = records(root)
     if name is not None:
-        found = [record for record in found if record.spec.name == name]
-        if not found:
+        found = record_of(root, name)
+        if found is None:
             raise ConfigError(f"no run {name!r} under {root}; start one with: lema run RUN.toml --root {root}")
-        return found[0].spec
-    open_runs = [record for record in found if record.state != "completed"]
+        return found.spec
+    everything = records(root)
+    open_runs = [record for record in everything if record.state != "completed"]
     if not open_runs:
-        raise ConfigError(f"every run under {root} has completed: {[r.spec.name for r in found]}; nothing to resume")
+        names = [record.spec.name for record in everything]
+        raise ConfigError(f"every run under {root} has completed: {names}; nothing to resume")
     return open_runs[0].spec

@@ -20,7 +20,7 @@ class RuntimeSpec(BaseModel):
     shards_in_flight: int = Field(8, ge=1)
     """Shards that one process deals with at a time."""
     ledger: str | None = None
-    """A PostgreSQL URL or a file; by default ``ledger.sqlite`` under the root."""
+    """A PostgreSQL URL or a file; by default what ``ledger.url`` under the root names, else ``ledger.sqlite`` there."""
     workers: int | None = Field(None, ge=1)
     """Worker processes on this machine to deal with the shards; None: the flow's own process does."""
     scheduler: str | None = Field(None, pattern=r"^[a-z]+://.+:\d+$")

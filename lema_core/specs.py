@@ -248,6 +248,13 @@ class RunSpec(Section):
         return self.endpoints[name].model_copy(update={"name": name})
 
 
+def ledger_under(root: str) -> str:
+    """Return the ledger that all runs under a root share: what ``ledger.url`` there names, else ``ledger.sqlite``."""
+    folder = Path(root if "://" not in root else ".lema")
+    named = folder / "ledger.url"
+    return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
+
+
 class Runtime(BaseModel):
     """Where and how a run works: handed to every task, small and plain, never part of an identity."""
 
@@ -271,15 +278,7 @@ class Runtime(BaseModel):
         """
         local = "://" not in root
         root = str(Path(root).absolute()) if local else root.rstrip("/")
-        ledger = spec.runtime.ledger or str(Path(root if local else ".lema") / "ledger.sqlite")
+        ledger = spec.runtime.ledger or ledger_under(root)
         return cls(
             root=f"{root}/store",
             ledger=ledger if is_postgres(ledger) else str(Path(ledger).absolute()),
-            run=spec.name,
-            budget=spec.budget,
-            shard_requests=spec.runtime.shard_requests,
-            shards_in_flight=spec.runtime.shards_in_flight,
-            workers=spec.runtime.workers,
-            scheduler=spec.runtime.scheduler,
-            launch=spec.launch,
-        )

@@ -83,11 +83,12 @@ async def engine_watch(runtime: Runtime, stage: Stage) -> Watch:
         # A worker that died takes its count with it.
         done = max(0, now.done - before)
         money = "" if now.dollars is None else f", ${now.dollars:.4f}"
+        left = f", {(requests - done) / now.rate:.0f} s left" if now.rate else ""
         stuck = f", sleeping {now.sleeping_s:.0f} s" if now.sleeping_s else ""
         tokens = now.prompt_tokens + now.completion_tokens
         line = (
             f"{done}/{requests} requests, {now.rate:.1f}/s, {now.in_flight} in flight, oldest {now.oldest_s:.0f} s, "
-            f"{now.r429} x 429, {now.r5xx} x 5xx, {tokens} tokens{money}{stuck}"
+            f"{now.r429} x 429, {now.r5xx} x 5xx, {tokens} tokens{money}{left}{stuck}"
         )
         return min(1.0, done / requests), line
 

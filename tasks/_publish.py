@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from functools import partial
 from typing import Any
 
@@ -115,27 +116,34 @@ async def _run_shards(
     results = await asyncio.gather(*(one(shard) for shard in shards), return_exceptions=True)
     failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
     if failed:
-        _raise(runtime, stage.ref, failed, len(shards))
+        _raise(runtime, stage, failed, len(shards))
 
 
-def _raise(runtime: Runtime, ref: ArtifactRef, failed: list[tuple[Shard, BaseException]], total: int) -> None:
+def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
     for _, error in failed:
         if isinstance(error, BudgetExceededError | asyncio.CancelledError):
             raise error
     if all(isinstance(error, BatchPendingError) for _, error in failed):
         raise BatchPendingError(
-            f"{ref.stage}: {len(failed)} of {total} shards wait for batches that are submitted and not finished. "
-            f"Collect them later with: lema resume {runtime.run}"
+            f"{stage.ref.stage}: {len(failed)} of {total} shards wait for batches that are submitted and not finished. "
+            f"Collect them later with: {_resuming(runtime)}, or the deployment collect-batch"
         )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
     texts = list(dict.fromkeys(str(error) or type(error).__name__ for _, error in failed))
     if total == len(failed) and all(isinstance(error, LemaError) for _, error in failed) and len(texts) == 1:
         raise failed[0][1]
+    requests = sum(shard.stop - shard.start for shard, _ in failed) * stage.requests_per_row
     raise ShardsFailedError(
-        f"{ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}); the others are kept. "
-        f"Cause: {'; '.join(texts[:3])}. Go on with: lema resume {runtime.run}"
+        f"{stage.ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}; at most {requests} requests, "
+        f"of which the answered ones are kept); the other shards are finished. Cause: {'; '.join(texts[:3])}. "
+        f"Go on with: {_resuming(runtime)}, or the deployment resume"
     )
+
+
+def _resuming(runtime: Runtime) -> str:
+    root = runtime.root.removesuffix("/store")
+    return f"lema resume {runtime.run}" + ("" if root == str(Path(".lema").absolute()) else f" --root {root}")
 
 
 async def show_cached(manifest: Manifest) -> None:

@@ -3,7 +3,7 @@
 import time
 
 from prefect import task
-from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact
+from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -12,7 +12,8 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.lineage import Lineage
 from lema_core.report import render_html, render_markdown
-from lema_core.report.gathering import gather
+from lema_core.report.gathering import evaluation_of, gather
+from lema_core.report.story import percent
 from lema_core.specs import RunSpec, Runtime
 from tasks._publish import SHARD_TASK, Stage, published
 
@@ -48,3 +49,14 @@ async def report(runtime: Runtime, run: RunSpec, made: Lineage) -> ArtifactRef:
 
 def _link(store: Store, path: str) -> str:
     return f"file://{path}" if "file" in store.fs.protocol else str(store.fs.unstrip_protocol(path))
+
+
+async def show_scores(store: Store, made: Lineage) -> str:
+    """Put the accuracy of every evaluated model into Prefect as a table; return it as one line."""
+    evaluation = evaluation_of(store, made)
+    if evaluation is None:
+        return "nothing was evaluated"
+    scores = {score.name: percent(score.accuracy.value, evaluation.n) for score in evaluation.scores}
+    table = [{"model": name, "accuracy": accuracy} for name, accuracy in scores.items()]
+    await acreate_table_artifact(table=table, key="scores", description=f"{evaluation.n} held-out questions")
+    return ", ".join(f"{name} {accuracy}" for name, accuracy in scores.items())

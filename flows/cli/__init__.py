@@ -13,6 +13,7 @@ from flows.cli.plan import plan
 from flows.cli.rate import rate
 from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
+from flows.cli.stack import deploy, down, serve, up
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
 from lema_core.core_dumps import without_core_dumps
@@ -26,7 +27,11 @@ app = typer.Typer(
         "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
     ),
 )
-for command in (run, sweep, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor):
+COMMANDS = (
+    *(run, sweep, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor),
+    *(up, down, deploy, serve),
+)
+for command in COMMANDS:
     app.command(command.__name__)(told(command))
 app.callback()(without_core_dumps)
 app.add_typer(ledger_app, name="ledger")

@@ -37,7 +37,7 @@ def chaos(
     Example: lema chaos deployments/runs/smoke.toml --quick
     """
     from flows.chaos import Arena, chosen, judged
-    from flows.cli.ui import ensure_server
+    from flows.operations.server import ensure_server
     from lema_core.errors import LemaError
     from lema_core.run_files import read_run_file
 

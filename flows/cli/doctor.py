@@ -16,8 +16,8 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from flows.cli import ui
 from flows.cli.console import console
+from flows.operations import server
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -228,8 +228,8 @@ def _gpu_training(gpus: str) -> Finding:
 
 def _prefect() -> Finding:
     given = os.environ.get("PREFECT_API_URL")
-    port = None if given else ui.running_port(ui.HOME)
-    api = given or ui.api_url(port or ui.DEFAULT_PORT)
+    port = None if given else server.running_port(server.HOME)
+    api = given or server.api_url(port or server.DEFAULT_PORT)
     problem = _problem(f"{api.rstrip('/')}/health", None)
     if problem is None:
         return Finding("Prefect", "ok", f"{api} answers")

@@ -14,8 +14,22 @@ if TYPE_CHECKING:
 
 ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
-Where = Annotated[str, typer.Option("--ledger", help="The ledger's file or postgresql:// URL.")]
-DEFAULT = ".lema/ledger.sqlite"
+
+def _ledger_here() -> str:
+    from lema_core.specs import ledger_under
+
+    return ledger_under(".lema")
+
+
+Where = Annotated[
+    str,
+    typer.Option(
+        "--ledger",
+        help="The ledger's file or postgresql:// URL.",
+        default_factory=_ledger_here,
+        show_default="the ledger under .lema",
+    ),
+]
 
 
 @contextmanager
@@ -35,7 +49,7 @@ def _opened(where: str) -> Iterator["LedgerStore"]:
 
 @ledger_app.callback(invoke_without_command=True)
 @told
-def totals(context: typer.Context, ledger: Where = DEFAULT) -> None:
+def totals(context: typer.Context, ledger: Where) -> None:
     """Show requests, tokens and money by run, by endpoint and by day."""
     if context.invoked_subcommand is not None:
         return
@@ -57,8 +71,8 @@ def totals(context: typer.Context, ledger: Where = DEFAULT) -> None:
 @told
 def explain(
     key: Annotated[str, typer.Argument(help="A key, or its beginning, as in the column request_key.")],
+    ledger: Where,
     other: Annotated[str, typer.Argument(help="A second key: say why the two differ.")] = "",
-    ledger: Where = DEFAULT,
 ) -> None:
     """Show what went into a request's key; given two, why they differ.
 
@@ -87,7 +101,7 @@ def _show(found: dict[str, Any]) -> None:
 @ledger_app.command("export")
 @told
 def export(
-    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write.")], ledger: Where = DEFAULT
+    path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write.")], ledger: Where
 ) -> None:
     """Write every completion, with its request, to a Parquet file."""
     from lema_core.llm.ledger_files import export_ledger
@@ -100,7 +114,7 @@ def export(
 @told
 def import_(
     path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="A file that `lema ledger export` wrote.")],
-    ledger: Where = DEFAULT,
+    ledger: Where,
 ) -> None:
     """Add a file's completions; what the ledger holds already stands. A new ledger is made where there is none."""
     from lema_core.llm.ledger_files import import_ledger

@@ -74,7 +74,7 @@ def resume(
 
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
-    from flows.cli.ui import ensure_server, ui_url
+    from flows.operations.server import ensure_server, ui_url
     from flows.sweep_planning import stages_of
     from lema_core.ablation.cells import cell_runs
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
+from pydantic import BaseModel, ConfigDict
 
 from lema_core.llm.store import LOOKUP, LedgerStore, chunked, marks
 
@@ -27,6 +28,38 @@ def this_machine() -> str:
     namespace = Path("/proc/self/ns/pid")
     inside = namespace.readlink().as_posix() if namespace.is_symlink() else ""
     return f"{socket.gethostname()}/{int(psutil.boot_time())}/{inside}"
+
+
+class Owner(BaseModel):
+    """What tells a process from every other."""
+
+    model_config = ConfigDict(frozen=True)
+
+    machine: str
+    pid: int
+    started: float
+
+
+def owner_lives(owner: Owner, ledger: str) -> bool:
+    """Tell whether a process lives: by its id on this machine, else by its last sign of life in a ledger they share."""
+    if owner.machine == this_machine():
+        return _runs(owner.pid, owner.started)
+    store = LedgerStore(ledger)
+    try:
+        sql = "SELECT MAX(beat) FROM owners WHERE machine = ? AND pid = ?"
+        beat = store.database.query(sql, (owner.machine, owner.pid))[0][0]
+    finally:
+        store.close()
+    return beat is not None and time.time() - beat < LEASE_S
+
+
+def _runs(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        # After a reboot the number may belong to somebody else's process; a zombie is dead and not buried.
+        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Claims:
@@ -102,10 +135,7 @@ class Claims:
         silent = time.time() - beat
         if machine != self._machine or silent > STUCK_S:
             return silent < LEASE_S
-        try:
-            return abs(psutil.Process(pid).create_time() - started) < 1.0
-        except psutil.NoSuchProcess:
-            return False
+        return _runs(pid, started)
 
     def _forget(self, owners: Sequence[str]) -> None:
         for table in ("claims", "pools", "owners"):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from support import RUN, environment, lema_command
 
-from flows.cli import ui
+from flows.operations import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
@@ -18,9 +18,9 @@ from lema_core.records import Question
 def prefect_api(tmp_path_factory) -> Iterator[str]:
     """Start a real Prefect server once and give its API address."""
     home = tmp_path_factory.mktemp("prefect")
-    port = ui.start(home)
-    yield ui.api_url(port)
-    ui.stop(home)
+    port = server.start(home)
+    yield server.api_url(port)
+    server.stop(home)
 
 
 @pytest.fixture

@@ -1,0 +1,75 @@
+"""``lema up``, ``down``, ``deploy``, ``serve``: the local stack, and the deployments on any Prefect server."""
+
+from typing import Annotated
+
+import typer
+
+from flows.cli.console import console
+
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TYPE/NAME",
+        help="A notification block, as slack-webhook/team, told of runs that failed, crashed or spent their budget.",
+    ),
+]
+
+
+def up(
+    notify: Notify = None,
+    sqlite: Annotated[bool, typer.Option("--sqlite", help="Do without PostgreSQL: one machine, few runs.")] = False,
+) -> None:
+    """Start the local stack: PostgreSQL, the Prefect server on it, the deployments and a worker that runs them.
+
+    What runs already is left alone, so the same command starts what is missing, as after a reboot. Everything listens
+    on loopback only and lies under .lema; `lema down` stops it and keeps the data. The ledger moves to PostgreSQL too.
+    """
+    from flows.operations import stack
+
+    for part, where in stack.up(notify, sqlite=sqlite):
+        console.print(f"{part:<12} {where}")
+
+
+def down() -> None:
+    """Stop the worker, the server and PostgreSQL. All data stays; interrupted runs go on after `lema up`."""
+    from flows.operations import stack
+
+    for part, ran in stack.down():
+        console.print(f"{part:<12} {'stopped' if ran else 'was not running'}")
+
+
+def deploy(notify: Notify = None) -> None:
+    """Register the deployments of deployments/prefect.yaml and the automations on the Prefect server.
+
+    The server is the one PREFECT_API_URL names, else the one of this folder, which is started. Runs need a worker:
+    prefect worker start --pool lema
+    """
+    import asyncio
+
+    from flows.operations.server import ensure_server, ui_url
+
+    api = ensure_server()
+    from flows.operations import automations, deploying
+
+    for name in deploying.register():
+        console.print(f"deployment   {name}")
+    for name in asyncio.run(automations.register(notify)):
+        console.print(f"automation   {name}")
+    console.print(f"See {ui_url(api, 'deployments')}. Runs need a worker: prefect worker start --pool lema")
+
+
+def serve(notify: Notify = None) -> None:
+    """Register the deployments and run what is started or due, in this process, until Ctrl-C: no worker is needed."""
+    import asyncio
+
+    from flows.operations.server import ensure_server, ui_url
+
+    api = ensure_server()
+    import prefect
+
+    from flows.operations import automations, deploying
+
+    asyncio.run(automations.register(notify))
+    served = deploying.served()
+    console.print(f"Serving {', '.join(one.name for one in served)}. See {ui_url(api, 'deployments')}")
+    prefect.serve(*served, pause_on_shutdown=False, print_starting_message=False)

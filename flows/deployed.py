@@ -1,0 +1,184 @@
+"""The flows behind ``deployments/prefect.yaml``: what can be scheduled, started from a form, or by an automation.
+
+Each is the flow of ``flows/lema.py``, whole or in part, on a run file. A run that stops because batches are submitted
+ends as ``Submitted``, one that reaches its budget as ``BudgetReached``: states of their own, so that automations can
+tell them from failures. Whatever failed is kept; ``resume`` goes on with it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from pydantic import Field
+
+from flows.endpoints import Endpoints
+from flows.lema import evaluate, lema
+from flows.planning import Planner
+from flows.run_records import RunRecord, record_of, recorded, records
+from flows.titles import title_of
+from lema_core.artifacts import Store
+from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
+from lema_core.run_files import read_run_file
+from lema_core.specs import RunSpec, Runtime
+from tasks._endpoints import engine_session
+from tasks.questions import questions
+from tasks.report import show_scores
+
+RUN_FILES = Path("deployments") / "runs"
+FREE_RUN = str(RUN_FILES / "smoke.toml")
+"""What the forms start with: it needs no key and costs nothing."""
+ROOT = ".lema"
+
+
+def _run_files() -> list[str]:
+    """Return the run files that a form offers: those that are there when the deployments are registered."""
+    return sorted(map(str, RUN_FILES.glob("*.toml"))) or [FREE_RUN]
+
+
+RunFile = Annotated[str, Field(json_schema_extra={"examples": _run_files()})]
+
+
+def _titled(prefix: str = "") -> Any:
+    """Return a namer of flow runs: by the run file's contents, or by its path where it cannot be read."""
+
+    def name() -> str:
+        given = flow_run.parameters
+        try:
+            title = title_of(read_run_file(Path(given["run_file"]), given["settings"]))
+        except LemaError:
+            title = str(given["run_file"])
+        return f"{prefix}{title}"
+
+    return name
+
+
+@flow(name="lema-run", flow_run_name=_titled(), persist_result=False)
+async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - a form shows plain defaults only
+    """Teach a model from its mistakes, from the questions to the report. What is there already is not made again.
+
+    Args:
+        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.
+        root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
+    """
+    return await _carried_out(read_run_file(Path(run_file), settings), root)
+
+
+@flow(name="lema-corrections", flow_run_name=_titled("corrections: "), persist_result=False)
+async def corrections_only(
+    run_file: RunFile = FREE_RUN,
+    settings: list[str] = [],  # noqa: B006 - as above
+    batch: bool = False,
+    root: str = ROOT,
+) -> State[None]:
+    """Collect and correct the mistakes of a run file's questions, and nothing after that. Paid are new questions only.
+
+    Args:
+        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.
+        batch: Submit the corrections to the Batch API, at half the price, and end; `collect-batch` goes on.
+        root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
+    """
+    return await _carried_out(corrections_of(read_run_file(Path(run_file), settings), batch=batch), root)
+
+
+def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
+    """Return the part of a run that ends with its corrections, under a name, and so a budget, of its own.
+
+    Raises:
+        ConfigError: the run collects no corrections.
+    """
+    if run.corrections is None:
+        raise ConfigError(f"the run {run.name!r} has no [corrections]; choose a run file that has")
+    left_out = {"name": f"{run.name}-corrections", "mixture": None, "training": None, "evaluation": None}
+    teacher = run.endpoints[run.corrections.endpoint]
+    if batch:
+        teacher = teacher.model_copy(update={"transport": "batch", "wait_for_batch": False})
+    endpoints = run.endpoints | {run.corrections.endpoint: teacher}
+    return run.model_copy(update={**left_out, "test_questions": None, "endpoints": endpoints})
+
+
+@flow(name="lema-collect-batch", flow_run_name="collect batches under {root}", persist_result=False)
+async def collect_batch(root: str = ROOT) -> State[None]:
+    """Go on with every run that waits for batches; one whose batches are not done yet goes on waiting.
+
+    Args:
+        root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
+    """
+    return await _each([record for record in records(root) if record.state == "waiting"], root)
+
+
+@flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)
+async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(ge=1)] = 3) -> State[None]:
+    """Run what is missing of the runs that failed or were killed: their unfinished and failed shards, nothing else.
+
+    Args:
+        run: The name of one run; empty for every run that failed or was killed.
+        crashes: A run whose process has died so often in a row is left alone, unless it is named.
+        root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
+    """
+    if run:
+        named = record_of(root, run)
+        if named is None:
+            raise ConfigError(f"no run {run!r} under {root}; there are {[r.spec.name for r in records(root)]}")
+        return await _each([named], root)
+    stopped = [record for record in records(root) if record.state in {"running", "failed"} and not record.running(root)]
+    return await _each([record for record in stopped if record.crashes < crashes], root)
+
+
+@flow(name="lema-evaluate", flow_run_name=_titled("evaluation: "), persist_result=False)
+async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - as above
+    """Measure the base model and every arm that is trained already on the run file's held-out questions.
+
+    Args:
+        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        settings: Options of the run file to change, one an entry, as `test_questions.task=svamp`.
+        root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
+    """
+    run = read_run_file(Path(run_file), settings)
+    if run.evaluation is None or run.test_questions is None:
+        raise ConfigError(f"{run_file} has no [evaluation] with [test_questions]; choose a run file that has")
+    planner = Planner(run, root)
+    there = {stage.ref for stage in planner.stages() if stage.there}
+    made, at = planner.made, planner.runtime
+    made.models = {arm: model for arm, model in made.models.items() if model in there}
+    made.evaluations = {}
+    async with engine_session(at):
+        made.questions = await questions(at, run.questions)
+        made.test_questions = await questions(at, run.test_questions)
+        await evaluate(run, at, made, Endpoints(run, at, made))
+    return Completed(message=await show_scores(Store(at.root), made))
+
+
+async def _each(found: list[RunRecord], root: str) -> State[None]:
+    """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next."""
+    failures = []
+    for record in found:
+        try:
+            await _carried_on(record.spec, root)
+        except LemaError as error:
+            failures.append(f"{record.spec.name}: {error}")
+    if failures:
+        raise ShardsFailedError("; ".join(failures))
+    names = ", ".join(record.spec.name for record in found)
+    return Completed(message=f"finished {names}" if found else f"nothing to do under {root}")
+
+
+async def _carried_on(run: RunSpec, root: str) -> None:
+    with recorded(run, root):
+        await lema(run, root)
+
+
+async def _carried_out(run: RunSpec, root: str) -> State[None]:
+    """Run a spec in the present flow run, and say in its state what became of it."""
+    try:
+        with recorded(run, root):
+            await lema.fn(run, root)
+    except BatchPendingError as error:
+        return Completed(name="Submitted", message=str(error))
+    except BudgetExceededError as error:
+        return Failed(name="BudgetReached", message=str(error))
+    return Completed(message=f"finished; artifacts under {Runtime.of(run, root).root}")

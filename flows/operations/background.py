@@ -1,0 +1,78 @@
+"""A process of ours that outlives the command that started it: found again by its id and start time, and stopped."""
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+STOP_SECONDS = 40
+"""A worker passes the stop on to its runs, which settle what is paid and in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Background:
+    """One process of a name, with its log and its state in ``home``."""
+
+    home: Path
+    name: str
+
+    @property
+    def log(self) -> Path:
+        """Return where its output goes."""
+        return self.home / f"{self.name}.log"
+
+    def start(self, command: Sequence[str], environment: Mapping[str, str], **facts: int) -> subprocess.Popen[bytes]:
+        """Start it in a session of its own, and remember it with some facts (a port)."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as out:
+            process = subprocess.Popen(
+                command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                start_new_session=True,
+            )  # fmt: skip
+        state = {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), **facts}
+        self._file.write_text(json.dumps(state), encoding="utf-8")
+        return process
+
+    def facts(self) -> dict[str, float] | None:
+        """Return what was remembered, where the process lives."""
+        state = self._state()
+        return state if state and self._process(state) else None
+
+    def stop(self) -> bool:
+        """Stop it and what it started; tell whether it lived."""
+        state = self._state()
+        process = self._process(state) if state else None
+        self._file.unlink(missing_ok=True)
+        if process is None:
+            return False
+        group = [process, *process.children(recursive=True)]
+        process.terminate()
+        _, alive = psutil.wait_procs(group, timeout=STOP_SECONDS)
+        for survivor in alive:
+            survivor.kill()
+        return True
+
+    @property
+    def _file(self) -> Path:
+        return self.home / f"{self.name}.json"
+
+    def _state(self) -> dict[str, float] | None:
+        try:
+            state: dict[str, float] = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return state
+
+    @staticmethod
+    def _process(state: dict[str, float]) -> psutil.Process | None:
+        try:
+            process = psutil.Process(int(state["pid"]))
+            # After a reboot the number may belong to somebody else's process.
+            same = abs(process.create_time() - state["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return None
+        return process if same else None

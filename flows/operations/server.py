@@ -1,0 +1,145 @@
+"""A real Prefect server on loopback for people who have none: started in the background, found again, stopped.
+
+The ephemeral server that Prefect would start by itself loses task records when the process ends, so nobody could look
+at a run afterwards. Ours stays: ``lema run`` starts it once, ``lema ui stop`` ends it. With PREFECT_API_URL set, that
+server is used and nothing is started.
+"""
+
+import fcntl
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.operations.background import Background
+from flows.operations.postgres import Postgres
+from lema_core.errors import LemaError
+
+DEFAULT_PORT = 4200
+START_SECONDS = 120
+HOME = Path(".lema") / "prefect"
+"""Under the current directory, beside the default root: a checkout has its own server and its own history."""
+
+HEARTBEAT_S = 30
+"""The most often that Prefect lets a flow run give a sign of life."""
+QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # By the default of 180 s a killed run would be noticed after nine minutes.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
+}
+
+
+def settings(home: Path, port: int) -> dict[str, str]:
+    """Return the server's environment: loopback only, no telemetry, and room for bursts of task records."""
+    database = Postgres(home.parent / "postgres")
+    kept = (
+        {"PREFECT_API_DATABASE_CONNECTION_URL": database.url("prefect", "postgresql+asyncpg")} if database.made else {}
+    )
+    return (
+        QUIET
+        | kept
+        | {
+            "PREFECT_HOME": str(home.resolve()),
+            "PREFECT_SERVER_API_HOST": "127.0.0.1",
+            # The UI takes its API address from these two, not from --port: a mismatch is a blank page.
+            "PREFECT_SERVER_API_PORT": str(port),
+            # The defaults record 22 to 40 task runs a second; a wide stage would overflow the queue and lose records.
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+            "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+        }
+    )
+
+
+def ensure_server() -> str:
+    """Return the API URL to use, starting a server where none is set and none of ours answers; set it for Prefect."""
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        return given
+    with _alone(HOME):
+        port = running_port(HOME) or start(HOME)
+    os.environ.update(QUIET, PREFECT_API_URL=api_url(port), PREFECT_HOME=str(HOME.resolve()))
+    return api_url(port)
+
+
+def api_url(port: int) -> str:
+    """Return the API's address on this machine."""
+    return f"http://127.0.0.1:{port}/api"
+
+
+def ui_url(api: str, page: str = "") -> str:
+    """Return a page of the UI that belongs to an API address."""
+    return f"{api.removesuffix('/').removesuffix('/api')}/v2/{page}"
+
+
+def running_port(home: Path) -> int | None:
+    """Return the port of the server that was started from ``home``, or None where it is gone."""
+    facts = Background(home, "server").facts()
+    return int(facts["port"]) if facts and _healthy(int(facts["port"])) else None
+
+
+def start(home: Path) -> int:
+    """Start a server in the background, wait until it answers, and return its port.
+
+    Raises:
+        LemaError: it ended or did not answer; the message names its log.
+    """
+    port, background = _free_port(), Background(home, "server")
+    database = Postgres(home.parent / "postgres")
+    if database.made:
+        # Once `lema up` made it, the history lies there, also for a server that `lema run` starts.
+        database.start()
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    process = background.start(command, settings(home, port), port=port)
+    _wait_until_healthy(process, port, background.log)
+    return port
+
+
+def stop(home: Path) -> bool:
+    """Stop the server started from ``home``; tell whether there was one."""
+    return Background(home, "server").stop()
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold a lock that the kernel frees when we die: two runs at once must not start two servers."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=5) as answer:  # noqa: S310 - loopback, fixed scheme
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _free_port() -> int:
+    for port in (DEFAULT_PORT, 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise LemaError("no free port on 127.0.0.1 for the Prefect server; close something and run again")
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if _healthy(port):
+            return
+        if process.poll() is not None:
+            raise LemaError(f"the Prefect server ended with {process.returncode} before it answered; see {log}")
+        time.sleep(0.2)
+    raise LemaError(f"the Prefect server did not answer on port {port} within {START_SECONDS} s; see {log}")

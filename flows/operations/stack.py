@@ -1,0 +1,82 @@
+"""The local stack: PostgreSQL, the Prefect server on it, deployments, automations and a worker, all on loopback.
+
+Everything lies under ``.lema`` of the present folder. What runs is left alone: ``up`` after a reboot starts the rest.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from flows.operations import server
+from flows.operations.background import Background
+from flows.operations.postgres import Postgres
+from lema_core.errors import LemaError
+
+FOLDER = Path(".lema")
+POOL = "lema"
+WORKER = Background(FOLDER / "prefect", "worker")
+
+
+def up(notify: str | None = None, *, sqlite: bool = False) -> Iterator[tuple[str, str]]:
+    """Start what does not run; yield each part with where it is.
+
+    Raises:
+        LemaError: a part cannot be started; the message names its log.
+    """
+    if not sqlite:
+        yield "PostgreSQL", _database()
+    api = server.ensure_server()
+    yield "Prefect", server.ui_url(api, "dashboard")
+    # Prefect reads its settings when it is imported: only now.
+    from flows.operations import automations, deploying
+
+    yield "deployments", ", ".join(deploying.register())
+    yield "automations", ", ".join(asyncio.run(automations.register(notify)))
+    yield "worker", _worker()
+
+
+def down() -> Iterator[tuple[str, bool]]:
+    """Stop the worker, the server and PostgreSQL; yield each part and whether it ran. All data stays."""
+    yield "worker", WORKER.stop()
+    yield "Prefect", server.stop(server.HOME)
+    yield "PostgreSQL", Postgres(FOLDER / "postgres").stop()
+
+
+def _database() -> str:
+    database = Postgres(FOLDER / "postgres")
+    fresh = not database.made
+    if fresh and server.running_port(server.HOME):
+        raise LemaError(
+            "a Prefect server on SQLite runs here; stop it first: lema ui stop (its history stays in .lema/prefect)"
+        )
+    database.start()
+    _move_ledger(database.url("ledger"))
+    return database.url("prefect")
+
+
+def _move_ledger(url: str) -> None:
+    """Have every run under .lema use PostgreSQL's ledger, and bring along what the file holds: it was paid for."""
+    named, file = FOLDER / "ledger.url", FOLDER / "ledger.sqlite"
+    if named.exists():
+        return
+    if file.exists():
+        from lema_core.llm.ledger_files import export_ledger, import_ledger
+        from lema_core.llm.store import LedgerStore
+
+        with tempfile.TemporaryDirectory() as scratch:
+            old, new, parquet = LedgerStore(str(file)), LedgerStore(url), Path(scratch) / "ledger.parquet"
+            export_ledger(old, parquet)
+            import_ledger(new, parquet)
+            old.close()
+            new.close()
+    named.write_text(f"{url}\n", encoding="utf-8")
+
+
+def _worker() -> str:
+    if WORKER.facts() is None:
+        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        # A worker looks for runs that are due every ten seconds by default: somebody who pressed a button waits.
+        WORKER.start(command, {"PREFECT_WORKER_QUERY_SECONDS": "3"})
+    return f"log in {WORKER.log}"
