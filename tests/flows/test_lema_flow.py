@@ -63,7 +63,12 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
     lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
     runs = post(
-        prefect_api, "flow_runs/filter", {"flow_runs": {"name": {"any_": ["shown_in_ui"]}}, "sort": "START_TIME_ASC"}
+        prefect_api,
+        "flow_runs/filter",
+        {
+            "flow_runs": {"name": {"like_": "shown_in_ui: arithmetic, simulated-student taught by reference"}},
+            "sort": "START_TIME_ASC",
+        },
     )
     assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
 
