@@ -15,7 +15,8 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.endpoints import Endpoints
-from flows.lema import evaluate, lema
+from flows.fine_tuning import evaluate
+from flows.lema import lema
 from flows.planning import Planner
 from flows.run_records import RunRecord, record_of, recorded, records
 from flows.titles import title_of
@@ -93,12 +94,12 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
     """
     if run.corrections is None:
         raise ConfigError(f"the run {run.name!r} has no [corrections]; choose a run file that has")
-    left_out = {"name": f"{run.name}-corrections", "mixture": None, "training": None, "evaluation": None}
-    teacher = run.endpoints[run.corrections.endpoint]
-    if batch:
-        teacher = teacher.model_copy(update={"transport": "batch", "wait_for_batch": False})
-    endpoints = run.endpoints | {run.corrections.endpoint: teacher}
-    return run.model_copy(update={**left_out, "test_questions": None, "endpoints": endpoints})
+    later = ("evolution", "mixture", "training", "test_questions", "evaluation")
+    endpoints = dict(run.endpoints)
+    for name in run.corrections.endpoints if batch else ():
+        endpoints[name] = endpoints[name].model_copy(update={"transport": "batch", "wait_for_batch": False})
+    changes: dict[str, object] = {"name": f"{run.name}-corrections", "endpoints": endpoints}
+    return run.model_copy(update=changes | dict.fromkeys(later))
 
 
 @flow(name="lema-collect-batch", flow_run_name="collect batches under {root}", persist_result=False)
@@ -149,7 +150,7 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     async with engine_session(at):
         made.questions = await questions(at, run.questions)
         made.test_questions = await questions(at, run.test_questions)
-        await evaluate(run, at, made, Endpoints(run, at, made))
+        await evaluate(run, at, Endpoints(run, at, made), made)
     return Completed(message=await show_scores(Store(at.root), made))
 
 

@@ -81,8 +81,8 @@ def _given(**options: Any) -> dict[str, Any]:
 def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import all_answer, listened
-    from flows.cli.ui import ensure_server, ui_url
     from flows.measuring import already_there, asked_for
+    from flows.operations.server import ensure_server, ui_url
     from lema_core.questions import read_questions
 
     if there := already_there(run, root):
