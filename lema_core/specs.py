@@ -282,3 +282,11 @@ class Runtime(BaseModel):
         return cls(
             root=f"{root}/store",
             ledger=ledger if is_postgres(ledger) else str(Path(ledger).absolute()),
+            run=spec.name,
+            budget=spec.budget,
+            shard_requests=spec.runtime.shard_requests,
+            shards_in_flight=spec.runtime.shards_in_flight,
+            workers=spec.runtime.workers,
+            scheduler=spec.runtime.scheduler,
+            launch=spec.launch,
+        )
