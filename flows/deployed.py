@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
+from flows.ablation import ablation
 from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
@@ -94,7 +95,7 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
     """
     if run.corrections is None:
         raise ConfigError(f"the run {run.name!r} has no [corrections]; choose a run file that has")
-    later = ("evolution", "mixture", "training", "test_questions", "evaluation")
+    later = ("ablation", "evolution", "mixture", "training", "test_questions", "evaluation")
     endpoints = dict(run.endpoints)
     for name in run.corrections.endpoints if batch else ():
         endpoints[name] = endpoints[name].model_copy(update={"transport": "batch", "wait_for_batch": False})
@@ -170,14 +171,14 @@ async def _each(found: list[RunRecord], root: str) -> State[None]:
 
 async def _carried_on(run: RunSpec, root: str) -> None:
     with recorded(run, root):
-        await lema(run, root)
+        await (ablation(run, root) if run.ablation else lema(run, root))
 
 
 async def _carried_out(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
         with recorded(run, root):
-            await lema.fn(run, root)
+            await (ablation.fn(run, root) if run.ablation else lema.fn(run, root))
     except BatchPendingError as error:
         return Completed(name="Submitted", message=str(error))
     except BudgetExceededError as error:
