@@ -3,7 +3,7 @@
 from flows.endpoints import Endpoints
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
-from tasks.evaluation import evaluation
+from tasks.evaluation import evaluation, votes
 from tasks.mixture import mixture
 from tasks.training import training
 
@@ -34,6 +34,7 @@ async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) 
     if run.evaluation is None or made.test_questions is None:
         return
     for name, model, prompt in models.evaluated(made.models):
-        made.evaluations[name] = await evaluation(
-            at, run.evaluation, name, model, prompt, run.questions.task, made.test_questions
-        )
+        asked = (at, run.evaluation, name, model, prompt, run.questions.task, made.test_questions)
+        made.evaluations[name] = await evaluation(*asked)
+        if run.evaluation.samples:
+            made.votes[name] = await votes(*asked)

@@ -21,7 +21,8 @@ from lema_core.llm.requests import CompletionRequest
 from lema_core.questions import QuestionsSpec, get_task, read_questions
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import JudgedPath, Question
-from lema_core.specs import CorrectionsSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.specs import CorrectionsSpec, EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.votes import vote_requests
 
 Asked = Callable[[], Iterable[CompletionRequest]]
 Questions = Callable[[], Iterable[Question]]
@@ -202,6 +203,18 @@ class Planner:
                 f"evaluation: {name}", identity, self._rows(tests), endpoint, asked=asked,
                 max_tokens=run.evaluation.max_tokens,
             )  # fmt: skip
+            if run.evaluation.samples:
+                yield self._votes(run.evaluation, name, endpoint, prompt, tests)
+
+    def _votes(
+        self, spec: EvaluationSpec, name: str, endpoint: EndpointSpec, prompt: PromptKind, tests: ArtifactRef
+    ) -> PlannedStage:
+        identity = identities.votes(spec, endpoint.identity, prompt, self.run.questions.task, tests.fingerprint)
+        rows = _questions_of(self.run.test_questions) if self.run.test_questions else ()
+        return self._stage(
+            f"votes: {name}", identity, _times(self._rows(tests), spec.samples), endpoint,
+            asked=lambda: (one.request for one in vote_requests(rows, spec, prompt)), max_tokens=spec.max_tokens,
+        )  # fmt: skip
 
     def _vote_requests(self, spec: EvolutionSpec, novel: PlannedStage) -> Asked | None:
         if not novel.there:

@@ -144,6 +144,7 @@ def report(run: RunSpec, made: Lineage) -> Identity:
         "title": run.title or run.name,
         "models": {name: endpoint.model for name, endpoint in run.endpoints.items()},
         "evaluations": {name: ref.fingerprint for name, ref in made.evaluations.items()},
+        "votes": {name: ref.fingerprint for name, ref in made.votes.items()},
         "stage": run.launch.zero_stage,
     }
     return _identity("report", named, [ref.fingerprint for ref in made])

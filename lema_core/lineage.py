@@ -53,6 +53,8 @@ class Lineage:
     """By arm."""
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm, and ``base``."""
+    votes: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By arm, and ``base``: sampled answers for maj@k, where the run asks for them."""
     report: ArtifactRef | None = None
 
     def collect(self, collection: Collection) -> Collection:
@@ -71,4 +73,4 @@ class Lineage:
             if collection.round:
                 yield from (*collection.made_by, collection.questions)
             yield from collection
-        yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values())
+        yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())

@@ -43,6 +43,8 @@ def vote_scores(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") 
     Raises:
         DataError: no rows, questions with different numbers of samples, or models asked different questions.
     """
+    if not tables:
+        return ()
     voted = {name: _voted(name, rows) for name, rows in tables.items()}
     first, reference = next(iter(voted.values())), voted.get(base)
     for name, found in voted.items():

@@ -4,7 +4,7 @@ Takes judged answers, gives figures. A seed is paired with the same seed of the 
 which nothing is by chance, is paired with each.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -12,6 +12,7 @@ from lema_core import statistics
 from lema_core.ablation.cells import CellResult
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
+from lema_core.seeds import SeedSpread, accuracy_over_seeds, difference_over_seeds, seed_spread
 from lema_core.specs import BASE
 from lema_core.statistics import Estimate, PairedDifference, Proportion
 
@@ -127,8 +128,9 @@ def compare(
     right = {name: [table[item] for item in items] for name, table in answers.items()}
     examples = {r.cell.name: rows_of(r.mixture) for r in results if r.mixture}
     groups = _groups(results)
-    rows = {place: _row(group, right, examples) for place, group in groups.items()}
-    compared = [_compared(row, rows, reference, groups, right) for row in rows.values()]
+    spread = _spread(groups.values(), right)
+    rows = {place: _row(group, right, examples, spread) for place, group in groups.items()}
+    compared = [_compared(row, rows, reference, groups, right, spread) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
         reference=reference, n=len(items), rows=tuple(_adjusted(compared)), cells=tuple(results), scores=scores,
@@ -161,7 +163,19 @@ def _same_items(answers: Mapping[str, Right]) -> list[str]:
     return sorted(items)
 
 
-def _row(group: Sequence[CellResult], right: Mapping[str, list[bool]], examples: Mapping[str, int]) -> Row:
+def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[bool]]) -> SeedSpread | None:
+    """Return how far a seed moves an arm, pooled over all; None where no arm has two evaluated seeds."""
+    runs = [[right[one.cell.name] for one in group if one.cell.name in right] for group in groups]
+    several = [group for group in runs if len(group) > 1]
+    return seed_spread(several) if several else None
+
+
+def _row(
+    group: Sequence[CellResult],
+    right: Mapping[str, list[bool]],
+    examples: Mapping[str, int],
+    spread: SeedSpread | None,
+) -> Row:
     first = group[0].cell
     runs = [right[result.cell.name] for result in group if result.cell.name in right]
     sizes = [examples[result.cell.name] for result in group if result.cell.name in examples]
@@ -172,16 +186,15 @@ def _row(group: Sequence[CellResult], right: Mapping[str, list[bool]], examples:
         seeds=tuple(r.cell.seed for r in group if r.cell.seed is not None and not r.error),
         missing=sum(bool(result.error) for result in group),
         examples=sizes[0] if sizes else None,
-        accuracy=_accuracy(runs) if runs else None,
+        accuracy=_accuracy(runs, spread) if runs else None,
         per_seed=tuple(fmean(run) for run in runs),
     )
 
 
-def _accuracy(runs: Sequence[Sequence[bool]]) -> Estimate:
-    if len(runs) == 1:
+def _accuracy(runs: Sequence[Sequence[bool]], spread: SeedSpread | None) -> Estimate:
+    if len(runs) == 1 or spread is None:
         return statistics.wilson(sum(runs[0]), len(runs[0]))
-    # An accuracy is the mean difference to a model that is never right.
-    return statistics.paired_bootstrap([[False] * len(runs[0])] * len(runs), runs)
+    return accuracy_over_seeds(runs, spread)
 
 
 def _compared(
@@ -190,6 +203,7 @@ def _compared(
     reference: str,
     groups: Mapping[Place, list[CellResult]],
     right: Mapping[str, list[bool]],
+    spread: SeedSpread | None,
 ) -> Row:
     here = (row.setting, row.base, row.arm)
     first = next(setting for setting, base, arm in rows if (base, arm) == (row.base, row.arm))
@@ -197,7 +211,7 @@ def _compared(
     def against(there: Place, called: str) -> Contrast | None:
         if there == here or there not in groups:
             return None
-        return _contrast(called, list(_pairs(groups[here], groups[there], right)))
+        return _contrast(called, list(_pairs(groups[here], groups[there], right)), spread)
 
     return replace(
         row,
@@ -218,7 +232,13 @@ def _pairs(
                 yield right[names[1]], right[names[0]]
 
 
-def _contrast(to: str, pairs: Sequence[tuple[list[bool], list[bool]]]) -> Contrast | None:
+def _over_seeds(references: Sequence[list[bool]], arms: Sequence[list[bool]], spread: SeedSpread) -> Estimate:
+    # The untouched base model stands in every pair: it is one run.
+    one, other = (runs[:1] if all(run is runs[0] for run in runs) else runs for runs in (references, arms))
+    return difference_over_seeds(one, other, spread)
+
+
+def _contrast(to: str, pairs: Sequence[tuple[list[bool], list[bool]]], spread: SeedSpread | None) -> Contrast | None:
     if not pairs:
         return None
     each: list[PairedDifference] = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
@@ -226,7 +246,7 @@ def _contrast(to: str, pairs: Sequence[tuple[list[bool], list[bool]]]) -> Contra
     references, arms = zip(*pairs, strict=True)
     return Contrast(
         to=to,
-        difference=each[0] if len(each) == 1 else statistics.paired_bootstrap(references, arms),
+        difference=each[0] if spread is None or len(each) == 1 else _over_seeds(references, arms, spread),
         p_value=p_value,
         holm_p=p_value,
         won=sum(one.only_arm for one in each),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lema_core.evaluation import Evaluation
 from lema_core.records import Correction
 from lema_core.statistics import PerplexityGap
+from lema_core.votes import VoteScore
 
 __all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Usage"]
 
@@ -102,6 +103,8 @@ class ReportData:
     evolved: tuple[EvolvedFunnel, ...] = ()
     """The rounds on evolved questions."""
     evaluation: Evaluation | None = None
+    votes: tuple[VoteScore, ...] = ()
+    """maj@k by model, where answers were sampled."""
     curves: tuple[LossCurve, ...] = ()
     mistake_steps: Mapping[int, int] = field(default_factory=dict)
     """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""

@@ -13,6 +13,7 @@ from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath
 from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Usage
 from lema_core.specs import BASE, RunSpec
+from lema_core.votes import vote_scores
 
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
@@ -39,6 +40,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         funnel=funnel_of(store, made),
         evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
         evaluation=evaluation_of(store, made),
+        votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
         curves=tuple(_curves(store, made)),
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
@@ -148,7 +150,7 @@ def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
             # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
             endpoint = name if name in run.endpoints else None
             yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
-    for name, ref in made.evaluations.items():
+    for name, ref in (*made.evaluations.items(), *made.votes.items()):
         endpoint = run.evaluation.base if run.evaluation and name == BASE else None
         yield _used(store.manifest(ref), run, endpoint, name)
 

@@ -94,9 +94,9 @@ def test_seeds_widen_the_interval_of_items_alone_and_one_base_run_serves_all():
     assert found.high - found.low > narrow.high - narrow.low
 
 
-def test_two_runs_alone_cannot_say_how_far_a_seed_moves():
-    with pytest.raises(DataError, match="three seeds, or two arms with two"):
-        seed_spread([[[1, 0, 1], [1, 1, 1]]])
+def test_one_run_an_arm_cannot_say_how_far_a_seed_moves():
+    with pytest.raises(DataError, match="an arm with two seeds"):
+        seed_spread([[[1, 0, 1]], [[1, 1, 1]]])
 
 
 def test_an_arm_that_is_always_right_has_an_interval_all_the_same():
