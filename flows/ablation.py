@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from prefect import flow
@@ -14,9 +15,11 @@ from flows.sweep_table import as_text
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.devices import Devices, shared_out, using
 from lema_core.errors import BudgetExceededError, CellsFailedError
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
+from lema_core.training.launch import gpus_here
 from tasks._endpoints import engine_session
 from tasks.ablation import HTML
 from tasks.ablation import ablation as comparison
@@ -92,12 +95,14 @@ def _on(collected: Lineage) -> Lineage:
 
 async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> list[CellResult]:
     """Train and evaluate the cells, some at a time; a budget that ran out starts no further one."""
-    slots, alone = asyncio.Semaphore(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
+    slots, alone = _slots(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
     spent: list[BudgetExceededError] = []
 
     async def one(cell: _Started) -> CellResult:
-        async with alone[cell.made], slots:
-            if spent or cell.result.error:
+        if cell.result.error:
+            return cell.result
+        async with alone[cell.made], _slot(slots):
+            if spent:
                 return cell.result
             try:
                 return await one_cell(cell.result, at, cell.collected)
@@ -111,6 +116,24 @@ async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> li
     if spent:
         raise spent[0]
     return results
+
+
+def _slots(parallel: int) -> asyncio.Queue[Devices]:
+    """Return as many slots as cells may run at a time, each with its share of the GPUs."""
+    slots: asyncio.Queue[Devices] = asyncio.Queue()
+    for share in shared_out(gpus_here(), parallel) if parallel > 1 else [()]:
+        slots.put_nowait(share)
+    return slots
+
+
+@asynccontextmanager
+async def _slot(slots: asyncio.Queue[Devices]) -> AsyncIterator[None]:
+    share = await slots.get()
+    try:
+        with using(share):
+            yield
+    finally:
+        slots.put_nowait(share)
 
 
 @flow(name="ablation-cell", flow_run_name="{result.cell.name}", persist_result=False)

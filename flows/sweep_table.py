@@ -7,14 +7,18 @@ from rich.table import Table
 
 from lema_core.ablation.comparison import Contrast, Row, SweepTable
 from lema_core.report.story import interval, p_value, percent, points
-from lema_core.report.sweeps import label_of
+from lema_core.report.sweeps import label_of, smallest_seen
 
 
 def sweep_table(table: SweepTable) -> Table:
     """Return the rows of a sweep; without an evaluation, only their sizes."""
     title = f"Accuracy on {table.n} held-out questions; differences to {table.reference}" if table.n else None
     shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
-    figures = ("accuracy", "95 % interval", "difference", "95 % interval", "McNemar p", "Holm p") if table.n else ()
+    figures = (
+        ("accuracy", "95 % interval", "difference", "95 % interval", "McNemar p", "Holm p", "smallest seen")
+        if table.n
+        else ()
+    )
     for column in ("arm", "seeds", "examples", *figures):
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in table.rows:
@@ -34,7 +38,7 @@ def _cells(row: Row, table: SweepTable) -> list[str]:
 def _compared(contrast: Contrast) -> list[str]:
     difference, n = contrast.difference, contrast.n
     tests = [p_value(contrast.p_value), p_value(contrast.holm_p)]
-    return [points(difference.value, n), interval(difference, n, signed=True), *tests]
+    return [points(difference.value, n), interval(difference, n, signed=True), *tests, smallest_seen(contrast)]
 
 
 def as_text(table: SweepTable) -> str:

@@ -13,7 +13,7 @@ Name = Annotated[str, Field(pattern=NAME)]
 class BaseModelSpec(BaseModel):
     """A model that every arm is fine-tuned from."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     name: Name
     """What the table calls it."""
@@ -26,7 +26,7 @@ class BaseModelSpec(BaseModel):
 class AblationSpec(BaseModel):
     """A sweep: every arm with every seed from every base model in every setting is a cell."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     arms: tuple[str, ...] = ()
     """Bundled arms or the run file's own; none given: those of ``[mixture]``."""

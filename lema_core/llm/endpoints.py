@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lema_core import devices
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.orphans import die_with_parent
 
@@ -146,6 +147,7 @@ async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.sub
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
+                env=devices.environment(),
                 start_new_session=True,
                 # A run that is killed must not leave a model server behind, with its memory and its GPU.
                 preexec_fn=die_with_parent,

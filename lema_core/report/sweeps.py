@@ -1,6 +1,7 @@
 """The page of an ablation sweep, its Markdown twin, and its two tables as Arrow: a ``SweepTable``, told."""
 
 from collections.abc import Iterator
+from math import isfinite
 
 import pyarrow as pa
 from markupsafe import Markup
@@ -11,7 +12,15 @@ from lema_core.report import figures, story
 from lema_core.report.render import environment, tidy
 from lema_core.specs import BASE
 
-__all__ = ["cells_table", "headline_of", "label_of", "render_sweep_html", "render_sweep_markdown", "rows_table"]
+__all__ = [
+    "cells_table",
+    "headline_of",
+    "label_of",
+    "render_sweep_html",
+    "render_sweep_markdown",
+    "rows_table",
+    "smallest_seen",
+]
 
 
 def render_sweep_html(title: str, table: SweepTable) -> str:
@@ -35,6 +44,7 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
         "title": title,
         "table": table,
         "label": lambda row: label_of(row, table),
+        "smallest": smallest_seen,
         "headline": headline_of(table),
         "caveats": list(_caveats(table)),
         "several_settings": len(table.settings) > 1,
@@ -52,6 +62,11 @@ def label_of(row: Row, table: SweepTable) -> str:
     parts += [row.base] if len(table.bases) > 1 else []
     parts += [row.setting] if len(table.settings) > 1 and row.setting != OWN else []
     return ", ".join(parts)
+
+
+def smallest_seen(contrast: Contrast) -> str:
+    """Return the smallest detectable difference in points; a dash where so few disagreements show none."""
+    return f"{100 * contrast.detectable:.1f}" if isfinite(contrast.detectable) else "–"
 
 
 def headline_of(table: SweepTable) -> str:
@@ -85,8 +100,8 @@ def _caveats(table: SweepTable) -> Iterator[str]:
             "models been trained with other seeds. Few seeds give wide ones."
         )
     if table.contrasts:
-        detectable = max(contrast.detectable for contrast in table.contrasts)
-        if detectable < 1:
+        detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)
+        if detectable:
             yield (
                 f"With {story.count(table.n)} questions one pair of models shows a true difference of "
                 f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."

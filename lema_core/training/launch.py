@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lema_core import devices
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.orphans import die_with_parent
@@ -86,12 +87,17 @@ def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
 
 
 def ranks_here(launch: LaunchSpec) -> int:
-    """Return the number of processes on this machine: one a GPU, else at most two CPU ranks."""
-    if launch.ranks:
-        return launch.ranks
+    """Return the number of processes on this machine: one a GPU that we may use, else at most two CPU ranks."""
+    return launch.ranks or len(devices.given() or gpus_here()) or min(os.cpu_count() or 1, 2)
+
+
+def gpus_here() -> devices.Devices:
+    """Return the GPUs of this machine that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
     import torch
 
-    return torch.cuda.device_count() or min(os.cpu_count() or 1, 2)
+    count = torch.cuda.device_count()
+    named = os.environ.get(devices.VISIBLE, "").split(",")
+    return tuple(named[:count]) if any(named) else tuple(map(str, range(count)))
 
 
 def launcher(launch: LaunchSpec) -> list[str]:
@@ -114,6 +120,7 @@ def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str,
         for name, value in given.items()
         if name in _NEEDED_SECRETS or not (name in leftovers or name.upper().endswith(_SECRETS))
     }
+    kept = devices.environment(kept)
     kept |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "TORCHELASTIC_ERROR_FILE": os.devnull}
     kept.setdefault("TRANSFORMERS_VERBOSITY", "error")
     kept.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
