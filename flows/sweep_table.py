@@ -5,21 +5,19 @@ import io
 from rich.console import Console
 from rich.table import Table
 
-from lema_core.ablation.comparison import Contrast, Row, SweepTable
+from lema_core.ablation.comparison import Row, SweepTable
+from lema_core.ablation.contrasts import Contrast
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.report.sweeps import label_of, smallest_seen
+
+FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "McNemar p", "Holm p", "smallest seen")
 
 
 def sweep_table(table: SweepTable) -> Table:
     """Return the rows of a sweep; without an evaluation, only their sizes."""
     title = f"Accuracy on {table.n} held-out questions; differences to {table.reference}" if table.n else None
     shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
-    figures = (
-        ("accuracy", "95 % interval", "difference", "95 % interval", "McNemar p", "Holm p", "smallest seen")
-        if table.n
-        else ()
-    )
-    for column in ("arm", "seeds", "examples", *figures):
+    for column in ("arm", "seeds", "examples", *(FIGURES if table.n else ())):
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in table.rows:
         shown.add_row(*_cells(row, table))

@@ -10,46 +10,15 @@ from statistics import fmean
 
 from lema_core import statistics
 from lema_core.ablation.cells import CellResult
+from lema_core.ablation.contrasts import Contrast, accuracy_of, contrast_of
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
-from lema_core.seeds import SeedSpread, accuracy_over_seeds, difference_over_seeds, seed_spread
+from lema_core.seeds import LEAST_DEGREES, SeedSpread, seed_spread
 from lema_core.specs import BASE
-from lema_core.statistics import Estimate, PairedDifference, Proportion
+from lema_core.statistics import Estimate, Proportion
 
 Right = Mapping[str, bool]
 """By question: whether the answer is right."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contrast:
-    """One row of the table against another, on the same items."""
-
-    to: str
-    """The other row's arm, or its setting."""
-    difference: Estimate
-    """Over items and seeds."""
-    p_value: float
-    """McNemar's exact p; of several seeds twice the mean, which holds however they depend on each other (Vovk and Wang,
-    Biometrika 107, 2020)."""
-    holm_p: float
-    """The same, adjusted for all contrasts of the sweep."""
-    won: int
-    """Answers that only this row got right, over the seeds."""
-    lost: int
-    n: int
-    runs: int
-    """Pairs of runs that were compared."""
-
-    @property
-    def resolved(self) -> bool:
-        """True where the interval excludes zero."""
-        return self.difference.low > 0 or self.difference.high < 0
-
-    @property
-    def detectable(self) -> float:
-        """Return the smallest difference that one pair of runs shows with 80 % power, at these disagreements."""
-        share = max((self.won + self.lost) / (self.n * self.runs), 1 / self.n)
-        return statistics.minimal_detectable_difference(self.n, share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +99,7 @@ def compare(
     groups = _groups(results)
     spread = _spread(groups.values(), right)
     rows = {place: _row(group, right, examples, spread) for place, group in groups.items()}
-    compared = [_compared(row, rows, reference, groups, right, spread) for row in rows.values()]
+    compared = [_compared(row, groups, reference, right, spread) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
         reference=reference, n=len(items), rows=tuple(_adjusted(compared)), cells=tuple(results), scores=scores,
@@ -163,13 +132,6 @@ def _same_items(answers: Mapping[str, Right]) -> list[str]:
     return sorted(items)
 
 
-def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[bool]]) -> SeedSpread | None:
-    """Return how far a seed moves an arm, pooled over all; None where no arm has two evaluated seeds."""
-    runs = [[right[one.cell.name] for one in group if one.cell.name in right] for group in groups]
-    several = [group for group in runs if len(group) > 1]
-    return seed_spread(several) if several else None
-
-
 def _row(
     group: Sequence[CellResult],
     right: Mapping[str, list[bool]],
@@ -186,32 +148,26 @@ def _row(
         seeds=tuple(r.cell.seed for r in group if r.cell.seed is not None and not r.error),
         missing=sum(bool(result.error) for result in group),
         examples=sizes[0] if sizes else None,
-        accuracy=_accuracy(runs, spread) if runs else None,
+        accuracy=accuracy_of(runs, spread) if runs else None,
         per_seed=tuple(fmean(run) for run in runs),
     )
 
 
-def _accuracy(runs: Sequence[Sequence[bool]], spread: SeedSpread | None) -> Estimate:
-    if len(runs) == 1 or spread is None:
-        return statistics.wilson(sum(runs[0]), len(runs[0]))
-    return accuracy_over_seeds(runs, spread)
-
-
 def _compared(
     row: Row,
-    rows: Mapping[Place, Row],
-    reference: str,
     groups: Mapping[Place, list[CellResult]],
+    reference: str,
     right: Mapping[str, list[bool]],
     spread: SeedSpread | None,
 ) -> Row:
     here = (row.setting, row.base, row.arm)
-    first = next(setting for setting, base, arm in rows if (base, arm) == (row.base, row.arm))
+    first = next(setting for setting, base, arm in groups if (base, arm) == (row.base, row.arm))
 
     def against(there: Place, called: str) -> Contrast | None:
         if there == here or there not in groups:
             return None
-        return _contrast(called, list(_pairs(groups[here], groups[there], right)), spread)
+        pairs = list(_pairs(groups[here], groups[there], right))
+        return contrast_of(called, pairs, spread, untouched=row.arm == BASE) if pairs else None
 
     return replace(
         row,
@@ -223,37 +179,25 @@ def _compared(
 def _pairs(
     group: Sequence[CellResult], other: Sequence[CellResult], right: Mapping[str, list[bool]]
 ) -> Iterator[tuple[list[bool], list[bool]]]:
-    """Yield (reference, arm) of the same seed."""
+    """Yield (reference, arm) of the same seed; a model is not compared with itself."""
     for result in group:
         for reference in other:
             seeds = result.cell.seed, reference.cell.seed
             names = result.cell.name, reference.cell.name
-            if (seeds[0] == seeds[1] or None in seeds) and all(name in right for name in names):
+            same = seeds[0] == seeds[1] or None in seeds
+            if same and all(name in right for name in names) and result.evaluation != reference.evaluation:
                 yield right[names[1]], right[names[0]]
 
 
-def _over_seeds(references: Sequence[list[bool]], arms: Sequence[list[bool]], spread: SeedSpread) -> Estimate:
-    # The untouched base model stands in every pair: it is one run.
-    one, other = (runs[:1] if all(run is runs[0] for run in runs) else runs for runs in (references, arms))
-    return difference_over_seeds(one, other, spread)
-
-
-def _contrast(to: str, pairs: Sequence[tuple[list[bool], list[bool]]], spread: SeedSpread | None) -> Contrast | None:
-    if not pairs:
-        return None
-    each: list[PairedDifference] = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
-    p_value = each[0].p_value if len(each) == 1 else min(1.0, 2 * fmean(one.p_value for one in each))
-    references, arms = zip(*pairs, strict=True)
-    return Contrast(
-        to=to,
-        difference=each[0] if spread is None or len(each) == 1 else _over_seeds(references, arms, spread),
-        p_value=p_value,
-        holm_p=p_value,
-        won=sum(one.only_arm for one in each),
-        lost=sum(one.only_reference for one in each),
-        n=each[0].n,
-        runs=len(each),
-    )
+def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[bool]]) -> SeedSpread | None:
+    """Return how far a seed moves an arm, pooled over all arms of the sweep, equal ones once; None for too few."""
+    studies: dict[tuple[ArtifactRef, ...], list[list[bool]]] = {}
+    for group in groups:
+        done = [result for result in group if result.cell.name in right]
+        studies[tuple(r.evaluation for r in done if r.evaluation)] = [right[r.cell.name] for r in done]
+    several = [runs for runs in studies.values() if len(runs) > 1]
+    enough = sum(len(runs) - 1 for runs in several) >= LEAST_DEGREES
+    return seed_spread(several) if enough else None
 
 
 def _adjusted(rows: Sequence[Row]) -> Iterator[Row]:

@@ -7,7 +7,8 @@ import pyarrow as pa
 from markupsafe import Markup
 
 from lema_core.ablation.cells import OWN
-from lema_core.ablation.comparison import Contrast, Row, SweepTable
+from lema_core.ablation.comparison import Row, SweepTable
+from lema_core.ablation.contrasts import Contrast
 from lema_core.report import figures, story
 from lema_core.report.render import environment, tidy
 from lema_core.specs import BASE
@@ -97,7 +98,7 @@ def _caveats(table: SweepTable) -> Iterator[str]:
     elif seeds:
         yield (
             "Intervals are over questions and seeds: where the truth may lie, had other questions been asked and the "
-            "models been trained with other seeds. Few seeds give wide ones."
+            "models been trained with other seeds. Where a row has one seed, its interval is over questions alone."
         )
     if table.contrasts:
         detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)

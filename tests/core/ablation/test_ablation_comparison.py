@@ -154,3 +154,22 @@ def test_the_headline_says_what_the_sweep_can_tell():
     same = headline_of(table(seeds=[0], right=RIGHT | {"lema": 91}))
     assert "cannot tell from chance" in same
     assert "nothing to compare" in headline_of(table(seeds=[0], arms=["cot"]))
+
+
+def test_the_spread_between_seeds_is_pooled_over_the_arms():
+    right = {"base": 40, "cot": 90, "lema": 120, "critique": 120}
+    alone = table(seeds=[0, 9], arms=["cot"], right=right)
+    pooled = table(seeds=[0, 9], arms=["cot", "lema", "critique"], right=right)
+    widths = [row.accuracy.high - row.accuracy.low for found in (alone, pooled) for row in found.rows[1:2]]
+    assert widths[0] > 1.5 * widths[1], "two seeds of one arm say next to nothing about how far a seed moves it"
+    base = row_of(pooled, "base").to_reference.difference
+    assert base.low < base.value < base.high < 0
+
+
+def test_a_model_that_two_rows_share_is_not_compared_with_itself():
+    run = RunSpec.model_validate(RUN | {"ablation": {"seeds": [0], "settings": {"a": {}, "b": {}}}})
+    cells = [cell for setting in expand(run) for cell in setting.cells]
+    results = [CellResult(cell=c, evaluation=ArtifactRef("evaluation", f"{c.arm} {c.seed}")) for c in cells]
+    found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: 1)
+    assert [row.to_first_setting for row in found.rows] == [None] * 6
+    assert sum(row.to_reference is not None for row in found.rows) == 4

@@ -1,0 +1,91 @@
+"""One row of a sweep's table against another, over items and seeds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from lema_core import statistics
+from lema_core.seeds import SeedSpread, accuracy_over_seeds, difference_over_seeds
+from lema_core.statistics import Estimate
+
+Runs = Sequence[Sequence[bool]]
+"""Right or wrong, by seed and item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """One row of the table against another, on the same items."""
+
+    to: str
+    """The other row's arm, or its setting."""
+    difference: Estimate
+    """Over items and seeds."""
+    p_value: float
+    """McNemar's exact p; of several seeds twice the mean, which holds however they depend on each other (Vovk and Wang,
+    Biometrika 107, 2020)."""
+    holm_p: float
+    """The same, adjusted for all contrasts of the sweep."""
+    won: int
+    """Answers that only this row got right, over the seeds."""
+    lost: int
+    n: int
+    runs: int
+    """Pairs of runs that were compared."""
+
+    @property
+    def resolved(self) -> bool:
+        """True where the interval excludes zero."""
+        return self.difference.low > 0 or self.difference.high < 0
+
+    @property
+    def detectable(self) -> float:
+        """Return the smallest difference that one pair of runs shows with 80 % power, at these disagreements."""
+        share = max((self.won + self.lost) / (self.n * self.runs), 1 / self.n)
+        return statistics.minimal_detectable_difference(self.n, share)
+
+
+def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
+    """Return the mean accuracy of some runs with its interval, over the seeds too where there are several."""
+    if len(runs) == 1:
+        return statistics.wilson(sum(runs[0]), len(runs[0]))
+    if spread:
+        return accuracy_over_seeds(runs, spread)
+    # An accuracy is the mean difference to a model that is never right.
+    return statistics.paired_bootstrap([[False] * len(runs[0])] * len(runs), runs)
+
+
+def contrast_of(
+    to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None, *, untouched: bool
+) -> Contrast:
+    """Compare runs seed by seed.
+
+    Args:
+        to: what the other row is called.
+        pairs: (reference, arm) of each seed, right or wrong by item.
+        spread: how far a seed moves an arm, pooled over the sweep; None where there are too few seeds to tell.
+        untouched: the arm is the base model, the same in all pairs: no seed moves it.
+    """
+    each = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
+    p_value = each[0].p_value if len(each) == 1 else min(1.0, 2 * fmean(one.p_value for one in each))
+    return Contrast(
+        to=to,
+        difference=each[0] if len(each) == 1 else _over_seeds(pairs, spread, untouched=untouched),
+        p_value=p_value,
+        holm_p=p_value,
+        won=sum(one.only_arm for one in each),
+        lost=sum(one.only_reference for one in each),
+        n=each[0].n,
+        runs=len(each),
+    )
+
+
+def _over_seeds(
+    pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None, *, untouched: bool
+) -> Estimate:
+    references, arms = zip(*pairs, strict=True)
+    if spread is None:
+        return statistics.paired_bootstrap(references, arms)
+    if not untouched:
+        return difference_over_seeds(references, arms, spread)
+    above = difference_over_seeds(arms[0], references, spread)
+    return Estimate(-above.value, -above.high, -above.low)
