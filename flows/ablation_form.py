@@ -5,28 +5,23 @@ from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
-from prefect.states import Completed
 from pydantic import Field, ValidationError
 
-from flows.ablation import ablation
-from flows.run_records import recorded
+from flows.deployed import ROOT, RUN_FILES, RunFile, carried_out, titled
 from lema_core.ablation.cells import expand
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
-from lema_core.report.sweeps import headline_of
 from lema_core.run_files import problems, read_run_file
 from lema_core.specs import RunSpec
 
-RUN_FILES = Path("deployments") / "runs"
 SMOKE = str(RUN_FILES / "ablation_smoke.toml")
 """What the form starts with: it needs no key and costs nothing."""
-RunFile = Annotated[str, Field(json_schema_extra={"examples": sorted(map(str, RUN_FILES.glob("*.toml"))) or [SMOKE]})]
 BundledArm = Annotated[str, Field(json_schema_extra={"enum": list(ARMS)})]
 Seed = Annotated[int, Field(ge=0)]
 
 
-@flow(name="lema-ablation", flow_run_name="ablation: {run_file}", persist_result=False)
+@flow(name="lema-ablation", flow_run_name=titled("ablation: "), persist_result=False)
 async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
     run_file: RunFile = SMOKE,
     arms: list[BundledArm] = [],  # noqa: B006 - a form shows plain defaults only
@@ -37,7 +32,7 @@ async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
     changes: dict[str, dict[str, Any]] = {},  # noqa: B006 - as above
     parallel: Annotated[int, Field(ge=0)] = 0,
     settings: list[str] = [],  # noqa: B006 - as above
-    root: str = ".lema",
+    root: str = ROOT,
 ) -> State[None]:
     """Fine-tune and compare arms x seeds x base models x settings. Finished cells are not made again.
 
@@ -59,9 +54,7 @@ async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
     }  # fmt: skip
     run = swept_by(read_run_file(Path(run_file), settings), {name: value for name, value in filled.items() if value})
     expand(run)
-    with recorded(run, root):
-        swept = await ablation.fn(run, root)
-    return Completed(message=headline_of(swept.table))
+    return await carried_out(run, root)
 
 
 def swept_by(run: RunSpec, filled: dict[str, Any]) -> RunSpec:

@@ -43,7 +43,7 @@ def _run_files() -> list[str]:
 RunFile = Annotated[str, Field(json_schema_extra={"examples": _run_files()})]
 
 
-def _titled(prefix: str = "") -> Any:
+def titled(prefix: str = "") -> Any:
     """Return a namer of flow runs: by the run file's contents, or by its path where it cannot be read."""
 
     def name() -> str:
@@ -57,7 +57,7 @@ def _titled(prefix: str = "") -> Any:
     return name
 
 
-@flow(name="lema-run", flow_run_name=_titled(), persist_result=False)
+@flow(name="lema-run", flow_run_name=titled(), persist_result=False)
 async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - a form shows plain defaults only
     """Teach a model from its mistakes, from the questions to the report. What is there already is not made again.
 
@@ -66,10 +66,11 @@ async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root
         settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await _carried_out(read_run_file(Path(run_file), settings), root)
+    run = read_run_file(Path(run_file), settings)
+    return await carried_out(run.model_copy(update={"ablation": None}), root)
 
 
-@flow(name="lema-corrections", flow_run_name=_titled("corrections: "), persist_result=False)
+@flow(name="lema-corrections", flow_run_name=titled("corrections: "), persist_result=False)
 async def corrections_only(
     run_file: RunFile = FREE_RUN,
     settings: list[str] = [],  # noqa: B006 - as above
@@ -84,7 +85,7 @@ async def corrections_only(
         batch: Submit the corrections to the Batch API, at half the price, and end; `collect-batch` goes on.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await _carried_out(corrections_of(read_run_file(Path(run_file), settings), batch=batch), root)
+    return await carried_out(corrections_of(read_run_file(Path(run_file), settings), batch=batch), root)
 
 
 def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
@@ -131,7 +132,7 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
     return await _each([record for record in stopped if record.crashes < crashes], root)
 
 
-@flow(name="lema-evaluate", flow_run_name=_titled("evaluation: "), persist_result=False)
+@flow(name="lema-evaluate", flow_run_name=titled("evaluation: "), persist_result=False)
 async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - as above
     """Measure the base model and every arm that is trained already on the run file's held-out questions.
 
@@ -174,7 +175,7 @@ async def _carried_on(run: RunSpec, root: str) -> None:
         await (ablation(run, root) if run.ablation else lema(run, root))
 
 
-async def _carried_out(run: RunSpec, root: str) -> State[None]:
+async def carried_out(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
         with recorded(run, root):

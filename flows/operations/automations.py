@@ -16,7 +16,7 @@ from flows.operations.server import HEARTBEAT_S
 from lema_core.errors import ConfigError
 
 SILENCE = timedelta(seconds=3 * HEARTBEAT_S)
-_OURS = {"prefect.resource.role": "flow", "prefect.resource.name": ["lema*", "ablation"]}
+_OURS = {"prefect.resource.role": "flow", "prefect.resource.name": ["lema*", "ablation*"]}
 _ENDS = (
     "Completed",
     "Failed",

@@ -13,7 +13,7 @@ from lema_core.ablation.cells import CellResult
 from lema_core.ablation.contrasts import Contrast, accuracy_of, contrast_of
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
-from lema_core.seeds import LEAST_DEGREES, SeedSpread, seed_spread
+from lema_core.seeds import SeedSpread, seed_spread
 from lema_core.specs import BASE
 from lema_core.statistics import Estimate, Proportion
 
@@ -167,7 +167,7 @@ def _compared(
         if there == here or there not in groups:
             return None
         pairs = list(_pairs(groups[here], groups[there], right))
-        return contrast_of(called, pairs, spread, untouched=row.arm == BASE) if pairs else None
+        return contrast_of(called, pairs, spread) if pairs else None
 
     return replace(
         row,
@@ -190,14 +190,13 @@ def _pairs(
 
 
 def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[bool]]) -> SeedSpread | None:
-    """Return how far a seed moves an arm, pooled over all arms of the sweep, equal ones once; None for too few."""
+    """Return how far a seed moves an arm, pooled over all arms of the sweep, equal ones once; None for single seeds."""
     studies: dict[tuple[ArtifactRef, ...], list[list[bool]]] = {}
     for group in groups:
         done = [result for result in group if result.cell.name in right]
         studies[tuple(r.evaluation for r in done if r.evaluation)] = [right[r.cell.name] for r in done]
     several = [runs for runs in studies.values() if len(runs) > 1]
-    enough = sum(len(runs) - 1 for runs in several) >= LEAST_DEGREES
-    return seed_spread(several) if enough else None
+    return seed_spread(several) if several else None
 
 
 def _adjusted(rows: Sequence[Row]) -> Iterator[Row]:

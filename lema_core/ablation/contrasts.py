@@ -46,30 +46,24 @@ class Contrast:
 
 def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
     """Return the mean accuracy of some runs with its interval, over the seeds too where there are several."""
-    if len(runs) == 1:
+    if len(runs) == 1 or spread is None:
         return statistics.wilson(sum(runs[0]), len(runs[0]))
-    if spread:
-        return accuracy_over_seeds(runs, spread)
-    # An accuracy is the mean difference to a model that is never right.
-    return statistics.paired_bootstrap([[False] * len(runs[0])] * len(runs), runs)
+    return accuracy_over_seeds(runs, spread)
 
 
-def contrast_of(
-    to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None, *, untouched: bool
-) -> Contrast:
+def contrast_of(to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None) -> Contrast:
     """Compare runs seed by seed.
 
     Args:
         to: what the other row is called.
-        pairs: (reference, arm) of each seed, right or wrong by item.
-        spread: how far a seed moves an arm, pooled over the sweep; None where there are too few seeds to tell.
-        untouched: the arm is the base model, the same in all pairs: no seed moves it.
+        pairs: (reference, arm) of each seed, right or wrong by item; the untouched base model is the same in all.
+        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
     """
     each = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
     p_value = each[0].p_value if len(each) == 1 else min(1.0, 2 * fmean(one.p_value for one in each))
     return Contrast(
         to=to,
-        difference=each[0] if len(each) == 1 else _over_seeds(pairs, spread, untouched=untouched),
+        difference=each[0] if len(each) == 1 or spread is None else _over_seeds(pairs, spread),
         p_value=p_value,
         holm_p=p_value,
         won=sum(one.only_arm for one in each),
@@ -79,13 +73,7 @@ def contrast_of(
     )
 
 
-def _over_seeds(
-    pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None, *, untouched: bool
-) -> Estimate:
-    references, arms = zip(*pairs, strict=True)
-    if spread is None:
-        return statistics.paired_bootstrap(references, arms)
-    if not untouched:
-        return difference_over_seeds(references, arms, spread)
-    above = difference_over_seeds(arms[0], references, spread)
-    return Estimate(-above.value, -above.high, -above.low)
+def _over_seeds(pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread) -> Estimate:
+    # The untouched base model stands in every pair: it is one run, and no seed moves it.
+    references, arms = (runs[:1] if all(run is runs[0] for run in runs) else runs for runs in zip(*pairs, strict=True))
+    return difference_over_seeds(references, arms, spread)
