@@ -56,6 +56,26 @@ def test_a_wrong_option_is_named_with_its_remedy(run_file, setting, message):
         read_run_file(run_file, [setting])
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["runtime.workers=2", "runtime.scheduler=tcp://127.0.0.1:8786"], "set one of them"),
+        (["runtime.scheduler=tcp://10.0.0.5:8786"], "PostgreSQL"),
+        (["runtime.scheduler=10.0.0.5"], "runtime.scheduler"),
+        (["runtime.workers=0"], "runtime.workers"),
+    ],
+)
+def test_a_cluster_that_would_pay_twice_is_refused(run_file, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        read_run_file(run_file, settings)
+
+
+def test_a_cluster_is_a_line_of_the_run_file(run_file):
+    assert read_run_file(run_file, ["runtime.workers=2"]).runtime.workers == 2
+    elsewhere = ["runtime.scheduler=tcp://10.0.0.5:8786", "runtime.ledger=postgresql://10.0.0.5/lema"]
+    assert read_run_file(run_file, elsewhere).runtime.scheduler == "tcp://10.0.0.5:8786"
+
+
 def test_a_missing_file_and_broken_toml_are_told(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         read_run_file(tmp_path / "none.toml")

@@ -71,6 +71,24 @@ def test_published_rows_read_back_in_any_range(tmp_path):
     assert [m.fingerprint for m in store.manifests()] == [IDENTITY.fingerprint]
 
 
+def test_a_range_of_a_large_part_reads_only_the_row_groups_that_hold_it(tmp_path, monkeypatch):
+    store, shard = Store(str(tmp_path)), Shard(0, 0, 5000)
+    write(store, shard, reject_every=10_000)
+    publish(store, [shard])
+    read: list[list[int]] = []
+    real = pq.ParquetFile.iter_batches
+
+    def watched(self, *args, row_groups, **options):
+        read.append(row_groups)
+        return real(self, *args, row_groups=row_groups, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    kept = [question(number) for number in range(1, 5000)]
+    for start, stop, groups in ((0, 10, [0]), (2040, 2060, [0, 1]), (4100, 4999, [2]), (0, 4999, [0, 1, 2])):
+        assert list(store.rows(REF, Question, start, stop)) == kept[start:stop]
+        assert read.pop() == groups
+
+
 def test_a_lost_row_is_not_published(tmp_path):
     store = Store(str(tmp_path))
     write(store, Shard(0, 0, 10), rows_in=11)
