@@ -5,6 +5,7 @@ from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks.evaluation import evaluation, votes
 from tasks.mixture import mixture
+from tasks.tokens import tokens
 from tasks.training import training
 
 
@@ -25,8 +26,12 @@ async def build_examples(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> 
 async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> None:
     """Build an arm's examples from what has been collected so far, and fine-tune on them."""
     await build_examples(run, at, made, arm)
-    if run.training and arm not in made.models:
-        made.models[arm] = await training(at, run.training, arm, made.mixtures[arm])
+    if run.training is None or arm in made.models:
+        return
+    spec = run.training_of(arm)
+    start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
+    tokenised = await tokens(at, spec, arm, made.mixtures[arm], start)
+    made.models[arm] = await training(at, spec, arm, tokenised, start)
 
 
 async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) -> None:

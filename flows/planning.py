@@ -22,6 +22,7 @@ from lema_core.questions import QuestionsSpec, get_task, read_questions
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import JudgedPath, Question
 from lema_core.specs import CorrectionsSpec, EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.training.options import check_overrides
 from lema_core.votes import vote_requests
 
 Asked = Callable[[], Iterable[CompletionRequest]]
@@ -184,9 +185,13 @@ class Planner:
         made.mixtures[arm] = mixture.ref
         yield mixture
         if run.training:
-            model = self._stage(f"training: {arm}", identities.training(run.training, mixture.ref.fingerprint), None)
+            spec = run.training_of(arm)
+            check_overrides(spec)
+            start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
+            tokens = self._stage(f"tokens: {arm}", identities.tokens(spec, mixture.ref.fingerprint, start), None)
+            model = self._stage(f"training: {arm}", identities.training(spec, tokens.ref.fingerprint, start), None)
             made.models[arm] = model.ref
-            yield model
+            yield from (tokens, model)
 
     def evaluated(self) -> Iterator[PlannedStage]:
         """Yield the evaluations."""

@@ -42,7 +42,8 @@ REVISIONS = {
     "evolution_novel": 1,
     "evolution": 1,
     "mixture": 2,
-    "training": 1,
+    "tokens": 1,
+    "training": 2,
     "evaluation": 1,
     "votes": 1,
     "report": 1,
@@ -120,9 +121,19 @@ def _read(arm: Arm, one: Collection) -> Iterator[ArtifactRef]:
     yield from one.corrections.values() if "corrections" in rows else []
 
 
-def training(spec: TrainingSpec, mixture: str) -> Identity:
-    """Return the identity of a fine-tuned model; weights on this machine enter by their hash, not their place."""
-    return _identity("training", spec.identity() | {"base": _base(spec.base)}, [mixture])
+def tokens(spec: TrainingSpec, mixture: str, start: ArtifactRef | None = None) -> Identity:
+    """Return the identity of an arm's examples as the base model's tokens."""
+    base = start.fingerprint if start else _base(spec.base)
+    return _identity("tokens", spec.tokens_identity() | {"base": base}, [mixture])
+
+
+def training(spec: TrainingSpec, tokens: str, start: ArtifactRef | None = None) -> Identity:
+    """Return the identity of a fine-tuned model; weights on this machine enter by their hash, not their place.
+
+    ``start`` is the model of another arm that training starts from, in place of the spec's base.
+    """
+    base = start.fingerprint if start else _base(spec.base)
+    return _identity("training", spec.identity() | {"base": base}, [tokens])
 
 
 def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:

@@ -5,7 +5,7 @@ how the work is done: ``endpoints`` (only an endpoint's identity counts), ``laun
 """
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,7 @@ from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.runtime_spec import RuntimeSpec
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import LaunchSpec, TrainingSpec, check_starts
 
 PromptKind = Literal["few_shot", "zero_shot"]
 BASE = "base"
@@ -191,6 +191,8 @@ class RunSpec(Section):
     """Arms of one's own, by name, beside the bundled ones."""
     mixture: MixtureSpec | None = None
     training: TrainingSpec | None = None
+    arm_training: dict[str, dict[str, Any]] = {}
+    """By arm: the options of [training] that are others for it, such as base = "arm:lema"."""
     launch: LaunchSpec = LaunchSpec()
     evaluation: EvaluationSpec | None = None
     ablation: AblationSpec | None = None
@@ -212,6 +214,7 @@ class RunSpec(Section):
                 raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
+        check_starts({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {})
         if self.evolution and self.evolution.rounds > 1 and not (self.training and self.evaluation):
             raise ValueError(
                 f"[evolution] has {self.evolution.rounds} rounds: from the second on the student is the model that was "
@@ -233,7 +236,7 @@ class RunSpec(Section):
         if taken := sorted(self.arms.keys() & {*ARMS, BASE}):
             raise ValueError(f"[arms.{taken[0]}]: the name is taken; give your arm another one")
         try:
-            swept = self.ablation.arms if self.ablation else ()
+            swept = (*self.arm_training, *(self.ablation.arms if self.ablation else ()))
             for name in (*self.arms, *swept, *(self.mixture.arms if self.mixture else ())):
                 self.arm(name)
         except ConfigError as error:
@@ -242,6 +245,11 @@ class RunSpec(Section):
     def arm(self, name: str) -> Arm:
         """Return an arm of the run file or a bundled one; ConfigError where there is none."""
         return get_arm(name, self.arms)
+
+    def training_of(self, arm: str) -> TrainingSpec:
+        """Return how an arm is trained: [training], what differs for the arm, and the objective that its rows need."""
+        changes = self.arm_training.get(arm, {}) | {"objective": "dpo" if self.arm(arm).preferences else "sft"}
+        return TrainingSpec.model_validate((self.training.model_dump() if self.training else {}) | changes)
 
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""

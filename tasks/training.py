@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from prefect import task
-from prefect.artifacts import acreate_table_artifact
+from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
@@ -14,16 +15,27 @@ from prefect.states import Completed
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.specs import Runtime
-from lema_core.training import TrainingSpec, run_training
+from lema_core.training import TrainingSpec, run_on_tokens
+from tasks._models import based_on
 from tasks._progress import watched
 from tasks._publish import SHARD_TASK, Stage, published
 
 KEPT = ("model", "metrics.parquet", "spec.json")
-"""What of the output folder is the artifact; tokens, checkpoints and the log belong to the run."""
+"""What of the output folder is the artifact; checkpoints and the log belong to the run."""
+
+FORMATS = {
+    "loss": "loss {:.3f}",
+    "learning_rate": "learning rate {:.1e}",
+    "grad_norm": "gradient norm {:.2f}",
+    "tokens_per_second": "{:.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+}
+TABLE_ROWS = 500
+"""Of a longer run the table has every second, third, ... step; the Parquet file has all."""
 
 
 @task(name="training", task_run_name="training {arm}", **SHARD_TASK)
-async def train(runtime: Runtime, spec: TrainingSpec, arm: str, examples: ArtifactRef, stage: Stage) -> State[None]:
+async def train(runtime: Runtime, spec: TrainingSpec, arm: str, tokens: ArtifactRef, stage: Stage) -> State[None]:
     """Run the training program, or go on from its newest complete checkpoint, and publish the model."""
     store, started = Store(runtime.root), time.monotonic()
     out = store.local_folder(stage.ref)
@@ -36,8 +48,8 @@ async def train(runtime: Runtime, spec: TrainingSpec, arm: str, examples: Artifa
             logger.info("%s", event)
 
     async with watched(stage.ref, seen.line, done=0, total=1):
-        result = await run_training(spec, runtime.launch, store.local_folder(examples), out, told)
-    await _show_losses(arm, seen.steps)
+        result = await run_on_tokens(spec, runtime.launch, store.local_folder(tokens), out, told)
+    await _show(arm, seen, result.metrics)
     for checkpoint in result.checkpoints:
         shutil.rmtree(checkpoint)
     store.publish_files(stage.identity, _files(out), seconds=time.monotonic() - started, extra=result.start)
@@ -49,30 +61,37 @@ class Figures:
 
     def __init__(self) -> None:
         self.total = 0
-        self.steps: list[dict[str, Any]] = []
+        self.last: dict[str, Any] = {}
+        self.links: dict[str, str] = {}
+        """By tracker: where its page of the run is."""
 
     def note(self, event: dict[str, Any]) -> None:
         """Take in an event of the training program."""
         if event["event"] == "start":
             self.total = int(event["steps"])
         elif event["event"] == "step":
-            self.steps.append(event)
+            self.last = event
+        elif event["event"] == "tracker" and event["link"]:
+            self.links[event["name"]] = event["link"]
 
     def line(self) -> tuple[float, str]:
         """Return how far the training is, and its figures as one line."""
-        if not self.steps:
+        if not self.last:
             return 0.0, "loading"
-        last = self.steps[-1]
-        rate = last.get("tokens_per_second")
-        speed = f", {rate:.0f} tokens/s" if rate else ""
-        share = last["step"] / max(1, self.total)
-        return share, f"step {last['step']}/{self.total}, loss {last.get('loss', float('nan')):.3f}{speed}"
+        named = {name: self.last[name] for name in FORMATS if name in self.last}
+        figures = (FORMATS[name].format(value) for name, value in named.items())
+        step = self.last["step"]
+        return step / max(1, self.total), ", ".join((f"step {step}/{self.total}", *figures))
 
 
-async def _show_losses(arm: str, steps: list[dict[str, Any]]) -> None:
-    rows = [{name: step.get(name) for name in ("step", "loss", "learning_rate", "grad_norm")} for step in steps]
-    key = f"losses-{arm.replace('_', '-')}"
-    await acreate_table_artifact(table=rows, key=key, description=f"training of the arm {arm}")
+async def _show(arm: str, seen: Figures, metrics: Path) -> None:
+    """Put every step's figures into a table, and a link beside it for each tracker that has a page."""
+    name, about = arm.replace("_", "-"), f"training of the arm {arm}"
+    rows: list[dict[str, Any]] = pq.read_table(metrics).to_pylist()
+    await acreate_table_artifact(table=rows[:: -(-len(rows) // TABLE_ROWS)], key=f"losses-{name}", description=about)
+    for tracker, link in seen.links.items():
+        key = f"{tracker}-{name}"
+        await acreate_link_artifact(link=link, link_text=f"{tracker}: {arm}", key=key, description=about)
 
 
 def _files(out: Path) -> list[str]:
@@ -80,14 +99,16 @@ def _files(out: Path) -> list[str]:
     return [str(file.relative_to(out)) for file in files if file.is_file()]
 
 
-async def training(runtime: Runtime, spec: TrainingSpec, arm: str, examples: ArtifactRef) -> ArtifactRef:
-    """Return the artifact of the model fine-tuned on an arm's examples.
+async def training(
+    runtime: Runtime, spec: TrainingSpec, arm: str, tokens: ArtifactRef, start: ArtifactRef | None = None
+) -> ArtifactRef:
+    """Return the artifact of the model fine-tuned on an arm's tokens; it starts from ``start`` in place of the base.
 
     Raises:
         TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
     """
-    stage = Stage(identities.training(spec, examples.fingerprint), rows=0)
+    stage = Stage(identities.training(spec, tokens.fingerprint, start), rows=0)
     if ref := await published(runtime, stage):
         return ref
-    await train(runtime, spec, arm, examples, stage)
+    await train(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
     return stage.ref

@@ -79,10 +79,13 @@ def execute(spec: "RunSpec", root: str) -> None:
     from lema_core.ablation.cells import cell_runs
 
     started = time.monotonic()
-    needed = {stage.endpoint for stage in stages_of(spec, root) if stage.requests and stage.endpoint}
-    asyncio.run(all_answer(needed))
+    stages = list(stages_of(spec, root))
+    asyncio.run(all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}))
+    trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
     for one in cell_runs(spec) if spec.ablation else [spec]:
         _tokenizer_is_there(one)
+        if trains:
+            _arms_can_be_trained_here(one)
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -118,6 +121,14 @@ async def all_answer(endpoints: "set[EndpointSpec]") -> None:
                 await client.preflight()
             finally:
                 await client.close()
+
+
+def _arms_can_be_trained_here(spec: "RunSpec") -> None:
+    """Look for what training needs of this machine now: after the corrections it would be late."""
+    from lema_core.training.preflight import check_machine
+
+    for arm in spec.mixture.arms if spec.mixture else ():
+        check_machine(spec.training_of(arm), spec.launch)
 
 
 def _tokenizer_is_there(spec: "RunSpec") -> None:

@@ -1,10 +1,11 @@
 """Supervised fine-tuning on a mixture: a frozen spec and tokenised examples in, a whole checkpoint and metrics out.
 
-``run_training`` (in ``launch``) is what a task calls: it starts ``torchrun`` on ``lema_core.training.sft`` in a process
-group of its own. This package imports torch only inside its functions, so specs can be read without it.
+``run_tokenising`` and ``run_on_tokens`` (in ``launch``) are what the tasks call, ``run_training`` is both: they start
+``lema_core.training.data`` and, by ``torchrun``, ``lema_core.training.sft`` in process groups of their own. This
+package imports torch only inside its functions, so specs can be read without it.
 """
 
-from lema_core.training.launch import TrainingResult, run_training
+from lema_core.training.launch import TrainingResult, run_on_tokens, run_tokenising, run_training
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
-__all__ = ["LaunchSpec", "TrainingResult", "TrainingSpec", "run_training"]
+__all__ = ["LaunchSpec", "TrainingResult", "TrainingSpec", "run_on_tokens", "run_tokenising", "run_training"]

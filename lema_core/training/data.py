@@ -12,7 +12,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,37 +20,17 @@ import pyarrow.parquet as pq
 
 from lema_core.errors import ConfigError, DataError, LemaError, MissingDependencyError
 from lema_core.training.specs import TrainingSpec, load_specs
+from lema_core.training.tokens import META_FILE, SCHEMA, TOKENS_FILE
 
-TOKENS_FILE = "tokens.arrow"
 REJECTED_FILE = "rejected.parquet"
-META_FILE = "meta.json"
 
 PLAIN_TEMPLATE = (
     "{{ bos }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n' }}{% endif %}"
 )
 
-_SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("kind", pa.string()),
-        ("input_ids", pa.list_(pa.int32())),
-        ("prompt_tokens", pa.int32()),
-        ("weight", pa.float64()),
-    ]
-)
+_COLUMNS = ("id", "kind", "input", "output", "weight", "prefix", "worse")
 _REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
-
-
-@dataclass(frozen=True, slots=True)
-class TokenisedExample:
-    """``input_ids[prompt_tokens:]`` is trained: the output and the end-of-sequence token."""
-
-    id: str
-    kind: str
-    input_ids: list[int]
-    prompt_tokens: int
-    weight: float
 
 
 class ExampleTokenizer:
@@ -73,11 +52,17 @@ class ExampleTokenizer:
         else:
             self._check_template()
 
-    def encode(self, text_in: str, text_out: str) -> tuple[list[int], int]:
-        """Return all tokens of an example and how many of them are the prompt's."""
-        prompt = self.tokenizer.encode(self.prompt(text_in), add_special_tokens=False)
-        output = self.tokenizer.encode(text_out, add_special_tokens=False)
-        return [*prompt, *output, self.tokenizer.eos_token_id], len(prompt)
+    def read(self, text_in: str, prefix: str = "") -> list[int]:
+        """Return the tokens of what is read: the prompt, and the beginning of the answer that is given."""
+        return [*self._tokens(self.prompt(text_in)), *self._tokens(prefix)]
+
+    def trained(self, text_out: str, *, stops: bool = True) -> list[int]:
+        """Return the tokens of an output, with the end-of-sequence token unless the solution goes on."""
+        return [*self._tokens(text_out), *([self.tokenizer.eos_token_id] if stops else [])]
+
+    def _tokens(self, text: str) -> list[int]:
+        found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return found
 
     def prompt(self, text_in: str) -> str:
         """Return the text that a server makes of one user message before it generates."""
@@ -126,13 +111,12 @@ def tokenise(
     rejected: list[dict[str, str]] = []
     counts: dict[str, Any] = {"examples": 0, "tokens": 0, "trained_tokens": 0, "longest": 0}
     part = out / f"{TOKENS_FILE}.part"
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, _SCHEMA) as writer:
+    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
         for rows in _chunks(_encode_all(examples, tokenizer, spec, rejected), 1000):
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=_SCHEMA))
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
             counts["examples"] += len(rows)
-            counts["tokens"] += sum(len(row["input_ids"]) for row in rows)
-            counts["trained_tokens"] += sum(len(row["input_ids"]) - row["prompt_tokens"] for row in rows)
-            counts["longest"] = max(counts["longest"], *(len(row["input_ids"]) for row in rows))
+            for row in rows:
+                _count(row, counts)
     counts["rejected"] = len(rejected)
     if not counts["examples"]:
         raise DataError(
@@ -152,22 +136,36 @@ def _encode_all(
     rejected: list[dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
     for example in examples:
+        _check_objective(example, spec)
         if not example["output"].strip():
             rejected.append({"id": example["id"], "reason": "no_output", "detail": "the output is empty"})
             continue
-        ids, prompt = tokenizer.encode(example["input"], example["output"])
-        if len(ids) > spec.max_length:
-            detail = f"{len(ids)} tokens, at most {spec.max_length} are allowed (training.max_length)"
+        row = _encode(example, tokenizer, spec)
+        longest = max(len(row["input_ids"]), len(row["worse_ids"] or ()))
+        if longest > spec.max_length:
+            detail = f"{longest} tokens, at most {spec.max_length} are allowed (training.max_length)"
             rejected.append({"id": example["id"], "reason": "too_long", "detail": detail})
             continue
-        weight = example.get("weight", 1.0) * spec.loss_weights.get(example["kind"], 1.0)
-        yield {
-            "id": example["id"],
-            "kind": example["kind"],
-            "input_ids": ids,
-            "prompt_tokens": prompt,
-            "weight": weight,
-        }
+        yield row
+
+
+def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: TrainingSpec) -> dict[str, Any]:
+    read = tokenizer.read(example["input"], example.get("prefix") or "")
+    row = {"id": example["id"], "kind": example["kind"], "prompt_tokens": len(read), "worse_ids": None}
+    row["weight"] = example.get("weight", 1.0) * spec.loss_weights.get(example["kind"], 1.0)
+    if spec.objective == "sft":
+        return row | {"input_ids": [*read, *tokenizer.trained(example["output"])]}
+    better, worse = (tokenizer.trained(t, stops=not t.endswith("\n")) for t in (example["output"], example["worse"]))
+    return row | {"input_ids": [*read, *better], "worse_ids": [*read, *worse]}
+
+
+def _check_objective(example: Mapping[str, Any], spec: TrainingSpec) -> None:
+    pair = example.get("worse") is not None
+    if pair != (spec.objective == "dpo"):
+        seen = "a preference pair" if pair else "a single output"
+        raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
+    if pair and spec.loss_weights:
+        raise ConfigError("loss_weights do not apply to preference pairs: TRL's DPO loss is a plain mean over pairs")
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -181,39 +179,17 @@ def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str
         yield held
 
 
+def _count(row: Mapping[str, Any], counts: dict[str, Any]) -> None:
+    for ids in filter(None, (row["input_ids"], row["worse_ids"])):
+        counts["tokens"] += len(ids)
+        counts["trained_tokens"] += len(ids) - row["prompt_tokens"]
+        counts["longest"] = max(counts["longest"], len(ids))
+
+
 def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
     part = out / f"{META_FILE}.part"
     part.write_text(json.dumps(counts, sort_keys=True))
     part.replace(out / META_FILE)
-
-
-class TokenisedData(Sequence[TokenisedExample]):
-    """The tokenised examples of a folder; the tokens stay on disk and are mapped into memory.
-
-    Raises:
-        DataError: the folder is not complete.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        if not (folder / META_FILE).is_file():
-            raise DataError(f"{folder} holds no tokenised examples: run `python -m lema_core.training.data` first")
-        self.counts: dict[str, Any] = json.loads((folder / META_FILE).read_text())
-        self._table = pa.ipc.open_file(pa.memory_map(str(folder / TOKENS_FILE))).read_all()
-
-    def __len__(self) -> int:
-        return int(self._table.num_rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        row = self._table.slice(index, 1).to_pylist()[0]
-        return TokenisedExample(**row)
-
-    def lengths(self) -> list[int]:
-        """Return the number of tokens of each example."""
-        import pyarrow.compute as pc
-
-        return [int(n) for n in pc.list_value_length(self._table["input_ids"]).to_pylist()]
 
 
 def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
@@ -222,7 +198,7 @@ def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
     if not parts:
         raise DataError(f"no part-*.parquet in {folder}: expected the folder of a mixture")
     for part in parts:
-        for batch in pq.ParquetFile(part).iter_batches(columns=["id", "kind", "input", "output", "weight"]):
+        for batch in pq.ParquetFile(part).iter_batches(columns=[*_COLUMNS]):
             yield from batch.to_pylist()
 
 

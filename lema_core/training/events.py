@@ -5,6 +5,8 @@ import sys
 from typing import Any
 
 STEP_FIELDS = ("step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu")
+_OF_PAIRS = {"rewards/accuracies": "pairs_in_order", "rewards/margins": "reward_margin"}
+"""TRL's names of the figures of dpo, and ours."""
 
 
 def emit(event: str, **fields: Any) -> None:
@@ -26,8 +28,9 @@ def parse(line: str) -> dict[str, Any] | None:
 
 def step_row(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one step from the trainer's log: a row of ``metrics.parquet``."""
+    named = {_OF_PAIRS.get(name, name): value for name, value in entry.items()}
     return {
-        name: int(entry[name]) if name in ("step", "tokens") else float(entry[name])
-        for name in STEP_FIELDS
-        if name in entry
+        name: int(named[name]) if name in ("step", "tokens") else float(named[name])
+        for name in (*STEP_FIELDS, *_OF_PAIRS.values())
+        if name in named
     }

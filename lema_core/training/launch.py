@@ -56,13 +56,32 @@ async def run_training(
         spec: what is trained.
         launch: on how many ranks, and how.
         examples: folder with ``part-*.parquet`` of ``records.Example`` rows.
-        out: gets ``spec.json``, ``tokens/``, ``model/``, ``metrics.parquet``, ``log.txt`` and checkpoints.
+        out: gets ``spec.json``, ``tokens/`` (made anew each time), ``model/``, ``metrics.parquet``, ``log.txt`` and
+            checkpoints.
         on_event: called with each event: ``tokenised``, ``start``, ``step``, ``checkpoint``, ``done``.
 
     Raises:
         TrainingError: the run failed; the text carries its own message or the end of its log.
     """
-    spec_file, tokens = _write_spec(spec, launch, out), out / "tokens"
+    await run_tokenising(spec, examples, out / "tokens", on_event)
+    return await run_on_tokens(spec, launch, out / "tokens", out, on_event)
+
+
+async def run_tokenising(spec: TrainingSpec, examples: Path, out: Path, on_event: OnEvent | None = None) -> None:
+    """Write a mixture's examples as the base model's tokens into ``out``, whole or not at all.
+
+    Raises:
+        TrainingError: it failed; the text carries its own message or the end of its log.
+    """
+    command = [sys.executable, "-m", "lema_core.training.data", "--spec", str(_write_spec(spec, LaunchSpec(), out))]
+    command += ["--examples", str(examples), "--out", str(out)]
+    await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or _unheard)
+
+
+async def run_on_tokens(
+    spec: TrainingSpec, launch: LaunchSpec, tokens: Path, out: Path, on_event: OnEvent | None = None
+) -> TrainingResult:
+    """Fine-tune on what ``run_tokenising`` wrote; for the rest see ``run_training``."""
     seen: dict[str, dict[str, Any]] = {}
 
     def note(event: dict[str, Any]) -> None:
@@ -70,19 +89,23 @@ async def run_training(
         if on_event:
             on_event(event)
 
-    module = "lema_core.training."
-    common = ["--spec", str(spec_file)]
-    tokenise = [sys.executable, "-m", f"{module}data", *common, "--examples", str(examples), "--out", str(tokens)]
-    await run_group(tokenise, out / "log.txt", clean_environment(os.environ, launch), note)
-    command = [*launcher(launch), f"{module}sft", *common, "--data", str(tokens), "--out", str(out)]
-    await run_group(command, out / "log.txt", clean_environment(os.environ, launch), note)
+    command = [*launcher(launch), "lema_core.training.sft", "--spec", str(_write_spec(spec, launch, out))]
+    command += ["--data", str(tokens), "--out", str(out)]
+    trackers = {"TENSORBOARD_LOGGING_DIR": str(out / "tensorboard")}  # one place for a run and its continuation
+    await run_group(command, out / "log.txt", trackers | clean_environment(os.environ, launch), note)
     checkpoints = tuple(complete_checkpoints(out))
     return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
 
 
+def _unheard(_: dict[str, Any]) -> None:
+    """Stand in for a listener."""
+
+
 def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "spec.json").write_text(dump_specs(spec, launch))
+    part = out / f"spec.json.{launch.node_rank}.part"
+    part.write_text(dump_specs(spec, launch))
+    part.replace(out / "spec.json")  # another node may be reading it
     return out / "spec.json"
 
 
@@ -103,13 +126,29 @@ def gpus_here() -> devices.Devices:
 def launcher(launch: LaunchSpec) -> list[str]:
     """Return the command that starts the ranks, to be followed by a module's name and its arguments."""
     if launch.hostfile:
-        return ["deepspeed", "--hostfile", launch.hostfile, "--module"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks_here(launch))]
+        command = [sys.executable, "-m", "deepspeed.launcher.runner", "--hostfile", launch.hostfile]
+        return [*command, "--launcher", launch.hostfile_launcher, "--module"]
+    command = [*launch.through, sys.executable, "-m", "torch.distributed.run"]
+    command += ["--nproc-per-node", str(ranks_here(launch))]
     if launch.nodes == 1:
         # --standalone picks a free port, so that two runs on one machine do not meet.
         return [*command, "--standalone", "-m"]
-    where = ["--rdzv-backend", "c10d", "--rdzv-id", "lema", "--rdzv-endpoint", str(launch.rendezvous)]
-    return [*command, "--nnodes", str(launch.nodes), "--node-rank", str(launch.node_rank), *where, "-m"]
+    command += ["--nnodes", str(launch.nodes)]
+    if launch.through:
+        # One command for all nodes cannot tell them their number: they agree on it when they meet.
+        return [
+            *command,
+            "--rdzv-backend",
+            "c10d",
+            "--rdzv-id",
+            "lema",
+            "--rdzv-endpoint",
+            str(launch.rendezvous),
+            "-m",
+        ]
+    # Fixed numbers, so that rank 0, which tells the events, is on the node that started the run.
+    host, port = str(launch.rendezvous).rsplit(":", 1)
+    return [*command, "--node-rank", str(launch.node_rank), "--master-addr", host, "--master-port", port, "-m"]
 
 
 def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str, str]:

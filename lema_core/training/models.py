@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 
@@ -27,17 +26,12 @@ def attention_of(launch: LaunchSpec) -> str:
 
 
 def load_model(base: str, spec: TrainingSpec, attention: str, bf16: bool) -> Any:
-    """Return the base model, ready for the method; under ZeRO-3 each rank holds its shard only.
-
-    Raises:
-        ConfigError: qlora is asked for on a machine without CUDA.
-        MissingDependencyError: qlora needs bitsandbytes.
-    """
+    """Return the base model, ready for the method; under ZeRO-3 each rank holds its shard only."""
     from transformers import AutoModelForCausalLM
 
     extra: dict[str, Any] = {}
     if spec.method == "qlora":
-        extra["quantization_config"] = _four_bit()
+        extra["quantization_config"] = four_bit()
         extra["device_map"] = {"": torch.cuda.current_device()}
     return AutoModelForCausalLM.from_pretrained(
         base,
@@ -63,6 +57,22 @@ def peft_config(spec: TrainingSpec) -> Any:
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
+
+
+def operations_a_token(model: Any, spec: TrainingSpec) -> int:
+    """Return the floating-point operations that training needs for a token; recomputed activations do not count.
+
+    2 a weight forward, 2 for the activations' gradients, 2 for those of trained weights; dpo runs a second model.
+    Looking up an embedding multiplies nothing, so input embeddings that are not the output's too are left out.
+    """
+    looked_up = 0 if model.config.get_text_config().tie_word_embeddings else _count(model.get_input_embeddings().weight)
+    weights = sum(map(_count, model.parameters())) - looked_up
+    return ((6 if spec.method == "full" else 4) + (2 if spec.objective == "dpo" else 0)) * weights
+
+
+def _count(weights: Any) -> int:
+    """Return how many weights a tensor stands for: whole under ZeRO-3, and two a byte where it is quantised."""
+    return int(getattr(weights, "ds_numel", weights.numel())) * (2 if weights.dtype == torch.uint8 else 1)
 
 
 def save_whole(trainer: Any, spec: TrainingSpec, base: str, tokenizer: Any, target: Path) -> None:
@@ -100,11 +110,8 @@ def _merge(base: str, adapter: Path, target: Path) -> None:
     merged.save_pretrained(target)
 
 
-def _four_bit() -> Any:
-    if not torch.cuda.is_available():
-        raise ConfigError("method = 'qlora' needs a CUDA GPU (NF4 kernels): use 'lora' or 'full' on this machine")
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingDependencyError("method = 'qlora' needs bitsandbytes: run `pip install bitsandbytes`")
+def four_bit() -> Any:
+    """Return the quantisation of QLoRA (arXiv 2305.14314): NF4, its scales quantised too, computed in bf16."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]

@@ -9,13 +9,15 @@ from lema_core.errors import ConfigError
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 
-def sft_options(
+def trl_options(
     spec: TrainingSpec, launch: LaunchSpec, steps: int, pieces: int, out: Path, bf16: bool
 ) -> dict[str, Any]:
-    """Return the keyword arguments of TRL's ``SFTConfig`` for a run of ``steps`` steps in ``pieces`` micro-batches.
+    """Return the keyword arguments of TRL's configuration for a run of ``steps`` steps in ``pieces`` micro-batches.
+
+    It is ``SFTConfig``, or ``DPOConfig`` where the objective is dpo.
 
     Raises:
-        ConfigError: ``trl`` holds an option that SFTConfig does not know, or one that the spec already decides.
+        ConfigError: ``trl`` holds an option that it does not know, or one that the spec already decides.
     """
     ours: dict[str, Any] = {
         "output_dir": str(out),
@@ -35,18 +37,32 @@ def sft_options(
         "save_strategy": "steps",
         "save_steps": spec.save_every(steps),
         "report_to": list(launch.trackers) or "none",
-        "dataset_kwargs": {"skip_prepare_dataset": True},  # tokenised already, masks included
         "max_length": None,
         "remove_unused_columns": False,
         "dataloader_num_workers": 0,
         "disable_tqdm": True,
         "deepspeed": deepspeed_options(spec, launch, bf16),
     }
-    _check_known("trl", spec.trl, _sft_fields())
+    if spec.objective == "dpo":
+        ours["beta"] = spec.beta
+    else:
+        ours["dataset_kwargs"] = {"skip_prepare_dataset": True}  # tokenised already, masks included
+    _check_known("trl", spec.trl, {field.name for field in dataclasses.fields(trl_config(spec)) if field.init})
     taken = sorted(set(spec.trl) & set(ours))
     if taken:
         raise ConfigError(f"trl.{taken[0]} is decided by the training section itself: set it there")
-    return ours | spec.trl
+    return {"project": "lema", "run_name": out.name} | ours | spec.trl
+
+
+def trl_config(spec: TrainingSpec) -> Any:
+    """Return the class of TRL's configuration for the objective."""
+    if spec.objective == "dpo":
+        from trl.trainer.dpo_config import DPOConfig
+
+        return DPOConfig
+    from trl.trainer.sft_config import SFTConfig
+
+    return SFTConfig
 
 
 def deepspeed_options(spec: TrainingSpec, launch: LaunchSpec, bf16: bool) -> dict[str, Any]:
@@ -81,8 +97,26 @@ def deepspeed_options(spec: TrainingSpec, launch: LaunchSpec, bf16: bool) -> dic
 
 
 def check_overrides(spec: TrainingSpec) -> None:
-    """Refuse unknown options before anything is loaded; for ``lema plan`` and the start of a run."""
-    sft_options(spec, LaunchSpec(), 1, 1, Path("unused"), bf16=False)
+    """Refuse unknown options, also those inside DeepSpeed's ZeRO section, before anything is paid or loaded.
+
+    Raises:
+        ConfigError: an option that nobody knows, or a value of a wrong type.
+    """
+    if spec.trl or spec.deepspeed:
+        made = trl_options(spec, LaunchSpec(), 1, 1, Path("unused"), bf16=False)
+        _check_zero(made["deepspeed"]["zero_optimization"])
+
+
+def _check_zero(section: dict[str, Any]) -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from pydantic import ValidationError
+
+    try:
+        DeepSpeedZeroConfig.model_validate(section)
+    except ValidationError as error:
+        seen = error.errors()[0]
+        place = ".".join(map(str, ("deepspeed.zero_optimization", *seen["loc"])))
+        raise ConfigError(f"{place} = {seen['input']!r}: {seen['msg']}") from error
 
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
@@ -101,12 +135,6 @@ def _check_known(section: str, given: dict[str, Any], known: set[str]) -> None:
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"{section} has no option {key!r}{hint}")
-
-
-def _sft_fields() -> set[str]:
-    from trl.trainer.sft_config import SFTConfig
-
-    return {field.name for field in dataclasses.fields(SFTConfig) if field.init}
 
 
 def _deepspeed_keys() -> set[str]:

@@ -1,4 +1,4 @@
-"""Fine-tune: TRL's SFTTrainer under DeepSpeed, one process of however many ranks.
+"""Fine-tune: TRL's SFTTrainer (or its DPOTrainer, on preference pairs) under DeepSpeed, one process of many ranks.
 
 By hand: ``torchrun --nproc-per-node 2 -m lema_core.training.sft --spec SPEC.json --data TOKENS --out DIR``. SPEC.json
 is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. Then in DIR:
@@ -21,9 +21,11 @@ from lema_core.errors import LemaError, TrainingError
 from lema_core.orphans import die_with_parent
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
-from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
+from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.events import emit, step_row
+from lema_core.training.preflight import check_machine
 from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
+from lema_core.training.tokens import TokenisedData
 
 METRICS_FILE = "metrics.parquet"
 MODEL_FOLDER = "model"
@@ -42,14 +44,16 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
     if (out / MODEL_FOLDER).is_dir():
         return
     options.check_overrides(spec)
+    check_machine(spec, launch)
     data = TokenisedData(data_folder)
     base = checkpoint_of(spec.base)
     tokenizer = ExampleTokenizer(load_tokenizer(base), spec.template).tokenizer
     attention = models.attention_of(launch)
-    packed = attention in ("flash_attention_2", "flex_attention")
+    packed = spec.objective == "sft" and attention in ("flash_attention_2", "flex_attention")
     plan = _plan(spec, launch, data, packed)
     bf16 = spec.precision == "bf16" or (spec.precision == "auto" and models.computes_bf16())
-    arguments = _arguments(options.sft_options(spec, launch, plan.steps, plan.pieces, out, bf16))
+    given = options.trl_options(spec, launch, plan.steps, plan.pieces, out, bf16)
+    arguments = _arguments(options.trl_config(spec), given)
     model = models.load_model(base, spec, attention, bf16)
     trainer = _trainer(spec, launch, data, plan, model, tokenizer, arguments, packed)
     newest = _tidy(trainer, out)
@@ -79,9 +83,8 @@ def _plan(spec: TrainingSpec, launch: LaunchSpec, data: TokenisedData, packed: b
     )
 
 
-def _arguments(options: dict[str, Any]) -> Any:
+def _arguments(config: Any, options: dict[str, Any]) -> Any:
     import torch
-    from trl.trainer.sft_config import SFTConfig
 
     if not torch.cuda.is_available():
         _join_on_cpu()
@@ -89,7 +92,7 @@ def _arguments(options: dict[str, Any]) -> Any:
         # The default buckets of 5e8 values take 2 GB a rank, whatever the size of the model.
         for bucket in ("reduce_bucket_size", "allgather_bucket_size"):
             options["deepspeed"]["zero_optimization"].setdefault(bucket, 50_000_000)
-    return SFTConfig(**options)
+    return config(**options)
 
 
 def _join_on_cpu() -> None:
@@ -120,23 +123,27 @@ def _trainer(
 ) -> Any:
     from datasets import Dataset
 
-    from lema_core.training.models import peft_config
-    from lema_core.training.trainer import Collator, LemaTrainer, Watch
+    from lema_core.training.dpo import PairCollator, PreferenceTrainer
+    from lema_core.training.models import operations_a_token, peft_config
+    from lema_core.training.trainer import Collator, LemaTrainer
+    from lema_core.training.watch import Pace, Watch
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-    # Floating-point operations a token: 2 forward, 2 for the activations' gradients, 2 for those of trained weights.
-    operations = (6 if spec.method == "full" else 4) * parameters
     peak = launch.peak_tflops * 1e12 * plan.ranks if launch.peak_tflops else None
-    return LemaTrainer(
+    pace = Pace(plan, data.lengths(), peak, operations_a_token(model, spec))
+    dpo = spec.objective == "dpo"
+    trainer: Any = PreferenceTrainer if dpo else LemaTrainer
+    made = trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict({"micro_batch": list(range(len(plan.micro_batches)))}),
-        data_collator=Collator(data, plan, pad, packed=packed),
+        data_collator=PairCollator(data, plan, pad) if dpo else Collator(data, plan, pad, packed=packed),
         processing_class=tokenizer,
         peft_config=peft_config(spec),
-        callbacks=[Watch(plan, data.lengths(), launch.keep_checkpoints, peak, operations)],
+        callbacks=[Watch(pace, launch.keep_checkpoints)],
     )
+    made.pace = pace
+    return made
 
 
 def _tidy(trainer: Any, out: Path) -> str | None:

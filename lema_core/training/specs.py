@@ -5,6 +5,7 @@ a micro-batch, the ZeRO stage or the offload: these only say where the same sums
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,7 +14,10 @@ from lema_core.errors import ConfigError
 
 Method = Literal["full", "lora", "qlora"]
 Template = Literal["chat", "plain"]
+Objective = Literal["sft", "dpo"]
 Precision = Literal["auto", "bf16", "fp32"]
+Tracker = Literal["trackio", "wandb", "tensorboard"]
+_ARM = "arm:"
 
 
 class Adapter(BaseModel):
@@ -33,7 +37,12 @@ class TrainingSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base: str = "smollm2"
-    """``smollm2`` (the embedded student), a checkpoint folder, or a model id of the Hugging Face hub."""
+    """``smollm2`` (the embedded student), a checkpoint folder, a model id of the Hugging Face hub; in a run file also
+    ``arm:NAME``, the model that an earlier arm gave."""
+    objective: Objective = "sft"
+    """A run file need not say it: arms of preference pairs are trained by dpo (arXiv 2305.18290), all others by sft."""
+    beta: float = Field(0.1, gt=0)
+    """Of dpo: how dear it is to leave the model that training starts from. Step-DPO takes 0.5."""
     method: Method = "full"
     adapter: Adapter = Adapter()
     """Used by lora and qlora."""
@@ -72,9 +81,19 @@ class TrainingSpec(BaseModel):
     def identity(self) -> dict[str, Any]:
         """Return the part that decides the weights. ``save_steps`` only says how often they are looked at."""
         plain = self.model_dump(mode="json", exclude={"save_steps"})
-        if self.method == "full":
-            plain.pop("adapter")
-        return plain
+        unused = {"adapter"} if self.method == "full" else set()
+        unused |= {"beta"} if self.objective == "sft" else set()
+        return {name: value for name, value in plain.items() if name not in unused}
+
+    def tokens_identity(self) -> dict[str, Any]:
+        """Return the part that decides the tokenised examples, but for the tokenizer of ``base``."""
+        decides = {"objective", "template", "max_length", "loss_weights"}
+        return self.model_dump(mode="json", include=decides)
+
+    @property
+    def starts_from_arm(self) -> str | None:
+        """Return the arm whose model this run starts from; None where ``base`` is a model."""
+        return self.base.removeprefix(_ARM) if self.base.startswith(_ARM) else None
 
     def steps(self, examples: int) -> int:
         """Return the number of optimiser steps over ``examples`` examples; the last one may be smaller."""
@@ -107,12 +126,17 @@ class LaunchSpec(BaseModel):
     """CPU threads a rank; None: the cores shared out."""
     nodes: int = Field(1, ge=1)
     node_rank: int = Field(0, ge=0)
-    rendezvous: str | None = None
+    """This node's number, where torchrun is started by hand on each."""
+    rendezvous: str | None = Field(None, pattern=r"^[^\s/]+:\d+$")
     """``host:port`` of node 0, needed with several nodes."""
+    through: tuple[str, ...] = ()
+    """Words before torchrun's command that start it on every node, such as ["srun", "--ntasks-per-node=1"]."""
     hostfile: str | None = None
-    """A DeepSpeed hostfile: the run is started by DeepSpeed's own launcher on all its hosts."""
-    trackers: tuple[str, ...] = ()
-    """Trackers that transformers knows: trackio, wandb, tensorboard."""
+    """A DeepSpeed hostfile (``host slots=8`` a line): DeepSpeed's own launcher starts the run on all its hosts."""
+    hostfile_launcher: Literal["pdsh", "openmpi", "mpich", "impi", "mvapich", "slurm"] = "pdsh"
+    """How DeepSpeed's launcher reaches the hosts."""
+    trackers: tuple[Tracker, ...] = ()
+    """Where the figures of each step go besides Parquet and Prefect; the package has to be installed."""
     keep_checkpoints: int = Field(2, ge=2)
     """At least two, so that one is complete while the next is written."""
     peak_tflops: float | None = Field(None, gt=0)
@@ -157,6 +181,24 @@ def paper_preset(task: str, billions: float, method: Method) -> dict[str, Any]:
         "max_grad_norm": 0.3,
         "weight_decay": 0.01,
     }
+
+
+def check_starts(arms: Mapping[str, TrainingSpec]) -> None:
+    """Refuse an arm that starts from the model of one that does not stand before it; arms in the order of training.
+
+    Raises:
+        ValueError: one does.
+    """
+    before: set[str] = set()
+    for arm, spec in arms.items():
+        start = spec.starts_from_arm
+        # The rounds' own models are made first, while questions still evolve.
+        if start is not None and (start not in before or arm.startswith("round_")):
+            raise ValueError(
+                f"arm {arm!r} starts from {start!r}: name an arm that stands before it in mixture.arms "
+                "(a sweep trains each arm by itself, and a round's arm before all others)"
+            )
+        before.add(arm)
 
 
 def dump_specs(spec: TrainingSpec, launch: LaunchSpec) -> str:

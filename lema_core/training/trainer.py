@@ -1,23 +1,18 @@
 """TRL's SFTTrainer with our data order, our loss normalisation and a stream of events."""
 
 import contextlib
-import math
-import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.utils.data import Sampler, SequentialSampler
-from transformers import TrainerCallback
 from trl.trainer.sft_trainer import SFTTrainer
 
 from lema_core.errors import TrainingError
 from lema_core.training.batches import Plan
-from lema_core.training.checkpoints import drop_old, mark_complete
-from lema_core.training.data import TokenisedData
-from lema_core.training.events import emit, step_row
+from lema_core.training.tokens import TokenisedData
+from lema_core.training.watch import Pace, diverged
 
 IGNORED = -100
 _Row = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -65,16 +60,29 @@ def _end_to_end(rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": labels, "loss_weights": weights, "position_ids": positions}
 
 
-class LemaTrainer(SFTTrainer):
-    """Keeps the plan's order and computes the weighted loss of the trained tokens only.
+class Planned:
+    """Of every trainer here: the plan's order, and its pace in every log, so that trackers see it too."""
+
+    pace: Pace
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
+        trainer: Any = self
+        return SequentialSampler(trainer.train_dataset if train_dataset is None else train_dataset)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the figures of the step that has ended."""
+        trainer: Any = self
+        if "loss" in logs:
+            logs |= self.pace.figures(trainer.state.global_step)
+        super().log(logs, start_time)  # type: ignore[misc]
+
+
+class LemaTrainer(Planned, SFTTrainer):
+    """Computes the weighted loss of the trained tokens only.
 
     A step's loss is ``sum(weight * token loss) / trained tokens`` over all ranks and micro-batches. Where there is no
     GPU, TRL's own loss projects every position to the vocabulary; here only the trained ones are.
     """
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        chosen: Any = train_dataset if train_dataset is not None else self.train_dataset
-        return SequentialSampler(chosen)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -90,7 +98,7 @@ class LemaTrainer(SFTTrainer):
             total = self._loss_of_trained(model, inputs, labels[:, 1:], weights[:, 1:])
         loss: torch.Tensor = total / num_items_in_batch * self.accelerator.num_processes
         if not torch.isfinite(loss):
-            raise _diverged(self.state.global_step + 1, f"the loss is {loss.item()}")
+            raise diverged(self.state.global_step + 1, f"the loss is {loss.item()}")
         return loss
 
     def _loss_of_trained(
@@ -112,47 +120,3 @@ def _only(head: Any, trained: torch.Tensor) -> Iterator[None]:
         yield
     finally:
         hook.remove()
-
-
-def _diverged(step: int, seen: str) -> TrainingError:
-    return TrainingError(
-        f"training diverged at step {step}: {seen}; the last complete checkpoint is kept. "
-        "Lower learning_rate or max_grad_norm and start over with a new output folder"
-    )
-
-
-class Watch(TrainerCallback):
-    """Sends events, marks checkpoints complete and removes old ones."""
-
-    def __init__(self, plan: Plan, lengths: Sequence[int], keep: int, peak: float | None, operations: int) -> None:
-        self._tokens = plan.tokens_by_step(lengths)
-        self._keep, self._peak, self._operations = keep, peak, operations
-        self._started = 0.0
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Start the clock of a step."""
-        self._started = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
-        """Send a step's figures, and keep them in the trainer's own history, which checkpoints carry."""
-        if not logs or "loss" not in logs:
-            return
-        entry = state.log_history[-1]
-        entry["tokens"] = self._tokens[state.global_step - 1]
-        entry["tokens_per_second"] = entry["tokens"] / max(time.monotonic() - self._started, 1e-9)
-        if self._peak:
-            entry["mfu"] = self._operations * entry["tokens_per_second"] / self._peak
-        if not all(math.isfinite(float(logs[name])) for name in ("loss", "grad_norm") if name in logs):
-            raise _diverged(state.global_step, f"loss {logs['loss']}, gradient norm {logs.get('grad_norm')}")
-        if state.is_world_process_zero:
-            emit("step", **step_row(entry), steps=state.max_steps)
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-        """Wait for every rank, then declare the checkpoint complete."""
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()
-        if state.is_world_process_zero:
-            out = Path(args.output_dir)
-            mark_complete(out / f"checkpoint-{state.global_step}")
-            drop_old(out, self._keep)
-            emit("checkpoint", step=state.global_step)

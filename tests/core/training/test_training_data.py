@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lema_core.errors import ConfigError, DataError
-from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer, tokenise
+from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
+from lema_core.training.tokens import TokenisedData
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 
@@ -111,3 +112,33 @@ def test_an_incomplete_folder_of_tokens_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokens.arrow").write_bytes(b"torn")
     with pytest.raises(DataError, match="no tokenised examples"):
         TokenisedData(tmp_path)
+
+
+def test_a_pair_shares_what_is_read_and_stops_only_where_its_solution_does(tiny_base: str, tmp_path: Path) -> None:
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
+    pair = row("Question: 3 + 4?", "Step 2: 3 + 4 = 7.\n", "preference")
+    pair |= {"prefix": "Step 1: add.\n", "worse": "Step 2: 3 + 4 = 8."}
+    tokenise([pair], tokenizer, TrainingSpec(objective="dpo"), tmp_path)
+    (made,) = TokenisedData(tmp_path)
+    decode = tokenizer.tokenizer.decode
+    assert decode(made.input_ids[: made.prompt_tokens]) == tokenizer.prompt("Question: 3 + 4?") + "Step 1: add.\n"
+    assert made.input_ids[: made.prompt_tokens] == made.worse_ids[: made.prompt_tokens]
+    assert decode(made.input_ids[made.prompt_tokens :]) == "Step 2: 3 + 4 = 7.\n"
+    assert decode(made.worse_ids[made.prompt_tokens :]) == "Step 2: 3 + 4 = 8.<|im_end|>"
+    assert TokenisedData(tmp_path).lengths() == [len(made.input_ids) + len(made.worse_ids)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields", "said"),
+    [
+        ({}, {"worse": "b"}, "holds a preference pair"),
+        ({"objective": "dpo"}, {}, "holds a single output"),
+        ({"objective": "dpo", "loss_weights": {"preference": 2.0}}, {"worse": "b"}, "loss_weights do not apply"),
+    ],
+)
+def test_examples_of_another_objective_are_refused(
+    tiny_base: str, tmp_path: Path, changes: dict[str, object], fields: dict[str, object], said: str
+) -> None:
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
+    with pytest.raises(ConfigError, match=said):
+        tokenise([row("a", "c") | fields], tokenizer, TrainingSpec.model_validate(changes), tmp_path)

@@ -1,14 +1,18 @@
 """Real runs: torchrun, DeepSpeed, gloo, two CPU ranks, a model of some thousand weights."""
 
 import asyncio
+import json
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +21,7 @@ from lema_core.training import LaunchSpec, TrainingResult, TrainingSpec, run_tra
 from lema_core.training.checkpoints import MARKER
 
 Event = dict[str, Any]
+ALL = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="several minutes: set LEMA_ALL_TESTS=1")
 
 
 def spec_of(base: str, **changes: Any) -> TrainingSpec:
@@ -58,6 +63,17 @@ def assert_loads_and_generates(folder: Path) -> None:
     assert made.shape[1] > ids.shape[1]
 
 
+def assert_tensorboard_has(folder: Path, expected: list[float]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = EventAccumulator(str(folder))
+    log.Reload()
+    assert {"train/loss", "train/learning_rate", "train/grad_norm", "train/tokens_per_second", "train/mfu"} <= set(
+        log.Tags()["scalars"]
+    )
+    assert [point.value for point in log.Scalars("train/loss")] == pytest.approx(expected)
+
+
 @pytest.fixture(scope="module")
 async def alone(tiny_base: str, mixture: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     result, _ = await run(spec_of(tiny_base), mixture, tmp_path_factory.mktemp("alone"), ranks=1, stage=0)
@@ -68,9 +84,15 @@ async def alone(tiny_base: str, mixture: Path, tmp_path_factory: pytest.TempPath
 async def test_two_ranks_under_zero_2_give_one_process_losses(
     tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]
 ) -> None:
-    result, events = await run(spec_of(tiny_base), mixture, tmp_path, ranks=2, stage=2)
+    watched: dict[str, Any] = {"trackers": ("tensorboard",), "peak_tflops": 0.001}
+    result, events = await run(spec_of(tiny_base), mixture, tmp_path, ranks=2, stage=2, **watched)
     assert losses(result) == pytest.approx(alone, abs=1e-4)
     assert result.start["ranks"] == 2
+    assert_tensorboard_has(tmp_path / "tensorboard", losses(result))
+    link = next(e["link"] for e in events if e["event"] == "tracker")
+    assert link == (tmp_path / "tensorboard").as_uri()
+    columns = {"step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu"}
+    assert columns <= set(pq.read_schema(result.metrics).names)
     assert alone[-1] < alone[0] - 1
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 21))
     assert_loads_and_generates(result.model)
@@ -121,29 +143,124 @@ async def test_a_cancelled_run_leaves_no_process_and_no_torn_checkpoint_counts(
 
 
 PARENT = """
-import asyncio, sys
+import asyncio, json, sys
 from pathlib import Path
 from lema_core.training import LaunchSpec, TrainingSpec, run_training
-spec = TrainingSpec(base=sys.argv[1], max_steps=5000, batch_size=8, precision="fp32")
-told = lambda event: print(event["event"], flush=True)
+spec = TrainingSpec.model_validate_json(sys.argv[1])
+told = lambda event: print(json.dumps(event), flush=True)
 asyncio.run(run_training(spec, LaunchSpec(ranks=2, threads=1), Path(sys.argv[2]), Path(sys.argv[3]), told))
 """
+
+
+def start_run(spec: TrainingSpec, mixture: Path, out: Path) -> subprocess.Popen[str]:
+    """Start a run in a process of its own, as a Prefect task has one."""
+    command = [sys.executable, "-c", PARENT, spec.model_dump_json(), str(mixture), str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for_step(parent: subprocess.Popen[str], step: int) -> None:
+    assert parent.stdout is not None
+    for line in parent.stdout:
+        event = json.loads(line)
+        if event["event"] == "step" and event["step"] == step:
+            return
+    raise AssertionError(f"the run ended before step {step}")
+
+
+def kill(victim: str, parent: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Kill -9 the victim; return every process of the run."""
+    whole = [psutil.Process(parent.pid), *psutil.Process(parent.pid).children(recursive=True)]
+    ranks = [process for process in whole if _is_rank(process)]
+    assert len(ranks) == 2
+    for process in {"a rank": ranks[-1:], "all ranks": ranks, "the task": whole[:1]}[victim]:
+        process.kill()
+    return whole
+
+
+def assert_all_end(whole: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(whole, timeout=60)
+    assert not alive
 
 
 @pytest.mark.slow
 def test_kill_9_of_the_process_that_started_it_ends_the_ranks_too(
     tiny_base: str, mixture: Path, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", PARENT, tiny_base, str(mixture), str(tmp_path)]
-    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    while parent.stdout.readline().strip() != "step":
+    parent = start_run(spec_of(tiny_base, max_steps=5000), mixture, tmp_path)
+    wait_for_step(parent, 1)
+    assert_all_end(kill("the task", parent))
+
+
+@pytest.mark.slow
+@ALL
+@pytest.mark.parametrize("point", ["before a checkpoint", "between checkpoints", "while one is written"])
+@pytest.mark.parametrize("victim", ["a rank", "all ranks", "the task"])
+async def test_kill_9_at_any_point_and_the_same_command_give_the_undisturbed_losses(
+    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float], victim: str, point: str
+) -> None:
+    parent = start_run(spec_of(tiny_base), mixture, tmp_path)
+    wait_for_step(parent, {"before a checkpoint": 3, "between checkpoints": 8, "while one is written": 10}[point])
+    while point == "while one is written" and not (tmp_path / "checkpoint-10").exists():
         assert parent.poll() is None
-    group = psutil.Process(parent.pid).children(recursive=True)
-    assert len(group) >= 3
-    parent.kill()
-    _, alive = psutil.wait_procs(group, timeout=60)
-    assert not alive
+    assert_all_end(kill(victim, parent))
+    result, events = await run(spec_of(tiny_base), mixture, tmp_path, ranks=2, stage=2)
+    at_least = {"before a checkpoint": None, "between checkpoints": "checkpoint-5"}
+    if point in at_least:
+        assert result.start["resumed_from"] == at_least[point]
+    else:
+        assert result.start["resumed_from"] in ("checkpoint-5", "checkpoint-10")
+    assert losses(result) == pytest.approx(alone, abs=1e-4)
+    assert events[-1]["event"] == "done"
+    assert not _ranks()
+
+
+@pytest.mark.slow
+@ALL
+async def test_two_nodes_give_one_process_losses(
+    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = f"127.0.0.1:{free.getsockname()[1]}"
+    nodes: list[dict[str, Any]] = [{"nodes": 2, "node_rank": rank, "rendezvous": meeting} for rank in (0, 1)]
+    (first, told), (_, untold) = await asyncio.gather(
+        *(run(spec_of(tiny_base), mixture, tmp_path, ranks=1, stage=3, **node) for node in nodes)
+    )
+    assert first.start["ranks"] == 2
+    assert losses(first) == pytest.approx(alone, abs=1e-4)
+    assert [e["step"] for e in told if e["event"] == "step"] == list(range(1, 21)), "node 0 tells"
+    assert not [e for e in untold if e["event"] == "step"]
+    assert_loads_and_generates(first.model)
+
+
+@pytest.mark.slow
+@ALL
+async def test_a_hostfile_starts_the_ranks_by_deepspeeds_launcher(
+    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    result, _ = await run(spec_of(tiny_base), mixture, tmp_path / "out", ranks=2, stage=2, hostfile=str(hosts))
+    assert result.start["ranks"] == 2
+    assert losses(result) == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.slow
+@ALL
+async def test_a_full_disk_ends_with_a_clear_error_and_the_last_checkpoint(
+    tiny_base: str, mixture: Path, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
+    if os.geteuid() or await (await asyncio.create_subprocess_exec(*mount)).wait():
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        with pytest.raises(TrainingError, match=r"disk of .* is full"):
+            await run(spec_of(tiny_base, max_steps=40), mixture, disk, ranks=1, stage=0)
+        assert (disk / "checkpoint-5" / MARKER).exists()
+    finally:
+        await (await asyncio.create_subprocess_exec("umount", str(disk))).wait()
 
 
 @pytest.mark.slow
@@ -156,7 +273,7 @@ async def test_a_loss_that_is_not_a_number_ends_with_a_clear_error(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="several minutes: set LEMA_ALL_TESTS=1")
+@ALL
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("stage", [1, 2, 3])
 async def test_every_zero_stage_gives_one_process_losses_and_whole_weights(
@@ -179,12 +296,59 @@ def _assert_same_weights(first: Path, second: Path) -> None:
         assert (tensor.float() - two[name].float()).abs().max() < 2e-2, name
 
 
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = [
+        {
+            "id": f"p{i}",
+            "kind": "preference",
+            "input": f"Question: {i} + 3?",
+            "prefix": "Step 1: think.\n" * (i % 2),
+            "output": f"Step {1 + i % 2}: {i} + 3 = {i + 3}.\n",
+            "worse": f"Step {1 + i % 2}: {i} + 3 = {i + 4}, as everybody knows." + "\n" * (i % 3),
+            "weight": 1.0,
+        }
+        for i in range(14)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "part-0000.parquet")
+    return folder
+
+
+async def run_dpo(base: str, pairs: Path, out: Path, ranks: int, stage: int) -> tuple[TrainingResult, list[Event]]:
+    spec = spec_of(base, objective="dpo", epochs=1, max_steps=None, batch_size=6, learning_rate=1e-3)
+    return await run(spec, pairs, out, ranks, stage, micro_batch_tokens=300)
+
+
+@pytest.mark.slow
+async def test_dpo_moves_from_its_reference_towards_the_right_steps(
+    tiny_base: str, pairs: Path, tmp_path: Path
+) -> None:
+    made, events = await run_dpo(tiny_base, pairs, tmp_path, ranks=2, stage=2)
+    assert losses(made)[0] == pytest.approx(math.log(2), abs=1e-5), "before the first step it is its own reference"
+    assert losses(made)[-1] < losses(made)[0]
+    assert next(e for e in events if e["event"] == "step" and e["step"] == 3)["reward_margin"] > 0
+    assert_loads_and_generates(made.model)
+
+
+@pytest.mark.slow
+@ALL
+@pytest.mark.parametrize("stage", [1, 2, 3])
+async def test_dpo_gives_the_same_losses_on_two_ranks(tiny_base: str, pairs: Path, tmp_path: Path, stage: int) -> None:
+    one, _ = await run_dpo(tiny_base, pairs, tmp_path / "one", ranks=1, stage=0)
+    two, _ = await run_dpo(tiny_base, pairs, tmp_path / "two", ranks=2, stage=stage)
+    assert losses(two) == pytest.approx(losses(one), abs=1e-4)
+    _assert_same_weights(one.model, two.model)
+
+
 def _ranks() -> list[int]:
     """Return the process ids of the ranks that descend from this test."""
-    children = psutil.Process().children(recursive=True)
-    return [
-        c.pid for c in children if "lema_core.training.sft" in c.cmdline() and "--nproc-per-node" not in c.cmdline()
-    ]
+    return [c.pid for c in psutil.Process().children(recursive=True) if _is_rank(c)]
+
+
+def _is_rank(process: psutil.Process) -> bool:
+    words = process.cmdline()
+    return "lema_core.training.sft" in words and "--nproc-per-node" not in words
 
 
 def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:

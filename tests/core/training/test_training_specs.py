@@ -1,17 +1,22 @@
 import json
 import os
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from lema_core.errors import ConfigError
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.specs import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.estimate import PAPER_SHAPES, estimate
 from lema_core.training.events import parse
 from lema_core.training.launch import clean_environment, launcher
-from lema_core.training.options import check_overrides, deepspeed_options, sft_options
+from lema_core.training.options import check_overrides, deepspeed_options, trl_options
+from lema_core.training.preflight import check_machine
 from lema_core.training.specs import dump_specs, load_specs, paper_preset
 
 LLAMA_70B = "meta-llama/Llama-2-70b-hf"
@@ -48,6 +53,7 @@ def test_the_papers_settings() -> None:
         ("trl", {"learning_rat": 1}, "did you mean 'learning_rate'"),
         ("trl", {"learning_rate": 1}, "decided by the training section"),
         ("deepspeed", {"zero_optimisation": {}}, "did you mean 'zero_optimization'"),
+        ("deepspeed", {"zero_optimization": {"overlap_com": True}}, r"zero_optimization\.overlap_com"),
     ],
 )
 def test_an_option_that_nobody_knows_is_an_error(section: str, given: dict[str, object], said: str) -> None:
@@ -57,7 +63,7 @@ def test_an_option_that_nobody_knows_is_an_error(section: str, given: dict[str, 
 
 def test_options_of_trl_and_deepspeed_arrive() -> None:
     spec = TrainingSpec(trl={"adam_beta2": 0.95}, deepspeed={"zero_optimization": {"overlap_comm": True}})
-    made = sft_options(spec, LaunchSpec(zero_stage=3), 10, 2, Path("out"), bf16=True)
+    made = trl_options(spec, LaunchSpec(zero_stage=3), 10, 2, Path("out"), bf16=True)
     assert made["adam_beta2"] == 0.95
     zero = made["deepspeed"]["zero_optimization"]
     assert zero == {"stage": 3, "stage3_gather_16bit_weights_on_model_save": True, "overlap_comm": True}
@@ -85,8 +91,40 @@ def test_the_launcher_follows_nodes_and_hostfile() -> None:
     assert launcher(LaunchSpec(ranks=2))[:2] == [sys.executable, "-m"]
     assert "--standalone" in launcher(LaunchSpec(ranks=2))
     many = launcher(LaunchSpec(ranks=8, nodes=4, node_rank=1, rendezvous="host:29400"))
-    assert many[many.index("--rdzv-endpoint") + 1] == "host:29400"
-    assert launcher(LaunchSpec(hostfile="hosts")) == ["deepspeed", "--hostfile", "hosts", "--module"]
+    words = ["--nproc-per-node", "8", "--nnodes", "4", "--node-rank", "1"]
+    assert many[3:] == [*words, "--master-addr", "host", "--master-port", "29400", "-m"]
+    slurm = launcher(LaunchSpec(ranks=8, nodes=2, rendezvous="host:29400", through=("srun", "--ntasks-per-node=1")))
+    assert slurm[:4] == ["srun", "--ntasks-per-node=1", sys.executable, "-m"]
+    assert slurm[slurm.index("--rdzv-endpoint") + 1] == "host:29400"
+    hosts = launcher(LaunchSpec(hostfile="hosts", hostfile_launcher="openmpi"))
+    assert hosts[1:] == ["-m", "deepspeed.launcher.runner", "--hostfile", "hosts", "--launcher", "openmpi", "--module"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [(None, "no such file"), ("", "names no host"), ("a slots=8\nb\n", "the line 'b'"), ("a slots=0", "slots=0")],
+)
+def test_a_hostfile_that_deepspeed_would_pass_over_is_refused(tmp_path: Path, text: str | None, said: str) -> None:
+    file = tmp_path / "hosts"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        check_machine(TrainingSpec(), LaunchSpec(hostfile=str(file)))
+
+
+def test_offload_and_stages_reach_deepspeeds_own_configuration() -> None:
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+
+    launch = LaunchSpec(zero_stage=3, offload_optimizer=True, offload_parameters=True)
+    made = deepspeed_options(TrainingSpec(), launch, bf16=True)
+    zero = DeepSpeedZeroConfig.model_validate(made["zero_optimization"])
+    assert (zero.stage, zero.offload_optimizer.device, zero.offload_param.device) == (3, "cpu", "cpu")
+    assert zero.gather_16bit_weights_on_model_save
+    assert made["optimizer"]["type"] == "AdamW"
+    assert made["bf16"] == {"enabled": True}
+    for stage in (1, 2):
+        plain = deepspeed_options(TrainingSpec(), LaunchSpec(zero_stage=stage), bf16=False)["zero_optimization"]
+        assert DeepSpeedZeroConfig.model_validate(plain).offload_optimizer is None
 
 
 def test_the_size_and_memory_of_the_papers_largest_runs() -> None:
@@ -106,3 +144,72 @@ def test_only_our_events_are_events() -> None:
     assert parse('{"event": "step", "step": 1}\n') == {"event": "step", "step": 1}
     assert parse("{'loss': 1.0}") is None
     assert parse('{"event": torn') is None
+
+
+def test_qlora_and_absent_trackers_are_refused_before_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    import torch
+
+    hosts = tmp_path / "hosts"
+    hosts.write_text("# two\nnode1 slots=8\nnode2 slots=8\n")
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="needs a CUDA GPU"):
+            check_machine(TrainingSpec(method="qlora"), LaunchSpec())
+    check_machine(TrainingSpec(method="qlora"), LaunchSpec(hostfile=str(hosts)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="pip install bitsandbytes"):
+        check_machine(TrainingSpec(method="qlora"), LaunchSpec())
+    with pytest.raises(MissingDependencyError, match="pip install wandb"):
+        check_machine(TrainingSpec(), LaunchSpec(trackers=("wandb",)))
+
+
+def test_qlora_is_nf4_with_its_scales_quantised_too() -> None:
+    from lema_core.training.models import four_bit
+
+    made = four_bit().to_dict()
+    assert made["load_in_4bit"]
+    assert (made["bnb_4bit_quant_type"], made["bnb_4bit_use_double_quant"]) == ("nf4", True)
+    assert made["bnb_4bit_compute_dtype"] == "bfloat16"
+
+
+ARMS_OF_A_RUN = """
+name = "arms"
+[questions]
+task = "arithmetic"
+[mixture]
+arms = ["lema", "step_dpo"]
+[training]
+learning_rate = 1e-5
+[arm_training.step_dpo]
+base = "arm:lema"
+learning_rate = 5e-7
+beta = 0.5
+"""
+
+
+def test_an_arm_of_pairs_is_trained_by_dpo_on_the_model_of_another_arm() -> None:
+    run = RunSpec.model_validate(tomllib.loads(ARMS_OF_A_RUN))
+    dpo = run.training_of("step_dpo")
+    assert (dpo.objective, dpo.learning_rate, dpo.beta, dpo.starts_from_arm) == ("dpo", 5e-7, 0.5, "lema")
+    assert run.training_of("lema") == run.training
+    made = ArtifactRef("training", "f00d")
+    assert identities.training(dpo, "t", made) != identities.training(dpo, "t", ArtifactRef("training", "beef"))
+    assert TrainingSpec(beta=0.3).identity() == TrainingSpec().identity(), "sft has no beta"
+    assert identities.tokens(TrainingSpec(seed=1, learning_rate=1), "m") == identities.tokens(TrainingSpec(), "m")
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (ARMS_OF_A_RUN.replace('["lema", "step_dpo"]', '["step_dpo", "lema"]'), "stands before it"),
+        (ARMS_OF_A_RUN.replace("arm_training.step_dpo", "arm_training.step_dp"), "step_dp"),
+        (ARMS_OF_A_RUN.replace("beta =", "beata ="), "beata"),
+    ],
+)
+def test_what_an_arm_cannot_be_trained_by_is_refused(written: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        RunSpec.model_validate(tomllib.loads(written))
