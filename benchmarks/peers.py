@@ -62,12 +62,19 @@ from inspect_ai.solver import generate
 url, model, path, out = sys.argv[1:5]
 rows = [Sample(input=json.loads(line)["messages"][0]["content"]) for line in open(path)]
 config = GenerateConfig(temperature=0.7, max_tokens=256, max_connections=64)
-log = eval(Task(dataset=MemoryDataset(rows), solver=generate(cache=True), config=config), model="openai/" + model,
-           model_base_url=url, display="none", log_dir=out, score=False, max_samples=64, fail_on_error=False)[0]
+task = Task(dataset=MemoryDataset(rows), solver=generate(cache=True), config=config)
+log = eval(task, model="openai-api/lema/" + model, model_base_url=url, display="none", log_dir=out,
+           score=False, max_samples=64, fail_on_error=False)[0]
 print("ROWS", sum(bool(sample.output.completion) for sample in log.samples or [] if not sample.error))
 """,
 }
-PRIVATE = {"OPENAI_API_KEY": "none", "TELEMETRY_ENABLED": "false", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+PRIVATE = {
+    "OPENAI_API_KEY": "none",
+    "LEMA_API_KEY": "none",
+    "TELEMETRY_ENABLED": "false",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "0",
+}
 
 
 class Client:
@@ -110,11 +117,11 @@ def cost(client: Client, bench: Bench) -> str:
     bench.reset(latency_s=0.05)
     few, many = bench.file("few", range(50)), bench.file("many", range(bench.requests))
     start, whole = client.use(few, "few"), client.use(many, "many")
+    if start.code or whole.code:
+        return f"no figure: {rows_of(start)}, then {rows_of(whole)}"
     count = bench.requests - 50
     cpu, wall = 1000 * (whole.cpu - start.cpu) / count, whole.wall - start.wall
-    return (
-        f"CPU {cpu:.2f} ms a request, {whole.megabytes:.0f} MB, {count / wall:.0f}/s, exits {start.code} {whole.code}"
-    )
+    return f"CPU {cpu:.2f} ms a request, {whole.megabytes:.0f} MB, {count / wall:.0f}/s"
 
 
 def kill(client: Client, bench: Bench) -> str:
@@ -169,13 +176,14 @@ def main() -> None:
     names = [trial.__name__ for trial in TRIALS]
     parser.add_argument("trials", nargs="*", choices=[[], *names], metavar="TRIAL")
     parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--only", default="", metavar="NAME", help="one client alone")
     for name in DRIVERS:
         parser.add_argument(f"--{name}", default="", help=f"the interpreter of {name}'s environment")
     options = parser.parse_args()
     for trial in TRIALS:
         for name in ("ours", "bare", *DRIVERS):
             stateless = name == "bare" and trial is not cost
-            if stateless or (options.trials and trial.__name__ not in options.trials):
+            if stateless or options.only not in {"", name} or (options.trials and trial.__name__ not in options.trials):
                 continue
             python = getattr(options, name, "")
             if name in DRIVERS and not shutil.which(python):
