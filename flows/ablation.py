@@ -90,7 +90,7 @@ async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellRes
 
 def _on(collected: Lineage) -> Lineage:
     """Return what was collected, with no model made from it yet."""
-    return Lineage(collected.questions, collected.test_questions, collected.collections)
+    return replace(collected, mixtures={}, models={}, evaluations={}, votes={})
 
 
 async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> list[CellResult]:

@@ -9,9 +9,8 @@ from lema_core.lineage import Lineage
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.specs import BASE, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.training import MODEL_FOLDER
 
-MODEL_FOLDER = "model"
-"""Where the training program leaves the whole model, in its artifact's folder."""
 WEIGHTS = "{weights}"
 """As an endpoint's identity: the hash of the weights that ``model`` names, wherever they lie."""
 
@@ -77,14 +76,17 @@ class Endpoints:
             yield arm, self.fine_tuned(model), "zero_shot"
 
     def fine_tuned(self, model: ArtifactRef) -> EndpointSpec:
-        """Return how a trained checkpoint is served; its identity is the training artifact's."""
+        """Return how a fine-tuned model is served; its identity is the training artifact's."""
+        return self.checkpoint(f"{self.store.folder(model)}/{MODEL_FOLDER}", model.fingerprint)
+
+    def checkpoint(self, folder: str, identity: str, slot: int = 0) -> EndpointSpec:
+        """Return how a checkpoint's folder is served; ``slot`` tells the servers apart that run at the same time."""
         serve = self.run.evaluation.serve if self.run.evaluation else None
         if serve is None:
             raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
-        folder = f"{self.store.folder(model)}/{MODEL_FOLDER}"
-        return self.prepared(
-            serve.model_copy(update={"name": "fine-tuned", "model": folder, "identity": model.fingerprint})
-        )
+        command = tuple(word.replace("{slot}", str(slot)) for word in serve.command) if serve.command else None
+        named = {"name": "fine-tuned", "model": folder, "identity": identity, "command": command}
+        return self.prepared(serve.model_copy(update=named))
 
 
 def _fill(word: str, values: dict[str, str]) -> str:

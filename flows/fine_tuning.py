@@ -1,12 +1,12 @@
 """Fine-tuning one model an arm, and measuring all of them on the same questions (paper, sections 2.3 and 3.3)."""
 
 from flows.endpoints import Endpoints
+from flows.selection import trained
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks.evaluation import evaluation, votes
 from tasks.mixture import mixture
 from tasks.tokens import tokens
-from tasks.training import training
 
 
 async def fine_tune(run: RunSpec, at: Runtime, made: Lineage) -> None:
@@ -31,7 +31,7 @@ async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> N
     spec = run.training_of(arm)
     start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
     tokenised = await tokens(at, spec, arm, made.mixtures[arm], start)
-    made.models[arm] = await training(at, spec, arm, tokenised, start)
+    made.models[arm] = await trained(run, at, made, arm, spec, tokenised, start)
 
 
 async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) -> None:

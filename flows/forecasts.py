@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.planning import PlannedStage
+from flows.planned import PlannedStage
 from lema_core.llm.budget import Budget
 from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import running

@@ -7,6 +7,7 @@ from flows.corrections import collect_corrections
 from flows.endpoints import Endpoints
 from flows.evolution import evolve
 from flows.fine_tuning import evaluate, fine_tune
+from flows.selection import hold_out
 from flows.titles import title_of
 from lema_core.lineage import Collection, Lineage
 from lema_core.specs import RunSpec, Runtime
@@ -32,6 +33,7 @@ async def collect(run: RunSpec, at: Runtime, made: Lineage) -> Endpoints:
     made.questions = await questions(at, run.questions)
     if run.test_questions:
         made.test_questions = await questions(at, run.test_questions)
+    await hold_out(run, at, made)  # before anything is paid: there may be too few questions
     models = Endpoints(run, at, made)
     first = made.collect(Collection(made.questions))
     await collect_corrections(run, at, models, first, models.students(first.round))

@@ -4,12 +4,14 @@ Every identity follows from the run file and its sources, so the plan names the 
 whose inputs do not exist yet. How many rows a missing stage will give is an upper bound until its input is there.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from flows.endpoints import Endpoints
+from flows.outlook import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
+from flows.planned import Asked, PlannedStage, Questions
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.corrections.requesting import correction_requests
@@ -20,35 +22,12 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.questions import QuestionsSpec, get_task, read_questions
 from lema_core.reasoning_paths import path_requests
-from lema_core.records import JudgedPath, Question
+from lema_core.records import Example, JudgedPath, Question
+from lema_core.selection import check_rest
 from lema_core.specs import CorrectionsSpec, EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.training import TrainingSpec
 from lema_core.training.options import check_overrides
 from lema_core.votes import vote_requests
-
-Asked = Callable[[], Iterable[CompletionRequest]]
-Questions = Callable[[], Iterable[Question]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlannedStage:
-    """One artifact of a run."""
-
-    name: str
-    ref: ArtifactRef
-    there: bool
-    rows: int | None
-    """Rows of the artifact if it is there, else at most so many; None where nobody can say."""
-    endpoint: EndpointSpec | None = None
-    requests: int = 0
-    """At most so many requests; 0 if it is there."""
-    asked: Asked | None = None
-    """The very requests, where the inputs are there to write them from."""
-    max_tokens: int = 0
-    """The cap of an answer."""
-    tokenizer: str = ""
-    """The model whose tokenizer counts the prompts."""
-    trained: bool = True
-    """The model that answers exists; a fine-tuned one is a stage of its own."""
 
 
 class Planner:
@@ -76,7 +55,7 @@ class Planner:
     def on_the_same_data(self, run: RunSpec) -> "Planner":
         """Return a planner of another run's fine-tuning and evaluation on the data that this one has planned."""
         other = Planner(run, self.root)
-        other.made = Lineage(self.made.questions, self.made.test_questions, self.made.collections)
+        other.made = replace(self.made, mixtures={}, models={}, evaluations={}, votes={})
         other._known = self._known
         return other
 
@@ -89,6 +68,7 @@ class Planner:
             held_out = self._questions("test_questions", self.run.test_questions)
             yield held_out
             self.made.test_questions = held_out.ref
+        yield from self._held_out()
         models = Endpoints(self.run, self.runtime, self.made)
         first = self.made.collect(Collection(questions.ref))
         yield from self._data(models, first, partial(_questions_of, self.run.questions))
@@ -175,6 +155,15 @@ class Planner:
         into = made.collect(Collection(evolved.ref, number, kind, (created.ref, novel.ref)))
         yield from self._data(models, into, partial(self.store.rows, evolved.ref, Question) if evolved.there else None)
 
+    def _held_out(self) -> Iterator[PlannedStage]:
+        made, spec = self.made, self.run.selection
+        if spec is None or made.questions is None:
+            return
+        check_rest(self._rows(made.questions) or 0, spec.questions)
+        held_out = self._stage("held_out", identities.held_out(spec, made.questions.fingerprint), spec.questions)
+        made.held_out = held_out.ref
+        yield held_out
+
     def _arm(self, arm: str) -> Iterator[PlannedStage]:
         made, run = self.made, self.run
         if run.mixture is None or arm in made.mixtures:
@@ -185,13 +174,46 @@ class Planner:
         made.mixtures[arm] = mixture.ref
         yield mixture
         if run.training:
-            spec = run.training_of(arm)
-            check_overrides(spec)
-            start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
-            tokens = self._stage(f"tokens: {arm}", identities.tokens(spec, mixture.ref.fingerprint, start), None)
-            model = self._stage(f"training: {arm}", identities.training(spec, tokens.ref.fingerprint, start), None)
-            made.models[arm] = model.ref
-            yield from (tokens, model)
+            yield from self._training(arm, run.training, mixture)
+
+    def _training(self, arm: str, common: TrainingSpec, mixture: PlannedStage) -> Iterator[PlannedStage]:
+        made, run, spec = self.made, self.run, self.run.training_of(arm)
+        check_overrides(spec)
+        start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
+        choice = identities.selection(run, made)
+        tokens = self._stage(f"tokens: {arm}", identities.tokens(spec, mixture.ref.fingerprint, start), None)
+        identity = identities.training(spec, tokens.ref.fingerprint, start, choice)
+        model = self._stage(f"training: {arm}", identity, None)
+        made.models[arm] = model.ref
+        # Another arm's model has the base's shape and tokenizer, and may not be there yet.
+        shaped = spec.model_copy(update={"base": common.base}) if start else spec
+        yield from (tokens, model if model.there else self._with_needs(model, shaped, arm, mixture, tokens))
+
+    def _with_needs(
+        self, model: PlannedStage, spec: TrainingSpec, arm: str, mixture: PlannedStage, tokens: PlannedStage
+    ) -> PlannedStage:
+        """Add what a training run takes, and what its checkpoints are asked where one of them is chosen."""
+        made, run = self.made, self.run
+        data = self._examples(arm, mixture, tokens)
+        model = replace(model, outlook=partial(outlook, spec, run.launch, data))
+        choice = identities.selection(run, made)
+        if choice is None or run.evaluation is None or run.evaluation.serve is None:
+            return model
+        sets = [made.held_out, made.test_questions] if "test" in choice else [made.held_out]
+        asked = sum(self._rows(ref) or 0 for ref in sets if ref)
+        checkpoints = spec.checkpoints(spec.steps(data.rows)) if data.rows or spec.max_steps else 0
+        return replace(
+            model, endpoint=run.evaluation.serve.model_copy(update={"name": "fine-tuned"}), trained=False,
+            requests=checkpoints * asked, max_tokens=run.evaluation.max_tokens, tokenizer=spec.base,
+        )  # fmt: skip
+
+    def _examples(self, arm: str, mixture: PlannedStage, tokens: PlannedStage) -> Data:
+        if tokens.there:
+            return of_tokens(self.store.manifest(tokens.ref).extra)
+        if mixture.there:
+            return of_mixture(mixture.rows or 0, partial(self.store.rows, mixture.ref, Example))
+        pool = pool_rows(self.run.arm(arm), self.made.collections, lambda ref: self._rows(ref) or 0)
+        return of_pool(pool, partial(_questions_of, self.run.questions))
 
     def evaluated(self) -> Iterator[PlannedStage]:
         """Yield the evaluations."""

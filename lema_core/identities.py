@@ -5,8 +5,9 @@ A developer raises a stage's revision when its code changes meaning. Every ident
 sources alone, so that a plan can name all artifacts of a run before anything is made.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lema_core import prompts
 from lema_core import questions as question_source
@@ -19,6 +20,7 @@ from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
 from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import prompt_identity as path_prompts
+from lema_core.selection_spec import SelectionSpec
 from lema_core.specs import (
     CorrectionsSpec,
     EvaluationSpec,
@@ -32,6 +34,9 @@ from lema_core.specs import (
 )
 from lema_core.training.specs import TrainingSpec
 
+Choice = Mapping[str, Any]
+"""What decides which checkpoint becomes the model."""
+
 REVISIONS = {
     "questions": 1,
     "reasoning_paths": 1,
@@ -41,6 +46,7 @@ REVISIONS = {
     "evolution_created": 1,
     "evolution_novel": 1,
     "evolution": 1,
+    "held_out": 1,
     "mixture": 2,
     "tokens": 1,
     "training": 2,
@@ -109,6 +115,8 @@ def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage, base: str | N
     plain = {"arm": arm.identity, "seed": spec.seed, "task": task, "excluded": excluded}
     if base and arm.by_tokens:
         plain["tokenizer"] = _base(base)
+    if made.held_out:
+        plain["held_out"] = made.held_out.fingerprint
     pool = [ref for one in made.collections for ref in _read(arm, one)]
     return _identity("mixture", plain, _prints(*pool), mixture_prompts(task))
 
@@ -127,13 +135,36 @@ def tokens(spec: TrainingSpec, mixture: str, start: ArtifactRef | None = None) -
     return _identity("tokens", spec.tokens_identity() | {"base": base}, [mixture])
 
 
-def training(spec: TrainingSpec, tokens: str, start: ArtifactRef | None = None) -> Identity:
+def held_out(spec: SelectionSpec, questions: str) -> Identity:
+    """Return the identity of the training questions that are kept back for choosing checkpoints."""
+    return _identity("held_out", {"questions": spec.questions, "seed": spec.seed}, [questions])
+
+
+def selection(run: RunSpec, made: Lineage) -> Choice | None:
+    """Return what decides which checkpoint of a run becomes the model; None: the last one does."""
+    if run.selection is None or run.evaluation is None or made.held_out is None:
+        return None
+    asked = {"held_out": made.held_out}
+    if run.selection.protocol == "best_on_test" and made.test_questions:
+        asked["test"] = made.test_questions
+    # The answers that a model without a name would give: questions, prompt, cap and revision are in there.
+    return {
+        name: evaluation(run.evaluation, "", "zero_shot", run.questions.task, ref.fingerprint).fingerprint
+        for name, ref in asked.items()
+    }
+
+
+def training(
+    spec: TrainingSpec, tokens: str, start: ArtifactRef | None = None, choice: Choice | None = None
+) -> Identity:
     """Return the identity of a fine-tuned model; weights on this machine enter by their hash, not their place.
 
-    ``start`` is the model of another arm that training starts from, in place of the spec's base.
+    ``start`` is the model of another arm that training starts from, in place of the spec's base; ``choice`` is how one
+    of its checkpoints is chosen.
     """
     base = start.fingerprint if start else _base(spec.base)
-    return _identity("training", spec.identity() | {"base": base}, [tokens])
+    chosen = {"selection": {**choice, "save_steps": spec.save_steps}} if choice else {}
+    return _identity("training", spec.identity() | {"base": base} | chosen, [tokens])
 
 
 def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:

@@ -45,6 +45,8 @@ class Lineage:
 
     questions: ArtifactRef | None = None
     test_questions: ArtifactRef | None = None
+    held_out: ArtifactRef | None = None
+    """The training questions kept back for choosing checkpoints."""
     collections: list[Collection] = field(default_factory=list)
     """The first is on the task's own questions."""
     mixtures: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -68,7 +70,7 @@ class Lineage:
 
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield what the report is made from, in the paper's order."""
-        yield from (ref for ref in (self.questions, self.test_questions) if ref)
+        yield from (ref for ref in (self.questions, self.test_questions, self.held_out) if ref)
         for collection in self.collections:
             if collection.round:
                 yield from (*collection.made_by, collection.questions)

@@ -17,6 +17,7 @@ from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.runtime_spec import RuntimeSpec
+from lema_core.selection_spec import SelectionSpec
 from lema_core.training.specs import LaunchSpec, TrainingSpec, check_starts
 
 PromptKind = Literal["few_shot", "zero_shot"]
@@ -194,6 +195,7 @@ class RunSpec(Section):
     arm_training: dict[str, dict[str, Any]] = {}
     """By arm: the options of [training] that are others for it, such as base = "arm:lema"."""
     launch: LaunchSpec = LaunchSpec()
+    selection: SelectionSpec | None = None
     evaluation: EvaluationSpec | None = None
     ablation: AblationSpec | None = None
     budget: BudgetSpec = BudgetSpec()
@@ -207,6 +209,8 @@ class RunSpec(Section):
             ("corrections", self.corrections, "students", self.students),
             ("evolution", self.evolution, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
+            ("selection", self.selection, "training", self.training),
+            ("selection", self.selection, "evaluation", self.evaluation),
             ("evaluation", self.evaluation, "test_questions", self.test_questions),
         ]
         for name, section, needed, there in needs:

@@ -146,6 +146,12 @@ def _resuming(runtime: Runtime) -> str:
     return f"lema resume {runtime.run}" + ("" if root == str(Path(".lema").absolute()) else f" --root {root}")
 
 
+def files_under(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the files of a folder that have one of the names or lie in a folder of that name, relative to it."""
+    found = (file for name in names for file in (folder / name, *(folder / name).rglob("*")))
+    return [str(file.relative_to(folder)) for file in found if file.is_file()]
+
+
 async def show_cached(manifest: Manifest) -> None:
     """Record in Prefect that a stage was already there."""
     name = manifest.stage

@@ -44,9 +44,11 @@ def rules_of(store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, base
         ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
     """
     excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
+    kept_back = store.rows(made.held_out, Question) if made.held_out else ()
     return core.MixtureRules(
         seed=spec.seed,
         test_questions=KnownQuestions(row.text for row in excluded),
+        held_out=frozenset(row.id for row in kept_back),
         count_tokens=need_tokenizer(base).count if base and arm.by_tokens else core.count_words,
     )
 

@@ -13,12 +13,14 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.errors import ArtifactError
 from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
+from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
 from tasks._models import based_on
 from tasks._progress import watched
-from tasks._publish import SHARD_TASK, Stage, published
+from tasks._publish import SHARD_TASK, Stage, files_under, published
 
 KEPT = ("model", "metrics.parquet", "spec.json")
 """What of the output folder is the artifact; checkpoints and the log belong to the run."""
@@ -37,29 +39,39 @@ TABLE_ROWS = 500
 @task(name="training", task_run_name="training {arm}", **SHARD_TASK)
 async def train(runtime: Runtime, spec: TrainingSpec, arm: str, tokens: ArtifactRef, stage: Stage) -> State[None]:
     """Run the training program, or go on from its newest complete checkpoint, and publish the model."""
-    store, started = Store(runtime.root), time.monotonic()
+    store, started, seen = Store(runtime.root), time.monotonic(), Figures()
     out = store.local_folder(stage.ref)
-    seen = Figures()
-    logger = get_run_logger()
-
-    def told(event: dict[str, Any]) -> None:
-        seen.note(event)
-        if event["event"] != "step":
-            logger.info("%s", event)
-
     async with watched(stage.ref, seen.line, done=0, total=1):
-        result = await run_on_tokens(spec, runtime.launch, store.local_folder(tokens), out, told)
+        result = await run_on_tokens(spec, runtime.launch, store.local_folder(tokens), out, seen.note)
     await _show(arm, seen, result.metrics)
     for checkpoint in result.checkpoints:
         shutil.rmtree(checkpoint)
-    store.publish_files(stage.identity, _files(out), seconds=time.monotonic() - started, extra=result.start)
+    files = files_under(out, KEPT)
+    store.publish_files(stage.identity, files, seconds=time.monotonic() - started, extra=result.start)
     return Completed(message=f"{seen.line()[1]}; model in {result.model}")
 
 
+@task(name="training", task_run_name="training {arm}", **SHARD_TASK)
+async def train_candidates(
+    runtime: Runtime, spec: TrainingSpec, arm: str, tokens: ArtifactRef, stage: Stage
+) -> State[None]:
+    """Run the training program, or go on, and keep every checkpoint's weights: which is published is chosen later."""
+    store, started, seen = Store(runtime.root), time.monotonic(), Figures()
+    out = store.local_folder(stage.ref) / RUN_FOLDER
+    launch = runtime.launch.model_copy(update={"keep_weights": True})
+    async with watched(stage.ref, seen.line, done=0, total=1):
+        result = await run_on_tokens(spec, launch, store.local_folder(tokens), out, seen.note)
+        weights = await whole_checkpoints(spec, launch, out, seen.note)
+    await _show(arm, seen, result.metrics)
+    Candidates(out, weights, result.start, time.monotonic() - started).write()
+    return Completed(message=f"{seen.line()[1]}; {len(weights)} checkpoints to choose from")
+
+
 class Figures:
-    """The last figures of a running training."""
+    """The last figures of a running training; what else it tells goes to the log."""
 
     def __init__(self) -> None:
+        self._logger = get_run_logger()
         self.total = 0
         self.last: dict[str, Any] = {}
         self.links: dict[str, str] = {}
@@ -67,6 +79,8 @@ class Figures:
 
     def note(self, event: dict[str, Any]) -> None:
         """Take in an event of the training program."""
+        if event["event"] != "step":
+            self._logger.info("%s", event)
         if event["event"] == "start":
             self.total = int(event["steps"])
         elif event["event"] == "step":
@@ -94,11 +108,6 @@ async def _show(arm: str, seen: Figures, metrics: Path) -> None:
         await acreate_link_artifact(link=link, link_text=f"{tracker}: {arm}", key=key, description=about)
 
 
-def _files(out: Path) -> list[str]:
-    files = (file for name in KEPT for file in ((out / name).rglob("*") if (out / name).is_dir() else [out / name]))
-    return [str(file.relative_to(out)) for file in files if file.is_file()]
-
-
 async def training(
     runtime: Runtime, spec: TrainingSpec, arm: str, tokens: ArtifactRef, start: ArtifactRef | None = None
 ) -> ArtifactRef:
@@ -112,3 +121,29 @@ async def training(
         return ref
     await train(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
     return stage.ref
+
+
+async def candidates(
+    runtime: Runtime,
+    spec: TrainingSpec,
+    arm: str,
+    tokens: ArtifactRef,
+    start: ArtifactRef | None,
+    identity: Identity,
+) -> dict[int, Path]:
+    """Return by step the checkpoints of a training run as plain models, of which none is published yet.
+
+    They lie in the folder of the model that is chosen from them, which ``identity`` is of.
+
+    Raises:
+        TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
+        ArtifactError: the run ended without saying what it left.
+    """
+    stage = Stage(identity, rows=0)
+    folder = Store(runtime.root).local_folder(stage.ref) / RUN_FOLDER
+    if Candidates.read(folder) is None:
+        await train_candidates(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
+    found = Candidates.read(folder)
+    if found is None:
+        raise ArtifactError(f"{folder} does not say which checkpoints the run left. Delete it and run again.")
+    return found.weights

@@ -11,7 +11,7 @@ from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
-    from flows.planning import PlannedStage
+    from flows.planned import PlannedStage
     from lema_core.llm.forecast import Forecast, Interval
     from lema_core.specs import Runtime
 
@@ -20,6 +20,9 @@ def plan(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file, as in deployments/runs/.")],
     root: Root = ".lema",
     settings: Settings = None,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the devices' peak (launch.peak_tflops) training reaches.")
+    ] = 0.4,
     pilot: Annotated[
         int, typer.Option(min=0, help="Buy so many requests of each endpoint first, to forecast from their answers.")
     ] = 0,
@@ -31,7 +34,8 @@ def plan(
     Nothing is sent and nothing is written, unless --pilot N says so: that pays for N requests of each endpoint that
     can be asked already, within the run's budget; the ledger keeps them and the run does not pay for them again. Where
     an input does not exist yet, the numbers are upper bounds. Prompt tokens are exact where the model's tokenizer is
-    on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by.
+    on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
+    run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
     from flows.forecasts import forecast_of, reading
     from flows.sweep_planning import stages_of
@@ -46,6 +50,9 @@ def plan(
         planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])
+    for stage in stages:
+        if stage.outlook:
+            console.print(f"{stage.name}: {stage.outlook(mfu)}")
 
 
 async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:

@@ -2,6 +2,8 @@
 
 from lema_core.llm.requests import CompletionRequest
 
+CHARS_PER_TOKEN = 4
+"""Of English prose and sums, roughly, before any tokenizer has counted."""
 UNKNOWN_OUTPUT = 2048
 """Output tokens to set aside for a request without a cap, before anything is known."""
 
@@ -29,7 +31,7 @@ class Sizes:
 
     def likely(self, chars: int, cap: int | None) -> float:
         """Return the tokens, in and out, that a request probably takes."""
-        ratio = self._prompt_tokens / self._chars if self._chars else 0.25
+        ratio = self._prompt_tokens / self._chars if self._chars else 1 / CHARS_PER_TOKEN
         output = self._output / self._answers if self._answers else 256.0
         return ratio * chars + (output if cap is None else min(cap, output))
 

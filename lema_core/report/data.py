@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from lema_core.evaluation import Evaluation
 from lema_core.records import Correction
+from lema_core.selection import CheckpointScore
 from lema_core.statistics import PerplexityGap
 from lema_core.votes import VoteScore
 
-__all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Usage"]
+__all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +56,19 @@ class LossCurve:
     arm: str
     points: tuple[tuple[int, float], ...]
     """(optimizer step, mean loss a token) in order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """The checkpoints of one arm, and which became its model."""
+
+    arm: str
+    scores: tuple[CheckpointScore, ...]
+
+    @property
+    def on_test(self) -> bool:
+        """True where the checkpoints answered the test questions too: the paper's protocol, which leaks."""
+        return any(score.test_accuracy is not None for score in self.scores)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +120,8 @@ class ReportData:
     votes: tuple[VoteScore, ...] = ()
     """maj@k by model, where answers were sampled."""
     curves: tuple[LossCurve, ...] = ()
+    selections: tuple[Selection, ...] = ()
+    """How each arm's checkpoint was chosen; empty where the last one was taken."""
     mistake_steps: Mapping[int, int] = field(default_factory=dict)
     """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""
     perplexity: Mapping[str, PerplexityGap] = field(default_factory=dict)

@@ -11,14 +11,14 @@ from lema_core.evaluation import Evaluation, evaluate
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath
-from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Usage
+from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
+from lema_core.selection import SELECTION_FILE, read_selection
 from lema_core.specs import BASE, RunSpec
+from lema_core.training import METRICS_FILE
 from lema_core.votes import vote_scores
 
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
-METRICS_FILE = "metrics.parquet"
-"""What the training program writes beside the model: a row a step."""
 
 
 def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
@@ -42,6 +42,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         evaluation=evaluation_of(store, made),
         votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
         curves=tuple(_curves(store, made)),
+        selections=tuple(_selections(store, made)),
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
         usage=tuple(_usage(store, run, made)),
@@ -131,6 +132,13 @@ def _curves(store: Store, made: Lineage) -> Iterator[LossCurve]:
             table = pq.read_table(file, columns=["step", "loss"])
         points = zip(table["step"].to_pylist(), table["loss"].to_pylist(), strict=True)
         yield LossCurve(arm=arm, points=tuple((step, loss) for step, loss in points if loss is not None))
+
+
+def _selections(store: Store, made: Lineage) -> Iterator[Selection]:
+    for arm, ref in made.models.items():
+        if SELECTION_FILE in store.manifest(ref).files:
+            with store.fs.open(f"{store.folder(ref)}/{SELECTION_FILE}", "rb") as file:
+                yield Selection(arm=arm, scores=read_selection(file))
 
 
 def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:

@@ -6,6 +6,16 @@ package imports torch only inside its functions, so specs can be read without it
 """
 
 from lema_core.training.launch import TrainingResult, run_on_tokens, run_tokenising, run_training
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, LaunchSpec, TrainingSpec
 
-__all__ = ["LaunchSpec", "TrainingResult", "TrainingSpec", "run_on_tokens", "run_tokenising", "run_training"]
+__all__ = [
+    "METRICS_FILE",
+    "MODEL_FOLDER",
+    "SPEC_FILE",
+    "LaunchSpec",
+    "TrainingResult",
+    "TrainingSpec",
+    "run_on_tokens",
+    "run_tokenising",
+    "run_training",
+]

@@ -5,7 +5,12 @@ import shutil
 from pathlib import Path
 
 MARKER = "COMPLETE"
-_NAME = re.compile(r"checkpoint-(\d+)")
+STATES = (
+    "global_step*", "rng_state*", "optimizer*", "scheduler.pt", "trainer_state.json", "training_args.bin", "latest",
+    "zero_to_*.py", MARKER,
+)  # fmt: skip
+"""What a checkpoint's folder holds beside its weights: only a continuation needs it."""
+_NAME = re.compile(r"(?:checkpoint|weights)-(\d+)")
 
 
 def mark_complete(folder: Path) -> None:
@@ -34,11 +39,29 @@ def remove_torn(out: Path) -> list[str]:
     return sorted(p.name for p in torn)
 
 
-def drop_old(out: Path, keep: int) -> None:
-    """Delete all but the newest ``keep`` complete checkpoints, each marker first."""
+def drop_old(out: Path, keep: int, *, spare_weights: bool = False) -> None:
+    """Delete all but the newest ``keep`` complete checkpoints, each marker first; the weights may stay.
+
+    Spared weights go to ``weights-<step>``, where no continuation looks for its state.
+    """
     for folder in complete_checkpoints(out)[:-keep]:
+        if spare_weights:
+            drop_states(folder.rename(out / f"weights-{step_of(folder)}"))
+            continue
         (folder / MARKER).unlink()
         shutil.rmtree(folder)
+
+
+def drop_states(folder: Path) -> None:
+    """Delete everything in a checkpoint's folder but its weights, configuration and tokenizer."""
+    for state in (found for pattern in STATES for found in folder.glob(pattern)):
+        shutil.rmtree(state) if state.is_dir() else state.unlink()
+
+
+def kept_weights(out: Path) -> dict[int, Path]:
+    """Return by step where the weights of every checkpoint lie that the run wrote and kept."""
+    spared = [p for p in out.glob("weights-*") if _NAME.fullmatch(p.name)]
+    return {step_of(folder): folder for folder in sorted([*spared, *complete_checkpoints(out)], key=step_of)}
 
 
 def drop_optimiser_states(out: Path) -> None:

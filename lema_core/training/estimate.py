@@ -8,6 +8,9 @@ state a layer (gradient checkpointing) and the working set of one layer and one 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
 
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.training.specs import LaunchSpec, TrainingSpec
@@ -57,6 +60,13 @@ PAPER_SHAPES = {
 """The paper's models (table 1), so that a plan for them needs neither network nor key."""
 
 
+EMBEDDED_SHAPES = {
+    "smollm2": Shape(576, 1536, 30, 192, 49152, tied=True),
+    "tiny": Shape(64, 128, 2, 64, 49152, tied=True),
+}
+"""The models that need no download (``embedded_weights``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """Bytes a device and a node, and the length of the run."""
@@ -88,21 +98,29 @@ class Estimate:
 
 
 def shape_of(base: str) -> Shape:
-    """Return the shape of one of the paper's models, or of a checkpoint folder.
+    """Return the shape of a known model, of a checkpoint folder, or of a hub's model whose config is in the cache.
 
     Raises:
-        ConfigError: ``base`` is neither.
+        ConfigError: ``base`` is none of them, or a model of another kind.
     """
     if base in PAPER_SHAPES:
         return PAPER_SHAPES[base]
-    if base == "smollm2":
-        return Shape(576, 1536, 30, 192, 49152, tied=True)
-    config = Path(base) / "config.json"
+    if base in EMBEDDED_SHAPES:
+        return EMBEDDED_SHAPES[base]
+    cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+    config = Path(cached) if isinstance(cached, str) else Path(base) / "config.json"
     if not config.is_file():
         raise ConfigError(
-            f"the size of {base!r} is not known: give a checkpoint folder, or one of {sorted(PAPER_SHAPES)}"
+            f"the size of {base!r} is not known: give a checkpoint folder, fetch its config (`hf download {base} "
+            f"config.json`), or name one of {', '.join(PAPER_SHAPES)}"
         )
-    raw = json.loads(config.read_text())
+    try:
+        return _shape(json.loads(config.read_text()))
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"{config} does not describe a LLaMA-like model ({error!r}): its size is not known") from None
+
+
+def _shape(raw: dict[str, Any]) -> Shape:
     heads = raw["num_attention_heads"]
     width = raw.get("head_dim") or raw["hidden_size"] // heads
     return Shape(

@@ -93,13 +93,14 @@ def save_whole(trainer: Any, spec: TrainingSpec, base: str, tokenizer: Any, targ
     trained = part if spec.method == "full" else part / "adapter"
     trainer.model.save_pretrained(trained, state_dict=state)
     if spec.method != "full":
-        _merge(base, trained, part)
+        merge_adapter(base, trained, part)
         shutil.rmtree(trained)
     tokenizer.save_pretrained(part)
     part.rename(target)
 
 
-def _merge(base: str, adapter: Path, target: Path) -> None:
+def merge_adapter(base: str, adapter: Path, target: Path) -> None:
+    """Save the base model with a trained adapter merged into it as a plain checkpoint (without a tokenizer)."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config

@@ -24,11 +24,8 @@ from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.events import emit, step_row
 from lema_core.training.preflight import check_machine
-from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
+from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
 from lema_core.training.tokens import TokenisedData
-
-METRICS_FILE = "metrics.parquet"
-MODEL_FOLDER = "model"
 
 
 def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) -> None:
@@ -140,7 +137,7 @@ def _trainer(
         data_collator=PairCollator(data, plan, pad) if dpo else Collator(data, plan, pad, packed=packed),
         processing_class=tokenizer,
         peft_config=peft_config(spec),
-        callbacks=[Watch(pace, launch.keep_checkpoints)],
+        callbacks=[Watch(pace, launch)],
     )
     made.pace = pace
     return made

@@ -12,6 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.errors import ConfigError
 
+MODEL_FOLDER = "model"
+METRICS_FILE = "metrics.parquet"
+SPEC_FILE = "spec.json"
+"""What a finished run leaves in its output folder: the whole model, a row a step, what was asked for."""
+
 Method = Literal["full", "lora", "qlora"]
 Template = Literal["chat", "plain"]
 Objective = Literal["sft", "dpo"]
@@ -105,6 +110,10 @@ class TrainingSpec(BaseModel):
         """Return after how many steps a checkpoint is written."""
         return self.save_steps or max(10, -(-steps // 10))
 
+    def checkpoints(self, steps: int) -> int:
+        """Return how many checkpoints a run of so many steps writes; the last step has one."""
+        return -(-steps // self.save_every(steps))
+
 
 class LaunchSpec(BaseModel):
     """Where and how a run is computed. None of it is identity: results agree up to rounding."""
@@ -139,6 +148,8 @@ class LaunchSpec(BaseModel):
     """Where the figures of each step go besides Parquet and Prefect; the package has to be installed."""
     keep_checkpoints: int = Field(2, ge=2)
     """At least two, so that one is complete while the next is written."""
+    keep_weights: bool = False
+    """Keep the weights of every checkpoint until the end, to choose among them; [selection] sets it."""
     peak_tflops: float | None = Field(None, gt=0)
     """Of one device at the run's precision; where given, the model FLOPs utilisation (MFU) is reported."""
 

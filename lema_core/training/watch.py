@@ -15,6 +15,7 @@ from lema_core.errors import TrainingError
 from lema_core.training.batches import Plan
 from lema_core.training.checkpoints import drop_old, mark_complete
 from lema_core.training.events import emit, step_row
+from lema_core.training.specs import LaunchSpec
 
 
 class Pace:
@@ -45,8 +46,8 @@ class Pace:
 class Watch(TrainerCallback):
     """Sends events, marks checkpoints complete and removes old ones."""
 
-    def __init__(self, pace: Pace, keep: int) -> None:
-        self._pace, self._keep = pace, keep
+    def __init__(self, pace: Pace, launch: LaunchSpec) -> None:
+        self._pace, self._launch = pace, launch
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
         """Start the clock and tell where the trackers can be watched; they have been set up by now."""
@@ -71,7 +72,7 @@ class Watch(TrainerCallback):
         if state.is_world_process_zero:
             out = Path(args.output_dir)
             mark_complete(out / f"checkpoint-{state.global_step}")
-            drop_old(out, self._keep)
+            drop_old(out, self._launch.keep_checkpoints, spare_weights=self._launch.keep_weights)
             emit("checkpoint", step=state.global_step)
         self._pace.start()
 

@@ -1,0 +1,99 @@
+"""What a training stage of a plan will need: memory, steps, tokens, hours, before anything is loaded or rented."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+from lema_core.artifacts import ArtifactRef
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.lineage import Collection
+from lema_core.llm.sizes import CHARS_PER_TOKEN
+from lema_core.mixture.arms import Arm, View
+from lema_core.records import Example, Question
+from lema_core.tokens import tokenizer_of
+from lema_core.training.estimate import estimate
+from lema_core.training.launch import ranks_here
+from lema_core.training.specs import LaunchSpec, TrainingSpec
+
+SAMPLE = 200
+"""Examples whose tokens are counted; a mixture is shuffled, so the first ones are a random part of it."""
+
+Texts = Callable[[], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What is known of an arm's examples."""
+
+    rows: int
+    texts: Texts
+    """Texts as long as the examples are."""
+    basis: str
+    """Where both come from, in words."""
+    mean_tokens: float | None = None
+    """Of an example, where they have been counted."""
+
+
+def of_tokens(counts: Mapping[str, Any]) -> Data:
+    """Return what is known of tokens that are there, from the counts in their manifest."""
+    rows = int(counts["examples"])
+    return Data(rows, tuple, "the tokens", counts["tokens"] / max(1, rows))
+
+
+def of_mixture(rows: int, examples: Callable[[], Iterator[Example]]) -> Data:
+    """Return what is known of a mixture that is there."""
+    return Data(rows, lambda: (f"{one.input}{one.prefix}{one.output}" for one in examples()), "the mixture")
+
+
+def of_pool(at_most: int, questions: Callable[[], Iterable[Question]]) -> Data:
+    """Return what is known of a mixture that is still to be made."""
+
+    def texts() -> Iterator[str]:
+        return (f"{one.text}\n{one.rationale}" for one in questions() if one.rationale)
+
+    basis = "at most the rows of its pool, each as long as the questions with their own solutions"
+    return Data(at_most, texts, basis)
+
+
+def pool_rows(arm: Arm, collections: Iterable[Collection], rows_of: Callable[[ArtifactRef], int]) -> int:
+    """Return how many rows an arm's views find at most in what a run collects, screening and trimming aside."""
+    views = (*arm.views, *arm.fill)
+    return sum(_view_rows(view, one, rows_of) for one in collections for view in views)
+
+
+def _view_rows(view: View, one: Collection, rows_of: Callable[[ArtifactRef], int]) -> int:
+    where = view.where
+    if where.rounds is not None and one.round not in where.rounds:
+        return 0
+    if where.evolution is not None and one.evolution not in where.evolution:
+        return 0
+    sources = {"rationales": (one.questions,), "right_paths": one.verdicts, "corrections": one.corrections.values()}
+    rows = sum(map(rows_of, sources[view.rows]))
+    return min(rows, where.per_question * rows_of(one.questions)) if where.per_question else rows
+
+
+def outlook(spec: TrainingSpec, launch: LaunchSpec, data: Data, utilisation: float) -> str:
+    """Return what a training stage needs in one line, or why that cannot be said."""
+    mean, counted = _mean_tokens(spec, data)
+    try:
+        ranks = ranks_here(launch)
+        found = estimate(spec, launch, data.rows, mean, ranks, utilisation)
+    except (ConfigError, MissingDependencyError, ImportError) as error:
+        return f"not estimated: {error}"
+    devices = f"{ranks * launch.nodes} devices, ZeRO {launch.zero_stage}"
+    hours = f" at {utilisation:.0%} MFU" if found.hours is not None else ""
+    return f"{found.line()}{hours}; {devices}. Examples: {data.basis}; tokens {counted}."
+
+
+def _mean_tokens(spec: TrainingSpec, data: Data) -> tuple[float, str]:
+    if data.mean_tokens is not None:
+        return data.mean_tokens, "counted in all of them"
+    sample = list(islice(data.texts(), SAMPLE))
+    if not sample:
+        return float(spec.max_length), f"at most max_length ({spec.max_length}) an example"
+    tokenizer = tokenizer_of(spec.base)
+    if tokenizer:
+        return fmean(map(tokenizer.count, sample)), f"counted in {len(sample)} by the model's tokenizer"
+    return fmean(map(len, sample)) / CHARS_PER_TOKEN, f"by {CHARS_PER_TOKEN} characters each (no tokenizer here)"

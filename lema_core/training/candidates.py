@@ -1,0 +1,84 @@
+"""The checkpoints of a finished run as plain models, to choose among them, and the chosen one put in its place."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from lema_core.training.checkpoints import STATES, kept_weights
+from lema_core.training.launch import OnEvent, clean_environment, run_group
+from lema_core.training.specs import LaunchSpec, TrainingSpec
+
+RUN_FOLDER = "run"
+"""In the folder of a model that is still to be chosen: what the training program works in. Goes when it is chosen."""
+_FILE = "candidates.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """A finished training run whose model is still to be chosen."""
+
+    folder: Path
+    """Holds ``metrics.parquet`` and ``spec.json`` too."""
+    weights: dict[int, Path]
+    """By step, a plain model for ``from_pretrained``."""
+    start: dict[str, Any]
+    """The run's ``start`` event."""
+    seconds: float
+    """How long it trained, in the process that finished it."""
+
+    def write(self) -> None:
+        """Declare the run finished: from now on it is read and not run again."""
+        weights = {step: str(folder.relative_to(self.folder)) for step, folder in self.weights.items()}
+        part = self.folder / f"{_FILE}.part"
+        part.write_text(json.dumps({"weights": weights, "start": self.start, "seconds": self.seconds}))
+        part.replace(self.folder / _FILE)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Return the finished run in a folder, None where there is none."""
+        if not (folder / _FILE).is_file():
+            return None
+        raw = json.loads((folder / _FILE).read_text())
+        weights = {int(step): folder / name for step, name in raw["weights"].items()}
+        return cls(folder, weights, raw["start"], raw["seconds"])
+
+
+async def whole_checkpoints(spec: TrainingSpec, launch: LaunchSpec, out: Path, on_event: OnEvent) -> dict[int, Path]:
+    """Return by step a folder for ``from_pretrained`` of every checkpoint that a run with ``keep_weights`` left.
+
+    Adapters are merged into the base model, once, in a process of its own: the memory goes back before a server starts.
+
+    Raises:
+        TrainingError: an adapter could not be merged; the next call goes on with the ones that are missing.
+    """
+    kept = kept_weights(out)
+    if spec.method == "full":
+        return kept
+    command = [sys.executable, "-m", "lema_core.training.merging", "--spec", str(out / "spec.json"), "--out", str(out)]
+    await run_group(command, out / "log.txt", clean_environment(os.environ, launch), on_event)
+    return {step: merged_folder(out, step) for step in kept}
+
+
+def merged_folder(out: Path, step: int) -> Path:
+    """Return where a checkpoint's adapter lies merged into the base model."""
+    return out / f"merged-{step}"
+
+
+def place_model(weights: Path, target: Path) -> None:
+    """Put a plain model at ``target``, whole or not at all, without a second copy where the disk knows hard links."""
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(weights, part, copy_function=_link, ignore=shutil.ignore_patterns(*STATES))
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

@@ -1,0 +1,60 @@
+"""Merge the adapters that a run kept into the base model: ``python -m lema_core.training.merging --spec S --out DIR``.
+
+``DIR`` is the output folder of ``lema_core.training.sft`` with ``keep_weights``. Each ``DIR/merged-<step>`` is there
+whole or not at all; those that are there are left alone.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lema_core.errors import LemaError, TrainingError
+from lema_core.orphans import die_with_parent
+from lema_core.training.candidates import merged_folder
+from lema_core.training.checkpoints import kept_weights
+from lema_core.training.events import emit
+from lema_core.training.specs import TrainingSpec, load_specs
+
+
+def merge_kept(spec: TrainingSpec, out: Path) -> None:
+    """Merge every kept adapter that is not merged yet."""
+    from lema_core.training.embedded_weights import checkpoint_of
+
+    base = checkpoint_of(spec.base)
+    for step, adapter in kept_weights(out).items():
+        if not merged_folder(out, step).is_dir():
+            _merge(base, adapter, merged_folder(out, step))
+            emit("merged", step=step)
+
+
+def _merge(base: str, adapter: Path, target: Path) -> None:
+    from lema_core.training.data import load_tokenizer
+    from lema_core.training.models import merge_adapter
+
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    merge_adapter(base, adapter, part)
+    # The checkpoint's own tokenizer: it carries the chat template of the training.
+    load_tokenizer(str(adapter)).save_pretrained(part)
+    part.rename(target)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; a known failure ends with an ``error`` event and status 3."""
+    parser = argparse.ArgumentParser(prog="python -m lema_core.training.merging", description=(__doc__ or "")[:200])
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(argv)
+    die_with_parent()
+    try:
+        merge_kept(load_specs(given.spec.read_text())[0], given.out)
+    except LemaError as error:
+        emit("error", message=str(error), kind=TrainingError.__name__)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

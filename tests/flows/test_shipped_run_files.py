@@ -1,0 +1,66 @@
+"""``lema plan`` on every run file that is shipped, from local questions and without network."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.planning import Planner
+from lema_core.run_files import read_run_file
+
+pytest.importorskip("deepspeed", reason="training is not installed (lema-pipeline[train])")
+RUNS = Path(__file__).resolve().parents[2] / "deployments" / "runs"
+FILES = sorted(RUNS.glob("*.toml"))
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("questions") / "questions.jsonl"
+    texts = [(f"Tom has {i} apples and buys {j} more. How many?", i + j) for i in range(25) for j in range(9)]
+    solved = [(text, f"He has {total} apples.\n#### {total}") for text, total in texts]
+    file.write_text(
+        "".join(json.dumps({"question": q, "answer": a, "ground_truth": a}) + "\n" for q, a in solved), encoding="utf-8"
+    )
+    return file
+
+
+def outlooks(run_file: Path, questions: Path, root: Path) -> dict[str, str]:
+    plain = read_run_file(run_file)
+    sources = {"questions": plain.questions, "test_questions": plain.test_questions}
+    local = [f"{name}.path={questions}" for name, spec in sources.items() if spec and spec.task != "arithmetic"]
+    stages = list(Planner(read_run_file(run_file, local), str(root)).stages())
+    assert {stage.there for stage in stages} == {False}
+    return {stage.name: stage.outlook(0.4) for stage in stages if stage.outlook}
+
+
+@pytest.mark.parametrize("run_file", FILES, ids=lambda path: path.stem)
+def test_a_shipped_run_file_can_be_planned(run_file: Path, questions: Path, tmp_path: Path) -> None:
+    arms = read_run_file(run_file).mixture
+    trained = bool(read_run_file(run_file).training and arms)
+    assert len(outlooks(run_file, questions, tmp_path)) == (len(arms.arms) if trained and arms else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "devices", "memory", "steps"),
+    # 225 rationales, at most 900 right paths and 900 corrections, three times over in batches of 128.
+    [("qlora", 4, (35, 60), 2000), ("full", 64, (20, 40), 48)],
+)
+def test_the_papers_largest_runs_fit_and_say_how_long_they_take(
+    name: str, devices: int, memory: tuple[int, int], steps: int, questions: Path, tmp_path: Path
+) -> None:
+    told = outlooks(RUNS / f"llama2_70b_{name}.toml", questions, tmp_path)["training: lema"]
+    assert f"{devices} devices" in told
+    assert "68.98B parameters" in told
+    found = re.search(r"([\d.]+) GiB a device.* (\d+) steps.* [\d.]+ h at 40% MFU", told)
+    assert found, told
+    assert memory[0] < float(found[1]) < memory[1]
+    assert int(found[2]) == steps
+
+
+def test_a_model_of_unknown_size_is_said_and_stops_nothing(questions: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    text = (RUNS / "llama2_70b_qlora.toml").read_text(encoding="utf-8")
+    own.write_text(text.replace('base = "meta-llama/Llama-2-70b-hf"', 'base = "somebody/unheard-of"'), encoding="utf-8")
+    told = outlooks(own, questions, tmp_path / "root")["training: lema"]
+    assert "not estimated: the size of 'somebody/unheard-of' is not known" in told
