@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef
+from lema_core.lineage import Collection
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.records import Question
@@ -34,3 +35,13 @@ class PlannedStage:
     """Of a training stage that is missing: what it needs in one line, at a share of the devices' peak (MFU)."""
     trained: bool = True
     """The model that answers exists; a fine-tuned one is a stage of its own."""
+
+
+def named(stage: str, collection: Collection) -> str:
+    """Return what a stage of a collection is called in a plan."""
+    return f"{stage}: {collection.evolution} {collection.round}" if collection.round else stage
+
+
+def times(rows: int | None, factor: int) -> int | None:
+    """Return so many times the rows, None where nobody knows them."""
+    return None if rows is None else rows * factor

@@ -11,7 +11,7 @@ from typing import Any
 
 from flows.endpoints import Endpoints
 from flows.outlook import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
-from flows.planned import Asked, PlannedStage, Questions
+from flows.planned import Asked, PlannedStage, Questions, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.corrections.requesting import correction_requests
@@ -91,12 +91,12 @@ class Planner:
                 student.spec, student.endpoint.identity, task, into.questions.fingerprint
             )
             paths = self._stage(
-                _named("reasoning_paths", into), identity, _times(self._rows(into.questions), student.spec.samples),
+                named("reasoning_paths", into), identity, times(self._rows(into.questions), student.spec.samples),
                 student.endpoint, asked=partial(_path_requests, questions, student.spec) if questions else None,
                 max_tokens=student.spec.max_tokens,
             )  # fmt: skip
             verdicts = self._stage(
-                _named("verdicts", into),
+                named("verdicts", into),
                 identities.verdicts(self.run.verdicts, task, paths.ref.fingerprint),
                 paths.rows,
             )
@@ -111,7 +111,7 @@ class Planner:
         if self.run.mistakes.per_question:
             rows = min(rows, self.run.mistakes.per_question * (self._rows(into.questions) or 0))
         prints = [ref.fingerprint for ref in into.verdicts]
-        mistakes = self._stage(_named("mistakes", into), identities.mistakes(self.run.mistakes, prints), rows)
+        mistakes = self._stage(named("mistakes", into), identities.mistakes(self.run.mistakes, prints), rows)
         into.mistakes = mistakes.ref
         yield mistakes
         for name in spec.endpoints:
@@ -119,7 +119,7 @@ class Planner:
             identity = identities.corrections(spec, teacher.identity, task, mistakes.ref.fingerprint)
             asked = partial(self._correction_requests, spec, mistakes.ref) if mistakes.there else None
             corrections = self._stage(
-                _named("corrections", into), identity, _times(mistakes.rows, spec.tries), teacher, asked=asked,
+                named("corrections", into), identity, times(mistakes.rows, spec.tries), teacher, asked=asked,
                 max_tokens=spec.max_tokens,
             )  # fmt: skip
             into.corrections[name] = corrections.ref
@@ -239,7 +239,7 @@ class Planner:
         identity = identities.votes(spec, endpoint.identity, prompt, self.run.questions.task, tests.fingerprint)
         rows = _questions_of(self.run.test_questions) if self.run.test_questions else ()
         return self._stage(
-            f"votes: {name}", identity, _times(self._rows(tests), spec.samples), endpoint,
+            f"votes: {name}", identity, times(self._rows(tests), spec.samples), endpoint,
             asked=lambda: (one.request for one in vote_requests(rows, spec, prompt)), max_tokens=spec.max_tokens,
         )  # fmt: skip
 
@@ -297,11 +297,3 @@ def _questions_of(spec: QuestionsSpec) -> Iterator[Question]:
 
 def _path_requests(questions: Questions, spec: StudentSpec) -> Iterator[CompletionRequest]:
     return (one.request for one in path_requests(questions(), spec.sampling(), spec.samples, spec.prompt))
-
-
-def _named(stage: str, collection: Collection) -> str:
-    return f"{stage}: {collection.evolution} {collection.round}" if collection.round else stage
-
-
-def _times(rows: int | None, factor: int) -> int | None:
-    return None if rows is None else rows * factor

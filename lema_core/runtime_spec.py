@@ -1,4 +1,4 @@
-"""The run file's ``[runtime]``: shards, worker processes, the ledger's place."""
+"""The run file's ``[budget]`` and ``[runtime]``: shards, worker processes, the ledger's place."""
 
 from typing import Self
 from urllib.parse import urlsplit
@@ -8,6 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lema_core.llm.database import is_postgres
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+class BudgetSpec(BaseModel):
+    """The most a run may cost, over all its endpoints, counted from its first request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    usd: float | None = Field(None, gt=0)
+    tokens: int | None = Field(None, gt=0)
 
 
 class RuntimeSpec(BaseModel):

@@ -16,7 +16,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
-from lema_core.runtime_spec import RuntimeSpec
+from lema_core.runtime_spec import BudgetSpec, RuntimeSpec
 from lema_core.selection_spec import SelectionSpec
 from lema_core.training.specs import LaunchSpec, TrainingSpec, check_starts
 
@@ -165,13 +165,6 @@ class EvaluationSpec(Section):
     temperature: float = Field(0.7, gt=0)
     """Of the sampled answers."""
     top_p: float | None = Field(None, gt=0, le=1)
-
-
-class BudgetSpec(Section):
-    """The most a run may cost, over all its endpoints, counted from its first request."""
-
-    usd: float | None = Field(None, gt=0)
-    tokens: int | None = Field(None, gt=0)
 
 
 class RunSpec(Section):
