@@ -100,6 +100,7 @@ class Planner:
                 identities.verdicts(self.run.verdicts, task, paths.ref.fingerprint),
                 paths.rows,
             )
+            into.students.append(student.name)
             into.reasoning_paths.append(paths.ref)
             into.verdicts.append(verdicts.ref)
             yield from (paths, verdicts)

@@ -187,6 +187,7 @@ def report(run: RunSpec, made: Lineage) -> Identity:
         "models": {name: endpoint.model for name, endpoint in run.endpoints.items()},
         "evaluations": {name: ref.fingerprint for name, ref in made.evaluations.items()},
         "votes": {name: ref.fingerprint for name, ref in made.votes.items()},
+        "licences": run.licences,
         "stage": run.launch.zero_stage,
     }
     return _identity("report", named, [ref.fingerprint for ref in made])

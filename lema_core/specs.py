@@ -191,6 +191,8 @@ class RunSpec(Section):
     selection: SelectionSpec | None = None
     evaluation: EvaluationSpec | None = None
     ablation: AblationSpec | None = None
+    licences: dict[str, str] = {}
+    """For the cards, as the Hub's identifiers: of ``data``, ``model``, ``questions``, and of endpoints by name."""
     budget: BudgetSpec = BudgetSpec()
     runtime: RuntimeSpec = RuntimeSpec()
 

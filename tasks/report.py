@@ -13,6 +13,7 @@ from lema_core.artifacts.files import atomic_file
 from lema_core.lineage import Lineage
 from lema_core.report import render_html, render_markdown
 from lema_core.report.gathering import evaluation_of, gather
+from lema_core.report.run_cards import arm_card
 from lema_core.report.story import percent
 from lema_core.specs import RunSpec, Runtime
 from tasks._publish import SHARD_TASK, Stage, published
@@ -25,10 +26,12 @@ async def write_report(runtime: Runtime, run: RunSpec, made: Lineage, stage: Sta
     """Gather the figures of all stages and write both pages."""
     started, store = time.monotonic(), Store(runtime.root)
     data = gather(store, run, made)
-    for name, text in ((HTML, render_html(data)), (MARKDOWN, render_markdown(data))):
+    texts = {HTML: render_html(data), MARKDOWN: render_markdown(data)}
+    texts |= {f"model_card_{arm}.md": arm_card(run, data, arm) for arm in made.models}
+    for name, text in texts.items():
         with atomic_file(store.fs, f"{store.folder(stage.ref)}/{name}") as local:
             local.write_text(text, encoding="utf-8")
-    store.publish_files(stage.identity, [HTML, MARKDOWN], seconds=time.monotonic() - started)
+    store.publish_files(stage.identity, list(texts), seconds=time.monotonic() - started)
     return Completed(message=f"{store.folder(stage.ref)}/{HTML}")
 
 

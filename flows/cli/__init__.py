@@ -8,6 +8,7 @@ from flows.cli.console import told
 from flows.cli.doctor import doctor
 from flows.cli.evaluate import evaluate
 from flows.cli.explain import explain
+from flows.cli.export import export
 from flows.cli.ledger import ledger_app
 from flows.cli.plan import plan
 from flows.cli.rate import rate
@@ -28,7 +29,7 @@ app = typer.Typer(
     ),
 )
 COMMANDS = (
-    *(run, sweep, plan, resume, explain, evaluate, verify, complete, simulate, chaos, rate, doctor),
+    *(run, sweep, plan, resume, explain, evaluate, export, verify, complete, simulate, chaos, rate, doctor),
     *(up, down, deploy, serve),
 )
 for command in COMMANDS:

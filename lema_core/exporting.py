@@ -1,0 +1,146 @@
+"""A run's training data for other trainers and for the Hub: chat JSONL or Parquet files with a card, as streams."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
+
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.part import WRITE_BATCH
+from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
+from lema_core.lineage import Lineage
+from lema_core.records import Correction, Example, JudgedPath
+
+Format = Literal["chat", "parquet"]
+"""``chat``: a line ``{"messages": [user, assistant], ...}`` an example. ``parquet``: the tables as they are."""
+CARD = "README.md"
+TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
+
+
+def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folder: Path) -> dict[str, int]:
+    """Write a run's data into a folder and return the rows of each file.
+
+    Args:
+        store: where the artifacts are.
+        made: the run's artifacts.
+        arms: whose examples to write, a file an arm; none of them writes the whole pool: every arm of the run and, as
+            Parquet, the judged paths and the corrections they were made from.
+        form: of the files.
+        folder: gets them; files of the same names are replaced, each in one step.
+
+    Raises:
+        ConfigError: the run has no such arm.
+        ArtifactError: the data have not been made yet.
+    """
+    chosen = list(arms)
+    if unknown := [arm for arm in chosen if arm not in made.mixtures]:
+        raise ConfigError(f"the run has no arm {unknown[0]!r}; it has {', '.join(made.mixtures) or 'none'}")
+    written: dict[str, int] = {}
+    for arm in chosen or made.mixtures:
+        rows = store.rows(made.mixtures[arm], Example)
+        name = f"{arm}.jsonl" if form == "chat" else f"{arm}.parquet"
+        written[name] = _chat(rows, folder / name) if form == "chat" else _parquet(rows, Example, folder / name)
+    if form == "parquet" and not chosen:
+        corrections = [ref for one in made.collections for ref in one.corrections.values()]
+        verdicts = [ref for one in made.collections for ref in one.verdicts]
+        for name, refs, record in (("corrections", corrections, Correction), ("paths", verdicts, JudgedPath)):
+            written[f"{name}.parquet"] = _parquet(_all(store, refs, record), record, folder / f"{name}.parquet")
+    if not written:
+        raise ConfigError("the run has nothing to export: no [mixture] and no paths")
+    return written
+
+
+def write_card(folder: Path, text: str) -> None:
+    """Write a card beside the data."""
+    with atomic_file(LocalFileSystem(), str(folder / CARD)) as local:
+        local.write_text(text, encoding="utf-8")
+
+
+def push(folder: Path, repository: str, *, private: bool, told: Callable[[str], None]) -> str:
+    """Upload a folder's files as a data set to the Hub and return its address; the token comes from ``HF_TOKEN`` only.
+
+    Args:
+        folder: what ``export`` and ``write_card`` wrote; every file in it leaves this machine.
+        repository: ``owner/name``.
+        private: whether others may see a new data set.
+        told: is told, before anything is sent, what leaves and where to.
+
+    Raises:
+        ConfigError: there is no token, or the name cannot be one of the Hub's.
+        EndpointError: the Hub refused.
+        MissingDependencyError: huggingface_hub is not installed.
+    """
+    hub = _hub()
+    token = os.environ.get(TOKEN, "").strip()
+    if not token:
+        raise ConfigError(f"a push needs a token with write access in the environment variable {TOKEN}")
+    try:
+        hub.utils.validate_repo_id(repository)
+    except ValueError as error:
+        raise ConfigError(f"{repository!r} cannot be a name on the Hub: {error}") from error
+    api = hub.HfApi(token=token)
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    size = sum(path.stat().st_size for path in files)
+    names = ", ".join(path.name for path in files)
+    told(f"Sending {names} ({size / 1e6:.1f} MB) to {api.endpoint}/datasets/{repository}, nothing else")
+    try:
+        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, repo_type="dataset", folder_path=folder, allow_patterns=[path.name for path in files],
+            commit_message="Data of a LeMa run",
+        )  # fmt: skip
+    except (hub.errors.HfHubHTTPError, OSError) as error:
+        raise EndpointError(f"the Hub refused the push of {repository}: {str(error).replace(token, '***')}") from None
+    return f"{api.endpoint}/datasets/{repository}"
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingDependencyError("a push needs huggingface_hub: run `pip install huggingface_hub`") from error
+    return huggingface_hub
+
+
+def _all(store: Store, refs: Iterable[ArtifactRef], record: type) -> Iterator[object]:
+    for ref in refs:
+        yield from store.rows(ref, record)
+
+
+def _chat(rows: Iterable[Example], path: Path) -> int:
+    count = 0
+    with atomic_file(LocalFileSystem(), str(path)) as local, local.open("w", encoding="utf-8") as out:
+        for row in rows:
+            out.write(json.dumps(_line(row), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def _line(row: Example) -> Mapping[str, object]:
+    messages = [{"role": "user", "content": row.input}, {"role": "assistant", "content": row.output}]
+    return {"messages": messages, "kind": row.kind, "weight": row.weight, "id": row.id, "question_id": row.question_id}
+
+
+def _parquet(rows: Iterable[object], record: type, path: Path) -> int:
+    count = 0
+    with (
+        atomic_file(LocalFileSystem(), str(path)) as local,
+        pq.ParquetWriter(str(local), schema_of(record), compression="zstd") as out,
+    ):
+        for batch in _batches(rows):
+            out.write_table(table_of(batch, record))
+            count += len(batch)
+    return count
+
+
+def _batches(rows: Iterable[object]) -> Iterator[list[object]]:
+    rows = iter(rows)
+    while batch := list(islice(rows, WRITE_BATCH)):
+        yield batch

@@ -1,0 +1,141 @@
+"""How surprised a model is by a mistaken path and by its correction (the paper's delta-PPL, section 4.4).
+
+``python -m lema_core.training.perplexity --model CHECKPOINT --corrections FOLDER --out FILE.parquet``: one forward pass
+over pairs, no sampling. A path's perplexity is ``exp`` of the mean negative log-likelihood of its tokens, given the
+question in the form of a CoT example. Of ``--limit`` pairs the first ones are taken.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from lema_core.errors import DataError, LemaError
+from lema_core.orphans import die_with_parent
+from lema_core.prompts import path_input
+from lema_core.questions import get_task
+from lema_core.training.embedded_weights import checkpoint_of
+from lema_core.training.events import emit
+
+BATCH = 8
+"""Pairs in one forward pass."""
+MAX_TOKENS = 2048
+"""Longer pairs are left out and counted: cut ones would be other texts."""
+COLUMNS = ["id", "task", "question", "candidates", "original", "spliced"]
+
+
+def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
+    """Write a row a pair: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity.
+
+    Raises:
+        DataError: there is no pair that fits.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = checkpoint_of(checkpoint)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, trust_remote_code=False)
+    model = model.to(device).eval()
+    rows: list[dict[str, Any]] = []
+    left_out = 0
+    for batch in _batches(islice(_pairs(corrections, tokenizer), limit)):
+        fitting = [one for one in batch if max(len(one[1]), len(one[2])) <= min(MAX_TOKENS, _context(model))]
+        left_out += len(batch) - len(fitting)
+        if fitting:
+            rows += _measured(model, device, fitting)
+            emit("pairs", done=len(rows))
+    if not rows:
+        raise DataError(f"no pair of {corrections} fits {MAX_TOKENS} tokens; {left_out} are longer")
+    part = out.with_suffix(".part")
+    pq.write_table(pa.Table.from_pylist(rows), part)
+    part.replace(out)
+    emit("done", pairs=len(rows), left_out=left_out)
+
+
+def perplexities(model: Any, device: str, sequences: Sequence[tuple[list[int], int]]) -> list[float]:
+    """Return the perplexity of each sequence's tokens from its start position on, in one padded forward pass.
+
+    Args:
+        model: a causal language model.
+        device: where it is.
+        sequences: token ids, and how many of them are only given.
+    """
+    width = max(len(tokens) for tokens, _ in sequences)
+    ids = torch.tensor([tokens + [0] * (width - len(tokens)) for tokens, _ in sequences], device=device)
+    mask = torch.tensor([[1] * len(tokens) + [0] * (width - len(tokens)) for tokens, _ in sequences], device=device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+    # The loss at position t is that of token t + 1.
+    return [
+        float(losses[row, given - 1 : len(tokens) - 1].mean().exp()) for row, (tokens, given) in enumerate(sequences)
+    ]
+
+
+Pair = tuple[str, list[int], list[int], int]
+"""Id, tokens of question and mistaken path, of question and corrected path, tokens of the question."""
+
+
+def _pairs(corrections: Path, tokenizer: Any) -> Iterator[Pair]:
+    for file in sorted(corrections.glob("part-*.parquet")):
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=COLUMNS):
+            for row in batch.to_pylist():
+                candidates = tuple(row["candidates"]) if row["candidates"] else None
+                text = path_input(get_task(row["task"]).prompts, row["question"], candidates)
+                given = _asked(tokenizer, text)
+                paths = [tokenizer.encode(row[name], add_special_tokens=False) for name in ("original", "spliced")]
+                if all(paths):
+                    yield row["id"], given + paths[0], given + paths[1], len(given)
+
+
+def _asked(tokenizer: Any, text: str) -> list[int]:
+    """Return the question's tokens as the model is asked it: by its chat template, where it has one."""
+    if tokenizer.chat_template:
+        messages = [{"role": "user", "content": text}]
+        chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return list(tokenizer.encode(chat, add_special_tokens=False))
+    return list(tokenizer.encode(f"{text}\n"))
+
+
+def _context(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", MAX_TOKENS))
+
+
+def _measured(model: Any, device: str, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    mistaken = perplexities(model, device, [(one[1], one[3]) for one in pairs])
+    corrected = perplexities(model, device, [(one[2], one[3]) for one in pairs])
+    return [{"id": one[0], "mistaken": a, "corrected": b} for one, a, b in zip(pairs, mistaken, corrected, strict=True)]
+
+
+def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    while batch := list(islice(pairs, BATCH)):
+        yield batch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; a known failure ends with an ``error`` event and status 3."""
+    parser = argparse.ArgumentParser(prog="python -m lema_core.training.perplexity", description=(__doc__ or "")[:200])
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--corrections", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, required=True)
+    given = parser.parse_args(argv)
+    die_with_parent()
+    try:
+        measure(given.model, given.corrections, given.out, given.limit)
+    except LemaError as error:
+        emit("error", message=str(error), kind=type(error).__name__)
+        return 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
