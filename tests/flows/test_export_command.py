@@ -96,7 +96,7 @@ def test_a_runs_data_are_exported_and_pushed_and_its_votes_reported(
 
     lema("export", run_file, "--format", "parquet", "--to", "tables", "--root", "out")
     for name, rows in (counts | {"paths": 120}).items():
-        assert duckdb.read_parquet(f"{tmp_path}/tables/{name}.parquet").aggregate("count(*)").fetchone() == (rows,)
+        assert duckdb.read_parquet(f"{tmp_path}/tables/{name}.parquet").aggregate("count(*)").fetchall() == [(rows,)]
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == [
         "README.md", "corrections.parquet", "cot.parquet", "lema.parquet", "paths.parquet",
     ]  # fmt: skip
