@@ -1,8 +1,10 @@
 """Useful tokens a second of our training path against TRL's defaults: same mixture, model, precision, one CPU process.
 
 TRL's path: prompt-completion data, batches in random order padded to their longest, its own loss. Ours: the program of
-``lema_core.training``. Both in the precision that this processor computes, without gradient checkpointing (TRL's
-default recomputes activations; on a CPU nobody needs to). The two alternate, so that other load hits both alike.
+``lema_core.training``. Both in the precision that this processor computes, in the same environment, without gradient
+checkpointing (TRL's default recomputes activations; on a CPU nobody needs to), and with the same random order: so each
+step of one has the examples of the same step of the other, and their losses are compared step by step. The two
+alternate, so that other load hits both alike.
 
     python benchmarks/training_cpu.py --examples mixture_folder [--base smollm2] [--steps 4] [--rounds 2]
 """
@@ -11,6 +13,7 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -20,34 +23,54 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.training import LaunchSpec, TrainingSpec, run_training
+from lema_core.training.batches import plan_run
 from lema_core.training.data import read_examples
 from lema_core.training.embedded_weights import checkpoint_of
+from lema_core.training.launch import clean_environment
 
 MICRO = 8
 
 
-def ours(base: str, examples: Path, steps: int, batch: int) -> dict[str, float]:
+LAUNCH = LaunchSpec(ranks=1, zero_stage=0, threads=os.cpu_count(), micro_batch_tokens=2048)
+
+
+def ours(base: str, examples: Path, steps: int, batch: int) -> dict[str, Any]:
     seen: list[dict[str, Any]] = []
     spec = TrainingSpec(base=base, max_steps=steps, batch_size=batch, learning_rate=1e-4, schedule="constant")
-    launch = LaunchSpec(ranks=1, zero_stage=0, threads=os.cpu_count(), micro_batch_tokens=2048)
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(run_training(spec, launch, examples, Path(folder), seen.append))
+        asyncio.run(run_training(spec, LAUNCH, examples, Path(folder), seen.append))
     # The first step also warms caches up; TRL's first one is left out too.
-    timed = [e for e in seen if e["event"] == "step"][1:]
+    told = [e for e in seen if e["event"] == "step"]
+    timed = told[1:]
     seconds = sum(e["tokens"] / e["tokens_per_second"] for e in timed)
-    return {"rate": sum(e["tokens"] for e in timed) / seconds, "loss": timed[-1]["loss"]}
+    return {"rate": sum(e["tokens"] for e in timed) / seconds, "losses": [e["loss"] for e in told]}
 
 
-def theirs(base: str, examples: Path, steps: int, batch: int) -> dict[str, float]:
+def theirs(base: str, examples: Path, steps: int, batch: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--examples", str(examples), "--base", base]
     command += ["--steps", str(steps), "--batch", str(batch), "--only-trl"]
-    threads = {"OMP_NUM_THREADS": str(os.cpu_count())}
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=os.environ | threads)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    environment = clean_environment(os.environ, LAUNCH)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
-def trl_alone(base: str, examples: Path, steps: int, batch: int) -> dict[str, float]:
+def in_our_order(examples: Path, steps: int, batch: int) -> list[dict[str, Any]]:
+    """Return the mixture's rows step by step as a run of ours takes them: a random order, fixed by the seed."""
+    rows = list(read_examples(examples))
+    plan = plan_run(
+        [1] * len(rows), steps=steps, batch_size=batch, epochs=None, seed=0, ranks=1, budget=batch, packed=True
+    )
+    order = [i for step in plan.micro_batches for i in step]
+    # Within a step the plan sorts; a random order is what TRL's batches would have.
+    for start in range(0, len(order), batch):
+        chunk = order[start : start + batch]
+        random.Random(start).shuffle(chunk)  # noqa: S311  not for secrets
+        order[start : start + batch] = chunk
+    return [rows[i] for i in order]
+
+
+def trl_alone(base: str, examples: Path, steps: int, batch: int) -> dict[str, Any]:
     from datasets import Dataset
     from transformers import AutoTokenizer, TrainerCallback
     from trl import SFTConfig, SFTTrainer
@@ -60,7 +83,7 @@ def trl_alone(base: str, examples: Path, steps: int, batch: int) -> dict[str, fl
             "prompt": [{"role": "user", "content": row["input"]}],
             "completion": [{"role": "assistant", "content": row["output"]}],
         }
-        for row in read_examples(examples)
+        for row in in_our_order(examples, steps, batch)
     ]
     marks: list[tuple[float, float]] = []
 
@@ -79,6 +102,7 @@ def trl_alone(base: str, examples: Path, steps: int, batch: int) -> dict[str, fl
             lr_scheduler_type="constant",
             logging_steps=1,
             save_strategy="no",
+            train_sampling_strategy="sequential",
             report_to="none",
             gradient_checkpointing=False,
             bf16=computes_bf16(),
@@ -93,7 +117,7 @@ def trl_alone(base: str, examples: Path, steps: int, batch: int) -> dict[str, fl
         )
         trainer.train()
     seconds, tokens = marks[-1][0] - marks[0][0], marks[-1][1] - marks[0][1]
-    return {"rate": tokens / seconds, "loss": float(trainer.state.log_history[-2]["loss"])}
+    return {"rate": tokens / seconds, "losses": [float(e["loss"]) for e in trainer.state.log_history if "loss" in e]}
 
 
 def main() -> None:
@@ -111,8 +135,8 @@ def main() -> None:
         return
     pairs = [(ours(*of), theirs(*of)) for _ in range(given.rounds)]
     for mine, trl in pairs:
-        print(f"ours {mine['rate']:.0f} tokens/s, loss {mine['loss']:.3f}")
-        print(f"TRL  {trl['rate']:.0f} tokens/s, loss {trl['loss']:.3f}")
+        for name, one in (("ours", mine), ("TRL ", trl)):
+            print(f"{name} {one['rate']:.0f} tokens/s, losses", " ".join(f"{loss:.4f}" for loss in one["losses"]))
     print(f"ratio {statistics.median(mine['rate'] / trl['rate'] for mine, trl in pairs):.2f}")
 
 
