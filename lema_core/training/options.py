@@ -31,7 +31,7 @@ def trl_options(
         "max_grad_norm": spec.max_grad_norm,
         "seed": spec.seed,
         "bf16": bf16,
-        "gradient_checkpointing": bool(launch.gradient_checkpointing),
+        "gradient_checkpointing": _recomputes(launch),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a NaN must be seen
         "save_strategy": "steps",
@@ -52,6 +52,12 @@ def trl_options(
     if taken:
         raise ConfigError(f"trl.{taken[0]} is decided by the training section itself: set it there")
     return {"project": "lema", "run_name": out.name} | ours | spec.trl
+
+
+def _recomputes(launch: LaunchSpec) -> bool:
+    import torch
+
+    return torch.cuda.is_available() if launch.gradient_checkpointing is None else launch.gradient_checkpointing
 
 
 def trl_config(spec: TrainingSpec) -> Any:

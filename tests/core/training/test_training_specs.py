@@ -71,6 +71,18 @@ def test_options_of_trl_and_deepspeed_arrive() -> None:
     assert offload["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
 
 
+def test_activations_are_recomputed_on_gpus_unless_the_run_file_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def seen(given: bool | None) -> bool:
+        launch = LaunchSpec(gradient_checkpointing=given)
+        return bool(trl_options(TrainingSpec(), launch, 1, 1, Path("out"), bf16=False)["gradient_checkpointing"])
+
+    for gpu in (True, False):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda there=gpu: there)
+        assert [seen(None), seen(True), seen(False)] == [gpu, True, False]
+
+
 def test_what_cannot_work_is_refused_when_the_run_file_is_read() -> None:
     with pytest.raises(ValidationError, match="zero_stage = 3"):
         LaunchSpec(offload_parameters=True)
