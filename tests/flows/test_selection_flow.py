@@ -43,6 +43,7 @@ def weights(store: Store, model: ArtifactRef) -> bytes:
     return (store.local_folder(model) / "model" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="a minute of two cores; LEMA_ALL_TESTS=1 runs it")
 def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_file, tmp_path):
     run_file.write_text(run_file.read_text() + SELECTION)
     leaking = ("--set", "selection.protocol=best_on_test")

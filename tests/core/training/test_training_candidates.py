@@ -1,0 +1,73 @@
+"""Every checkpoint of a run as a plain model: kept while the run goes on, adapters merged, the chosen one in place."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from lema_core.training import LaunchSpec, TrainingSpec, run_training
+from lema_core.training.candidates import Candidates, place_model, whole_checkpoints
+from lema_core.training.checkpoints import MARKER, complete_checkpoints, drop_old, kept_weights, remove_torn
+
+
+def checkpoint(out: Path, step: int) -> None:
+    folder = out / f"checkpoint-{step}"
+    (folder / "global_step").mkdir(parents=True)
+    for name in ("model.safetensors", "config.json", "trainer_state.json", "rng_state_0.pth", MARKER):
+        (folder / name).write_text(f"{name} {step}")
+
+
+def test_spared_weights_stay_when_their_checkpoint_is_dropped(tmp_path: Path) -> None:
+    for step in (5, 10, 15):
+        checkpoint(tmp_path, step)
+        drop_old(tmp_path, 2, spare_weights=True)
+    assert sorted(kept_weights(tmp_path)) == [5, 10, 15]
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
+    assert sorted(path.name for path in (tmp_path / "weights-5").iterdir()) == ["config.json", "model.safetensors"]
+    assert remove_torn(tmp_path) == []
+
+
+def test_a_model_is_placed_without_the_states_of_its_training(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 5)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "left-by-a-kill").touch()
+    place_model(tmp_path / "checkpoint-5", tmp_path / "model")
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_candidates_come_back_as_they_were_written(tmp_path: Path) -> None:
+    assert Candidates.read(tmp_path) is None
+    made = Candidates(tmp_path, {10: tmp_path / "weights-10"}, {"ranks": 2}, 1.5)
+    made.write()
+    assert Candidates.read(tmp_path) == made
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="a minute: set LEMA_ALL_TESTS=1")
+@pytest.mark.parametrize("method", ["full", "lora"])
+async def test_every_checkpoint_is_a_plain_model_and_the_last_is_the_runs_own(
+    tiny_base: str, mixture: Path, tmp_path: Path, method: str
+) -> None:
+    import torch
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    fields = {"max_steps": 4, "save_steps": 1, "batch_size": 8, "learning_rate": 5e-3, "precision": "fp32"}
+    spec = TrainingSpec(base=tiny_base, method=method, adapter={"rank": 4, "dropout": 0.0}, **fields)
+    launch = LaunchSpec(ranks=1, threads=1, keep_weights=True)
+    result = await run_training(spec, launch, mixture, tmp_path)
+    events: list[dict[str, object]] = []
+    weights = await whole_checkpoints(spec, launch, tmp_path, events.append)
+    assert list(weights) == [1, 2, 3, 4]
+    ids = AutoTokenizer.from_pretrained(weights[1]).apply_chat_template(
+        [{"role": "user", "content": "3 + 4?"}], add_generation_prompt=True, return_tensors="pt"
+    )["input_ids"]
+    with torch.no_grad():
+        said = [AutoModelForCausalLM.from_pretrained(folder)(ids).logits.float() for folder in weights.values()]
+    assert all(not torch.equal(said[0], other) for other in said[1:]), "each step has weights of its own"
+    last, model = load_file(weights[4] / "model.safetensors"), load_file(result.model / "model.safetensors")
+    assert all(torch.equal(tensor, last[name].to(tensor.dtype)) for name, tensor in model.items())
+    # What is merged is not merged again.
+    events.clear()
+    assert await whole_checkpoints(spec, launch, tmp_path, events.append) == weights
+    assert not events
