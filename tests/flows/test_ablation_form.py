@@ -1,4 +1,11 @@
+from importlib import import_module
+from pathlib import Path
+
 import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from flows.ablation_form import ablation_form, swept_by
@@ -7,6 +14,7 @@ from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
 from lema_core.specs import RunSpec
 
+ROOT = Path(__file__).resolve().parents[2]
 RUN = RunSpec.model_validate(
     {
         "name": "form",
@@ -47,3 +55,30 @@ def test_a_wrong_field_is_named(filled, message):
     with pytest.raises(ConfigError, match=message) as told:
         swept_by(RUN, filled)
     assert "the form of the sweep" in str(told.value)
+
+
+def test_the_deployment_is_the_form():
+    described = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
+    (entry,) = [one["entrypoint"] for one in described if one["name"] == "ablation"]
+    module, _, name = entry.rpartition(".")
+    assert getattr(import_module(module), name) is ablation_form
+
+
+@pytest.mark.slow
+async def test_the_server_refuses_what_the_form_does_not_offer(prefect_api, tmp_path):
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        deployment = await (await ablation_form.to_deployment("form")).apply()
+        async with get_client() as client:
+            for parameters, said in (
+                ({"arms": ["lemma"]}, "'lemma' is not one of"),
+                ({"seeds": [-1]}, "less than the minimum"),
+                ({"bases": [{"name": "x"}]}, "'train' is a required property"),
+            ):
+                with pytest.raises(PrefectHTTPStatusError) as refused:
+                    await client.create_flow_run_from_deployment(deployment, parameters=parameters)
+                assert said in refused.value.response.text
+            accepted = await client.create_flow_run_from_deployment(
+                deployment, parameters={"arms": ["cot", "lema"], "own_arms": ["mine"], "seeds": [0, 1]}
+            )
+            assert accepted.parameters["arms"] == ["cot", "lema"]
+            await client.delete_deployment(deployment)
