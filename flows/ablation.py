@@ -7,16 +7,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from prefect import flow
+from prefect.runtime import flow_run
 
 from flows.endpoints import Endpoints
 from flows.fine_tuning import build_examples, evaluate, fine_tune
 from flows.lema import collect
 from flows.sweep_table import as_text
+from flows.titles import title_of
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.devices import Devices, shared_out, using
-from lema_core.errors import BudgetExceededError, CellsFailedError
+from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from lema_core.training.launch import gpus_here
@@ -33,13 +35,14 @@ class Sweep:
     report: ArtifactRef
 
 
-@flow(name="ablation", flow_run_name="{run.name}: ablation", persist_result=False)
+@flow(name="ablation", flow_run_name=lambda: f"ablation: {title_of(flow_run.parameters['run'])}", persist_result=False)
 async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
     """Fine-tune and compare every cell of a run file's sweep; finished cells are not made again.
 
     Raises:
         ConfigError: the sweep cannot be expanded; nothing was done.
         CellsFailedError: some cells failed; the text has the table of the others.
+        BatchPendingError: all that is missing waits for batches that are submitted.
         BudgetExceededError: the budget ran out.
     """
     settings, at = expand(run), Runtime.of(run, root)
@@ -48,7 +51,8 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
         results = await _finish(started, at, sweep_of(run).parallel)
         report, table = await comparison(at, run, results)
     if table.failed:
-        raise CellsFailedError(_failure(run, root, report, table))
+        waiting = all(result.waiting for result in table.failed)
+        raise (BatchPendingError if waiting else CellsFailedError)(_failure(run, root, report, table))
     return Sweep(table, report)
 
 
@@ -75,7 +79,7 @@ async def _start(setting: Setting, at: Runtime) -> list[_Started]:
     except BudgetExceededError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
-        return [_Started(CellResult(cell=cell, error=_text(error)), made) for cell in setting.cells]
+        return [_Started(_failed(CellResult(cell=cell), error), made) for cell in setting.cells]
     return [_Started(await _with_examples(cell, at, made), made) for cell in setting.cells]
 
 
@@ -84,7 +88,7 @@ async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellRes
     try:
         await build_examples(cell.run, at, made, cell.arm)
     except Exception as error:  # noqa: BLE001 - the other cells go on
-        return CellResult(cell=cell, error=_text(error))
+        return _failed(CellResult(cell=cell), error)
     return CellResult(cell=cell, mixture=made.mixtures.get(cell.arm))
 
 
@@ -109,7 +113,7 @@ async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> li
             except BudgetExceededError as error:
                 spent.append(error)
             except Exception as error:  # noqa: BLE001 - the other cells go on
-                return replace(cell.result, error=_text(error))
+                return _failed(cell.result, error)
         return cell.result
 
     results = await asyncio.gather(*(one(cell) for cell in started))
@@ -150,14 +154,15 @@ def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) ->
     where = "" if root == ".lema" else f" --root {root}"
     return "\n".join(
         [
-            f"{len(table.failed)} of {len(table.cells)} cells failed; the others are finished and kept:",
+            f"{len(table.failed)} of {len(table.cells)} cells did not finish; the others are kept:",
             *(f"  {result.cell.name}: {result.error}" for result in table.failed),
-            f"Go on with: lema resume {run.name}{where} (it makes the failed cells only)",
+            f"Go on with: lema resume {run.name}{where} (it makes these cells only)",
             f"Report of the others: {Store(Runtime.of(run, root).root).folder(report)}/{HTML}",
             as_text(table),
         ]
     )
 
 
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _failed(result: CellResult, error: Exception) -> CellResult:
+    why = str(error) or type(error).__name__
+    return replace(result, error=why, waiting=isinstance(error, BatchPendingError))

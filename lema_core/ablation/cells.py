@@ -165,3 +165,5 @@ class CellResult:
     evaluation: ArtifactRef | None = None
     error: str = ""
     """Why it failed; empty where it did not."""
+    waiting: bool = False
+    """It did not fail: a batch is submitted, and a later run collects it."""

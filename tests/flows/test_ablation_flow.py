@@ -9,24 +9,27 @@ import pyarrow.parquet as pq
 import pytest
 from support import environment, lema_command, parts
 
+from flows.run_records import record_of
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.llm.simulated import Faults
 from lema_core.records import Example
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
-SWEEP = """
+MINE = """
 [arms.mine]
 about = "corrections alone"
 views = [{ rows = "corrections", format = "correction" }]
+"""
+SWEEP = f"""{MINE}
 [arms.too_large]
 about = "an arm that the pool cannot fill"
-views = [{ rows = "corrections", format = "correction" }]
-fill = [{ rows = "rationales", format = "cot", where = { levels = ["nowhere"] } }]
-match = { arm = "lema", by = "rows" }
+views = [{{ rows = "corrections", format = "correction" }}]
+fill = [{{ rows = "rationales", format = "cot", where = {{ levels = ["nowhere"] }} }}]
+match = {{ arm = "lema", by = "rows" }}
 [ablation]
 arms = ["cot", "lema", "mine", "too_large"]
-seeds = [0, 1]
 [ablation.settings.few]
 mistakes.per_question = 1
 [ablation.settings.many]
@@ -44,12 +47,12 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
     planned = lema("plan", run_file, "--root", "out").stdout
     assert planned.count("reasoning_paths") == 1, "both settings share the paths"
     assert planned.count("mistakes") == 2
-    assert planned.count("mixture: cot") == 2, "cot reads the verdicts, and no mistakes: one a seed, in either setting"
-    assert planned.count("mixture: lema") == 4
+    assert planned.count("mixture: cot") == 1, "cot reads the verdicts, and no mistakes: the same in either setting"
+    assert planned.count("mixture: lema") == 2
 
     ended = lema("sweep", run_file, "--root", "out", check=False)
     assert ended.returncode == 1
-    assert "4 of 16 cells failed; the others are finished" in ended.stderr
+    assert "2 of 8 cells did not finish; the others are kept" in ended.stderr
     assert "too_large, seed 0" in ended.stderr
     assert "are wanting, and the pool has" in ended.stderr
     assert "lema resume flow_test --root out" in ended.stderr
@@ -61,7 +64,7 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
     (table,) = of_stage(store, "ablation")
     folder = Path(store.folder(table))
     cells = pq.read_table(folder / "cells.parquet").to_pylist()
-    assert len(cells) == 16
+    assert len(cells) == 8
     assert {c["arm"] for c in cells if c["error"]} == {"too_large"}
     for cell in cells:
         if not cell["error"]:
@@ -74,17 +77,14 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
     # It goes on as the sweep it was: nothing is asked, nothing is made again, and the same cells fail.
     hits, held = simulated.stats.counts["hits"], parts(tmp_path / "out")
     again = lema("resume", "--root", "out", check=False)
-    assert "4 of 16 cells failed" in again.stderr
+    assert "2 of 8 cells did not finish" in again.stderr
     assert simulated.stats.counts["hits"] == hits
     assert parts(tmp_path / "out") == held
 
-
-def test_a_run_of_the_same_file_is_no_sweep(lema, run_file, tmp_path):
-    run_file.write_text(run_file.read_text() + SWEEP)
-    lema("run", run_file, "--root", "out")
-    store = Store(str(tmp_path / "out" / "store"))
-    assert not of_stage(store, "ablation")
-    assert len(of_stage(store, "mixture")) == 2
+    # A run of the same file is of the arms of [mixture], and no sweep.
+    assert "40 questions, 120 reasoning paths" in lema("run", run_file, "--root", "out").stdout
+    assert len(of_stage(store, "ablation")) == 1
+    assert record_of(str(tmp_path / "out"), "flow_test").spec.ablation is None
 
 
 def test_a_wrong_sweep_is_refused_before_anything_is_paid(lema, run_file, simulated):
@@ -95,6 +95,23 @@ def test_a_wrong_sweep_is_refused_before_anything_is_paid(lema, run_file, simula
     assert "ablation.settings.few" in refused.stderr
     assert "did you mean 'per_question'" in refused.stderr
     assert simulated.stats.counts["hits"] == 0
+
+
+def test_cells_that_wait_for_a_batch_are_collected_by_a_later_run(lema, run_file, simulated, tmp_path):
+    run_file.write_text(run_file.read_text() + '[ablation]\narms = ["cot", "mine"]\n' + MINE)
+    batch = ("endpoints.reference.transport=batch", "endpoints.reference.wait_for_batch=false")
+    simulated.faults = Faults(batch_delay_s=3600)
+    words = [word for setting in batch for word in ("--set", setting)]
+    waiting = lema("sweep", run_file, "--root", "out", *words, check=False)
+    assert waiting.returncode == 1
+    assert "2 of 2 cells did not finish" in waiting.stderr
+    assert "submitted and not finished" in waiting.stderr
+    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+    simulated.faults = Faults()
+    for submitted in simulated.batches.batches.values():
+        submitted["ready_at"] = 0
+    assert "mine" in lema("resume", "--root", "out").stdout
+    assert simulated.stats.report()["paid_twice"] == 0
 
 
 @pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="two minutes; LEMA_ALL_TESTS=1 runs it")
