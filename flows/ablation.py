@@ -67,8 +67,11 @@ class _Started:
     def made(self) -> tuple[object, ...]:
         """Return what tells its models from others: two cells that share them must not make them at the same time."""
         run = self.result.cell.run
-        base = run.evaluation.base if run.evaluation else None
-        return self.result.mixture, run.training and (run.training.base, run.training.seed), base
+        if run.mixture is None:
+            return (run.evaluation and run.evaluation.base,)
+        # Of a chain of arms the first is shared: a setting more or less does not tell its models apart.
+        first = str(run.arm(run.mixture.arms[0]).identity)
+        return first, run.mixture.seed, run.training and run.training.base
 
 
 async def _start(setting: Setting, at: Runtime) -> list[_Started]:
@@ -86,7 +89,8 @@ async def _start(setting: Setting, at: Runtime) -> list[_Started]:
 async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellResult:
     made = _on(collected)
     try:
-        await build_examples(cell.run, at, made, cell.arm)
+        for arm in cell.run.mixture.arms if cell.run.mixture else ():
+            await build_examples(cell.run, at, made, arm)
     except Exception as error:  # noqa: BLE001 - the other cells go on
         return _failed(CellResult(cell=cell), error)
     return CellResult(cell=cell, mixture=made.mixtures.get(cell.arm))
@@ -146,6 +150,8 @@ async def one_cell(result: CellResult, at: Runtime, collected: Lineage) -> CellR
     run, name = result.cell.run, result.cell.arm
     made = _on(collected)
     await fine_tune(run, at, made)
+    # A model that the cell's own started from is measured in a cell of its own.
+    made.models = {arm: model for arm, model in made.models.items() if arm == name}
     await evaluate(run, at, Endpoints(run, at, made), made)
     return replace(result, model=made.models.get(name), evaluation=made.evaluations.get(name))
 

@@ -140,12 +140,21 @@ def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
 
 
 def _fine_tuned(run: RunSpec, base: BaseModelSpec, arm: str, seed: int) -> RunSpec:
-    change: dict[str, Any] = {"mixture": {"arms": (arm,), "seed": seed}}
+    change: dict[str, Any] = {"mixture": {"arms": _with_starts(run, arm), "seed": seed}}
     if run.training:
         change["training"] = {"base": base.train, "seed": seed}
     if run.evaluation:
         change["evaluation"] = {"base": None}
     return _checked(run, change)
+
+
+def _with_starts(run: RunSpec, arm: str) -> tuple[str, ...]:
+    """Return the arm behind those whose models its training starts from."""
+    chain, start = [arm], run.training_of(arm).starts_from_arm
+    while start and start not in chain:
+        chain.insert(0, start)
+        start = run.training_of(start).starts_from_arm
+    return tuple(chain)
 
 
 def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:

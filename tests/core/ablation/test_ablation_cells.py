@@ -73,6 +73,15 @@ def test_a_cell_is_a_run_of_its_own():
     assert other.run.corrections.also == ("b",)
 
 
+def test_an_arm_that_starts_from_anothers_model_has_that_arm_in_its_cell():
+    ablation = {"arms": ["step_dpo", "cot"], "bases": [{"name": "one", "train": "org/one"}]}
+    run = RunSpec.model_validate(RUN | {"ablation": ablation, "arm_training": {"step_dpo": {"base": "arm:lema"}}})
+    dpo, cot = expand(run)[0].cells
+    assert dpo.run.mixture.arms == ("lema", "step_dpo")
+    assert cot.run.mixture.arms == ("cot",)
+    assert dpo.run.training_of("lema").base == "org/one"
+
+
 def test_a_recorded_sweep_has_the_cells_it_was_started_with():
     run = sweep(seeds=[0, 1], settings={"long": {"training": {"epochs": 7}}})
     again = RunSpec.model_validate_json(run.model_dump_json())
