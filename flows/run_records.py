@@ -4,6 +4,7 @@ The store and the ledger hold what was done; this holds only what to do, and whi
 killed stays ``running`` here with a dead process, which is what makes it unfinished.
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Iterator
@@ -15,12 +16,13 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.artifacts.files import atomic_file, open_root
-from lema_core.errors import BatchPendingError, ConfigError, LemaError
+from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
 from lema_core.llm.claims import LEASE_S, Owner, owner_lives, this_machine
 from lema_core.specs import RunSpec, Runtime
 
-RunState = Literal["running", "waiting", "failed", "completed"]
-"""``waiting``: batches are submitted, and nothing else is left to do before they are collected."""
+RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
+"""``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody
+stopped it on purpose, so that only somebody starts it again."""
 
 
 class RunRecord(BaseModel):
@@ -46,7 +48,7 @@ class RunRecord(BaseModel):
 
 @contextmanager
 def recorded(spec: RunSpec, root: str) -> Iterator[None]:
-    """Record a run as running, and at the end as completed, waiting for batches, or failed.
+    """Record a run as running, and at the end as completed, waiting for batches, cancelled or failed.
 
     Raises:
         ConfigError: another living process is at this run.
@@ -60,6 +62,9 @@ def recorded(spec: RunSpec, root: str) -> Iterator[None]:
         yield
     except BatchPendingError as error:
         save(root, spec, "waiting", str(error))
+        raise
+    except (asyncio.CancelledError, CancelledRunError, KeyboardInterrupt):
+        save(root, spec, "cancelled")
         raise
     except BaseException as error:
         # On a full disk this fails too; what the user has to hear is what failed first.

@@ -12,6 +12,7 @@ LemaError
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
+├── CancelledRunError        somebody cancelled the run; what was paid is kept
 ├── ShardsFailedError        some shards of a stage failed; the others are kept
 └── CellsFailedError         some cells of a sweep failed; the others are kept
 
@@ -65,6 +66,10 @@ class TrainingError(LemaError):
 
 class MissingDependencyError(LemaError):
     """An optional part of LeMa is not installed."""
+
+
+class CancelledRunError(LemaError):
+    """Somebody cancelled the run. What was paid is kept."""
 
 
 class ShardsFailedError(LemaError):

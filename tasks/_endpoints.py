@@ -15,6 +15,7 @@ from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Watch
 from tasks._publish import Stage
+from tasks._secrets import with_key
 
 _engines: dict[tuple[Runtime, int], Engine] = {}
 
@@ -49,8 +50,9 @@ async def engine_of(runtime: Runtime) -> Engine:
 @asynccontextmanager
 async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
     """Give the endpoint with a URL, its server started where it has a command and stopped at the end."""
-    async with running(endpoint) as url:
-        yield endpoint.at(url)
+    ready = await with_key(endpoint)
+    async with running(ready) as url:
+        yield ready.at(url)
 
 
 async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIterator[Outcome]:

@@ -8,9 +8,11 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from support import chromium
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,3 +68,17 @@ def postgres() -> Iterator[str]:
         subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
         yield f"postgresql://lema@127.0.0.1:{port}"
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Give the system's Chromium, driven without a window."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()

@@ -1,8 +1,17 @@
 """What tests of the whole thing share: a run file, the command line, and what a root holds."""
 
+import json
 import os
+import shutil
 import sys
+import time
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
+
+PATIENCE_S = 120
 
 RUN = """
 name = "flow_test"
@@ -49,3 +58,51 @@ def environment(api: str, home: Path) -> dict[str, str]:
 def parts(root: Path) -> dict[str, bytes]:
     """Return every Parquet part under a root by its place."""
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.parquet"))}
+
+
+def chromium() -> str:
+    """Return the browser's program; CI has one, elsewhere the tests that need it skip."""
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None and os.environ.get("CI") != "true":
+        pytest.skip("no Chromium on this machine: apt-get install chromium")
+    assert path, "CI runs the browser tests: install chromium"
+    return path
+
+
+def until(what: str, moment: Callable[[], object]):
+    """Wait for something to become true, and return it."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        if seen := moment():
+            return seen
+        time.sleep(0.2)
+    raise AssertionError(f"{what}: not within {PATIENCE_S} s")
+
+
+def ask(api: str, path: str, body: dict | None = None, method: str = "POST"):
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"}, method=method)
+    with urllib.request.urlopen(request) as answer:
+        text = answer.read()
+    return json.loads(text) if text else None
+
+
+def runs(api: str, name: str) -> list[dict]:
+    """Return the flow runs whose name holds this, the newest first."""
+    found = {"flow_runs": {"name": {"like_": name}}, "sort": "START_TIME_DESC"}
+    return ask(api, "flow_runs/filter", found)
+
+
+def start_run(api: str, deployment: str, **parameters: object) -> dict:
+    found = ask(api, f"deployments/name/{deployment}", method="GET")
+    return ask(api, f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})
+
+
+def state_of(api: str, run: dict) -> dict:
+    return ask(api, f"flow_runs/{run['id']}", method="GET")["state"]
+
+
+def ended(api: str, run: dict) -> dict:
+    return until(
+        run["name"], lambda: (s := state_of(api, run))["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} and s
+    )

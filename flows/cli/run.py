@@ -95,13 +95,14 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.cli.outcome import show, show_sweep
     from flows.cli.progress import bars
     from flows.lema import lema
+    from flows.operations.cancelling import cancellable
     from flows.run_records import recorded
 
     with recorded(spec, root), bars() as listener:
         if spec.ablation:
-            swept = asyncio.run(listened(ablation(spec, root), listener))
+            swept = asyncio.run(listened(cancellable(ablation, spec, root), listener))
         else:
-            made = asyncio.run(listened(lema(spec, root), listener))
+            made = asyncio.run(listened(cancellable(lema, spec, root), listener))
     seconds = time.monotonic() - started
     if spec.ablation:
         show_sweep(console, spec, root, swept, seconds)
@@ -113,7 +114,8 @@ async def all_answer(endpoints: "set[EndpointSpec]") -> None:
     """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid."""
     from lema_core.llm.client import Client
 
-    for endpoint in endpoints:
+    # A key in a Secret block is read where requests are sent: here there may be no Prefect server yet.
+    for endpoint in (one for one in endpoints if one.api_key_secret is None):
         endpoint.api_key()
         if endpoint.base_url:
             client = Client(endpoint)

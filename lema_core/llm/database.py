@@ -6,6 +6,7 @@ SQL is written once, with ``?`` for values. A connection belongs to the thread t
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -38,6 +39,16 @@ class Database(Protocol):
         """Insert rows into all columns of a table, leaving rows with a known key as they are; return how many are new.
 
         One statement: while the event loop is busy, every statement of the ledger's thread waits for the interpreter.
+        """
+
+    def lost(self) -> bool:
+        """Tell whether the connection is gone, which a file's never is."""
+
+    def reopen(self) -> None:
+        """Connect anew.
+
+        Raises:
+            LedgerError: the server does not answer.
         """
 
     def close(self) -> None:
@@ -116,6 +127,12 @@ class _Sqlite:
     def insert(self, table: str, rows: Sequence[Row]) -> int:
         return self._connection.execute(_insert(table, rows), [value for row in rows for value in row]).rowcount
 
+    def lost(self) -> bool:
+        return False
+
+    def reopen(self) -> None:
+        """Do nothing: a file stays open."""
+
     def close(self) -> None:
         self._connection.close()
 
@@ -142,10 +159,11 @@ class _Postgres:
                 "a ledger in PostgreSQL needs psycopg: run `pip install 'lema-pipeline[postgres]'`"
             ) from None
         self._error = psycopg.Error
+        self._connect = partial(psycopg.connect, url, autocommit=True, connect_timeout=15)
         parts = urlsplit(url)
         self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
         try:
-            self._connection = psycopg.connect(url, autocommit=True, connect_timeout=15)
+            self._connection = self._connect()
             with self.transaction():
                 # Two processes that create the same table at once collide in the catalogue: one at a time.
                 self._connection.execute("SELECT pg_advisory_xact_lock(7021)")
@@ -176,6 +194,15 @@ class _Postgres:
     def insert(self, table: str, rows: Sequence[Row]) -> int:
         values = [value for row in rows for value in row]
         return self._connection.execute(_percent(_insert(table, rows)), values).rowcount
+
+    def lost(self) -> bool:
+        return bool(self._connection.closed)
+
+    def reopen(self) -> None:
+        try:
+            self._connection = self._connect()
+        except self._error as error:
+            raise LedgerError(f"cannot open the ledger {self.where}: {str(error).strip()}") from None
 
     def close(self) -> None:
         self._connection.close()

@@ -49,6 +49,8 @@ class EndpointSpec(BaseModel):
     """What answers: by default the model's name; for a checkpoint, the hash of its weights."""
     api_key_env: str | None = None
     """The *name* of the environment variable with the key."""
+    api_key_secret: str | None = None
+    """Instead of it: the name of the Prefect Secret block with the key. Only flows can read it."""
     concurrency: int = Field(64, ge=1, le=10_000)
     """At most so many requests in flight from one process; the engine finds out how many are good. Several processes
     (workers of a cluster) have so many each, and divide the two limits below."""
@@ -79,6 +81,8 @@ class EndpointSpec(BaseModel):
     def _where_from(self) -> "EndpointSpec":
         if self.base_url and self.command:
             raise ValueError("an endpoint has either a base_url or a command, not both")
+        if self.api_key_env and self.api_key_secret:
+            raise ValueError("a key comes from api_key_env or from api_key_secret, not from both")
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url {self.base_url!r} must start with http:// or https://")
         if not self.identity:
@@ -96,6 +100,11 @@ class EndpointSpec(BaseModel):
             ConfigError: the named variable is not set.
         """
         if self.api_key_env is None:
+            if self.api_key_secret:
+                raise ConfigError(
+                    f"endpoint {self.name!r} takes its key from a Prefect Secret block, which only flows can read: "
+                    "here give api_key_env"
+                )
             return "none"
         key = os.environ.get(self.api_key_env, "").strip()
         if not key:

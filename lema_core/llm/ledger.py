@@ -5,11 +5,13 @@ runs, shares the next one. A kill loses at most what was in flight and these mil
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TypeVar
 
-from lema_core.errors import LemaError
+from lema_core.errors import LedgerError, LemaError
 from lema_core.llm.claims import Claims
 from lema_core.llm.requests import Completion
 from lema_core.llm.store import Entry, LedgerStore
@@ -17,6 +19,9 @@ from lema_core.llm.store import Entry, LedgerStore
 T = TypeVar("T")
 
 GATHER_S = 0.004
+OUTAGE_S = 120.0
+"""How long a database may be away (a restart, a failover) before a run gives up."""
+RETRY_S = 0.5
 
 
 class Ledger:
@@ -39,7 +44,7 @@ class Ledger:
         """
         ledger = cls(run)
         try:
-            ledger.store = await ledger.call(lambda: LedgerStore(url))
+            ledger.store = await asyncio.get_running_loop().run_in_executor(ledger._thread, LedgerStore, url)
             ledger.claims = Claims(ledger.store)
             await ledger.call(ledger.claims.join)
         except BaseException:
@@ -48,8 +53,24 @@ class Ledger:
         return ledger
 
     async def call(self, work: Callable[[], T]) -> T:
-        """Run something on the store in the ledger's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Run something on the store in the ledger's thread; where the database goes away for a while, again.
+
+        What is run must bear being run twice: whether a commit arrived before the connection was lost, nobody knows.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        deadline = time.monotonic() + OUTAGE_S
+        while True:
+            try:
+                return work()
+            except LedgerError:
+                # Answers that are paid wait here for their commit: to give up at once would be to pay for them again.
+                if not self.store.database.lost() or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_S)
+            with suppress(LedgerError):
+                self.store.database.reopen()
 
     async def lookup(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Return the completions held for some keys."""

@@ -1,9 +1,7 @@
 """The pages in a real browser: what only a browser can tell."""
 
-import os
 import re
 import runpy
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,27 +19,6 @@ SAMPLES = Path(__file__).parents[1] / "core" / "report" / "conftest.py"
 PHONE = {"width": 360, "height": 740}
 
 pytestmark = pytest.mark.slow
-
-
-def _chromium():
-    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if path is None and os.environ.get("CI") != "true":
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    assert path, "CI runs the browser tests: install chromium"
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = _chromium()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,23 @@
 """A real Prefect server for the session, a simulated endpoint in this process, and the command line as users run it."""
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
-from support import RUN, environment, lema_command
+from support import RUN, environment, lema_command, until
 
 from flows.operations import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -56,3 +62,29 @@ def run_file(tmp_path, simulated) -> Path:
     path = tmp_path / "run.toml"
     path.write_text(RUN.replace("{url}", simulated.url))
     return path
+
+
+@pytest.fixture
+def checkout(tmp_path, run_file) -> Path:
+    """Give a folder like a clone: the deployments, and a run file for the simulated endpoint among them."""
+    shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
+    shutil.copy(run_file, tmp_path / "deployments" / "runs" / "test.toml")
+    return tmp_path
+
+
+@pytest.fixture
+def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
+    """Serve the deployments from the checkout, as `make serve` does."""
+    given = environment(prefect_api, checkout) | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    with (checkout / "serve.log").open("wb") as log:
+        process = subprocess.Popen(
+            lema_command("serve"), cwd=checkout, env=given, stdout=log, stderr=log, start_new_session=True
+        )
+    until("serving", lambda: b"Serving" in (checkout / "serve.log").read_bytes())
+    yield process
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.wait(30)
+    _, alive = psutil.wait_procs(family, timeout=10)
+    for one in alive:
+        one.kill()

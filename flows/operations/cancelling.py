@@ -1,0 +1,61 @@
+"""Cancelling a run that no worker looks after: the process that runs it watches for the wish itself."""
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, cast
+from uuid import UUID
+
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import PrefectException
+from prefect.flows import FlowStateHook
+from prefect.states import Cancelled
+
+from lema_core.errors import CancelledRunError
+from lema_core.specs import RunSpec
+
+LOOK_S = 2.0
+
+
+async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
+    """Run a flow in this process, and end it within seconds when somebody cancels it in the UI or by the API.
+
+    Raises:
+        CancelledRunError: it was cancelled.
+    """
+    begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
+
+    def note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - Prefect gives them by position
+        if not begun.done():
+            begun.set_result(flow_run.id)
+
+    noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", note)])
+    work = asyncio.ensure_future(cast("Coroutine[Any, Any, Any]", noted(run, root)))
+    watch = asyncio.create_task(_until_wished(begun))
+    await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
+    if work.done():
+        watch.cancel()
+        return work.result()
+    work.cancel()
+    # The engines settle what is out and paid; training's process group is ended.
+    await asyncio.wait([work])
+    async with get_client() as client:
+        state: State[None] = Cancelled(message="cancelled; what was paid is kept")
+        await client.set_flow_run_state(begun.result(), state, force=True)
+    raise CancelledRunError(
+        f"the run was cancelled. What was paid is kept; go on with: lema resume {run.name} --root {root}"
+    )
+
+
+async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
+    flow_run = await begun
+    async with get_client() as client:
+        while True:
+            # A server that is away for a moment cannot have been asked to cancel anything.
+            with suppress(PrefectException, OSError):
+                state = (await client.read_flow_run(flow_run)).state
+                if state and state.type == StateType.CANCELLING:
+                    return
+            await asyncio.sleep(LOOK_S)
