@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 import typer
 
 from flows.cli.console import console
-from flows.operations import server
+from flows.operations import server, stack
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -91,6 +91,7 @@ def examine(needs: Needs) -> Iterator[Finding]:
     yield _student(needs)
     yield from _devices()
     yield _prefect()
+    yield from (Finding(*line) for line in stack.examined())
     for path in needs.files:
         yield _file(path)
     for spec in needs.endpoints:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import TriggerTypes
 from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
@@ -70,5 +71,5 @@ def _served(one: dict[str, Any]) -> RunnerDeployment:
     ]
     return RunnerDeployment.from_entrypoint(
         one["entrypoint"], one["name"], description=one["description"], tags=one["tags"], schedules=schedules,
-        concurrency_limit=one["concurrency_limit"], triggers=triggers,
+        concurrency_limit=ConcurrencyLimitConfig(**one["concurrency_limit"]), triggers=triggers,
     )  # fmt: skip

@@ -44,6 +44,21 @@ def down() -> Iterator[tuple[str, bool]]:
     yield "PostgreSQL", Postgres(FOLDER / "postgres").stop()
 
 
+def examined() -> Iterator[tuple[str, str, str, str]]:
+    """Yield what `lema doctor` says of the stack: part, state (ok, absent, missing), what was seen, the remedy."""
+    database = Postgres(FOLDER / "postgres")
+    if not database.made:
+        yield "PostgreSQL", "absent", "none of ours; the ledger is a file", "nothing to do: `lema up` makes one"
+    elif database.running():
+        yield "PostgreSQL", "ok", database.url("ledger"), ""
+    else:
+        yield "PostgreSQL", "missing", f"the ledger is in {database.folder}, which does not run", "lema up"
+    if WORKER.facts():
+        yield "worker", "ok", f"runs, log in {WORKER.log}", ""
+    else:
+        yield "worker", "absent", "none of ours; deployments wait for one", "nothing to do: `lema up` starts one"
+
+
 def _database() -> str:
     database = Postgres(FOLDER / "postgres")
     fresh = not database.made

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import RUN, environment, lema_command, until
+from support import RUN, ask, environment, lema_command, until
 
 from flows.operations import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -76,11 +76,13 @@ def checkout(tmp_path, run_file) -> Path:
 def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
     """Serve the deployments from the checkout, as `make serve` does."""
     given = environment(prefect_api, checkout) | {"PREFECT_RUNNER_POLL_FREQUENCY": "1"}
-    with (checkout / "serve.log").open("wb") as log:
+    with (checkout / "serve.log").open("wb") as out:
         process = subprocess.Popen(
-            lema_command("serve"), cwd=checkout, env=given, stdout=log, stderr=log, start_new_session=True
+            lema_command("serve"), cwd=checkout, env=given, stdout=out, stderr=out, start_new_session=True
         )
-    until("serving", lambda: b"Serving" in (checkout / "serve.log").read_bytes())
+    log = checkout / "serve.log"
+    until("serving", lambda: registered(prefect_api) or process.poll() is not None)
+    assert process.poll() is None, log.read_text()
     yield process
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGTERM)
@@ -88,3 +90,8 @@ def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
     _, alive = psutil.wait_procs(family, timeout=10)
     for one in alive:
         one.kill()
+
+
+def registered(api: str) -> bool:
+    """Tell whether the last of the deployments is there."""
+    return "evaluate" in {one["name"] for one in ask(api, "deployments/filter", {})}
