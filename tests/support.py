@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-PATIENCE_S = 120
+PATIENCE_S = 180
 
 RUN = """
 name = "flow_test"

@@ -57,7 +57,16 @@ def register() -> list[str]:
 
 
 def served() -> list[RunnerDeployment]:
-    """Return the deployments for ``prefect.serve``, which needs neither a work pool nor a worker."""
+    """Return the deployments for ``prefect.serve``, which needs neither a work pool nor a worker.
+
+    One that is registered with a work pool would go on waiting for a worker, and Prefect does not take it out: it is
+    registered anew.
+    """
+    names = {one["name"] for one in described()}
+    with get_client(sync_client=True) as client:
+        for there in client.read_deployments():
+            if there.name in names and there.work_pool_name:
+                client.delete_deployment(there.id)
     return [_served(one) for one in described()]
 
 

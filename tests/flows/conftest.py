@@ -93,5 +93,6 @@ def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
 
 
 def registered(api: str) -> bool:
-    """Tell whether the last of the deployments is there."""
-    return "evaluate" in {one["name"] for one in ask(api, "deployments/filter", {})}
+    """Tell whether the last of the deployments is there, and served rather than left to a worker."""
+    found = {one["name"]: one for one in ask(api, "deployments/filter", {})}
+    return "evaluate" in found and found["evaluate"]["work_pool_name"] is None

@@ -23,10 +23,9 @@ def test_a_form_starts_a_run_that_is_seen_and_one_that_is_cancelled(
 ):
     deployment = ask(prefect_api, "deployments/name/lema-run/whole-run", method="GET")
     page.goto(ui_url(prefect_api, f"deployments/deployment/{deployment['id']}/run"))
-    field = page.get_by_label("run_file", exact=False).first
-    field.wait_for()
+    page.get_by_text("Path of a run file").wait_for()
     page.screenshot(path=tmp_path / "form.png")
-    field.fill("deployments/runs/test.toml")
+    page.locator("textarea").first.fill("deployments/runs/test.toml")
     page.get_by_role("button", name="Submit").click()
     run = until("the run", lambda: runs(prefect_api, NAME))[0]
     assert ended(prefect_api, run)["type"] == "COMPLETED"
