@@ -12,6 +12,7 @@ LemaError
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
+├── ServerGoneError          the orchestrator's server went away; what was paid is kept
 ├── CancelledRunError        somebody cancelled the run; what was paid is kept
 ├── ShardsFailedError        some shards of a stage failed; the others are kept
 └── CellsFailedError         some cells of a sweep failed; the others are kept
@@ -66,6 +67,10 @@ class TrainingError(LemaError):
 
 class MissingDependencyError(LemaError):
     """An optional part of LeMa is not installed."""
+
+
+class ServerGoneError(LemaError):
+    """The orchestrator's server went away. What was paid and finished is kept."""
 
 
 class CancelledRunError(LemaError):

@@ -4,15 +4,21 @@ A progress update costs the server 8 to 28 ms, so there is at most one every two
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import wraps
+from typing import ParamSpec
 
+import httpx
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.exceptions import PrefectException
 
 from lema_core.artifacts import ArtifactRef
 
 UPDATE_SECONDS = 2.0
+
+AWAY = (PrefectException, OSError, httpx.TransportError)
+"""What Prefect's client raises where its server does not answer. It must not stop work that is being paid for."""
 
 Watch = Callable[[], tuple[float, str]]
 """Returns how far a stage is (0 to 1) and one line of figures."""
@@ -21,6 +27,20 @@ Listener = Callable[[str, float, str], None]
 """Told the stage, how far it is, and its line; the command line draws a bar from it."""
 
 _listeners: list[Listener] = []
+
+
+P = ParamSpec("P")
+
+
+def decorative(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+    """Wrap what only shows something in Prefect: where its server is away, the work goes on unseen."""
+
+    @wraps(show)
+    async def shown(*args: P.args, **kwargs: P.kwargs) -> None:
+        with suppress(*AWAY):
+            await show(*args, **kwargs)
+
+    return shown
 
 
 @asynccontextmanager
@@ -72,8 +92,7 @@ async def _update(ref: ArtifactRef, watch: Watch) -> None:
 
 
 async def _send(artifact: object, ref: ArtifactRef, share: float, line: str) -> object:
-    # A server that is away for a moment must not stop work that is being paid for.
-    with suppress(PrefectException, OSError):
+    with suppress(*AWAY):
         if artifact is None:
             key = f"progress-{ref.stage.replace('_', '-')}"
             return await acreate_progress_artifact(progress=100 * share, key=key, description=line)

@@ -23,7 +23,7 @@ from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartWriter, Sha
 from lema_core.errors import BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of
-from tasks._progress import Watch, watched
+from tasks._progress import Watch, decorative, watched
 
 SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
@@ -169,6 +169,7 @@ def _summary(manifest: Manifest) -> str:
     return f"{manifest.rows_in} in, {manifest.rows_out} out, {manifest.rejected} rejected"
 
 
+@decorative
 async def show_published(manifest: Manifest) -> None:
     """Put a stage's figures into Prefect: a log line, and a table of what came in, went out and was rejected why."""
     get_run_logger().info("%s %s: %s", manifest.stage, manifest.fingerprint, _summary(manifest))

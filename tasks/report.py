@@ -16,6 +16,7 @@ from lema_core.report.gathering import evaluation_of, gather
 from lema_core.report.run_cards import arm_card
 from lema_core.report.story import percent
 from lema_core.specs import RunSpec, Runtime
+from tasks._progress import decorative
 from tasks._publish import SHARD_TASK, Stage, published
 
 HTML, MARKDOWN = "report.html", "report.md"
@@ -40,14 +41,16 @@ async def report(runtime: Runtime, run: RunSpec, made: Lineage) -> ArtifactRef:
     stage = Stage(identities.report(run, made), rows=0)
     if not await published(runtime, stage):
         await write_report(runtime, run, made, stage)
-    store = Store(runtime.root)
-    folder = store.folder(stage.ref)
-    await acreate_link_artifact(
-        link=_link(store, f"{folder}/{HTML}"), key="report-page", link_text=f"{run.name}: report"
-    )
-    text = store.fs.cat_file(f"{folder}/{MARKDOWN}").decode("utf-8")
-    await acreate_markdown_artifact(markdown=text, key="report", description=run.title or run.name)
+    await _show(Store(runtime.root), run, stage.ref)
     return stage.ref
+
+
+@decorative
+async def _show(store: Store, run: RunSpec, ref: ArtifactRef) -> None:
+    page, text = (f"{store.folder(ref)}/{name}" for name in (HTML, MARKDOWN))
+    await acreate_link_artifact(link=_link(store, page), key="report-page", link_text=f"{run.name}: report")
+    markdown = store.fs.cat_file(text).decode("utf-8")
+    await acreate_markdown_artifact(markdown=markdown, key="report", description=run.title or run.name)
 
 
 def _link(store: Store, path: str) -> str:

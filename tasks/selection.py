@@ -20,6 +20,7 @@ from lema_core.selection_spec import SelectionSpec
 from lema_core.specs import Runtime
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model
+from tasks._progress import decorative
 from tasks._publish import SHARD_TASK, Stage, files_under, outcome, publish, published
 
 Tables = Mapping[int, ArtifactRef]
@@ -77,6 +78,7 @@ def _answers(store: Store, tables: Tables) -> dict[int, Iterator[JudgedPath]]:
     return {step: store.rows(ref, JudgedPath) for step, ref in tables.items()}
 
 
+@decorative
 async def _show(arm: str, scores: list[CheckpointScore]) -> None:
     await acreate_table_artifact(
         table=[asdict(score) for score in scores],

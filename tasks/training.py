@@ -19,7 +19,7 @@ from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
 from tasks._models import based_on
-from tasks._progress import watched
+from tasks._progress import decorative, watched
 from tasks._publish import SHARD_TASK, Stage, files_under, published
 
 KEPT = ("model", "metrics.parquet", "spec.json")
@@ -98,6 +98,7 @@ class Figures:
         return step / max(1, self.total), ", ".join((f"step {step}/{self.total}", *figures))
 
 
+@decorative
 async def _show(arm: str, seen: Figures, metrics: Path) -> None:
     """Put every step's figures into a table, and a link beside it for each tracker that has a page."""
     name, about = arm.replace("_", "-"), f"training of the arm {arm}"

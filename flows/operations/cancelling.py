@@ -6,15 +6,16 @@ from contextlib import suppress
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import PrefectException
 from prefect.flows import FlowStateHook
 from prefect.states import Cancelled
 
-from lema_core.errors import CancelledRunError
+from lema_core.errors import CancelledRunError, ServerGoneError
 from lema_core.specs import RunSpec
+from tasks._progress import AWAY
 
 LOOK_S = 2.0
 
@@ -24,6 +25,7 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
 
     Raises:
         CancelledRunError: it was cancelled.
+        ServerGoneError: the Prefect server went away while it ran.
     """
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
 
@@ -37,7 +39,13 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
     await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
     if work.done():
         watch.cancel()
-        return work.result()
+        try:
+            return work.result()
+        except httpx.TransportError as error:
+            raise ServerGoneError(
+                f"the Prefect server does not answer any more ({error}). What was paid and finished is kept; start it "
+                f"(lema ui start) and go on with: lema resume {run.name} --root {root}"
+            ) from None
     work.cancel()
     # The engines settle what is out and paid; training's process group is ended.
     await asyncio.wait([work])
@@ -54,7 +62,7 @@ async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
     async with get_client() as client:
         while True:
             # A server that is away for a moment cannot have been asked to cancel anything.
-            with suppress(PrefectException, OSError):
+            with suppress(*AWAY):
                 state = (await client.read_flow_run(flow_run)).state
                 if state and state.type == StateType.CANCELLING:
                     return

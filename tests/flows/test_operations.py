@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -136,8 +137,7 @@ def test_a_killed_run_is_shown_as_crashed_and_resumed_by_the_automation(
     run = start_run(prefect_api, "lema-run/whole-run", run_file="deployments/runs/test.toml")
     until("the first answers", lambda: simulated.stats.counts["ok"] > 40)
     victim = flow_process_of(serving, run)
-    for one in (*victim.children(recursive=True), victim):
-        one.kill()
+    kill_all(victim.pid)
     assert ended(prefect_api, run)["type"] == "CRASHED"
     resumed = until("the automation", lambda: runs(prefect_api, "resume  under .lema"))[-1]
     state = ended(prefect_api, resumed)
@@ -181,9 +181,7 @@ def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         ) as process:  # fmt: skip
             until("the first answers", lambda: simulated.stats.counts["ok"] > 40 + 130)
-            pid = json.loads((home / "server.json").read_text())["pid"]
-            for one in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
-                one.kill()
+            kill_all(json.loads((home / "server.json").read_text())["pid"])
             told = process.communicate(timeout=240)[0]
         assert "Traceback" not in told
         # Whatever the run said without its server: what it paid is there, and the same command finishes.
@@ -224,10 +222,16 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
             database.stop()
 
 
+def kill_all(pid: int) -> None:
+    """Kill -9 a process and what it started; its children may end by themselves meanwhile."""
+    parent = psutil.Process(pid)
+    for one in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+
+
 def kill_postgres(data: Path) -> None:
-    pid = int((data / "postmaster.pid").read_text().splitlines()[0])
-    for one in (*psutil.Process(pid).children(recursive=True), psutil.Process(pid)):
-        one.kill()
+    kill_all(int((data / "postmaster.pid").read_text().splitlines()[0]))
 
 
 def restarted(database: Postgres) -> bool:
