@@ -48,7 +48,8 @@ def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
     """Return the mean accuracy of some runs with its interval, over the seeds too where there are several."""
     if len(runs) == 1 or spread is None:
         return statistics.wilson(sum(runs[0]), len(runs[0]))
-    return accuracy_over_seeds(runs, spread)
+    found = accuracy_over_seeds(runs, spread)
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
 def contrast_of(to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None) -> Contrast:

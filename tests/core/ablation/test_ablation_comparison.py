@@ -173,3 +173,8 @@ def test_a_model_that_two_rows_share_is_not_compared_with_itself():
     found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: 1)
     assert [row.to_first_setting for row in found.rows] == [None] * 6
     assert sum(row.to_reference is not None for row in found.rows) == 4
+
+
+def test_an_accuracy_over_seeds_stays_a_share():
+    row = row_of(table(seeds=[0, 1], right={"base": 0, "cot": 0, "lema": N - 1}), "cot")
+    assert row.accuracy.low == 0
