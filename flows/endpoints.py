@@ -58,11 +58,11 @@ class Endpoints:
         A fine-tuned model knows the format: it is asked without examples, and samples as the first student does.
         """
         if round_number < 2:
-            for spec in self.run.students:
+            for spec in self.run.students if round_number == 0 else self.run.mistaken_students:
                 yield Student(spec.endpoint, spec, self[spec.endpoint])
             return
         arm = f"round_{round_number - 1}"
-        spec = self.run.students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
+        spec = self.run.mistaken_students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
         yield Student(arm, spec, self.fine_tuned(self.made.models[arm]))
 
     def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:

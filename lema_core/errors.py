@@ -9,6 +9,7 @@ LemaError
 │   ├── AuthenticationError  the endpoint refuses our key
 │   └── BatchPendingError    a batch is submitted and not finished; a later run collects it
 ├── LedgerError              the completion ledger cannot be opened, read or written
+├── QualityGateError         the pilot of corrections was refused, or nobody approved it in time
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
@@ -59,6 +60,10 @@ class LedgerError(LemaError):
 
 class BudgetExceededError(LemaError):
     """The next request would pass the budget. Everything paid so far is in the ledger."""
+
+
+class QualityGateError(LemaError):
+    """The pilot of corrections was refused, or nobody approved it in time. Nothing more is paid."""
 
 
 class TrainingError(LemaError):

@@ -16,8 +16,10 @@ from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
+from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import prompt_identity as path_prompts
 from lema_core.selection_spec import SelectionSpec
@@ -42,7 +44,8 @@ REVISIONS = {
     "reasoning_paths": 1,
     "verdicts": 1,
     "mistakes": 1,
-    "corrections": 1,
+    "quality_gate": 1,
+    "corrections": 2,
     "evolution_created": 1,
     "evolution_novel": 1,
     "evolution": 1,
@@ -64,7 +67,7 @@ def questions(spec: QuestionsSpec) -> Identity:
 
 def reasoning_paths(student: StudentSpec, model: str, task: str, questions: str) -> Identity:
     """Return the identity of the paths that ``model`` samples to some questions."""
-    spec = student.model_dump(exclude={"endpoint"}) | {"student": model}
+    spec = student.model_dump(exclude={"endpoint", "mistakes"}) | {"student": model}
     return _identity("reasoning_paths", spec, [questions], path_prompts(task))
 
 
@@ -78,9 +81,17 @@ def mistakes(spec: MistakesSpec, verdicts: Sequence[str]) -> Identity:
     return _identity("mistakes", spec, verdicts)
 
 
-def corrections(spec: CorrectionsSpec, corrector: str, task: str, mistakes: str) -> Identity:
-    """Return the identity of the accepted corrections."""
-    plain = spec.model_dump(exclude={"endpoint", "also"}) | {"corrector": corrector, "task": task}
+def quality_gate(spec: QualityGateSpec, mistakes: str) -> Identity:
+    """Return the identity of the pilot's mistakes: what is drawn, never how it is judged."""
+    return _identity("quality_gate", spec.model_dump(include={"rows", "seed"}), [mistakes])
+
+
+def corrections(
+    spec: CorrectionsSpec, corrector: str, task: str, mistakes: str, second: EndpointSpec | None = None
+) -> Identity:
+    """Return the identity of the accepted corrections: the quality gate's too, whose ``mistakes`` are the pilot's."""
+    named = {"corrector": corrector, "second": second.identity if second else None, "task": task}
+    plain = spec.model_dump(exclude={"endpoint", "also", "second"}) | named
     return _identity("corrections", plain, [mistakes], _prompt(task, "correction"))
 
 

@@ -109,6 +109,10 @@ class Correction:
     request_key: str
     prompt_tokens: int
     completion_tokens: int
+    step_agrees: bool | None = None
+    """Whether the teacher's ``step`` is the step checker's ``false_step``; None where the checker proves nothing."""
+    second_key: str | None = None
+    """The ledger's key of the second teacher's correction that names the same step; None without a second teacher."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

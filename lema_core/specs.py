@@ -15,6 +15,7 @@ from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
+from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.runtime_spec import BudgetSpec, RuntimeSpec
 from lema_core.selection_spec import SelectionSpec
@@ -42,6 +43,8 @@ class StudentSpec(Section):
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(512, ge=1)
     prompt: PromptKind = "few_shot"
+    mistakes: bool = True
+    """false: a teacher, whose right paths are CoT data (paper, section 3.2) and whose mistakes are not collected."""
 
     def sampling(self) -> Sampling:
         """Return the sampling parameters of a path; each question brings its own seed."""
@@ -76,6 +79,8 @@ class CorrectionsSpec(Section):
     """Which of the accepted ones of a mistake."""
     also: tuple[str, ...] = ()
     """Further correctors of the same mistakes, for the arms ``corrector_<endpoint>`` that compare them."""
+    second: str | None = None
+    """A second teacher: a correction is accepted only if this endpoint's own correction names the same step."""
     temperature: float = Field(0.0, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1)
@@ -84,6 +89,12 @@ class CorrectionsSpec(Section):
     def endpoints(self) -> tuple[str, ...]:
         """Return every corrector's endpoint, the main one first."""
         return (self.endpoint, *self.also)
+
+    @model_validator(mode="after")
+    def _teachers_differ(self) -> Self:
+        if self.second in self.endpoints:
+            raise ValueError(f"second is a corrector itself ({self.second}): it would agree; name another endpoint")
+        return self
 
     @model_validator(mode="after")
     def _tries_differ(self) -> Self:
@@ -183,6 +194,7 @@ class RunSpec(Section):
     evolution: EvolutionSpec | None = None
     arms: dict[str, ArmSpec] = {}
     """Arms of one's own, by name, beside the bundled ones."""
+    quality_gate: QualityGateSpec | None = None
     mixture: MixtureSpec | None = None
     training: TrainingSpec | None = None
     arm_training: dict[str, dict[str, Any]] = {}
@@ -203,6 +215,7 @@ class RunSpec(Section):
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students", self.students),
             ("evolution", self.evolution, "corrections", self.corrections),
+            ("quality_gate", self.quality_gate, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
             ("selection", self.selection, "training", self.training),
             ("selection", self.selection, "evaluation", self.evaluation),
@@ -211,6 +224,8 @@ class RunSpec(Section):
         for name, section, needed, there in needs:
             if section and not there:
                 raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
+        if self.corrections and not self.mistaken_students:
+            raise ValueError("every student has mistakes = false: nobody's mistakes are left for [corrections]")
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
         check_starts({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {})
@@ -221,12 +236,16 @@ class RunSpec(Section):
             )
         return self
 
+    @property
+    def mistaken_students(self) -> tuple[StudentSpec, ...]:
+        """Return the students whose mistakes are collected: all but the teachers of CoT data."""
+        return tuple(student for student in self.students if student.mistakes)
+
     def _endpoints_exist(self) -> None:
         used = {student.endpoint for student in self.students}
         used |= set(self.corrections.endpoints) if self.corrections else set()
-        used |= (
-            {self.evolution.endpoint, self.evolution.answers or self.evolution.endpoint} if self.evolution else set()
-        )
+        used |= {self.corrections.second} if self.corrections and self.corrections.second else set()
+        used |= set(self.evolution.endpoints) if self.evolution else set()
         used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
         if missing := sorted(used - self.endpoints.keys()):
             raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")

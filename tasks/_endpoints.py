@@ -55,8 +55,10 @@ async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
         yield ready.at(url)
 
 
-async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIterator[Outcome]:
+async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter, prefix: str = "") -> AsyncIterator[Outcome]:
     """Pass outcomes on and add up what they used, in the part's counts: for the report's table of tokens and money.
+
+    ``prefix`` keeps apart what a stage's second endpoint used.
 
     Raises:
         BatchPendingError: an outcome is still to come. A part must not hold it as a failure.
@@ -65,9 +67,9 @@ async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter) -> AsyncIt
         if isinstance(outcome, Failure) and outcome.reason == "pending":
             raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
         if isinstance(outcome, Completion):
-            part.counts["completions"] += 1
-            part.counts["prompt_tokens"] += outcome.prompt_tokens
-            part.counts["completion_tokens"] += outcome.completion_tokens
+            part.counts[f"{prefix}completions"] += 1
+            part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
+            part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
         yield outcome
 
 

@@ -1,13 +1,16 @@
 """Corrections of mistakes by a teacher, accepted only if they stand every check (paper, section 2.2)."""
 
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 
 from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Shard, Store
-from lema_core.corrections.requesting import correction_requests, reviewed
+from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
+from lema_core.corrections import select
+from lema_core.corrections.requesting import Tried, agreed, correction_requests, reviewed
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
@@ -20,34 +23,57 @@ from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
 async def corrections_shard(
     runtime: Runtime,
     spec: CorrectionsSpec,
-    corrector: EndpointSpec,
+    teachers: Sequence[EndpointSpec],
     task_name: str,
     mistakes: ArtifactRef,
     out: ArtifactRef,
     shard: Shard,
 ) -> State[None]:
-    """Ask for the corrections of a range of mistakes, and review each."""
+    """Ask for the corrections of a range of mistakes and review each; ``teachers`` are the corrector and the second."""
     store, engine, about = Store(runtime.root), await engine_of(runtime), get_task(task_name)
     rows = list(store.rows(mistakes, JudgedPath, shard.start, shard.stop))
-    outcomes = engine.stream(corrector, correction_requests(rows, about, spec.sampling(), spec.tries))
     with store.part(out, shard, Correction) as part:
         part.rows_in = len(rows) * spec.tries
-        async for row in reviewed(
-            rows, counted(outcomes, part), about, corrector=corrector.identity, tries=spec.tries, keep=spec.keep
-        ):
-            part.add(row)
+        answers = engine.stream(teachers[0], correction_requests(rows, about, spec.sampling(), spec.tries))
+        found = reviewed(rows, counted(answers, part), about, corrector=teachers[0].identity, tries=spec.tries)
+        tried = [one async for one in found]
+        for second in teachers[1:]:
+            tried = await _agreed(runtime, spec, second, task_name, tried, part)
+        for one in tried:
+            for row in select(one.rows, spec.keep):
+                part.add(row)
     return outcome(part)
 
 
+async def _agreed(
+    runtime: Runtime, spec: CorrectionsSpec, second: EndpointSpec, task_name: str, tried: list[Tried], part: PartWriter
+) -> list[Tried]:
+    """Ask the second teacher once about each mistake that the first one corrected."""
+    engine, about = await engine_of(runtime), get_task(task_name)
+    asked = [one.mistake for one in tried if one.corrected]
+    answers = engine.stream(second, correction_requests(asked, about, spec.sampling(), tries=1))
+    return await agreed(tried, counted(answers, part, "second_"), about, second.identity)
+
+
 async def corrections(
-    runtime: Runtime, spec: CorrectionsSpec, corrector: EndpointSpec, task_name: str, mistakes: ArtifactRef
+    runtime: Runtime,
+    spec: CorrectionsSpec,
+    corrector: EndpointSpec,
+    task_name: str,
+    mistakes: ArtifactRef,
+    second: EndpointSpec | None = None,
 ) -> ArtifactRef:
-    """Return the artifact of the accepted corrections; the others are its rejected rows."""
-    identity = identities.corrections(spec, corrector.identity, task_name, mistakes.fingerprint)
-    stage = Stage(identity, Store(runtime.root).manifest(mistakes).rows_out, spec.tries)
+    """Return the artifact of the accepted corrections; the others are its rejected rows.
+
+    With a ``second`` teacher a correction is accepted only if that one's own correction names the same step.
+    """
+    teachers = [corrector, second] if second else [corrector]
+    identity = identities.corrections(spec, corrector.identity, task_name, mistakes.fingerprint, second)
+    stage = Stage(identity, Store(runtime.root).manifest(mistakes).rows_out, spec.tries + len(teachers) - 1)
     if ref := await published(runtime, stage):
         return ref
-    async with serving(corrector) as live:
+    async with AsyncExitStack() as servers:
+        live = [await servers.enter_async_context(serving(teacher)) for teacher in teachers]
         return await publish(
             runtime,
             stage,

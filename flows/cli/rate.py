@@ -1,7 +1,6 @@
 """``lema rate``: a page on which a person rates a drawn pilot of corrections before the rest is paid for."""
 
 import webbrowser
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,13 +13,13 @@ if TYPE_CHECKING:
 
 def rate(
     corrections: Annotated[
-        Path,
+        str,
         typer.Argument(
             metavar="CORRECTIONS",
-            help="A Parquet file of corrections, or their artifact's folder (.lema/corrections/...).",
+            help="A Parquet file of corrections, or their artifact's folder (.lema/store/corrections/...), or a URL.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder that keeps the drawn pairs and the ratings.")],
+    out: Annotated[str, typer.Option(help="Folder that keeps the drawn pairs and the ratings.")],
     rater: Annotated[str, typer.Option(help="Who rates; each rater has a file of their own.")],
     pairs: Annotated[int, typer.Option(min=1, help="How many pairs to draw.")] = 50,
     seed: Annotated[int, typer.Option(help="Draws other pairs.")] = 0,

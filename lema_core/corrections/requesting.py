@@ -1,15 +1,28 @@
-"""What is asked of a corrector, and the tries on one mistake brought together again (paper, section 2.2)."""
+"""What is asked of the teachers, and the tries on one mistake brought together again (paper, section 2.2)."""
 
 from collections.abc import AsyncIterator, Iterable, Iterator
-from typing import Literal
+from dataclasses import dataclass
 
 from lema_core.corrections.reviewing import review
-from lema_core.corrections.selection import select
+from lema_core.corrections.selection import require_agreement
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.prompts import correction_prompt
 from lema_core.questions.tasks import Task
 from lema_core.records import Correction, JudgedPath, Rejection
 from lema_core.steps import numbered_path, strip_marks
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """The reviewed tries on one mistake, in their order."""
+
+    mistake: JudgedPath
+    rows: tuple[Correction | Rejection, ...]
+
+    @property
+    def corrected(self) -> bool:
+        """Whether some try was accepted."""
+        return any(isinstance(row, Correction) for row in self.rows)
 
 
 def correction_requests(
@@ -24,19 +37,28 @@ def correction_requests(
 
 
 async def reviewed(
-    mistakes: Iterable[JudgedPath],
-    outcomes: AsyncIterator[Outcome],
-    task: Task,
-    *,
-    corrector: str,
-    tries: int,
-    keep: Literal["shortest", "all"],
-) -> AsyncIterator[Correction | Rejection]:
-    """Yield a row a request: accepted corrections, and rejections with their reason."""
+    mistakes: Iterable[JudgedPath], outcomes: AsyncIterator[Outcome], task: Task, *, corrector: str, tries: int
+) -> AsyncIterator[Tried]:
+    """Yield each mistake with its tries: accepted corrections, and rejections with their reason."""
     for mistake in mistakes:
         rows = [
             review(mistake, await anext(outcomes), family=task.family, shape=task.shape, corrector=corrector, attempt=k)
             for k in range(tries)
         ]
-        for row in select(rows, keep):
-            yield row
+        yield Tried(mistake, tuple(rows))
+
+
+async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task: Task, second: str) -> list[Tried]:
+    """Return the tries that the second teacher's own correction agrees with on the step.
+
+    ``outcomes`` holds one answer for each mistake that is ``corrected``, in order: of the others nothing is asked.
+    """
+    checked = []
+    for one in tried:
+        rows = one.rows
+        if one.corrected:
+            answer = await anext(outcomes)
+            own = review(one.mistake, answer, family=task.family, shape=task.shape, corrector=second)
+            rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
+        checked.append(Tried(one.mistake, rows))
+    return checked

@@ -37,6 +37,7 @@ REASONS = {
     "not_shortest": "accepted, but a shorter correction of the same path was chosen",
     "duplicate": "accepted, but equal to an earlier try on the same path",
     "teachers_disagree": "the second teacher names another step",
+    "second_teacher_faulty": "the second teacher's own correction was not accepted",
 }
 """Every reason code of this stage."""
 
@@ -75,6 +76,7 @@ def review(
     parsed, original, spliced = checked
     solution = _corrected_text(parsed)
     completion = outcome if isinstance(outcome, Completion) else None
+    false_step = first_false_step(original.steps)
     return Correction(
         id=content_id("correction", path.id, corrector, attempt, parsed.step, parsed.explanation, solution),
         path_id=path.id,
@@ -94,10 +96,11 @@ def review(
         explanation=parsed.explanation,
         correct_solution=solution,
         spliced=spliced,
-        false_step=first_false_step(original.steps),
+        false_step=false_step,
         request_key=outcome.key,
         prompt_tokens=completion.prompt_tokens if completion else 0,
         completion_tokens=completion.completion_tokens if completion else 0,
+        step_agrees=parsed.step == false_step if parsed.step and false_step else None,
     )
 
 

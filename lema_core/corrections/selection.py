@@ -1,6 +1,7 @@
 """Which of several accepted corrections of one path are kept."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Literal
 
 from lema_core.corrections.reviewing import REASONS
@@ -34,18 +35,23 @@ def select(
 
 
 def require_agreement(first: Correction, second: Correction | Rejection) -> Correction | Rejection:
-    """Keep the first teacher's correction only if the second teacher's accepted one names the same step."""
-    if isinstance(second, Correction) and second.step == first.step:
-        return first
-    return _unchosen(first, "teachers_disagree")
+    """Keep the first teacher's correction only if the second teacher's accepted one names the same step.
+
+    A task without steps has step 0 in both: there the second teacher's correction has to be accepted as well.
+    """
+    if isinstance(second, Rejection):
+        return _unchosen(first, "second_teacher_faulty", f"{second.reason}, {second.detail}")
+    if second.step != first.step:
+        return _unchosen(first, "teachers_disagree", f"step {first.step} and step {second.step}")
+    return replace(first, second_key=second.request_key)
 
 
-def _unchosen(row: Correction, reason: str) -> Rejection:
+def _unchosen(row: Correction, reason: str, seen: str = "") -> Rejection:
     return Rejection(
         id=content_id("rejection", row.path_id, row.corrector, row.attempt),
         parent_id=row.path_id,
         reason=reason,
-        detail=REASONS[reason],
+        detail=REASONS[reason] + (f": {seen}" if seen else ""),
         text=row.correct_solution,
         request_key=row.request_key,
     )

@@ -12,10 +12,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.artifacts.schema import rows_from_batch, schema_of, table_of
@@ -23,8 +25,17 @@ from lema_core.errors import ConfigError, DataError
 from lema_core.records import Correction
 from lema_core.statistics import Agreement, rater_agreement
 
-__all__ = ["RATINGS", "PilotSummary", "Rating", "RatingSheet", "draw_pilot", "read_corrections", "summarise"]
+__all__ = ["RATINGS", "PilotSummary", "Rating", "RatingSheet", "begun", "draw_pilot", "read_corrections", "summarise"]
 
+
+class Identified(Protocol):
+    """A row with an id made from content."""
+
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Identified)
 RATINGS = ("excellent", "good", "poor")
 PILOT = 50
 """The paper's number of rated pairs."""
@@ -62,25 +73,26 @@ class PilotSummary:
         return sum(sum(counts.values()) >= self.pairs for counts in self.by_rater.values()) >= raters
 
 
-def read_corrections(path: Path) -> Iterator[Correction]:
-    """Yield the corrections of a Parquet file, or of an artifact's folder (its ``part-*.parquet``).
+def read_corrections(place: Path | str) -> Iterator[Correction]:
+    """Yield the corrections of a Parquet file, or of an artifact's folder (its ``part-*.parquet``), by path or URL.
 
     Raises:
         DataError: nothing is there, or it holds no corrections.
     """
-    files = sorted(path.glob("part-*.parquet")) if path.is_dir() else [path]
-    if not files or not all(file.is_file() for file in files):
+    fs, path = open_root(str(place))
+    files = sorted(fs.glob(f"{path}/part-*.parquet")) if fs.isdir(path) else [path]
+    if not files or not all(fs.isfile(file) for file in files):
         raise DataError(
-            f"there are no corrections at {path}: expected a Parquet file, or a folder with part-*.parquet, "
-            "such as .lema/corrections/<fingerprint>"
+            f"there are no corrections at {place}: expected a Parquet file, or a folder with part-*.parquet, "
+            "such as .lema/store/corrections/<fingerprint>"
         )
     for file in files:
-        yield from _corrections(file)
+        yield from _corrections(fs, file)
 
 
-def _corrections(file: Path) -> Iterator[Correction]:
+def _corrections(fs: AbstractFileSystem, file: str) -> Iterator[Correction]:
     try:
-        with pq.ParquetFile(file) as parquet:
+        with fs.open(file, "rb") as source, pq.ParquetFile(source) as parquet:
             lacking = sorted(set(schema_of(Correction).names) - set(parquet.schema_arrow.names))
             if lacking:
                 raise DataError(f"{file} has no columns {lacking}: it does not hold corrections")
@@ -90,20 +102,20 @@ def _corrections(file: Path) -> Iterator[Correction]:
         raise DataError(f"{file} cannot be read as Parquet: {error}") from error
 
 
-def draw_pilot(corrections: Iterable[Correction], size: int = PILOT, seed: int = 0) -> list[Correction]:
-    """Draw ``size`` corrections without replacement, the same ones whatever the order of the rows, in flat memory."""
+def draw_pilot(rows: Iterable[T], size: int = PILOT, seed: int = 0) -> list[T]:
+    """Draw ``size`` rows without replacement, the same ones whatever the order of the rows, in flat memory."""
 
-    def chance(correction: Correction) -> bytes:
-        return hashlib.sha256(f"{seed}\0{correction.id}".encode()).digest()
+    def chance(row: T) -> bytes:
+        return hashlib.sha256(f"{seed}\0{row.id}".encode()).digest()
 
-    return heapq.nsmallest(size, corrections, key=chance)
+    return heapq.nsmallest(size, rows, key=chance)
 
 
 class RatingSheet:
     """The pilot of one folder, and the ratings of one rater."""
 
-    def __init__(self, folder: Path, rater: str, pairs: list[Correction]) -> None:
-        """Open the folder, or begin it with ``pairs``.
+    def __init__(self, folder: Path | str, rater: str, pairs: list[Correction]) -> None:
+        """Open the folder (a path or a URL), or begin it with ``pairs``.
 
         Raises:
             ConfigError: the rater's name cannot name a file, or the folder was begun with other pairs.
@@ -114,18 +126,19 @@ class RatingSheet:
         if not pairs:
             raise DataError("there is nothing to rate: no accepted corrections were given")
         self.folder, self.rater, self.pairs = folder, rater, pairs
+        self._fs, self._path = open_root(str(folder))
         self._begin()
-        self._ratings = {one.correction_id: one.rating for one in _ratings_of(self._file)}
+        self._ratings = {one.correction_id: one.rating for one in _ratings_of(self._fs, self._file)}
 
     @property
-    def _file(self) -> Path:
-        return self.folder / f"ratings-{self.rater}.parquet"
+    def _file(self) -> str:
+        return f"{self._path}/ratings-{self.rater}.parquet"
 
     def _begin(self) -> None:
-        held = self.folder / _PAIRS
-        if not held.exists():
-            _write(held, table_of(self.pairs, Correction))
-        elif [row.id for row in _corrections(held)] != [pair.id for pair in self.pairs]:
+        held = f"{self._path}/{_PAIRS}"
+        if not self._fs.exists(held):
+            _write(self._fs, held, table_of(self.pairs, Correction))
+        elif [row.id for row in _corrections(self._fs, held)] != [pair.id for pair in self.pairs]:
             raise ConfigError(
                 f"{self.folder} was begun with other pairs (another artifact, --pairs or --seed). Give the ones it was "
                 "begun with, or another --out."
@@ -151,7 +164,7 @@ class RatingSheet:
             for pair in self.pairs
             if pair.id in self._ratings
         ]
-        _write(self._file, table_of(rows, Rating))
+        _write(self._fs, self._file, table_of(rows, Rating))
 
     @property
     def rated(self) -> int:
@@ -164,22 +177,30 @@ class RatingSheet:
         return next((number for number in order if self.rating(number) is None), None)
 
 
-def summarise(folder: Path) -> PilotSummary:
+def begun(folder: Path | str) -> bool:
+    """Tell whether somebody has begun to rate a pilot in a folder."""
+    fs, path = open_root(str(folder))
+    return bool(fs.exists(f"{path}/{_PAIRS}"))
+
+
+def summarise(folder: Path | str) -> PilotSummary:
     """Count all raters' ratings in a folder and compare every two of them on what both rated.
 
     Raises:
         DataError: nobody has begun to rate there.
     """
-    if not (folder / _PAIRS).is_file():
+    if not begun(folder):
         raise DataError(f"{folder} holds no pilot: begin one with `lema rate CORRECTIONS --out {folder}`")
-    files = sorted(folder.glob("ratings-*.parquet"))
-    tables = {file.stem.removeprefix("ratings-"): _ratings_of(file) for file in files}
+    fs, path = open_root(str(folder))
+    files = sorted(fs.glob(f"{path}/ratings-*.parquet"))
+    tables = {PurePosixPath(file).stem.removeprefix("ratings-"): _ratings_of(fs, file) for file in files}
     words = {rater: {one.correction_id: one.rating for one in rows} for rater, rows in tables.items()}
     counts = {rater: {name: Counter(said.values())[name] for name in RATINGS} for rater, said in words.items()}
     raters = list(words)
     pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
     agreement = {(a, b): found for a, b in pairs if (found := _agreement(words[a], words[b])) is not None}
-    return PilotSummary(pq.read_metadata(folder / _PAIRS).num_rows, counts, agreement)
+    with fs.open(f"{path}/{_PAIRS}", "rb") as pairs_file:
+        return PilotSummary(pq.read_metadata(pairs_file).num_rows, counts, agreement)
 
 
 def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement | None:
@@ -187,13 +208,13 @@ def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement
     return rater_agreement([first[i] for i in both], [second[i] for i in both]) if both else None
 
 
-def _ratings_of(file: Path) -> list[Rating]:
-    if not file.is_file():
+def _ratings_of(fs: AbstractFileSystem, file: str) -> list[Rating]:
+    if not fs.isfile(file):
         return []
-    return [row for batch in pq.read_table(file).to_batches() for row in rows_from_batch(batch, Rating)]
+    with fs.open(file, "rb") as source:
+        return [row for batch in pq.read_table(source).to_batches() for row in rows_from_batch(batch, Rating)]
 
 
-def _write(file: Path, table: pa.Table) -> None:
-    fs, path = open_root(str(file.resolve()))
+def _write(fs: AbstractFileSystem, path: str, table: pa.Table) -> None:
     with atomic_file(fs, path) as local:
         pq.write_table(table, local)

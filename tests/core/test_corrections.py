@@ -167,7 +167,11 @@ def test_first_false_step_is_noted():
     text = render_correction(
         1, "3 + 4 is 7, not 8.", ["Tom has 3 + 4 = 7.", "Then 7 - 2 + 6 = 11."], "The answer is 11."
     )
-    assert reviewed(text, path).false_step == 1
+    row = reviewed(text, path)
+    assert (row.false_step, row.step_agrees) == (1, True)
+    path = replace(path, text="Step 1: Tom has 3 + 4 = 7.\nStep 2: He eats 2, so 9.\nStep 3: Then 9 + 6 = 16.\nA: 16")
+    row = reviewed(GOOD, path)
+    assert (row.step, row.false_step, row.step_agrees) == (2, 3, False)
 
 
 CHOICE = replace(
@@ -238,8 +242,14 @@ def test_select_shortest_and_all():
 
 def test_second_teacher_must_agree():
     first = reviewed(GOOD)
-    assert require_agreement(first, reviewed(GOOD, attempt=1)) is first
-    assert require_agreement(first, reviewed("no")).reason == "teachers_disagree"
+    assert require_agreement(first, reviewed(GOOD, attempt=1)) == replace(first, second_key="key")
+    other = replace(first, step=3)
+    disagreed = require_agreement(first, other)
+    assert (disagreed.reason, disagreed.request_key) == ("teachers_disagree", first.request_key)
+    assert "step 2 and step 3" in disagreed.detail
+    faulty = require_agreement(first, reviewed("no"))
+    assert faulty.reason == "second_teacher_faulty"
+    assert "unparsable" in faulty.detail
 
 
 WORDS = st.text(alphabet="abcdef 0123456789+=", min_size=3, max_size=40).map(lambda text: "q " + " ".join(text.split()))
