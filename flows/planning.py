@@ -9,22 +9,22 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from flows.corrections_planning import CorrectionsPlan
 from flows.endpoints import Endpoints
 from flows.outlook import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
 from flows.planned import Asked, PlannedStage, Questions, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
-from lema_core.corrections.requesting import correction_requests
 from lema_core.evolution import Kind
 from lema_core.greedy import greedy_requests
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
-from lema_core.questions import QuestionsSpec, get_task, read_questions
+from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.reasoning_paths import path_requests
-from lema_core.records import Example, JudgedPath, Question
+from lema_core.records import Example, Question
 from lema_core.selection import check_rest
-from lema_core.specs import CorrectionsSpec, EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.specs import EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
 from lema_core.training import TrainingSpec
 from lema_core.training.options import check_overrides
 from lema_core.votes import vote_requests
@@ -85,7 +85,7 @@ class Planner:
         return self._stage(name, identities.questions(spec), rows)
 
     def _data(self, models: Endpoints, into: Collection, questions: Questions | None) -> Iterator[PlannedStage]:
-        task = self.run.questions.task
+        task, mistaken = self.run.questions.task, list[ArtifactRef]()
         for student in models.students(into.round):
             identity = identities.reasoning_paths(
                 student.spec, student.endpoint.identity, task, into.questions.fingerprint
@@ -103,28 +103,11 @@ class Planner:
             into.students.append(student.name)
             into.reasoning_paths.append(paths.ref)
             into.verdicts.append(verdicts.ref)
+            mistaken += [verdicts.ref] if student.spec.mistakes else []
             yield from (paths, verdicts)
         if self.run.corrections:
-            yield from self._corrections(models, self.run.corrections, into)
-
-    def _corrections(self, models: Endpoints, spec: CorrectionsSpec, into: Collection) -> Iterator[PlannedStage]:
-        rows = sum(self._rows(ref) or 0 for ref in into.verdicts)
-        if self.run.mistakes.per_question:
-            rows = min(rows, self.run.mistakes.per_question * (self._rows(into.questions) or 0))
-        prints = [ref.fingerprint for ref in into.verdicts]
-        mistakes = self._stage(named("mistakes", into), identities.mistakes(self.run.mistakes, prints), rows)
-        into.mistakes = mistakes.ref
-        yield mistakes
-        for name in spec.endpoints:
-            teacher, task = models[name], self.run.questions.task
-            identity = identities.corrections(spec, teacher.identity, task, mistakes.ref.fingerprint)
-            asked = partial(self._correction_requests, spec, mistakes.ref) if mistakes.there else None
-            corrections = self._stage(
-                named("corrections", into), identity, times(mistakes.rows, spec.tries), teacher, asked=asked,
-                max_tokens=spec.max_tokens,
-            )  # fmt: skip
-            into.corrections[name] = corrections.ref
-            yield corrections
+            plan = CorrectionsPlan(self.run, self.run.corrections, self.store, models, self._stage, self._rows)
+            yield from plan.stages(into, mistaken)
 
     def _rounds(self, models: Endpoints) -> Iterator[PlannedStage]:
         spec = self.run.evolution
@@ -249,10 +232,6 @@ class Planner:
             return None
         rows = partial(self.store.rows, novel.ref, Question)
         return lambda: (one.request for one in path_requests(rows(), spec.answering(), spec.votes))
-
-    def _correction_requests(self, spec: CorrectionsSpec, mistakes: ArtifactRef) -> Iterator[CompletionRequest]:
-        rows = self.store.rows(mistakes, JudgedPath)
-        return correction_requests(rows, get_task(self.run.questions.task), spec.sampling(), spec.tries)
 
     def _greedy_requests(self, max_tokens: int, prompt: PromptKind) -> Iterator[CompletionRequest]:
         rows = _questions_of(self.run.test_questions) if self.run.test_questions else ()

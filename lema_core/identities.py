@@ -13,6 +13,7 @@ from lema_core import prompts
 from lema_core import questions as question_source
 from lema_core.ablation.cells import CellResult, reference_of
 from lema_core.artifacts import ArtifactRef, Identity
+from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
@@ -24,7 +25,6 @@ from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import prompt_identity as path_prompts
 from lema_core.selection_spec import SelectionSpec
 from lema_core.specs import (
-    CorrectionsSpec,
     EvaluationSpec,
     EvolutionSpec,
     MistakesSpec,

@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.ablation.specs import AblationSpec
+from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
 from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import EndpointSpec
@@ -67,45 +68,6 @@ class MistakesSpec(Section):
     """At most so many mistakes of one question."""
     per_student: int | None = Field(None, ge=1)
     """At most so many mistakes of one student on one question."""
-
-
-class CorrectionsSpec(Section):
-    """How mistakes are corrected (the paper's M_c)."""
-
-    endpoint: str
-    tries: int = Field(1, ge=1)
-    """Corrections sampled for one mistake (k)."""
-    keep: Literal["shortest", "all"] = "shortest"
-    """Which of the accepted ones of a mistake."""
-    also: tuple[str, ...] = ()
-    """Further correctors of the same mistakes, for the arms ``corrector_<endpoint>`` that compare them."""
-    second: str | None = None
-    """A second teacher: a correction is accepted only if this endpoint's own correction names the same step."""
-    temperature: float = Field(0.0, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int = Field(1024, ge=1)
-
-    @property
-    def endpoints(self) -> tuple[str, ...]:
-        """Return every corrector's endpoint, the main one first."""
-        return (self.endpoint, *self.also)
-
-    @model_validator(mode="after")
-    def _teachers_differ(self) -> Self:
-        if self.second in self.endpoints:
-            raise ValueError(f"second is a corrector itself ({self.second}): it would agree; name another endpoint")
-        return self
-
-    @model_validator(mode="after")
-    def _tries_differ(self) -> Self:
-        if self.tries > 1 and self.temperature == 0:
-            raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
-        return self
-
-    def sampling(self) -> Sampling:
-        """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
-        seed = 0 if self.tries > 1 else None
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
 
 
 class EvolutionSpec(Section):
@@ -213,7 +175,7 @@ class RunSpec(Section):
         self._endpoints_exist()
         self._arms_exist()
         needs: list[tuple[str, object, str, object]] = [
-            ("corrections", self.corrections, "students", self.students),
+            ("corrections", self.corrections, "students with mistakes", self.mistaken_students),
             ("evolution", self.evolution, "corrections", self.corrections),
             ("quality_gate", self.quality_gate, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
@@ -224,8 +186,6 @@ class RunSpec(Section):
         for name, section, needed, there in needs:
             if section and not there:
                 raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
-        if self.corrections and not self.mistaken_students:
-            raise ValueError("every student has mistakes = false: nobody's mistakes are left for [corrections]")
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
         check_starts({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {})

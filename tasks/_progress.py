@@ -26,7 +26,11 @@ Watch = Callable[[], tuple[float, str]]
 Listener = Callable[[str, float, str], None]
 """Told the stage, how far it is, and its line; the command line draws a bar from it."""
 
+Reader = Callable[[str], None]
+"""Told what a person has to read now; the command line prints it."""
+
 _listeners: list[Listener] = []
+_readers: list[Reader] = []
 
 
 P = ParamSpec("P")
@@ -44,13 +48,21 @@ def decorative(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None
 
 
 @asynccontextmanager
-async def listening(listener: Listener) -> AsyncIterator[None]:
-    """Have ``listener`` told of the progress of every stage in this process."""
+async def listening(listener: Listener, reader: Reader) -> AsyncIterator[None]:
+    """Have ``listener`` told of the progress of every stage in this process, ``reader`` of what people have to do."""
     _listeners.append(listener)
+    _readers.append(reader)
     try:
         yield
     finally:
         _listeners.remove(listener)
+        _readers.remove(reader)
+
+
+def announce(text: str) -> None:
+    """Tell the people at the terminal something that they have to act on."""
+    for reader in _readers:
+        reader(text)
 
 
 @asynccontextmanager

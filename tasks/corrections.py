@@ -11,10 +11,11 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.corrections import select
 from lema_core.corrections.requesting import Tried, agreed, correction_requests, reviewed
+from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
-from lema_core.specs import CorrectionsSpec, Runtime
+from lema_core.specs import Runtime
 from tasks._endpoints import counted, engine_of, engine_watch, serving
 from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
 

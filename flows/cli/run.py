@@ -141,9 +141,13 @@ def _tokenizer_is_there(spec: "RunSpec") -> None:
         need_tokenizer(spec.training.base)
 
 
+def _announced(text: str) -> None:
+    console.print(text, markup=False)
+
+
 async def listened(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
     """Await a flow run, its stages' progress told to the listener."""
     from tasks._progress import listening
 
-    async with listening(listener):
+    async with listening(listener, _announced):
         return await flow_run

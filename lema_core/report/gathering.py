@@ -158,19 +158,22 @@ def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
             # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
             endpoint = name if name in run.endpoints else None
             yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
+        if run.corrections and (second := run.corrections.second):
+            for ref in one.corrections.values():
+                yield _used(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
     for name, ref in (*made.evaluations.items(), *made.votes.items()):
         endpoint = run.evaluation.base if run.evaluation and name == BASE else None
         yield _used(store.manifest(ref), run, endpoint, name)
 
 
-def _used(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str) -> Usage:
+def _used(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:
     counts = manifest.counts
-    tokens = counts.get("prompt_tokens", 0), counts.get("completion_tokens", 0)
+    tokens = counts.get(f"{prefix}prompt_tokens", 0), counts.get(f"{prefix}completion_tokens", 0)
     spec = run.endpoints[endpoint] if endpoint else None
     return Usage(
         stage=manifest.stage,
         endpoint=shown,
-        completions=counts.get("completions", 0),
+        completions=counts.get(f"{prefix}completions", 0),
         prompt_tokens=tokens[0],
         completion_tokens=tokens[1],
         cost=cost_of(spec, price_of(spec), *tokens) if spec else None,

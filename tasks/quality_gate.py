@@ -1,0 +1,111 @@
+"""The quality gate: a pilot of the mistakes, and the approval that the rest of the corrections waits for."""
+
+import math
+from functools import partial
+from typing import Literal
+
+from prefect import task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.exceptions import FlowPauseTimeout
+from prefect.flow_runs import apause_flow_run
+from prefect.input import RunInput
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Shard, Store
+from lema_core.errors import QualityGateError
+from lema_core.quality_gate import Decision, Findings, findings, objections, read_decision, write_decision
+from lema_core.quality_gate_spec import GateRule, QualityGateSpec
+from lema_core.records import JudgedPath
+from lema_core.report.rating import draw_pilot
+from lema_core.specs import Runtime
+from tasks._progress import announce
+from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+
+POLL_SECONDS = 2
+
+
+class Approval(RunInput):
+    """The form that the Prefect UI shows at a paused run."""
+
+    approve: Literal["yes", "no"]
+    note: str = ""
+
+
+@task(name="quality_gate", task_run_name="quality_gate", **SHARD_TASK)
+async def quality_gate_shard(
+    runtime: Runtime, spec: QualityGateSpec, mistakes: ArtifactRef, out: ArtifactRef, shard: Shard
+) -> State[None]:
+    """Draw the pilot's mistakes."""
+    store = Store(runtime.root)
+    with store.part(out, shard, JudgedPath) as part:
+        for row in draw_pilot(store.rows(mistakes, JudgedPath), spec.rows, spec.seed):
+            part.rows_in += 1
+            part.add(row)
+    return outcome(part)
+
+
+async def quality_gate(runtime: Runtime, spec: QualityGateSpec, mistakes: ArtifactRef) -> ArtifactRef:
+    """Return the artifact of the pilot's mistakes: a seeded draw."""
+    stage = Stage(identities.quality_gate(spec, mistakes.fingerprint), rows=0)
+    if ref := await published(runtime, stage):
+        return ref
+    return await publish(runtime, stage, partial(quality_gate_shard, runtime, spec, mistakes, stage.ref))
+
+
+async def approval(runtime: Runtime, spec: QualityGateSpec, pilot: ArtifactRef, corrections: ArtifactRef) -> None:
+    """Return once the pilot's corrections are approved, by the rule or by a person; an approval is asked for once.
+
+    Raises:
+        QualityGateError: they are refused, or nobody answered in time.
+    """
+    # Beside the store: people made it, no stage did.
+    folder = f"{runtime.root.removesuffix('/store')}/quality_gate/{corrections.fingerprint}"
+    held = read_decision(folder)
+    if held and held.approved and held.by == "person":
+        return
+    found = findings(Store(runtime.root), pilot, corrections, folder)
+    if not found.mistakes:
+        return
+    decision = _by_rule(spec.rule, found) if spec.rule else await _by_person(runtime, spec, corrections, folder, found)
+    write_decision(folder, decision)
+    if not decision.approved:
+        raise QualityGateError(
+            f"the pilot was refused by the {decision.by}{': ' if decision.note else ''}{decision.note}. {found.told()} "
+            "Nothing more is paid. Change the corrector ([corrections]) or the task's correction prompt, or the bounds "
+            f"of [quality_gate], and run again; to be asked again: lema resume {runtime.run}"
+        )
+
+
+def _by_rule(rule: GateRule, found: Findings) -> Decision:
+    against = objections(rule, found)
+    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.told())
+
+
+async def _by_person(
+    runtime: Runtime, spec: QualityGateSpec, corrections: ArtifactRef, folder: str, found: Findings
+) -> Decision:
+    text = _instructions(Store(runtime.root).folder(corrections), folder, spec.rows, found)
+    await acreate_markdown_artifact(markdown=text, key="quality-gate", description="A pilot waits for approval")
+    announce(text)
+    form = Approval.with_initial_data(description=text)
+    try:
+        said = await apause_flow_run(form, timeout=math.ceil(3600 * spec.wait_hours), poll_interval=POLL_SECONDS)
+    except FlowPauseTimeout as error:
+        raise QualityGateError(
+            f"nobody approved the pilot within {spec.wait_hours:g} hours. Nothing more is paid. Be asked again with: "
+            f"lema resume {runtime.run}; or set quality_gate.rule"
+        ) from error
+    return Decision(approved=said.approve == "yes", by="person", note=said.note, findings=found.told())
+
+
+def _instructions(corrections: str, folder: str, rows: int, found: Findings) -> str:
+    """Return what a person has to know and do, as Markdown that reads well in a terminal too."""
+    page = (PREFECT_API_URL.value() or "").removesuffix("/").removesuffix("/api")
+    return (
+        f"The quality gate waits for your approval. {found.told()}\n\n"
+        f"Rate the pilot: `lema rate {corrections} --out {folder} --pairs {rows} --rater YOUR_NAME`\n\n"
+        f"Approve or refuse, with the button Resume: {page}/v2/runs/flow-run/{flow_run.id}"
+    )

@@ -1,0 +1,180 @@
+"""The quality gate on a real Prefect server: it waits, it is answered through the API, it remembers."""
+
+import json
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from shutil import rmtree
+
+import pytest
+from support import environment, lema_command
+
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.quality_gate import read_decision
+from lema_core.records import Correction, JudgedPath
+from lema_core.report.rating import RatingSheet
+
+pytestmark = pytest.mark.slow
+PILOT = 6
+
+
+def post(api, path, body):
+    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        return json.loads(answer.read())
+
+
+def artifacts(root, stage):
+    return [ArtifactRef(m.stage, m.fingerprint) for m in Store(str(root / "store")).manifests() if m.stage == stage]
+
+
+@pytest.fixture
+def gated(run_file):
+    """Give the run file with a gate; several teachers to choose from."""
+    url = run_file.read_text().split('base_url = "')[1].split('"')[0]
+    extra = "".join(
+        f'[endpoints.{name}]\nmodel = "{model}"\nbase_url = "{url}"\nconcurrency = 16\n'
+        for name, model in (("teacher", "simulated-teacher"), ("weak", "fixed"))
+    )
+    run_file.write_text(run_file.read_text() + f"[quality_gate]\nrows = {PILOT}\n" + extra)
+    return run_file
+
+
+@contextmanager
+def waiting(api, run_file, tmp_path, name):
+    """Start a run and give (process, flow run id) once it is paused."""
+    command = lema_command("run", run_file, "--root", "out", "--set", f"name={name}")
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(api, tmp_path), text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    paused = {"flow_runs": {"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}}}
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := post(api, "flow_runs/filter", paused)):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield process, found[0]["id"]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def answer(api, flow_run, approve, note=""):
+    return post(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
+
+
+def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, simulated, tmp_path, prefect_api):
+    with waiting(prefect_api, gated, tmp_path, "gate_approved") as (process, flow_run):
+        # 120 paths, and of the corrections the pilot alone.
+        assert simulated.stats.counts["ok"] == 120 + PILOT
+        assert answer(prefect_api, flow_run, "maybe")["status"] == "REJECT"
+        assert answer(prefect_api, flow_run, "yes", "looks good")["status"] == "ACCEPT"
+        said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert f"/v2/runs/flow-run/{flow_run}" in said
+    assert f"--pairs {PILOT} --rater" in said
+    (drawn,) = artifacts(tmp_path / "out", "quality_gate")
+    store = Store(str(tmp_path / "out" / "store"))
+    assert len(list(store.rows(drawn, JudgedPath))) == PILOT
+    whole, pilot = sorted(artifacts(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
+    corrected = {row.id for row in store.rows(pilot, Correction)}
+    assert corrected
+    assert corrected <= {row.id for row in store.rows(whole, Correction)}
+    folder = tmp_path / "out" / "quality_gate" / pilot.fingerprint
+    decision = read_decision(str(folder))
+    assert (decision.approved, decision.by, decision.note) == (True, "person", "looks good")
+    assert f"--out {folder}" in said
+
+    # Without the gate the corrections are the same artifact; nothing was paid twice.
+    hits = simulated.stats.counts["hits"]
+    plain = tmp_path / "plain.toml"
+    plain.write_text(gated.read_text().replace(f"[quality_gate]\nrows = {PILOT}\n", ""))
+    lema("run", plain, "--root", "out")
+    assert simulated.stats.counts["hits"] == hits
+    assert simulated.stats.report()["paid_twice"] == 0
+    # What is left after a crash: the approval holds, the run does not wait.
+    rmtree(store.folder(whole))
+    lema("run", gated, "--root", "out", "--set", "name=gate_again")
+    assert store.exists(whole)
+
+
+def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_path, prefect_api):
+    with waiting(prefect_api, gated, tmp_path, "gate_refused") as (process, flow_run):
+        answer(prefect_api, flow_run, "no", "too vague")
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "refused by the person: too vague" in errors
+    assert "Traceback" not in errors
+    assert simulated.stats.counts["ok"] == 120 + PILOT
+    assert json.loads((tmp_path / "out" / "runs" / "gate_refused.json").read_text())["state"] == "failed"
+    # A refusal is no verdict for ever: the next run asks again.
+    with waiting(prefect_api, gated, tmp_path, "gate_refused_again") as (process, flow_run):
+        answer(prefect_api, flow_run, "yes")
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+def test_nobody_answers(gated, lema, simulated):
+    refused = lema("run", gated, "--root", "out", "--set", "quality_gate.wait_hours=0.0005", check=False)
+    assert refused.returncode == 1
+    assert "nobody approved the pilot within 0.0005 hours" in refused.stderr
+    assert simulated.stats.counts["ok"] == 120 + PILOT
+
+
+def test_a_rule_decides_unattended(gated, lema, simulated, tmp_path):
+    weak = ("--set", 'corrections.endpoint="weak"')
+    rule = ("--set", "quality_gate.rule={min_accepted = 0.6, max_poor = 0.2}")
+    refused = lema("run", gated, "--root", "out", *weak, *rule, check=False)
+    assert refused.returncode == 1
+    assert "refused by the rule" in refused.stderr
+    assert "min_accepted is 60%" in refused.stderr
+    assert simulated.stats.counts["ok"] == 120 + PILOT
+    lema("run", gated, "--root", "out", *rule)
+
+    # Ratings that are there count: the same pilot, called poor, does not pass; the corrections must not be there.
+    store = Store(str(tmp_path / "out" / "store"))
+    whole, *_ = sorted(artifacts(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
+    (pilot,) = (r for r in artifacts(tmp_path / "out", "corrections") if r != whole and store.manifest(r).rows_out)
+    sheet = RatingSheet(
+        tmp_path / "out" / "quality_gate" / pilot.fingerprint, "anna", list(store.rows(pilot, Correction))
+    )
+    sheet.rate(0, "poor")
+    rmtree(store.folder(whole))
+    refused = lema("run", gated, "--root", "out", *rule, check=False)
+    assert "100% rated poor, max_poor is 20%" in refused.stderr
+
+
+def test_the_plan_shows_the_pilot_without_counting_it_twice(gated, lema):
+    plan = lema("plan", gated, "--root", "out").stdout
+    assert "quality_gate" in plan
+    assert "corrections of the pilot" in plan
+    lema("run", gated, "--root", "out", "--set", "quality_gate.rule={min_accepted=0}")
+    assert "miss" not in lema("plan", gated, "--root", "out").stdout
+
+
+def test_a_second_teacher_must_agree(gated, lema, simulated, tmp_path):
+    rule = ("--set", "quality_gate.rule={min_accepted=0}")
+    lema("run", gated, "--root", "one", *rule)
+    for second, root in (("teacher", "two"), ("weak", "weak")):
+        lema("run", gated, "--root", root, *rule, "--set", f'corrections.second="{second}"')
+
+    def whole(root):
+        store = Store(str(tmp_path / root / "store"))
+        manifests = (store.manifest(ref) for ref in artifacts(tmp_path / root, "corrections"))
+        return store, max(manifests, key=lambda m: m.rows_in)
+
+    (_, alone), (store, agreed), (_, weak) = (whole(root) for root in ("one", "two", "weak"))
+    # The two programs name the same steps; each correction names the request that agreed.
+    assert agreed.rows_out == alone.rows_out
+    assert agreed.fingerprint != alone.fingerprint
+    assert agreed.counts["second_completions"] == alone.rows_out
+    rows = list(store.rows(ArtifactRef("corrections", agreed.fingerprint), Correction))
+    assert all(row.second_key and row.second_key != row.request_key for row in rows)
+    assert weak.rows_out == 0
+    assert weak.reasons["second_teacher_faulty"] == alone.rows_out
+    report = next((tmp_path / "two" / "store" / "report").glob("*/report.md")).read_text()
+    assert "simulated-teacher" in report
