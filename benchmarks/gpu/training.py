@@ -5,7 +5,7 @@ runs as it comes (batches of 8 padded to their longest, gradient checkpointing, 
 
     python benchmarks/gpu/training.py [--examples MIXTURE]   # 0.1B, 1.1B and 2.8B; without a mixture, a made-up one
     python benchmarks/gpu/training.py --profile              # and where the time of full fine-tuning goes, by kernel
-    python benchmarks/gpu/training.py --dry-run              # the same code on a CPU with a toy model
+    python benchmarks/gpu/training.py --dry-run              # the same code on a CPU, a toy model: no figure counts
 """
 
 import argparse

@@ -236,8 +236,14 @@ async def test_two_nodes_give_one_process_losses(
 @pytest.mark.slow
 @ALL
 async def test_a_hostfile_starts_the_ranks_by_deepspeeds_launcher(
-    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]
+    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # DeepSpeed asks the first host for its address by ssh; the ranks of this machine it starts itself.
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
     hosts = tmp_path / "hosts"
     hosts.write_text("localhost slots=2\n")
     result, _ = await run(spec_of(tiny_base), mixture, tmp_path / "out", ranks=2, stage=2, hostfile=str(hosts))
