@@ -44,7 +44,8 @@ def test_a_scheduled_run_starts_by_itself_and_a_new_question_is_all_that_the_nex
     questions = checkout / "questions.jsonl"
     known = (tmp_path / "known.jsonl").read_text().splitlines(keepends=True)
     questions.write_text("".join(known[:20]))
-    place = ['questions.task="numeric"', f'questions.path="{questions}"', "questions.mapping={question='text'}"]
+    mapping = "questions.mapping={question='text', gold='gold', rationale='rationale'}"
+    place = ['questions.task="numeric"', f'questions.path="{questions}"', mapping]
     given = {"run_file": "deployments/runs/test.toml", "settings": place, "root": str(checkout / "out")}
     deployment = ask(prefect_api, "deployments/name/lema-corrections/corrections", method="GET")
     soon = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() + 8))
