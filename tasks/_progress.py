@@ -4,8 +4,8 @@ A progress update costs the server 8 to 28 ms, so there is at most one every two
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from functools import wraps
 from typing import ParamSpec
 
@@ -17,8 +17,6 @@ from lema_core.artifacts import ArtifactRef
 
 UPDATE_SECONDS = 2.0
 
-AWAY = (PrefectException, OSError, httpx.TransportError)
-"""What Prefect's client raises where its server does not answer. It must not stop work that is being paid for."""
 
 Watch = Callable[[], tuple[float, str]]
 """Returns how far a stage is (0 to 1) and one line of figures."""
@@ -41,10 +39,25 @@ def decorative(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None
 
     @wraps(show)
     async def shown(*args: P.args, **kwargs: P.kwargs) -> None:
-        with suppress(*AWAY):
+        with bearing_absence():
             await show(*args, **kwargs)
 
     return shown
+
+
+@contextmanager
+def bearing_absence() -> Iterator[None]:
+    """Go on where Prefect's server does not answer: that must not stop work that is being paid for."""
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, PrefectException | OSError) and not server_gone(error):
+            raise
+
+
+def server_gone(error: BaseException) -> bool:
+    """Tell whether Prefect's client did not reach its server: it raises httpx's error, or another one made of it."""
+    return isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
 
 
 @asynccontextmanager
@@ -104,7 +117,7 @@ async def _update(ref: ArtifactRef, watch: Watch) -> None:
 
 
 async def _send(artifact: object, ref: ArtifactRef, share: float, line: str) -> object:
-    with suppress(*AWAY):
+    with bearing_absence():
         if artifact is None:
             key = f"progress-{ref.stage.replace('_', '-')}"
             return await acreate_progress_artifact(progress=100 * share, key=key, description=line)

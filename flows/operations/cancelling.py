@@ -2,11 +2,9 @@
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import Any, cast
 from uuid import UUID
 
-import httpx
 from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -15,7 +13,7 @@ from prefect.states import Cancelled
 
 from lema_core.errors import CancelledRunError, ServerGoneError
 from lema_core.specs import RunSpec
-from tasks._progress import AWAY
+from tasks._progress import bearing_absence, server_gone
 
 LOOK_S = 2.0
 
@@ -41,7 +39,9 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
         watch.cancel()
         try:
             return work.result()
-        except httpx.TransportError as error:
+        except Exception as error:
+            if not server_gone(error):
+                raise
             raise ServerGoneError(
                 f"the Prefect server does not answer any more ({error}). What was paid and finished is kept; start it "
                 f"(lema ui start) and go on with: lema resume {run.name} --root {root}"
@@ -59,11 +59,11 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
 
 async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
     flow_run = await begun
-    async with get_client() as client:
-        while True:
-            # A server that is away for a moment cannot have been asked to cancel anything.
-            with suppress(*AWAY):
+    while True:
+        # A server that is away for a moment cannot have been asked to cancel anything.
+        with bearing_absence():
+            async with get_client() as client:
                 state = (await client.read_flow_run(flow_run)).state
-                if state and state.type == StateType.CANCELLING:
-                    return
-            await asyncio.sleep(LOOK_S)
+            if state and state.type == StateType.CANCELLING:
+                return
+        await asyncio.sleep(LOOK_S)
