@@ -1,7 +1,7 @@
 """The Prefect UI in a real browser: what somebody sees who never opens a terminal."""
 
 import pytest
-from support import ask, ended, runs, start_run, state_of, until
+from support import ask, ended, start_run, state_of, until
 
 from flows.operations.server import ui_url
 from lema_core.llm.simulated import Faults
@@ -27,7 +27,8 @@ def test_a_form_starts_a_run_that_is_seen_and_one_that_is_cancelled(
     page.screenshot(path=tmp_path / "form.png")
     page.locator("textarea").first.fill("deployments/runs/test.toml")
     page.get_by_role("button", name="Submit").click()
-    run = until("the run", lambda: runs(prefect_api, NAME))[0]
+    ours = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+    run = until("the run", lambda: ask(prefect_api, "flow_runs/filter", ours))[0]
     assert ended(prefect_api, run)["type"] == "COMPLETED"
 
     page.goto(ui_url(prefect_api, "dashboard"))
