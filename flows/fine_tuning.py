@@ -6,6 +6,7 @@ from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks.evaluation import evaluation, votes
 from tasks.mixture import mixture
+from tasks.perplexity import perplexity
 from tasks.tokens import tokens
 
 
@@ -43,3 +44,12 @@ async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) 
         made.evaluations[name] = await evaluation(*asked)
         if run.evaluation.samples:
             made.votes[name] = await votes(*asked)
+    await _perplexity(run.evaluation.perplexity, at, made)
+
+
+async def _perplexity(pairs: int, at: Runtime, made: Lineage) -> None:
+    """Measure delta-PPL of every arm on the corrections of the task's own questions (paper, section 4.4)."""
+    corrections = made.main_corrections
+    if pairs and corrections:
+        for arm, model in made.models.items():
+            made.perplexity[arm] = await perplexity(at, arm, pairs, model, corrections)

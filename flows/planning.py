@@ -216,6 +216,15 @@ class Planner:
             )  # fmt: skip
             if run.evaluation.samples:
                 yield self._votes(run.evaluation, name, endpoint, prompt, tests)
+        yield from self._perplexities(run.evaluation.perplexity)
+
+    def _perplexities(self, pairs: int) -> Iterator[PlannedStage]:
+        corrections = self.made.main_corrections
+        if not pairs or corrections is None:
+            return
+        for arm, model in self.made.models.items():
+            identity = identities.perplexity(pairs, model.fingerprint, corrections.fingerprint)
+            yield self._stage(f"perplexity: {arm}", identity, pairs)
 
     def _votes(
         self, spec: EvaluationSpec, name: str, endpoint: EndpointSpec, prompt: PromptKind, tests: ArtifactRef

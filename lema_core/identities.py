@@ -55,6 +55,7 @@ REVISIONS = {
     "training": 2,
     "evaluation": 1,
     "votes": 1,
+    "perplexity": 1,
     "report": 1,
     "ablation": 1,
 }
@@ -189,6 +190,11 @@ def votes(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, quest
     drawn = spec.model_dump(include={"samples", "temperature", "top_p", "max_tokens"})
     plain = drawn | {"model": model, "prompt": prompt, "task": task}
     return _identity("votes", plain, [questions], path_prompts(task))
+
+
+def perplexity(pairs: int, model: str, corrections: str) -> Identity:
+    """Return the identity of a model's perplexities of mistaken and corrected paths."""
+    return _identity("perplexity", {"pairs": pairs}, [model, corrections])
 
 
 def report(run: RunSpec, made: Lineage) -> Identity:

@@ -57,12 +57,19 @@ class Lineage:
     """By arm, and ``base``."""
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm, and ``base``: sampled answers for maj@k, where the run asks for them."""
+    perplexity: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By arm: of mistaken and corrected paths, where the run asks for it."""
     report: ArtifactRef | None = None
 
     def collect(self, collection: Collection) -> Collection:
         """Add a collection to be filled."""
         self.collections.append(collection)
         return collection
+
+    @property
+    def main_corrections(self) -> ArtifactRef | None:
+        """Return the main corrector's corrections of the task's own questions."""
+        return next(iter(self.collections[0].corrections.values()), None) if self.collections else None
 
     def known_questions(self, evolution: Evolution) -> list[ArtifactRef]:
         """Return the own questions and those that were evolved in this way: what a new one must not repeat."""
@@ -76,3 +83,4 @@ class Lineage:
                 yield from (*collection.made_by, collection.questions)
             yield from collection
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
+        yield from self.perplexity.values()

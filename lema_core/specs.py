@@ -137,6 +137,8 @@ class EvaluationSpec(Section):
     """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
     temperature: float = Field(0.7, gt=0)
     """Of the sampled answers."""
+    perplexity: int = Field(0, ge=0)
+    """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
 
 

@@ -18,8 +18,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lema_core.ablation.comparison import Row
 from lema_core.evaluation import Evaluation
 from lema_core.report.data import LossCurve
+from lema_core.statistics import PerplexityGap
 
-__all__ = ["accuracy_figure", "arm_colours", "level_figure", "loss_figure", "step_figure", "sweep_figure"]
+__all__ = [
+    "accuracy_figure",
+    "arm_colours",
+    "level_figure",
+    "loss_figure",
+    "perplexity_figure",
+    "step_figure",
+    "sweep_figure",
+]
 
 _VARIABLES = {
     "ink": "#0a0b01",
@@ -36,7 +45,6 @@ _VARIABLES = {
 _ARMS = 6
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
-    "svg.hashsalt": "lema",
     "text.parse_math": False,
     "font.size": 10.5,
     "text.color": _VARIABLES["ink"],
@@ -110,6 +118,24 @@ def sweep_figure(rows: Sequence[tuple[str, Row]], colours: Mapping[str, str]) ->
     return _svg(draw, 9.0, 1.0 + 0.42 * len(rows), "Accuracy of each arm with its 95 percent interval")
 
 
+def perplexity_figure(gaps: Mapping[str, PerplexityGap], colours: Mapping[str, str]) -> str:
+    """Draw each model's delta-PPL with its interval; right of zero the corrected paths are the likelier ones."""
+
+    def draw(axes: Axes) -> None:
+        for place, (name, gap) in enumerate(gaps.items()):
+            colour = _VARIABLES[colours[name]]
+            axes.plot([gap.low, gap.high], [place, place], color=colour, linewidth=7, alpha=0.28)
+            axes.plot(gap.value, place, "o", color=colour, markersize=9)
+        axes.axvline(0, color=_VARIABLES["soft"], linewidth=0.8)
+        axes.set_yticks(range(len(gaps)), list(gaps), color=_VARIABLES["ink"])
+        axes.set_ylim(len(gaps) - 0.5, -0.5)
+        axes.spines["left"].set_visible(False)
+        axes.tick_params(length=0)
+        axes.set_xlabel("perplexity of mistaken minus corrected path")
+
+    return _svg(draw, 4.6, 1.0 + 0.5 * len(gaps), "delta-PPL of each model with its 95 percent interval")
+
+
 def loss_figure(curves: Sequence[LossCurve], colours: Mapping[str, str]) -> str:
     """Draw the training loss of each arm."""
 
@@ -179,7 +205,9 @@ def _round_up(value: float) -> float:
 
 def _svg(draw: Callable[[Axes], None], width: float, height: float, label: str) -> str:
     """Return one plot, ``width`` by ``height`` inches, as an ``<svg>`` element that scales to its container."""
-    with mpl.rc_context(cast("Any", _STYLE)):  # matplotlib types its keys one by one
+    # The salt makes ids the same every time, and other ones in every plot of a page.
+    style = _STYLE | {"svg.hashsalt": label}
+    with mpl.rc_context(cast("Any", style)):  # matplotlib types its keys one by one
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         draw(figure.add_subplot())

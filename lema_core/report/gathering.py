@@ -14,11 +14,14 @@ from lema_core.records import Correction, JudgedPath
 from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
 from lema_core.selection import SELECTION_FILE, read_selection
 from lema_core.specs import BASE, RunSpec
+from lema_core.statistics import PerplexityGap, perplexity_gap
 from lema_core.training import METRICS_FILE
 from lema_core.votes import vote_scores
 
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
+PERPLEXITY_FILE = "perplexity.parquet"
+"""What the delta-PPL program writes: a row a pair."""
 
 
 def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
@@ -41,6 +44,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
         evaluation=evaluation_of(store, made),
         votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
+        perplexity={arm: _gap(store, ref) for arm, ref in made.perplexity.items()},
         curves=tuple(_curves(store, made)),
         selections=tuple(_selections(store, made)),
         mistake_steps=dict(sorted(steps.items())),
@@ -139,6 +143,12 @@ def _selections(store: Store, made: Lineage) -> Iterator[Selection]:
         if SELECTION_FILE in store.manifest(ref).files:
             with store.fs.open(f"{store.folder(ref)}/{SELECTION_FILE}", "rb") as file:
                 yield Selection(arm=arm, scores=read_selection(file))
+
+
+def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap:
+    with store.fs.open(f"{store.folder(ref)}/{PERPLEXITY_FILE}", "rb") as file:
+        table = pq.read_table(file, columns=["mistaken", "corrected"])
+    return perplexity_gap(table["mistaken"].to_pylist(), table["corrected"].to_pylist())
 
 
 def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:

@@ -18,7 +18,7 @@ __all__ = ["environment", "render_html", "render_markdown", "tidy", "view_of"]
 def render_html(data: ReportData) -> str:
     """Return one HTML page that needs nothing else: styles and plots are inside, scripts there are none."""
     names = [score.name for score in data.evaluation.scores] if data.evaluation else []
-    names += [curve.arm for curve in data.curves if curve.arm not in names]
+    names += [name for name in (*(curve.arm for curve in data.curves), *data.perplexity) if name not in names]
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
     # Our own SVG: names in it were escaped by matplotlib.
     plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
@@ -77,6 +77,8 @@ def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
     curves = [curve for curve in data.curves if curve.points]
     if curves:
         plots["loss"] = figures.loss_figure(curves, colours)
+    if data.perplexity:
+        plots["perplexity"] = figures.perplexity_figure(data.perplexity, colours)
     if any(step > 0 for step in data.mistake_steps):
         plots["steps"] = figures.step_figure(data.mistake_steps)
     return plots
