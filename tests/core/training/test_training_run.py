@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lema_core.errors import TrainingError
-from lema_core.training import LaunchSpec, TrainingResult, TrainingSpec, run_training
+from lema_core.training import LaunchSpec, TrainingResult, TrainingSpec, run_on_tokens, run_tokenising, run_training
 from lema_core.training.checkpoints import MARKER
 
 Event = dict[str, Any]
@@ -223,9 +223,14 @@ async def test_two_nodes_give_one_process_losses(
         free.bind(("127.0.0.1", 0))
         meeting = f"127.0.0.1:{free.getsockname()[1]}"
     nodes: list[dict[str, Any]] = [{"nodes": 2, "node_rank": rank, "rendezvous": meeting} for rank in (0, 1)]
-    (first, told), (_, untold) = await asyncio.gather(
-        *(run(spec_of(tiny_base), mixture, tmp_path, ranks=1, stage=3, **node) for node in nodes)
-    )
+    spec, tokens = spec_of(tiny_base), tmp_path / "tokens"
+    await run_tokenising(spec, mixture, tokens)
+    told: list[Event] = []
+    untold: list[Event] = []
+    starts = zip(nodes, (told, untold), strict=True)
+    launches = [(LaunchSpec(ranks=1, threads=1, zero_stage=3, **node), heard) for node, heard in starts]
+    runs = (run_on_tokens(spec, launch, tokens, tmp_path / "out", heard.append) for launch, heard in launches)
+    first, _ = await asyncio.gather(*runs)
     assert first.start["ranks"] == 2
     assert losses(first) == pytest.approx(alone, abs=1e-4)
     assert [e["step"] for e in told if e["event"] == "step"] == list(range(1, 21)), "node 0 tells"
@@ -249,24 +254,6 @@ async def test_a_hostfile_starts_the_ranks_by_deepspeeds_launcher(
     result, _ = await run(spec_of(tiny_base), mixture, tmp_path / "out", ranks=2, stage=2, hostfile=str(hosts))
     assert result.start["ranks"] == 2
     assert losses(result) == pytest.approx(alone, abs=1e-4)
-
-
-@pytest.mark.slow
-@ALL
-async def test_a_full_disk_ends_with_a_clear_error_and_the_last_checkpoint(
-    tiny_base: str, mixture: Path, tmp_path: Path
-) -> None:
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "none", str(disk)]
-    if os.geteuid() or await (await asyncio.create_subprocess_exec(*mount)).wait():
-        pytest.skip("a small disk needs the right to mount one")
-    try:
-        with pytest.raises(TrainingError, match=r"disk of .* is full"):
-            await run(spec_of(tiny_base, max_steps=40), mixture, disk, ranks=1, stage=0)
-        assert (disk / "checkpoint-5" / MARKER).exists()
-    finally:
-        await (await asyncio.create_subprocess_exec("umount", str(disk))).wait()
 
 
 @pytest.mark.slow
