@@ -1,6 +1,7 @@
 """Deployments, schedules, resuming and crashes: a real Prefect server, real processes, killed for real."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,9 @@ def test_a_run_without_a_worker_is_cancelled_from_the_ui_within_seconds(checkout
     assert simulated.stats.report()["paid_twice"] == 0
 
 
+@pytest.mark.skipif(
+    "LEMA_ALL_TESTS" not in os.environ, reason="minutes: Prefect's client retries; set LEMA_ALL_TESTS=1"
+)
 @pytest.mark.timeout(300)
 def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory, lema):
     home = tmp_path_factory.mktemp("mortal") / "prefect"
