@@ -91,6 +91,8 @@ def execute(spec: "RunSpec", root: str) -> None:
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
     # settings when it is imported: only now.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # One line an event that a server which went away did not take: the run says so once.
+    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     from flows.ablation import ablation
     from flows.cli.outcome import show, show_sweep
     from flows.cli.progress import bars

@@ -13,7 +13,7 @@ from prefect.states import Cancelled
 
 from lema_core.errors import CancelledRunError, ServerGoneError
 from lema_core.specs import RunSpec
-from tasks._progress import bearing_absence, server_gone
+from tasks._progress import announce, bearing_absence, server_gone
 
 LOOK_S = 2.0
 
@@ -59,11 +59,17 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
 
 async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
     flow_run = await begun
-    while True:
-        # A server that is away for a moment cannot have been asked to cancel anything.
-        with bearing_absence():
-            async with get_client() as client:
-                state = (await client.read_flow_run(flow_run)).state
-            if state and state.type == StateType.CANCELLING:
-                return
+    away = False
+    while (state := await _state_of(flow_run)) is None or state.type != StateType.CANCELLING:
+        if state is None and not away:
+            announce("The Prefect server does not answer. The run goes on as far as it can, unseen.")
+        away = state is None
         await asyncio.sleep(LOOK_S)
+
+
+async def _state_of(flow_run: UUID) -> State[Any] | None:
+    """Return a flow run's state; None where the server is away, and so was not asked to cancel anything."""
+    with bearing_absence():
+        async with get_client() as client:
+            return (await client.read_flow_run(flow_run)).state
+    return None

@@ -8,13 +8,14 @@ server is used and nothing is started.
 import fcntl
 import os
 import socket
-import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
@@ -80,7 +81,7 @@ def ui_url(api: str, page: str = "") -> str:
 def running_port(home: Path) -> int | None:
     """Return the port of the server that was started from ``home``, or None where it is gone."""
     facts = Background(home, "server").facts()
-    return int(facts["port"]) if facts and _healthy(int(facts["port"])) else None
+    return int(facts["port"]) if facts and _answers(int(facts["pid"]), int(facts["port"])) else None
 
 
 def start(home: Path) -> int:
@@ -89,15 +90,35 @@ def start(home: Path) -> int:
     Raises:
         LemaError: it ended or did not answer; the message names its log.
     """
-    port, background = _free_port(), Background(home, "server")
     database = Postgres(home.parent / "postgres")
     if database.made:
         # Once `lema up` made it, the history lies there, also for a server that `lema run` starts.
         database.start()
+    for wished in (DEFAULT_PORT, 0, 0):
+        port = _free_port(wished)
+        if port and _started(home, port):
+            return port
+    raise LemaError("the ports for the Prefect server were taken by others, three times; run the same command again")
+
+
+def _started(home: Path, port: int) -> bool:
+    """Start a server at a port that was free a moment ago; False: another process took it meanwhile."""
+    background = Background(home, "server")
     command = [sys.executable, "-m", "prefect", "server", "start"]
     process = background.start(command, settings(home, port), port=port)
-    _wait_until_healthy(process, port, background.log)
-    return port
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if _answers(process.pid, port):
+            return True
+        if process.poll() is not None:
+            if _free_port(port) is None:
+                return False
+            raise LemaError(
+                f"the Prefect server ended with {process.returncode} before it answered; see {background.log}"
+            )
+        time.sleep(0.2)
+    background.stop()
+    raise LemaError(f"the Prefect server did not answer on port {port} within {START_SECONDS} s; see {background.log}")
 
 
 def stop(home: Path) -> bool:
@@ -114,32 +135,24 @@ def _alone(home: Path) -> Iterator[None]:
         yield
 
 
-def _healthy(port: int) -> bool:
+def _answers(pid: int, port: int) -> bool:
+    """Tell whether this very process answers there: another folder's server at the same port is not ours."""
     try:
+        listening = psutil.Process(pid).net_connections(kind="tcp")
+        if not any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in listening):
+            return False
         with urllib.request.urlopen(f"{api_url(port)}/health", timeout=5) as answer:  # noqa: S310 - loopback, fixed scheme
             return bool(answer.status == 200)
-    except OSError:
+    except (OSError, psutil.Error):
         return False
 
 
-def _free_port() -> int:
-    for port in (DEFAULT_PORT, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
-    raise LemaError("no free port on 127.0.0.1 for the Prefect server; close something and run again")
-
-
-def _wait_until_healthy(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        if _healthy(port):
-            return
-        if process.poll() is not None:
-            raise LemaError(f"the Prefect server ended with {process.returncode} before it answered; see {log}")
-        time.sleep(0.2)
-    raise LemaError(f"the Prefect server did not answer on port {port} within {START_SECONDS} s; see {log}")
+def _free_port(wished: int) -> int | None:
+    """Return the port, any free one for 0, or None where it is taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wished))
+        except OSError:
+            return None
+        return int(probe.getsockname()[1])
