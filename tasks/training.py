@@ -57,11 +57,12 @@ async def train_candidates(
 ) -> State[None]:
     """Run the training program, or go on, and keep every checkpoint's weights: which is published is chosen later."""
     store, started, seen = Store(runtime.root), time.monotonic(), Figures()
-    out = store.local_folder(stage.ref) / RUN_FOLDER
+    kept = store.local_folder(stage.ref)
+    out = kept / RUN_FOLDER
     launch = runtime.launch.model_copy(update={"keep_weights": True})
     async with watched(stage.ref, seen.line, done=0, total=1):
-        result = await run_on_tokens(spec, launch, store.local_folder(tokens), out, seen.note)
-        weights = await whole_checkpoints(spec, launch, out, seen.note)
+        result = await run_on_tokens(spec, launch, store.local_folder(tokens), out, seen.note, logs=kept)
+        weights = await whole_checkpoints(spec, launch, out, seen.note, logs=kept)
     await _show(arm, seen, result.metrics)
     Candidates(out, weights, result.start, time.monotonic() - started).write()
     return Completed(message=f"{seen.line()[1]}; {len(weights)} checkpoints to choose from")

@@ -47,10 +47,13 @@ class Candidates:
         return cls(folder, weights, raw["start"], raw["seconds"])
 
 
-async def whole_checkpoints(spec: TrainingSpec, launch: LaunchSpec, out: Path, on_event: OnEvent) -> dict[int, Path]:
+async def whole_checkpoints(
+    spec: TrainingSpec, launch: LaunchSpec, out: Path, on_event: OnEvent, *, logs: Path
+) -> dict[int, Path]:
     """Return by step a folder for ``from_pretrained`` of every checkpoint that a run with ``keep_weights`` left.
 
     Adapters are merged into the base model, once, in a process of its own: the memory goes back before a server starts.
+    Its output goes to ``log.txt`` in ``logs``.
 
     Raises:
         TrainingError: an adapter could not be merged; the next call goes on with the ones that are missing.
@@ -59,7 +62,7 @@ async def whole_checkpoints(spec: TrainingSpec, launch: LaunchSpec, out: Path, o
     if spec.method == "full":
         return kept
     command = [sys.executable, "-m", "lema_core.training.merging", "--spec", str(out / "spec.json"), "--out", str(out)]
-    await run_group(command, out / "log.txt", clean_environment(os.environ, launch), on_event)
+    await run_group(command, logs / "log.txt", clean_environment(os.environ, launch), on_event)
     return {step: merged_folder(out, step) for step in kept}
 
 

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lema_core.errors import ConfigError, DataError, LemaError, MissingDependencyError
+from lema_core.training.disk import told_when_full
 from lema_core.training.specs import TrainingSpec, load_specs
 from lema_core.training.tokens import META_FILE, SCHEMA, TOKENS_FILE
 
@@ -214,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         spec, _ = load_specs(given.spec.read_text())
         tokenizer = ExampleTokenizer(load_tokenizer(checkpoint_of(spec.base)), spec.template)
-        counts = tokenise(read_examples(given.examples), tokenizer, spec, given.out)
+        with told_when_full(given.out):
+            counts = tokenise(read_examples(given.examples), tokenizer, spec, given.out)
     except LemaError as error:
         sys.stdout.write(json.dumps({"event": "error", "message": str(error)}) + "\n")
         return 3

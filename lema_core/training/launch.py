@@ -21,6 +21,7 @@ from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.orphans import die_with_parent
 from lema_core.training.checkpoints import complete_checkpoints
+from lema_core.training.disk import told_when_full
 from lema_core.training.events import parse
 from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
@@ -79,9 +80,18 @@ async def run_tokenising(spec: TrainingSpec, examples: Path, out: Path, on_event
 
 
 async def run_on_tokens(
-    spec: TrainingSpec, launch: LaunchSpec, tokens: Path, out: Path, on_event: OnEvent | None = None
+    spec: TrainingSpec,
+    launch: LaunchSpec,
+    tokens: Path,
+    out: Path,
+    on_event: OnEvent | None = None,
+    *,
+    logs: Path | None = None,
 ) -> TrainingResult:
-    """Fine-tune on what ``run_tokenising`` wrote; for the rest see ``run_training``."""
+    """Fine-tune on what ``run_tokenising`` wrote; for the rest see ``run_training``.
+
+    ``logs`` is where ``log.txt`` and ``tensorboard/`` go, ``out`` unless given: who deletes ``out`` keeps them there.
+    """
     seen: dict[str, dict[str, Any]] = {}
 
     def note(event: dict[str, Any]) -> None:
@@ -91,8 +101,9 @@ async def run_on_tokens(
 
     command = [*launcher(launch), "lema_core.training.sft", "--spec", str(_write_spec(spec, launch, out))]
     command += ["--data", str(tokens), "--out", str(out)]
-    trackers = {"TENSORBOARD_LOGGING_DIR": str(out / "tensorboard")}  # one place for a run and its continuation
-    await run_group(command, out / "log.txt", trackers | clean_environment(os.environ, launch), note)
+    logs = logs or out
+    trackers = {"TENSORBOARD_LOGGING_DIR": str(logs / "tensorboard")}  # one place for a run and its continuation
+    await run_group(command, logs / "log.txt", trackers | clean_environment(os.environ, launch), note)
     checkpoints = tuple(complete_checkpoints(out))
     return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
 
@@ -102,10 +113,11 @@ def _unheard(_: dict[str, Any]) -> None:
 
 
 def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
-    out.mkdir(parents=True, exist_ok=True)
     part = out / f"spec.json.{launch.node_rank}.part"
-    part.write_text(dump_specs(spec, launch))
-    part.replace(out / "spec.json")  # another node may be reading it
+    with told_when_full(out):
+        out.mkdir(parents=True, exist_ok=True)
+        part.write_text(dump_specs(spec, launch))
+        part.replace(out / "spec.json")  # another node may be reading it
     return out / "spec.json"
 
 
@@ -208,7 +220,7 @@ async def _follow(
 ) -> None:
     if process.stdout is None:
         raise TrainingError("the training process has no output to read")
-    with log.open("a", encoding="utf-8") as sink:
+    with told_when_full(log.parent), log.open("a", encoding="utf-8") as sink:
         async for raw in process.stdout:
             line = raw.decode("utf-8", "replace")
             sink.write(line)

@@ -14,6 +14,7 @@ from lema_core.errors import LemaError, TrainingError
 from lema_core.orphans import die_with_parent
 from lema_core.training.candidates import merged_folder
 from lema_core.training.checkpoints import kept_weights
+from lema_core.training.disk import told_when_full
 from lema_core.training.events import emit
 from lema_core.training.specs import TrainingSpec, load_specs
 
@@ -49,7 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
     die_with_parent()
     try:
-        merge_kept(load_specs(given.spec.read_text())[0], given.out)
+        with told_when_full(given.out):
+            merge_kept(load_specs(given.spec.read_text())[0], given.out)
     except LemaError as error:
         emit("error", message=str(error), kind=TrainingError.__name__)
         return 3

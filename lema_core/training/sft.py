@@ -7,7 +7,6 @@ same command goes on from the newest of them. Events go to stdout as JSON lines.
 """
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from lema_core.orphans import die_with_parent
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
+from lema_core.training.disk import told_when_full
 from lema_core.training.events import emit, step_row
 from lema_core.training.preflight import check_machine
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
@@ -172,19 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent()
     try:
         spec, launch = load_specs(given.spec.read_text())
-        train(spec, launch, given.data, given.out)
+        with told_when_full(given.out):
+            train(spec, launch, given.data, given.out)
     except LemaError as error:
-        return _fail(str(error))
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        return _fail(f"the disk of {given.out} is full: free some space and run the same command again")
+        emit("error", message=str(error), kind=TrainingError.__name__)
+        return 3
     return 0
-
-
-def _fail(message: str) -> int:
-    emit("error", message=message, kind=TrainingError.__name__)
-    return 3
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ batch_size = 8
 learning_rate = 1e-3
 [launch]
 ranks = 1
+trackers = ["tensorboard"]
 [evaluation]
 max_tokens = 8
 [evaluation.serve]
@@ -68,6 +69,8 @@ def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_f
     assert len(asked) == 5, "two checkpoints on two sets of questions, and the arm on the test questions"
     assert sum(f"{model.fingerprint}-step-" in one for one in asked) == 4
     assert not (folder / "run").exists(), "the checkpoints that lost are gone"
+    assert list((folder / "tensorboard").glob("events.*")), "what the tracker wrote stays"
+    assert (folder / "log.txt").stat().st_size, "and so does the log"
     assert "model/model.safetensors" in store.manifest(model).files
     assert not [name for name in store.manifest(model).files if "rng_state" in name or "global_step" in name]
     report = next((tmp_path / "out" / "store" / "report").glob("*/report.html")).read_text()

@@ -57,7 +57,7 @@ async def test_every_checkpoint_is_a_plain_model_and_the_last_is_the_runs_own(
     launch = LaunchSpec(ranks=1, threads=1, keep_weights=True)
     result = await run_training(spec, launch, mixture, tmp_path)
     events: list[dict[str, object]] = []
-    weights = await whole_checkpoints(spec, launch, tmp_path, events.append)
+    weights = await whole_checkpoints(spec, launch, tmp_path, events.append, logs=tmp_path)
     assert list(weights) == [1, 2, 3, 4]
     ids = AutoTokenizer.from_pretrained(weights[1]).apply_chat_template(
         [{"role": "user", "content": "3 + 4?"}], add_generation_prompt=True, return_tensors="pt"
@@ -69,5 +69,5 @@ async def test_every_checkpoint_is_a_plain_model_and_the_last_is_the_runs_own(
     assert all(torch.equal(tensor, last[name].to(tensor.dtype)) for name, tensor in model.items())
     # What is merged is not merged again.
     events.clear()
-    assert await whole_checkpoints(spec, launch, tmp_path, events.append) == weights
+    assert await whole_checkpoints(spec, launch, tmp_path, events.append, logs=tmp_path) == weights
     assert not events

@@ -18,7 +18,7 @@ import pytest
 
 from lema_core.errors import TrainingError
 from lema_core.training import LaunchSpec, TrainingResult, TrainingSpec, run_on_tokens, run_tokenising, run_training
-from lema_core.training.checkpoints import MARKER
+from lema_core.training.checkpoints import MARKER, complete_checkpoints
 
 Event = dict[str, Any]
 ALL = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="several minutes: set LEMA_ALL_TESTS=1")
@@ -256,6 +256,53 @@ async def test_a_hostfile_starts_the_ranks_by_deepspeeds_launcher(
     assert losses(result) == pytest.approx(alone, abs=1e-4)
 
 
+def limit_files(megabytes: float) -> None:
+    """Let the ranks write no file beyond a size: to the libraries that is a full disk, but for the system's text."""
+    size = int(megabytes * 2**20)
+    for pid in _ranks():
+        psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (size, size))
+
+
+@pytest.mark.slow
+@ALL
+async def test_a_full_disk_while_a_checkpoint_is_written_keeps_the_last_one(
+    tiny_base: str, mixture: Path, tmp_path: Path
+) -> None:
+    def fill(event: Event) -> None:
+        if event["event"] == "checkpoint":
+            limit_files(0.02)
+
+    spec, launch = spec_of(tiny_base, max_steps=60), LaunchSpec(ranks=2, threads=1)
+    with pytest.raises(TrainingError, match=r"disk of .* is full.*Free some space"):
+        await run_training(spec, launch, mixture, tmp_path, fill)
+    assert not _ranks()
+    newest = complete_checkpoints(tmp_path)[-1].name
+    result, _ = await run(spec, mixture, tmp_path, ranks=2, stage=2)
+    assert result.start["resumed_from"] == newest
+    assert_loads_and_generates(result.model)
+
+
+@pytest.mark.slow
+@ALL
+async def test_a_full_disk_while_the_model_is_written_keeps_the_last_checkpoint(
+    tiny_base: str, mixture: Path, tmp_path: Path
+) -> None:
+    def fill(event: Event) -> None:
+        if event["event"] == "start":
+            limit_files(0.05)
+
+    # An adapter's checkpoints are smaller than the model that it is merged into.
+    spec = spec_of(tiny_base, max_steps=5, method="lora", adapter={"rank": 1, "target_modules": ("q_proj",)})
+    with pytest.raises(TrainingError, match=r"disk of .* is full.*Free some space"):
+        await run_training(spec, LaunchSpec(ranks=1, threads=1), mixture, tmp_path, fill)
+    assert [path.name for path in complete_checkpoints(tmp_path)] == ["checkpoint-5"]
+    assert not (tmp_path / "model").exists()
+    result, events = await run(spec, mixture, tmp_path, ranks=1, stage=2)
+    assert result.start["resumed_from"] == "checkpoint-5"
+    assert not [e for e in events if e["event"] == "step"]
+    assert_loads_and_generates(result.model)
+
+
 @pytest.mark.slow
 async def test_a_loss_that_is_not_a_number_ends_with_a_clear_error(
     tiny_base: str, mixture: Path, tmp_path: Path
@@ -345,7 +392,7 @@ def _is_rank(process: psutil.Process) -> bool:
 
 
 def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
-    from lema_core.training.checkpoints import complete_checkpoints, remove_torn
+    from lema_core.training.checkpoints import remove_torn
 
     for step in (5, 10, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
