@@ -56,7 +56,7 @@ REVISIONS = {
     "evaluation": 1,
     "votes": 1,
     "perplexity": 1,
-    "report": 1,
+    "report": 2,
     "ablation": 1,
 }
 

@@ -6,7 +6,7 @@ wrong step to find in it. Mistakes are selected as a stream: equal ones once, wi
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Literal
@@ -151,18 +151,51 @@ class Difficulty:
         return self.corrected / wrong if wrong else 0.0
 
 
-def difficulty(paths: Iterable[JudgedPath], corrections: Iterable[Correction] = ()) -> list[Difficulty]:
-    """Return the statistics by level, in the levels' order; a question without a level is under ``-``."""
+SHARES = ("never right", "right in less than half", "right in half or more", "always right")
+"""Classes of a question by the share of its samples that are right: a difficulty that every task has."""
+
+
+def right_shares(paths: Iterable[JudgedPath]) -> dict[str, str]:
+    """Return the class in ``SHARES`` of each question, by id."""
+    right: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for path in paths:
+        total[path.question_id] += 1
+        right[path.question_id] += path.verdict == "right"
+    return {question: SHARES[_share_class(right[question], n)] for question, n in total.items()}
+
+
+def _share_class(right: int, total: int) -> int:
+    if right in (0, total):
+        return 3 if right else 0
+    return 2 if 2 * right >= total else 1
+
+
+def difficulty(
+    paths: Iterable[JudgedPath], corrections: Iterable[Correction] = (), classes: Mapping[str, str] | None = None
+) -> list[Difficulty]:
+    """Return the statistics by level, in the levels' order; a question without a level is under ``-``.
+
+    ``classes`` puts another class in the place of a question's level, by id, as ``right_shares`` does.
+    """
+
+    def named(row: JudgedPath | Correction) -> str:
+        return classes[row.question_id] if classes is not None else row.level or "-"
+
     questions: dict[str, set[str]] = {}
     verdicts: dict[str, Counter[str]] = {}
     corrected: dict[str, set[str]] = {}
     for path in paths:
-        level = path.level or "-"
-        questions.setdefault(level, set()).add(path.question_id)
-        verdicts.setdefault(level, Counter())[path.verdict] += 1
+        questions.setdefault(named(path), set()).add(path.question_id)
+        verdicts.setdefault(named(path), Counter())[path.verdict] += 1
     for one in corrections:
-        corrected.setdefault(one.level or "-", set()).add(one.path_id)
+        corrected.setdefault(named(one), set()).add(one.path_id)
     return [
         Difficulty(level, len(questions[level]), sum(counts.values()), dict(counts), len(corrected.get(level, ())))
-        for level, counts in sorted(verdicts.items(), key=lambda item: (len(item[0]), item[0]))
+        for level, counts in sorted(verdicts.items(), key=_place)
     ]
+
+
+def _place(item: tuple[str, object]) -> tuple[int, int, str]:
+    level = item[0]
+    return (SHARES.index(level) if level in SHARES else 0, len(level), level)

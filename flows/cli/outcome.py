@@ -18,7 +18,7 @@ from tasks.report import HTML
 def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:
     """Print the figures of a run and the report's place."""
     store = Store(Runtime.of(run, root).root)
-    if funnel := funnel_of(store, made):
+    if funnel := funnel_of(store, run, made):
         console.print(
             f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
             f"{funnel.accepted} accepted corrections"

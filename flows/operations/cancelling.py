@@ -16,6 +16,8 @@ from lema_core.specs import RunSpec
 from tasks._progress import announce, bearing_absence, server_gone
 
 LOOK_S = 2.0
+WISHED = {StateType.CANCELLING, StateType.CANCELLED}
+"""The server takes a paused run to cancelled at once."""
 
 
 async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
@@ -60,7 +62,7 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
 async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
     flow_run = await begun
     away = False
-    while (state := await _state_of(flow_run)) is None or state.type != StateType.CANCELLING:
+    while (state := await _state_of(flow_run)) is None or state.type not in WISHED:
         if state is None and not away:
             announce("The Prefect server does not answer. The run goes on as far as it can, unseen.")
         away = state is None

@@ -10,6 +10,7 @@ from lema_core.evaluation import Evaluation
 from lema_core.records import Correction
 from lema_core.selection import CheckpointScore
 from lema_core.statistics import PerplexityGap
+from lema_core.verdicts import Difficulty
 from lema_core.votes import VoteScore
 
 __all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
@@ -30,6 +31,8 @@ class Funnel:
     accepted: int
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Corrections, or tries at one, that were turned down, by reason code."""
+    cot: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """CoT data by where it comes from (rationales, students, teachers): rows there were, and rows that are right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +119,8 @@ class ReportData:
     """On the task's own questions."""
     evolved: tuple[EvolvedFunnel, ...] = ()
     """The rounds on evolved questions."""
+    difficulty: tuple[Difficulty, ...] = ()
+    """What the students made of easy and hard questions: by level where there are several, by share of right paths."""
     evaluation: Evaluation | None = None
     votes: tuple[VoteScore, ...] = ()
     """maj@k by model, where answers were sampled."""

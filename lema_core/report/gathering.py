@@ -10,12 +10,13 @@ from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.evaluation import Evaluation, evaluate
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
-from lema_core.records import Correction, JudgedPath
+from lema_core.records import Correction, JudgedPath, Question
 from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
 from lema_core.selection import SELECTION_FILE, read_selection
 from lema_core.specs import BASE, RunSpec
 from lema_core.statistics import PerplexityGap, perplexity_gap
 from lema_core.training import METRICS_FILE
+from lema_core.verdicts import Difficulty, difficulty, right_shares
 from lema_core.votes import vote_scores
 
 EXAMPLES = 6
@@ -36,11 +37,12 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
-        students=_names(run, (student.endpoint for student in run.students)),
+        students=_names(run, (student.endpoint for student in run.mistaken_students)),
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
         parameters=_parameters(run),
         notes=tuple(_notes(run)),
-        funnel=funnel_of(store, made),
+        funnel=funnel_of(store, run, made),
+        difficulty=tuple(_difficulty(store, run, made)),
         evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
         evaluation=evaluation_of(store, made),
         votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
@@ -87,12 +89,15 @@ def _notes(run: RunSpec) -> Iterator[str]:
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
 
 
-def funnel_of(store: Store, made: Lineage) -> Funnel | None:
-    """Return how many of the own questions' rows each data stage kept, None before there are verdicts."""
+def funnel_of(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
+    """Return how many of the own questions' rows each data stage kept, None before there are verdicts.
+
+    Teachers' paths are in its counts of CoT data only.
+    """
     first = made.collections[0] if made.collections else None
     if first is None or not first.verdicts:
         return None
-    judged = [store.manifest(ref) for ref in first.verdicts]
+    judged = [store.manifest(ref) for ref in _verdicts(run, first)]
     corrected = [store.manifest(ref) for ref in first.corrections.values()]
     return Funnel(
         questions=store.manifest(first.questions).rows_out,
@@ -102,7 +107,41 @@ def funnel_of(store: Store, made: Lineage) -> Funnel | None:
         corrections=sum(manifest.rows_in for manifest in corrected),
         accepted=sum(manifest.rows_out for manifest in corrected),
         rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
+        cot=dict(_cot(store, run, first)),
     )
+
+
+def _verdicts(run: RunSpec, first: Collection, *, teachers: bool = False) -> list[ArtifactRef]:
+    """Return the verdicts on the students whose mistakes are collected, or on the teachers."""
+    asked = zip(run.students, first.verdicts, strict=True)
+    return [ref for student, ref in asked if student.mistakes is not teachers]
+
+
+def _cot(store: Store, run: RunSpec, first: Collection) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the counts of the paper's table of CoT data: what there was, and what has the right answer."""
+    rationales = sum(row.rationale is not None for row in store.rows(first.questions, Question))
+    yield "rationales", (rationales, rationales)
+    for name, teachers in (("paths of students", False), ("paths of teachers", True)):
+        judged = [store.manifest(ref) for ref in _verdicts(run, first, teachers=teachers)]
+        if judged:
+            yield name, (sum(m.rows_in for m in judged), sum(m.counts.get("right", 0) for m in judged))
+
+
+def _difficulty(store: Store, run: RunSpec, made: Lineage) -> Iterator[Difficulty]:
+    """Yield the statistics of the own questions by level, where there are several, and by the share of right paths."""
+    first = made.collections[0] if made.collections else None
+    if first is None or not first.verdicts:
+        return
+
+    def paths() -> Iterator[JudgedPath]:
+        return (row for ref in _verdicts(run, first) for row in store.rows(ref, JudgedPath))
+
+    def corrections() -> Iterator[Correction]:
+        return (row for ref in first.corrections.values() for row in store.rows(ref, Correction))
+
+    levels = difficulty(paths(), corrections())
+    yield from levels if len(levels) > 1 else ()
+    yield from difficulty(paths(), corrections(), right_shares(paths()))
 
 
 def _evolved(store: Store, one: Collection) -> EvolvedFunnel:

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lema_core.answers import Judgement
 from lema_core.corrections import (
     REASONS,
     Fault,
@@ -132,10 +133,19 @@ def test_reasons(text, reason):
 
 
 def test_no_answer():
-    text = "Step 2.\nExplanation: eating takes away\nCorrect Solution:\n{\n...\nStep 2: He eats some of them.\n}"
-    row = reviewed(text)
-    assert isinstance(row, Rejection)
-    assert row.reason in {"no_answer", "wrong_answer"}
+    text = "Step 1.\nExplanation: eating takes away\nCorrect Solution:\n{\nStep 1: He eats some of them.\n}"
+    assert reviewed(text).reason == "no_answer"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "reason"),
+    [("ambiguous", "ambiguous_answer"), ("refused", "refused"), ("unknown", "unknown_equality")],
+)
+def test_every_other_verdict_has_its_reason(monkeypatch, verdict, reason):
+    judgement = Judgement(verdict, "11 or 12", "test")
+    monkeypatch.setattr("lema_core.corrections.reviewing.judge", lambda *_: judgement)
+    row = reviewed(GOOD)
+    assert (row.reason, "11 or 12" in row.detail) == (reason, True)
 
 
 def test_failed_and_cut_off_answers():

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.records import JudgedPath, ReasoningPath, Rejection
-from lema_core.verdicts import MistakeSelection, difficulty, judge_path, mistake_key
+from lema_core.verdicts import MistakeSelection, difficulty, judge_path, mistake_key, right_shares
 
 PATH = ReasoningPath(
     id="p",
@@ -123,3 +123,18 @@ def test_difficulty_counts_by_level():
     ]
     two = next(row for row in table if row.level == "2")
     assert (two.questions, two.paths, two.verdicts, two.right_rate) == (2, 2, {"right": 1, "wrong": 1}, 0.5)
+
+
+def test_difficulty_by_the_share_of_right_samples():
+    right, wrong = "The answer is 7.", "The answer is 8."
+    asked = {"a": (right, right), "b": (right, wrong), "c": (right, wrong, wrong), "d": (wrong, "No idea.")}
+    rows = [
+        judged(text, question_id=name, id=f"{name}{n}") for name, texts in asked.items() for n, text in enumerate(texts)
+    ]
+    table = difficulty(rows, classes=right_shares(rows))
+    assert [(row.level, row.questions, row.paths, round(row.right_rate, 2)) for row in table] == [
+        ("never right", 1, 2, 0.0),
+        ("right in less than half", 1, 3, 0.33),
+        ("right in half or more", 1, 2, 0.5),
+        ("always right", 1, 2, 1.0),
+    ]

@@ -1,6 +1,7 @@
 """The quality gate on a real Prefect server: it waits, it is answered through the API, it remembers."""
 
 import json
+import os
 import subprocess
 import time
 import urllib.error
@@ -18,6 +19,7 @@ from lema_core.report.rating import RatingSheet
 
 pytestmark = pytest.mark.slow
 PILOT = 6
+LONG = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="half a minute; LEMA_ALL_TESTS=1 runs it")
 
 
 def post(api, path, body):
@@ -50,9 +52,9 @@ def waiting(api, run_file, tmp_path, name):
         command, cwd=tmp_path, env=environment(api, tmp_path), text=True, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )  # fmt: skip
-    paused = {"flow_runs": {"name": {"any_": [name]}, "state": {"type": {"any_": ["PAUSED"]}}}}
+    paused = {"flow_runs": {"name": {"like_": name}, "state": {"type": {"any_": ["PAUSED"]}}}}
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (found := post(api, "flow_runs/filter", paused)):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
@@ -73,7 +75,7 @@ def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, s
         assert simulated.stats.counts["ok"] == 120 + PILOT
         assert answer(prefect_api, flow_run, "maybe")["status"] == "REJECT"
         assert answer(prefect_api, flow_run, "yes", "looks good")["status"] == "ACCEPT"
-        said, _ = process.communicate(timeout=120)
+        said, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert f"/v2/runs/flow-run/{flow_run}" in said
     assert f"--pairs {PILOT} --rater" in said
@@ -105,7 +107,7 @@ def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, s
 def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_path, prefect_api):
     with waiting(prefect_api, gated, tmp_path, "gate_refused") as (process, flow_run):
         answer(prefect_api, flow_run, "no", "too vague")
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "refused by the person: too vague" in errors
     assert "Traceback" not in errors
@@ -114,10 +116,21 @@ def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_p
     # A refusal is no verdict for ever: the next run asks again.
     with waiting(prefect_api, gated, tmp_path, "gate_refused_again") as (process, flow_run):
         answer(prefect_api, flow_run, "yes")
-        process.communicate(timeout=120)
+        process.communicate(timeout=240)
     assert process.returncode == 0
 
 
+@LONG
+def test_a_waiting_run_can_be_cancelled(gated, simulated, tmp_path, prefect_api):
+    with waiting(prefect_api, gated, tmp_path, "gate_cancelled") as (process, flow_run):
+        post(prefect_api, f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        _, errors = process.communicate(timeout=240)
+    assert process.returncode == 1
+    assert "cancelled" in errors
+    assert simulated.stats.counts["ok"] == 120 + PILOT
+
+
+@LONG
 def test_nobody_answers(gated, lema, simulated):
     refused = lema("run", gated, "--root", "out", "--set", "quality_gate.wait_hours=0.0005", check=False)
     assert refused.returncode == 1
@@ -148,6 +161,7 @@ def test_a_rule_decides_unattended(gated, lema, simulated, tmp_path):
     assert "100% rated poor, max_poor is 20%" in refused.stderr
 
 
+@LONG
 def test_the_plan_shows_the_pilot_without_counting_it_twice(gated, lema):
     plan = lema("plan", gated, "--root", "out").stdout
     assert "quality_gate" in plan
@@ -178,3 +192,28 @@ def test_a_second_teacher_must_agree(gated, lema, simulated, tmp_path):
     assert weak.reasons["second_teacher_faulty"] == alone.rows_out
     report = next((tmp_path / "two" / "store" / "report").glob("*/report.md")).read_text()
     assert "simulated-teacher" in report
+
+
+def test_a_teacher_gives_cot_data_and_no_mistakes(gated, lema, tmp_path):
+    text = gated.read_text().replace(f"[quality_gate]\nrows = {PILOT}\n", "")
+    teacher = '[[students]]\nendpoint = "teacher"\nsamples = 2\nmistakes = false\nmax_tokens = 200\n'
+    gated.write_text(text.replace("[corrections]", teacher + "[corrections]"))
+    lema("run", gated, "--root", "out")
+    store = Store(str(tmp_path / "out" / "store"))
+    (mistakes,) = artifacts(tmp_path / "out", "mistakes")
+    assert {row.student for row in store.rows(mistakes, JudgedPath)} == {"simulated-student"}
+    assert store.manifest(mistakes).rows_in == 120
+    report = next((tmp_path / "out" / "store" / "report").glob("*/report.md")).read_text()
+    assert "| paths of teachers | 80 | 80 |" in report
+    assert "| rationales | 40 | 40 |" in report
+    assert "| solutions sampled | 120 |" in report
+    assert "| always right |" in report
+    paths = {
+        row.id
+        for ref in artifacts(tmp_path / "out", "verdicts")
+        for row in store.rows(ref, JudgedPath)
+        if row.student == "simulated-teacher"
+    }
+    (cot,) = (r for r in artifacts(tmp_path / "out", "mixture") if "correction" not in store.manifest(r).counts)
+    # This teacher words its paths as the rationales: the arm reads them, and leaves equal examples out.
+    assert paths & {row.parent_id for row in store.rejections(cot)}
