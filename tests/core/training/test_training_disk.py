@@ -3,9 +3,11 @@
 import errno
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 
 from lema_core.errors import ConfigError, TrainingError
 from lema_core.training.disk import told_when_full
+from lema_core.training.launch import run_group
 
 WEIGHTS = {"weights": torch.zeros(100_000)}
 
@@ -69,6 +72,14 @@ def small_files() -> Iterator[None]:
 def test_every_library_that_finds_the_disk_full_is_understood(write: Callable[[Path], None], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"disk of .* is full.*MB free.*Free some space"), told_when_full(tmp_path):
         write(tmp_path / "file")
+
+
+@pytest.mark.usefixtures("small_files")
+async def test_a_log_that_cannot_be_written_ends_the_run_in_the_same_way(tmp_path: Path) -> None:
+    endless = [sys.executable, "-c", "while True: print('x' * 1000)"]
+    with pytest.raises(TrainingError, match=r"disk of .* is full"):
+        await run_group(endless, tmp_path / "log.txt", os.environ, [].append)
+    assert not psutil.Process().children(recursive=True)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
