@@ -12,11 +12,13 @@ from typing import ParamSpec
 import httpx
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.exceptions import PrefectException
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from lema_core.artifacts import ArtifactRef
 
 UPDATE_SECONDS = 2.0
-
+RETRIES = 2
+"""Of what is only shown: after 2 and 4 s, then it is left out."""
 
 Watch = Callable[[], tuple[float, str]]
 """Returns how far a stage is (0 to 1) and one line of figures."""
@@ -49,7 +51,9 @@ def decorative(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None
 def bearing_absence() -> Iterator[None]:
     """Go on where Prefect's server does not answer: that must not stop work that is being paid for."""
     try:
-        yield
+        # By the default of five retries each thing shown would hold up the work for a minute.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
+            yield
     except Exception as error:
         if not isinstance(error, PrefectException | OSError) and not server_gone(error):
             raise

@@ -107,5 +107,5 @@ def _instructions(corrections: str, folder: str, rows: int, found: Findings) -> 
     return (
         f"The quality gate waits for your approval. {found.told()}\n\n"
         f"Rate the pilot: `lema rate {corrections} --out {folder} --pairs {rows} --rater YOUR_NAME`\n\n"
-        f"Approve or refuse, with the button Resume: {page}/v2/runs/flow-run/{flow_run.id}"
+        f"Approve or refuse, with Resume in the menu (three dots) of the run: {page}/v2/runs/flow-run/{flow_run.id}"
     )

@@ -1,6 +1,7 @@
 """``lema run``, ``lema sweep``, ``lema resume``: a run file, from questions to report, on a real Prefect server."""
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -93,6 +94,8 @@ def execute(spec: "RunSpec", root: str) -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # One line an event that a server which went away did not take: the run says so once.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    # As the standard library's manual has it for production: lines that could not be logged are not announced.
+    logging.raiseExceptions = False
     from flows.ablation import ablation
     from flows.cli.outcome import show, show_sweep
     from flows.cli.progress import bars

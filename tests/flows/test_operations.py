@@ -190,6 +190,12 @@ def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory
             kill_all(json.loads((home / "server.json").read_text())["pid"])
             told = process.communicate(timeout=240)[0]
         assert "Traceback" not in told
+        assert "failed to process item" not in told
+        assert "Error logging to API" not in told
+        assert told.count("The Prefect server does not answer. The run goes on") == 1
+        assert process.returncode == 1
+        assert told.count("error:") == 1
+        assert "lema resume flow_test --root out" in told
         # Whatever the run said without its server: what it paid is there, and the same command finishes.
         lema("run", "run.toml", "--root", "out")
         assert simulated.stats.report()["paid_twice"] <= 16

@@ -1,12 +1,25 @@
 """The Prefect UI in a real browser: what somebody sees who never opens a terminal."""
 
+import psutil
 import pytest
-from support import ask, ended, until
+from support import ask, ended, state_of, until
 
 from flows.operations.server import ui_url
+from lema_core.llm.simulated import Faults
 
 pytestmark = pytest.mark.slow
 NAME = "flow_test: arithmetic, simulated-student taught by reference-corrector"
+
+SWEEP = """
+[training]
+base = "tiny"
+max_steps = 2
+[evaluation]
+base = "student"
+[evaluation.serve]
+model = "fine-tuned"
+command = "{python} -m lema_core.llm.embedded --model {model} --port {port} --context 1024"
+"""
 
 
 @pytest.fixture
@@ -17,23 +30,94 @@ def page(browser):
     opened.close()
 
 
-def test_a_form_starts_a_run_that_is_seen(checkout, serving, prefect_api, page, tmp_path):
-    deployment = ask(prefect_api, "deployments/name/lema-run/whole-run", method="GET")
-    page.goto(ui_url(prefect_api, f"deployments/deployment/{deployment['id']}/run"))
-    page.get_by_text("Path of a run file").wait_for()
-    page.screenshot(path=tmp_path / "form.png")
-    page.locator("textarea").first.fill("deployments/runs/test.toml")
-    page.get_by_role("button", name="Submit").click()
-    ours = {"deployments": {"id": {"any_": [deployment["id"]]}}}
-    run = until("the run", lambda: ask(prefect_api, "flow_runs/filter", ours))[0]
-    assert ended(prefect_api, run)["type"] == "COMPLETED"
+def opened_at(page, api, path, text):
+    page.goto(ui_url(api, path))
+    page.get_by_text(text).first.wait_for()
 
-    page.goto(ui_url(prefect_api, "dashboard"))
-    page.get_by_text("Flow Runs").first.wait_for()
-    page.screenshot(path=tmp_path / "dashboard.png")
-    page.goto(ui_url(prefect_api, f"runs/flow-run/{run['id']}"))
-    page.get_by_text(NAME).first.wait_for()
-    page.screenshot(path=tmp_path / "run.png")
-    page.goto(ui_url(prefect_api, "artifacts"))
-    page.get_by_text("reasoning-paths").first.wait_for()
-    page.screenshot(path=tmp_path / "artifacts.png")
+
+def run_of(api, deployment) -> dict:
+    """Return the flow run that a form has just started."""
+    return until(
+        "the run", lambda: ask(api, "flow_runs/filter", {"deployments": {"id": {"any_": [deployment["id"]]}}})
+    )[0]
+
+
+def from_menu(page, item):
+    page.locator("button[aria-haspopup=menu]").first.click()
+    page.get_by_role("menuitem", name=item).click()
+
+
+def test_what_somebody_does_who_never_opens_a_terminal(checkout, serving, prefect_api, page, tmp_path, simulated):
+    """One test, because each `serving` costs half of it."""
+    approved(checkout, prefect_api, page, tmp_path)
+    simulated.faults = Faults(latency_s=2)
+    swept_and_cancelled(checkout, prefect_api, page, tmp_path)
+
+
+def approved(checkout, api, page, shots):
+    """Start a run by its form, give the quality gate's approval, and look at what came of it."""
+    file = checkout / "deployments" / "runs" / "test.toml"
+    file.write_text(file.read_text() + "[quality_gate]\nrows = 6\n")
+    deployment = ask(api, "deployments/name/lema-run/whole-run", method="GET")
+    opened_at(page, api, f"deployments/deployment/{deployment['id']}/run", "Path of a run file")
+    page.get_by_label("run_file").fill("deployments/runs/test.toml")
+    page.screenshot(path=shots / "form.png")
+    page.get_by_role("button", name="Submit").click()
+    run = run_of(api, deployment)
+    until("the gate", lambda: state_of(api, run)["type"] == "PAUSED")
+
+    opened_at(page, api, f"runs/flow-run/{run['id']}", NAME)
+    from_menu(page, "Resume")
+    form = page.get_by_role("dialog")
+    form.get_by_text("6 of 6 mistakes have an accepted correction").wait_for()
+    form.get_by_role("button", name="Select Approve").click()
+    page.get_by_role("option", name="yes").click()
+    form.get_by_role("textbox").fill("looks good")
+    page.screenshot(path=shots / "gate.png")
+    form.get_by_role("button", name="Resume").click()
+    assert ended(api, run)["type"] == "COMPLETED"
+    (decision,) = (checkout / ".lema" / "quality_gate").glob("*/decision.json")
+    assert "looks good" in decision.read_text()
+
+    opened_at(page, api, "dashboard", "Flow Runs")
+    page.screenshot(path=shots / "dashboard.png")
+    opened_at(page, api, f"runs/flow-run/{run['id']}", "Completed")
+    page.get_by_text("Finished in state Completed").first.wait_for()
+    page.screenshot(path=shots / "run.png")
+    opened_at(page, api, "artifacts", "reasoning-paths")
+    page.screenshot(path=shots / "artifacts.png")
+
+
+def swept_and_cancelled(checkout, api, page, shots):
+    """Fill in the form of a sweep, and cancel what it started."""
+    (checkout / "deployments" / "runs" / "sweep.toml").write_text(
+        (checkout / "run.toml").read_text().replace('"flow_test"', '"swept"') + SWEEP
+    )
+    deployment = ask(api, "deployments/name/lema-ablation/ablation", method="GET")
+    opened_at(page, api, f"deployments/deployment/{deployment['id']}/run", "Path of a run file")
+    page.get_by_label("run_file").fill("deployments/runs/sweep.toml")
+    page.get_by_role("button", name="Select arms").click()
+    for arm in ("lema", "cot"):
+        page.get_by_role("option", name=arm, exact=True).click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Add item").nth(1).click()
+    page.get_by_role("spinbutton").first.fill("7")
+    page.get_by_label("root").fill("swept")
+    page.screenshot(path=shots / "sweep.png")
+    page.get_by_role("button", name="Submit").click()
+    run = run_of(api, deployment)
+    filled = {"run_file": "deployments/runs/sweep.toml", "arms": ["lema", "cot"], "seeds": [7], "root": "swept"}
+    assert filled.items() <= run["parameters"].items()
+    until("its work", (checkout / "swept" / "store" / "questions").exists)
+
+    opened_at(page, api, f"runs/flow-run/{run['id']}", "Running")
+    from_menu(page, "Cancel")
+    page.get_by_role("button", name="Cancel Flow Run").click()
+    assert ended(api, run)["type"] == "CANCELLED"
+    page.get_by_text("Cancelled").first.wait_for()
+    page.screenshot(path=shots / "cancelled.png")
+    assert not [one for one in psutil.process_iter(["environ"]) if flow_run_of(one) == run["id"]]
+
+
+def flow_run_of(process: psutil.Process) -> str | None:
+    return (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID")
