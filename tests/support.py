@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -82,9 +83,19 @@ def until(what: str, moment: Callable[[], object]):
 def ask(api: str, path: str, body: dict | None = None, method: str = "POST"):
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"}, method=method)
-    with urllib.request.urlopen(request) as answer:
-        text = answer.read()
-    return json.loads(text) if text else None
+    text = until(f"an answer to {path}", lambda: _answered(request))
+    return json.loads(text) if text.strip() else None
+
+
+def _answered(request: urllib.request.Request) -> bytes:
+    """Return the answer; empty, to be asked again, where the server's database was busy (503), as its clients do."""
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.read() or b" "
+    except urllib.error.HTTPError as error:
+        if error.code == 503:
+            return b""
+        raise
 
 
 def runs(api: str, name: str) -> list[dict]:

@@ -20,6 +20,16 @@ WISHED = {StateType.CANCELLING, StateType.CANCELLED}
 """The server takes a paused run to cancelled at once."""
 
 
+_waiting: list[asyncio.Future[UUID]] = []
+"""Who waits to hear which run began. Not the hook's own: the flow travels to Dask's workers, and a future cannot."""
+
+
+def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - Prefect gives them by position
+    while _waiting:
+        if not (begun := _waiting.pop()).done():
+            begun.set_result(flow_run.id)
+
+
 async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
     """Run a flow in this process, and end it within seconds when somebody cancels it in the UI or by the API.
 
@@ -28,12 +38,8 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
         ServerGoneError: the Prefect server went away while it ran.
     """
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
-
-    def note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - Prefect gives them by position
-        if not begun.done():
-            begun.set_result(flow_run.id)
-
-    noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", note)])
+    _waiting.append(begun)
+    noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
     work = asyncio.ensure_future(cast("Coroutine[Any, Any, Any]", noted(run, root)))
     watch = asyncio.create_task(_until_wished(begun))
     await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)

@@ -1,12 +1,10 @@
-import json
 import os
 import signal
 import subprocess
 import time
-import urllib.request
 
 import pytest
-from support import environment, lema_command, parts
+from support import ask, environment, lema_command, parts
 
 from lema_core.answers import judge
 from lema_core.artifacts import ArtifactRef, Store
@@ -18,12 +16,6 @@ pytestmark = pytest.mark.slow
 
 def artifact(store: Store, stage: str) -> list[ArtifactRef]:
     return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
-
-
-def post(api: str, path: str, body: dict) -> list:
-    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        return json.loads(answer.read())
 
 
 def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tmp_path):
@@ -62,7 +54,7 @@ def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tm
 def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_api):
     lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
     lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
-    runs = post(
+    runs = ask(
         prefect_api,
         "flow_runs/filter",
         {
@@ -73,7 +65,7 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     assert [run["state_type"] for run in runs] == ["COMPLETED", "COMPLETED"]
 
     def tasks(run: dict) -> list[tuple[str, str]]:
-        found = post(prefect_api, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        found = ask(prefect_api, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
         return [(task["name"], task["state_name"]) for task in found]
 
     deadline = time.monotonic() + 60
@@ -84,7 +76,7 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     assert second["reasoning_paths"] == "Cached"
     assert second["corrections"] == "Cached"
     filter_by_run = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
-    keys = {found["key"] for found in post(prefect_api, "artifacts/filter", filter_by_run)}
+    keys = {found["key"] for found in ask(prefect_api, "artifacts/filter", filter_by_run)}
     assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= keys
 
 

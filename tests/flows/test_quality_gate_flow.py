@@ -4,13 +4,11 @@ import json
 import os
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from shutil import rmtree
 
 import pytest
-from support import environment, lema_command
+from support import ask, environment, lema_command
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.quality_gate import read_decision
@@ -20,12 +18,6 @@ from lema_core.report.rating import RatingSheet
 pytestmark = pytest.mark.slow
 PILOT = 6
 LONG = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="half a minute; LEMA_ALL_TESTS=1 runs it")
-
-
-def post(api, path, body):
-    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        return json.loads(answer.read())
 
 
 def artifacts(root, stage):
@@ -55,7 +47,7 @@ def waiting(api, run_file, tmp_path, name):
     paused = {"flow_runs": {"name": {"like_": name}, "state": {"type": {"any_": ["PAUSED"]}}}}
     try:
         deadline = time.monotonic() + 240
-        while not (found := post(api, "flow_runs/filter", paused)):
+        while not (found := ask(api, "flow_runs/filter", paused)):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.2)
@@ -66,7 +58,7 @@ def waiting(api, run_file, tmp_path, name):
 
 
 def answer(api, flow_run, approve, note=""):
-    return post(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
+    return ask(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
 
 
 def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, simulated, tmp_path, prefect_api):
@@ -123,7 +115,7 @@ def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_p
 @LONG
 def test_a_waiting_run_can_be_cancelled(gated, simulated, tmp_path, prefect_api):
     with waiting(prefect_api, gated, tmp_path, "gate_cancelled") as (process, flow_run):
-        post(prefect_api, f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        ask(prefect_api, f"flow_runs/{flow_run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
         _, errors = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "cancelled" in errors
