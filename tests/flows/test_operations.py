@@ -181,7 +181,7 @@ def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory
         lema("run", "run.toml", "--root", "undisturbed", "--set", "name=plain")
         simulated.stats.reset()
         simulated.faults = Faults(latency_s=0.3)
-        given = environment(api, checkout)
+        given = environment(api, checkout) | {"PREFECT_CLIENT_MAX_RETRIES": "2"}  # by default it ends after minutes
         with subprocess.Popen(
             lema_command("run", "run.toml", "--root", "out"), cwd=checkout, env=given,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
