@@ -173,7 +173,7 @@ def test_a_run_without_a_worker_is_cancelled_from_the_ui_within_seconds(checkout
 @pytest.mark.skipif(
     "LEMA_ALL_TESTS" not in os.environ, reason="minutes: Prefect's client retries; set LEMA_ALL_TESTS=1"
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory, lema):
     home = tmp_path_factory.mktemp("mortal") / "prefect"
     api = api_url(start(home))
