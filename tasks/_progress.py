@@ -94,27 +94,35 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
     def by_shards() -> tuple[float, str]:
         return finished / total, f"{finished} of {total} shards"
 
-    updates = asyncio.create_task(_update(ref, watch or by_shards))
+    ended = asyncio.Event()
+    updates = asyncio.create_task(_update(ref, watch or by_shards, ended))
     try:
         yield tick
-    finally:
+    except BaseException:
         updates.cancel()
+        raise
+    finally:
+        ended.set()
         with suppress(asyncio.CancelledError):
             await updates
 
 
-async def _update(ref: ArtifactRef, watch: Watch) -> None:
+async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
     artifact = None
     last: tuple[float, str] | None = None
     try:
         while True:
+            over = ended.is_set()
             share, line = now = watch()
             for listener in _listeners:
                 listener(ref.stage, share, line)
             if now != last:
                 artifact = await _send(artifact, ref, share, line)
             last = now
-            await asyncio.sleep(UPDATE_SECONDS)
+            if over:
+                return
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), UPDATE_SECONDS)
     finally:
         for listener in _listeners:
             listener(ref.stage, 1.0, "")

@@ -76,8 +76,9 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     assert second["reasoning_paths"] == "Cached"
     assert second["corrections"] == "Cached"
     filter_by_run = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
-    keys = {found["key"] for found in ask(prefect_api, "artifacts/filter", filter_by_run)}
-    assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= keys
+    found = {artifact["key"]: artifact for artifact in ask(prefect_api, "artifacts/filter", filter_by_run)}
+    assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= found.keys()
+    assert found["progress-reasoning-paths"]["description"].startswith("120/120 requests"), "the last look is shown too"
 
 
 @pytest.mark.parametrize("after", [5, 60, 118, 140])
