@@ -1,5 +1,7 @@
 """The Prefect UI in a real browser: what somebody sees who never opens a terminal."""
 
+import os
+
 import psutil
 import pytest
 from support import ask, ended, state_of, until
@@ -7,7 +9,10 @@ from support import ask, ended, state_of, until
 from flows.operations.server import ui_url
 from lema_core.llm.simulated import Faults
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="two minutes; LEMA_ALL_TESTS=1 runs it"),
+]
 NAME = "flow_test: arithmetic, simulated-student taught by reference-corrector"
 
 SWEEP = """

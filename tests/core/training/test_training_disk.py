@@ -77,9 +77,10 @@ def test_every_library_that_finds_the_disk_full_is_understood(write: Callable[[P
 @pytest.mark.usefixtures("small_files")
 async def test_a_log_that_cannot_be_written_ends_the_run_in_the_same_way(tmp_path: Path) -> None:
     endless = [sys.executable, "-c", "while True: print('x' * 1000)"]
+    before = psutil.Process().children(recursive=True)  # servers of other tests in this process
     with pytest.raises(TrainingError, match=r"disk of .* is full"):
         await run_group(endless, tmp_path / "log.txt", os.environ, [].append)
-    assert not psutil.Process().children(recursive=True)
+    assert set(psutil.Process().children(recursive=True)) <= set(before)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
