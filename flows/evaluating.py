@@ -7,7 +7,7 @@ from flows.measuring import Measured, asked_for
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks._endpoints import engine_session
-from tasks.evaluation import evaluation, votes
+from tasks.evaluation import evaluation
 from tasks.questions import questions
 
 
@@ -21,4 +21,4 @@ async def evaluate(run: RunSpec, root: str = ".lema") -> Measured:
         model = Endpoints(run, at, Lineage(test_questions=held_out))[name]
         asked = (at, spec, name, model, spec.base_prompt, source.task, held_out)
         greedy = await evaluation(*asked)
-        return Measured(greedy, await votes(*asked) if spec.samples else None)
+        return Measured(greedy, await evaluation(*asked, sampled=True) if spec.samples else None)

@@ -4,7 +4,7 @@ from flows.endpoints import Endpoints
 from flows.selection import trained
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
-from tasks.evaluation import evaluation, votes
+from tasks.evaluation import evaluation
 from tasks.mixture import mixture
 from tasks.perplexity import perplexity
 from tasks.tokens import tokens
@@ -43,7 +43,7 @@ async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) 
         asked = (at, run.evaluation, name, model, prompt, run.questions.task, made.test_questions)
         made.evaluations[name] = await evaluation(*asked)
         if run.evaluation.samples:
-            made.votes[name] = await votes(*asked)
+            made.votes[name] = await evaluation(*asked, sampled=True)
     await _perplexity(run.evaluation.perplexity, at, made)
 
 

@@ -1,10 +1,10 @@
 """Models as tasks see them: one request engine a process, and servers that run while a stage needs them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from lema_core.artifacts import PartWriter
+from lema_core.artifacts import ArtifactRef, PartWriter
 from lema_core.errors import BatchPendingError
 from lema_core.llm.budget import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
@@ -14,7 +14,7 @@ from lema_core.llm.requests import Completion, Failure, Outcome
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Watch
-from tasks._publish import Stage
+from tasks._publish import ShardTask, Stage, publish, published
 from tasks._secrets import with_key
 
 _engines: dict[tuple[Runtime, int], Engine] = {}
@@ -53,6 +53,23 @@ async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
     ready = await with_key(endpoint)
     async with running(ready) as url:
         yield ready.at(url)
+
+
+async def publish_asked(
+    runtime: Runtime,
+    stage: Stage,
+    endpoints: Sequence[EndpointSpec],
+    shard_task: Callable[[Sequence[EndpointSpec]], ShardTask],
+) -> ArtifactRef:
+    """Return the artifact of a stage that asks models; their servers run only where it is not there yet.
+
+    ``shard_task`` is given the endpoints as they can be reached. The errors are those of ``publish``.
+    """
+    if ref := await published(runtime, stage):
+        return ref
+    async with AsyncExitStack() as servers:
+        live = [await servers.enter_async_context(serving(endpoint)) for endpoint in endpoints]
+        return await publish(runtime, stage, shard_task(live), await engine_watch(runtime, stage))
 
 
 async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter, prefix: str = "") -> AsyncIterator[Outcome]:

@@ -74,12 +74,14 @@ async def published(runtime: Runtime, stage: Stage) -> ArtifactRef | None:
 
 
 async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: Watch | None = None) -> ArtifactRef:
-    """Run the shards that are not finished, some at a time, and publish the artifact.
+    """Return the stage's artifact; where it is not there, run the shards that are not finished, some at a time.
 
     Raises:
         ShardsFailedError: some shards failed; the finished ones are kept.
         BudgetExceededError: the budget ran out; every completion paid so far is in the ledger.
     """
+    if ref := await published(runtime, stage):
+        return ref
     store = Store(runtime.root)
     started = time.monotonic()
     shards = shards_of(stage.rows, stage.shard_rows(runtime))

@@ -1,7 +1,6 @@
 """Corrections of mistakes by a teacher, accepted only if they stand every check (paper, section 2.2)."""
 
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from functools import partial
 
 from prefect import task
@@ -16,8 +15,8 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
 from lema_core.specs import Runtime
-from tasks._endpoints import counted, engine_of, engine_watch, serving
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._endpoints import counted, engine_of, publish_asked
+from tasks._publish import SHARD_TASK, Stage, outcome
 
 
 @task(name="corrections", task_run_name="corrections {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -71,13 +70,9 @@ async def corrections(
     teachers = [corrector, second] if second else [corrector]
     identity = identities.corrections(spec, corrector.identity, task_name, mistakes.fingerprint, second)
     stage = Stage(identity, Store(runtime.root).manifest(mistakes).rows_out, spec.tries + len(teachers) - 1)
-    if ref := await published(runtime, stage):
-        return ref
-    async with AsyncExitStack() as servers:
-        live = [await servers.enter_async_context(serving(teacher)) for teacher in teachers]
-        return await publish(
-            runtime,
-            stage,
-            partial(corrections_shard, runtime, spec, live, task_name, mistakes, stage.ref),
-            await engine_watch(runtime, stage),
-        )
+    return await publish_asked(
+        runtime,
+        stage,
+        teachers,
+        lambda live: partial(corrections_shard, runtime, spec, live, task_name, mistakes, stage.ref),
+    )

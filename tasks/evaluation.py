@@ -6,14 +6,14 @@ from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
+from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.greedy import greedy_requests, judged_answer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
 from lema_core.specs import EvaluationSpec, PromptKind, Runtime
 from lema_core.votes import vote_requests
-from tasks._endpoints import counted, engine_of, engine_watch, serving
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._endpoints import counted, engine_of, publish_asked
+from tasks._publish import SHARD_TASK, Stage, outcome
 
 
 @task(name="evaluation", task_run_name="{out.stage} {name} {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -51,43 +51,19 @@ async def evaluation(
     prompt: PromptKind,
     task_name: str,
     questions: ArtifactRef,
+    *,
+    sampled: bool = False,
 ) -> ArtifactRef:
-    """Return the artifact of a model's judged greedy answers; ``name`` is the arm's, or ``base``."""
-    identity = identities.evaluation(spec, model.identity, prompt, task_name, questions.fingerprint)
-    return await _asked(runtime, spec, name, model, prompt, questions, identity)
+    """Return the artifact of a model's judged greedy answers; ``name`` is the arm's, or ``base``.
 
-
-async def votes(
-    runtime: Runtime,
-    spec: EvaluationSpec,
-    name: str,
-    model: EndpointSpec,
-    prompt: PromptKind,
-    task_name: str,
-    questions: ArtifactRef,
-) -> ArtifactRef:
-    """Return the artifact of a model's judged sampled answers: ``spec.samples`` rows for each question."""
-    identity = identities.votes(spec, model.identity, prompt, task_name, questions.fingerprint)
-    return await _asked(runtime, spec, name, model, prompt, questions, identity, spec.samples)
-
-
-async def _asked(
-    runtime: Runtime,
-    spec: EvaluationSpec,
-    name: str,
-    model: EndpointSpec,
-    prompt: PromptKind,
-    questions: ArtifactRef,
-    identity: Identity,
-    samples: int = 1,
-) -> ArtifactRef:
+    ``sampled``: of ``spec.samples`` sampled answers to each question instead, for maj@k.
+    """
+    identify, samples = (identities.votes, spec.samples) if sampled else (identities.evaluation, 1)
+    identity = identify(spec, model.identity, prompt, task_name, questions.fingerprint)
     stage = Stage(identity, Store(runtime.root).manifest(questions).rows_out, requests_per_row=samples)
-    if ref := await published(runtime, stage):
-        return ref
-    async with serving(model) as live:
-        return await publish(
-            runtime,
-            stage,
-            partial(evaluation_shard, runtime, spec, name, live, prompt, questions, stage.ref),
-            await engine_watch(runtime, stage),
-        )
+    return await publish_asked(
+        runtime,
+        stage,
+        [model],
+        lambda live: partial(evaluation_shard, runtime, spec, name, *live, prompt, questions, stage.ref),
+    )

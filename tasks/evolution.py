@@ -16,8 +16,8 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import Correction, Question
 from lema_core.specs import EvolutionSpec, Runtime
-from tasks._endpoints import counted, engine_of, engine_watch, serving
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._endpoints import counted, engine_of, publish_asked
+from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="evolution_created", task_run_name="evolution_created {kind} {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -67,15 +67,12 @@ async def evolution_created(
     identity = identities.evolution_created(spec, kind, round_number, writer.identity, task_name, first)
     rows = Store(runtime.root).manifest(first.questions).rows_out
     stage = Stage(identity, rows, max(1, spec.draws // max(1, rows)))
-    if ref := await published(runtime, stage):
-        return ref
-    async with serving(writer) as live:
-        return await publish(
-            runtime,
-            stage,
-            partial(created_shard, runtime, spec, kind, round_number, live, first, stage.ref),
-            await engine_watch(runtime, stage),
-        )
+    return await publish_asked(
+        runtime,
+        stage,
+        [writer],
+        lambda live: partial(created_shard, runtime, spec, kind, round_number, *live, first, stage.ref),
+    )
 
 
 @task(name="evolution_novel", task_run_name="evolution_novel", **SHARD_TASK)
@@ -119,8 +116,6 @@ async def evolution_novel(
 ) -> ArtifactRef:
     """Return the artifact of the created questions that repeat neither a known nor a test question, nor each other."""
     stage = Stage(identities.evolution_novel(spec, created, [*known, *([tests] if tests else [])]), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(novel_shard, runtime, spec, created, known, tests, stage.ref))
 
 
@@ -150,12 +145,6 @@ async def evolution(
         Store(runtime.root).manifest(novel).rows_out,
         spec.votes,
     )
-    if ref := await published(runtime, stage):
-        return ref
-    async with serving(answerer) as live:
-        return await publish(
-            runtime,
-            stage,
-            partial(evolution_shard, runtime, spec, live, novel, stage.ref),
-            await engine_watch(runtime, stage),
-        )
+    return await publish_asked(
+        runtime, stage, [answerer], lambda live: partial(evolution_shard, runtime, spec, *live, novel, stage.ref)
+    )

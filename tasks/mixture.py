@@ -14,7 +14,7 @@ from lema_core.overlap import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.specs import MixtureSpec, Runtime
 from lema_core.tokens import need_tokenizer
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="mixture", task_run_name="mixture {arm.name}", **SHARD_TASK)
@@ -73,6 +73,4 @@ async def mixture(
 ) -> ArtifactRef:
     """Return the artifact of an arm's examples; ``base`` is what is trained on them, and counts their tokens."""
     stage = Stage(identities.mixture(spec, arm, task_name, made, base), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(mixture_shard, runtime, spec, arm, made, base, stage.ref))

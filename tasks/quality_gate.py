@@ -22,7 +22,7 @@ from lema_core.records import JudgedPath
 from lema_core.report.rating import draw_pilot
 from lema_core.specs import Runtime
 from tasks._progress import announce
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 POLL_SECONDS = 2
 
@@ -50,8 +50,6 @@ async def quality_gate_shard(
 async def quality_gate(runtime: Runtime, spec: QualityGateSpec, mistakes: ArtifactRef) -> ArtifactRef:
     """Return the artifact of the pilot's mistakes: a seeded draw."""
     stage = Stage(identities.quality_gate(spec, mistakes.fingerprint), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(quality_gate_shard, runtime, spec, mistakes, stage.ref))
 
 

@@ -10,7 +10,7 @@ from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
 from lema_core.specs import Runtime
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="questions", task_run_name="questions", **SHARD_TASK)
@@ -30,6 +30,4 @@ async def questions(runtime: Runtime, spec: QuestionsSpec) -> ArtifactRef:
         DataError: the source cannot be used; nothing was paid.
     """
     stage = Stage(identities.questions(spec), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(questions_shard, runtime, spec, stage.ref))

@@ -11,8 +11,8 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_from, path_requests
 from lema_core.records import Question, ReasoningPath
 from lema_core.specs import Runtime, StudentSpec
-from tasks._endpoints import counted, engine_of, engine_watch, serving
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._endpoints import counted, engine_of, publish_asked
+from tasks._publish import SHARD_TASK, Stage, outcome
 
 
 @task(name="reasoning_paths", task_run_name="reasoning_paths {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -43,12 +43,9 @@ async def reasoning_paths(
     """Return the artifact of a student's paths to the questions."""
     identity = identities.reasoning_paths(spec, student.identity, task_name, questions.fingerprint)
     stage = Stage(identity, Store(runtime.root).manifest(questions).rows_out, spec.samples)
-    if ref := await published(runtime, stage):
-        return ref
-    async with serving(student) as live:
-        return await publish(
-            runtime,
-            stage,
-            partial(reasoning_paths_shard, runtime, spec, live, questions, stage.ref),
-            await engine_watch(runtime, stage),
-        )
+    return await publish_asked(
+        runtime,
+        stage,
+        [student],
+        lambda live: partial(reasoning_paths_shard, runtime, spec, *live, questions, stage.ref),
+    )

@@ -48,8 +48,6 @@ async def held_out(runtime: Runtime, spec: SelectionSpec, questions: ArtifactRef
         DataError: none would be left to train on.
     """
     stage = Stage(identities.held_out(spec, questions.fingerprint), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(held_out_shard, runtime, spec, questions, stage.ref))
 
 

@@ -13,7 +13,7 @@ from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.records import JudgedPath, ReasoningPath
 from lema_core.specs import MistakesSpec, Runtime, VerdictsSpec
 from lema_core.verdicts import MistakeSelection, judge_path
-from tasks._publish import SHARD_TASK, Stage, outcome, publish, published
+from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="verdicts", task_run_name="verdicts {shard.start}-{shard.stop}", **SHARD_TASK)
@@ -38,8 +38,6 @@ async def verdicts(runtime: Runtime, spec: VerdictsSpec, task_name: str, paths: 
     """Return the artifact of the judged paths of one student."""
     identity = identities.verdicts(spec, task_name, paths.fingerprint)
     stage = Stage(identity, Store(runtime.root).manifest(paths).rows_out, asks=False)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(verdicts_shard, runtime, spec, paths, stage.ref))
 
 
@@ -66,6 +64,4 @@ def _select(
 async def mistakes(runtime: Runtime, spec: MistakesSpec, verdicts: Sequence[ArtifactRef]) -> ArtifactRef:
     """Return the artifact of the mistakes that go to the corrector."""
     stage = Stage(identities.mistakes(spec, [ref.fingerprint for ref in verdicts]), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
     return await publish(runtime, stage, partial(mistakes_shard, runtime, spec, verdicts, stage.ref))

@@ -18,8 +18,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lema_core.errors import ConfigError, DataError, LemaError, MissingDependencyError
-from lema_core.training.disk import told_when_full
+from lema_core.errors import ConfigError, DataError, MissingDependencyError
+from lema_core.training.events import emit
+from lema_core.training.program import carried_out
 from lema_core.training.specs import TrainingSpec, load_specs
 from lema_core.training.tokens import META_FILE, SCHEMA, TOKENS_FILE
 
@@ -210,18 +211,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--examples", type=Path, required=True, help="a mixture's folder, or one Parquet file")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         from lema_core.training.embedded_weights import checkpoint_of
 
         spec, _ = load_specs(given.spec.read_text())
         tokenizer = ExampleTokenizer(load_tokenizer(checkpoint_of(spec.base)), spec.template)
-        with told_when_full(given.out):
-            counts = tokenise(read_examples(given.examples), tokenizer, spec, given.out)
-    except LemaError as error:
-        sys.stdout.write(json.dumps({"event": "error", "message": str(error)}) + "\n")
-        return 3
-    sys.stdout.write(json.dumps({"event": "tokenised", **counts}) + "\n")
-    return 0
+        emit("tokenised", **tokenise(read_examples(given.examples), tokenizer, spec, given.out))
+
+    return carried_out(work, given.out)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lema_core.errors import LemaError, TrainingError
-from lema_core.orphans import die_with_parent
 from lema_core.training.candidates import merged_folder
 from lema_core.training.checkpoints import kept_weights
-from lema_core.training.disk import told_when_full
 from lema_core.training.events import emit
+from lema_core.training.program import carried_out
 from lema_core.training.specs import TrainingSpec, load_specs
 
 
@@ -48,14 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--spec", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(argv)
-    die_with_parent()
-    try:
-        with told_when_full(given.out):
-            merge_kept(load_specs(given.spec.read_text())[0], given.out)
-    except LemaError as error:
-        emit("error", message=str(error), kind=TrainingError.__name__)
-        return 3
-    return 0
+    return carried_out(lambda: merge_kept(load_specs(given.spec.read_text())[0], given.out), given.out)
 
 
 if __name__ == "__main__":

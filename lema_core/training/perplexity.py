@@ -16,12 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from lema_core.errors import DataError, LemaError
-from lema_core.orphans import die_with_parent
+from lema_core.errors import DataError
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.training.embedded_weights import checkpoint_of
 from lema_core.training.events import emit
+from lema_core.training.program import carried_out
 
 BATCH = 8
 """Pairs in one forward pass."""
@@ -42,8 +42,9 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32
+    # Without dropout: from_pretrained gives a model that does not train.
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, trust_remote_code=False)
-    model = model.to(device).eval()
+    model = model.to(device)
     rows: list[dict[str, Any]] = []
     left_out = 0
     for batch in _batches(islice(_pairs(corrections, tokenizer), limit)):
@@ -128,13 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, required=True)
     given = parser.parse_args(argv)
-    die_with_parent()
-    try:
-        measure(given.model, given.corrections, given.out, given.limit)
-    except LemaError as error:
-        emit("error", message=str(error), kind=type(error).__name__)
-        return 3
-    return 0
+    return carried_out(lambda: measure(given.model, given.corrections, given.out, given.limit), given.out)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lema_core.errors import LemaError, TrainingError
-from lema_core.orphans import die_with_parent
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
-from lema_core.training.disk import told_when_full
 from lema_core.training.events import emit, step_row
 from lema_core.training.preflight import check_machine
+from lema_core.training.program import carried_out
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
 from lema_core.training.tokens import TokenisedData
 
@@ -169,15 +167,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--local_rank", type=int, help="given by DeepSpeed's launcher; the environment says the same")
     given = parser.parse_args(argv)
-    die_with_parent()
-    try:
+
+    def work() -> None:
         spec, launch = load_specs(given.spec.read_text())
-        with told_when_full(given.out):
-            train(spec, launch, given.data, given.out)
-    except LemaError as error:
-        emit("error", message=str(error), kind=TrainingError.__name__)
-        return 3
-    return 0
+        train(spec, launch, given.data, given.out)
+
+    return carried_out(work, given.out)
 
 
 if __name__ == "__main__":
