@@ -58,15 +58,22 @@ def waiting(api, run_file, tmp_path, name):
 
 
 def answer(api, flow_run, approve, note=""):
-    return ask(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
+    """Answer as the UI does, once the form is there: Prefect pauses a run first and saves its form after."""
+    deadline = time.monotonic() + 60
+    while True:
+        said = ask(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
+        if said["details"].get("reason") != "Run input schema not found.":
+            return said["status"]
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
 
 
 def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, simulated, tmp_path, prefect_api):
     with waiting(prefect_api, gated, tmp_path, "gate_approved") as (process, flow_run):
         # 120 paths, and of the corrections the pilot alone.
         assert simulated.stats.counts["ok"] == 120 + PILOT
-        assert answer(prefect_api, flow_run, "maybe")["status"] == "REJECT"
-        assert answer(prefect_api, flow_run, "yes", "looks good")["status"] == "ACCEPT"
+        assert answer(prefect_api, flow_run, "maybe") == "REJECT"
+        assert answer(prefect_api, flow_run, "yes", "looks good") == "ACCEPT"
         said, _ = process.communicate(timeout=240)
     assert process.returncode == 0
     assert f"/v2/runs/flow-run/{flow_run}" in said
@@ -98,7 +105,7 @@ def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, s
 
 def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_path, prefect_api):
     with waiting(prefect_api, gated, tmp_path, "gate_refused") as (process, flow_run):
-        answer(prefect_api, flow_run, "no", "too vague")
+        assert answer(prefect_api, flow_run, "no", "too vague") == "ACCEPT"
         _, errors = process.communicate(timeout=240)
     assert process.returncode == 1
     assert "refused by the person: too vague" in errors
@@ -107,7 +114,7 @@ def test_a_refusal_ends_the_run_and_nothing_more_is_paid(gated, simulated, tmp_p
     assert json.loads((tmp_path / "out" / "runs" / "gate_refused.json").read_text())["state"] == "failed"
     # A refusal is no verdict for ever: the next run asks again.
     with waiting(prefect_api, gated, tmp_path, "gate_refused_again") as (process, flow_run):
-        answer(prefect_api, flow_run, "yes")
+        assert answer(prefect_api, flow_run, "yes") == "ACCEPT"
         process.communicate(timeout=240)
     assert process.returncode == 0
 
