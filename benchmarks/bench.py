@@ -1,4 +1,4 @@
-"""What the trials of the request engine share: a server with faults, files of prompts, and what a process took."""
+"""What the benchmarks share: a server with faults, files of prompts, what a process took, a Prefect server."""
 
 import json
 import os
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.operations import server as prefect
 from lema_core.llm.endpoints import free_port
 
 LEMA = [sys.executable, "-c", "from flows.cli import app; app()"]
@@ -101,14 +102,16 @@ class Bench:
 
 
 @contextmanager
-def server() -> Iterator[str]:
+def server(latency_s: float = 0.0) -> Iterator[str]:
+    """Run the simulated endpoint in a process of its own; give its address."""
     port = free_port()
     process = subprocess.Popen([*LEMA, "simulate", "--port", str(port)], stdout=subprocess.DEVNULL)
     base = f"http://127.0.0.1:{port}"
+    faults = urllib.request.Request(f"{base}/faults", json.dumps({"latency_s": latency_s}).encode())  # noqa: S310
     try:
         while True:
             try:
-                urllib.request.urlopen(f"{base}/health").read()  # noqa: S310 - our own server
+                urllib.request.urlopen(faults).read()  # noqa: S310 - our own server
             except OSError:
                 time.sleep(0.1)
             else:
@@ -117,3 +120,18 @@ def server() -> Iterator[str]:
     finally:
         process.terminate()
         process.wait()
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[None]:
+    """Run a Prefect server of our own and set it for this process; its console is quiet."""
+    quiet = {
+        "PREFECT_API_URL": prefect.api_url(prefect.start(home)),
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    }
+    os.environ.update(prefect.QUIET | quiet)
+    try:
+        yield
+    finally:
+        prefect.stop(home)

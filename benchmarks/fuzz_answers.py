@@ -9,6 +9,7 @@ Prints the number of texts tried and the slowest one; exits with 1 at the first 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -51,7 +52,7 @@ class FindingError(Exception):
 def check(text: str) -> float:
     """Try one text every way; return the slowest call's seconds."""
     slowest = 0.0
-    calls = (
+    calls: tuple[Callable[[], str], ...] = (
         lambda: extract(text, "numeric", loose=True).outcome,
         lambda: extract(text, "latex", loose=True).outcome,
         lambda: extract("The answer is " + text, "choice", ("a", "b c")).outcome,

@@ -10,18 +10,15 @@ line of a Markdown table; the memory is that of the flow's process and its worke
 import argparse
 import asyncio
 import json
-import os
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
-
-from flows.cli import ui
+from bench import prefect_server
 
 
 class Memory:
@@ -51,23 +48,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=None)
     parser.add_argument("--arms", nargs="*", default=["lema"])
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lema-million-") as folder, server(Path(folder) / "prefect"):
+    with tempfile.TemporaryDirectory(prefix="lema-million-") as folder, prefect_server(Path(folder) / "prefect"):
         asyncio.run(stages(Path(folder), options.rows, options.workers, options.arms))
-
-
-@contextmanager
-def server(home: Path) -> Iterator[None]:
-    port = ui.start(home)
-    quiet = {
-        "PREFECT_API_URL": ui.api_url(port),
-        "PREFECT_HOME": str(home),
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-    }
-    os.environ.update(ui.QUIET | quiet)
-    try:
-        yield
-    finally:
-        ui.stop(home)
 
 
 async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) -> None:
@@ -130,7 +112,7 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
             first = Collection(asked, verdicts=[judged], mistakes=wrong, corrections={"t": corrected})
             made = Lineage(questions=asked, collections=[first])
             for arm in arms:
-                stage = mixture(at, MixtureSpec(), get_arm(arm), "numeric", made)
+                stage = mixture(at, MixtureSpec(), get_arm(arm), "numeric", made, None)
                 await timed(f"mixture {arm}", rows + store.manifest(judged).counts["right"] + count, stage)
 
     print("| stage | rows | seconds | rows/s | peak MB |\n|---|---|---|---|---|")

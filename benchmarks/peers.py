@@ -129,8 +129,8 @@ def kill(client: Client, bench: Bench) -> str:
     bench.reset(latency_s=0.05)
     file, folder = bench.file("k", range(1000)), bench.folder / client.name / "kill"
     folder.mkdir(parents=True)
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    process = subprocess.Popen(client.command(file, folder), **quiet)
+    nowhere = subprocess.DEVNULL
+    process = subprocess.Popen(client.command(file, folder), stdout=nowhere, stderr=nowhere, start_new_session=True)
     while bench.get("stats")["ok"] < 500 and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)

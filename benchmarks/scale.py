@@ -10,17 +10,13 @@ once in one shard and once in a shard a request: the difference is what Prefect,
 
 import argparse
 import asyncio
-import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
-
-from flows.cli import ui
+from bench import prefect_server, server
 
 LATENCY_S = 0.2
 SHARD = 256
@@ -33,11 +29,11 @@ class Bench:
         self.folder, self.options = folder, options
         self._runs = 0
 
-    def stage(self, requests: int, url: str, **runtime: Any) -> float:
+    def stage(self, requests: int, base: str, **runtime: Any) -> float:
         """Sample so many paths; return the seconds of the stage alone, the workers' start left out."""
-        return asyncio.run(self._stage(requests, url, runtime))
+        return asyncio.run(self._stage(requests, base, runtime))
 
-    async def _stage(self, requests: int, url: str, runtime: dict[str, Any]) -> float:
+    async def _stage(self, requests: int, base: str, runtime: dict[str, Any]) -> float:
         from prefect import flow
 
         from lema_core.llm.endpoints import EndpointSpec
@@ -49,7 +45,7 @@ class Bench:
 
         self._runs += 1
         at = Runtime(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
-        model = EndpointSpec(model="fixed", base_url=url, concurrency=self.options.concurrency)
+        model = EndpointSpec(model="fixed", base_url=f"{base}/v1", concurrency=self.options.concurrency)
         seconds = 0.0
 
         @flow(name="scale")
@@ -71,9 +67,9 @@ class Bench:
         for count in (1, 2, 4):
             requests = int(ideal * self.options.seconds) * count
             ledger = self.options.ledger or str(self.folder / f"ledger-{count}.sqlite")
-            with endpoint(LATENCY_S) as url:
+            with server(LATENCY_S) as base:
                 psutil.cpu_percent()
-                seconds = self.stage(requests, url, workers=count, ledger=ledger, shard_requests=SHARD)
+                seconds = self.stage(requests, base, workers=count, ledger=ledger, shard_requests=SHARD)
             rate, busy = requests / seconds, psutil.cpu_percent()
             share = rate / ideal / count
             print(f"| {count} | {requests:,} | {rate:.0f} | {share:.0%} | {busy:.0f} % |", flush=True)
@@ -83,42 +79,13 @@ class Bench:
         count = 300
         print("| where | one shard | a shard a request | a shard costs |\n|---|---|---|---|")
         ledger = str(self.folder / "ledger.sqlite")
-        with endpoint(0.0) as url:
-            self.stage(count, url, ledger=ledger)
+        with server(0.0) as base:
+            self.stage(count, base, ledger=ledger)
             for where, workers in (("the flow's process", None), ("2 workers", 2)):
-                one = self.stage(count, url, ledger=ledger, workers=workers, shard_requests=count)
-                many = self.stage(count, url, ledger=ledger, workers=workers, shard_requests=1)
+                one = self.stage(count, base, ledger=ledger, workers=workers, shard_requests=count)
+                many = self.stage(count, base, ledger=ledger, workers=workers, shard_requests=1)
                 each = 1000 * (many - one) / (count - 1)
                 print(f"| {where} | {one:.2f} s | {many:.2f} s | {each:.0f} ms |", flush=True)
-
-
-@contextmanager
-def endpoint(latency: float) -> Iterator[str]:
-    """Run the simulated endpoint in a process of its own."""
-    import json
-    import subprocess
-    import sys
-    import urllib.request
-
-    from lema_core.llm.endpoints import free_port
-
-    port = free_port()
-    command = [sys.executable, "-c", "from flows.cli import app; app()", "simulate", "--port", str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    base = f"http://127.0.0.1:{port}"
-    faults = urllib.request.Request(f"{base}/faults", json.dumps({"latency_s": latency}).encode())  # noqa: S310
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(faults).read()  # noqa: S310 - our own server
-            except OSError:
-                time.sleep(0.1)
-            else:
-                break
-        yield f"{base}/v1"
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def main() -> None:
@@ -128,21 +95,10 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--ledger", default="")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="lema-scale-") as folder:
-        home = Path(folder) / "prefect"
-        port = ui.start(home)
-        quiet = {
-            "PREFECT_API_URL": ui.api_url(port),
-            "PREFECT_HOME": str(home),
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
-        }
-        os.environ.update(ui.QUIET | quiet)
-        try:
-            bench = Bench(Path(folder), options)
-            for trial in options.trials or ("workers", "shards"):
-                getattr(bench, trial)()
-        finally:
-            ui.stop(home)
+    with tempfile.TemporaryDirectory(prefix="lema-scale-") as folder, prefect_server(Path(folder) / "prefect"):
+        bench = Bench(Path(folder), options)
+        for trial in options.trials or ("workers", "shards"):
+            getattr(bench, trial)()
 
 
 if __name__ == "__main__":

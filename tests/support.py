@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from lema_core.artifacts import ArtifactRef, Store
+
 PATIENCE_S = 180
 
 RUN = """
@@ -59,6 +61,12 @@ def environment(api: str, home: Path) -> dict[str, str]:
 def parts(root: Path) -> dict[str, bytes]:
     """Return every Parquet part under a root by its place."""
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.parquet"))}
+
+
+def of_stage(store: Store, stage: str) -> list[ArtifactRef]:
+    """Return a stage's artifacts, the oldest first."""
+    found = sorted(store.manifests(), key=lambda manifest: manifest.created)
+    return [ArtifactRef(m.stage, m.fingerprint) for m in found if m.stage == stage]
 
 
 def chromium() -> str:

@@ -66,7 +66,7 @@ def random_model(shape: Shape, folder: Path) -> str:
         tie_word_embeddings=shape.tied,
         max_position_embeddings=4096,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     AutoTokenizer.from_pretrained(checkpoint_of("smollm2")).save_pretrained(folder)
     return str(folder)
 
@@ -157,7 +157,7 @@ def main() -> None:
             for method, stage in RUNS:
                 launch = LaunchSpec(
                     ranks=1,
-                    zero_stage=stage,  # type: ignore[arg-type]
+                    zero_stage=stage,
                     micro_batch_tokens=given.micro_batch_tokens,
                     gradient_checkpointing=given.gradient_checkpointing,
                     peak_tflops=peak,

@@ -6,6 +6,7 @@ state a layer (gradient checkpointing) and the working set of one layer and one 
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,11 +166,15 @@ def estimate(
 
 def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) -> tuple[int, int]:
     """Return bytes of weights, gradients and optimiser states: of a device, of a node's memory."""
+    # On its import DeepSpeed writes to standard output that it found no GPU; a plan needs none.
+    logging.disable(logging.WARNING)
     try:
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
     except ImportError as error:
         raise MissingDependencyError("estimates need DeepSpeed: run `pip install 'lema-pipeline[train]'`") from error
+    finally:
+        logging.disable(logging.NOTSET)
     total = shape.parameters()
     frozen = 0.0 if spec.method == "full" else total * (_NF4_BYTES if spec.method == "qlora" else 2)
     trained = total if spec.method == "full" else shape.adapter(spec.adapter.rank)

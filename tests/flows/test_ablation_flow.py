@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support import environment, lema_command, parts
+from support import environment, lema_command, of_stage, parts
 
 from flows.run_records import record_of
 from lema_core.artifacts import ArtifactRef, Store
@@ -34,10 +34,6 @@ arms = ["cot", "lema", "mine", "too_large"]
 mistakes.per_question = 1
 [ablation.settings.many]
 """
-
-
-def of_stage(store: Store, stage: str) -> list[ArtifactRef]:
-    return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
 
 
 def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_twice(

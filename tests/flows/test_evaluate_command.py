@@ -5,9 +5,10 @@ import re
 import sys
 
 import pytest
+from support import of_stage
 
 from flows.measuring import run_of_questions
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Library, SimulatedEndpoint
 from lema_core.records import JudgedPath
@@ -32,7 +33,7 @@ def official(tmp_path):
 
 def rows_of(tmp_path, stage):
     store = Store(str(tmp_path / "out" / "store"))
-    (ref,) = [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
+    (ref,) = of_stage(store, stage)
     return ref, list(store.rows(ref, JudgedPath))
 
 

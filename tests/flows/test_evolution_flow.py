@@ -1,9 +1,9 @@
 import os
 
 import pytest
-from support import parts
+from support import of_stage, parts
 
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import Store
 from lema_core.records import Correction, Example, Question
 
 pytestmark = pytest.mark.slow
@@ -30,11 +30,6 @@ model = "fine-tuned"
 command = "{python} -m lema_core.llm.embedded --model {model} --port {port} --context 1024"
 concurrency = 4
 """
-
-
-def of_stage(store: Store, stage: str) -> list[ArtifactRef]:
-    found = sorted(store.manifests(), key=lambda manifest: manifest.created)
-    return [ArtifactRef(m.stage, m.fingerprint) for m in found if m.stage == stage]
 
 
 def test_evolved_questions_are_new_answered_and_corrected(lema, run_file, simulated, tmp_path):

@@ -4,32 +4,28 @@ import subprocess
 import time
 
 import pytest
-from support import ask, environment, lema_command, parts
+from support import ask, environment, lema_command, of_stage, parts
 
 from lema_core.answers import judge
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import Store
 from lema_core.llm.simulated import Faults
 from lema_core.records import Correction, Example, JudgedPath
 
 pytestmark = pytest.mark.slow
 
 
-def artifact(store: Store, stage: str) -> list[ArtifactRef]:
-    return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
-
-
 def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tmp_path):
     done = lema("run", run_file, "--root", "out")
     assert "40 questions, 120 reasoning paths" in done.stdout
     store = Store(str(tmp_path / "out" / "store"))
-    (corrections,) = artifact(store, "corrections")
+    (corrections,) = of_stage(store, "corrections")
     rows = list(store.rows(corrections, Correction))
     assert rows
     assert all(judge(row.spliced, row.gold, "numeric").verdict == "right" for row in rows)
-    (mistakes,) = artifact(store, "mistakes")
+    (mistakes,) = of_stage(store, "mistakes")
     wrong = {row.id for row in store.rows(mistakes, JudgedPath)}
     assert {row.path_id for row in rows} <= wrong
-    kinds = [{e.kind for e in store.rows(ref, Example)} for ref in artifact(store, "mixture")]
+    kinds = [{e.kind for e in store.rows(ref, Example)} for ref in of_stage(store, "mixture")]
     assert sorted(kinds, key=len) == [{"cot"}, {"cot", "correction"}]
     report = next((tmp_path / "out" / "store" / "report").glob("*/report.html")).read_text()
     assert "not a language model" in report
@@ -114,7 +110,7 @@ def test_requests_that_fail_for_good_are_rows_with_a_reason(lema, run_file, simu
     simulated.faults = Faults(always_failing=0.2)
     lema("run", run_file, "--root", "out")
     store = Store(str(tmp_path / "out" / "store"))
-    (paths,) = artifact(store, "reasoning_paths")
+    (paths,) = of_stage(store, "reasoning_paths")
     manifest = store.manifest(paths)
     assert manifest.rows_in == 120
     assert 0 < manifest.reasons["request_failed"] < 120

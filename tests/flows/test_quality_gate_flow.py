@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from shutil import rmtree
 
 import pytest
-from support import ask, environment, lema_command
+from support import ask, environment, lema_command, of_stage
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.quality_gate import read_decision
@@ -20,8 +20,8 @@ PILOT = 6
 LONG = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="half a minute; LEMA_ALL_TESTS=1 runs it")
 
 
-def artifacts(root, stage):
-    return [ArtifactRef(m.stage, m.fingerprint) for m in Store(str(root / "store")).manifests() if m.stage == stage]
+def made(root, stage):
+    return of_stage(Store(str(root / "store")), stage)
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, s
     assert process.returncode == 0
     assert f"/v2/runs/flow-run/{flow_run}" in said
     assert f"--pairs {PILOT} --rater" in said
-    (drawn,) = artifacts(tmp_path / "out", "quality_gate")
+    (drawn,) = made(tmp_path / "out", "quality_gate")
     store = Store(str(tmp_path / "out" / "store"))
     assert len(list(store.rows(drawn, JudgedPath))) == PILOT
-    whole, pilot = sorted(artifacts(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
+    whole, pilot = sorted(made(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
     corrected = {row.id for row in store.rows(pilot, Correction)}
     assert corrected
     assert corrected <= {row.id for row in store.rows(whole, Correction)}
@@ -149,8 +149,8 @@ def test_a_rule_decides_unattended(gated, lema, simulated, tmp_path):
 
     # Ratings that are there count: the same pilot, called poor, does not pass; the corrections must not be there.
     store = Store(str(tmp_path / "out" / "store"))
-    whole, *_ = sorted(artifacts(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
-    (pilot,) = (r for r in artifacts(tmp_path / "out", "corrections") if r != whole and store.manifest(r).rows_out)
+    whole, *_ = sorted(made(tmp_path / "out", "corrections"), key=lambda r: -store.manifest(r).rows_in)
+    (pilot,) = (r for r in made(tmp_path / "out", "corrections") if r != whole and store.manifest(r).rows_out)
     sheet = RatingSheet(
         tmp_path / "out" / "quality_gate" / pilot.fingerprint, "anna", list(store.rows(pilot, Correction))
     )
@@ -177,7 +177,7 @@ def test_a_second_teacher_must_agree(gated, lema, simulated, tmp_path):
 
     def whole(root):
         store = Store(str(tmp_path / root / "store"))
-        manifests = (store.manifest(ref) for ref in artifacts(tmp_path / root, "corrections"))
+        manifests = (store.manifest(ref) for ref in made(tmp_path / root, "corrections"))
         return store, max(manifests, key=lambda m: m.rows_in)
 
     (_, alone), (store, agreed), (_, weak) = (whole(root) for root in ("one", "two", "weak"))
@@ -199,7 +199,7 @@ def test_a_teacher_gives_cot_data_and_no_mistakes(gated, lema, tmp_path):
     gated.write_text(text.replace("[corrections]", teacher + "[corrections]"))
     lema("run", gated, "--root", "out")
     store = Store(str(tmp_path / "out" / "store"))
-    (mistakes,) = artifacts(tmp_path / "out", "mistakes")
+    (mistakes,) = made(tmp_path / "out", "mistakes")
     assert {row.student for row in store.rows(mistakes, JudgedPath)} == {"simulated-student"}
     assert store.manifest(mistakes).rows_in == 120
     report = next((tmp_path / "out" / "store" / "report").glob("*/report.md")).read_text()
@@ -209,10 +209,10 @@ def test_a_teacher_gives_cot_data_and_no_mistakes(gated, lema, tmp_path):
     assert "| always right |" in report
     paths = {
         row.id
-        for ref in artifacts(tmp_path / "out", "verdicts")
+        for ref in made(tmp_path / "out", "verdicts")
         for row in store.rows(ref, JudgedPath)
         if row.student == "simulated-teacher"
     }
-    (cot,) = (r for r in artifacts(tmp_path / "out", "mixture") if "correction" not in store.manifest(r).counts)
+    (cot,) = (r for r in made(tmp_path / "out", "mixture") if "correction" not in store.manifest(r).counts)
     # This teacher words its paths as the rationales: the arm reads them, and leaves equal examples out.
     assert paths & {row.parent_id for row in store.rejections(cot)}

@@ -5,7 +5,7 @@ import subprocess
 import time
 
 import pytest
-from support import environment, lema_command
+from support import environment, lema_command, of_stage
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.records import Example, Question
@@ -36,10 +36,6 @@ concurrency = 4
 SMALL = ("--set", 'mixture.arms=["cot"]', "--set", "students.0.samples=1", "--set", "test_questions.limit=3")
 
 
-def refs(store: Store, stage: str) -> list[ArtifactRef]:
-    return [ArtifactRef(m.stage, m.fingerprint) for m in store.manifests() if m.stage == stage]
-
-
 def weights(store: Store, model: ArtifactRef) -> bytes:
     return (store.local_folder(model) / "model" / "model.safetensors").read_bytes()
 
@@ -50,7 +46,7 @@ def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_f
     leaking = ("--set", "selection.protocol=best_on_test")
     lema("run", run_file, "--root", "out", *SMALL, *leaking)
     store = Store(str(tmp_path / "out" / "store"))
-    (held_out,), (mixture,), (model,) = (refs(store, stage) for stage in ("held_out", "mixture", "training"))
+    (held_out,), (mixture,), (model,) = (of_stage(store, stage) for stage in ("held_out", "mixture", "training"))
 
     kept_back = {row.id for row in store.rows(held_out, Question)}
     assert len(kept_back) == 6
@@ -65,7 +61,7 @@ def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_f
     assert chosen.right == max(row.right for row in table)
     assert store.manifest(model).extra["chosen_step"] == chosen.step
     assert all(row.test is not None for row in table)
-    asked = [json.dumps(store.manifest(ref).identity) for ref in refs(store, "evaluation")]
+    asked = [json.dumps(store.manifest(ref).identity) for ref in of_stage(store, "evaluation")]
     assert len(asked) == 5, "two checkpoints on two sets of questions, and the arm on the test questions"
     assert sum(f"{model.fingerprint}-step-" in one for one in asked) == 4
     assert not (folder / "run").exists(), "the checkpoints that lost are gone"
@@ -82,7 +78,7 @@ def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_f
     assert "miss" not in lema("plan", run_file, "--root", "out", *SMALL, *leaking).stdout
     lema("run", run_file, "--root", "out", *SMALL, *leaking)
     assert weights(store, model) == before
-    assert refs(store, "training") == [model]
+    assert of_stage(store, "training") == [model]
     assert not (folder / "run").exists()
 
 
@@ -112,14 +108,14 @@ def test_kill_9_while_checkpoints_are_measured_chooses_the_same_one(lema, run_fi
         command, cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    while not refs(killed, "evaluation"):
+    while not of_stage(killed, "evaluation"):
         assert client.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
     os.killpg(client.pid, signal.SIGKILL)
     client.wait()
-    assert not refs(killed, "training"), "a model without its choice is no model"
+    assert not of_stage(killed, "training"), "a model without its choice is no model"
     lema("run", run_file, "--root", "killed", *settings)
-    (one,), (other,) = refs(calm, "training"), refs(killed, "training")
+    (one,), (other,) = of_stage(calm, "training"), of_stage(killed, "training")
     assert one == other
     assert weights(calm, one) == weights(killed, other)
     tables = [store.local_folder(one) / "selection.parquet" for store in (calm, killed)]
