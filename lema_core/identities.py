@@ -128,7 +128,7 @@ def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage, base: str | N
     if base and arm.by_tokens:
         plain["tokenizer"] = _base(base)
     if made.held_out:
-        plain["held_out"] = made.held_out.fingerprint
+        plain["held_out"] = {"questions": made.held_out.fingerprint, "evolved_from_them": "left out too"}
     pool = [ref for one in made.collections for ref in _read(arm, one)]
     return _identity("mixture", plain, _prints(*pool), mixture_prompts(task))
 

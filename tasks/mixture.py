@@ -44,13 +44,21 @@ def rules_of(store: Store, spec: MixtureSpec, arm: core.Arm, made: Lineage, base
         ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
     """
     excluded = store.rows(made.test_questions, Question) if made.test_questions else ()
-    kept_back = store.rows(made.held_out, Question) if made.held_out else ()
     return core.MixtureRules(
         seed=spec.seed,
         test_questions=KnownQuestions(row.text for row in excluded),
-        held_out=frozenset(row.id for row in kept_back),
+        held_out=_held_out(store, made),
         count_tokens=need_tokenizer(base).count if base and arm.by_tokens else core.count_words,
     )
+
+
+def _held_out(store: Store, made: Lineage) -> frozenset[str]:
+    """Return the ids of the held-out questions and of those evolved from them: training on either flatters a choice."""
+    if made.held_out is None:
+        return frozenset()
+    kept_back = frozenset(row.id for row in store.rows(made.held_out, Question))
+    evolved = (row for one in made.collections[1:] for row in store.rows(one.questions, Question))
+    return kept_back.union(row.id for row in evolved if row.seed_question_id in kept_back)
 
 
 def pool_of(store: Store, made: Lineage) -> core.Pool:
