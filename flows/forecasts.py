@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.planned import PlannedStage
-from lema_core.llm.budget import Budget
+from lema_core.llm.credit import Budget
 from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import running
 from lema_core.llm.engine import Engine

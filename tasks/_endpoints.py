@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from lema_core.artifacts import ArtifactRef, PartWriter
 from lema_core.errors import BatchPendingError
-from lema_core.llm.budget import Budget
+from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.progress import Snapshot, added_up

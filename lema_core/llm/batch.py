@@ -17,9 +17,10 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from lema_core.errors import EndpointError
 from lema_core.llm.answers import AttemptError, answer_of, status_error
 from lema_core.llm.batch_book import BatchBook
-from lema_core.llm.budget import Amount
+from lema_core.llm.budget import POLL_S
 from lema_core.llm.buyer import Desk
 from lema_core.llm.client import Client
+from lema_core.llm.credit import Amount
 from lema_core.llm.flight import Flight
 from lema_core.llm.requests import Failure
 from lema_core.llm.sizes import prompt_chars
@@ -71,13 +72,13 @@ class BatchBuyer:
             if live and not self._spec.wait_for_batch:
                 self._postpone(live, open_flights)
                 return
-            if live:
-                await asyncio.sleep(self._spec.batch_poll_s)
+            # Without a batch under way it waits for the budget, or for nothing.
+            await asyncio.sleep(self._spec.batch_poll_s if live else POLL_S)
 
     def _postpone(self, live: Sequence[_Batch], open_flights: dict[str, Flight]) -> None:
         for batch in live:
             for held in batch.held.values():
-                self._desk.account.settle(held, held)
+                self._desk.account.settle(held, held, lost=True)
         for key, flight in open_flights.items():
             flight.settle(Failure(key, "pending", "submitted; a later run collects the answer", 0))
 
@@ -112,7 +113,7 @@ class BatchBuyer:
             chosen = []
             for flight in some:
                 cap = flight.request.sampling.max_tokens
-                held = self._desk.account.reserve_now(self._desk.most(flight.request, cap))
+                held = await self._desk.account.reserve_now(self._desk.most(flight.request, cap))
                 if held is None:
                     break
                 batch.held[flight.key] = held
@@ -217,6 +218,8 @@ class BatchBuyer:
             used = desk.amount(answer.prompt_tokens, answer.completion_tokens)
             flight.settle(await desk.keep(flight, answer))
         except AttemptError as error:
+            if error.paid is not None:
+                used = desk.amount(error.paid.prompt_tokens, error.paid.completion_tokens)
             desk.counters.ends[error.reason] += 1
             if error.reason in {"rate_limit", "overload", "server_error"} and rounds[key] < ROUNDS:
                 return None

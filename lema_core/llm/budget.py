@@ -1,108 +1,134 @@
-"""A hard limit on what a run may pay, in money and in tokens, over all shards and both transports.
+"""A hard limit on what a run may pay, in money and in tokens, over all shards, processes and both transports.
 
 Every request reserves the most it may cost before it is sent and is settled by its usage. A request that does not fit
 waits while others may still turn out cheaper than reserved; when nothing is reserved any more, the run stops.
 """
 
 import asyncio
-from collections import deque
-from dataclasses import dataclass
+import math
+from contextlib import suppress
+from typing import Protocol
 
 from lema_core.errors import BudgetExceededError
+from lema_core.llm.credit import Amount, Budget, Draw, limit_of
+
+POLL_S = 0.25
+"""How often to ask whether another process has given something back."""
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """Limits over the whole run, earlier processes included. None: no limit of this kind."""
+class Lender(Protocol):
+    """Where lines of credit come from."""
 
-    dollars: float | None = None
-    tokens: int | None = None
+    async def draw(self, lacking: Amount) -> Draw:
+        """Add at least so much to our line, or nothing."""
 
+    def overdraw(self, amount: Amount) -> None:
+        """Take note that we pay so much more than was set aside."""
 
-@dataclass(frozen=True, slots=True)
-class Amount:
-    """Money and tokens."""
-
-    dollars: float
-    tokens: float
+    async def give_back(self, spare: Amount, lost: Amount) -> None:
+        """Return what our line has too much, and say what may have been paid without an answer."""
 
 
 class Account:
-    """What a run has paid and has promised to pay."""
+    """What this process may pay, has paid and has promised to pay."""
 
-    def __init__(self, budget: Budget | None, spent: Amount) -> None:
+    def __init__(self, budget: Budget | None, lender: Lender | None) -> None:
         self.budget = budget or Budget()
-        self.dollars, self.tokens = spent.dollars, spent.tokens
-        self._held = Amount(0.0, 0.0)
+        self._lender = lender
+        # What is neither paid nor set aside. Without a limit of a kind there is enough of it.
+        self._free = Amount(*(math.inf if math.isinf(limit) else 0.0 for limit in _values(limit_of(self.budget))))
         self._holders = 0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._lost = Amount()
+        self._settled = asyncio.Event()
+        self._drawing = asyncio.Lock()
+        self._dry_until = 0.0
 
     async def reserve(self, most: Amount) -> Amount:
-        """Set aside the most that a request may cost; wait while that depends on requests in flight.
+        """Set aside the most that a request may cost; wait while that depends on requests in flight, anybody's.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing is in flight any more.
+            LedgerError: the ledger, which holds the budget, cannot be used.
         """
-        while (held := self.reserve_now(most)) is None:
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            await waiter
+        while (held := await self.reserve_now(most)) is None:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), POLL_S)
         return held
 
-    def reserve_now(self, most: Amount) -> Amount | None:
-        """Set aside without waiting; None where it must wait for requests in flight.
+    async def reserve_now(self, most: Amount) -> Amount | None:
+        """Set aside without waiting for others; None where that depends on requests in flight.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing is in flight any more.
+            LedgerError: the ledger, which holds the budget, cannot be used.
         """
-        if not self._fits(most):
-            if self._holders == 0:
-                raise BudgetExceededError(self._text(most))
+        if not most.within(self._free) and not await self._drawn(most):
             return None
         self._holders += 1
-        self._held = Amount(self._held.dollars + most.dollars, self._held.tokens + most.tokens)
+        self._free -= most
         return most
 
-    def settle(self, held: Amount, used: Amount) -> None:
-        """Give a reservation back and pay what was used."""
+    def settle(self, held: Amount, used: Amount, *, lost: bool = False) -> None:
+        """Give a reservation back and pay what was used; ``lost``: nothing of it will be committed."""
         self._holders -= 1
-        # Sums of floats do not come back to zero by themselves.
-        self._held = (
-            Amount(self._held.dollars - held.dollars, self._held.tokens - held.tokens)
-            if self._holders
-            else Amount(0, 0)
-        )
+        self._free += held
         self.pay(used)
-        while self._waiters:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+        self._lost += used if lost else Amount()
+        self._dry_until = 0.0
+        self._settled.set()
+        self._settled = asyncio.Event()
 
     def pay(self, used: Amount) -> None:
         """Pay for something that was never reserved: a batch that an earlier process submitted."""
-        self.dollars += used.dollars
-        self.tokens += used.tokens
+        self._free -= used
+        short = Amount(*(max(0.0, -one) for one in _values(self._free)))
+        if self._lender is not None and short != Amount():
+            self._free += short
+            self._lender.overdraw(short)
 
-    def seen(self, spent: Amount) -> None:
-        """Take over what the ledger says, where other processes of the run have paid more than we know."""
-        self.dollars, self.tokens = max(self.dollars, spent.dollars), max(self.tokens, spent.tokens)
+    async def rest(self) -> None:
+        """Let others have what we hold and do not need now."""
+        spare = Amount(*(0.0 if math.isinf(one) else max(0.0, one) for one in _values(self._free)))
+        if self._lender is not None and self._holders == 0 and (spare, self._lost) != (Amount(), Amount()):
+            lost, self._lost = self._lost, Amount()
+            self._free -= spare
+            await self._lender.give_back(spare, lost)
 
-    def _fits(self, most: Amount) -> bool:
-        limit = self.budget
-        return (limit.dollars is None or self.dollars + self._held.dollars + most.dollars <= limit.dollars) and (
-            limit.tokens is None or self.tokens + self._held.tokens + most.tokens <= limit.tokens
-        )
+    async def _drawn(self, most: Amount) -> bool:
+        """Draw until the request fits; False where others' requests, or our own, may still make room."""
+        clock = asyncio.get_running_loop().time
+        async with self._drawing:
+            # Another waiter may have drawn meanwhile, or asked in vain a moment ago.
+            while not most.within(self._free):
+                if self._lender is None or clock() < self._dry_until:
+                    return False
+                lacking = Amount(*(max(0.0, need) for need in _values(most - self._free)))
+                draw = await self._lender.draw(lacking)
+                self._free += draw.granted
+                if draw.granted == Amount():
+                    await self._dry(most, draw)
+                    self._dry_until = clock() + POLL_S
+            return True
 
-    def _text(self, most: Amount) -> str:
+    async def _dry(self, most: Amount, draw: Draw) -> None:
+        if self._holders == 0 and not draw.others:
+            raise BudgetExceededError(self._text(most, draw.spent))
+        await self.rest()
+
+    def _text(self, most: Amount, spent: Amount) -> str:
         parts = []
         if self.budget.dollars is not None:
             parts.append(
-                f"${self.dollars:.4f} of ${self.budget.dollars:.4f} are spent and the next request may cost "
+                f"${spent.dollars:.4f} of ${self.budget.dollars:.4f} are spent and the next request may cost "
                 f"${most.dollars:.4f}"
             )
         if self.budget.tokens is not None:
             parts.append(
-                f"{self.tokens:,.0f} of {self.budget.tokens:,} tokens are used and the next request may use "
+                f"{spent.tokens:,.0f} of {self.budget.tokens:,} tokens are used and the next request may use "
                 f"{most.tokens:,.0f}"
             )
         return f"the budget is reached: {'; '.join(parts)}"
+
+
+def _values(amount: Amount) -> tuple[float, float]:
+    return amount.dollars, amount.tokens

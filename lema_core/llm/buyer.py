@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import EndpointError, LemaError
 from lema_core.llm.answers import Answer, AttemptError
-from lema_core.llm.budget import Account, Amount
+from lema_core.llm.budget import Account
+from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
@@ -169,7 +170,7 @@ class Buyer:
 
         async def attempt() -> Answer:
             held = await self._desk.account.reserve(most)
-            used = Amount(0.0, 0.0)
+            used, lost = Amount(), False
             try:
                 answer = await self._attempt(trip, body, cap)
                 used = self._desk.amount(answer.prompt_tokens, answer.completion_tokens)
@@ -178,11 +179,11 @@ class Buyer:
                     used = self._desk.amount(error.paid.prompt_tokens, error.paid.completion_tokens)
                 elif error.maybe_paid:
                     # The endpoint may have billed it all; a hard limit must assume so.
-                    used = held
+                    used, lost = held, True
                 await self._count(trip.flight, error)
                 raise
             finally:
-                self._desk.account.settle(held, used)
+                self._desk.account.settle(held, used, lost=lost)
             return answer
 
         result: Answer = await trip.patience.retrying()(attempt)

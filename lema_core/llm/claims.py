@@ -138,5 +138,5 @@ class Claims:
         return _runs(pid, started)
 
     def _forget(self, owners: Sequence[str]) -> None:
-        for table in ("claims", "pools", "owners"):
+        for table in ("claims", "pools", "credit", "owners"):
             self._store.database.many(f"DELETE FROM {table} WHERE owner = ?", [(owner,) for owner in owners])  # noqa: S608

@@ -14,10 +14,11 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 
 from lema_core.errors import BudgetExceededError, LemaError
-from lema_core.llm.budget import Account, Amount, Budget
+from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
 from lema_core.llm.channel import Channel
 from lema_core.llm.claims import BEAT_S
+from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
@@ -63,10 +64,9 @@ class Engine:
         Raises:
             LedgerError: the ledger cannot be opened.
         """
-        book = await Ledger.open(str(ledger), run)
+        book = await Ledger.open(str(ledger), run, budget)
         try:
-            spent = await book.call(lambda: book.store.spent(run)) if budget not in {None, Budget()} else (0.0, 0)
-            engine = cls(book, Account(budget, Amount(*spent)))
+            engine = cls(book, Account(budget, book))
             try:
                 yield engine
             finally:
@@ -241,7 +241,7 @@ class Engine:
                     self._submit(channel)
 
     async def _keep_alive(self) -> None:
-        """Give signs of life, and take our share of limits and budget as other processes come and go."""
+        """Give signs of life, take our share of limits as other processes come and go, return what is not needed."""
         while True:
             await asyncio.sleep(BEAT_S)
             # A ledger that fails for good is told by the next look-up or commit.
@@ -255,9 +255,7 @@ class Engine:
         for pool, gate in self._gates.items():
             gate.limiter.divide(shares.get(pool, 1))
             gate.pump()
-        if max(shares.values(), default=1) > 1 and self._account.budget != Budget():
-            spent = await self._ledger.call(lambda: self._ledger.store.spent(self._ledger.run))
-            self._account.seen(Amount(*spent))
+        await self._account.rest()
 
     async def _remaining(
         self, channel: Channel, order: deque[Flight], source: Iterator[list[CompletionRequest]]

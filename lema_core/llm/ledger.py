@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from lema_core.errors import LedgerError, LemaError
 from lema_core.llm.claims import Claims
+from lema_core.llm.credit import Amount, Budget, Credit, Draw
 from lema_core.llm.requests import Completion
 from lema_core.llm.store import Entry, LedgerStore
 
@@ -34,10 +35,11 @@ class Ledger:
         self._flusher: asyncio.Task[None] | None = None
         self.store: LedgerStore
         self.claims: Claims
+        self._credit: Credit | None = None
 
     @classmethod
-    async def open(cls, url: str, run: str) -> "Ledger":
-        """Open the ledger at a path or PostgreSQL URL and sign in.
+    async def open(cls, url: str, run: str, budget: Budget | None = None) -> "Ledger":
+        """Open the ledger at a path or PostgreSQL URL and sign in; a budget is shared through it.
 
         Raises:
             LedgerError: it cannot be opened.
@@ -47,6 +49,8 @@ class Ledger:
             ledger.store = await asyncio.get_running_loop().run_in_executor(ledger._thread, LedgerStore, url)
             ledger.claims = Claims(ledger.store)
             await ledger.call(ledger.claims.join)
+            if budget not in {None, Budget()}:
+                ledger._credit = await ledger.call(lambda: Credit(ledger.store, run, ledger.claims.owner, budget))
         except BaseException:
             ledger._thread.shutdown(wait=False)
             raise
@@ -93,6 +97,24 @@ class Ledger:
 
         return await self.call(work)
 
+    async def draw(self, lacking: Amount) -> Draw:
+        """Draw on the run's budget; see ``Credit.draw``. A ledger that was opened without a budget lends nothing."""
+        credit = self._credit
+        # What is paid and not yet handed to the thread would be missing in what the budget's end tells.
+        if waiting := [future for _, future in self._queue]:
+            await asyncio.wait(waiting)
+        return await self.call(lambda: credit.draw(lacking)) if credit else Draw(Amount(), Amount(), others=False)
+
+    def overdraw(self, amount: Amount) -> None:
+        """Take note that we pay more than was set aside; see ``Credit.overdraw``."""
+        if self._credit:
+            self._credit.overdraw(amount)
+
+    async def give_back(self, spare: Amount, lost: Amount) -> None:
+        """Return what was drawn and is not needed; see ``Credit.give_back``."""
+        if credit := self._credit:
+            await self.call(lambda: credit.give_back(spare, lost))
+
     def record(self, entry: Entry) -> "asyncio.Future[Completion | None]":
         """Queue an entry; the future is done once it is committed and gives the completion that stands.
 
@@ -111,7 +133,7 @@ class Ledger:
             group, self._queue = self._queue, []
             entries = [entry for entry, _ in group]
             try:
-                results = await self.call(lambda entries=entries: self.store.commit(entries, self.run))  # type: ignore[misc]
+                results = await self.call(lambda entries=entries: self._commit(entries))  # type: ignore[misc]
             except LemaError as error:
                 for _, future in group:
                     if not future.done():
@@ -120,6 +142,13 @@ class Ledger:
             for (_, future), result in zip(group, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+    def _commit(self, entries: Sequence[Entry]) -> list[Completion | None]:
+        if self._credit is None:
+            return self.store.commit(entries, self.run)
+        results = self.store.commit(entries, self.run, self._credit.write_committed)
+        self._credit.committed(entries)
+        return results
 
     async def close(self) -> None:
         """Commit what is queued, sign out and close the database."""

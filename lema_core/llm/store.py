@@ -7,7 +7,7 @@ never served as an answer. Answers are stored as bytes, because PostgreSQL's tex
 import datetime as dt
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS owners (
 CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS claims_by_owner ON claims (owner);
 CREATE TABLE IF NOT EXISTS pools (pool TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (pool, owner));
+CREATE TABLE IF NOT EXISTS credit (
+    owner TEXT PRIMARY KEY, run TEXT NOT NULL, dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL,
+    lost_dollars DOUBLE PRECISION NOT NULL, lost_tokens DOUBLE PRECISION NOT NULL);
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL, remote TEXT,
     state TEXT NOT NULL);
@@ -134,11 +137,14 @@ class LedgerStore:
             held.update((row[0], _completion(row)) for row in rows)
         return held
 
-    def commit(self, entries: Sequence[Entry], run: str) -> list[Completion | None]:
+    def commit(
+        self, entries: Sequence[Entry], run: str, also: Callable[[Sequence[Entry]], None] | None = None
+    ) -> list[Completion | None]:
         """Commit entries in one transaction; return for each the completion as the ledger now holds it.
 
         Where another process committed the same key first, its completion stands and ours is counted as a failure
         ``duplicate`` with its cost: totals tell what was paid, not what was useful.
+        ``also`` is done in the same transaction.
         """
         paid = [entry for entry in entries if isinstance(entry, Paid)]
         missed = [entry for entry in entries if isinstance(entry, Missed)]
@@ -151,6 +157,8 @@ class LedgerStore:
             done = [entry.completion.key for entry in paid] + [entry.key for entry in missed if entry.final]
             for keys in chunked(done, LOOKUP):
                 self.database.query(f"DELETE FROM claims WHERE key IN ({marks(len(keys))})", keys)  # noqa: S608
+            if also:
+                also(entries)
         return [
             theirs.get(entry.completion.key, entry.completion) if isinstance(entry, Paid) else None for entry in entries
         ]

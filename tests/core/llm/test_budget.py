@@ -1,0 +1,100 @@
+"""One budget for many processes: each has a connection and a line of credit of its own, on one ledger."""
+
+import asyncio
+import os
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lema_core.errors import BudgetExceededError
+from lema_core.llm import Budget, Completion, Engine, Price
+from lema_core.llm.credit import Amount, Credit
+from lema_core.llm.store import LedgerStore, Paid
+
+LIMIT = 100
+moves = st.lists(
+    st.tuples(st.integers(0, 2), st.sampled_from(["draw", "pay", "give_back", "lose"]), st.integers(1, 60)), max_size=40
+)
+
+
+def paid(number: int, tokens: int) -> Paid:
+    return Paid("e", "{}", Completion(f"k{number}", "", "stop", 0, tokens, "m"), None)
+
+
+@settings(max_examples=60)
+@given(moves)
+def test_payments_and_lines_together_never_pass_the_limit(tmp_path_factory, steps) -> None:
+    store = LedgerStore(str(tmp_path_factory.mktemp("budget") / "ledger.sqlite"))
+    lenders = [Credit(store, "r", f"owner {i}", Budget(tokens=LIMIT)) for i in range(3)]
+    lines = [0.0] * 3
+    for number, (who, move, size) in enumerate(steps):
+        credit, amount = lenders[who], min(float(size), lines[who])
+        if move == "draw":
+            draw = credit.draw(Amount(tokens=size))
+            assert draw.granted.tokens >= size or draw.granted == Amount()
+            lines[who] += draw.granted.tokens
+        elif move == "pay":
+            entries = [paid(number, int(amount))]
+            store.commit(entries, "r", credit.write_committed)
+            credit.committed(entries)
+            lines[who] -= int(amount)
+        else:
+            spare, lost = Amount(tokens=amount), Amount()
+            credit.give_back(*((spare, lost) if move == "give_back" else (lost, spare)))
+            lines[who] -= amount
+        spent = store.spent("r")[1]
+        lost = sum(row[0] for row in store.database.query("SELECT lost_tokens FROM credit"))
+        held = dict(store.database.query("SELECT owner, tokens FROM credit"))
+        assert [held[f"owner {i}"] for i in range(3)] == lines
+        assert spent + lost + sum(lines) <= LIMIT
+
+
+async def test_engines_on_one_ledger_spend_the_budget_and_no_more(fake, spec, ask, tmp_path) -> None:
+    fake.latency = 0.01
+    priced = spec.model_copy(update={"price": Price(input_per_million=1e6, output_per_million=1e6), "concurrency": 4})
+    ledger = str(tmp_path / "ledger.sqlite")
+
+    async def one(start: int) -> str:
+        async with Engine.open(ledger=ledger, budget=Budget(dollars=3000), run="r") as engine:
+            try:
+                async for _ in engine.stream(priced, ask(100, start, max_tokens=10)):
+                    pass
+            except BudgetExceededError as error:
+                return str(error)
+        return ""
+
+    told = await asyncio.gather(*(one(1000 * number) for number in range(1, 6)))
+    assert all("of $3000.0000 are spent" in text for text in told)
+    # An answer costs 30 dollars, and at first more is set aside for one.
+    assert 2900 <= 30 * fake.hits <= 3000
+    assert LedgerStore(ledger).spent("r")[0] == 30 * fake.hits
+
+
+async def test_what_a_killed_process_held_is_free_again(fake, spec, ask, tmp_path) -> None:
+    ledger = str(tmp_path / "ledger.sqlite")
+    store = LedgerStore(ledger)
+    # Signed in like a process that never got to sign out: its number belongs to one that started at another time.
+    from lema_core.llm.claims import this_machine
+
+    store.database.query("INSERT INTO owners VALUES (?,?,?,?,?)", ("dead", this_machine(), os.getpid(), 1.0, 1.0))
+    assert Credit(store, "r", "dead", Budget(tokens=600)).draw(Amount(tokens=600)).granted.tokens == 600
+    async with Engine.open(ledger=ledger, budget=Budget(tokens=600), run="r") as engine:
+        outcomes = [one async for one in engine.stream(spec, ask(10, max_tokens=10))]
+    assert len(outcomes) == fake.hits == 10
+
+
+async def test_an_answer_that_may_have_been_paid_counts_while_the_process_lives(fake, spec, ask, tmp_path) -> None:
+    fake.decide = lambda _body, tries: (200, "no JSON", {}) if tries == 0 else None
+    ledger = str(tmp_path / "ledger.sqlite")
+    async with (
+        Engine.open(ledger=ledger, budget=Budget(tokens=1500), run="r") as first,
+        Engine.open(ledger=ledger, budget=Budget(tokens=1500), run="r") as second,
+    ):
+        await first.complete(spec, ask(1, max_tokens=10)[0])
+        left = 0
+        try:
+            async for _ in second.stream(spec, ask(100, 10, max_tokens=10)):
+                left += 1
+        except BudgetExceededError:
+            pass
+    assert 30 * (left + 1) < 1500 - 30, "something is kept back for what was assumed"
