@@ -37,6 +37,11 @@ class Comparison:
     holm_p: float
     """McNemar's p adjusted for all arms compared with the same reference."""
 
+    @property
+    def shown(self) -> bool:
+        """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
+        return self.difference.resolved and self.holm_p < statistics.SURE
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelScore:

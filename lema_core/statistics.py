@@ -58,6 +58,10 @@ class Proportion(Estimate):
     n: int
 
 
+SURE = 0.05
+"""A difference counts as shown where its interval excludes zero and its p, adjusted over all arms, is below this."""
+
+
 @dataclass(frozen=True, slots=True)
 class PairedDifference(Estimate):
     """Accuracy of an arm minus that of its reference on the same items."""

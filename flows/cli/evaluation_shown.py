@@ -80,7 +80,7 @@ def _compare(console: Console, found: Evaluation, store: Store, one: ArtifactRef
         f"{interval(boot, n, signed=True)} by paired bootstrap); {difference.only_arm} questions won, "
         f"{difference.only_reference} lost; McNemar p {p_value(difference.p_value)}"
     )
-    if not difference.resolved:
+    if not comparison.shown:
         console.print(
             f"  This test cannot tell them apart. {n} questions show a true difference of "
             f"{100 * found.detectable:.0f} points four times in five."

@@ -33,9 +33,10 @@ class Contrast:
     """Pairs of runs that were compared."""
 
     @property
-    def resolved(self) -> bool:
-        """True where the interval excludes zero."""
-        return self.difference.low > 0 or self.difference.high < 0
+    def shown(self) -> bool:
+        """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
+        apart = self.difference.low > 0 or self.difference.high < 0
+        return apart and self.holm_p < statistics.SURE
 
     @property
     def detectable(self) -> float:

@@ -6,7 +6,7 @@ from lema_core.evaluation import Comparison, Evaluation
 from lema_core.report.data import Funnel, ReportData
 from lema_core.statistics import Estimate
 
-__all__ = ["Story", "count", "interval", "money", "p_value", "percent", "points", "story_of"]
+__all__ = ["Story", "count", "holm", "interval", "money", "p_value", "percent", "points", "story_of"]
 
 _NBSP = "\u202f"
 _ENOUGH_FOR_A_DECIMAL = 500
@@ -51,6 +51,11 @@ def interval(estimate: Estimate, n: int = 0, *, signed: bool = False) -> str:
 def p_value(p: float) -> str:
     """Return a p value as it is read: three decimals, or ``< 0.001``."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def holm(p: float) -> str:
+    """Return an adjusted p value as a clause."""
+    return f"Holm's p is {'below 0.001' if p < 0.001 else p_value(p)}"
 
 
 def money(dollars: float | None) -> str:
@@ -103,7 +108,7 @@ def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     learner = data.students[0] if len(data.students) == 1 else f"The model {evaluation.base}"
     moved = f"{verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
     said = f"{learner} {moved} {how}"
-    if best.difference.resolved:
+    if best.shown:
         return f"{said}."
     return f"{said}: a difference this test cannot tell from chance."
 
@@ -151,7 +156,7 @@ def _caveats(data: ReportData) -> list[str]:
     evaluation = data.evaluation
     if evaluation is None:
         return []
-    found = [_verdict(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.difference.resolved]
+    found = [_verdict(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.shown]
     if evaluation.detectable < 1:
         found.append(
             f"With {count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} points is "
@@ -165,5 +170,8 @@ def _verdict(comparison: Comparison) -> str:
     difference = comparison.difference
     if not difference.resolved:
         return f"This test cannot tell {comparison.arm} from {comparison.reference}: the interval holds zero."
+    interval_and_p = f"the interval leaves zero out, {holm(comparison.holm_p)}"
+    if not comparison.shown:
+        return f"{comparison.arm} against {comparison.reference} stays open: {interval_and_p}."
     better, worse = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]
-    return f"{better} is better than {worse}: the interval leaves zero out."
+    return f"{better} is better than {worse}: {interval_and_p}."

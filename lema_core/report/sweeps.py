@@ -79,8 +79,8 @@ def headline_of(table: SweepTable) -> str:
     main = [one for one in compared if one[0].arm == "lema"]
     row, contrast = main[0] if main else max(compared, key=lambda one: abs(one[1].difference.value))
     moved = f"{label_of(row, table)} is {_apart(contrast)}"
-    if contrast.resolved:
-        return f"{moved}: the interval leaves zero out."
+    if contrast.shown:
+        return f"{moved}: the interval leaves zero out, {story.holm(contrast.holm_p)}."
     return f"{moved}: a difference that this sweep cannot tell from chance."
 
 

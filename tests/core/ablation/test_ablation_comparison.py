@@ -1,4 +1,5 @@
 import pytest
+from markupsafe import escape
 
 from lema_core import statistics
 from lema_core.ablation.cells import CellResult, expand
@@ -133,7 +134,7 @@ def test_page_markdown_and_tables_have_the_same_figures():
     html, markdown = render_sweep_html("A <title>", found), render_sweep_markdown("A <title>", found)
     assert "A &lt;title&gt;" in html
     assert html.count("<svg") == 1
-    assert headline_of(found) in html
+    assert escape(headline_of(found)) in html
     for figure in ("60 %", "45 %", "+15", "the pool is too small"):
         assert figure in html.replace("\u202f", " "), figure
         assert figure in markdown.replace("\u202f", " ").replace("\\", ""), figure

@@ -133,13 +133,18 @@ def test_markdown_tables_have_as_many_cells_as_columns(sample):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "said"),
-    [(0.1, 0.3, "went from"), (-0.1, 0.3, "cannot tell from chance"), (-0.3, -0.1, "fell from")],
+    ("low", "high", "p", "said"),
+    [
+        (0.1, 0.3, 0.01, "went from"),
+        (-0.1, 0.3, 0.2, "cannot tell from chance"),
+        (0.01, 0.3, 0.07, "cannot tell from chance"),
+        (-0.3, -0.1, 0.01, "fell from"),
+    ],
 )
-def test_the_headline_claims_no_more_than_the_interval(sample, low, high, said):
+def test_the_headline_claims_no_more_than_interval_and_p(sample, low, high, p, said):
     evaluation = sample.evaluation
     comparisons = tuple(
-        dataclasses.replace(c, difference=dataclasses.replace(c.difference, low=low, high=high))
+        dataclasses.replace(c, holm_p=p, difference=dataclasses.replace(c.difference, low=low, high=high))
         for c in evaluation.comparisons
     )
     data = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=comparisons))
