@@ -1,7 +1,8 @@
-"""A run's training data for other trainers and for the Hub: chat JSONL or Parquet files with a card, as streams."""
+"""A run's training data and its models, for other programs and for the Hub, each with its card."""
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -17,9 +18,12 @@ from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
 from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
+from lema_core.training.specs import MODEL_FOLDER
 
 Format = Literal["chat", "parquet"]
 """``chat``: a line ``{"messages": [user, assistant], ...}`` an example. ``parquet``: the tables as they are."""
+Kind = Literal["dataset", "model"]
+"""Of a repository of the Hub."""
 CARD = "README.md"
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
 
@@ -57,19 +61,40 @@ def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folde
     return written
 
 
+def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[str, int]:
+    """Copy an arm's model, weights and tokenizer, into a folder and return the bytes of each file.
+
+    Raises:
+        ConfigError: the run trains no such arm.
+        ArtifactError: the model has not been made yet.
+    """
+    if arm not in made.models:
+        raise ConfigError(f"the run trains no arm {arm!r}; it trains {', '.join(made.models) or 'none'}")
+    store.manifest(made.models[arm])
+    source = store.local_folder(made.models[arm]) / MODEL_FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    written: dict[str, int] = {}
+    for path in sorted(path for path in source.iterdir() if path.is_file() and path.name != CARD):
+        with atomic_file(LocalFileSystem(), str(folder / path.name)) as local:
+            shutil.copyfile(path, local)
+        written[path.name] = path.stat().st_size
+    return written
+
+
 def write_card(folder: Path, text: str) -> None:
-    """Write a card beside the data."""
+    """Write a card beside what it describes."""
     with atomic_file(LocalFileSystem(), str(folder / CARD)) as local:
         local.write_text(text, encoding="utf-8")
 
 
-def push(folder: Path, repository: str, *, private: bool, told: Callable[[str], None]) -> str:
-    """Upload a folder's files as a data set to the Hub and return its address; the token comes from ``HF_TOKEN`` only.
+def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Callable[[str], None]) -> str:
+    """Upload a folder's files to the Hub and return their address; the token comes from ``HF_TOKEN`` only.
 
     Args:
-        folder: what ``export`` and ``write_card`` wrote; every file in it leaves this machine.
+        folder: what ``export`` or ``export_model`` wrote, and the card; every file in it leaves this machine.
         repository: ``owner/name``.
-        private: whether others may see a new data set.
+        kind: of the repository.
+        private: whether others may see a new one.
         told: is told, before anything is sent, what leaves and where to.
 
     Raises:
@@ -89,21 +114,23 @@ def push(folder: Path, repository: str, *, private: bool, told: Callable[[str], 
     files = sorted(path for path in folder.iterdir() if path.is_file())
     size = sum(path.stat().st_size for path in files)
     names = ", ".join(path.name for path in files)
-    told(f"Sending {names} ({size / 1e6:.1f} MB) to {api.endpoint}/datasets/{repository}, nothing else")
+    address = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"
+    told(f"Sending {names} ({size / 1e6:.1f} MB) to {address}, nothing else")
     try:
-        api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
+        api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         api.upload_folder(
-            repo_id=repository, repo_type="dataset", folder_path=folder, allow_patterns=[path.name for path in files],
-            commit_message="Data of a LeMa run",
+            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=[path.name for path in files],
+            commit_message=f"The {kind} of a LeMa run",
         )  # fmt: skip
     except (hub.errors.HfHubHTTPError, OSError) as error:
         raise EndpointError(f"the Hub refused the push of {repository}: {str(error).replace(token, '***')}") from None
-    return f"{api.endpoint}/datasets/{repository}"
+    return address
 
 
 def _hub() -> Any:
     try:
-        import huggingface_hub
+        import huggingface_hub.errors
+        import huggingface_hub.utils
     except ImportError as error:
         raise MissingDependencyError("a push needs huggingface_hub: run `pip install huggingface_hub`") from error
     return huggingface_hub

@@ -1,4 +1,4 @@
-"""``lema export``: a run's training data for other trainers, with its card, and to the Hub if you say so."""
+"""``lema export``: a run's training data or a model, with its card, and to the Hub if you say so."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,54 +9,90 @@ from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lema_core.artifacts import Store
     from lema_core.exporting import Format
+    from lema_core.lineage import Lineage
+    from lema_core.specs import RunSpec
 
 
 def export(
     run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="The run file whose data are exported.")],
     to: Annotated[Path, typer.Option(help="Folder for the files and their card, README.md.")],
     form: Annotated[
-        str, typer.Option("--format", help="chat: JSONL of messages. parquet: tables, with paths and corrections.")
+        str,
+        typer.Option(
+            "--format",
+            help="chat: JSONL of messages. parquet: tables, with paths and corrections. model: an arm's weights.",
+        ),
     ] = "chat",
-    arm: Annotated[list[str] | None, typer.Option(help="Only this arm's examples. Repeatable.")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Only this arm's examples, or its model. Repeatable.")] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hub as a data set.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hub, as a data set or a model.")
     ] = None,
-    public: Annotated[bool, typer.Option(help="With --push: make a new data set public; else it is private.")] = False,
+    public: Annotated[bool, typer.Option(help="With --push: a new repository is public; else it is private.")] = False,
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:
-    """Write a run's examples as chat JSONL or Parquet, with a data set card.
+    """Write a run's examples as chat JSONL or Parquet, or the model of an arm, with its card.
 
     Nothing leaves this machine without --push. With it, everything in the folder is sent, after it was listed; the
     token is read from HF_TOKEN. Licences for the card stand in the run file: [licences] data = "cc-by-4.0",
-    questions = "mit", and one for each endpoint by its name.
+    model = "mit", questions = "mit", and one for each endpoint by its name.
 
     Example: lema export deployments/runs/demo.toml --format chat --to exported
+    Example: lema export deployments/runs/demo.toml --format model --arm lema --to lema-model
     """
     from flows.planning import Planner
     from lema_core import exporting
     from lema_core.artifacts import Store
     from lema_core.errors import ConfigError
-    from lema_core.report.gathering import gather
-    from lema_core.report.run_cards import data_card
     from lema_core.run_files import read_run_file
     from lema_core.specs import Runtime
 
-    forms: dict[str, Format] = {"chat": "chat", "parquet": "parquet"}
-    if form not in forms:
-        raise ConfigError(f"--format {form}: expected chat or parquet")
+    if form not in {"chat", "parquet", "model"}:
+        raise ConfigError(f"--format {form}: expected chat, parquet or model")
     run = read_run_file(run_file, settings or ())
     store, planner = Store(Runtime.of(run, root).root), Planner(run, root)
     for _ in planner.stages():
         pass
-    made = planner.made
+    if form == "model":
+        _model(run, store, planner.made, arm or (), to)
+    else:
+        _data(run, store, planner.made, arm or (), "chat" if form == "chat" else "parquet", to)
+    if push:
+        kind: exporting.Kind = "model" if form == "model" else "dataset"
+        address = exporting.push(to, push, kind, private=not public, told=console.print)
+        console.print(f"Pushed: {address}", markup=False)
+
+
+def _data(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", form: "Format", to: Path) -> None:
+    from lema_core import exporting
+    from lema_core.report.gathering import gather
+    from lema_core.report.run_cards import data_card
+
     # Models and evaluations are no part of the data, and need not be there yet.
     made.models, made.evaluations = {}, {}
-    rows = exporting.export(store, made, arm or (), forms[form], to)
+    rows = exporting.export(store, made, arms, form, to)
     exporting.write_card(to, data_card(run, gather(store, run, made), rows))
     for name, count in rows.items():
         console.print(f"{to}/{name}: {count} rows", markup=False)
-    if push:
-        address = exporting.push(to, push, private=not public, told=console.print)
-        console.print(f"Pushed: {address}", markup=False)
+
+
+def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", to: Path) -> None:
+    from lema_core import exporting
+    from lema_core.errors import ConfigError
+    from lema_core.report.gathering import gather
+    from lema_core.report.run_cards import arm_card
+
+    if len(arms) != 1:
+        raise ConfigError(f"--format model writes one model: name its arm with --arm, one of {', '.join(made.models)}")
+    sizes = exporting.export_model(store, made, arms[0], to)
+    # What has not been made yet is left out of the card.
+    for named in (made.mixtures, made.models, made.evaluations, made.votes, made.perplexity):
+        for name in [name for name, ref in named.items() if not store.exists(ref)]:
+            del named[name]
+    exporting.write_card(to, arm_card(run, gather(store, run, made), arms[0]))
+    for name, size in sizes.items():
+        console.print(f"{to}/{name}: {size / 1e6:.1f} MB", markup=False)

@@ -8,6 +8,7 @@ import duckdb
 import pytest
 
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.exporting import push
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.records import Example
 
@@ -104,3 +105,15 @@ def test_a_runs_data_are_exported_and_pushed_and_its_votes_reported(
     monkeypatch.delenv("HF_TOKEN")
     refused = lema("export", run_file, "--to", "chat", "--root", "out", "--push", "me/data", check=False)
     assert "HF_TOKEN" in refused.stderr
+
+
+def test_a_model_is_pushed_as_one(hub, monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_TOKEN", SECRET)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    (tmp_path / "config.json").write_text("{}")
+    told = []
+    address = push(tmp_path, "me/model", "model", private=True, told=told.append)
+    assert address.endswith("/me/model")
+    assert "/datasets/" not in address
+    assert address in told[0]
+    assert [path for path, _, _ in hub.seen if "/models/me/model/commit/" in path]

@@ -42,3 +42,9 @@ def test_from_questions_to_a_fine_tuned_model_and_its_report(lema, tmp_path):
     lema("run", SMOKE, "--root", "out", *SHORT)
     assert parts(tmp_path / "out") == before
     assert "miss" not in lema("plan", SMOKE, "--root", "out", *SHORT).stdout
+
+    lema("export", SMOKE, "--format", "model", "--arm", "lema", "--to", "shared", "--root", "out", *SHORT)
+    weights = "model.safetensors"
+    assert (tmp_path / "shared" / weights).read_bytes() == (model / "model" / weights).read_bytes()
+    assert {"config.json", "tokenizer.json", "README.md"} <= {path.name for path in (tmp_path / "shared").iterdir()}
+    assert "base_model:" in (tmp_path / "shared" / "README.md").read_text()
