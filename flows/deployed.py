@@ -96,7 +96,7 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
     """
     if run.corrections is None:
         raise ConfigError(f"the run {run.name!r} has no [corrections]; choose a run file that has")
-    later = ("ablation", "evolution", "mixture", "training", "test_questions", "evaluation")
+    later = ("ablation", "evolution", "mixture", "training", "selection", "test_questions", "evaluation")
     endpoints = dict(run.endpoints)
     for name in run.corrections.endpoints if batch else ():
         endpoints[name] = endpoints[name].model_copy(update={"transport": "batch", "wait_for_batch": False})
@@ -158,16 +158,21 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
 
 async def _each(found: list[RunRecord], root: str) -> State[None]:
     """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next."""
-    failures = []
+    failures, waiting, done = list[str](), list[str](), list[str]()
     for record in found:
+        name = record.spec.name
         try:
             await _carried_on(record.spec, root)
+            done.append(name)
+        except BatchPendingError:
+            waiting.append(name)
         except LemaError as error:
-            failures.append(f"{record.spec.name}: {error}")
+            failures.append(f"{name}: {error}")
     if failures:
         raise ShardsFailedError("; ".join(failures))
-    names = ", ".join(record.spec.name for record in found)
-    return Completed(message=f"finished {names}" if found else f"nothing to do under {root}")
+    parts = ((done, "finished"), (waiting, "batches are not done yet of"))
+    said = "; ".join(f"{what} {', '.join(names)}" for names, what in parts if names)
+    return Completed(name="Submitted" if waiting else None, message=said or f"nothing to do under {root}")
 
 
 async def _carried_on(run: RunSpec, root: str) -> None:

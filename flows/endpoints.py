@@ -6,13 +6,9 @@ from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Lineage
-from lema_core.llm.embedded import weights_identity
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.specs import BASE, PromptKind, RunSpec, Runtime, StudentSpec
 from lema_core.training import MODEL_FOLDER
-
-WEIGHTS = "{weights}"
-"""As an endpoint's identity: the hash of the weights that ``model`` names, wherever they lie."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +44,7 @@ class Endpoints:
         changes: dict[str, object] = {}
         if endpoint.command:
             changes["command"] = tuple(_fill(word, self._filled) for word in endpoint.command)
-        if endpoint.identity == WEIGHTS:
-            changes["identity"] = weights_identity(endpoint.model)
-        return endpoint.model_copy(update=changes)
+        return endpoint.model_copy(update=changes | {"identity": endpoint.answers_as})
 
     def students(self, round_number: int) -> Iterator[Student]:
         """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.

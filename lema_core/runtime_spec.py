@@ -45,4 +45,9 @@ class RuntimeSpec(BaseModel):
                 f"workers on other machines ({host}) need one ledger for all, or each would pay for itself; set "
                 "ledger to a PostgreSQL URL"
             )
+        if is_postgres(self.ledger or "") and urlsplit(self.ledger or "").password:
+            raise ValueError(
+                "the ledger's URL has a password, which the Prefect UI and the run's record would show; leave it out "
+                "and give it in the environment variable PGPASSWORD or in ~/.pgpass"
+            )
         return self

@@ -223,8 +223,17 @@ class RunSpec(Section):
             raise ValueError(str(error)) from error
 
     def arm(self, name: str) -> Arm:
-        """Return an arm of the run file or a bundled one; ConfigError where there is none."""
-        return get_arm(name, self.arms)
+        """Return an arm of the run file or a bundled one, with the identities of the models that it names.
+
+        Raises:
+            ConfigError: there is no such arm, or it names a corrector that the run does not have.
+        """
+        arm = get_arm(name, self.arms)
+        teachers = self.corrections.endpoints if self.corrections else ()
+        if (wanted := name.removeprefix("corrector_")) != name and name not in self.arms and wanted not in teachers:
+            have = ", ".join(teachers) or "none"
+            raise ConfigError(f"the arm {name!r} needs the corrector {wanted!r}; the run's are: {have}")
+        return arm.of({model: self.endpoints[model].answers_as for model in arm.models if model in self.endpoints})
 
     def training_of(self, arm: str) -> TrainingSpec:
         """Return how an arm is trained: [training], what differs for the arm, and the objective that its rows need."""

@@ -15,7 +15,7 @@ from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Watch
 from tasks._publish import ShardTask, Stage, publish, published
-from tasks._secrets import with_key
+from tasks._secrets import keys_here, with_key
 
 _engines: dict[tuple[Runtime, int], Engine] = {}
 
@@ -42,8 +42,13 @@ async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
             del _engines[key]
 
 
-async def engine_of(runtime: Runtime) -> Engine:
-    """Return the engine of the session that this task runs in."""
+async def engine_of(runtime: Runtime, *endpoints: EndpointSpec) -> Engine:
+    """Return the engine of the session that this task runs in, which may be a worker's, with the keys it needs.
+
+    Raises:
+        ConfigError: an endpoint's key cannot be read.
+    """
+    await keys_here(endpoints)
     return _engines[runtime, id(asyncio.get_running_loop())]
 
 

@@ -2,11 +2,23 @@
 
 import os
 import re
+from collections.abc import Sequence
 
 from prefect.blocks.system import Secret
 
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
+
+
+async def keys_here(endpoints: Sequence[EndpointSpec]) -> None:
+    """Put the keys of endpoints into this process's environment where they are not: a worker has its own.
+
+    Raises:
+        ConfigError: there is no such block on the Prefect server.
+    """
+    for endpoint in endpoints:
+        if endpoint.api_key_secret and endpoint.api_key_env not in os.environ:
+            await with_key(endpoint)
 
 
 async def with_key(endpoint: EndpointSpec) -> EndpointSpec:

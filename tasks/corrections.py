@@ -30,7 +30,7 @@ async def corrections_shard(
     shard: Shard,
 ) -> State[None]:
     """Ask for the corrections of a range of mistakes and review each; ``teachers`` are the corrector and the second."""
-    store, engine, about = Store(runtime.root), await engine_of(runtime), get_task(task_name)
+    store, engine, about = Store(runtime.root), await engine_of(runtime, *teachers), get_task(task_name)
     rows = list(store.rows(mistakes, JudgedPath, shard.start, shard.stop))
     with store.part(out, shard, Correction) as part:
         part.rows_in = len(rows) * spec.tries

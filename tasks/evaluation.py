@@ -28,7 +28,7 @@ async def evaluation_shard(
     shard: Shard,
 ) -> State[None]:
     """Ask a range of held-out questions: once each at temperature 0, or for the votes as often as the spec says."""
-    store, engine = Store(runtime.root), await engine_of(runtime)
+    store, engine = Store(runtime.root), await engine_of(runtime, model)
     rows = store.rows(questions, Question, shard.start, shard.stop)
     sampled = out.stage == "votes"
     asked = list(vote_requests(rows, spec, prompt) if sampled else greedy_requests(rows, spec.max_tokens, prompt))

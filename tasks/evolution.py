@@ -32,7 +32,7 @@ async def created_shard(
     shard: Shard,
 ) -> State[None]:
     """Ask for a new question for each draw of a range of seeds."""
-    store, engine = Store(runtime.root), await engine_of(runtime)
+    store, engine = Store(runtime.root), await engine_of(runtime, writer)
     counts = await asyncio.to_thread(_counts, store, spec, kind, first)
     rows = store.rows(first.questions, Question, shard.start, shard.stop)
     asked = list(core.evolution_requests(counts, rows, spec.writing(), round_number))
@@ -124,7 +124,7 @@ async def evolution_shard(
     runtime: Runtime, spec: EvolutionSpec, answerer: EndpointSpec, novel: ArtifactRef, out: ArtifactRef, shard: Shard
 ) -> State[None]:
     """Sample the answers of a range of new questions and take the majority's."""
-    store, engine = Store(runtime.root), await engine_of(runtime)
+    store, engine = Store(runtime.root), await engine_of(runtime, answerer)
     rows = list(store.rows(novel, Question, shard.start, shard.stop))
     asked = [one.request for one in path_requests(rows, spec.answering(), spec.votes)]
     outcomes = engine.stream(answerer, asked)

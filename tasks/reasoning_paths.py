@@ -25,7 +25,7 @@ async def reasoning_paths_shard(
     shard: Shard,
 ) -> State[None]:
     """Sample the paths of a range of questions."""
-    store, engine = Store(runtime.root), await engine_of(runtime)
+    store, engine = Store(runtime.root), await engine_of(runtime, student)
     rows = store.rows(questions, Question, shard.start, shard.stop)
     asked = list(path_requests(rows, spec.sampling(), spec.samples, spec.prompt))
     outcomes = engine.stream(student, [one.request for one in asked])

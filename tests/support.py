@@ -8,8 +8,10 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lema_core.artifacts import ArtifactRef, Store
@@ -125,3 +127,11 @@ def ended(api: str, run: dict) -> dict:
     return until(
         run["name"], lambda: (s := state_of(api, run))["type"] in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} and s
     )
+
+
+def kill_all(pid: int) -> None:
+    """Kill -9 a process and what it started; its children may end by themselves meanwhile."""
+    parent = psutil.Process(pid)
+    for one in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            one.kill()

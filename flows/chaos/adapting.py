@@ -27,9 +27,12 @@ def simulated_run(run: RunSpec, url: str, *, with_training: bool) -> RunSpec:
         "endpoints": endpoints,
         "budget": BudgetSpec(),
         "runtime": run.runtime.model_copy(update={"ledger": None}),
+        # Nobody is there to approve.
+        "quality_gate": None,
     }
     if not with_training:
-        changes |= {"training": None, "evaluation": None}
+        once = run.evolution and run.evolution.model_copy(update={"rounds": 1})
+        changes |= {"training": None, "selection": None, "evaluation": None, "evolution": once}
     return run.model_copy(update=changes)
 
 
@@ -48,7 +51,7 @@ def _model(run: RunSpec, name: str, model: str) -> str:
         return model
     samples = name in {student.endpoint for student in run.students}
     teaches = {
-        *(run.corrections.endpoints if run.corrections else ()),
+        *((*run.corrections.endpoints, run.corrections.second) if run.corrections else ()),
         *(run.evolution.endpoints if run.evolution else ()),
     }
     return TEACHERS[0] if name in teaches and not samples else f"{STUDENT}/{name}"

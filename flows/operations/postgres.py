@@ -70,7 +70,10 @@ class Postgres:
     def _call(self, program: str, *words: str) -> None:
         done = self._run(program, words)
         if done.returncode != 0:
-            raise ConfigError(f"PostgreSQL's {program} in {self.folder} failed: {done.stderr.strip()}")
+            hint = ""
+            if user := _as_user():
+                hint = f". It runs as {user}, who must be able to enter every folder above; or: lema up --sqlite"
+            raise ConfigError(f"PostgreSQL's {program} in {self.folder} failed: {done.stderr.strip()}{hint}")
 
     def _make_databases(self) -> None:
         import psycopg

@@ -5,7 +5,6 @@ Everything lies under ``.lema`` of the present folder. What runs is left alone: 
 
 import asyncio
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,15 +76,13 @@ def _move_ledger(url: str) -> None:
     if named.exists():
         return
     if file.exists():
-        from lema_core.llm.ledger_files import export_ledger, import_ledger
+        from lema_core.llm.ledger_files import move_ledger
         from lema_core.llm.store import LedgerStore
 
-        with tempfile.TemporaryDirectory() as scratch:
-            old, new, parquet = LedgerStore(str(file)), LedgerStore(url), Path(scratch) / "ledger.parquet"
-            export_ledger(old, parquet)
-            import_ledger(new, parquet)
-            old.close()
-            new.close()
+        old, new = LedgerStore(str(file)), LedgerStore(url)
+        move_ledger(old, new)
+        old.close()
+        new.close()
     named.write_text(f"{url}\n", encoding="utf-8")
 
 

@@ -18,7 +18,7 @@ from lema_core.errors import EndpointError
 from lema_core.llm.answers import AttemptError, answer_of, status_error
 from lema_core.llm.batch_book import BatchBook
 from lema_core.llm.budget import POLL_S
-from lema_core.llm.buyer import Desk
+from lema_core.llm.buyer import Desk, cap_of
 from lema_core.llm.client import Client
 from lema_core.llm.credit import Amount
 from lema_core.llm.flight import Flight
@@ -63,24 +63,29 @@ class BatchBuyer:
         open_flights = {flight.key: flight for flight in flights}
         live = await self._found_again(list(open_flights))
         rounds = dict.fromkeys(open_flights, 0)
-        while True:
-            under_way = {key for batch in live for key in batch.keys}
-            live += await self._submit([one for key, one in open_flights.items() if key not in under_way], rounds)
-            live = await self._collect(live, open_flights, rounds)
-            if not open_flights:
-                return
-            if live and not self._spec.wait_for_batch:
-                self._postpone(live, open_flights)
-                return
-            # Without a batch under way it waits for the budget, or for nothing.
-            await asyncio.sleep(self._spec.batch_poll_s if live else POLL_S)
+        try:
+            while True:
+                under_way = {key for batch in live for key in batch.keys}
+                await self._submit([one for key, one in open_flights.items() if key not in under_way], rounds, live)
+                live[:] = await self._collect(live, open_flights, rounds)
+                if not open_flights:
+                    return
+                if live and not self._spec.wait_for_batch:
+                    self._postpone(live, open_flights)
+                    return
+                # Without a batch under way it waits for the budget, or for nothing.
+                await asyncio.sleep(self._spec.batch_poll_s if live else POLL_S)
+        finally:
+            # What is under way will be paid, whoever collects it: it stays out of reach of the budget.
+            for batch in live:
+                for held in batch.held.values():
+                    self._desk.account.settle(held, held, lost=True)
 
     def _postpone(self, live: Sequence[_Batch], open_flights: dict[str, Flight]) -> None:
-        for batch in live:
-            for held in batch.held.values():
-                self._desk.account.settle(held, held, lost=True)
+        under_way = {key for batch in live for key in batch.keys}
         for key, flight in open_flights.items():
-            flight.settle(Failure(key, "pending", "submitted; a later run collects the answer", 0))
+            said = "submitted; a later run collects the answer" if key in under_way else "the budget has no room now"
+            flight.settle(Failure(key, "pending", said, 0))
 
     async def _found_again(self, keys: list[str]) -> list[_Batch]:
         """Return the batches under way that hold some of the keys, as an earlier process left them."""
@@ -106,13 +111,14 @@ class BatchBuyer:
 
         return await self._call(search)
 
-    async def _submit(self, flights: Sequence[Flight], rounds: dict[str, int]) -> list[_Batch]:
-        batches = []
+    async def _submit(self, flights: Sequence[Flight], rounds: dict[str, int], live: list[_Batch]) -> None:
+        """Submit what fits the budget; each batch is added to ``live`` before anybody hears of it."""
         for some in chunked(flights, self._spec.batch_size):
             batch = _Batch(uuid.uuid4().hex, [])
+            live.append(batch)
             chosen = []
             for flight in some:
-                cap = flight.request.sampling.max_tokens
+                cap = cap_of(self._desk.body(flight.request))
                 held = await self._desk.account.reserve_now(self._desk.most(flight.request, cap))
                 if held is None:
                     break
@@ -120,13 +126,12 @@ class BatchBuyer:
                 chosen.append(flight)
                 rounds[flight.key] += 1
             if not chosen:
+                live.remove(batch)
                 break
             batch.keys = [flight.key for flight in chosen]
-            await self._book.intend(batch.id, batch.keys)
+            await self._book.intend(batch.id, batch.keys, sum(batch.held.values(), Amount()))
             batch.remote = await self._create(batch.id, chosen)
             await self._book.submitted(batch.id, batch.remote)
-            batches.append(batch)
-        return batches
 
     async def _create(self, batch_id: str, flights: Sequence[Flight]) -> str:
         lines = "\n".join(json.dumps(self._line(flight), ensure_ascii=False) for flight in flights)
@@ -171,6 +176,7 @@ class BatchBuyer:
                 continue
             if state.status == "failed":
                 await self._book.close(batch.id, "failed")
+                self._free(batch)
                 raise EndpointError(f"{self._client.where} refused the batch {batch.remote}: {state.errors}")
             for file_id in (state.output_file_id, state.error_file_id):
                 if file_id:
@@ -242,13 +248,16 @@ class BatchBuyer:
 
     def _give_up(self, batch: _Batch, open_flights: dict[str, Flight], rounds: dict[str, int]) -> None:
         """Free what the batch had set aside for ids without an answer; ids that came to nothing too often fail."""
-        for held in batch.held.values():
-            self._desk.account.settle(held, Amount(0.0, 0.0))
+        self._free(batch)
         for key in batch.keys:
             flight = open_flights.get(key)
             if flight is not None and rounds[key] >= ROUNDS:
                 flight.settle(Failure(key, "deadline", f"no answer in {ROUNDS} batches", ROUNDS))
                 del open_flights[key]
+
+    def _free(self, batch: _Batch) -> None:
+        while batch.held:
+            self._desk.account.settle(batch.held.popitem()[1], Amount())
 
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call the API, again where that may help."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from lema_core.llm.credit import Amount
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.store import chunked, marks
 
@@ -13,8 +14,8 @@ class BatchBook:
         self._ledger = ledger
         self._identity = identity
 
-    async def intend(self, batch_id: str, keys: Sequence[str]) -> None:
-        """Write down, before any call, which keys a batch is going to hold."""
+    async def intend(self, batch_id: str, keys: Sequence[str], most: Amount) -> None:
+        """Write down, before any call, which keys a batch is going to hold and what it may cost."""
 
         def work() -> None:
             database = self._ledger.store.database
@@ -23,6 +24,7 @@ class BatchBook:
                     "INSERT INTO batches (id, endpoint, run, owner, remote, state) VALUES (?,?,?,?,NULL,'intended')",
                     (batch_id, self._identity, self._ledger.run, self._ledger.claims.owner),
                 )
+                database.insert("batch_credit", [(batch_id, most.dollars, most.tokens)])
                 rows = [(batch_id, key) for key in keys]
                 database.many("INSERT INTO batch_items (batch, key) VALUES (?,?)", rows)
 

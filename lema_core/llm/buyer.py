@@ -98,6 +98,12 @@ class Desk:
         return canonical_json(canonical_request(self.spec.identity, request))
 
 
+def cap_of(body: dict[str, Any]) -> int | None:
+    """Return the most tokens that an answer to a request body may have, None without a cap."""
+    cap: int | None = body.get("max_tokens") or body.get("max_completion_tokens")
+    return cap
+
+
 @dataclass(slots=True)
 class _Trip:
     """One request's way through all its attempts."""
@@ -158,14 +164,17 @@ class Buyer:
         self._leave(trip)
         try:
             second = await self._tries(trip, trip.body | {field: cap})
-        except (AttemptError, LemaError):
+        except (AttemptError, LemaError, asyncio.CancelledError) as error:
+            # Called off as well: this task ends with the commit of what is paid.
+            if isinstance(error, AttemptError) and error.paid is not None:
+                await self._desk.miss(trip.flight, error.reason, error.detail, 1, paid=error.paid, final=False)
             return first
         detail = f"cut off after {first.completion_tokens} tokens; asked again with {field}={cap}"
         await self._desk.miss(trip.flight, "length", detail, 1, paid=first, final=False)
         return second
 
     async def _tries(self, trip: _Trip, body: dict[str, Any]) -> Answer:
-        cap = body.get("max_tokens") or body.get("max_completion_tokens")
+        cap = cap_of(body)
         most = self._desk.most(trip.flight.request, cap)
 
         async def attempt() -> Answer:

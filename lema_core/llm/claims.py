@@ -69,16 +69,19 @@ class Claims:
         self.owner = uuid.uuid4().hex
         self._store = store
         self._machine = this_machine()
+        self._pools: set[str] = set()
 
     def join(self) -> None:
         """Sign in, and remove what dead processes left behind."""
-        started = psutil.Process().create_time()
-        database = self._store.database
-        with database.transaction():
+        with self._store.database.transaction():
             self._bury()
-            database.query(
-                "INSERT INTO owners VALUES (?,?,?,?,?)", (self.owner, self._machine, os.getpid(), started, time.time())
-            )
+            self._sign_in()
+
+    def _sign_in(self) -> None:
+        database, started = self._store.database, psutil.Process().create_time()
+        database.insert("owners", [(self.owner, self._machine, os.getpid(), started, time.time())])
+        if self._pools:
+            database.insert("pools", [(pool, self.owner) for pool in sorted(self._pools)])
 
     def leave(self) -> None:
         """Sign out and give up every claim."""
@@ -89,6 +92,8 @@ class Claims:
         """Give a sign of life; return how many living processes share each of our pools."""
         database = self._store.database
         with database.transaction():
+            # Others may have buried us: this machine slept, or the database was away for longer than a lease.
+            self._sign_in()
             database.query("UPDATE owners SET beat = ? WHERE owner = ?", (time.time(), self.owner))
             self._bury()
             return dict(
@@ -101,6 +106,7 @@ class Claims:
 
     def share(self, pool: str) -> int:
         """Take part in a pool (an endpoint and key with common limits); return how many do."""
+        self._pools.add(pool)
         with self._store.database.transaction():
             self._store.database.insert("pools", [(pool, self.owner)])
         return int(self._store.database.query("SELECT COUNT(*) FROM pools WHERE pool = ?", (pool,))[0][0])
@@ -109,7 +115,8 @@ class Claims:
         """Claim keys; return those that another living process is paying for already."""
         database = self._store.database
         foreign: set[str] = set()
-        for some in chunked(keys, LOOKUP):
+        # In one order for all: PostgreSQL lets an insert wait for another's uncommitted key, and a circle is a deadlock.
+        for some in chunked(sorted(keys), LOOKUP):
             with database.transaction():
                 if database.insert("claims", [(key, self.owner) for key in some]) == len(some):
                     continue
@@ -127,9 +134,10 @@ class Claims:
                 self._store.database.query(sql, [self.owner, *some])
 
     def _bury(self) -> None:
-        """Remove owners that are dead, with their claims."""
+        """Remove owners that are dead, with their claims, and claims of owners that nobody knows any more."""
         rows = self._store.database.query("SELECT owner, machine, pid, started, beat FROM owners")
         self._forget([row[0] for row in rows if row[0] != self.owner and not self._lives(*row[1:])])
+        self._store.database.query("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
 
     def _lives(self, machine: str, pid: int, started: float, beat: float) -> bool:
         silent = time.time() - beat

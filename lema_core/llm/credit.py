@@ -70,8 +70,13 @@ class Credit:
         self._lock = f"run {run}"
         self._drawn = self._lost = Amount()
         self._overdrawn = Amount()
-        with store.database.transaction():
-            store.database.insert("credit", [(name, run, *[0.0] * 4) for name in (self._lock, owner)])
+        self.renew()
+
+    def renew(self) -> None:
+        """Write the line where it is not there: at first, and after others took this process for dead."""
+        row = (self._owner, self._run, *_values(self._open), *_values(self._lost))
+        with self._store.database.transaction():
+            self._store.database.insert("credit", [(self._lock, self._run, *[0.0] * 4), row])
 
     @property
     def _open(self) -> Amount:
@@ -93,11 +98,12 @@ class Credit:
             # The lines first: an answer committed between the two reads is counted twice rather than not at all.
             held, lost = self._others()
             spent = Amount(*self._store.spent(self._run))
-            left = limit_of(self._budget) - spent - held - lost - self._open - self._lost
+            left = limit_of(self._budget) - spent - held - lost - self._batches() - self._open - self._lost
             granted = _granted(lacking, left)
             self._write(self._open + granted, self._lost)
         self._drawn += granted
-        return Draw(granted, spent, others=not held.within(Amount()))
+        # Sums of floats leave a trace where nothing is held any more.
+        return Draw(granted, spent, others=not held.within(Amount(1e-6, 0.5)))
 
     def give_back(self, spare: Amount, lost: Amount) -> None:
         """Make the line shorter by what is not needed, and by what may have been paid without an answer.
@@ -124,10 +130,22 @@ class Credit:
         dollars, tokens, *lost = map(float, self._store.database.query(sql, (self._run, self._owner))[0])
         return Amount(dollars, tokens), Amount(*lost)
 
+    def _batches(self) -> Amount:
+        """Return what batches under way will cost whose process has ended: no line holds it any more."""
+        sql = (
+            "SELECT COALESCE(SUM(dollars), 0), COALESCE(SUM(tokens), 0) FROM batch_credit JOIN batches ON batch = id "
+            "WHERE run = ? AND state IN ('intended', 'submitted') AND owner NOT IN (SELECT owner FROM owners)"
+        )
+        return Amount(*map(float, self._store.database.query(sql, (self._run,))[0]))
+
     def _write(self, line: Amount, lost: Amount) -> None:
         # Below zero by rounding only, and a table of zeros is easier to read.
         values = (max(0.0, line.dollars), max(0.0, line.tokens), lost.dollars, lost.tokens, self._owner)
         self._store.database.query(f"UPDATE credit SET {' = ?, '.join(_COLUMNS)} = ? WHERE owner = ?", values)  # noqa: S608
+
+
+def _values(amount: Amount) -> tuple[float, float]:
+    return amount.dollars, amount.tokens
 
 
 def _granted(lacking: Amount, left: Amount) -> Amount:

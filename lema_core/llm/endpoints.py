@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lema_core import devices
 from lema_core.errors import ConfigError, EndpointError
+from lema_core.llm.embedded import weights_identity
 from lema_core.orphans import die_with_parent
 
 
@@ -30,6 +31,10 @@ class Price(BaseModel):
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
     batch_factor: float = Field(0.5, gt=0, le=1)
+
+
+WEIGHTS = "{weights}"
+"""As an endpoint's identity: the hash of the weights that ``model`` names, wherever they lie."""
 
 
 class EndpointSpec(BaseModel):
@@ -46,7 +51,7 @@ class EndpointSpec(BaseModel):
     command: tuple[str, ...] | None = None
     """A server to start; ``{model}`` and ``{port}`` are filled in. Written as words or as one string."""
     identity: str = ""
-    """What answers: by default the model's name; for a checkpoint, the hash of its weights."""
+    """What answers: by default the model's name; ``{weights}`` is the hash of the weights of a local model."""
     api_key_env: str | None = None
     """The *name* of the environment variable with the key."""
     api_key_secret: str | None = None
@@ -88,6 +93,11 @@ class EndpointSpec(BaseModel):
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self
+
+    @property
+    def answers_as(self) -> str:
+        """Return the identity with ``{weights}`` computed: the hash of the weights that ``model`` names, anywhere."""
+        return weights_identity(self.model) if self.identity == WEIGHTS else self.identity
 
     def at(self, base_url: str) -> "EndpointSpec":
         """Return the same endpoint at a known URL."""

@@ -199,11 +199,13 @@ class Engine:
         """Nothing more can be bought here: tell everybody who waits, and let those that are out come home."""
         for flight in flights:
             flight.settle(error=error)
+            self._unclaimed.append(flight.key)
         for other in self._flights.values():
             here = other.identity == channel.keys.identity or isinstance(error, BudgetExceededError)
             if here and other.task is not None and not other.sent and not other.done:
                 other.settle(error=error)
                 other.task.cancel()
+                self._unclaimed.append(other.key)
 
     def _channel(self, spec: EndpointSpec) -> Channel:
         if spec not in self._channels:
@@ -250,8 +252,10 @@ class Engine:
 
     async def _pulse(self) -> None:
         unclaimed, self._unclaimed = self._unclaimed, []
-        await self._ledger.call(lambda keys=unclaimed: self._ledger.claims.release(keys))  # type: ignore[misc]
-        shares = await self._ledger.call(self._ledger.claims.beat)
+        # Somebody may have asked for one of them again meanwhile.
+        given_up = [key for key in unclaimed if (flight := self._flights.get(key)) is None or flight.done]
+        await self._ledger.call(lambda: self._ledger.claims.release(given_up))
+        shares = await self._ledger.call(self._ledger.beat)
         for pool, gate in self._gates.items():
             gate.limiter.divide(shares.get(pool, 1))
             gate.pump()

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import count
 from typing import TypeVar
 
 from lema_core.errors import LedgerError, LemaError
@@ -97,6 +98,13 @@ class Ledger:
 
         return await self.call(work)
 
+    def beat(self) -> dict[str, int]:
+        """Give a sign of life; see ``Claims.beat``. To be run by ``call``."""
+        shares = self.claims.beat()
+        if self._credit:
+            self._credit.renew()
+        return shares
+
     async def draw(self, lacking: Amount) -> Draw:
         """Draw on the run's budget; see ``Credit.draw``. A ledger that was opened without a budget lends nothing."""
         credit = self._credit
@@ -133,7 +141,8 @@ class Ledger:
             group, self._queue = self._queue, []
             entries = [entry for entry, _ in group]
             try:
-                results = await self.call(lambda entries=entries: self._commit(entries))  # type: ignore[misc]
+                tries = count()
+                results = await self.call(lambda e=entries, t=tries: self._commit(e, again=next(t) > 0))  # type: ignore[misc]
             except LemaError as error:
                 for _, future in group:
                     if not future.done():
@@ -143,10 +152,10 @@ class Ledger:
                 if not future.done():
                     future.set_result(result)
 
-    def _commit(self, entries: Sequence[Entry]) -> list[Completion | None]:
+    def _commit(self, entries: Sequence[Entry], *, again: bool) -> list[Completion | None]:
         if self._credit is None:
-            return self.store.commit(entries, self.run)
-        results = self.store.commit(entries, self.run, self._credit.write_committed)
+            return self.store.commit(entries, self.run, again=again)
+        results = self.store.commit(entries, self.run, self._credit.write_committed, again=again)
         self._credit.committed(entries)
         return results
 

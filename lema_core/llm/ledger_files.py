@@ -4,13 +4,14 @@ A row is self-contained: the request it answers is written out, and its key can 
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Sampling, canonical_json
-from lema_core.llm.store import LedgerStore, pack, unpack
+from lema_core.llm.store import LedgerStore, chunked, pack, unpack
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
@@ -41,6 +42,19 @@ def export_ledger(store: LedgerStore, path: Path) -> int:
             rows += len(page)
     temporary.replace(path)
     return rows
+
+
+def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
+    """Add everything of a ledger to another one: completions, what was paid for failures, batches under way."""
+    with tempfile.TemporaryDirectory() as scratch:
+        parquet = Path(scratch) / "ledger.parquet"
+        export_ledger(old, parquet)
+        import_ledger(new, parquet)
+    for table in ("failures", "batches", "batch_items", "batch_credit"):
+        rows = old.database.query(f"SELECT * FROM {table}")  # noqa: S608
+        for some in chunked(rows, PAGE):
+            with new.database.transaction():
+                new.database.insert(table, some)
 
 
 def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:

@@ -33,7 +33,7 @@ _wait = wait_random_exponential(multiplier=0.2, max=20)
 
 
 class Patience:
-    """How much longer one request is tried; made when it is first sent."""
+    """How much longer one request is tried, from its first attempt on."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -54,6 +54,9 @@ class Patience:
         """
         if self.attempts and self.left() <= 0:
             raise AttemptError("deadline", f"not answered after {self.attempts} attempts and {self._seconds:g} s")
+        if not self.attempts:
+            # Only now: the limiter and the budget may have made it wait for its first turn.
+            self._until = self._clock() + self._seconds
         self.attempts += 1
 
     def left(self) -> float:

@@ -40,6 +40,8 @@ CREATE TABLE IF NOT EXISTS credit (
 CREATE TABLE IF NOT EXISTS batches (
     id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL, remote TEXT,
     state TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_credit (
+    batch TEXT PRIMARY KEY, dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL);
 CREATE TABLE IF NOT EXISTS batch_items (batch TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (batch, key));
 CREATE INDEX IF NOT EXISTS batch_items_by_key ON batch_items (key)
 """
@@ -138,19 +140,25 @@ class LedgerStore:
         return held
 
     def commit(
-        self, entries: Sequence[Entry], run: str, also: Callable[[Sequence[Entry]], None] | None = None
+        self,
+        entries: Sequence[Entry],
+        run: str,
+        also: Callable[[Sequence[Entry]], None] | None = None,
+        *,
+        again: bool = False,
     ) -> list[Completion | None]:
         """Commit entries in one transaction; return for each the completion as the ledger now holds it.
 
         Where another process committed the same key first, its completion stands and ours is counted as a failure
         ``duplicate`` with its cost: totals tell what was paid, not what was useful.
-        ``also`` is done in the same transaction.
+        ``also`` is done in the same transaction. ``again``: nobody knows whether an earlier try of this commit arrived,
+        so an equal completion that is there is taken for ours.
         """
         paid = [entry for entry in entries if isinstance(entry, Paid)]
         missed = [entry for entry in entries if isinstance(entry, Missed)]
         day = today()
         with self.database.transaction():
-            theirs = self._insert([_paid_row(entry, run, day) for entry in paid])
+            theirs = self._insert([_paid_row(entry, run, day) for entry in paid], again=again)
             missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
             if missed:
                 self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in missed])
@@ -163,9 +171,12 @@ class LedgerStore:
             theirs.get(entry.completion.key, entry.completion) if isinstance(entry, Paid) else None for entry in entries
         ]
 
-    def _insert(self, rows: Sequence[Sequence[Any]]) -> dict[str, Completion]:
+    def _insert(self, rows: Sequence[Sequence[Any]], *, again: bool) -> dict[str, Completion]:
         """Insert completions; return those that the ledger held already."""
         held = self.lookup([row[0] for row in rows])
+        if again:
+            ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
+            held = {key: there for key, there in held.items() if there != ours[key]}
         fresh = [row for row in rows if row[0] not in held]
         for some in chunked(fresh, LOOKUP):
             if self.database.insert("completions", some) < len(some):

@@ -117,6 +117,26 @@ class Arm(ArmSpec):
         """Return what decides its rows: neither what it is called, nor what is said about it."""
         return self.model_dump(mode="json", exclude={"name", "about"})
 
+    @property
+    def models(self) -> frozenset[str]:
+        """Return the students and correctors that its views name."""
+        wheres = [view.where for view in (*self.views, *self.fill, *self.target)]
+        return frozenset(name for where in wheres for name in (*(where.students or ()), *(where.correctors or ())))
+
+    def of(self, models: Mapping[str, str]) -> "Arm":
+        """Return the arm with the models' identities, as rows carry them, for the names of students and correctors."""
+        parts = {part: tuple(_of(view, models) for view in getattr(self, part)) for part in ("views", "fill", "target")}
+        return self.model_copy(update=parts)
+
+
+def _of(view: View, models: Mapping[str, str]) -> View:
+    named = {
+        part: tuple(models.get(name, name) for name in names)
+        for part in ("students", "correctors")
+        if (names := getattr(view.where, part)) is not None
+    }
+    return view.model_copy(update={"where": view.where.model_copy(update=named)}) if named else view
+
 
 PATHS_PER_QUESTION = 4
 """Right paths a question in CoT data; the paper has 3.3 on GSM8K. What is left over can grow a token-matched arm."""

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 import yaml
-from support import ask, ended, environment, lema_command, parts, runs, start_run, state_of, until
+from support import ask, ended, environment, kill_all, lema_command, parts, runs, start_run, state_of, until
 
 from flows.operations.postgres import Postgres
 from flows.operations.server import api_url, start, stop
@@ -232,14 +231,6 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
             assert parts(checkout / "out") == parts(checkout / "undisturbed")
         finally:
             database.stop()
-
-
-def kill_all(pid: int) -> None:
-    """Kill -9 a process and what it started; its children may end by themselves meanwhile."""
-    parent = psutil.Process(pid)
-    for one in (parent, *parent.children(recursive=True)):
-        with suppress(psutil.NoSuchProcess):
-            one.kill()
 
 
 def kill_postgres(data: Path) -> None:
