@@ -33,6 +33,8 @@ RUN_FILES = Path("deployments") / "runs"
 FREE_RUN = str(RUN_FILES / "smoke.toml")
 """What the forms start with: it needs no key and costs nothing."""
 ROOT = ".lema"
+SUBMITTED = "Submitted"
+"""The name of a completed state: everything that is missing waits for batches."""
 
 
 def _run_files() -> list[str]:
@@ -161,23 +163,22 @@ async def _each(found: list[RunRecord], root: str) -> State[None]:
     failures, waiting, done = list[str](), list[str](), list[str]()
     for record in found:
         name = record.spec.name
-        try:
-            await _carried_on(record.spec, root)
-            done.append(name)
-        except BatchPendingError:
-            waiting.append(name)
-        except LemaError as error:
-            failures.append(f"{name}: {error}")
+        state = await carried_on(record.spec, root, return_state=True)
+        if not state.is_completed():
+            failures.append(f"{name}: {state.message}")
+        else:
+            (waiting if state.name == SUBMITTED else done).append(name)
     if failures:
         raise ShardsFailedError("; ".join(failures))
     parts = ((done, "finished"), (waiting, "batches are not done yet of"))
     said = "; ".join(f"{what} {', '.join(names)}" for names, what in parts if names)
-    return Completed(name="Submitted" if waiting else None, message=said or f"nothing to do under {root}")
+    return Completed(name=SUBMITTED if waiting else "Completed", message=said or f"nothing to do under {root}")
 
 
-async def _carried_on(run: RunSpec, root: str) -> None:
-    with recorded(run, root):
-        await (ablation(run, root) if run.ablation else lema(run, root))
+@flow(name="lema-recorded", flow_run_name=lambda: title_of(flow_run.parameters["run"]), persist_result=False)
+async def carried_on(run: RunSpec, root: str) -> State[None]:
+    """Go on with a recorded run."""
+    return await carried_out(run, root)
 
 
 async def carried_out(run: RunSpec, root: str) -> State[None]:
@@ -186,7 +187,7 @@ async def carried_out(run: RunSpec, root: str) -> State[None]:
         with recorded(run, root):
             await (ablation.fn(run, root) if run.ablation else lema.fn(run, root))
     except BatchPendingError as error:
-        return Completed(name="Submitted", message=str(error))
+        return Completed(name=SUBMITTED, message=str(error))
     except BudgetExceededError as error:
         return Failed(name="BudgetReached", message=str(error))
     return Completed(message=f"finished; artifacts under {Runtime.of(run, root).root}")

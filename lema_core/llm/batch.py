@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import openai
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from lema_core.errors import EndpointError
+from lema_core.errors import BudgetExceededError, EndpointError
 from lema_core.llm.answers import AttemptError, answer_of, status_error
 from lema_core.llm.batch_book import BatchBook
 from lema_core.llm.budget import POLL_S
@@ -118,8 +118,7 @@ class BatchBuyer:
             live.append(batch)
             chosen = []
             for flight in some:
-                cap = cap_of(self._desk.body(flight.request))
-                held = await self._desk.account.reserve_now(self._desk.most(flight.request, cap))
+                held = await self._set_aside(flight, under_way=len(live) > 1)
                 if held is None:
                     break
                 batch.held[flight.key] = held
@@ -132,6 +131,16 @@ class BatchBuyer:
             await self._book.intend(batch.id, batch.keys, sum(batch.held.values(), Amount()))
             batch.remote = await self._create(batch.id, chosen)
             await self._book.submitted(batch.id, batch.remote)
+
+    async def _set_aside(self, flight: Flight, *, under_way: bool) -> Amount | None:
+        cap = cap_of(self._desk.body(flight.request))
+        try:
+            return await self._desk.account.reserve_now(self._desk.most(flight.request, cap))
+        except BudgetExceededError:
+            if not under_way:
+                raise
+            # What is under way may turn out cheaper, also where an earlier process set it aside.
+            return None
 
     async def _create(self, batch_id: str, flights: Sequence[Flight]) -> str:
         lines = "\n".join(json.dumps(self._line(flight), ensure_ascii=False) for flight in flights)

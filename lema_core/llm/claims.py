@@ -115,7 +115,7 @@ class Claims:
         """Claim keys; return those that another living process is paying for already."""
         database = self._store.database
         foreign: set[str] = set()
-        # In one order for all: PostgreSQL lets an insert wait for another's uncommitted key, and a circle is a deadlock.
+        # In one order for all: in PostgreSQL an insert waits for another's uncommitted key; a circle is a deadlock.
         for some in chunked(sorted(keys), LOOKUP):
             with database.transaction():
                 if database.insert("claims", [(key, self.owner) for key in some]) == len(some):

@@ -95,3 +95,21 @@ def test_all_mistakes_are_listed_at_once(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "deployments" / "runs").glob("*.toml")), ids=lambda p: p.stem)
 def test_the_shipped_run_files_are_valid(path):
     assert read_run_file(path).name
+
+
+def test_an_arm_of_one_corrector_names_an_endpoint_and_means_its_model(run_file):
+    run_file.write_text(
+        SMALL + '[corrections]\nendpoint = "big"\nalso = ["small"]\n[mixture]\narms = ["corrector_small"]\n'
+        '[endpoints.big]\nmodel = "m-70b"\nbase_url = "http://127.0.0.1:1/v1"\n'
+        '[endpoints.small]\nmodel = "m-7b"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    )
+    arm = read_run_file(run_file).arm("corrector_small")
+    assert {view.where.correctors for view in arm.views if view.rows == "corrections"} == {("m-7b",)}
+    with pytest.raises(ConfigError, match="needs the corrector 'other'; the run's are: big, small"):
+        read_run_file(run_file).arm("corrector_other")
+
+
+def test_a_password_in_the_ledgers_url_is_refused_because_it_would_be_shown(run_file):
+    with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
+        read_run_file(run_file, ["runtime.ledger=postgresql://me:hunter2@db/ledger"])
+    assert "hunter2" not in str(refused.value)

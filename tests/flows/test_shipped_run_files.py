@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.chaos.adapting import run_file_text, simulated_run
+from flows.deployed import corrections_of
 from flows.planning import Planner
 from lema_core.run_files import read_run_file
 
@@ -64,3 +66,13 @@ def test_a_model_of_unknown_size_is_said_and_stops_nothing(questions: Path, tmp_
     own.write_text(text.replace('base = "meta-llama/Llama-2-70b-hf"', 'base = "somebody/unheard-of"'), encoding="utf-8")
     told = outlooks(own, questions, tmp_path / "root")["training: lema"]
     assert "not estimated: the size of 'somebody/unheard-of' is not known" in told
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_parts_are_run_files_too(path: Path, tmp_path: Path) -> None:
+    run = read_run_file(path)
+    made = [simulated_run(run, "http://127.0.0.1:9/v1", with_training=on) for on in (False, True)]
+    made += [corrections_of(run)] if run.corrections else []
+    for number, part in enumerate(made):
+        (tmp_path / f"{number}.toml").write_text(run_file_text(part), encoding="utf-8")
+        assert read_run_file(tmp_path / f"{number}.toml") == part

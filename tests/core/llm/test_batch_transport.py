@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lema_core.errors import BudgetExceededError
+from lema_core.errors import BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, Price
 from lema_core.llm.batch import BatchBuyer
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
@@ -126,6 +126,36 @@ async def test_a_budget_holds_over_batches(endpoint, ask, ledger) -> None:
     assert 0 < money <= 200
     await buy(ledger, priced, ask(50, max_tokens=10), Budget(dollars=1e6))
     assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_a_budget_holds_over_processes_that_submit_and_end(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=0.5)
+    price = Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1)
+    later, budget = batched(endpoint, price=price, wait_for_batch=False), Budget(dollars=500)
+    told = [one.detail for one in await buy(ledger, later, ask(50, max_tokens=10), budget)]
+    (first,) = submitted(endpoint)
+    assert told.count("submitted; a later run collects the answer") == first
+    assert told.count("the budget has no room now") == 50 - first
+    # Nobody has answered yet: what is under way must not be spent again by the next processes.
+    for _ in range(3):
+        await buy(ledger, later, ask(50, max_tokens=10), budget)
+    assert submitted(endpoint) == [first]
+    await asyncio.sleep(0.5)
+    await buy(ledger, later, ask(50, max_tokens=10), budget)
+    assert LedgerStore(ledger).spent("batch")[0] <= 500
+
+
+async def test_a_refused_batch_gives_back_what_it_held(endpoint, ask, ledger, monkeypatch) -> None:
+    async def refused(*_):
+        raise EndpointError("no")
+
+    monkeypatch.setattr(BatchBuyer, "_create", refused)
+    price = Price(input_per_million=1e6, output_per_million=1e6)
+    spec, budget = batched(endpoint, price=price), Budget(dollars=1000)
+    async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:
+        with pytest.raises(EndpointError):
+            await engine.complete(spec, ask(1, max_tokens=10)[0])
+        assert engine._account._holders == 0
 
 
 async def test_half_the_price(endpoint, ask, ledger, tmp_path) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
+from lema_core.llm.claims import Claims, this_machine
 from lema_core.llm.credit import Amount, Credit
 from lema_core.llm.store import LedgerStore, Paid
 
@@ -74,8 +75,6 @@ async def test_what_a_killed_process_held_is_free_again(fake, spec, ask, tmp_pat
     ledger = str(tmp_path / "ledger.sqlite")
     store = LedgerStore(ledger)
     # Signed in like a process that never got to sign out: its number belongs to one that started at another time.
-    from lema_core.llm.claims import this_machine
-
     store.database.query("INSERT INTO owners VALUES (?,?,?,?,?)", ("dead", this_machine(), os.getpid(), 1.0, 1.0))
     assert Credit(store, "r", "dead", Budget(tokens=600)).draw(Amount(tokens=600)).granted.tokens == 600
     async with Engine.open(ledger=ledger, budget=Budget(tokens=600), run="r") as engine:
@@ -98,3 +97,16 @@ async def test_an_answer_that_may_have_been_paid_counts_while_the_process_lives(
         except BudgetExceededError:
             pass
     assert 30 * (left + 1) < 1500 - 30, "something is kept back for what was assumed"
+
+
+async def test_a_process_that_was_taken_for_dead_comes_back_with_its_line(fake, spec, ask, tmp_path) -> None:
+    ledger = str(tmp_path / "ledger.sqlite")
+    async with Engine.open(ledger=ledger, budget=Budget(tokens=600), run="r") as engine:
+        await engine.complete(spec, ask(1, max_tokens=10)[0])
+        store = LedgerStore(ledger)
+        (signed_in,) = store.database.query("SELECT owner FROM owners")
+        Claims(store)._forget(signed_in)
+        await engine._pulse()
+        assert store.database.query("SELECT owner FROM owners") == [signed_in]
+        assert store.database.query("SELECT owner FROM pools") == [signed_in]
+        assert signed_in in store.database.query("SELECT owner FROM credit")

@@ -5,6 +5,7 @@ import pytest
 
 from lema_core.errors import AuthenticationError, BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
+from lema_core.llm.retries import Patience
 from lema_core.llm.store import LedgerStore
 
 
@@ -161,6 +162,35 @@ async def test_a_larger_cap_that_is_refused_does_not_lose_the_first_answer(fake,
     )
     outcomes, _ = await buy(ledger, spec, ask(1, max_tokens=10))
     assert (outcomes[0].text, outcomes[0].finish_reason) == ("cut", "length")
+
+
+async def test_a_cut_off_answer_is_kept_when_its_second_try_is_called_off(fake, spec, ask, ledger) -> None:
+    cut = answer("The answer", finish="length")
+    fake.decide = lambda _body, tries: (200, cut, {}) if tries == 0 else (429, "", {"Retry-After": "30"})
+    async with Engine.open(ledger=str(ledger), run="r") as engine:
+        stream = asyncio.ensure_future(engine.complete(spec, ask(1, max_tokens=5)[0]))
+        while fake.hits < 2:  # noqa: ASYNC110 - the fake endpoint tells by its count only
+            await asyncio.sleep(0.01)
+        stream.cancel()
+        await asyncio.gather(stream, return_exceptions=True)
+    assert LedgerStore(str(ledger)).totals()[0][1] == 1
+
+
+async def test_the_deadline_of_a_request_begins_with_its_first_attempt() -> None:
+    now = 0.0
+    patience = Patience(10, clock=lambda: now)
+    now = 4000.0
+    patience.begin()
+    assert patience.left() == 10
+
+
+async def test_what_broke_leaves_no_claim(fake, spec, ask, ledger) -> None:
+    fake.decide = lambda _body, _tries: (401, "no", {})
+    async with Engine.open(ledger=str(ledger), run="r") as engine:
+        with pytest.raises(EndpointError):
+            await engine.complete(spec, ask(1)[0])
+        await engine._pulse()
+        assert LedgerStore(str(ledger)).database.query("SELECT key FROM claims") == []
 
 
 @pytest.mark.parametrize("status", [401, 403])

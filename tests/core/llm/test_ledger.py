@@ -8,8 +8,9 @@ import pytest
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
 from lema_core.llm.claims import Claims
+from lema_core.llm.credit import Amount, Budget, Credit
 from lema_core.llm.database import connect
-from lema_core.llm.ledger_files import differences, entry, export_ledger, import_ledger
+from lema_core.llm.ledger_files import differences, entry, export_ledger, import_ledger, move_ledger
 from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.llm.store import LedgerStore, Missed, Paid
 
@@ -99,6 +100,37 @@ def test_a_process_without_a_sign_of_life_blocks_nobody(url) -> None:
     living = Claims(LedgerStore(url))
     living.join()
     assert living.claim(["x"]) == set()
+
+
+def test_claims_that_nobody_owns_any_more_are_void(url) -> None:
+    lost = Claims(LedgerStore(url))
+    lost.claim(["x"])
+    living = Claims(LedgerStore(url))
+    living.join()
+    assert living.claim(["x"]) == set()
+
+
+def test_a_commit_of_which_nobody_heard_is_not_counted_twice(url) -> None:
+    store = LedgerStore(url)
+    store.commit([paid(1)], "r")
+    store.commit([paid(1)], "r", again=True)
+    assert store.spent("r") == (0.5, 30)
+    store.commit([paid(1)], "r")
+    assert store.spent("r") == (1.0, 60)
+
+
+def test_a_ledger_moves_with_its_batches_and_failures(url, tmp_path) -> None:
+    old, new = LedgerStore(str(tmp_path / "old.sqlite")), LedgerStore(url)
+    old.commit([paid(1), Missed("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
+    old.database.query("INSERT INTO batches VALUES ('b', 'm', 'r', 'gone', 'remote', 'submitted')")
+    old.database.query("INSERT INTO batch_items VALUES ('b', 'k2')")
+    old.database.query("INSERT INTO batch_credit VALUES ('b', 7.0, 100.0)")
+    move_ledger(old, new)
+    assert new.spent("r") == old.spent("r") == (0.75, 33)
+    assert new.database.query("SELECT id, remote FROM batches JOIN batch_items ON batch = id") == [("b", "remote")]
+    credit = Credit(new, "r", "me", Budget(dollars=8))
+    assert credit.draw(Amount(dollars=0.5)).granted == Amount(), "7 are under way and 0.75 are spent"
+    assert credit.draw(Amount(dollars=0.2)).granted.dollars >= 0.2
 
 
 def test_processes_of_a_pool_are_counted(url) -> None:
