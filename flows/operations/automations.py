@@ -3,7 +3,10 @@
 The one that resumes what crashed belongs to the deployment ``resume`` and stands in ``deployments/prefect.yaml``.
 """
 
+import hashlib
+import json
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 from prefect.automations import AutomationCore, EventTrigger, Posture
@@ -80,7 +83,10 @@ def notification(block: UUID) -> AutomationCore:
 
 
 async def register(notify: str | None = None) -> list[str]:
-    """Create or renew the automations; ``notify`` is a notification block, as ``slack-webhook/team``.
+    """Create the automations, or renew those that have changed; ``notify`` is a notification block, as
+    ``slack-webhook/team``.
+
+    One that is there already must stay: it knows which runs it waits for a heartbeat of.
 
     Raises:
         ConfigError: there is no such block.
@@ -90,10 +96,25 @@ async def register(notify: str | None = None) -> list[str]:
         wanted.append(notification(await _block(notify)))
     async with get_client() as client:
         for automation in wanted:
-            for old in await client.read_automations_by_name(automation.name):
+            version = _version(automation)
+            there = await client.read_automations_by_name(automation.name)
+            if [version] in [old.tags for old in there]:
+                continue
+            for old in there:
                 await client.delete_automation(old.id)
-            await client.create_automation(automation)
+            await client.create_automation(automation.model_copy(update={"tags": [version]}))
     return [automation.name for automation in wanted]
+
+
+def _version(automation: AutomationCore) -> str:
+    """Return what tells an automation from the one that an older LeMa made; its sets have no order."""
+    return hashlib.sha256(json.dumps(_ordered(automation.model_dump(mode="json"))).encode()).hexdigest()[:16]
+
+
+def _ordered(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _ordered(value[key]) for key in sorted(value)}
+    return sorted(map(_ordered, value), key=json.dumps) if isinstance(value, list) else value
 
 
 async def _block(slug: str) -> UUID:
