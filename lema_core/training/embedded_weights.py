@@ -88,7 +88,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            f"reading {gguf.name} needs {error.name}: run `pip install 'lema-pipeline[train,local]'`"
+            f"reading {gguf.name} needs {error.name}: run `pip install -c requirements.lock -e '.[train,local]'`"
         ) from error
     source, name = str(gguf.parent), gguf.name
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)

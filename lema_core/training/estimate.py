@@ -172,7 +172,9 @@ def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) ->
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
     except ImportError as error:
-        raise MissingDependencyError("estimates need DeepSpeed: run `pip install 'lema-pipeline[train]'`") from error
+        raise MissingDependencyError(
+            "estimates need DeepSpeed: run `pip install -c requirements.lock -e '.[train]'`"
+        ) from error
     finally:
         logging.disable(logging.NOTSET)
     total = shape.parameters()

@@ -207,7 +207,7 @@ def check_starts(arms: Mapping[str, TrainingSpec]) -> None:
         if start is not None and (start not in before or arm.startswith("round_")):
             raise ValueError(
                 f"arm {arm!r} starts from {start!r}: name an arm that stands before it in mixture.arms "
-                "(a sweep trains each arm by itself, and a round's arm before all others)"
+                "(a round's arm is trained before all others)"
             )
         before.add(arm)
 

@@ -1,9 +1,12 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
 from lema_core.errors import ConfigError
 from lema_core.run_files import read_run_file
+from lema_core.run_options import run_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -113,3 +116,12 @@ def test_a_password_in_the_ledgers_url_is_refused_because_it_would_be_shown(run_
     with pytest.raises(ConfigError, match="PGPASSWORD") as refused:
         read_run_file(run_file, ["runtime.ledger=postgresql://me:hunter2@db/ledger"])
     assert "hunter2" not in str(refused.value)
+
+
+def test_the_options_page_is_what_the_specs_say():
+    told = CliRunner().invoke(app, ["options", "--markdown"]).stdout
+    assert told == (ROOT / "docs" / "run_file.md").read_text()
+    assert {"students", "training.adapter", "endpoints", "budget"} <= run_options().keys()
+    one = CliRunner().invoke(app, ["options", "corrections"]).stdout
+    assert "Corrections sampled for one mistake" in one
+    assert "no section" in str(CliRunner().invoke(app, ["options", "corections"]).output)
