@@ -39,10 +39,13 @@ class SimulatedEndpoint:
         seed: int = 0,
         error_rate: float = 0.5,
         port: int = 0,
+        key: str | None = None,
     ) -> None:
         self.models = Models(library if library is not None else Library(), seed, error_rate)
         self.stats = Stats()
         self.port = port
+        self.key = key
+        """Where set, a request without it is refused (401)."""
         self.batches = Batches(self.models, self.stats, faults or Faults())
         self._bucket: TokenBucket | None = None
         self._runner: web.AppRunner | None = None
@@ -132,6 +135,8 @@ class SimulatedEndpoint:
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         content = await request.read()
+        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
+            return web.json_response({"error": {"message": "the key is wrong"}}, status=401)
         key = request_hash(content)
         stats, faults = self.stats, self.faults
         attempt = stats.arrive(key)
