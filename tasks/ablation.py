@@ -29,11 +29,14 @@ TABLES = {"cells": cells_table, "arms": rows_table}
 
 def table_of(store: Store, run: RunSpec, results: Sequence[CellResult]) -> SweepTable:
     """Return the figures of a sweep, read from its evaluations and mixtures."""
+    levels: dict[str, str | None] = {}  # filled while the evaluations are read
 
     def right_of(ref: ArtifactRef) -> dict[str, bool]:
-        return {row.question_id: row.verdict == "right" for row in store.rows(ref, JudgedPath)}
+        rows = list(store.rows(ref, JudgedPath))
+        levels.update((row.question_id, row.level) for row in rows)
+        return {row.question_id: row.verdict == "right" for row in rows}
 
-    return compare(results, reference_of(run), right_of, lambda ref: store.manifest(ref).rows_out)
+    return compare(results, reference_of(run), right_of, lambda ref: store.manifest(ref).rows_out, levels)
 
 
 @task(name="ablation", task_run_name="ablation", **SHARD_TASK)

@@ -36,6 +36,8 @@ class Row:
     """Rows of its mixture, where it has one."""
     accuracy: Estimate | None
     per_seed: tuple[float, ...]
+    by_level: Mapping[str, float]
+    """Accuracy over the seeds by difficulty of the question."""
     to_reference: Contrast | None = None
     to_first_setting: Contrast | None = None
 
@@ -47,6 +49,8 @@ class SweepTable:
     reference: str
     n: int
     """Held-out questions; 0 where nothing was evaluated."""
+    levels: Mapping[str, int]
+    """Questions by difficulty; empty where there is one level or none."""
     rows: tuple[Row, ...]
     cells: tuple[CellResult, ...]
     scores: Mapping[str, Proportion]
@@ -80,6 +84,7 @@ def compare(
     reference: str,
     right_of: Callable[[ArtifactRef], Right],
     rows_of: Callable[[ArtifactRef], int],
+    level_of: Mapping[str, str | None],
 ) -> SweepTable:
     """Return the table of a sweep.
 
@@ -88,22 +93,24 @@ def compare(
         reference: the arm that the others are compared with.
         right_of: reads an evaluation: by question, whether the answer is right.
         rows_of: reads how many examples a mixture has.
+        level_of: the difficulty of each question, where its source tells one.
 
     Raises:
         DataError: two cells were not asked the same questions.
     """
     answers = {result.cell.name: right_of(result.evaluation) for result in results if result.evaluation}
     items = _same_items(answers)
+    levels = _levels(items, level_of)
     right = {name: [table[item] for item in items] for name, table in answers.items()}
     examples = {r.cell.name: rows_of(r.mixture) for r in results if r.mixture}
     groups = _groups(results)
     spread = _spread(groups.values(), right)
-    rows = {place: _row(group, right, examples, spread) for place, group in groups.items()}
+    rows = {place: _row(group, right, examples, spread, levels) for place, group in groups.items()}
     compared = [_compared(row, groups, reference, right, spread) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
         reference=reference, n=len(items), rows=tuple(_adjusted(compared)), cells=tuple(results), scores=scores,
-        examples=examples,
+        examples=examples, levels={level: len(numbers) for level, numbers in levels.items()},
     )  # fmt: skip
 
 
@@ -132,11 +139,20 @@ def _same_items(answers: Mapping[str, Right]) -> list[str]:
     return sorted(items)
 
 
+def _levels(items: Sequence[str], level_of: Mapping[str, str | None]) -> dict[str, list[int]]:
+    """Return which items have which level; nothing where all have the same."""
+    found: dict[str, list[int]] = {}
+    for number, item in enumerate(items):
+        found.setdefault(level_of.get(item) or "", []).append(number)
+    return dict(sorted(found.items())) if len(found) > 1 else {}
+
+
 def _row(
     group: Sequence[CellResult],
     right: Mapping[str, list[bool]],
     examples: Mapping[str, int],
     spread: SeedSpread | None,
+    levels: Mapping[str, list[int]],
 ) -> Row:
     first = group[0].cell
     runs = [right[result.cell.name] for result in group if result.cell.name in right]
@@ -150,6 +166,7 @@ def _row(
         examples=sizes[0] if sizes else None,
         accuracy=accuracy_of(runs, spread) if runs else None,
         per_seed=tuple(fmean(run) for run in runs),
+        by_level={name: fmean(run[i] for run in runs for i in items) for name, items in levels.items()} if runs else {},
     )
 
 

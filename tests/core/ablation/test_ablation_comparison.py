@@ -29,6 +29,7 @@ RUN = {
     "endpoints": {"s": {"model": "s", "base_url": "http://127.0.0.1:1/v1"}},
 }
 RIGHT = {"base": 40, "cot": 90, "lema": 120}
+LEVELS = {f"q{i}": "easy" if i < 100 else "hard" for i in range(N)}
 
 
 def table(failing=(), right=None, **ablation):
@@ -52,7 +53,15 @@ def table(failing=(), right=None, **ablation):
         count = (right or RIGHT)[cell.arm] + (cell.seed or 0)
         return {f"q{i}": i < count for i in range(N)}
 
-    return compare(results, run.ablation.reference or "cot", right_of, lambda _: 77)
+    return compare(results, run.ablation.reference or "cot", right_of, lambda _: 77, LEVELS)
+
+
+def test_accuracy_by_difficulty_is_over_the_seeds():
+    found = table(seeds=[0, 1])
+    assert found.levels == {"easy": 100, "hard": 100}
+    assert row_of(found, "lema").by_level == {"easy": 1.0, "hard": pytest.approx((0.20 + 0.21) / 2)}
+    assert "| lema | 100 % | 20 % |" in render_sweep_markdown("t", found).replace("\u202f", " ")
+    assert "By difficulty" in render_sweep_html("t", found)
 
 
 def row_of(found, arm, setting=None):
@@ -126,7 +135,7 @@ def test_cells_of_other_questions_are_not_compared():
     run = RunSpec.model_validate(RUN)
     results = [CellResult(cell=cell, evaluation=ArtifactRef("evaluation", cell.name)) for cell in expand(run)[0].cells]
     with pytest.raises(DataError, match="0 are among the 1 of the cells before it"):
-        compare(results, "cot", lambda ref: {ref.fingerprint: True}, lambda _: 1)
+        compare(results, "cot", lambda ref: {ref.fingerprint: True}, lambda _: 1, {})
 
 
 def test_page_markdown_and_tables_have_the_same_figures():
@@ -171,7 +180,7 @@ def test_a_model_that_two_rows_share_is_not_compared_with_itself():
     run = RunSpec.model_validate(RUN | {"ablation": {"seeds": [0], "settings": {"a": {}, "b": {}}}})
     cells = [cell for setting in expand(run) for cell in setting.cells]
     results = [CellResult(cell=c, evaluation=ArtifactRef("evaluation", f"{c.arm} {c.seed}")) for c in cells]
-    found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: 1)
+    found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: 1, {})
     assert [row.to_first_setting for row in found.rows] == [None] * 6
     assert sum(row.to_reference is not None for row in found.rows) == 4
 
