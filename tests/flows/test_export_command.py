@@ -109,6 +109,8 @@ def test_a_runs_data_are_exported_and_pushed_and_its_votes_reported(
 
 def test_a_model_is_pushed_as_one(hub, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", SECRET)
+    # In this process another test may have imported it before the environment named our Hub.
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     (tmp_path / "config.json").write_text("{}")
     told = []
