@@ -122,7 +122,7 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
 
     Args:
         run: The name of one run; empty for every run that failed or was killed.
-        crashes: A run whose process has died so often in a row is left alone, unless it is named.
+        crashes: A run that was resumed so often in a row and died again is left alone, unless it is named.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
     if run:
