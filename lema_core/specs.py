@@ -228,7 +228,7 @@ class RunSpec(Section):
         Raises:
             ConfigError: there is no such arm, or it names a corrector that the run does not have.
         """
-        arm = get_arm(name, self.arms)
+        arm = get_arm(name, self.arms, self.evolution.kinds[0] if self.evolution else "centric")
         teachers = self.corrections.endpoints if self.corrections else ()
         if (wanted := name.removeprefix("corrector_")) != name and name not in self.arms and wanted not in teachers:
             have = ", ".join(teachers) or "none"

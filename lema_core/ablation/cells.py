@@ -135,7 +135,7 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
 
 
 def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
-    nothing: dict[str, Any] = {"evolution": None, "mixture": None, "training": None}
+    nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
     return _checked(run, nothing | {"evaluation": {"base": base.endpoint}})
 
 

@@ -143,7 +143,9 @@ PATHS_PER_QUESTION = 4
 
 _OWN = {"evolution": ("none",)}
 _MAIN = Where(evolution=("none", "centric"))
-"""General evolution is a control: only its own arm takes it."""
+"""General evolution is a control: its own arm takes it, and rounds that it is carried through."""
+_BOTH_KINDS = (0, 1)
+"""Rounds that every kind of evolution is carried through: later ones would favour the first kind."""
 COT = (
     View(rows="rationales", format="cot", where=Where(**_OWN)),
     View(rows="right_paths", format="cot", where=Where(rounds=(0,), per_question=PATHS_PER_QUESTION, **_OWN)),
@@ -194,12 +196,12 @@ ARMS: dict[str, Arm] = {
         _with_corrections(
             "evolution_general",
             "lema with questions evolved from all questions",
-            where=Where(evolution=("none", "general")),
+            where=Where(rounds=_BOTH_KINDS, evolution=("none", "general")),
         ),
         _with_corrections(
             "evolution_centric",
             "lema with questions evolved from those in the corrections",
-            where=Where(evolution=("none", "centric")),
+            where=Where(rounds=_BOTH_KINDS, evolution=("none", "centric")),
         ),
         Arm(
             name="critique",
@@ -217,7 +219,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             name="step_dpo",
             about="DPO on the corrected step against the wrong one (Step-DPO, arXiv 2406.18629)",
-            views=(View(rows="corrections", format="preference"),),
+            views=(View(rows="corrections", format="preference", where=_MAIN),),
         ),
     )
 }
@@ -227,24 +229,34 @@ _ROUND = re.compile(r"round_(\d{1,2})")
 _CORRECTOR = re.compile(r"corrector_(.+)")
 
 
-def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None) -> Arm:
+def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None, rounds_of: Evolution = "centric") -> Arm:
     """Return an arm of ``own`` or a bundled one, ``round_<n>`` (corrections up to round n) or ``corrector_<name>``.
 
+    ``rounds_of`` is the kind of evolution that is carried through all rounds, which ``round_<n>`` takes.
+
     Raises:
-        ConfigError: there is no such arm.
+        ConfigError: there is no such arm, or its size is to be that of an arm whose own size is another's.
     """
-    arm = _arm(name, own or {})
-    return arm.model_copy(update={"target": _arm(arm.match.arm, own or {}).views}) if arm.match else arm
+    arm = _arm(name, own or {}, rounds_of)
+    if arm.match is None:
+        return arm
+    target = _arm(arm.match.arm, own or {}, rounds_of)
+    if target.match:
+        raise ConfigError(
+            f"The arm {name!r} is to be brought to the size of {target.name!r}, which is itself brought to that of "
+            f"{target.match.arm!r}. Expected an arm without match, such as {target.match.arm!r}."
+        )
+    return arm.model_copy(update={"target": target.views})
 
 
-def _arm(name: str, own: Mapping[str, ArmSpec]) -> Arm:
+def _arm(name: str, own: Mapping[str, ArmSpec], rounds_of: Evolution) -> Arm:
     if name in own:
         return Arm(name=name, **dict(own[name]))
     if name in ARMS:
         return ARMS[name]
     if found := _ROUND.fullmatch(name):
         last = int(found[1])
-        where = Where(rounds=tuple(range(last + 1)), evolution=("none", "centric"))
+        where = Where(rounds=tuple(range(last + 1)), evolution=("none", rounds_of))
         return _with_corrections(name, f"lema with rounds 0 to {last}", where=where)
     if found := _CORRECTOR.fullmatch(name):
         where = Where(correctors=(found[1],), evolution=("none", "centric"))

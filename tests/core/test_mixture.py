@@ -101,8 +101,8 @@ POOL = (
 RULES = MixtureRules(seed=1)
 
 
-def built(name, pool=POOL, rules=RULES):
-    rows = list(build_arm(get_arm(name), pool, rules))
+def built(name, pool=POOL, rules=RULES, **of_the_run):
+    rows = list(build_arm(get_arm(name, **of_the_run), pool, rules))
     examples = [row for row in rows if isinstance(row, Example)]
     return examples, [row for row in rows if isinstance(row, Rejection)]
 
@@ -142,6 +142,19 @@ COT = 60 + 60 * 3
 )
 def test_an_arm_holds_what_its_definition_says(arm, counts):
     assert kinds(arm) == counts
+
+
+def test_a_round_takes_the_kind_of_evolution_that_is_carried_through_all_rounds():
+    examples, _ = built("round_1", rounds_of="general")
+    assert Counter(example.kind for example in examples) == {"cot": COT, "correction": 39}
+
+
+def test_centric_and_general_evolution_are_compared_over_the_rounds_that_both_have():
+    of_round_2 = [correction(q, student="s3") for q in EVOLVED]
+    for kind in ("centric", "general"):
+        pool = (*POOL, source(EVOLVED, [], of_round_2, round=2, evolution=kind))
+        for name in ("evolution_centric", "evolution_general"):
+            assert len(built(name, pool)[0]) == len(built(name)[0]), (kind, name)
 
 
 def test_a_token_matched_arm_has_the_other_arms_tokens_to_within_one_example():
@@ -288,7 +301,7 @@ def test_every_correction_becomes_one_pair_and_equal_steps_are_rejected() -> Non
     examples, rejected = built("step_dpo")
     assert {e.kind for e in examples} == {"preference"}
     assert all(e.worse and e.worse != e.output for e in examples)
-    assert len(examples) + len(rejected) == len(CORRECTIONS) + 10
+    assert len(examples) + len(rejected) == len(CORRECTIONS) + 6, "the 4 of general evolution are the control's"
     same = replace(CORRECTIONS[0], spliced=CORRECTIONS[0].original)
     _, refused = built("step_dpo", pool=(source(corrections=[same, CORRECTIONS[1]]),))
     assert [row.reason for row in refused] == ["no_preference"]

@@ -27,6 +27,7 @@ MINE = """
 about = "corrections alone"
 views = [{ rows = "corrections", format = "correction" }]
 """
+MATCHED = MINE + 'fill = [{ rows = "right_paths", format = "cot" }]\nmatch = { arm = "lema_same_size", by = "rows" }'
 
 
 def read(tmp_path, text, *settings):
@@ -41,6 +42,29 @@ def identity(arm, seed=0, corrector="c"):
     one.verdicts.append(ArtifactRef("verdicts", "v"))
     one.corrections["teacher"] = ArtifactRef("corrections", corrector)
     return identities.mixture(MixtureSpec(seed=seed), arm, "arithmetic", made, None).fingerprint
+
+
+EVOLVING = """
+[evolution]
+endpoint = "e"
+[[students]]
+endpoint = "e"
+[corrections]
+endpoint = "e"
+[endpoints.e]
+model = "m"
+base_url = "http://127.0.0.1:1/v1"
+"""
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind"),
+    [('"general"', "general"), ('"general","centric"', "general"), ('"centric","general"', "centric")],
+)
+def test_a_rounds_student_learns_from_the_kind_that_its_rounds_collected(tmp_path, kinds, kind):
+    run = read(tmp_path, RUN + MINE + EVOLVING, f"evolution.kinds=[{kinds}]")
+    assert run.arm("round_1").views[-1].where.evolution == ("none", kind)
+    assert run.evolution.kinds_in(2) == (kind,)
 
 
 def test_critique_fine_tuning_written_in_the_page_is_the_bundled_arm():
@@ -93,6 +117,8 @@ match = { arm = "mine", by = "rows" }
             RUN + MINE + 'fill = [{ rows = "right_paths", format = "cot" }]\nmatch = { arm = "lemma", by = "rows" }',
             "Did you mean 'lema'",
         ),
+        (RUN + MATCHED.replace("lema_same_size", "cot_same_tokens"), "'mine' is to be brought .* such as 'lema'"),
+        (RUN + MATCHED.replace("lema_same_size", "mine"), "'mine' is to be brought to the size of 'mine'"),
     ],
 )
 def test_a_wrong_arm_is_told_before_anything_is_paid(tmp_path, text, message):

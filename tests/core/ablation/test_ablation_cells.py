@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.ablation.cells import OWN, expand, reference_of
+from lema_core.ablation.specs import AblationSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
 from lema_core.run_files import read_run_file
@@ -126,8 +127,19 @@ def test_a_sweep_without_arms_to_compare_is_told():
         expand(RunSpec.model_validate(without_training))
 
 
-@pytest.mark.parametrize("name", ["ablation", "ablation_smoke"])
-def test_the_shipped_sweeps_expand(name):
-    run = read_run_file(ROOT / "deployments" / "runs" / f"{name}.toml")
+def test_the_untouched_model_has_no_checkpoint_to_choose():
+    run = RunSpec.model_validate(RUN | {"selection": {"questions": 3}})
+    untouched, *others = expand(run)[0].cells
+    assert untouched.run.selection is None
+    assert {cell.run.selection for cell in others} == {run.selection}
+
+
+@pytest.mark.parametrize("run_file", sorted((ROOT / "deployments" / "runs").glob("*.toml")), ids=lambda path: path.stem)
+def test_every_shipped_run_file_with_arms_can_be_swept(run_file):
+    run = read_run_file(run_file)
+    if run.mixture is None:
+        pytest.skip("it has no arms")
+    swept = run.ablation or AblationSpec(arms=run.mixture.arms)
     (setting,) = expand(run)
-    assert len(setting.cells) == 1 + len(run.ablation.arms) * 2
+    untouched = run.evaluation is not None and run.evaluation.base is not None
+    assert len(setting.cells) == untouched + len(swept.arms) * len(swept.seeds)
