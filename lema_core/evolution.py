@@ -165,7 +165,7 @@ def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Reje
     answer agree with none (paper: the majority of 3; three different answers drop the question).
     """
     task = get_task(question.task)
-    texts = [without_run_on(one.text) if isinstance(one, Completion) else "" for one in outcomes]
+    texts = [without_run_on(one.text, question.task) if isinstance(one, Completion) else "" for one in outcomes]
     family: Family = task.family
     answers = [extract(text, family, question.candidates).value if text else None for text in texts]
     vote = majority_vote(answers, family, question.candidates)

@@ -41,23 +41,23 @@ Choice = Mapping[str, Any]
 
 REVISIONS = {
     "questions": 1,
-    "reasoning_paths": 1,
+    "reasoning_paths": 2,
     "verdicts": 1,
-    "mistakes": 1,
+    "mistakes": 2,
     "quality_gate": 1,
     "corrections": 2,
     "evolution_created": 1,
     "evolution_novel": 1,
-    "evolution": 1,
+    "evolution": 2,
     "held_out": 1,
     "mixture": 2,
     "tokens": 1,
     "training": 2,
-    "evaluation": 1,
-    "votes": 1,
+    "evaluation": 2,
+    "votes": 2,
     "perplexity": 1,
-    "report": 2,
-    "ablation": 1,
+    "report": 3,
+    "ablation": 2,
 }
 
 

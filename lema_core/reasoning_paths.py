@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
-from lema_core.prompts import fingerprint, path_prompt
+from lema_core.prompts import fingerprint, load, path_prompt
 from lema_core.questions import get_task
 from lema_core.records import Question, ReasoningPath, Rejection, content_id
 
@@ -82,7 +82,7 @@ def path_from(question: Question, sample_index: int, student: str, outcome: Outc
         return _rejected(
             question, sample_index, student, outcome.key, "request_failed", f"{outcome.reason}: {outcome.detail}"
         )
-    text = without_run_on(outcome.text)
+    text = without_run_on(outcome.text, question.task)
     if not text:
         detail = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"
         return _rejected(question, sample_index, student, outcome.key, "empty", detail)
@@ -112,11 +112,14 @@ def path_row(
     )
 
 
-def without_run_on(text: str) -> str:
-    """Return the text up to a second question that follows it."""
+def without_run_on(text: str, task: str) -> str:
+    """Return the text up to what begins the prompt's next question: the task's instruction, or a question's label."""
     stripped = text.strip()
-    found = RUN_ON.search(stripped)
-    return stripped[: found.start()].rstrip() if found else stripped
+    # A student that begins by restating its orders has not run on yet.
+    again = stripped.find(load(get_task(task).prompts).path.instruction, 1)
+    kept = stripped[:again] if again > 0 else stripped
+    found = RUN_ON.search(kept)
+    return (kept[: found.start()] if found else kept).rstrip()
 
 
 def _rejected(question: Question, index: int, student: str, key: str, reason: str, detail: str) -> Rejection:

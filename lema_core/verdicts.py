@@ -31,7 +31,9 @@ REASONS = {
 """Every reason code of the verdicts (the first) and of the selection of mistakes (the others)."""
 
 EQUATION = re.compile(r"\d[\d,.]*(?:\s*[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
-LETTERS = re.compile(r"[^\w]+")
+OPERATORS = r"+\-−*·×÷/=<>≤≥≠^"
+LETTERS = re.compile(rf"[^\w{OPERATORS}]+")
+AROUND_OPERATORS = re.compile(rf" ?([{OPERATORS}]) ?")
 PATH_FIELDS = tuple(one.name for one in fields(ReasoningPath))
 PATH_VALUES = attrgetter(*PATH_FIELDS)
 
@@ -113,7 +115,8 @@ class MistakeSelection:
 def mistake_key(path: JudgedPath) -> int:
     """Return a number that is equal for equal mistakes: the same wrong value by the same steps.
 
-    Two steps are the same if they compute the same: a step with equations counts by these, one without by its words.
+    Two steps are the same if they compute the same: a step with equations of numbers counts by these, one without by
+    its words and operators.
     """
     steps = (_step_key(step) for step in split_path(path.text).steps)
     return int(content_id("m", path.question_id, path.answer, *steps).removeprefix("m-"), 16)
@@ -122,7 +125,7 @@ def mistake_key(path: JudgedPath) -> int:
 def _step_key(step: str) -> str:
     equations = EQUATION.findall(step)
     if not equations:
-        return LETTERS.sub(" ", step.casefold()).strip()
+        return AROUND_OPERATORS.sub(r"\1", LETTERS.sub(" ", step.casefold())).strip()
     joined = " ".join("".join(equation.split()) for equation in equations)
     return joined.replace(",", "").replace("$", "").replace("×", "*").replace("x", "*").replace("÷", "/").rstrip(".")
 

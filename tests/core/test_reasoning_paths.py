@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.prompts import path_input
 from lema_core.questions import QuestionsSpec, read_questions
@@ -63,10 +65,24 @@ def test_a_failure_and_an_empty_answer_become_rejections_with_their_reason():
 
 def test_a_student_that_goes_on_with_a_second_question_is_cut():
     text = "Step 1: 3 + 4 = 7.\nThe answer is 7.\n\nQuestion: Tom has 5.\nAnswer: Step 1: 5.\nThe answer is 5."
-    assert without_run_on(text) == "Step 1: 3 + 4 = 7.\nThe answer is 7."
-    assert without_run_on("Step 1: a\nThe answer is 7.\n**Question 2:** b") == "Step 1: a\nThe answer is 7."
+    assert without_run_on(text, "arithmetic") == "Step 1: 3 + 4 = 7.\nThe answer is 7."
+    assert (
+        without_run_on("Step 1: a\nThe answer is 7.\n**Question 2:** b", "arithmetic") == "Step 1: a\nThe answer is 7."
+    )
+
+
+@pytest.mark.parametrize("between", ["", "\n", "\n\n"])
+def test_a_student_that_goes_on_with_the_prompts_instruction_is_cut(between):
+    solved = "Step 1: 3 + 4 = 7.\nThe answer is 7."
+    text = solved + between + path_input("gsm8k", "Tom has 5. How many?") + "\nStep 1: 5.\nThe answer is 5."
+    assert without_run_on(text, "gsm8k") == solved
+
+
+def test_an_instruction_that_is_restated_first_is_no_run_on():
+    text = path_input("gsm8k", "Tom has 5.").partition("\n")[0] + "\nStep 1: 5 + 1 = 6.\nThe answer is 6."
+    assert without_run_on(text, "gsm8k") == text
 
 
 def test_a_restated_question_before_the_solution_is_no_run_on():
     text = "Question: Tom has 5.\nStep 1: 5 + 1 = 6.\nThe answer is 6."
-    assert without_run_on(text) == text
+    assert without_run_on(text, "arithmetic") == text

@@ -75,6 +75,16 @@ def test_equal_mistakes_have_one_key_whatever_the_words():
     assert mistake_key(first) != mistake_key(replace(first, question_id="q2"))
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("$a+b=c$", "$a-b=c$"), ("$x^2 < 4$", "$x^2 > 4$"), ("$a \\cdot b$", "$a / b$"), ("2*n", "2÷n")]
+)
+def test_steps_of_other_operators_are_other_mistakes(one, other):
+    first, second = (judged(f"Step 1: Then {math}, so 8.\nThe answer is 8.") for math in (one, other))
+    spaced = judged(f"Step 1: then {one.replace('+', ' + ')}; so 8!\nThe answer is 8.")
+    assert mistake_key(first) != mistake_key(second)
+    assert mistake_key(first) == mistake_key(spaced)
+
+
 def test_only_wrong_paths_are_mistakes_by_default_and_the_others_keep_their_class():
     rows = [judged(text) for text in ("The answer is 7.", "The answer is 8.", "No idea.", "The answer is 7, 8.")]
     selected = list(MistakeSelection().select(rows))

@@ -5,10 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flows.chaos.adapting import run_file_text, simulated_run
 from flows.deployed import corrections_of
 from flows.planning import Planner
+from lema_core.prompts import load, path_input, path_prompt
+from lema_core.prompts.layouts import THINK
 from lema_core.run_files import read_run_file
 
 pytest.importorskip("deepspeed", reason="training is not installed (lema-pipeline[train])")
@@ -41,6 +44,25 @@ def test_a_shipped_run_file_can_be_planned(run_file: Path, questions: Path, tmp_
     arms = read_run_file(run_file).mixture
     trained = bool(read_run_file(run_file).training and arms)
     assert len(outlooks(run_file, questions, tmp_path)) == (len(arms.arms) if trained and arms else 0)
+
+
+@pytest.mark.parametrize("name", ["qlora", "full"])
+def test_a_base_model_reads_the_four_examples_as_text_with_borders(name: str) -> None:
+    command = read_run_file(RUNS / f"llama2_70b_{name}.toml").endpoints["student"].command
+    assert command
+    # As transformers and vLLM compile it; vLLM reads escapes before it does.
+    template = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(
+        command[command.index("--chat-template") + 1].encode().decode("unicode_escape")
+    )
+    text = template.render(
+        messages=path_prompt("gsm8k", "How many?", shots=4), bos_token="<s>", add_generation_prompt=True
+    )
+    instruction = load("gsm8k").path.instruction
+    assert text.startswith(f"<s>{instruction}")
+    assert text.endswith(f"\n\n{path_input('gsm8k', 'How many?')}\n")
+    assert text.count("<s>") == 1
+    assert text.count(f"{THINK}\nStep 1:") == 4
+    assert len(re.findall(rf"\nThe answer is .*\.\n\n{re.escape(instruction)}\n", text)) == 4
 
 
 @pytest.mark.parametrize(
