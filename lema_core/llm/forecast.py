@@ -95,7 +95,7 @@ def forecast(
                 count += 1
                 chars += prompt_chars(one)
                 exact += tokens_of(one.messages) if tokens_of else 0
-                caps += one.sampling.max_tokens or UNKNOWN_OUTPUT
+                caps += one.sampling.cap or UNKNOWN_OUTPUT
     return _priced(store, spec, (asked, len(seen), held), _Batch(count, chars, exact, caps), exact=bool(count_tokens))
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from lema_core.errors import ConfigError, UnstableValueError
 
@@ -28,6 +28,9 @@ WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
 )
 """Parameters that are sent but cannot change the answer: they are no part of the key."""
+
+LONG_CAP = "max_completion_tokens"
+"""The newer name of ``max_tokens``; some models take only this one."""
 
 MANAGED = frozenset({"messages", "model", "timeout", "extra_headers", "extra_body", "extra_query", "api_key"})
 """Names that the engine sets by itself or never sends; as a sampling parameter they are a mistake."""
@@ -62,7 +65,22 @@ class Sampling(BaseModel):
             raise ValueError(f"{wrong} cannot be sampling parameters: the engine sets them")
         if value.get("n", 1) != 1 or value.get("stream"):
             raise ValueError("n > 1 and stream are not supported: ask for samples with sample_index 0, 1, ...")
+        cap = value.get(LONG_CAP)
+        if cap is not None and (not isinstance(cap, int) or isinstance(cap, bool) or cap < 1):
+            raise ValueError(f"{LONG_CAP} must be a whole number of at least 1, found {cap!r}")
         return value
+
+    @model_validator(mode="after")
+    def _one_cap(self) -> "Sampling":
+        if self.max_tokens is not None and self.extra.get(LONG_CAP) is not None:
+            raise ValueError(f"give max_tokens or {LONG_CAP}, not both: they are two names of one limit")
+        return self
+
+    @property
+    def cap(self) -> int | None:
+        """Return the most tokens that an answer may have, under whichever name it was given."""
+        longer: Any = self.extra.get(LONG_CAP)
+        return self.max_tokens if longer is None else longer
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Sampling":
@@ -165,8 +183,9 @@ def _plain(value: Any) -> Any:
 def effective_params(sampling: Sampling) -> dict[str, Any]:
     """Return the parameters that enter the key: no None, no neutral default, nothing without effect."""
     params = {name: _plain(value) for name, value in sampling.body().items()}
-    if "max_completion_tokens" in params:
-        params.setdefault("max_tokens", params.pop("max_completion_tokens"))
+    if sampling.cap is not None:
+        params.pop(LONG_CAP, None)
+        params["max_tokens"] = sampling.cap
     return {
         name: value
         for name, value in params.items()

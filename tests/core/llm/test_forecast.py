@@ -25,9 +25,10 @@ def fill(store, requests, draw) -> int:
     return total
 
 
-def test_without_history_the_bounds_are_the_caps(ask, tmp_path) -> None:
+@pytest.mark.parametrize("cap", [{"max_tokens": 50}, {"extra": {"max_completion_tokens": 50}}])
+def test_without_history_the_bounds_are_the_caps(ask, tmp_path, cap) -> None:
     store = LedgerStore(str(tmp_path / "l"))
-    found = forecast(store, SPEC, ask(100, max_tokens=50) * 2)
+    found = forecast(store, SPEC, ask(100, **cap) * 2)
     assert (found.requests, found.distinct, found.held, found.to_buy) == (200, 100, 0, 100)
     assert (found.completion_tokens.low, found.completion_tokens.high) == (100, 5000)
     assert "no earlier" in found.output_basis

@@ -75,7 +75,14 @@ def test_values_without_stable_json_are_refused() -> None:
         key(messages=({"role": "user", "content": float("nan")},))
 
 
-@pytest.mark.parametrize("params", [{"n": 2}, {"stream": True}, {"model": "x"}, {"temperature": -1}, {"max_tokens": 0}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        *({"n": 2}, {"stream": True}, {"model": "x"}, {"temperature": -1}, {"max_tokens": 0}),
+        *({"max_completion_tokens": cap} for cap in ("256", 0, 2.5, True)),
+        {"max_tokens": 5, "max_completion_tokens": 5},
+    ],
+)
 def test_parameters_the_engine_cannot_honour_are_refused(params) -> None:
     with pytest.raises(ValidationError):
         Sampling.from_params(params)
