@@ -70,16 +70,18 @@ class Endpoints:
             yield arm, self.fine_tuned(model), "zero_shot"
 
     def fine_tuned(self, model: ArtifactRef) -> EndpointSpec:
-        """Return how a fine-tuned model is served; its identity is the training artifact's."""
+        """Return how a fine-tuned model is served; its identity is the training artifact's, and how it is served."""
         return self.checkpoint(f"{self.store.folder(model)}/{MODEL_FOLDER}", model.fingerprint)
 
     def checkpoint(self, folder: str, identity: str, slot: int = 0) -> EndpointSpec:
         """Return how a checkpoint's folder is served; ``slot`` tells the servers apart that run at the same time."""
-        serve = self.run.evaluation.serve if self.run.evaluation else None
-        if serve is None:
+        how = self.run.evaluation
+        serve = how.serve if how else None
+        if how is None or serve is None:
             raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
         command = tuple(word.replace("{slot}", str(slot)) for word in serve.command) if serve.command else None
-        named = {"name": "fine-tuned", "model": folder, "identity": identity, "command": command}
+        served = f"{identity} served as {how.served_as}" if how.served_as else identity
+        named = {"name": "fine-tuned", "model": folder, "identity": served, "command": command}
         return self.prepared(serve.model_copy(update=named))
 
 

@@ -18,6 +18,7 @@ from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.prices import price_of
 from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
 from lema_core.quality_gate_spec import QualityGateSpec
@@ -159,9 +160,11 @@ def selection(run: RunSpec, made: Lineage) -> Choice | None:
     asked = {"held_out": made.held_out}
     if run.selection.protocol == "best_on_test" and made.test_questions:
         asked["test"] = made.test_questions
-    # The answers that a model without a name would give: questions, prompt, cap and revision are in there.
+    # The answers that a model without a name would give: serving, questions, prompt, cap and revision are in there.
     return {
-        name: evaluation(run.evaluation, "", "zero_shot", run.questions.task, ref.fingerprint).fingerprint
+        name: evaluation(
+            run.evaluation, run.evaluation.served_as, "zero_shot", run.questions.task, ref.fingerprint
+        ).fingerprint
         for name, ref in asked.items()
     }
 
@@ -198,10 +201,11 @@ def perplexity(pairs: int, model: str, corrections: str) -> Identity:
 
 
 def report(run: RunSpec, made: Lineage) -> Identity:
-    """Return the identity of a report: the artifacts it tells of, and what it calls them."""
+    """Return the identity of a report: the artifacts it tells of, what it calls them, and what they cost."""
     named = {
+        "name": run.name,
         "title": run.title or run.name,
-        "models": {name: endpoint.model for name, endpoint in run.endpoints.items()},
+        "endpoints": {name: [one.model, one.transport, _price(one)] for name, one in run.endpoints.items()},
         "evaluations": {name: ref.fingerprint for name, ref in made.evaluations.items()},
         "votes": {name: ref.fingerprint for name, ref in made.votes.items()},
         "licences": run.licences,
@@ -219,6 +223,11 @@ def ablation(run: RunSpec, results: Sequence[CellResult]) -> Identity:
     }
     made = [ref for one in results for ref in (one.mixture, one.model, one.evaluation) if ref]
     return _identity("ablation", named, list(dict.fromkeys(_prints(*made))))
+
+
+def _price(endpoint: EndpointSpec) -> dict[str, float] | None:
+    price = price_of(endpoint)
+    return price.model_dump() if price else None
 
 
 def _prints(*refs: ArtifactRef) -> list[str]:

@@ -12,8 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lema_core.ablation.specs import AblationSpec
 from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
+from lema_core.llm import embedded
 from lema_core.llm.database import is_postgres
-from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.quality_gate_spec import QualityGateSpec
@@ -131,7 +132,8 @@ class EvaluationSpec(Section):
     base_prompt: PromptKind = "few_shot"
     """The base model was never trained on our format: four examples give it its best chance."""
     serve: EndpointSpec | None = None
-    """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``."""
+    """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``. Its ``identity``
+    tells one way of serving from another: under a new one everything is measured anew."""
     max_tokens: int = Field(2048, ge=1)
     samples: int = Field(0, ge=0)
     """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
@@ -140,6 +142,18 @@ class EvaluationSpec(Section):
     perplexity: int = Field(0, ge=0)
     """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
+
+    @property
+    def served_as(self) -> str:
+        """Return what tells this way of serving checkpoints from others, empty where a command serves them as they are.
+
+        It is the identity that ``serve`` gives, else that of the embedded server, which converts to Q8_0.
+        """
+        if self.serve is None:
+            return ""
+        if self.serve.identity not in {self.serve.model, WEIGHTS}:
+            return self.serve.identity
+        return "Q8_0" if embedded.__name__ in (self.serve.command or ()) else ""
 
 
 class RunSpec(Section):
