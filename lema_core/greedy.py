@@ -5,12 +5,14 @@ is not right is not right.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import asdict, fields
+from typing import Any
 
+from lema_core.answers import judge
 from lema_core.llm.requests import Outcome, Sampling
+from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, path_row
 from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
-from lema_core.verdicts import judge_path
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
@@ -25,11 +27,11 @@ def judged_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPat
     """Return the judged answer to one question."""
     path = path_from(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
-        return _with_verdict(path_row(asked.question, asked.sample_index, model, path.detail), FAILED)
-    judged = judge_path(path)
-    return judged if isinstance(judged, JudgedPath) else _with_verdict(path, "unknown")
+        row = path_row(asked.question, asked.sample_index, model, path.detail)
+        return _judged(row, verdict=FAILED, answer=None, decided_by="none")
+    # An answer that cannot be decided is kept: it is not right, but it has a vote in maj@k.
+    return _judged(path, **asdict(judge(path.text, path.gold, get_task(path.task).family, path.candidates)))
 
 
-def _with_verdict(path: ReasoningPath, verdict: str) -> JudgedPath:
-    plain = {one.name: getattr(path, one.name) for one in fields(ReasoningPath)}
-    return JudgedPath(**plain, verdict=verdict, answer=None, decided_by="none")
+def _judged(path: ReasoningPath, **judgement: Any) -> JudgedPath:
+    return JudgedPath(**{one.name: getattr(path, one.name) for one in fields(ReasoningPath)}, **judgement)

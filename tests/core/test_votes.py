@@ -3,6 +3,8 @@ import dataclasses
 import pytest
 
 from lema_core.errors import DataError
+from lema_core.greedy import judged_answer
+from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import JudgedPath
 from lema_core.specs import EvaluationSpec
@@ -35,6 +37,19 @@ def test_answers_vote_by_equivalence_right_and_wrong_ones_alike():
     assert score.accuracy.successes == pytest.approx(0.5 + 0 + 1)
     assert score.accuracy.low < score.accuracy.value < score.accuracy.high
     assert score.difference is None
+
+
+def test_an_answer_that_cannot_be_decided_votes_and_is_not_right():
+    question = dataclasses.replace(next(read_questions(QuestionsSpec(task="arithmetic", limit=1))), gold="1")
+    asked = vote_requests([question], EvaluationSpec(samples=4), "zero_shot")
+    texts = ["The answer is 9**9**9**9.", "The answer is 1.", "The answer is 9**9**9**9.", "Who knows."]
+    rows = [
+        judged_answer(one, "m", Completion("k", text, "stop", 1, 1, "m"))
+        for one, text in zip(asked, texts, strict=True)
+    ]
+    assert [row.verdict for row in rows] == ["unknown", "right", "unknown", "none"]
+    assert [row.answer for row in rows] == ["9**9**9**9", "1", "9**9**9**9", None]
+    assert vote_scores({"base": rows})[0].accuracy.successes == 0, "two equal answers outvote the right one"
 
 
 def test_models_are_compared_question_by_question():
