@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,10 @@ from lema_core.records import Correction, Example, JudgedPath
 from lema_core.training.specs import MODEL_FOLDER
 
 Format = Literal["chat", "parquet"]
-"""``chat``: a line ``{"messages": [user, assistant], ...}`` an example. ``parquet``: the tables as they are."""
+"""``chat``: a line ``{"messages": [user, assistant], ...}`` an example; of a preference pair ``{"prompt": [user],
+"chosen": [assistant], "rejected": [assistant], ...}``, as TRL's DPOTrainer reads it. ``parquet``: the tables as they
+are.
+"""
 Kind = Literal["dataset", "model"]
 """Of a repository of the Hub."""
 CARD = "README.md"
@@ -145,14 +148,24 @@ def _chat(rows: Iterable[Example], path: Path) -> int:
     count = 0
     with atomic_file(LocalFileSystem(), str(path)) as local, local.open("w", encoding="utf-8") as out:
         for row in rows:
-            out.write(json.dumps(_line(row), ensure_ascii=False) + "\n")
+            out.write(json.dumps(chat_line(row), ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
-def _line(row: Example) -> Mapping[str, object]:
-    messages = [{"role": "user", "content": row.input}, {"role": "assistant", "content": row.output}]
-    return {"messages": messages, "kind": row.kind, "weight": row.weight, "id": row.id, "question_id": row.question_id}
+def chat_line(row: Example) -> dict[str, object]:
+    """Return an example as messages: a chat, or TRL's conversational form of a preference pair."""
+    asked, named = _turn("user", row.input), {"kind": row.kind, "id": row.id, "question_id": row.question_id}
+    if row.worse is None:
+        return {"messages": [asked, _turn("assistant", row.output)], "weight": row.weight, **named}
+    # Steps that both sides begin with cancel in DPO's loss: as one turn they train what they train as a prefix.
+    sides = {"chosen": row.output, "rejected": row.worse}
+    answers = {side: [_turn("assistant", row.prefix + text)] for side, text in sides.items()}
+    return {"prompt": [asked], **answers, "prefix": row.prefix, **named}
+
+
+def _turn(role: str, text: str) -> dict[str, str]:
+    return {"role": role, "content": text}
 
 
 def _parquet(rows: Iterable[object], record: type, path: Path) -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
 
 PATIENCE_S = 180
 
@@ -63,6 +63,19 @@ def environment(api: str, home: Path) -> dict[str, str]:
 def parts(root: Path) -> dict[str, bytes]:
     """Return every Parquet part under a root by its place."""
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.parquet"))}
+
+
+def kept(store: Store, stage: str, rows: list, record: type, name: str = "", **counts: int) -> ArtifactRef:
+    """Put rows into the store as an artifact of a stage; a Rejection among them is a rejected row."""
+    identity = Identity(stage, {"name": name})
+    ref, shard = ArtifactRef(stage, identity.fingerprint), Shard(0, 0, len(rows))
+    with store.part(ref, shard, record) as part:
+        part.rows_in = len(rows)
+        part.counts.update(counts)
+        for row in rows:
+            part.add(row)
+    store.publish(identity, [part.summary], seconds=1.0)
+    return ref
 
 
 def of_stage(store: Store, stage: str) -> list[ArtifactRef]:

@@ -5,7 +5,7 @@ matter is refused by the Hub only after the upload.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +48,7 @@ def dataset_card(
     configs: Mapping[str, str],
     rows: int,
     language: Sequence[str] = ("en",),
+    preferences: Collection[str] = (),
 ) -> str:
     """Return the README.md of a data set of corrections.
 
@@ -59,6 +60,7 @@ def dataset_card(
         configs: a config's name and its files, as ``{"corrections": "corrections/*.parquet"}``.
         rows: rows of the largest config, for the size category.
         language: ISO 639-1 codes.
+        preferences: the configs of preference pairs.
 
     Raises:
         ConfigError: a licence, language or config that the Hub would refuse.
@@ -72,7 +74,9 @@ def dataset_card(
         "tags": ["lema", "learning-from-mistakes", "reasoning", "synthetic"],
         "configs": [{"config_name": config, "data_files": files} for config, files in configs.items()],
     }
-    return _card("dataset_card.md.j2", matter, data, name=name, sources=sources, citation=_CITATION)
+    lines = {config: files for config, files in configs.items() if files.endswith(".jsonl")}
+    extra = {"name": name, "sources": sources, "citation": _CITATION, "configs": configs}
+    return _card("dataset_card.md.j2", matter, data, **extra, lines=lines, preferences=preferences)
 
 
 def model_card(

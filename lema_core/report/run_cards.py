@@ -17,13 +17,16 @@ def data_card(run: RunSpec, data: ReportData, rows: Mapping[str, int]) -> str:
     Raises:
         ConfigError: a licence that the Hub would refuse.
     """
+    configs = {name.rpartition(".")[0]: name for name in rows}
+    arms = set(run.mixture.arms if run.mixture else ())
     return dataset_card(
         data,
         name=run.title or run.name,
         licence=run.licences.get("data", UNKNOWN),
         sources=list(_sources(run)),
-        configs={name.rpartition(".")[0]: name for name in rows},
+        configs=configs,
         rows=max(rows.values(), default=0),
+        preferences=[name for name in configs if name in arms and run.arm(name).preferences],
     )
 
 

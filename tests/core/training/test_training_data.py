@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lema_core.errors import ConfigError, DataError
+from lema_core.exporting import chat_line
+from lema_core.records import Example
 from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
 from lema_core.training.tokens import TokenisedData
@@ -142,3 +145,23 @@ def test_examples_of_another_objective_are_refused(
     tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
     with pytest.raises(ConfigError, match=said):
         tokenise([row("a", "c") | fields], tokenizer, TrainingSpec.model_validate(changes), tmp_path)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_trl_makes_of_an_exported_pair_the_tokens_that_are_trained_here(
+    tiny_base: str, tmp_path: Path, *, last: bool
+) -> None:
+    from trl.data_utils import apply_chat_template
+
+    end = "" if last else "\n"
+    pair = Example(
+        id="e", kind="preference", source_id="c", question_id="q", input="2 + 3 + 4?", prefix="Step 1: 2 + 3 = 5.\n",
+        output=f"Step 2: 5 + 4 = 9.{end}", worse=f"Step 2: 5 + 4 = 10.{end}",
+    )  # fmt: skip
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
+    tokenise([asdict(pair)], tokenizer, TrainingSpec(base=tiny_base, objective="dpo"), tmp_path)
+    (ours,) = TokenisedData(tmp_path)
+    theirs = apply_chat_template(chat_line(pair), tokenizer.tokenizer)
+    for side, ids in (("chosen", ours.input_ids), ("rejected", ours.worse_ids)):
+        text = tokenizer.tokenizer.decode(ids, skip_special_tokens=False)
+        assert theirs["prompt"] + theirs[side] == f"{text}{'' if last else tokenizer.tokenizer.eos_token}\n"

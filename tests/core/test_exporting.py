@@ -1,0 +1,57 @@
+"""Examples for other trainers: what another program reads is what ours trains on."""
+
+import json
+from pathlib import Path
+
+from support import kept
+
+from lema_core.artifacts import Store
+from lema_core.exporting import export
+from lema_core.lineage import Lineage
+from lema_core.records import Example
+from lema_core.report import ReportData
+from lema_core.report.run_cards import data_card
+from lema_core.specs import RunSpec
+
+PAIR = Example(
+    id="e1", kind="preference", source_id="c1", question_id="q1", input="Question: 2 + 3 + 4?",
+    prefix="Step 1: 2 + 3 = 5.\n", output="Step 2: 5 + 4 = 9.\n", worse="Step 2: 5 + 4 = 10.\n",
+)  # fmt: skip
+PLAIN = Example(id="e2", kind="cot", source_id="p1", question_id="q1", input="Question?", output="Step 1: 9.", weight=2)
+
+
+def exported(tmp_path: Path, arm: str, row: Example) -> dict:
+    store = Store(str(tmp_path / "store"))
+    made = Lineage(mixtures={arm: kept(store, "mixture", [row], Example)})
+    assert export(store, made, [], "chat", tmp_path) == {f"{arm}.jsonl": 1}
+    return json.loads((tmp_path / f"{arm}.jsonl").read_text())
+
+
+def test_a_preference_pair_has_both_sides_and_the_steps_before_them(tmp_path):
+    line = exported(tmp_path, "step_dpo", PAIR)
+    assert line["prompt"] == [{"role": "user", "content": PAIR.input}]
+    assert line["chosen"] == [{"role": "assistant", "content": "Step 1: 2 + 3 = 5.\nStep 2: 5 + 4 = 9.\n"}]
+    assert line["rejected"] == [{"role": "assistant", "content": "Step 1: 2 + 3 = 5.\nStep 2: 5 + 4 = 10.\n"}]
+    assert (line["prefix"], line["id"], "messages" in line) == (PAIR.prefix, "e1", False)
+
+
+def test_any_other_example_is_a_chat(tmp_path):
+    line = exported(tmp_path, "cot", PLAIN)
+    assert [(turn["role"], turn["content"]) for turn in line["messages"]] == [
+        ("user", PLAIN.input), ("assistant", PLAIN.output),
+    ]  # fmt: skip
+    assert (line["weight"], "prompt" in line) == (2, False)
+
+
+def test_the_card_tells_pairs_from_chats():
+    run = RunSpec.model_validate(
+        {"name": "r", "questions": {"task": "gsm8k", "path": "q"}, "mixture": {"arms": ["cot", "step_dpo"]}}
+    )
+    data = ReportData(title="t", task="gsm8k", students=("s",), corrector="c")
+    chat = data_card(run, data, {"cot.jsonl": 3, "step_dpo.jsonl": 2})
+    assert "- cot.jsonl: an example a line. `messages`" in chat
+    assert "- step\\_dpo.jsonl: a preference pair a line" in chat
+    assert "| `spliced` |" not in chat
+    tables = data_card(run, data, {"cot.parquet": 3, "corrections.parquet": 2})
+    assert "| `spliced` |" in tables
+    assert "a line" not in tables
