@@ -44,16 +44,23 @@ def of_tokens(counts: Mapping[str, Any]) -> Data:
 
 def of_mixture(rows: int, examples: Callable[[], Iterator[Example]]) -> Data:
     """Return what is known of a mixture that is there."""
-    return Data(rows, lambda: (f"{one.input}{one.prefix}{one.output}" for one in examples()), "the mixture")
+    return Data(rows, lambda: map(_text, examples()), "the mixture")
 
 
-def of_pool(at_most: int, questions: Callable[[], Iterable[Question]]) -> Data:
-    """Return what is known of a mixture that is still to be made."""
+def _text(one: Example) -> str:
+    read = f"{one.input}{one.prefix}"
+    return f"{read}{one.output}" if one.worse is None else f"{read}{one.output}{read}{one.worse}"
+
+
+def of_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pairs: bool) -> Data:
+    """Return what is known of a mixture that is still to be made, of single outputs or of preference pairs."""
+    outputs = 2 if pairs else 1
 
     def texts() -> Iterator[str]:
-        return (f"{one.text}\n{one.rationale}" for one in questions() if one.rationale)
+        return (f"{one.text}\n{one.rationale}" * outputs for one in questions() if one.rationale)
 
-    basis = "at most the rows of its pool, each as long as the questions with their own solutions"
+    each = "each twice as long (a pair)" if pairs else "each as long"
+    basis = f"at most the rows of its pool, {each} as the questions with their own solutions"
     return Data(at_most, texts, basis)
 
 
@@ -92,7 +99,8 @@ def _mean_tokens(spec: TrainingSpec, data: Data) -> tuple[float, str]:
         return data.mean_tokens, "counted in all of them"
     sample = list(islice(data.texts(), SAMPLE))
     if not sample:
-        return float(spec.max_length), f"at most max_length ({spec.max_length}) an example"
+        outputs = 2 if spec.objective == "dpo" else 1
+        return float(outputs * spec.max_length), f"at most max_length ({spec.max_length}) an output"
     tokenizer = tokenizer_of(spec.base)
     if tokenizer:
         return fmean(map(tokenizer.count, sample)), f"counted in {len(sample)} by the model's tokenizer"

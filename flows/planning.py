@@ -196,8 +196,9 @@ class Planner:
             return of_tokens(self.store.manifest(tokens.ref).extra)
         if mixture.there:
             return of_mixture(mixture.rows or 0, partial(self.store.rows, mixture.ref, Example))
-        pool = pool_rows(self.run.arm(arm), self.made.collections, lambda ref: self._rows(ref) or 0)
-        return of_pool(pool, partial(_questions_of, self.run.questions))
+        made = self.run.arm(arm)
+        pool = pool_rows(made, self.made.collections, lambda ref: self._rows(ref) or 0)
+        return of_pool(pool, partial(_questions_of, self.run.questions), pairs=made.preferences)
 
     def evaluated(self) -> Iterator[PlannedStage]:
         """Yield the evaluations."""

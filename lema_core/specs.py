@@ -21,7 +21,8 @@ from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.runtime_spec import BudgetSpec, RuntimeSpec
 from lema_core.selection_spec import SelectionSpec
-from lema_core.training.specs import LaunchSpec, TrainingSpec, check_starts
+from lema_core.training.checks import check_arms
+from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 PromptKind = Literal["few_shot", "zero_shot"]
 BASE = "base"
@@ -204,7 +205,7 @@ class RunSpec(Section):
                 raise ValueError(f"[{name}] needs [{needed}]; add it or remove [{name}]")
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
-        check_starts({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {})
+        check_arms({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {}, self.launch)
         if self.evolution and self.evolution.rounds > 1 and not (self.training and self.evaluation):
             raise ValueError(
                 f"[evolution] has {self.evolution.rounds} rounds: from the second on the student is the model that was "

@@ -52,13 +52,15 @@ def plan_run(
         lengths: tokens of each example.
         steps: optimiser steps.
         batch_size: examples of a step; the last step of a run counted in epochs may have fewer.
-        epochs: passes over the data, or None where ``steps`` alone ends the run.
+        epochs: passes over the data, at least one example; None where ``steps`` alone ends the run.
         seed: decides the order.
         ranks: processes over all nodes.
         budget: tokens, padding included, that one micro-batch may hold; a single longer example may pass it.
         packed: whether examples lie end to end (cost: their sum) or in rows as long as the longest.
     """
-    total = min(steps * batch_size, round(len(lengths) * epochs)) if epochs is not None else steps * batch_size
+    total = steps * batch_size
+    if epochs is not None:
+        total = min(total, max(1, round(len(lengths) * epochs)))
     order = _order(len(lengths), total, seed)
     chunks = [order[start : start + batch_size] for start in range(0, total, batch_size)][:steps]
     pieces = 1

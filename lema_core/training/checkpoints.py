@@ -1,8 +1,14 @@
-"""Checkpoints are complete or absent: a marker file is written last, and only a folder with it counts."""
+"""Checkpoints are complete or absent: a marker file is written last, and only a folder with it counts.
 
+The marker says how the states were shared out, for DeepSpeed reads them in the same parts only.
+"""
+
+import json
 import re
 import shutil
 from pathlib import Path
+
+from lema_core.errors import TrainingError
 
 MARKER = "COMPLETE"
 STATES = (
@@ -13,16 +19,33 @@ STATES = (
 _NAME = re.compile(r"(?:checkpoint|weights)-(\d+)")
 
 
-def mark_complete(folder: Path) -> None:
-    """Declare that every rank has written its part of the checkpoint."""
+def mark_complete(folder: Path, ranks: int, zero_stage: int) -> None:
+    """Declare that every one of so many ranks has written its part of the checkpoint."""
     part = folder / f"{MARKER}.part"
-    part.write_text("")
+    part.write_text(json.dumps({"ranks": ranks, "zero_stage": zero_stage}))
     part.replace(folder / MARKER)
 
 
 def complete_checkpoints(out: Path) -> list[Path]:
     """Return the complete checkpoints in ``out``, the newest last."""
     return sorted((p for p in _folders(out) if (p / MARKER).is_file()), key=step_of)
+
+
+def check_continues(out: Path, ranks: int, zero_stage: int) -> None:
+    """Refuse to go on from a checkpoint whose states are shared out in another way.
+
+    Raises:
+        TrainingError: the newest complete checkpoint was written by another number of ranks, or under another stage.
+    """
+    for newest in complete_checkpoints(out)[-1:]:
+        written = json.loads((newest / MARKER).read_text() or "{}")
+        if written and written != {"ranks": ranks, "zero_stage": zero_stage}:
+            raise TrainingError(
+                f"{newest} was written by {written['ranks']} ranks under ZeRO {written['zero_stage']}, but now there "
+                f"are {ranks} ranks under ZeRO {zero_stage}, which cannot read its states. Run it with "
+                f"{written['ranks']} ranks in all (launch.ranks on each of launch.nodes; by default one a GPU) and "
+                f"launch.zero_stage = {written['zero_stage']}, or delete the checkpoints in {out} to start over"
+            )
 
 
 def step_of(folder: Path) -> int:

@@ -168,8 +168,6 @@ def _check_objective(example: Mapping[str, Any], spec: TrainingSpec) -> None:
     if pair != (spec.objective == "dpo"):
         seen = "a preference pair" if pair else "a single output"
         raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
-    if pair and spec.loss_weights:
-        raise ConfigError("loss_weights do not apply to preference pairs: TRL's DPO loss is a plain mean over pairs")
 
 
 def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:

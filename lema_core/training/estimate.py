@@ -2,7 +2,9 @@
 
 Model states by DeepSpeed's own formulas (``estimate_zero2/3_model_states_mem_needs``); activations by one stored hidden
 state a layer (gradient checkpointing) and the working set of one layer and one tile of logits. Hours follow from
-6 x parameters x tokens operations (8 where activations are computed twice) at a given utilisation.
+6 x parameters x tokens operations (8 where activations are computed twice) at a given utilisation. DPO in full adds its
+reference, a second frozen model (TRL shards it under ZeRO-3 only), and always the reference's forward pass; that pass
+keeps nothing, so it needs no memory beyond the working set that the backward pass needs anyway.
 """
 
 import json
@@ -143,7 +145,7 @@ def estimate(
         spec: what is trained.
         launch: how.
         examples: number of examples after tokenising.
-        mean_tokens: tokens of an example, on average.
+        mean_tokens: tokens of an example, on average; of a preference pair those of both its sequences.
         ranks: devices of one node.
         utilisation: the share of the devices' peak that is reached (MFU).
 
@@ -155,13 +157,26 @@ def estimate(
     total = shape.parameters()
     trained = total if spec.method == "full" else shape.adapter(spec.adapter.rank)
     states, host = _states(spec, launch, shape, ranks)
+    reference, reference_host = _reference(spec, launch, total, ranks)
     steps = spec.steps(examples)
     tokens = round(min(steps * spec.batch_size, examples * spec.epochs if not spec.max_steps else 1e18) * mean_tokens)
     # Twice forward for checkpointing; frozen weights need no gradient of their own.
-    operations = (8 if spec.method == "full" else 6) * total * tokens
+    passes = (8 if spec.method == "full" else 6) + (2 if spec.objective == "dpo" else 0)
+    operations = passes * total * tokens
     speed = launch.peak_tflops * 1e12 * utilisation * ranks * launch.nodes if launch.peak_tflops else None
     hours = operations / speed / 3600 if speed else None
-    return Estimate(total, trained, states, _activations(launch, shape), host, steps, tokens, hours)
+    device, node = states + reference, host + reference_host
+    return Estimate(total, trained, device, _activations(launch, shape), node, steps, tokens, hours)
+
+
+def _reference(spec: TrainingSpec, launch: LaunchSpec, total: int, ranks: int) -> tuple[int, int]:
+    """Return bytes of DPO's reference: of a device, of a node's memory. An adapter's is the base without it."""
+    if spec.objective == "sft" or spec.method != "full":
+        return 0, 0
+    weights = 2 * total
+    if launch.offload_parameters:
+        return 0, weights // launch.nodes
+    return weights // (ranks * launch.nodes if launch.zero_stage == 3 else 1), 0
 
 
 def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) -> tuple[int, int]:
@@ -184,8 +199,7 @@ def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) ->
         host, device, _ = zero3(
             trained, shape.largest(), ranks, launch.nodes, launch.offload_optimizer, launch.offload_parameters
         )
-        shared_out = ranks * launch.nodes if spec.method != "qlora" else 1  # bitsandbytes' weights are not sharded
-        return int(device + frozen / shared_out), int(host)
+        return int(device + frozen / (ranks * launch.nodes)), int(host)
     # Stages 0 and 1 keep more on each device than stage 2: one device's share is then the whole.
     sharing = ranks * launch.nodes if launch.zero_stage == 2 else 1
     host, device = zero2(trained, sharing, 1, launch.offload_optimizer)

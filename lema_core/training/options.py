@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError
+from lema_core.training.checks import check_options
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 
@@ -95,9 +96,8 @@ def deepspeed_options(spec: TrainingSpec, launch: LaunchSpec, bf16: bool) -> dic
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 10**9,
     }
-    if launch.offload_optimizer:
-        # DeepSpeed insists on its own CPU Adam for offloaded states; otherwise torch's AdamW saves compiling it.
-        options["optimizer"] = {"type": "AdamW", "params": {"lr": "auto", "weight_decay": "auto"}}
+    # No "optimizer": transformers then makes torch's AdamW with its groups (no decay of norms and biases), and for
+    # offloaded states accelerate makes DeepSpeed's CPU Adam of the same groups.
     _check_known("deepspeed", spec.deepspeed, _deepspeed_keys())
     return _merge(options, spec.deepspeed)
 
@@ -106,8 +106,9 @@ def check_overrides(spec: TrainingSpec) -> None:
     """Refuse unknown options, also those inside DeepSpeed's ZeRO section, before anything is paid or loaded.
 
     Raises:
-        ConfigError: an option that nobody knows, or a value of a wrong type.
+        ConfigError: an option that nobody knows or that has no place here, or a value of a wrong type.
     """
+    check_options(spec)
     if spec.trl or spec.deepspeed:
         made = trl_options(spec, LaunchSpec(), 1, 1, Path("unused"), bf16=False)
         _check_zero(made["deepspeed"]["zero_optimization"])

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.training.checks import check_possible
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 _HOST = re.compile(r"\S+\s+slots=[1-9]\d*(\s*#.*)?")
@@ -14,9 +15,11 @@ def check_machine(spec: TrainingSpec, launch: LaunchSpec) -> None:
     """Refuse a run that this machine cannot do.
 
     Raises:
-        ConfigError: qlora is asked for without a CUDA GPU, or the hostfile names no hosts.
+        ConfigError: the specs do not go together, qlora is asked for without a CUDA GPU, or the hostfile names no
+            hosts.
         MissingDependencyError: a tracker is asked for that is not installed, or qlora without bitsandbytes.
     """
+    check_possible(spec, launch)
     for tracker in launch.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise MissingDependencyError(

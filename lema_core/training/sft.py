@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lema_core.training.batches import Plan, plan_run
-from lema_core.training.checkpoints import complete_checkpoints, drop_optimiser_states, remove_torn
+from lema_core.training.checkpoints import check_continues, complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.events import emit, step_row
 from lema_core.training.preflight import check_machine
@@ -31,13 +31,14 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
 
     Raises:
         ConfigError: the spec cannot be used with this model, library or machine.
-        TrainingError: the loss is not finite, or the disk is full.
+        TrainingError: the loss is not finite, the disk is full, or another number of ranks wrote the checkpoints.
     """
-    from lema_core.training import models, options
-    from lema_core.training.embedded_weights import checkpoint_of
-
     if (out / MODEL_FOLDER).is_dir():
         return
+    check_continues(out, _ranks(), launch.zero_stage)
+    from lema_core.training import models, options  # torch takes seconds
+    from lema_core.training.embedded_weights import checkpoint_of
+
     options.check_overrides(spec)
     check_machine(spec, launch)
     data = TokenisedData(data_folder)
@@ -65,6 +66,10 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         emit("done", steps=plan.steps)
 
 
+def _ranks() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def _plan(spec: TrainingSpec, launch: LaunchSpec, data: TokenisedData, packed: bool) -> Plan:
     return plan_run(
         data.lengths(),
@@ -72,7 +77,7 @@ def _plan(spec: TrainingSpec, launch: LaunchSpec, data: TokenisedData, packed: b
         batch_size=spec.batch_size,
         epochs=None if spec.max_steps else spec.epochs,
         seed=spec.seed,
-        ranks=int(os.environ.get("WORLD_SIZE", "1")),
+        ranks=_ranks(),
         budget=launch.micro_batch_tokens,
         packed=packed,
     )

@@ -22,6 +22,8 @@ Template = Literal["chat", "plain"]
 Objective = Literal["sft", "dpo"]
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["trackio", "wandb", "tensorboard"]
+WeightedKind = Literal["cot", "correction", "critique", "refinement"]
+"""Kinds of examples (``records.Example.kind``) whose loss can be weighted: not preference pairs."""
 _ARM = "arm:"
 
 
@@ -68,12 +70,14 @@ class TrainingSpec(BaseModel):
     precision: Precision = "auto"
     """auto: bf16 with float32 master weights where the processor computes in bf16, else float32."""
     seed: int = Field(0, ge=0)
-    loss_weights: dict[str, float] = Field(default_factory=dict)
-    """By kind of example (cot, correction); multiplies the example's own weight. Kinds not named weigh 1."""
+    loss_weights: dict[WeightedKind, float] = Field(default_factory=dict)
+    """By kind of example (cot, correction, critique, refinement); multiplies the example's own weight. Kinds not named
+    weigh 1."""
     save_steps: int | None = Field(None, ge=1)
     """A checkpoint every so many steps; None: ten over the run, and never more than one in ten steps."""
     trl: dict[str, Any] = Field(default_factory=dict)
-    """Further options of TRL's SFTConfig; an unknown one, or one that this spec already decides, is an error."""
+    """Further options of TRL's SFTConfig (of DPOConfig for pairs); an unknown one, one that this spec already decides,
+    or one that our trainers override, is an error."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Merged into DeepSpeed's configuration; an unknown key is an error."""
 
@@ -81,6 +85,11 @@ class TrainingSpec(BaseModel):
     def _check(self) -> Self:
         if any(weight < 0 for weight in self.loss_weights.values()):
             raise ValueError(f"loss_weights must not be negative, seen: {self.loss_weights}")
+        if self.loss_weights and self.objective == "dpo":
+            raise ValueError(
+                "loss_weights do not apply to preference pairs: TRL's DPO loss is a plain mean over pairs; "
+                "set loss_weights = {} in the [arm_training] of their arm"
+            )
         return self
 
     def identity(self) -> dict[str, Any]:

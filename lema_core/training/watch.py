@@ -71,7 +71,7 @@ class Watch(TrainerCallback):
             torch.distributed.barrier()
         if state.is_world_process_zero:
             out = Path(args.output_dir)
-            mark_complete(out / f"checkpoint-{state.global_step}")
+            mark_complete(out / f"checkpoint-{state.global_step}", args.world_size, self._launch.zero_stage)
             drop_old(out, self._launch.keep_checkpoints, spare_weights=self._launch.keep_weights)
             emit("checkpoint", step=state.global_step)
         self._pace.start()

@@ -1,19 +1,23 @@
 """``lema plan``: prompts counted by a real tokenizer, a pilot that the run does not pay for again."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flows.forecasts import forecast_of, reading
+from flows.outlook import Data, of_mixture, of_pool, outlook
 from flows.planning import Planner
 from lema_core import identities
 from lema_core.artifacts import Store
 from lema_core.lineage import Lineage
 from lema_core.mixture import count_words, get_arm
+from lema_core.records import Example, Question
 from lema_core.run_files import read_run_file
 from lema_core.specs import MixtureSpec
+from lema_core.training import LaunchSpec, TrainingSpec
 from tasks.mixture import rules_of
 
 TEMPLATE = "{% for one in messages %}{{ one.content }}{% endfor %}"
@@ -44,6 +48,20 @@ def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_f
         texts = ["".join(str(one["content"]) for one in request.messages) for request in paths.asked()]
         counted = sum(len(re.findall(r"\w+|[^\w\s]+", text)) for text in texts)
         assert (found.prompt_tokens.low == found.prompt_tokens.high == counted) is exact
+
+
+def test_a_pair_is_as_long_as_both_its_sequences() -> None:
+    plain = Example(id="e", kind="cot", source_id="s", question_id="q", input="in", output="right")
+    pair = replace(plain, prefix="step", worse="wrong!")
+    lengths = [len(text) for text in of_mixture(2, lambda: iter((plain, pair))).texts()]
+    assert lengths == [len("inright"), len("instepright") + len("instepwrong!")]
+    question = Question(id="q", task="gsm8k", text="what", gold="3", rationale="because")
+    one, two = ([*of_pool(1, lambda: [question], pairs=pairs).texts()] for pairs in (False, True))
+    assert len(two[0]) == 2 * len(one[0])
+    unread = Data(1, tuple, "nothing")
+    told = [outlook(TrainingSpec(objective=name), LaunchSpec(ranks=1), unread, 0.4) for name in ("sft", "dpo")]
+    tokens = [float(re.search(r"([\d.]+)M tokens", line)[1]) for line in told]
+    assert tokens[1] == 2 * tokens[0]
 
 
 def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simulated) -> None:

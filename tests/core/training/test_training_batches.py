@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lema_core.training.batches import Plan, plan_run
+from lema_core.training.specs import TrainingSpec
 
 LENGTHS = st.lists(st.integers(3, 400), min_size=1, max_size=60)
 
@@ -60,3 +62,11 @@ def test_steps_without_epochs_go_round_the_data_as_often_as_needed() -> None:
     made = plan_run([10] * 5, steps=7, batch_size=4, epochs=None, seed=0, ranks=2, budget=999, packed=False)
     assert made.steps == 7
     assert sum(len(micro) for micro in made.micro_batches) == 28
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_small_part_of_an_epoch_is_one_example_at_least(packed: bool) -> None:
+    steps = TrainingSpec(epochs=0.1).steps(4)
+    made = plan_run([5, 6, 7, 8], steps=steps, batch_size=32, epochs=0.1, seed=0, ranks=2, budget=99, packed=packed)
+    assert made.steps == steps == 1
+    assert [len(step) for step in step_examples(made)] == [1]

@@ -5,9 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from lema_core.errors import TrainingError
 from lema_core.training import LaunchSpec, TrainingSpec, run_training
 from lema_core.training.candidates import Candidates, place_model, whole_checkpoints
-from lema_core.training.checkpoints import MARKER, complete_checkpoints, drop_old, kept_weights, remove_torn
+from lema_core.training.checkpoints import (
+    MARKER,
+    check_continues,
+    complete_checkpoints,
+    drop_old,
+    kept_weights,
+    mark_complete,
+    remove_torn,
+)
 
 
 def checkpoint(out: Path, step: int) -> None:
@@ -25,6 +34,19 @@ def test_spared_weights_stay_when_their_checkpoint_is_dropped(tmp_path: Path) ->
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
     assert sorted(path.name for path in (tmp_path / "weights-5").iterdir()) == ["config.json", "model.safetensors"]
     assert remove_torn(tmp_path) == []
+
+
+def test_states_are_read_by_as_many_ranks_as_wrote_them(tmp_path: Path) -> None:
+    check_continues(tmp_path, 2, 2)
+    for step, ranks in ((5, 8), (10, 2)):
+        checkpoint(tmp_path, step)
+        mark_complete(tmp_path / f"checkpoint-{step}", ranks, 2)
+    check_continues(tmp_path, 2, 2)
+    for now in ((1, 2), (8, 2), (2, 3)):
+        with pytest.raises(TrainingError, match=r"checkpoint-10 was written by 2 ranks under ZeRO 2.*2 ranks in all"):
+            check_continues(tmp_path, *now)
+    (tmp_path / "checkpoint-10" / MARKER).write_text("")
+    check_continues(tmp_path, 1, 3)
 
 
 def test_a_model_is_placed_without_the_states_of_its_training(tmp_path: Path) -> None:

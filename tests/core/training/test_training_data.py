@@ -136,7 +136,6 @@ def test_a_pair_shares_what_is_read_and_stops_only_where_its_solution_does(tiny_
     [
         ({}, {"worse": "b"}, "holds a preference pair"),
         ({"objective": "dpo"}, {}, "holds a single output"),
-        ({"objective": "dpo", "loss_weights": {"preference": 2.0}}, {"worse": "b"}, "loss_weights do not apply"),
     ],
 )
 def test_examples_of_another_objective_are_refused(

@@ -113,6 +113,8 @@ async def test_kill_9_and_the_same_command_give_the_undisturbed_losses(
     with pytest.raises(TrainingError, match="goes on from the newest checkpoint"):
         await run_training(spec_of(tiny_base), launch, mixture, tmp_path, kill_a_rank)
     assert not _ranks()
+    with pytest.raises(TrainingError, match=r"written by 2 ranks under ZeRO 2, but now there are 1 ranks under ZeRO 2"):
+        await run(spec_of(tiny_base), mixture, tmp_path, ranks=1, stage=2)
     result, events = await run(spec_of(tiny_base), mixture, tmp_path, ranks=2, stage=2)
     assert result.start["resumed_from"] == "checkpoint-5"
     assert losses(result) == pytest.approx(alone, abs=1e-4)
@@ -325,6 +327,18 @@ async def test_every_zero_stage_gives_one_process_losses_and_whole_weights(
     assert losses(seen) == pytest.approx(losses(expected), abs=1e-4)
     _assert_same_weights(expected.model, seen.model)
     assert_loads_and_generates(seen.model)
+
+
+@pytest.mark.slow
+@ALL
+@pytest.mark.parametrize("stage", [2, 3])
+async def test_offloaded_states_give_the_same_model(tiny_base: str, mixture: Path, tmp_path: Path, stage: int) -> None:
+    """With decay, so that norms and biases must be left out of it, and a beta that is not the default."""
+    spec = spec_of(tiny_base, max_steps=12, weight_decay=0.3, trl={"adam_beta2": 0.9})
+    here, _ = await run(spec, mixture, tmp_path / "here", ranks=1, stage=stage)
+    away, _ = await run(spec, mixture, tmp_path / "away", ranks=2, stage=stage, offload_optimizer=True)
+    assert losses(away) == pytest.approx(losses(here), abs=1e-4)
+    _assert_same_weights(here.model, away.model)
 
 
 def _assert_same_weights(first: Path, second: Path) -> None:
