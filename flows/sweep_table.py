@@ -10,7 +10,7 @@ from lema_core.ablation.contrasts import Contrast
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.report.sweeps import label_of, smallest_seen
 
-FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "McNemar p", "Holm p", "smallest seen")
+FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")
 
 
 def sweep_table(table: SweepTable) -> Table:

@@ -49,6 +49,8 @@ class SweepTable:
     reference: str
     n: int
     """Held-out questions; 0 where nothing was evaluated."""
+    over_seeds: bool
+    """Whether intervals and p hold for other seeds too: some arm has two."""
     levels: Mapping[str, int]
     """Questions by difficulty; empty where there is one level or none."""
     rows: tuple[Row, ...]
@@ -109,8 +111,9 @@ def compare(
     compared = [_compared(row, groups, reference, right, spread) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
-        reference=reference, n=len(items), rows=tuple(_adjusted(compared)), cells=tuple(results), scores=scores,
-        examples=examples, levels={level: len(numbers) for level, numbers in levels.items()},
+        reference=reference, n=len(items), over_seeds=spread is not None, rows=tuple(_adjusted(compared)),
+        cells=tuple(results), scores=scores, examples=examples,
+        levels={level: len(numbers) for level, numbers in levels.items()},
     )  # fmt: skip
 
 
@@ -164,7 +167,7 @@ def _row(
         seeds=tuple(r.cell.seed for r in group if r.cell.seed is not None and not r.error),
         missing=sum(bool(result.error) for result in group),
         examples=sizes[0] if sizes else None,
-        accuracy=accuracy_of(runs, spread) if runs else None,
+        accuracy=accuracy_of(runs, None if first.arm == BASE else spread) if runs else None,
         per_seed=tuple(fmean(run) for run in runs),
         by_level={name: fmean(run[i] for run in runs for i in items) for name, items in levels.items()} if runs else {},
     )
@@ -184,7 +187,7 @@ def _compared(
         if there == here or there not in groups:
             return None
         pairs = list(_pairs(groups[here], groups[there], right))
-        return contrast_of(called, pairs, spread) if pairs else None
+        return contrast_of(called, pairs, spread, trained=row.arm != BASE) if pairs else None
 
     return replace(
         row,

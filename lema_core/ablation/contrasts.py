@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from lema_core import statistics
-from lema_core.seeds import SeedSpread, accuracy_over_seeds, difference_over_seeds
+from lema_core.seeds import SeedSpread, TestedDifference, accuracy_over_seeds, difference_over_seeds
 from lema_core.statistics import Estimate
 
 Runs = Sequence[Sequence[bool]]
 """Right or wrong, by seed and item."""
+Pair = tuple[Sequence[bool], Sequence[bool]]
+"""The reference's and the arm's run of one seed, right or wrong by item."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,7 @@ class Contrast:
     difference: Estimate
     """Over items and seeds."""
     p_value: float
-    """McNemar's exact p; of several seeds twice the mean, which holds however they depend on each other (Vovk and Wang,
-    Biometrika 107, 2020)."""
+    """McNemar's exact p where no arm of the sweep has two seeds, else that of the interval's t over items and seeds."""
     holm_p: float
     """The same, adjusted for all contrasts of the sweep."""
     won: int
@@ -46,28 +46,34 @@ class Contrast:
 
 
 def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
-    """Return the mean accuracy of some runs with its interval, over the seeds too where there are several."""
-    if len(runs) == 1 or spread is None:
+    """Return the mean accuracy of some runs with its interval, over the seeds too where their spread is known.
+
+    Args:
+        runs: those of an arm; the single one of an untouched model, which no seed moves, has no ``spread``.
+        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
+    """
+    if spread is None:
         return statistics.wilson(sum(runs[0]), len(runs[0]))
     found = accuracy_over_seeds(runs, spread)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
-def contrast_of(to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread | None) -> Contrast:
+def contrast_of(to: str, pairs: Sequence[Pair], spread: SeedSpread | None, *, trained: bool) -> Contrast:
     """Compare runs seed by seed.
 
     Args:
         to: what the other row is called.
-        pairs: (reference, arm) of each seed, right or wrong by item; the untouched base model is the same in all.
+        pairs: (reference, arm) of each seed, right or wrong by item.
         spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
+        trained: False for the untouched model, which is the same run in all pairs and which no seed moves.
     """
     each = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
-    p_value = each[0].p_value if len(each) == 1 else min(1.0, 2 * fmean(one.p_value for one in each))
+    found = each[0] if spread is None else _over_seeds(pairs, spread, trained)
     return Contrast(
         to=to,
-        difference=each[0] if len(each) == 1 or spread is None else _over_seeds(pairs, spread),
-        p_value=p_value,
-        holm_p=p_value,
+        difference=found,
+        p_value=found.p_value,
+        holm_p=found.p_value,
         won=sum(one.only_arm for one in each),
         lost=sum(one.only_reference for one in each),
         n=each[0].n,
@@ -75,7 +81,6 @@ def contrast_of(to: str, pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]],
     )
 
 
-def _over_seeds(pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]], spread: SeedSpread) -> Estimate:
-    # The untouched base model stands in every pair: it is one run, and no seed moves it.
-    references, arms = (runs[:1] if all(run is runs[0] for run in runs) else runs for runs in zip(*pairs, strict=True))
-    return difference_over_seeds(references, arms, spread)
+def _over_seeds(pairs: Sequence[Pair], spread: SeedSpread, trained: bool) -> TestedDifference:
+    references, arms = zip(*pairs, strict=True)
+    return difference_over_seeds(references, arms if trained else arms[0], spread)

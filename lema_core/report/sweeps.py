@@ -92,14 +92,13 @@ def _apart(contrast: Contrast) -> str:
 
 
 def _caveats(table: SweepTable) -> Iterator[str]:
-    seeds = {len(row.seeds) for row in table.rows if row.arm != BASE}
-    if seeds == {1}:
-        yield "One seed: the intervals hold for these very models, not for what another seed would have given."
-    elif seeds:
+    if table.over_seeds:
         yield (
             "Intervals are over questions and seeds: where the truth may lie, had other questions been asked and the "
-            "models been trained with other seeds. Where a row has one seed, its interval is over questions alone."
+            "models been trained with other seeds. How far a seed moves an arm is learnt from all arms together."
         )
+    elif any(row.seeds for row in table.rows):
+        yield "One seed: the intervals hold for these very models, not for what another seed would have given."
     if table.contrasts:
         detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)
         if detectable:
@@ -107,7 +106,8 @@ def _caveats(table: SweepTable) -> Iterator[str]:
                 f"With {story.count(table.n)} questions one pair of models shows a true difference of "
                 f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
             )
-        yield f"Holm p: McNemar's p, adjusted for all {len(table.contrasts)} comparisons of the table."
+        test = "of the same t test as the interval" if table.over_seeds else "McNemar's, exact"
+        yield f"p: {test}. Holm p: adjusted for all {len(table.contrasts)} comparisons of the table."
     if any(row.missing for row in table.rows):
         yield "Rows with failed cells are over the seeds that finished."
 
@@ -146,7 +146,7 @@ def rows_table(table: SweepTable) -> pa.Table:
     return pa.Table.from_pylist(list(_rows(table)), schema=_ROWS)
 
 
-_CONTRAST = ("difference", "low", "high", "won", "lost", "mcnemar_p", "holm_p", "detectable")
+_CONTRAST = ("difference", "low", "high", "won", "lost", "p_value", "holm_p", "detectable")
 _ROWS = pa.schema(
     [
         ("arm", pa.string()), ("base", pa.string()), ("setting", pa.string()), ("seeds", pa.list_(pa.int64())),

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from markupsafe import escape
 
 from lema_core import statistics
@@ -33,7 +35,7 @@ LEVELS = {f"q{i}": "easy" if i < 100 else "hard" for i in range(N)}
 
 
 def table(failing=(), right=None, **ablation):
-    """Return a table in which a cell gets its first questions right: RIGHT of its arm, and one more a seed."""
+    """Return a table in which a cell has its first questions right: as many as RIGHT of its arm, and its seed, say."""
     run = RunSpec.model_validate(RUN | {"ablation": ablation})
     cells = [cell for setting in expand(run) for cell in setting.cells]
     results = [
@@ -50,7 +52,8 @@ def table(failing=(), right=None, **ablation):
 
     def right_of(ref):
         cell = of[ref.fingerprint]
-        count = (right or RIGHT)[cell.arm] + (cell.seed or 0)
+        counts, place = right or RIGHT, (cell.arm, cell.seed)
+        count = counts[place] if place in counts else counts[cell.arm] + (cell.seed or 0)
         return {f"q{i}": i < count for i in range(N)}
 
     return compare(results, run.ablation.reference or "cot", right_of, lambda _: 77, LEVELS)
@@ -91,10 +94,41 @@ def test_several_seeds_are_paired_seed_by_seed_over_items_and_seeds():
     contrast = lema.to_reference
     assert contrast.difference.value == pytest.approx(30 / N)
     assert (contrast.won, contrast.lost, contrast.runs) == (90, 0, 3)
-    each = statistics.paired_difference([i < 90 for i in range(N)], [i < 120 for i in range(N)]).p_value
-    assert contrast.p_value == pytest.approx(2 * each)
+    assert contrast.shown
     base = row_of(found, "base").to_reference
     assert base.runs == 3, "the untouched model stands against every seed"
+
+
+def test_seeds_that_point_both_ways_show_nothing():
+    found = table(seeds=[0, 1], right=RIGHT | {("lema", 0): 130, ("lema", 1): 50, ("cot", 1): 90})
+    contrast = row_of(found, "lema").to_reference
+    assert (contrast.won, contrast.lost, contrast.difference.value) == (40, 40, 0)
+    assert contrast.p_value == contrast.holm_p == 1, "each seed alone has a McNemar p below 0.001"
+    assert not contrast.shown
+
+
+@settings(max_examples=30)
+@given(st.tuples(*[st.integers(0, N)] * 5))
+def test_the_interval_excludes_zero_exactly_where_p_is_below_a_twentieth(counts):
+    cells = [("base", None), ("cot", 0), ("cot", 1), ("lema", 0), ("lema", 1)]
+    for contrast in table(seeds=[0, 1], right=dict(zip(cells, counts, strict=True))).contrasts:
+        low, high = contrast.difference.low, contrast.difference.high
+        assert (low > 0 or high < 0) is (contrast.p_value < statistics.SURE)
+
+
+def test_a_failed_seed_narrows_no_interval():
+    right = RIGHT | {"critique": 100}
+    found = table(seeds=[0, 30], arms=["cot", "lema", "critique"], right=right, failing=["lema, seed 30, tiny"])
+    whole = table(seeds=[0, 30], arms=["cot", "lema", "critique"], right=right)
+    for part, all_ in zip(figures_of(found), figures_of(whole), strict=True):
+        assert part.high - part.low > all_.high - all_.low
+    assert found.over_seeds
+    assert row_of(found, "base").accuracy == statistics.wilson(40, N), "no seed moves the untouched model"
+
+
+def figures_of(found):
+    lema = row_of(found, "lema")
+    return lema.accuracy, lema.to_reference.difference
 
 
 def test_holm_looks_at_every_comparison_of_the_table():
