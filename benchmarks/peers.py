@@ -23,7 +23,10 @@ from bench import BARE, LEMA, Bench, Used, run, server
 PATIENCE_S = 120
 DRIVERS = {
     "curator": """
-import json, sys
+import importlib.util, json, os, sys
+# Its tokenizer's vocabulary would be downloaded; the same one is in litellm, which it installs.
+litellm = os.path.dirname(importlib.util.find_spec("litellm").origin)
+os.environ["TIKTOKEN_CACHE_DIR"] = os.path.join(litellm, "litellm_core_utils", "tokenizers")
 from bespokelabs import curator
 url, model, path, out = sys.argv[1:5]
 rows = [json.loads(line)["messages"][0]["content"] for line in open(path)]
