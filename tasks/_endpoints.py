@@ -9,11 +9,11 @@ from lema_core.errors import BatchPendingError
 from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
-from lema_core.llm.progress import Snapshot, added_up
+from lema_core.llm.progress import Snapshot, added_up, figures
 from lema_core.llm.requests import Completion, Failure, Outcome
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
-from tasks._progress import Watch
+from tasks._progress import Seen, Watch
 from tasks._publish import ShardTask, Stage, publish, published
 from tasks._secrets import keys_here, with_key
 
@@ -96,26 +96,19 @@ async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter, prefix: st
 
 
 async def engine_watch(runtime: Runtime, stage: Stage) -> Watch:
-    """Return the figures of a stage that talks to a model, for its progress: requests, rate, waiting, tokens, money."""
+    """Return the figures of a stage that talks to a model, for its progress: requests, rate, waiting, tokens, money.
+
+    What other stages of this process ask for meanwhile is in them: they share the engine.
+    """
     cluster, engine = cluster_of(runtime), await engine_of(runtime)
 
-    def figures() -> Snapshot:
+    def snapshot() -> Snapshot:
         return engine.snapshot() if cluster is None else added_up(cluster.snapshots())
 
-    before, requests = figures().done, max(1, stage.rows * stage.requests_per_row)
+    before, requests = snapshot(), max(1, stage.rows * stage.requests_per_row)
 
-    def watch() -> tuple[float, str]:
-        now = figures()
-        # A worker that died takes its count with it.
-        done = max(0, now.done - before)
-        money = "" if now.dollars is None else f", ${now.dollars:.4f}"
-        left = f", {(requests - done) / now.rate:.0f} s left" if now.rate else ""
-        stuck = f", sleeping {now.sleeping_s:.0f} s" if now.sleeping_s else ""
-        tokens = now.prompt_tokens + now.completion_tokens
-        line = (
-            f"{done}/{requests} requests, {now.rate:.1f}/s, {now.in_flight} in flight, oldest {now.oldest_s:.0f} s, "
-            f"{now.r429} x 429, {now.r5xx} x 5xx, {tokens} tokens{money}{left}{stuck}"
-        )
-        return min(1.0, done / requests), line
+    def watch() -> Seen:
+        now = snapshot().since(before, requests)
+        return Seen(min(1.0, now.done / requests), figures(now))
 
     return watch

@@ -4,13 +4,18 @@ A progress update costs the server 8 to 28 ms, so there is at most one every two
 """
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import wraps
 from typing import ParamSpec
+from uuid import UUID
 
 import httpx
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect import get_client
+from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+from prefect.client.schemas.actions import ArtifactUpdate
 from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -20,8 +25,22 @@ UPDATE_SECONDS = 2.0
 RETRIES = 2
 """Of what is only shown: after 2 and 4 s, then it is left out."""
 
-Watch = Callable[[], tuple[float, str]]
-"""Returns how far a stage is (0 to 1) and one line of figures."""
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far a stage is (0 to 1), and its figures by name."""
+
+    share: float
+    figures: dict[str, str]
+
+    @property
+    def line(self) -> str:
+        """Return the figures in one line, what is done first."""
+        (_, done), *others = self.figures.items()
+        return ", ".join([done, *(f"{name} {value}" for name, value in others)])
+
+
+Watch = Callable[[], Seen]
 
 Listener = Callable[[str, float, str], None]
 """Told the stage, how far it is, and its line; the command line draws a bar from it."""
@@ -91,8 +110,8 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
         nonlocal finished
         finished += 1
 
-    def by_shards() -> tuple[float, str]:
-        return finished / total, f"{finished} of {total} shards"
+    def by_shards() -> Seen:
+        return Seen(finished / total, {"done": f"{finished} of {total} shards"})
 
     ended = asyncio.Event()
     updates = asyncio.create_task(_update(ref, watch or by_shards, ended))
@@ -108,16 +127,15 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
 
 
 async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
-    artifact = None
-    last: tuple[float, str] | None = None
+    shown, last = _Shown(ref.stage), None
     try:
         while True:
             over = ended.is_set()
-            share, line = now = watch()
+            now = watch()
             for listener in _listeners:
-                listener(ref.stage, share, line)
+                listener(ref.stage, now.share, now.line)
             if now != last:
-                artifact = await _send(artifact, ref, share, line)
+                await shown.send(now)
             last = now
             if over:
                 return
@@ -128,10 +146,32 @@ async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
             listener(ref.stage, 1.0, "")
 
 
-async def _send(artifact: object, ref: ArtifactRef, share: float, line: str) -> object:
-    with bearing_absence():
-        if artifact is None:
-            key = f"progress-{ref.stage.replace('_', '-')}"
-            return await acreate_progress_artifact(progress=100 * share, key=key, description=line)
-        await aupdate_progress_artifact(artifact_id=artifact, progress=100 * share, description=line)  # type: ignore[arg-type]
-    return artifact
+class _Shown:
+    """A stage's progress in Prefect: a progress artifact with one line, and a table where there is more to tell."""
+
+    def __init__(self, stage: str) -> None:
+        self._key = stage.replace("_", "-")
+        self._progress: UUID | None = None
+        self._table: UUID | None = None
+
+    async def send(self, now: Seen) -> None:
+        with bearing_absence():
+            await self._send_progress(now)
+            if len(now.figures) > 1:
+                await self._send_table([{"what": name, "now": value} for name, value in now.figures.items()])
+
+    async def _send_progress(self, now: Seen) -> None:
+        if self._progress is None:
+            key = f"progress-{self._key}"
+            made = await acreate_progress_artifact(progress=100 * now.share, key=key, description=now.line)
+            self._progress = made
+        else:
+            await aupdate_progress_artifact(self._progress, 100 * now.share, now.line)
+
+    async def _send_table(self, rows: list[dict[str, str]]) -> None:
+        if self._table is None:
+            self._table = await acreate_table_artifact(table=rows, key=f"requests-{self._key}")
+        else:
+            async with get_client() as client:
+                # Prefect has a function for this for progress only.
+                await client.update_artifact(self._table, ArtifactUpdate(data=json.dumps(rows)))

@@ -19,7 +19,7 @@ from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
 from tasks._models import based_on
-from tasks._progress import decorative, watched
+from tasks._progress import Seen, decorative, watched
 from tasks._publish import SHARD_TASK, Stage, files_under, published
 
 KEPT = ("model", "metrics.parquet", "spec.json")
@@ -41,14 +41,14 @@ async def train(runtime: Runtime, spec: TrainingSpec, arm: str, tokens: Artifact
     """Run the training program, or go on from its newest complete checkpoint, and publish the model."""
     store, started, seen = Store(runtime.root), time.monotonic(), Figures()
     out = store.local_folder(stage.ref)
-    async with watched(stage.ref, seen.line, done=0, total=1):
+    async with watched(stage.ref, seen.now, done=0, total=1):
         result = await run_on_tokens(spec, runtime.launch, store.local_folder(tokens), out, seen.note)
     await _show(arm, seen, result.metrics)
     for checkpoint in result.checkpoints:
         shutil.rmtree(checkpoint)
     files = files_under(out, KEPT)
     store.publish_files(stage.identity, files, seconds=time.monotonic() - started, extra=result.start)
-    return Completed(message=f"{seen.line()[1]}; model in {result.model}")
+    return Completed(message=f"{seen.now().line}; model in {result.model}")
 
 
 @task(name="training", task_run_name="training {arm}", **SHARD_TASK)
@@ -60,12 +60,12 @@ async def train_candidates(
     kept = store.local_folder(stage.ref)
     out = kept / RUN_FOLDER
     launch = runtime.launch.model_copy(update={"keep_weights": True})
-    async with watched(stage.ref, seen.line, done=0, total=1):
+    async with watched(stage.ref, seen.now, done=0, total=1):
         result = await run_on_tokens(spec, launch, store.local_folder(tokens), out, seen.note, logs=kept)
         weights = await whole_checkpoints(spec, launch, out, seen.note, logs=kept)
     await _show(arm, seen, result.metrics)
     Candidates(out, weights, result.start, time.monotonic() - started).write()
-    return Completed(message=f"{seen.line()[1]}; {len(weights)} checkpoints to choose from")
+    return Completed(message=f"{seen.now().line}; {len(weights)} checkpoints to choose from")
 
 
 class Figures:
@@ -89,14 +89,14 @@ class Figures:
         elif event["event"] == "tracker" and event["link"]:
             self.links[event["name"]] = event["link"]
 
-    def line(self) -> tuple[float, str]:
+    def now(self) -> Seen:
         """Return how far the training is, and its figures as one line."""
         if not self.last:
-            return 0.0, "loading"
+            return Seen(0.0, {"done": "loading"})
         named = {name: self.last[name] for name in FORMATS if name in self.last}
         figures = (FORMATS[name].format(value) for name, value in named.items())
         step = self.last["step"]
-        return step / max(1, self.total), ", ".join((f"step {step}/{self.total}", *figures))
+        return Seen(step / max(1, self.total), {"done": ", ".join((f"step {step}/{self.total}", *figures))})
 
 
 @decorative

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from flows.chaos.arena import Arena
+from flows.chaos.damage import payments
 from flows.chaos.outcome import Outcome, outcome_of
 from lema_core.llm.simulated import Faults
 
@@ -50,6 +51,8 @@ class Bout:
     kills: int = 0
     allowed: int = 0
     """Payments that may have been in vain so far."""
+    torn: int = 0
+    """Completions that went with the end of the ledger's log. What was made of them may be published already."""
     problems: list[str] = field(default_factory=list)
     outcome: Outcome | None = None
     runs: int = 0
@@ -109,7 +112,12 @@ class Bout:
         run.process.wait()
         self.settle()
         self.kills += 1
-        self.allowed += self.in_flight
+        self.allow_uncommitted()
+
+    def allow_uncommitted(self) -> None:
+        """Take note of what is paid and in no ledger, now that the run has ended: it may be paid for again."""
+        uncommitted = len(self.arena.endpoint.stats.paid) - payments(self.ledger)
+        self.allowed += min(uncommitted, self.in_flight)
 
     def settle(self) -> None:
         """Wait until the endpoint has answered what is out: an answer nobody reads is paid all the same."""

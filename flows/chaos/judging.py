@@ -76,8 +76,10 @@ def _differences(bout: Bout, found: Outcome, expected: Outcome) -> Iterator[str]
     )
     if changed:
         yield f"{len(changed)} parts differ from the undisturbed run's, the first is {changed[0]}"
-    if found.completions != expected.completions:
+    if found.completions - expected.completions:
         yield "the ledger holds other completions than the undisturbed run's"
+    if (missing := len(expected.completions - found.completions)) > bout.torn:
+        yield f"the ledger lacks {missing} completions; {bout.torn} went with the end of its log"
     if not found.sound:
         yield "SQLite finds damage in the ledger"
     if found.requests != expected.requests:

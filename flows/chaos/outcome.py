@@ -9,7 +9,7 @@ from pathlib import Path
 from lema_core.llm.simulated.stats import Stats
 
 FAULT_COUNTS = ("r429", "r5xx", "cut", "malformed")
-_HELD = "SELECT key, answer, finish_reason, prompt_tokens, completion_tokens, model FROM completions ORDER BY key"
+_HELD = "SELECT key, answer, finish_reason, prompt_tokens, completion_tokens, model FROM completions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +18,8 @@ class Outcome:
 
     parts: dict[str, str]
     """The hash of every Parquet part by its place under the store."""
-    completions: str
-    """The hash of what the ledger holds, but for when and for whom it was paid."""
+    completions: frozenset[str]
+    """The hashes of what the ledger holds, but for when and for whom it was paid."""
     sound: bool
     """SQLite finds no damage in the ledger."""
     disk_bytes: int
@@ -41,7 +41,7 @@ def outcome_of(root: Path, stats: Stats) -> Outcome:
     store = root / "store"
     with contextlib.closing(sqlite3.connect(ledger)) as database:
         sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        held = hashlib.sha256("\n".join(map(repr, database.execute(_HELD))).encode()).hexdigest()
+        held = frozenset(hashlib.sha256(repr(row).encode()).hexdigest() for row in database.execute(_HELD))
     return Outcome(
         parts={str(path.relative_to(store)): _hash(path) for path in sorted(store.rglob("*.parquet"))},
         completions=held,

@@ -89,7 +89,8 @@ def _kill_every_stage(bout: Bout) -> None:
 def _torn_tail(bout: Bout) -> None:
     bout.kill_at("half of the payments", bout.paid(0.5))
     if not bout.problems:
-        bout.allowed += tear_tail(bout.ledger)
+        bout.torn = tear_tail(bout.ledger)
+        bout.allowed += bout.torn
     bout.finish()
 
 
@@ -106,7 +107,7 @@ def _full_disk(bout: Bout) -> None:
     plain = bout.arena.plain
     with small_disk(bout.root, disk=plain.disk_bytes // 2, file=plain.ledger_bytes // 2) as disk:
         bout.fail("the disk is full", disk.file_limit)
-        bout.allowed += bout.in_flight
+        bout.allow_uncommitted()
         disk.grow()
         bout.finish()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from flows.cli.console import errors
+from lema_core.llm.progress import figures
 
 if TYPE_CHECKING:
     from lema_core.llm import Engine, Snapshot
@@ -52,28 +53,3 @@ def table(now: "Snapshot") -> Table:
     grid = Table(*shown, box=None, header_style="dim", padding=(0, 2, 0, 0))
     grid.add_row(*shown.values())
     return grid
-
-
-def figures(now: "Snapshot") -> dict[str, str]:
-    """Return what tells whether it runs, waits or is stuck."""
-    shown = {
-        "done": f"{now.done}" if now.total is None else f"{now.done}/{now.total}",
-        "rate": f"{now.rate:.0f}/s",
-        "in flight": f"{now.in_flight} of {now.window:.0f}",
-        "oldest": f"{now.oldest_s:.0f} s",
-        "tokens": f"{now.prompt_tokens + now.completion_tokens}",
-        "ETA": "?" if now.eta_s is None else _duration(now.eta_s),
-    }
-    if now.sleeping_s > 0:
-        shown["sleeping"] = f"{now.sleeping_s:.0f} s"
-    if now.dollars is not None:
-        shown["spent"] = f"${now.dollars:.4f}" + (
-            "" if now.dollars_forecast is None else f" of ~${now.dollars_forecast:.4f}"
-        )
-    counts = {"429": now.r429, "5xx": now.r5xx, "lost": now.lost, "rejected": now.failures}
-    return shown | {name: str(count) for name, count in counts.items() if count}
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"

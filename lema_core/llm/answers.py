@@ -8,13 +8,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, TypeGuard
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.requests import FailureReason
 
 DETAIL = 400
 """Characters of an endpoint's own words that are kept."""
+MOST_TOKENS = 2**40
+"""No answer has so many; a usage that says so is not believed, and no database could add it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,9 @@ class AttemptError(Exception):
         paid: Answer | None = None,
         maybe_paid: bool = False,
     ) -> None:
-        super().__init__(f"{reason}: {detail}")
         self.reason: FailureReason = reason
-        self.detail = detail
+        self.detail = legible(detail)
+        super().__init__(f"{reason}: {self.detail}")
         self.retry_after = retry_after
         self.fatal = fatal
         self.paid = paid
@@ -76,10 +78,9 @@ def answer_of(body: Any, prompt_chars: int) -> Answer:
         what = _start(json.dumps(body).encode())
         raise AttemptError("malformed", f"the answer has no choices[0].message: {what}", maybe_paid=True) from None
     text = content if isinstance(content, str) else refusal if isinstance(refusal, str) else None
-    # A cut-off emoji arrives as half a surrogate pair, which no file format takes.
-    clean = (text or "").encode("utf-8", "replace").decode()
+    clean = _whole(text or "")
     prompt, completion = _usage(body.get("usage"), prompt_chars, clean)
-    answer = Answer(clean, str(finish), prompt, completion, str(body.get("model") or ""))
+    answer = Answer(clean, legible(str(finish)), prompt, completion, legible(str(body.get("model") or "")))
     if finish == "content_filter":
         raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=answer)
     if text is None:
@@ -92,9 +93,23 @@ def _usage(usage: Any, prompt_chars: int, text: str) -> tuple[int, int]:
     told = usage if isinstance(usage, dict) else {}
     prompt, completion = told.get("prompt_tokens"), told.get("completion_tokens")
     return (
-        prompt if isinstance(prompt, int) else 1 + prompt_chars // 4,
-        completion if isinstance(completion, int) else 1 + len(text) // 4,
+        prompt if _is_count(prompt) else 1 + prompt_chars // 4,
+        completion if _is_count(completion) else 1 + len(text) // 4,
     )
+
+
+def _is_count(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and 0 <= value < MOST_TOKENS
+
+
+def legible(text: str) -> str:
+    """Return an endpoint's words as every database and file takes them: whole characters, no NUL."""
+    return _whole(text).replace("\0", "\ufffd")
+
+
+def _whole(text: str) -> str:
+    # A cut-off emoji arrives as half a surrogate pair, which no file format takes.
+    return text.encode("utf-8", "replace").decode()
 
 
 def status_error(status: int, headers: Mapping[str, str], content: bytes, where: str) -> AttemptError:

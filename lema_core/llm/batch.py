@@ -238,7 +238,7 @@ class BatchBuyer:
             desk.counters.ends[error.reason] += 1
             if error.reason in {"rate_limit", "overload", "server_error"} and rounds[key] < ROUNDS:
                 return None
-            await desk.miss(flight, error.reason, error.detail, max(1, rounds[key]), paid=error.paid, final=True)
+            await desk.miss(flight, error.reason, max(1, rounds[key]), error.detail, paid=error.paid, final=True)
             flight.settle(Failure(key, error.reason, error.detail, max(1, rounds[key])))
         finally:
             if held is not None:

@@ -6,11 +6,14 @@ waits while others may still turn out cheaper than reserved; when nothing is res
 
 import asyncio
 import math
+from collections.abc import Coroutine
 from contextlib import suppress
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm.credit import Amount, Budget, Draw, limit_of
+
+T = TypeVar("T")
 
 POLL_S = 0.25
 """How often to ask whether another process has given something back."""
@@ -42,6 +45,7 @@ class Account:
         self._settled = asyncio.Event()
         self._drawing = asyncio.Lock()
         self._dry_until = 0.0
+        self._transfers: set[asyncio.Task[Any]] = set()
 
     async def reserve(self, most: Amount) -> Amount:
         """Set aside the most that a request may cost; wait while that depends on requests in flight, anybody's.
@@ -92,7 +96,7 @@ class Account:
         if self._lender is not None and self._holders == 0 and (spare, self._lost) != (Amount(), Amount()):
             lost, self._lost = self._lost, Amount()
             self._free -= spare
-            await self._lender.give_back(spare, lost)
+            await self._to_its_end(self._lender.give_back(spare, lost))
 
     async def _drawn(self, most: Amount) -> bool:
         """Draw until the request fits; False where others' requests, or our own, may still make room."""
@@ -103,12 +107,23 @@ class Account:
                 if self._lender is None or clock() < self._dry_until:
                     return False
                 lacking = Amount(*(max(0.0, need) for need in _values(most - self._free)))
-                draw = await self._lender.draw(lacking)
-                self._free += draw.granted
+                draw = await self._to_its_end(self._draw(self._lender, lacking))
                 if draw.granted == Amount():
                     await self._dry(most, draw)
                     self._dry_until = clock() + POLL_S
             return True
+
+    async def _draw(self, lender: Lender, lacking: Amount) -> Draw:
+        draw = await lender.draw(lacking)
+        self._free += draw.granted
+        return draw
+
+    async def _to_its_end(self, transfer: Coroutine[Any, Any, T]) -> T:
+        """Wait for a transfer that goes on when the waiting is cancelled: both sides must book the same."""
+        task = asyncio.create_task(transfer)
+        self._transfers.add(task)
+        task.add_done_callback(self._transfers.discard)
+        return await asyncio.shield(task)
 
     async def _dry(self, most: Amount, draw: Draw) -> None:
         if self._holders == 0 and not draw.others:

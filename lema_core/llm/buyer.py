@@ -1,8 +1,8 @@
 """Buys completions from one endpoint, one HTTP request each: budget, gate, attempt, retries, ledger."""
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from lema_core.errors import EndpointError, LemaError
 from lema_core.llm.answers import Answer, AttemptError
@@ -19,6 +19,7 @@ from lema_core.llm.requests import (
     Completion,
     CompletionRequest,
     Failure,
+    FailureReason,
     Outcome,
     canonical_json,
     canonical_request,
@@ -82,9 +83,16 @@ class Desk:
         return await self.ledger.record(entry) or completion
 
     async def miss(
-        self, flight: Flight, reason: str, detail: str, count: int, *, paid: Answer | None, final: bool
+        self,
+        flight: Flight,
+        reason: FailureReason | Literal["length"],
+        count: int,
+        detail: str,
+        *,
+        paid: Answer | None = None,
+        final: bool = False,
     ) -> None:
-        """Commit a failure, with whatever was paid for it."""
+        """Commit failed attempts, with whatever was paid for them; after a final one the request is given up."""
         tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
         cost = self.cost(paid) if paid else None
         if paid:
@@ -113,6 +121,8 @@ class _Trip:
     patience: Patience
     inside: bool = False
     """It has been answered and still counts as in flight."""
+    failed: dict[FailureReason, tuple[int, str]] = field(default_factory=dict)
+    """Attempts that failed and are not committed yet: by class, how many and the last one's detail."""
 
 
 class Buyer:
@@ -138,16 +148,24 @@ class Buyer:
         try:
             answer = await self._tries(trip, trip.body)
             answer = await self._if_cut_off(trip, answer)
-            return await self._desk.keep(flight, answer)
+            completion, _ = await asyncio.gather(self._desk.keep(flight, answer), self._own_up(trip))
         except AttemptError as error:
             if error.fatal is not None:
                 raise error.fatal from None
-            attempts = trip.patience.attempts
-            await self._desk.miss(flight, error.reason, error.detail, attempts, paid=error.paid, final=True)
-            return Failure(flight.key, error.reason, error.detail, attempts)
+            count, _ = trip.failed.pop(error.reason, (0, ""))
+            last = self._desk.miss(flight, error.reason, count, error.detail, final=True)
+            await asyncio.gather(self._own_up(trip), last)
+            return Failure(flight.key, error.reason, error.detail, trip.patience.attempts)
+        else:
+            return completion
         finally:
             # Only now: what is answered but not committed counts as in flight, so a kill loses no more than that.
             self._leave(trip)
+
+    async def _own_up(self, trip: _Trip) -> None:
+        """Commit the attempts that failed on the way to the request's end."""
+        failed, trip.failed = trip.failed, {}
+        await asyncio.gather(*(self._desk.miss(trip.flight, reason, *told) for reason, told in failed.items()))
 
     def _leave(self, trip: _Trip) -> None:
         if trip.inside:
@@ -162,15 +180,17 @@ class Buyer:
         field = "max_completion_tokens" if "max_completion_tokens" in trip.body else "max_tokens"
         cap = int(factor * (trip.body.get(field) or max(first.completion_tokens, 16)))
         self._leave(trip)
+        # Until the second is sent it may be called off.
+        trip.flight.sent = False
         try:
             second = await self._tries(trip, trip.body | {field: cap})
-        except (AttemptError, LemaError, asyncio.CancelledError) as error:
+        except (AttemptError, LemaError, asyncio.CancelledError):
             # Called off as well: this task ends with the commit of what is paid.
-            if isinstance(error, AttemptError) and error.paid is not None:
-                await self._desk.miss(trip.flight, error.reason, error.detail, 1, paid=error.paid, final=False)
             return first
+        finally:
+            trip.flight.sent = True
         detail = f"cut off after {first.completion_tokens} tokens; asked again with {field}={cap}"
-        await self._desk.miss(trip.flight, "length", detail, 1, paid=first, final=False)
+        await self._desk.miss(trip.flight, "length", 1, detail, paid=first)
         return second
 
     async def _tries(self, trip: _Trip, body: dict[str, Any]) -> Answer:
@@ -189,7 +209,7 @@ class Buyer:
                 elif error.maybe_paid:
                     # The endpoint may have billed it all; a hard limit must assume so.
                     used, lost = held, True
-                await self._count(trip.flight, error)
+                await self._count(trip, error)
                 raise
             finally:
                 self._desk.account.settle(held, used, lost=lost)
@@ -198,20 +218,22 @@ class Buyer:
         result: Answer = await trip.patience.retrying()(attempt)
         return result
 
-    async def _count(self, flight: Flight, error: AttemptError) -> None:
+    async def _count(self, trip: _Trip, error: AttemptError) -> None:
         self._desk.counters.ends[error.reason] += 1
-        if error.paid is not None and error.reason == "malformed":
-            await self._desk.miss(flight, "malformed", error.detail, 1, paid=error.paid, final=False)
-            error.paid = None
+        if error.paid is not None:
+            await self._desk.miss(trip.flight, error.reason, 1, error.detail, paid=error.paid)
+        else:
+            count, _ = trip.failed.get(error.reason, (0, ""))
+            trip.failed[error.reason] = (count + 1, error.detail)
 
     async def _attempt(self, trip: _Trip, body: dict[str, Any], cap: int | None) -> Answer:
         """Send once, through the gate, and tell the limiter what came of it."""
         chars = prompt_chars(trip.flight.request)
-        gate, patience = self._gate, trip.patience
-        ticket = await gate.enter(self._desk.sizes.likely(chars, cap), again=patience.attempts > 0)
+        gate = self._gate
+        ticket = await self._admitted(trip, sum(self._desk.sizes.likely(chars, cap)))
         trip.flight.sent = True
+        trip.patience.begin()
         try:
-            patience.begin()
             answer, headers = await self._client.ask(body, chars)
         except AttemptError as error:
             trip.flight.sent = False
@@ -226,6 +248,15 @@ class Buyer:
         gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
         gate.limiter.learn(headers, self._clock())
         return answer
+
+    async def _admitted(self, trip: _Trip, tokens: float) -> Ticket:
+        """Wait for a turn: the first as long as it takes, another one until the request's deadline."""
+        patience, again = trip.patience, trip.patience.attempts > 0
+        try:
+            async with asyncio.timeout(patience.left() if again else None):
+                return await self._gate.enter(tokens, again=again)
+        except TimeoutError:
+            raise patience.expired() from None
 
     def _refused(self, ticket: Ticket, error: AttemptError) -> None:
         now = self._clock()

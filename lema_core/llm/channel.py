@@ -1,7 +1,7 @@
 """One endpoint in use: its client, its gate, and the first contact, made once for everybody who waits for it."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lema_core.llm.buyer import Buyer, Desk
 from lema_core.llm.claims import BEAT_S
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Channel:
-    """Requests to one endpoint spec. ``gates`` are shared: one for each URL and key of a process."""
+    """Requests to one endpoint spec. ``gates`` are shared: one for each URL, key and model of a process."""
 
     def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate]) -> None:
         self.spec = spec
@@ -46,7 +46,7 @@ class Channel:
             await self._client.close()
 
     async def _opened(self) -> "tuple[Client, Buyer]":
-        if self._contact is None:
+        if self._contact is None or _failed(self._contact):
             self._contact = asyncio.create_task(self._open())
         return await asyncio.shield(self._contact)
 
@@ -54,14 +54,22 @@ class Channel:
         # Here, because `openai` takes longer to import than many a repeated run that needs no endpoint at all.
         from lema_core.llm.client import Client
 
+        await self.close()
         client = self._client = Client(self.spec)
         await client.preflight()
         # The variable's name, not the key: the pool is a row in the ledger.
-        pool = f"{self.spec.base_url} {self.spec.api_key_env or '-'}"
+        pool = f"{self.spec.base_url} {self.spec.api_key_env or '-'} {self.spec.model}"
         ledger = self._desk.ledger
         share = await ledger.call(lambda: ledger.claims.share(pool))
-        if pool not in self._gates:
-            limiter = Limiter(self.spec.concurrency, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+        limits = (self.spec.concurrency, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+        if pool in self._gates:
+            self._gates[pool].limiter.restrict(*limits)
+        else:
+            limiter = Limiter(*limits)
             limiter.join(share, asyncio.get_running_loop().time(), BEAT_S)
             self._gates[pool] = Gate(limiter)
         return client, Buyer(self._desk, client, self._gates[pool])
+
+
+def _failed(task: "asyncio.Task[Any]") -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -90,6 +91,8 @@ class EndpointSpec(BaseModel):
             raise ValueError("a key comes from api_key_env or from api_key_secret, not from both")
         if self.base_url and not self.base_url.startswith(("http://", "https://")):
             raise ValueError(f"base_url {self.base_url!r} must start with http:// or https://")
+        if self.base_url and "@" in urlsplit(self.base_url).netloc:
+            raise ValueError("base_url holds a user or password, which logs would show: name a key by api_key_env")
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self

@@ -273,17 +273,19 @@ class Engine:
 
     async def _close(self) -> None:
         """Wait for what is out, call off the rest, close the connections."""
-        self._beat.cancel()
         if self._poller is not None:
             self._poller.cancel()
         for task in self._batches:
             task.cancel()
-        await asyncio.gather(*self._batches, self._beat, return_exceptions=True)
+        await asyncio.gather(*self._batches, return_exceptions=True)
         while tasks := [flight.task for flight in self._flights.values() if flight.task and not flight.task.done()]:
             for flight in self._flights.values():
                 # Again and again: one that was out may have come back with nothing and want another try.
                 if flight.task is not None and not flight.sent:
                     flight.task.cancel()
             await asyncio.wait(tasks, timeout=0.1)
+        # Only now: without signs of life others would take us for dead, and buy what we still wait for.
+        self._beat.cancel()
+        await asyncio.gather(self._beat, return_exceptions=True)
         for channel in self._channels.values():
             await channel.close()

@@ -19,6 +19,7 @@ from lema_core.llm.requests import Completion
 from lema_core.llm.store import Entry, LedgerStore
 
 T = TypeVar("T")
+Queued = tuple[Entry, asyncio.Future[Completion | None]]
 
 GATHER_S = 0.004
 OUTAGE_S = 120.0
@@ -32,7 +33,7 @@ class Ledger:
     def __init__(self, run: str) -> None:
         self.run = run
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lema-ledger")
-        self._queue: list[tuple[Entry, asyncio.Future[Completion | None]]] = []
+        self._queue: list[Queued] = []
         self._flusher: asyncio.Task[None] | None = None
         self.store: LedgerStore
         self.claims: Claims
@@ -139,18 +140,26 @@ class Ledger:
         while self._queue:
             await asyncio.sleep(GATHER_S)
             group, self._queue = self._queue, []
-            entries = [entry for entry, _ in group]
-            try:
-                tries = count()
-                results = await self.call(lambda e=entries, t=tries: self._commit(e, again=next(t) > 0))  # type: ignore[misc]
-            except LemaError as error:
-                for _, future in group:
-                    if not future.done():
-                        future.set_exception(error)
-                continue
-            for (_, future), result in zip(group, results, strict=True):
+            await self._settle(group)
+
+    async def _settle(self, group: Sequence[Queued]) -> None:
+        """Commit a group and tell whoever waits for it."""
+        entries, tries = [entry for entry, _ in group], count()
+        try:
+            results = await self.call(lambda: self._commit(entries, again=next(tries) > 0))
+        except Exception as error:  # noqa: BLE001 - a commit that fails in any way must not leave others waiting
+            if len(group) > 1 and not isinstance(error, LemaError):
+                # What the database's driver cannot take in one entry must not cost the others their commit.
+                for one in group:
+                    await self._settle([one])
+                return
+            for _, future in group:
                 if not future.done():
-                    future.set_result(result)
+                    future.set_exception(error)
+            return
+        for (_, future), result in zip(group, results, strict=True):
+            if not future.done():
+                future.set_result(result)
 
     def _commit(self, entries: Sequence[Entry], *, again: bool) -> list[Completion | None]:
         if self._credit is None:

@@ -216,6 +216,15 @@ class Limiter:
                 bucket.rate *= self.share / share
         self.share = share
 
+    def restrict(self, ceiling: float, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        """Somebody else with limits of their own uses this endpoint and key too: the tighter ones hold for both."""
+        self.ceiling = min(self.ceiling, ceiling)
+        for name, new in (("requests", requests_per_minute), ("tokens", tokens_per_minute)):
+            given = getattr(self, f"{name}_per_minute")
+            if new is not None and (given is None or new < given):
+                setattr(self, f"{name}_per_minute", new)
+                self._set_quota(f"_{name}", new)
+
     def _wake(self, now: float) -> None:
         """Somebody asks: the time since the last request ended was idle, no evidence of a slow endpoint."""
         if self._idle_since is not None and self._cycle is not None:

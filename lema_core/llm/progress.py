@@ -2,7 +2,7 @@
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lema_core.llm.limiter import Limiter
@@ -43,6 +43,43 @@ class Snapshot:
     dollars_forecast: float | None
     """For all requests, at the mean so far."""
     eta_s: float | None
+
+    def since(self, before: "Snapshot", total: int) -> "Snapshot":
+        """Return the figures of what was asked for since an earlier moment, so many requests."""
+        counts = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _COUNTS}
+        done, bought = counts["done"], counts["completions"]
+        dollars = None if self.dollars is None else max(0.0, self.dollars - (before.dollars or 0.0))
+        forecast = None if dollars is None or not bought else dollars + max(0, total - done) * dollars / bought
+        eta = max(0, total - done) / self.rate if self.rate else None
+        return replace(self, total=total, dollars=dollars, dollars_forecast=forecast, eta_s=eta, **counts)
+
+
+_COUNTS = ("done", "held", "completions", "failures", "r429", "r5xx", "lost", "prompt_tokens", "completion_tokens")
+
+
+def figures(now: Snapshot) -> dict[str, str]:
+    """Return what tells whether it runs, waits or is stuck, in words for people."""
+    shown = {
+        "done": f"{now.done}" if now.total is None else f"{now.done}/{now.total}",
+        "from the ledger": str(now.held),
+        "rate": f"{now.rate:.0f}/s",
+        "in flight": f"{now.in_flight} of {now.window:.0f}",
+        "oldest": f"{now.oldest_s:.0f} s",
+        "tokens": f"{now.prompt_tokens + now.completion_tokens}",
+        "ETA": "?" if now.eta_s is None else _duration(now.eta_s),
+    }
+    if now.sleeping_s > 0:
+        shown["sleeping"] = f"{now.sleeping_s:.0f} s"
+    if now.dollars is not None:
+        whole = "" if now.dollars_forecast is None else f" of about ${now.dollars_forecast:.4f}"
+        shown["spent"] = f"${now.dollars:.4f}{whole}"
+    counts = {"429": now.r429, "5xx": now.r5xx, "lost": now.lost, "rejected": now.failures}
+    return shown | {name: str(count) for name, count in counts.items() if count}
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
 def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:

@@ -47,17 +47,15 @@ class Patience:
         return AsyncRetrying(retry=self._retry, wait=self._wait_s, reraise=True)
 
     def begin(self) -> None:
-        """Count an attempt.
-
-        Raises:
-            AttemptError: the deadline passed while the limiter made the request wait for another try.
-        """
-        if self.attempts and self.left() <= 0:
-            raise AttemptError("deadline", f"not answered after {self.attempts} attempts and {self._seconds:g} s")
+        """Count an attempt."""
         if not self.attempts:
             # Only now: the limiter and the budget may have made it wait for its first turn.
             self._until = self._clock() + self._seconds
         self.attempts += 1
+
+    def expired(self) -> AttemptError:
+        """Return the error of a request whose deadline passed while it waited for another try."""
+        return AttemptError("deadline", f"not answered after {self.attempts} attempts and {self._seconds:g} s")
 
     def left(self) -> float:
         """Return the seconds until the request's deadline."""

@@ -29,11 +29,11 @@ class Sizes:
         prompt = 1.2 * ratio * chars + 16
         return prompt, float(cap if cap is not None else max(UNKNOWN_OUTPUT, 2 * self._longest))
 
-    def likely(self, chars: int, cap: int | None) -> float:
-        """Return the tokens, in and out, that a request probably takes."""
+    def likely(self, chars: int, cap: int | None) -> tuple[float, float]:
+        """Return (prompt, output) tokens that a request probably takes."""
         ratio = self._prompt_tokens / self._chars if self._chars else 1 / CHARS_PER_TOKEN
         output = self._output / self._answers if self._answers else 256.0
-        return ratio * chars + (output if cap is None else min(cap, output))
+        return ratio * chars, output if cap is None else min(cap, output)
 
 
 def prompt_chars(request: CompletionRequest) -> int:

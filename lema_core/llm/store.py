@@ -55,7 +55,7 @@ _COUNT = (
     "count = failures.count + excluded.count, detail = excluded.detail, "
     "prompt_tokens = failures.prompt_tokens + excluded.prompt_tokens, "
     "completion_tokens = failures.completion_tokens + excluded.completion_tokens, "
-    "cost = COALESCE(failures.cost, 0) + COALESCE(excluded.cost, 0)"
+    "cost = COALESCE(failures.cost + excluded.cost, failures.cost, excluded.cost)"
 )
 _FIELDS = "key, answer, finish_reason, prompt_tokens, completion_tokens, model"
 
@@ -276,7 +276,7 @@ def _missed_row(entry: Missed, run: str, day: str) -> tuple[Any, ...]:
         entry.reason,
         entry.endpoint,
         pack(entry.request),
-        entry.detail.replace("\0", "\ufffd"),
+        entry.detail,
         entry.count,
         entry.prompt_tokens,
         entry.completion_tokens,

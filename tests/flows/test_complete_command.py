@@ -20,6 +20,13 @@ from aiohttp import web
 paid = Counter()
 latency, fail = float(sys.argv[1]), int(sys.argv[2])
 in_flight = [0, 0]
+# Proxies tell what they were sent.
+echoes = {
+    "-1": (200, '{"error": {"message": "wrong key: %s"}}'),
+    "-2": (400, '{"error": {"message": "wrong key: %s"}}'),
+    "-3": (200, "<html>%s</html>"),
+    "-4": (500, "%s"),
+}
 
 
 async def chat(request):
@@ -29,6 +36,9 @@ async def chat(request):
     in_flight[1] = max(in_flight)
     await asyncio.sleep(latency)
     in_flight[0] -= 1
+    if text.split()[-1] in echoes:
+        status, shape = echoes[text.split()[-1]]
+        return web.Response(text=shape % request.headers["Authorization"], status=status)
     if fail and int(text.split()[-1]) % fail == 0:
         return web.json_response({"error": {"message": "always"}}, status=500)
     paid[text] += 1
@@ -231,8 +241,10 @@ def test_the_command_ends_with_one_message(start, tmp_path) -> None:
 def test_a_key_is_in_nothing_that_is_written(start, tmp_path) -> None:
     secret = "sk-planted-0123456789abcdef"
     server, out = start(fail=3), tmp_path / "out"
-    requests = lines(tmp_path / "r.jsonl", list(range(12)))
+    requests = lines(tmp_path / "r.jsonl", list(range(-4, 12)))
     done = complete(requests, server, out, "--api-key-env", "PLANTED", PLANTED=secret)
+    details = pq.read_table(out / "rejected.parquet").column("detail").to_pylist()
+    assert sum("***" in detail for detail in details) == 4
     dead = Server(latency=0)
     dead.process.kill()
     dead.process.wait()

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -74,7 +75,10 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     filter_by_run = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
     found = {artifact["key"]: artifact for artifact in ask(prefect_api, "artifacts/filter", filter_by_run)}
     assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= found.keys()
-    assert found["progress-reasoning-paths"]["description"].startswith("120/120 requests"), "the last look is shown too"
+    assert found["progress-reasoning-paths"]["description"].startswith("120/120, "), "the last look is shown too"
+    table = {row["what"]: row["now"] for row in json.loads(found["requests-reasoning-paths"]["data"])}
+    assert (table["done"], table["from the ledger"]) == ("120/120", "0")
+    assert {"rate", "in flight", "oldest", "tokens", "ETA"} <= table.keys()
 
 
 @pytest.mark.parametrize("after", [5, 60, 118, 140])

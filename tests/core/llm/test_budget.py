@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
+from lema_core.llm.budget import Account
 from lema_core.llm.claims import Claims, this_machine
-from lema_core.llm.credit import Amount, Credit
+from lema_core.llm.credit import Amount, Credit, Draw
 from lema_core.llm.store import LedgerStore, Paid
 
 LIMIT = 100
@@ -110,3 +111,32 @@ async def test_a_process_that_was_taken_for_dead_comes_back_with_its_line(fake, 
         assert store.database.query("SELECT owner FROM owners") == [signed_in]
         assert store.database.query("SELECT owner FROM pools") == [signed_in]
         assert signed_in in store.database.query("SELECT owner FROM credit")
+
+
+async def test_what_is_drawn_is_booked_when_the_request_that_drew_it_is_called_off() -> None:
+    class Slow:
+        drawn = 0.0
+
+        async def draw(self, lacking: Amount) -> Draw:
+            await asyncio.sleep(0.05)
+            self.drawn += lacking.tokens
+            return Draw(lacking, Amount(), others=False)
+
+        def overdraw(self, amount: Amount) -> None: ...
+
+        async def give_back(self, spare: Amount, lost: Amount) -> None:
+            await asyncio.sleep(0.05)
+            self.drawn -= spare.tokens + lost.tokens
+
+    lender = Slow()
+    account = Account(Budget(tokens=LIMIT), lender)
+    waiting = asyncio.ensure_future(account.reserve(Amount(tokens=10)))
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, *account._transfers, return_exceptions=True)
+    assert (account._free.tokens, lender.drawn) == (10, 10)
+    resting = asyncio.ensure_future(account.rest())
+    await asyncio.sleep(0.01)
+    resting.cancel()
+    await asyncio.gather(resting, *account._transfers, return_exceptions=True)
+    assert (account._free.tokens, lender.drawn) == (0, 0)

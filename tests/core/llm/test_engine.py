@@ -1,12 +1,14 @@
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lema_core.errors import AuthenticationError, BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
+from lema_core.llm.ledger import Ledger
 from lema_core.llm.retries import Patience
-from lema_core.llm.store import LedgerStore
+from lema_core.llm.store import LedgerStore, unpack
 
 
 def answer(text="The answer is 42.", finish="stop", tokens=10):
@@ -291,3 +293,140 @@ async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(f
     outcomes, snapshot = await buy(ledger, spec, ask(200))
     assert all(isinstance(one, Completion) for one in outcomes)
     assert snapshot.held == answered > 0
+
+
+async def test_what_no_database_takes_is_cleaned_and_costs_no_other_answer(fake, spec, ask, ledger) -> None:
+    odd: dict[str, Any] = {
+        "0": (400, {"error": {"message": "cut \ud83d here\0"}}, {}),
+        "1": (200, answer(finish="st\ud83dop\0") | {"model": "m\ud83d\0"}, {}),
+        "2": (200, answer() | {"usage": {"prompt_tokens": 2**80, "completion_tokens": -1}}, {}),
+    }
+    fake.decide = lambda body, _tries: odd.get(content(body)[-1])
+    async with asyncio.timeout(20):
+        outcomes, _ = await buy(ledger, spec, ask(10))
+    assert [type(one) for one in outcomes] == [Failure] + [Completion] * 9
+    assert outcomes[0].detail == "HTTP 400: cut ? here\ufffd"
+    assert (outcomes[1].finish_reason, outcomes[1].model) == ("st?op\ufffd", "m?\ufffd")
+    assert (outcomes[2].prompt_tokens, outcomes[2].completion_tokens) == (3, 5)
+
+
+async def test_an_entry_that_cannot_be_committed_is_an_error_and_the_others_are_committed(
+    fake, spec, ask, ledger, monkeypatch
+) -> None:
+    fake.latency = 0.05
+    commit = LedgerStore.commit
+
+    def picky(self: LedgerStore, entries: Any, *more: Any, **named: Any) -> Any:
+        if any("question 3" in entry.request for entry in entries):
+            raise OverflowError("too large")
+        return commit(self, entries, *more, **named)
+
+    monkeypatch.setattr(LedgerStore, "commit", picky)
+    async with asyncio.timeout(20):
+        with pytest.raises(OverflowError):
+            await buy(ledger, spec, ask(8))
+    assert LedgerStore(str(ledger)).totals()[0][1] == 7
+
+
+async def test_signs_of_life_go_on_while_the_last_answers_are_awaited(fake, spec, ask, ledger, monkeypatch) -> None:
+    monkeypatch.setattr("lema_core.llm.engine.BEAT_S", 0.02)
+    beats: list[bool] = []
+    beat = Ledger.beat
+    monkeypatch.setattr(Ledger, "beat", lambda self: beats.append(left.is_set()) or beat(self))
+    fake.latency, left = 0.4, asyncio.Event()
+    async with Engine.open(ledger=str(ledger)) as engine:
+        stream = asyncio.ensure_future(engine.complete(spec, ask(1)[0]))
+        while not fake.hits:  # noqa: ASYNC110 - the fake endpoint tells by its count only
+            await asyncio.sleep(0.01)
+        stream.cancel()
+        left.set()
+    assert any(beats), "another machine would take this process for dead and buy again what it waits for"
+    assert LedgerStore(str(ledger)).totals()[0][1] == 1
+
+
+async def test_a_request_that_waits_too_long_for_another_try_ends_and_slows_nobody_down(
+    fake, spec, ask, ledger
+) -> None:
+    fake.decide = lambda _body, _tries: (429, "", {})
+    impatient = spec.model_copy(update={"request_timeout_s": 0.6})
+    async with asyncio.timeout(5), Engine.open(ledger=str(ledger)) as engine:
+        outcome = await engine.complete(impatient, ask(1)[0])
+        (gate,) = engine._gates.values()
+    assert (outcome.reason, outcome.attempts) == ("deadline", fake.hits)
+    assert gate.limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
+    assert gate.limiter.in_flight == 0
+
+
+async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, ledger) -> None:
+    async with Engine.open(ledger=str(ledger), run="r") as engine:
+
+        def cut_and_pause(_body: Any, _tries: int) -> Any:
+            (gate,) = engine._gates.values()
+            gate.limiter.paused_until = asyncio.get_running_loop().time() + 60
+            return 200, answer("The answer", finish="length"), {}
+
+        fake.decide = cut_and_pause
+        stream = asyncio.ensure_future(engine.complete(spec, ask(1, max_tokens=5)[0]))
+        while not fake.paid:  # noqa: ASYNC110 - the fake endpoint tells by its count only
+            await asyncio.sleep(0.01)
+        while next(iter(engine._flights.values())).sent:  # noqa: ASYNC110 - the flight tells no other way
+            await asyncio.sleep(0.01)
+        stream.cancel()
+        async with asyncio.timeout(5):
+            await engine._close()
+    assert fake.hits == 1
+    assert LedgerStore(str(ledger)).totals()[0][1] == 1
+
+
+async def test_failed_attempts_are_counted_once_and_by_class(fake, spec, ask, ledger, monkeypatch) -> None:
+    monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.0)
+    ends: dict[str, list[Any]] = {
+        "0": [(200, answer(text=None), {})] * 3,
+        "1": [(500, "", {}), (500, "", {})],
+        "2": [(500, "", {}), (400, "", {})],
+    }
+    fake.decide = lambda body, tries: dict(enumerate(ends[content(body)[-1]])).get(tries)
+    await buy(ledger, spec, ask(3))
+    store = LedgerStore(str(ledger))
+    found = store.database.query("SELECT request, reason, count, prompt_tokens FROM failures")
+    told = {(unpack(row[0])["messages"][0]["content"][-1], row[1]): row[2:] for row in found}
+    assert told == {
+        ("0", "malformed"): (3, 60),
+        ("1", "server_error"): (2, 0),
+        ("2", "server_error"): (1, 0),
+        ("2", "bad_request"): (1, 0),
+    }
+    assert store.totals()[0][1:3] == (1, 7)
+    assert store.database.query("SELECT key FROM claims") == []
+
+
+async def test_an_endpoint_that_comes_back_is_asked_again_by_the_same_engine(
+    fake, spec, ask, ledger, monkeypatch
+) -> None:
+    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
+    fake.models_status = 401
+    async with Engine.open(ledger=str(ledger)) as engine:
+        with pytest.raises(AuthenticationError):
+            await engine.complete(spec, ask(1)[0])
+        fake.models_status = 200
+        assert isinstance(await engine.complete(spec, ask(1)[0]), Completion)
+
+
+async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tightest(fake, spec, ask, ledger) -> None:
+    one = spec.model_copy(update={"model": "a", "identity": "a", "concurrency": 64})
+    same = one.model_copy(update={"identity": "b", "concurrency": 4, "requests_per_minute": 6e5})
+    other = spec.model_copy(update={"model": "c", "identity": "c", "concurrency": 8})
+    async with Engine.open(ledger=str(ledger)) as engine:
+        for which in (one, same, other):
+            await engine.complete(which, ask(1)[0])
+        limiters = {name.split()[-1]: gate.limiter for name, gate in engine._gates.items()}
+    assert {name: (one.ceiling, one.requests_per_minute) for name, one in limiters.items()} == {
+        "a": (4, 6e5),
+        "c": (8, None),
+    }
+
+
+def test_a_url_with_a_password_is_refused() -> None:
+    with pytest.raises(ValueError, match="user or password") as error:
+        EndpointSpec(model="m", base_url="http://me:hunter2@somewhere/v1")
+    assert "hunter2" not in str(error.value.errors(include_input=False, include_context=False))
