@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.identities import served_as
 from lema_core.lineage import Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.specs import BASE, PromptKind, RunSpec, Runtime, StudentSpec
@@ -80,7 +81,8 @@ class Endpoints:
         if how is None or serve is None:
             raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
         command = tuple(word.replace("{slot}", str(slot)) for word in serve.command) if serve.command else None
-        served = f"{identity} served as {how.served_as}" if how.served_as else identity
+        manner = served_as(how)
+        served = f"{identity} served as {manner}" if manner else identity
         named = {"name": "fine-tuned", "model": folder, "identity": served, "command": command}
         return self.prepared(serve.model_copy(update=named))
 

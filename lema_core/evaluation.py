@@ -56,25 +56,27 @@ class LevelScore:
 class Evaluation:
     """The figures of one evaluation: scores in the order base, arms."""
 
-    base: str
+    base: str | None
+    """None where only arms were evaluated."""
     n: int
     scores: tuple[ArmScore, ...]
     comparisons: tuple[Comparison, ...]
     levels: tuple[LevelScore, ...]
     detectable: float
-    """The smallest difference this many items show with 80 % power, at the largest share of disagreements seen."""
+    """The smallest difference this many items show with 80 % power, at the largest share of disagreements seen; 1 where
+    nothing was compared."""
 
     def score(self, name: str) -> ArmScore:
         """Return the score of ``name``; KeyError where there is none."""
         return {score.name: score for score in self.scores}[name]
 
-    def comparison(self, arm: str, reference: str) -> Comparison | None:
+    def comparison(self, arm: str, reference: str | None) -> Comparison | None:
         """Return the comparison of two names, None where it was not asked for."""
-        return {(c.arm, c.reference): c for c in self.comparisons}.get((arm, reference))
+        return next((c for c in self.comparisons if (c.arm, c.reference) == (arm, reference)), None)
 
 
 def evaluate(
-    base: Iterable[JudgedPath],
+    base: Iterable[JudgedPath] | None,
     arms: Mapping[str, Iterable[JudgedPath]],
     base_name: str = "base",
     pairs: Sequence[tuple[str, str]] = (("lema", "cot"),),
@@ -82,7 +84,7 @@ def evaluate(
     """Compare every arm with the base model, and the arms of ``pairs`` (arm, reference) where both are there.
 
     Args:
-        base: one judged greedy path a question.
+        base: one judged greedy path a question; None: only the arms are compared.
         arms: the same for each arm, by name.
         base_name: what the base model is called.
         pairs: further comparisons; those naming an absent arm are left out.
@@ -92,13 +94,17 @@ def evaluate(
     """
     if base_name in arms:
         raise DataError(f"An arm is called {base_name!r} like the base model. Give it another name.")
-    tables = {name: _by_question(name, rows) for name, rows in {base_name: base, **arms}.items()}
-    items = _same_items(base_name, tables)
+    given = arms if base is None else {base_name: base, **arms}
+    if not given:
+        raise DataError("There is nothing to evaluate: expected a base model, an arm, or both.")
+    tables = {name: _by_question(name, rows) for name, rows in given.items()}
+    items = _same_items(tables)
     right = {name: [table[i].verdict == "right" for i in items] for name, table in tables.items()}
-    asked = [(arm, base_name) for arm in arms] + [(a, b) for a, b in pairs if a in arms and b in arms]
+    to_base = [] if base is None else [(arm, base_name) for arm in arms]
+    asked = to_base + [(a, b) for a, b in pairs if a in arms and b in arms]
     comparisons = _compare(right, asked)
     return Evaluation(
-        base=base_name,
+        base=None if base is None else base_name,
         n=len(items),
         scores=tuple(_score(name, table.values(), right[name]) for name, table in tables.items()),
         comparisons=comparisons,
@@ -121,13 +127,14 @@ def _by_question(name: str, rows: Iterable[JudgedPath]) -> dict[str, JudgedPath]
     return table
 
 
-def _same_items(base_name: str, tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
-    base = tables[base_name].keys()
+def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
+    first = next(iter(tables))
+    base = tables[first].keys()
     for name, table in tables.items():
         missing, extra = sorted(base - table.keys()), sorted(table.keys() - base)
         if missing or extra:
             raise DataError(
-                f"{base_name} and {name} were not asked the same questions: {name} lacks {len(missing)} "
+                f"{first} and {name} were not asked the same questions: {name} lacks {len(missing)} "
                 f"{missing[:3]} and has {len(extra)} others {extra[:3]}. A paired comparison needs the same items: "
                 "evaluate both on the same test questions, and run failed requests again."
             )
@@ -150,6 +157,8 @@ def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str
 
 
 def _detectable(comparisons: Sequence[Comparison], n: int) -> float:
+    if not comparisons:
+        return 1.0
     shares = [(c.difference.only_arm + c.difference.only_reference) / n for c in comparisons]
     # Without a single disagreement the data say nothing about the spread; one item is the least it can be.
     return statistics.minimal_detectable_difference(n, max([*shares, 1 / n]))

@@ -16,8 +16,9 @@ from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.evolution import Kind
 from lema_core.lineage import Collection, Lineage
+from lema_core.llm import embedded
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
-from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.prices import price_of
 from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
@@ -163,7 +164,7 @@ def selection(run: RunSpec, made: Lineage) -> Choice | None:
     # The answers that a model without a name would give: serving, questions, prompt, cap and revision are in there.
     return {
         name: evaluation(
-            run.evaluation, run.evaluation.served_as, "zero_shot", run.questions.task, ref.fingerprint
+            run.evaluation, served_as(run.evaluation), "zero_shot", run.questions.task, ref.fingerprint
         ).fingerprint
         for name, ref in asked.items()
     }
@@ -186,6 +187,18 @@ def evaluation(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, 
     """Return the identity of a model's greedy answers to the held-out questions."""
     plain = {"model": model, "prompt": prompt, "max_tokens": spec.max_tokens, "task": task}
     return _identity("evaluation", plain, [questions], path_prompts(task))
+
+
+def served_as(spec: EvaluationSpec) -> str:
+    """Return what tells this way of serving checkpoints from others, empty where a command serves them as they are.
+
+    It is the identity that ``serve`` gives, else that of the embedded server, which converts to Q8_0.
+    """
+    if spec.serve is None:
+        return ""
+    if spec.serve.identity not in {spec.serve.model, WEIGHTS}:
+        return spec.serve.identity
+    return "Q8_0" if embedded.__name__ in (spec.serve.command or ()) else ""
 
 
 def votes(spec: EvaluationSpec, model: str, prompt: PromptKind, task: str, questions: str) -> Identity:

@@ -86,6 +86,11 @@ def _objections(rule: GateRule, found: Findings) -> Iterator[str]:
         yield f"{found.ratings.poor_share:.0%} rated poor, max_poor is {rule.max_poor:.0%}"
 
 
+def decision_folder(root: str, corrections: ArtifactRef) -> str:
+    """Return where people's words on a pilot's corrections lie: beside the store, for no stage made them."""
+    return f"{root.removesuffix('/store')}/quality_gate/{corrections.fingerprint}"
+
+
 def read_decision(folder: str) -> Decision | None:
     """Return the decision on the pilot of a folder, None where there is none.
 

@@ -12,9 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lema_core.ablation.specs import AblationSpec
 from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
-from lema_core.llm import embedded
 from lema_core.llm.database import is_postgres
-from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.quality_gate_spec import QualityGateSpec
@@ -143,18 +142,6 @@ class EvaluationSpec(Section):
     perplexity: int = Field(0, ge=0)
     """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
-
-    @property
-    def served_as(self) -> str:
-        """Return what tells this way of serving checkpoints from others, empty where a command serves them as they are.
-
-        It is the identity that ``serve`` gives, else that of the embedded server, which converts to Q8_0.
-        """
-        if self.serve is None:
-            return ""
-        if self.serve.identity not in {self.serve.model, WEIGHTS}:
-            return self.serve.identity
-        return "Q8_0" if embedded.__name__ in (self.serve.command or ()) else ""
 
 
 class RunSpec(Section):

@@ -139,8 +139,10 @@ class Difficulty:
     paths: int
     verdicts: dict[str, int]
     """Paths by verdict."""
+    mistakes: int
+    """Mistaken paths that were sent to the corrector: those that repeat another or exceed a cap were not."""
     corrected: int
-    """Mistaken paths with an accepted correction."""
+    """... with an accepted correction."""
 
     @property
     def right_rate(self) -> float:
@@ -149,9 +151,8 @@ class Difficulty:
 
     @property
     def corrected_rate(self) -> float:
-        """Return the share of wrong paths with an accepted correction, 0 to 1 (paper, section 5: difficulty)."""
-        wrong = self.verdicts.get("wrong", 0)
-        return self.corrected / wrong if wrong else 0.0
+        """Return the share of mistakes with an accepted correction, 0 to 1 (paper, section 5: difficulty)."""
+        return self.corrected / self.mistakes if self.mistakes else 0.0
 
 
 SHARES = ("never right", "right in less than half", "right in half or more", "always right")
@@ -175,11 +176,15 @@ def _share_class(right: int, total: int) -> int:
 
 
 def difficulty(
-    paths: Iterable[JudgedPath], corrections: Iterable[Correction] = (), classes: Mapping[str, str] | None = None
+    paths: Iterable[JudgedPath],
+    mistakes: Iterable[JudgedPath] = (),
+    corrections: Iterable[Correction] = (),
+    classes: Mapping[str, str] | None = None,
 ) -> list[Difficulty]:
     """Return the statistics by level, in the levels' order; a question without a level is under ``-``.
 
-    ``classes`` puts another class in the place of a question's level, by id, as ``right_shares`` does.
+    ``mistakes`` are the paths that were sent to the corrector. ``classes`` puts another class in the place of a
+    question's level, by id, as ``right_shares`` does.
     """
 
     def named(row: JudgedPath | Correction) -> str:
@@ -193,8 +198,11 @@ def difficulty(
         verdicts.setdefault(named(path), Counter())[path.verdict] += 1
     for one in corrections:
         corrected.setdefault(named(one), set()).add(one.path_id)
+    sent = Counter(named(path) for path in mistakes)
     return [
-        Difficulty(level, len(questions[level]), sum(counts.values()), dict(counts), len(corrected.get(level, ())))
+        Difficulty(
+            level, len(questions[level]), sum(counts.values()), dict(counts), sent[level], len(corrected.get(level, ()))
+        )
         for level, counts in sorted(verdicts.items(), key=_place)
     ]
 

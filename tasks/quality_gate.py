@@ -16,7 +16,15 @@ from prefect.settings import PREFECT_API_URL
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.errors import QualityGateError
-from lema_core.quality_gate import Decision, Findings, findings, objections, read_decision, write_decision
+from lema_core.quality_gate import (
+    Decision,
+    Findings,
+    decision_folder,
+    findings,
+    objections,
+    read_decision,
+    write_decision,
+)
 from lema_core.quality_gate_spec import GateRule, QualityGateSpec
 from lema_core.records import JudgedPath
 from lema_core.report.rating import draw_pilot
@@ -59,8 +67,7 @@ async def approval(runtime: Runtime, spec: QualityGateSpec, pilot: ArtifactRef, 
     Raises:
         QualityGateError: they are refused, or nobody answered in time.
     """
-    # Beside the store: people made it, no stage did.
-    folder = f"{runtime.root.removesuffix('/store')}/quality_gate/{corrections.fingerprint}"
+    folder = decision_folder(runtime.root, corrections)
     held = read_decision(folder)
     if held and held.approved and held.by == "person":
         return

@@ -73,7 +73,7 @@ def _data(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]"
     from lema_core.report.run_cards import data_card
 
     # Models and evaluations are no part of the data, and need not be there yet.
-    made.models, made.evaluations = {}, {}
+    made.models, made.evaluations, made.votes, made.perplexity = {}, {}, {}, {}
     rows = exporting.export(store, made, arms, form, to)
     exporting.write_card(to, data_card(run, gather(store, run, made), rows))
     for name, count in rows.items():

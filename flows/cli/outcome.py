@@ -40,7 +40,8 @@ def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds:
 
 def _table(evaluation: Evaluation) -> Table:
     table = Table(title=f"Accuracy on {evaluation.n} held-out questions", header_style="bold", box=None, padding=(0, 2))
-    for column in ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p"):
+    columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
+    for column in columns if evaluation.base else columns[:3]:
         table.add_column(column, justify="left" if column == "model" else "right")
     for score in evaluation.scores:
         cells = [score.name, percent(score.accuracy.value, evaluation.n), interval(score.accuracy, evaluation.n)]

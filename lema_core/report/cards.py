@@ -33,7 +33,7 @@ class Source:
 
     name: str
     kind: str
-    """questions, student, corrector or base model."""
+    """Its part: questions, student, corrector, second teacher, writer or answerer of new questions."""
     licence: str
     """The Hub's identifier: mit, apache-2.0, cc-by-4.0, ...; ``other`` for terms of use."""
     url: str | None = None

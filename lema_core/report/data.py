@@ -29,6 +29,9 @@ class Funnel:
     corrections: int
     """Corrections that came back."""
     accepted: int
+    """Of these; with several correctors, or all tries kept, a mistake may have several."""
+    corrected: int
+    """Mistakes with an accepted correction."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Corrections, or tries at one, that were turned down, by reason code."""
     cot: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -111,6 +114,8 @@ class ReportData:
     """The models that make the mistakes, as a reader should see them."""
     corrector: str
     """The teacher, as a reader should see it."""
+    learner: str | None = None
+    """The base model of the evaluation, as a reader should see it; None where none was evaluated."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What was run, by name."""
     notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath, Question
 from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
+from lema_core.report.run_facts import notes_of, parameters_of
 from lema_core.selection import SELECTION_FILE, read_selection
 from lema_core.specs import BASE, RunSpec
 from lema_core.statistics import PerplexityGap, perplexity_gap
@@ -39,8 +40,9 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         task=run.questions.task,
         students=_names(run, (student.endpoint for student in run.mistaken_students)),
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
-        parameters=_parameters(run),
-        notes=tuple(_notes(run)),
+        learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
+        parameters=parameters_of(run),
+        notes=tuple(notes_of(store, run, made)),
         funnel=funnel_of(store, run, made),
         difficulty=tuple(_difficulty(store, run, made)),
         evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
@@ -60,35 +62,6 @@ def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
 
 
-def _parameters(run: RunSpec) -> dict[str, str]:
-    found = {"run": run.name, "task": run.questions.task}
-    for student in run.students:
-        found[f"paths of {student.endpoint}"] = (
-            f"{student.samples} a question, temperature {student.temperature:g}, {student.prompt.replace('_', '-')}"
-        )
-    if run.corrections:
-        found["corrections"] = f"{run.corrections.tries} a mistake, keep {run.corrections.keep}"
-    if run.training:
-        spec = run.training
-        length = f"{spec.max_steps} steps" if spec.max_steps else f"{spec.epochs:g} epochs"
-        found["fine-tuning"] = (
-            f"{spec.method}, {length}, batch {spec.batch_size}, learning rate {spec.learning_rate:g}, "
-            f"ZeRO stage {run.launch.zero_stage}"
-        )
-    return found
-
-
-def _notes(run: RunSpec) -> Iterator[str]:
-    if run.corrections and "reference" in run.endpoints[run.corrections.endpoint].identity:
-        yield (
-            "The corrector is the reference corrector: a deterministic program that reads the gold rationale, not a "
-            "language model."
-        )
-    if run.evaluation and run.evaluation.base:
-        shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
-        yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
-
-
 def funnel_of(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
     """Return how many of the own questions' rows each data stage kept, None before there are verdicts.
 
@@ -106,6 +79,7 @@ def funnel_of(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
         mistakes=_rows(store, first.mistakes),
         corrections=sum(manifest.rows_in for manifest in corrected),
         accepted=sum(manifest.rows_out for manifest in corrected),
+        corrected=len({row.path_id for ref in first.corrections.values() for row in store.rows(ref, Correction)}),
         rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
         cot=dict(_cot(store, run, first)),
     )
@@ -139,9 +113,12 @@ def _difficulty(store: Store, run: RunSpec, made: Lineage) -> Iterator[Difficult
     def corrections() -> Iterator[Correction]:
         return (row for ref in first.corrections.values() for row in store.rows(ref, Correction))
 
-    levels = difficulty(paths(), corrections())
+    def mistakes() -> Iterator[JudgedPath]:
+        return store.rows(first.mistakes, JudgedPath) if first.mistakes else iter(())
+
+    levels = difficulty(paths(), mistakes(), corrections())
     yield from levels if len(levels) > 1 else ()
-    yield from difficulty(paths(), corrections(), right_shares(paths()))
+    yield from difficulty(paths(), mistakes(), corrections(), right_shares(paths()))
 
 
 def _evolved(store: Store, one: Collection) -> EvolvedFunnel:
@@ -163,10 +140,9 @@ def _rows(store: Store, ref: ArtifactRef | None) -> int:
 
 
 def evaluation_of(store: Store, made: Lineage) -> Evaluation | None:
-    """Return the comparison of the arms with the base model, None where the base was not evaluated."""
+    """Return the scores of the base model and the arms, and how they compare; None where nothing was evaluated."""
     tables = {name: store.rows(ref, JudgedPath) for name, ref in made.evaluations.items()}
-    base = tables.pop(BASE, None)
-    return None if base is None else evaluate(base, tables)
+    return evaluate(tables.pop(BASE, None), tables) if tables else None
 
 
 def _curves(store: Store, made: Lineage) -> Iterator[LossCurve]:

@@ -1,10 +1,12 @@
 """The cards of a run: what they name follows from the run file."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from lema_core.report.cards import Source, dataset_card, model_card
 from lema_core.report.data import ReportData
+from lema_core.report.run_facts import base_of, parameters_of
 from lema_core.specs import RunSpec
 
 UNKNOWN = "unknown"
@@ -36,9 +38,9 @@ def arm_card(run: RunSpec, data: ReportData, arm: str) -> str:
     Raises:
         ConfigError: a licence that the Hub would refuse.
     """
-    base = run.training.base if run.training else UNKNOWN
+    base = base_of(run, arm) if run.training else UNKNOWN
     return model_card(
-        data,
+        replace(data, parameters=parameters_of(run, arm)),
         name=f"{run.name}-{arm}",
         arm=arm,
         # A folder's place is this machine's own business.
@@ -53,5 +55,9 @@ def _sources(run: RunSpec) -> Iterator[Source]:
     yield Source(name=named, kind="questions", licence=run.licences.get("questions", UNKNOWN))
     used = [("student", student.endpoint) for student in run.students]
     used += [("corrector", name) for name in (run.corrections.endpoints if run.corrections else ())]
+    if run.corrections and run.corrections.second:
+        used.append(("second teacher", run.corrections.second))
+    if run.evolution:
+        used += zip(("writer of new questions", "answerer of new questions"), run.evolution.endpoints, strict=True)
     for kind, name in dict.fromkeys(used):
         yield Source(name=run.endpoints[name].model, kind=kind, licence=run.licences.get(name, UNKNOWN))

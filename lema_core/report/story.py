@@ -71,8 +71,12 @@ def story_of(data: ReportData) -> Story:
 
 
 def _headline(data: ReportData) -> str:
-    if data.evaluation is not None and (best := _main_comparison(data.evaluation)) is not None:
-        return _result(data, data.evaluation, best)
+    if data.evaluation is not None:
+        best = _main_comparison(data.evaluation)
+        if best is not None:
+            return _result(data, data.evaluation, best)
+        if data.evaluation.base is None:
+            return _scores(data.evaluation)
     if data.funnel is not None:
         return _harvest(data, data.funnel)
     return f"{_students(data)} on {data.task}, corrected by {data.corrector}."
@@ -104,8 +108,8 @@ def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
     verb = "fell" if best.difference.high < 0 else "went"
     how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
-    # Where several made the mistakes, the one that learned is the base model of the evaluation.
-    learner = data.students[0] if len(data.students) == 1 else f"The model {evaluation.base}"
+    # Whoever made the mistakes: the one that learned is the base model of the evaluation.
+    learner = data.learner or f"The model {evaluation.base}"
     moved = f"{verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
     said = f"{learner} {moved} {how}"
     if best.shown:
@@ -113,10 +117,19 @@ def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     return f"{said}: a difference this test cannot tell from chance."
 
 
+def _scores(evaluation: Evaluation) -> str:
+    """Tell what the arms reached where no base model says from where."""
+    n, scores = evaluation.n, evaluation.scores
+    told = ", ".join(f"{score.name} {percent(score.accuracy.value, n)}" for score in scores)
+    said = f"Right on {count(n)} held-out questions: {told}"
+    compared = [comparison.shown for comparison in evaluation.comparisons]
+    return f"{said}." if any(compared) or not compared else f"{said}; this test cannot tell them apart."
+
+
 def _harvest(data: ReportData, funnel: Funnel) -> str:
-    share = f" ({percent(funnel.accepted / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
+    share = f" ({percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
     return (
-        f"{count(funnel.accepted)} of {count(funnel.mistakes)} mistakes{share} that {_students(data)} made in "
+        f"{count(funnel.corrected)} of {count(funnel.mistakes)} mistakes{share} that {_students(data)} made in "
         f"{count(funnel.paths)} solutions now have a checked correction."
     )
 
@@ -135,7 +148,7 @@ def _lede(data: ReportData) -> str:
         paths, mistakes, kept = (count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted))
         sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
     if data.evaluation is not None:
-        arms = len(data.evaluation.scores) - 1
+        arms = len(data.evaluation.scores) - (data.evaluation.base is not None)
         trained = _capital("one model was" if arms == 1 else f"{_number(arms)} models were")
         sentences.append(
             f"{trained} fine-tuned on the result, and all answered the same "

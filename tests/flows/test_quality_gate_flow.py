@@ -146,6 +146,8 @@ def test_a_rule_decides_unattended(gated, lema, simulated, tmp_path):
     assert "min_accepted is 60%" in refused.stderr
     assert simulated.stats.counts["ok"] == 120 + PILOT
     lema("run", gated, "--root", "out", *rule)
+    (page,) = (tmp_path / "out" / "store" / "report").glob("*/report.md")
+    assert "approved by the rule min\\_accepted = 0.6 and max\\_poor = 0.2." in page.read_text()
 
     # Ratings that are there count: the same pilot, called poor, does not pass; the corrections must not be there.
     store = Store(str(tmp_path / "out" / "store"))

@@ -123,6 +123,7 @@ def sample_data():
         task="sums of two to five terms, told as short stories",
         students=("SmolLM2-135M-Instruct",),
         corrector="the reference corrector",
+        learner="SmolLM2-135M-Instruct",
         parameters={
             "students": "SmolLM2-135M-Instruct (Q4_1, llama.cpp)",
             "samples a question": "4",
@@ -144,6 +145,7 @@ def sample_data():
             mistakes=1187,
             corrections=1187,
             accepted=1096,
+            corrected=1096,
             rejected={"step_not_in_path": 52, "wrong_answer": 31, "explanation_empty": 8},
         ),
         evaluation=sample_evaluation(),

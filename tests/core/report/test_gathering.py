@@ -1,0 +1,197 @@
+"""A report's figures read back from artifacts: what is counted against what, whose name stands where."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import kept
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.lineage import Collection, Lineage
+from lema_core.quality_gate import Decision, decision_folder, write_decision
+from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.reasoning_paths import path_row
+from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
+from lema_core.report import render_html, render_markdown, story_of
+from lema_core.report.gathering import PERPLEXITY_FILE, gather
+from lema_core.report.run_cards import arm_card, data_card
+from lema_core.specs import RunSpec
+from lema_core.verdicts import judge_path
+
+QUESTIONS = [q for q in read_questions(QuestionsSpec(task="arithmetic", limit=4)) if isinstance(q, Question)]
+ENDPOINTS = {
+    name: {"model": f"model-{name}", "base_url": "http://127.0.0.1:1/v1"}
+    for name in ("student", "other", "teacher", "second", "writer", "answerer")
+}
+RUN = {
+    "name": "r",
+    "questions": {"task": "arithmetic"},
+    "test_questions": {"task": "arithmetic", "seed": 5},
+    "endpoints": ENDPOINTS,
+    "students": [{"endpoint": "student"}],
+    "corrections": {"endpoint": "teacher"},
+}
+
+
+def run_of(**sections) -> RunSpec:
+    return RunSpec.model_validate(RUN | sections)
+
+
+def judged(question: Question, answer: object, sample: int = 0) -> JudgedPath:
+    text = f"Step 1: {sample} + 0 = {sample}.\nThe answer is {answer}."
+    row = judge_path(path_row(question, sample, "student", text))
+    assert isinstance(row, JudgedPath)
+    return row
+
+
+def corrected(make_correction, path: JudgedPath, attempt: int = 0, corrector: str = "teacher") -> Correction:
+    return make_correction(
+        id=content_id("c", path.id, attempt, corrector), path_id=path.id, question_id=path.question_id,
+        level=path.level, attempt=attempt, corrector=corrector,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(str(tmp_path / "store"))
+
+
+def lineage(store: Store, paths: list[JudgedPath], sent: list[JudgedPath], kept_rows: dict[str, list]) -> Lineage:
+    first = Collection(kept(store, "questions", QUESTIONS, Question), students=["student"])
+    verdicts = dict.fromkeys(("right", "wrong"), 0) | {"wrong": len(paths)}
+    first.reasoning_paths = [kept(store, "reasoning_paths", paths, JudgedPath)]
+    first.verdicts = [kept(store, "verdicts", paths, JudgedPath, **verdicts)]
+    first.mistakes = kept(store, "mistakes", sent, JudgedPath)
+    first.corrections = {name: kept(store, "corrections", rows, Correction, name) for name, rows in kept_rows.items()}
+    return Lineage(questions=first.questions, collections=[first])
+
+
+def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make_correction):
+    wrong = [judged(question, "-1", sample) for question in QUESTIONS[:2] for sample in range(3)]
+    sent = wrong[:4]  # the others repeat an earlier one, or exceed a cap
+    main = [corrected(make_correction, path, attempt) for path in sent[:3] for attempt in range(2)]
+    failed = Rejection(
+        id="x", parent_id=sent[3].id, reason="wrong_answer", detail="", text="", request_key="k"
+    )  # fmt: skip
+    also = [corrected(make_correction, sent[0], corrector="second")]
+    data = gather(store, run_of(), lineage(store, wrong, sent, {"teacher": [*main, failed], "second": also}))
+    assert (data.funnel.mistakes, data.funnel.accepted, data.funnel.corrected) == (4, 7, 3)
+    assert "3 of 4 mistakes (75" in story_of(data).headline
+    (level,) = data.difficulty
+    assert (level.verdicts["wrong"], level.mistakes, level.corrected, level.corrected_rate) == (6, 4, 3, 0.75)
+    assert "| 3 of 4 |" in render_markdown(data)
+
+
+def evaluated(store: Store, made: Lineage, rights: dict[str, int], samples: int = 0) -> None:
+    for name, right in rights.items():
+        answers = [q.gold if number < right else "-1" for number, q in enumerate(QUESTIONS)]
+        rows = [judged(q, answer) for q, answer in zip(QUESTIONS, answers, strict=True)]
+        made.evaluations[name] = kept(store, "evaluation", rows, JudgedPath, name)
+        votes = [replace(row, sample_index=i) for row in rows for i in range(samples)]
+        if samples:
+            made.votes[name] = kept(store, "votes", votes, JudgedPath, name)
+
+
+def test_arms_are_told_without_a_base_model(store):
+    made = Lineage()
+    evaluated(store, made, {"cot": 1, "lema": 4}, samples=2)
+    data = gather(store, run_of(), made)
+    assert [(c.arm, c.reference) for c in data.evaluation.comparisons] == [("lema", "cot")]
+    story = story_of(data)
+    assert story.headline.startswith("Right on 4 held-out questions: cot 25")
+    assert story.headline.endswith("; this test cannot tell them apart.")
+    assert "Two models were fine-tuned" in story.lede
+    for text in (render_html(data), render_markdown(data)):
+        assert "lema against cot" in text
+        assert "maj@2" in text
+        assert "difference to" not in text
+        assert "None" not in text
+
+
+def test_one_arm_alone_has_its_accuracy_and_no_comparison(store):
+    made = Lineage()
+    evaluated(store, made, {"lema": 4})
+    data = gather(store, run_of(), made)
+    assert story_of(data).headline.startswith("Right on 4 held-out questions: lema 100")
+    assert story_of(data).caveats == ()
+    assert "compared, question by question" not in render_html(data)
+
+
+@pytest.mark.parametrize(("base", "name"), [("student", "model-student"), ("other", "model-other")])
+def test_the_headline_names_the_model_that_was_evaluated_and_not_whoever_made_the_mistakes(store, base, name):
+    made = Lineage()
+    evaluated(store, made, {"base": 0, "lema": 4})
+    assert story_of(gather(store, run_of(evaluation={"base": base}), made)).headline.startswith(f"{name} went from")
+
+
+TRAINED = {
+    "mixture": {"arms": ["lema", "step_dpo"]},
+    "training": {"base": "org/base", "learning_rate": 1e-5, "epochs": 3},
+    "arm_training": {"step_dpo": {"base": "arm:lema", "learning_rate": 5e-7, "epochs": 1, "beta": 0.5}},
+}
+
+
+def test_a_models_card_tells_the_training_of_its_arm(store):
+    run = run_of(**TRAINED)
+    data = gather(store, run, Lineage())
+    card = arm_card(run, data, "step_dpo")
+    assert "base_model: org/base" in card
+    assert "| fine-tuning | DPO with beta 0.5, full, 1 epochs, batch 32, learning rate 5e-07" in card
+    assert "from the model of lema |" in card
+    assert "| fine-tuning of lema | full, 3 epochs" in card
+    plain = arm_card(run, data, "lema")
+    assert "| fine-tuning | full, 3 epochs, batch 32, learning rate 1e-05" in plain
+    assert "DPO" not in plain
+    assert set(data.parameters) >= {"fine-tuning", "fine-tuning of step_dpo"}
+    assert "fine-tuning of lema" not in data.parameters
+
+
+def test_cards_list_everyone_who_made_questions_or_decided_rows(store):
+    run = run_of(
+        corrections={"endpoint": "teacher", "second": "second"},
+        evolution={"endpoint": "writer", "answers": "answerer"},
+        licences={"second": "mit", "writer": "apache-2.0"},
+    )
+    card = data_card(run, gather(store, run, Lineage()), {"corrections.parquet": 1})
+    for line in (
+        "| model-second | second teacher | mit |",
+        "| model-writer | writer of new questions | apache-2.0 |",
+        "| model-answerer | answerer of new questions | unknown |",
+    ):
+        assert line in card
+
+
+@pytest.mark.parametrize(
+    ("decision", "rule", "said"),
+    [
+        (Decision(approved=True, by="person", note="looks good", findings="5 of 6 have one."), None,
+         "approved by a person. 5 of 6 have one. Note: looks good"),
+        (Decision(approved=True, by="rule", findings="5 of 6 have one."), {"min_accepted": 0.6, "max_poor": 0.2},
+         "approved by the rule min_accepted = 0.6 and max_poor = 0.2. 5 of 6 have one."),
+    ],
+)  # fmt: skip
+def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
+    run = run_of(quality_gate={"rows": 6, "rule": rule})
+    paths = [judged(QUESTIONS[0], "-1")]
+    made = lineage(store, paths, paths, {"teacher": [corrected(make_correction, paths[0])]})
+    assert not [note for note in gather(store, run, made).notes if "pilot" in note]
+    pilot = identities.quality_gate(run.quality_gate, made.collections[0].mistakes.fingerprint)
+    asked = identities.corrections(run.corrections, "model-teacher", "arithmetic", pilot.fingerprint)
+    write_decision(decision_folder(store.root, ArtifactRef(asked.stage, asked.fingerprint)), decision)
+    notes = gather(store, run, made).notes
+    assert f"A pilot of the corrections by model-teacher was {said}" in notes
+
+
+def test_delta_ppl_says_what_it_was_measured_on(store):
+    run = run_of(evaluation={"base": "student", "perplexity": 50})
+    made = Lineage()
+    assert not [note for note in gather(store, run, made).notes if "delta-PPL" in note]
+    identity = identities.perplexity(50, "model", "corrections")
+    made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
+    folder = store.folder(made.perplexity["lema"])
+    store.fs.makedirs(folder)
+    pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
+    store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
+    assert [note for note in gather(store, run, made).notes if "delta-PPL is measured on the first 50" in note]
