@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 
 from flows.endpoints import Endpoints
 from flows.fine_tuning import build_examples, evaluate, fine_tune
+from flows.forecasts import telling_what_remains
 from flows.lema import collect
 from flows.sweep_table import as_text
 from flows.titles import title_of
@@ -46,7 +47,7 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
         BudgetExceededError: the budget ran out.
     """
     settings, at = expand(run), Runtime.of(run, root)
-    async with engine_session(at):
+    async with telling_what_remains(run, root), engine_session(at):
         started = [one for setting in settings for one in await _start(setting, at)]
         results = await _finish(started, at, sweep_of(run).parallel)
         report, table = await comparison(at, run, results)

@@ -2,19 +2,22 @@
 
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.planned import PlannedStage
+from flows.sweep_planning import stages_of
+from lema_core.errors import BudgetExceededError
 from lema_core.llm.credit import Budget
 from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import running
 from lema_core.llm.engine import Engine
 from lema_core.llm.forecast import Forecast, forecast, forecast_unread, pilot
+from lema_core.llm.progress import remaining
 from lema_core.llm.requests import Completion
 from lema_core.llm.store import LedgerStore
-from lema_core.specs import Runtime
+from lema_core.specs import RunSpec, Runtime
 from lema_core.tokens import tokenizer_of
 
 
@@ -32,6 +35,28 @@ class Piloted:
 
 UNREAD_CHARS = 4_000
 """Characters of a correction prompt with its four examples, until the mistakes are there to write it."""
+
+
+@asynccontextmanager
+async def telling_what_remains(run: RunSpec, root: str) -> AsyncIterator[None]:
+    """Where the budget ends a run, say what the whole run still needs: a shard knows its own requests only.
+
+    Raises:
+        BudgetExceededError: as it was raised, with the forecast of ``lema plan`` in place of the shard's.
+    """
+    try:
+        yield
+    except BudgetExceededError as error:
+        raise BudgetExceededError(error.reached, _remaining(run, root)) from error
+
+
+def _remaining(run: RunSpec, root: str) -> str:
+    with reading(Runtime.of(run, root).ledger) as ledger:
+        found = [one for stage in stages_of(run, root) if (one := forecast_of(ledger, stage))]
+    tokens = sum(one.prompt_tokens.likely + one.completion_tokens.likely for one in found)
+    prices = [one.dollars.likely for one in found if one.dollars]
+    text = remaining(sum(one.to_buy for one in found), tokens, sum(prices) if prices else None)
+    return f"of the whole run at most {text}. `lema plan` tells more"
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from flows.corrections import collect_corrections
 from flows.endpoints import Endpoints
 from flows.evolution import evolve
 from flows.fine_tuning import evaluate, fine_tune
+from flows.forecasts import telling_what_remains
 from flows.selection import hold_out
 from flows.titles import title_of
 from lema_core.lineage import Collection, Lineage
@@ -20,7 +21,7 @@ from tasks.report import report
 async def lema(run: RunSpec, root: str = ".lema") -> Lineage:
     """Teach a model from its mistakes, as a run file says; stages that are there already are not made again."""
     at, made = Runtime.of(run, root), Lineage()
-    async with engine_session(at):
+    async with telling_what_remains(run, root), engine_session(at):
         models = await collect(run, at, made)
         await fine_tune(run, at, made)
         await evaluate(run, at, models, made)

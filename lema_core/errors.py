@@ -59,7 +59,18 @@ class LedgerError(LemaError):
 
 
 class BudgetExceededError(LemaError):
-    """The next request would pass the budget. Everything paid so far is in the ledger."""
+    """The next request would pass the budget. Everything paid so far is in the ledger.
+
+    ``reached`` says which limit; ``remaining`` what is not paid yet and would cost how much.
+    """
+
+    def __init__(self, reached: str, remaining: str = "") -> None:
+        super().__init__(reached, remaining)
+        self.reached = reached
+
+    def __str__(self) -> str:
+        """Return both in one line."""
+        return "; ".join(part for part in self.args if part)
 
 
 class QualityGateError(LemaError):

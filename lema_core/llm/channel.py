@@ -5,11 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from lema_core.llm.buyer import Buyer, Desk
 from lema_core.llm.claims import BEAT_S
+from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.limiter import Limiter
-from lema_core.llm.requests import KeyMaker, Outcome
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Outcome
+from lema_core.llm.sizes import prompt_chars
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
@@ -39,6 +41,15 @@ class Channel:
 
         client, _ = await self._opened()
         await BatchBuyer(self._desk, client).buy(flights)
+
+    @property
+    def price(self) -> object:
+        """Return the price, None where none is known."""
+        return self._desk.price
+
+    def likely(self, request: CompletionRequest) -> Amount:
+        """Return what a request will probably cost, as far as the answers so far tell."""
+        return self._desk.amount(*self._desk.sizes.likely(prompt_chars(request), request.sampling.cap))
 
     async def close(self) -> None:
         """Close the connections."""

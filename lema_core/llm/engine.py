@@ -12,19 +12,20 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
+from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
 from lema_core.llm.channel import Channel
 from lema_core.llm.claims import BEAT_S
-from lema_core.llm.credit import Budget
+from lema_core.llm.credit import Amount, Budget
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.prices import need_price
-from lema_core.llm.progress import Counters, Snapshot
+from lema_core.llm.progress import Counters, Snapshot, remaining
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.llm.store import chunked
 
@@ -95,7 +96,7 @@ class Engine:
                 self._counters.failures += not isinstance(outcome, Completion)
                 yield outcome
         except BudgetExceededError as error:
-            raise BudgetExceededError(f"{error}; {await self._remaining(channel, order, source)}") from None
+            raise BudgetExceededError(error.reached, await self._remaining(channel, order, source)) from None
         finally:
             for flight in order:
                 self._land(flight)
@@ -264,12 +265,15 @@ class Engine:
     async def _remaining(
         self, channel: Channel, order: deque[Flight], source: Iterator[list[CompletionRequest]]
     ) -> str:
-        """Say how many requests are not paid yet and what they would cost."""
-        missing = {flight.key for flight in order if not isinstance(flight.outcome, Completion)}
-        for chunk in source:
-            keys = {channel.keys.key(request) for request in chunk}
-            missing |= keys - (await self._ledger.lookup(list(keys))).keys()
-        return self._counters.remaining(len(missing))
+        """Say how many requests are not paid yet and what they would probably cost."""
+        missing, worth = set[str](), Amount()
+        for chunk in chain([[flight.request for flight in order]], source):
+            fresh = {key: request for request in chunk if (key := channel.keys.key(request)) not in missing}
+            held = await self._ledger.lookup(list(fresh))
+            for key in fresh.keys() - held.keys():
+                missing.add(key)
+                worth += channel.likely(fresh[key])
+        return remaining(len(missing), worth.tokens, worth.dollars if channel.price else None)
 
     async def _close(self) -> None:
         """Wait for what is out, call off the rest, close the connections."""

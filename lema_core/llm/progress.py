@@ -174,12 +174,11 @@ class Counters:
             eta_s=self.eta(now),
         )
 
-    def remaining(self, missing: int) -> str:
-        """Say what so many requests that are not paid yet would cost, at the mean so far."""
-        what = f"{missing:,} requests remain"
-        if self.completions:
-            tokens = (self.prompt_tokens + self.completion_tokens) / self.completions
-            what += f", about {tokens * missing:,.0f} tokens"
-            what += "" if self.dollars is None else f" and ${self.dollars / self.completions * missing:.4f}"
-            what += " at the mean so far"
-        return f"{what}. Raise the budget and run again: nothing paid is paid twice"
+
+def remaining(requests: int, tokens: float, dollars: float | None) -> str:
+    """Say what is not paid yet, and how to go on."""
+    money = "" if dollars is None else f" and ${dollars:,.4f}"
+    return (
+        f"{requests:,} requests remain, about {tokens:,.0f} tokens{money}. Raise the budget and run again: nothing "
+        "paid is paid twice"
+    )

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -99,6 +100,19 @@ def test_kill_9_and_the_same_command_again(lema, run_file, simulated, tmp_path, 
     lema("run", run_file, "--root", "killed")
     assert simulated.stats.report()["paid_twice"] <= 16
     assert parts(tmp_path / "killed") == parts(tmp_path / "undisturbed")
+
+
+def test_a_budgets_end_tells_what_the_whole_run_still_needs(lema, run_file, simulated, tmp_path):
+    short = lema("run", run_file, "--root", "out", "--set", "budget.tokens=20000", check=False)
+    assert short.returncode == 1
+    told = re.search(r"the budget is reached: .*; of the whole run at most (\d+) requests remain, about", short.stderr)
+    assert told, short.stderr
+    paid = simulated.stats.counts["ok"]
+    plan = lema("plan", run_file, "--root", "out").stdout
+    assert f"At most {told[1]} requests" in plan
+    lema("run", run_file, "--root", "out")
+    assert 0 < simulated.stats.counts["ok"] - paid <= int(told[1])
+    assert simulated.stats.report()["paid_twice"] == 0
 
 
 def test_faults_change_no_row(lema, run_file, simulated, tmp_path):
