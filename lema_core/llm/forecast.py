@@ -1,16 +1,19 @@
 """What a set of requests would cost, before the first is sent: requests, tokens and money, with an interval.
 
 Prompt tokens are exact with a tokenizer, else estimated from the tokens a character that the endpoint billed before.
-Output tokens come from the answers the ledger holds of the same endpoint; a pilot buys some of the very requests, which
-the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the spread of single
+Output tokens come from the answers the ledger holds of the same endpoint to requests of the same kind: with the same
+cap, and prompts that begin alike, for a model may solve in 100 tokens and correct in 600. A pilot buys some of the very
+requests, which the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the spread of single
 answers and the error of a mean known from few.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from os.path import commonprefix
 from statistics import fmean, stdev
+from typing import Any
 
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.engine import Engine
@@ -21,7 +24,9 @@ from lema_core.llm.store import LedgerStore, chunked, unpack
 
 Z95 = 1.96
 SAMPLE = 500
-"""Earlier requests to learn the tokens a character from."""
+"""Earlier requests of the same kind to learn from."""
+SEARCHED = 5000
+"""Earlier requests among which to look for them."""
 CountTokens = Callable[[Sequence[Message]], int]
 
 
@@ -68,6 +73,54 @@ class _Batch:
     exact_tokens: int
     caps: int
     """The sum of their caps; a default stands for a missing one."""
+    kind: "_Kind"
+
+
+class _Kind:
+    """What requests have in common: their caps, and how the first message of all of them begins."""
+
+    def __init__(self, caps: Iterable[int | None] = (), opening: str | None = None) -> None:
+        self.caps, self._opening = set(caps), opening
+
+    def add(self, request: CompletionRequest) -> None:
+        self.caps.add(request.sampling.cap)
+        first = _first(request.messages)
+        if self._opening is None:
+            self._opening = first
+        elif not first.startswith(self._opening):
+            self._opening = commonprefix([self._opening, first])
+
+    def has(self, document: Mapping[str, Any]) -> bool:
+        """Tell whether an earlier request, as the ledger keeps it, is of this kind."""
+        same_cap = document["params"].get("max_tokens") in self.caps
+        return same_cap and _first(document["messages"]).startswith(self._opening or "")
+
+
+def _first(messages: Sequence[Message]) -> str:
+    return str(messages[0].get("content")) if messages else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """What the ledger tells of requests of one kind."""
+
+    ratios: list[float]
+    """Tokens a character of the prompts."""
+    answers: list[int]
+    """Tokens of the answers."""
+
+
+def _earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _Earlier:
+    ratios, answers = [], []
+    for packed, prompt, answer in islice(store.sample(spec.identity), SEARCHED):
+        document = unpack(packed)
+        if kind.has(document):
+            chars = sum(len(str(message.get("content"))) for message in document["messages"])
+            ratios.append(prompt / max(1, chars))
+            answers.append(answer)
+        if len(answers) == SAMPLE:
+            break
+    return _Earlier(ratios, answers)
 
 
 def forecast(
@@ -84,6 +137,7 @@ def forecast(
     keys, seen = KeyMaker(spec.identity), set[str]()
     tokens_of = _once_a_prompt(count_tokens) if count_tokens else None
     asked = held = count = chars = exact = caps = 0
+    kind = _Kind()
     for chunk in chunked(requests, SAMPLE):
         asked += len(chunk)
         fresh = {key: one for one in chunk if (key := keys.key(one)) not in seen}
@@ -96,7 +150,9 @@ def forecast(
                 chars += prompt_chars(one)
                 exact += tokens_of(one.messages) if tokens_of else 0
                 caps += one.sampling.cap or UNKNOWN_OUTPUT
-    return _priced(store, spec, (asked, len(seen), held), _Batch(count, chars, exact, caps), exact=bool(count_tokens))
+                kind.add(one)
+    batch = _Batch(count, chars, exact, caps, kind)
+    return _priced(store, spec, (asked, len(seen), held), batch, exact=bool(count_tokens))
 
 
 def _once_a_prompt(count_tokens: CountTokens) -> CountTokens:
@@ -116,7 +172,8 @@ def forecast_unread(
     store: LedgerStore, spec: EndpointSpec, requests: int, chars: int, max_tokens: int | None
 ) -> Forecast:
     """Return the forecast for requests that cannot be written yet, of about so many characters each."""
-    batch = _Batch(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT))
+    kind = _Kind([max_tokens])
+    batch = _Batch(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT), kind)
     return _priced(store, spec, (requests, requests, 0), batch, exact=False)
 
 
@@ -134,8 +191,9 @@ async def pilot(
 def _priced(
     store: LedgerStore, spec: EndpointSpec, counts: tuple[int, int, int], batch: _Batch, *, exact: bool
 ) -> Forecast:
-    prompt, prompt_basis = _prompt(store, spec, batch, exact=exact)
-    output, output_basis = _output(store, spec, batch)
+    earlier = _earlier(store, spec, batch.kind)
+    prompt, prompt_basis = _prompt(earlier.ratios, batch, exact=exact)
+    output, output_basis = _output(earlier.answers, batch)
     price = price_of(spec)
     pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
     costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
@@ -143,14 +201,9 @@ def _priced(
     return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
 
 
-def _prompt(store: LedgerStore, spec: EndpointSpec, batch: _Batch, *, exact: bool) -> tuple[Interval, str]:
+def _prompt(ratios: Sequence[float], batch: _Batch, *, exact: bool) -> tuple[Interval, str]:
     if exact:
         return Interval(batch.exact_tokens, batch.exact_tokens, batch.exact_tokens), "counted by the tokenizer"
-    ratios = [
-        tokens / chars
-        for request, tokens in store.sample(spec.identity, SAMPLE)
-        if (chars := sum(len(str(message.get("content"))) for message in unpack(request)["messages"]))
-    ]
     if len(ratios) < 2:
         chars = batch.chars
         return Interval(chars / 6, chars / 4, chars / 2), "4 characters a token (no earlier prompts)"
@@ -161,13 +214,12 @@ def _prompt(store: LedgerStore, spec: EndpointSpec, batch: _Batch, *, exact: boo
     return Interval(low * scale, mean * batch.chars, high * scale), basis
 
 
-def _output(store: LedgerStore, spec: EndpointSpec, batch: _Batch) -> tuple[Interval, str]:
-    answers, mean, variance = store.answer_lengths(spec.identity)
-    if answers < 2:
+def _output(answers: Sequence[int], batch: _Batch) -> tuple[Interval, str]:
+    if len(answers) < 2:
         return Interval(batch.count, batch.caps / 2, batch.caps), "between one token and the cap (no earlier answers)"
-    spread = math.sqrt(variance * answers / (answers - 1))
-    low, high = _sum_interval(mean, spread, batch.count, answers)
-    basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {answers} earlier ones"
+    mean, spread = fmean(answers), stdev(answers)
+    low, high = _sum_interval(mean, spread, batch.count, len(answers))
+    basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {len(answers)} earlier ones"
     return Interval(max(low, min(batch.count, high)), mean * batch.count, high), basis
 
 

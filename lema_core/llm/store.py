@@ -226,25 +226,18 @@ class LedgerStore:
         )[0]
         return float(row[0]), int(row[1])
 
-    def answer_lengths(self, endpoint: str) -> tuple[int, float, float]:
-        """Return (n, mean, variance) of an endpoint's completion tokens."""
-        row = self.database.query(
-            "SELECT COUNT(*), COALESCE(AVG(completion_tokens), 0), COALESCE(AVG(completion_tokens * "
-            "CAST(completion_tokens AS DOUBLE PRECISION)), 0) FROM completions WHERE endpoint = ?",
-            (endpoint,),
-        )[0]
-        count, mean, square = int(row[0]), float(row[1]), float(row[2])
-        return count, mean, max(0.0, square - mean * mean)
+    def sample(self, endpoint: str) -> Iterator[tuple[bytes, int, int]]:
+        """Yield (packed request, prompt tokens, completion tokens) of an endpoint's completions in the keys' order.
 
-    def sample(self, endpoint: str, size: int) -> list[tuple[bytes, int]]:
-        """Return (packed request, prompt tokens) of some of an endpoint's completions; keys are hashes, so random."""
-        return [
-            (bytes(row[0]), int(row[1]))
-            for row in self.database.query(
-                "SELECT request, prompt_tokens FROM completions WHERE endpoint = ? ORDER BY key LIMIT ?",
-                (endpoint, size),
-            )
-        ]
+        Keys are hashes, so the first ones are a random sample."""
+        last = ""
+        while rows := self.database.query(
+            "SELECT key, request, prompt_tokens, completion_tokens FROM completions WHERE endpoint = ? AND key > ? "
+            "ORDER BY key LIMIT ?",
+            (endpoint, last, LOOKUP),
+        ):
+            yield from ((bytes(row[1]), int(row[2]), int(row[3])) for row in rows)
+            last = rows[-1][0]
 
     def close(self) -> None:
         """Close the database."""

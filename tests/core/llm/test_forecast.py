@@ -1,8 +1,18 @@
 import random
+from typing import Any
 
 import pytest
 
-from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Price, request_key
+from lema_core.llm import (
+    Budget,
+    Completion,
+    CompletionRequest,
+    EndpointSpec,
+    Engine,
+    Price,
+    Sampling,
+    request_key,
+)
 from lema_core.llm.forecast import forecast, forecast_unread, pilot
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.requests import canonical_json, canonical_request
@@ -95,3 +105,27 @@ async def test_a_pilot_is_bought_once(fake, spec, ask, tmp_path) -> None:
     found = forecast(LedgerStore(ledger), spec, ask(100))
     assert (found.held, fake.hits) == (10, 10)
     assert "10 earlier" in found.output_basis
+
+
+def test_answers_to_requests_of_another_kind_say_nothing(tmp_path) -> None:
+    def asked(start: str, count: int, **sampling: Any) -> list[CompletionRequest]:
+        texts = [f"{start}. Question {number}" for number in range(count)]
+        return [CompletionRequest(({"role": "user", "content": text},), Sampling(**sampling)) for text in texts]
+
+    store = LedgerStore(str(tmp_path / "l"))
+    fill(store, asked("Solve step by step", 60, max_tokens=900), lambda: 100)
+    fill(store, asked("Name the wrong step", 40, max_tokens=900), lambda: 600)
+    fill(store, asked("Solve step by step", 20, max_tokens=500), lambda: 333)
+
+    def likely(requests: list[CompletionRequest]) -> tuple[float, str]:
+        found = forecast(store, SPEC, requests)
+        return found.completion_tokens.likely / found.to_buy, found.output_basis
+
+    assert likely(asked("Solve step by step", 90, max_tokens=900)) == (
+        100,
+        "100 ± 0 tokens an answer, as in 60 earlier ones",
+    )
+    assert likely(asked("Name the wrong step", 90, max_tokens=900))[0] == 600
+    assert "no earlier answers" in likely(asked("Write a question", 90, max_tokens=900))[1]
+    # What cannot be written yet has only its cap to go by.
+    assert "20 earlier" in forecast_unread(store, SPEC, 10, 100, 500).output_basis
