@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from lema_core.artifacts import ArtifactRef, PartWriter
+from lema_core.core_dumps import without_core_dumps
 from lema_core.errors import BatchPendingError
 from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
@@ -32,6 +33,8 @@ async def engine_session(runtime: Runtime) -> AsyncIterator[Engine]:
 @asynccontextmanager
 async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
     """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
+    # A worker of a cluster or of a deployment holds keys as well.
+    without_core_dumps()
     key = (runtime, id(asyncio.get_running_loop()))
     budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
     async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:

@@ -7,6 +7,8 @@ command was killed, or on who answered first: the same ledger gives the same byt
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,17 +60,19 @@ class AnswerWriter:
         self.reasons: dict[str, int] = {}
         self._buffers: dict[str, list[tuple[Any, ...]]] = {COMPLETIONS: [], REJECTED: []}
         self._schemas = {name: pa.schema(list(columns.items())) for name, columns in _COLUMNS.items()}
-        try:
+        with self._writing():
             folder.mkdir(parents=True, exist_ok=True)
             self._writers = {
                 name: pq.ParquetWriter(self._temporary(name), schema, compression="zstd")
                 for name, schema in self._schemas.items()
             }
-        except OSError as error:
-            raise ArtifactError(f"cannot write into {folder}: {error}") from None
 
     def add(self, name: str, outcome: Outcome) -> None:
-        """Add the outcome of one row."""
+        """Add the outcome of one row.
+
+        Raises:
+            ArtifactError: the folder cannot be written.
+        """
         if isinstance(outcome, Completion):
             tokens = (outcome.prompt_tokens, outcome.completion_tokens)
             row = (name, outcome.text, outcome.finish_reason, *tokens, outcome.model, outcome.key)
@@ -78,8 +82,12 @@ class AnswerWriter:
             self._append(REJECTED, (name, outcome.reason, outcome.detail, outcome.key))
 
     def publish(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Close the files, give them their names, the manifest last; return it."""
-        try:
+        """Close the files, give them their names, the manifest last; return it.
+
+        Raises:
+            ArtifactError: the folder cannot be written.
+        """
+        with self._writing():
             # An older manifest must not vouch for files that are being replaced.
             (self.folder / MANIFEST).unlink(missing_ok=True)
             for name, writer in self._writers.items():
@@ -94,21 +102,28 @@ class AnswerWriter:
             }
             self._temporary(MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
             _replace(self._temporary(MANIFEST), self.folder / MANIFEST)
-        except OSError as error:
-            raise ArtifactError(f"cannot write into {self.folder}: {error}. The ledger keeps what was paid") from None
         return manifest
 
     def discard(self) -> None:
         """Close and remove what was not published."""
         for name, writer in self._writers.items():
-            writer.close()
+            with suppress(OSError):
+                writer.close()
             self._temporary(name).unlink(missing_ok=True)
 
     def _append(self, name: str, row: tuple[Any, ...]) -> None:
         self._buffers[name].append(row)
         self.rows[name] += 1
         if len(self._buffers[name]) >= GROUP:
-            self._flush(name)
+            with self._writing():
+                self._flush(name)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ArtifactError(f"cannot write into {self.folder}: {error}. The ledger keeps what was paid") from None
 
     def _flush(self, name: str) -> None:
         import pyarrow as pa

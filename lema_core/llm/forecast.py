@@ -3,8 +3,8 @@
 Prompt tokens are exact with a tokenizer, else estimated from the tokens a character that the endpoint billed before.
 Output tokens come from the answers the ledger holds of the same endpoint to requests of the same kind: with the same
 cap, and prompts that begin alike, for a model may solve in 100 tokens and correct in 600. A pilot buys some of the very
-requests, which the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the spread of single
-answers and the error of a mean known from few.
+requests, which the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the
+spread of single answers and the error of a mean known from few.
 """
 
 import math
@@ -88,7 +88,7 @@ class _Kind:
         if self._opening is None:
             self._opening = first
         elif not first.startswith(self._opening):
-            self._opening = commonprefix([self._opening, first])
+            self._opening = commonprefix([self._opening, first])  # noqa: RUF071 - of texts, not of paths
 
     def has(self, document: Mapping[str, Any]) -> bool:
         """Tell whether an earlier request, as the ledger keeps it, is of this kind."""

@@ -229,7 +229,8 @@ class LedgerStore:
     def sample(self, endpoint: str) -> Iterator[tuple[bytes, int, int]]:
         """Yield (packed request, prompt tokens, completion tokens) of an endpoint's completions in the keys' order.
 
-        Keys are hashes, so the first ones are a random sample."""
+        Keys are hashes, so the first ones are a random sample.
+        """
         last = ""
         while rows := self.database.query(
             "SELECT key, request, prompt_tokens, completion_tokens FROM completions WHERE endpoint = ? AND key > ? "

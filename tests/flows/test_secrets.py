@@ -28,3 +28,23 @@ def test_a_key_from_a_secret_block_reaches_the_endpoint_and_no_file(
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert written
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+
+
+def test_a_process_that_works_on_a_run_may_dump_no_core(tmp_path):
+    # As a cluster's worker does, which no `lema` command started.
+    work = f"""
+import asyncio, ctypes, resource
+from lema_core.specs import Runtime
+from tasks._endpoints import process_engine
+
+async def main():
+    async with process_engine(Runtime(root={str(tmp_path)!r}, ledger={str(tmp_path / "ledger")!r}, run="r")):
+        get_dumpable = 3
+        print(resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(get_dumpable))
+
+asyncio.run(main())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", work], env=environment("", tmp_path), check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["0", "0"]

@@ -134,7 +134,11 @@ class SimulatedEndpoint:
         return application
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
-        content = await request.read()
+        try:
+            content = await request.read()
+        except ConnectionResetError:
+            # Killed in the middle of its request; aiohttp would print a traceback.
+            return web.Response(status=400)
         if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
             return web.json_response({"error": {"message": "the key is wrong"}}, status=401)
         key = request_hash(content)
