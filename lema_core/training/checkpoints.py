@@ -1,6 +1,6 @@
 """Checkpoints are complete or absent: a marker file is written last, and only a folder with it counts.
 
-The marker says how the states were shared out, for DeepSpeed reads them in the same parts only.
+The marker says how the states were shared out: under ZeRO DeepSpeed reads them in the same parts only.
 """
 
 import json
@@ -32,14 +32,15 @@ def complete_checkpoints(out: Path) -> list[Path]:
 
 
 def check_continues(out: Path, ranks: int, zero_stage: int) -> None:
-    """Refuse to go on from a checkpoint whose states are shared out in another way.
+    """Refuse to go on from a checkpoint whose states are shared out in another way; ZeRO 0 does not share them out.
 
     Raises:
         TrainingError: the newest complete checkpoint was written by another number of ranks, or under another stage.
     """
     for newest in complete_checkpoints(out)[-1:]:
         written = json.loads((newest / MARKER).read_text() or "{}")
-        if written and written != {"ranks": ranks, "zero_stage": zero_stage}:
+        whole = written.get("zero_stage") == zero_stage == 0
+        if written and not whole and written != {"ranks": ranks, "zero_stage": zero_stage}:
             raise TrainingError(
                 f"{newest} was written by {written['ranks']} ranks under ZeRO {written['zero_stage']}, but now there "
                 f"are {ranks} ranks under ZeRO {zero_stage}, which cannot read its states. Run it with "

@@ -89,6 +89,7 @@ def _arguments(config: Any, options: dict[str, Any]) -> Any:
     if not torch.cuda.is_available():
         _join_on_cpu()
         options["accelerator_config"] = {"use_configured_state": True}
+        options["use_cpu"] = True  # else transformers refuses bf16 on processors that compute in it
         # The default buckets of 5e8 values take 2 GB a rank, whatever the size of the model.
         for bucket in ("reduce_bucket_size", "allgather_bucket_size"):
             options["deepspeed"]["zero_optimization"].setdefault(bucket, 50_000_000)

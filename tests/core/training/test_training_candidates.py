@@ -45,6 +45,10 @@ def test_states_are_read_by_as_many_ranks_as_wrote_them(tmp_path: Path) -> None:
     for now in ((1, 2), (8, 2), (2, 3)):
         with pytest.raises(TrainingError, match=r"checkpoint-10 was written by 2 ranks under ZeRO 2.*2 ranks in all"):
             check_continues(tmp_path, *now)
+    mark_complete(tmp_path / "checkpoint-10", 2, 0)
+    check_continues(tmp_path, 1, 0)
+    with pytest.raises(TrainingError, match=r"launch\.zero_stage = 0"):
+        check_continues(tmp_path, 2, 2)
     (tmp_path / "checkpoint-10" / MARKER).write_text("")
     check_continues(tmp_path, 1, 3)
 

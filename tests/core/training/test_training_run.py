@@ -330,6 +330,31 @@ async def test_every_zero_stage_gives_one_process_losses_and_whole_weights(
 
 
 @pytest.mark.slow
+async def test_a_processor_trains_in_bf16(tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]) -> None:
+    result, _ = await run(spec_of(tiny_base, max_steps=3, precision="bf16"), mixture, tmp_path, ranks=1, stage=2)
+    assert result.start["precision"] == "bf16"
+    assert losses(result)[0] == pytest.approx(alone[0], abs=1e-2)
+    assert losses(result)[2] < losses(result)[0]
+
+
+@pytest.mark.slow
+@ALL
+async def test_without_zero_a_run_goes_on_with_another_number_of_ranks(
+    tiny_base: str, mixture: Path, tmp_path: Path, alone: list[float]
+) -> None:
+    def kill_a_rank(event: Event) -> None:
+        if event["event"] == "step" and event["step"] == 8:
+            os.kill(_ranks()[-1], signal.SIGKILL)
+
+    launch = LaunchSpec(ranks=2, threads=1, zero_stage=0)
+    with pytest.raises(TrainingError, match="goes on from the newest checkpoint"):
+        await run_training(spec_of(tiny_base), launch, mixture, tmp_path, kill_a_rank)
+    result, _ = await run(spec_of(tiny_base), mixture, tmp_path, ranks=1, stage=0)
+    assert result.start["resumed_from"] == "checkpoint-5"
+    assert losses(result) == pytest.approx(alone, abs=1e-4)
+
+
+@pytest.mark.slow
 @ALL
 @pytest.mark.parametrize("stage", [2, 3])
 async def test_offloaded_states_give_the_same_model(tiny_base: str, mixture: Path, tmp_path: Path, stage: int) -> None:
