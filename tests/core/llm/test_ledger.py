@@ -1,6 +1,8 @@
+import random
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,6 +110,27 @@ def test_claims_that_nobody_owns_any_more_are_void(url) -> None:
     living = Claims(LedgerStore(url))
     living.join()
     assert living.claim(["x"]) == set()
+
+
+def test_claims_on_the_same_keys_in_any_order_never_lock_each_other_out(url) -> None:
+    together = threading.Barrier(4)
+
+    def claimed(seed: int) -> list[str]:
+        store = LedgerStore(url)
+        claims, order = Claims(store), random.Random(seed)  # noqa: S311 - an order, not a secret
+        claims.join()
+        ours: list[str] = []
+        for turn in range(20):
+            keys = [f"{turn} {number}" for number in range(400)]
+            order.shuffle(keys)
+            together.wait(60)
+            ours += set(keys) - claims.claim(keys)
+        store.close()
+        return ours
+
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(claimed, range(4)))
+    assert sorted(key for ours in found for key in ours) == sorted(f"{t} {n}" for t in range(20) for n in range(400))
 
 
 def test_a_commit_of_which_nobody_heard_is_not_counted_twice(url) -> None:

@@ -1,4 +1,6 @@
-from lema_core.llm.progress import Counters, added_up
+from dataclasses import replace
+
+from lema_core.llm.progress import Counters, added_up, figures
 
 
 def snapshot(bought: int, dollars: float | None, total: int | None):
@@ -20,3 +22,25 @@ def test_what_one_engine_does_not_know_nobody_knows_but_for_money() -> None:
     one = added_up([snapshot(3, None, None), snapshot(5, 0.25, 20)])
     assert (one.total, one.dollars) == (None, 1.25)
     assert added_up([]).done == 0
+
+
+def test_the_figures_of_one_stage_are_those_since_it_began() -> None:
+    before, now = snapshot(3, 0.5, 10), snapshot(8, 0.5, 10)
+    stage = now.since(before, total=20)
+    assert (stage.done, stage.completions, stage.prompt_tokens, stage.dollars) == (5, 5, 25, 2.5)
+    # Half a dollar an answer, and 15 more to come at the rate so far.
+    assert (stage.dollars_forecast, stage.eta_s) == (10.0, 15 / now.rate)
+    assert now.since(now, total=20).dollars_forecast is None
+
+
+def test_the_figures_in_words_tell_only_of_trouble_that_is_there() -> None:
+    quiet = figures(snapshot(8, 0.5, 10))
+    assert quiet["done"] == "8/10"
+    assert quiet["spent"] == "$4.0000 of about $5.0000"
+    assert not quiet.keys() & {"sleeping", "429", "5xx", "lost", "rejected"}
+    stuck = replace(snapshot(8, None, None), sleeping_s=12.0, r429=3, failures=1, eta_s=3700.0)
+    told = figures(stuck)
+    assert (told["done"], told["sleeping"], told["429"], told["rejected"], told["ETA"]) == (
+        "8", "12 s", "3", "1", "1:01:40",
+    )  # fmt: skip
+    assert "spent" not in told
