@@ -82,7 +82,7 @@ def test_a_later_round_asks_the_model_of_the_round_before(lema, run_file, tmp_pa
     (model,) = {ref.fingerprint for ref in of_stage(store, "training")[:1]}
     asked = [store.manifest(ref).identity for ref in of_stage(store, "reasoning_paths")]
     assert len(asked) == 3
-    assert asked[-1]["spec"]["student"] == model
+    assert asked[-1]["spec"]["student"] == f"{model} served as Q8_0"
     held = parts(tmp_path / "out")
     lema("run", run_file, "--root", "out", *arms)
     assert parts(tmp_path / "out") == held
