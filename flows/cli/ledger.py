@@ -126,3 +126,17 @@ def import_(
     finally:
         store.close()
     console.print(f"{new} of {read} completions were new")
+
+
+@ledger_app.command("forget-batch")
+@told
+def forget_batch(
+    batch: Annotated[str, typer.Argument(help="The batch's id in the ledger, as the error message named it.")],
+    ledger: Where,
+) -> None:
+    """Give up a batch that its endpoint does not know any more: the next run buys again what it owes."""
+    from lema_core.llm import batch_book
+
+    with _opened(ledger) as store:
+        owed = batch_book.forget_batch(store, batch)
+    console.print(f"the batch is given up; {owed} requests are bought again when they are asked for")

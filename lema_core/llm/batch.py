@@ -1,57 +1,51 @@
 """The Batch API behind the same interface: half the price, answers within a day.
 
 The intent to submit is committed before the call, under an id that travels as the batch's metadata: after a crash the
-batch is found again, whatever the crash interrupted. Only ids without an answer are submitted again.
+batch is found again, whatever the crash interrupted. Only ids without an answer are submitted again. A batch that ended
+is booked as a whole, also for requests that nobody asks for this time.
 """
 
 import asyncio
-import json
 import uuid
-from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
 
-import openai
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
-
-from lema_core.errors import BudgetExceededError, EndpointError
-from lema_core.llm.answers import AttemptError, answer_of, status_error
-from lema_core.llm.batch_book import BatchBook
+from lema_core.errors import BudgetExceededError, EndpointError, LemaError
+from lema_core.llm.batch_api import QUEUE_FULL, BatchApi, Standing
+from lema_core.llm.batch_book import Batch, BatchBook, Line
+from lema_core.llm.batch_reading import BatchReader, Harvest
 from lema_core.llm.budget import POLL_S
-from lema_core.llm.buyer import Desk, cap_of
+from lema_core.llm.buyer import Desk, cap_of, larger_cap
 from lema_core.llm.client import Client
 from lema_core.llm.credit import Amount
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.requests import Failure
-from lema_core.llm.sizes import prompt_chars
 from lema_core.llm.store import chunked
 
-T = TypeVar("T")
-
-ROUNDS = 5
-"""How often an id is submitted before it becomes a failure."""
-ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
-METADATA = "lema_batch"
-
-
-@dataclass
-class _Batch:
-    """A batch the endpoint may know; ``held`` is what the budget has set aside for it."""
-
-    id: str
-    keys: list[str]
-    remote: str | None = None
-    held: dict[str, Amount] = field(default_factory=dict)
+MOST_LIVE = 1000
+"""Batches under way at a time; the API takes 2,000 an hour."""
+LONGEST_PAUSE_S = 1800.0
 
 
 class BatchBuyer:
-    """The batch transport of one endpoint."""
+    """One purchase from one endpoint by the batch transport."""
 
     def __init__(self, desk: Desk, client: Client) -> None:
         self._desk = desk
         self._spec = desk.spec
-        self._client = client
+        self._api = BatchApi(client, desk.spec.attempt_timeout_s)
         self._book = BatchBook(desk.ledger, desk.spec.identity)
+        self._place = _place(desk.spec)
+        self._open: dict[str, Flight] = {}
+        self._reader = BatchReader(desk, self._book, self._open, self._api.where)
+        self._live: list[Batch] = []
+        self._size = desk.spec.batch_size
+        self._most_live = MOST_LIVE
+        self._refusals = 0
+        self._full_until = 0.0
+        self._clock = asyncio.get_running_loop().time
 
     async def buy(self, flights: Sequence[Flight]) -> None:
         """Settle every flight: from batches under way, or from new ones.
@@ -60,237 +54,204 @@ class BatchBuyer:
             EndpointError: the endpoint refuses the batch or cannot be reached.
             BudgetExceededError: not one more request fits, and no batch is under way.
         """
-        open_flights = {flight.key: flight for flight in flights}
-        live = await self._found_again(list(open_flights))
-        rounds = dict.fromkeys(open_flights, 0)
+        self._open.update((flight.key, flight) for flight in flights)
         try:
-            while True:
-                under_way = {key for batch in live for key in batch.keys}
-                await self._submit([one for key, one in open_flights.items() if key not in under_way], rounds, live)
-                live[:] = await self._collect(live, open_flights, rounds)
-                if not open_flights:
-                    return
-                if live and not self._spec.wait_for_batch:
-                    self._postpone(live, open_flights)
-                    return
-                # Without a batch under way it waits for the budget, or for nothing.
-                await asyncio.sleep(self._spec.batch_poll_s if live else POLL_S)
+            while self._open:
+                being_made = await self._find()
+                await self._collect()
+                await self._submit(being_made)
+                if not self._spec.wait_for_batch and (self._live or being_made):
+                    self._postpone(being_made)
+                elif self._open:
+                    # Without a batch under way it waits for the budget, for another's batch, or for nothing.
+                    await asyncio.sleep(self._spec.batch_poll_s if self._live else POLL_S)
         finally:
-            # What is under way will be paid, whoever collects it: it stays out of reach of the budget.
-            for batch in live:
-                for held in batch.held.values():
-                    self._desk.account.settle(held, held, lost=True)
+            self._reader.tell()
+            # What is under way will be paid, whoever collects it: from now on its lines tell the budget so.
+            with suppress(LemaError):
+                await self._book.let_go(self._live)
+            for batch in self._live:
+                self._reader.free(batch)
 
-    def _postpone(self, live: Sequence[_Batch], open_flights: dict[str, Flight]) -> None:
-        under_way = {key for batch in live for key in batch.keys}
-        for key, flight in open_flights.items():
+    def _postpone(self, being_made: set[str]) -> None:
+        under_way = being_made | {key for batch in self._live for key in batch.lines}
+        for key, flight in self._open.items():
             said = "submitted; a later run collects the answer" if key in under_way else "the budget has no room now"
             flight.settle(Failure(key, "pending", said, 0))
+        self._open.clear()
 
-    async def _found_again(self, keys: list[str]) -> list[_Batch]:
-        """Return the batches under way that hold some of the keys, as an earlier process left them."""
-        found = []
-        for batch_id, remote, items in await self._book.under_way(keys):
-            known = remote or await self._search(batch_id)
-            if known is None:
-                await self._book.close(batch_id, "lost")
-                continue
-            await self._book.submitted(batch_id, known)
-            batch = _Batch(batch_id, items, known)
-            found.append(batch)
-        return found
+    def _loose(self, besides: set[str]) -> list[Flight]:
+        """Return the flights that no batch carries."""
+        under_way = besides | {key for batch in self._live for key in batch.lines}
+        return [flight for key, flight in self._open.items() if key not in under_way]
 
-    async def _search(self, batch_id: str) -> str | None:
-        """Find a batch by its metadata: its creation may have succeeded although we never heard of it."""
+    async def _find(self) -> set[str]:
+        """Take up the batches that owe some flights; return the keys of those that are being created just now."""
+        being_made: set[str] = set()
+        loose = [flight.key for flight in self._loose(set())]
+        for batch in await self._book.under_way(loose) if loose else ():
+            if batch.in_hand:
+                being_made |= batch.lines.keys()
+            elif await self._known(batch) and batch.lines.keys() & self._open.keys():
+                self._live.append(batch)
+        return being_made
 
-        async def search() -> str | None:
-            async for one in self._client.api.batches.list(limit=100):
-                if (one.metadata or {}).get(METADATA) == batch_id:
-                    return one.id
-            return None
+    async def _known(self, batch: Batch) -> bool:
+        """Tell whether the endpoint has a batch, which an earlier process may have left before it heard its name."""
+        if batch.remote is None:
+            batch.remote = await self._api.search(batch.id)
+            if batch.remote is None:
+                await self._lost(batch)
+                return False
+            await self._book.submitted(batch)
+        return True
 
-        return await self._call(search)
+    async def _lost(self, batch: Batch) -> None:
+        """Close a batch that the endpoint does not know; what is missing is submitted again."""
+        if batch.place not in {"", self._place}:
+            if batch.lines.keys() & self._open.keys():
+                raise EndpointError(_elsewhere(batch, self._api.where))
+            return
+        await self._over(batch, "lost")
 
-    async def _submit(self, flights: Sequence[Flight], rounds: dict[str, int], live: list[_Batch]) -> None:
-        """Submit what fits the budget; each batch is added to ``live`` before anybody hears of it."""
-        for some in chunked(flights, self._spec.batch_size):
-            batch = _Batch(uuid.uuid4().hex, [])
-            live.append(batch)
-            chosen = []
+    async def _over(self, batch: Batch, state: str) -> None:
+        await self._reader.let_firsts_stand(batch)
+        await self._book.close(batch, state)
+        self._reader.free(batch)
+
+    async def _submit(self, being_made: set[str]) -> None:
+        """Submit what fits the budget."""
+        loose = self._loose(being_made) if self._clock() >= self._full_until else []
+        for some in chunked(loose, self._size):
+            if len(self._live) >= self._most_live:
+                break
+            batch = Batch(uuid.uuid4().hex, self._place)
+            bodies = {}
             for flight in some:
-                held = await self._set_aside(flight, under_way=len(live) > 1)
+                body = self._desk.body(flight.request)
+                held = await self._set_aside(self._desk.most(flight.request, cap_of(body)))
                 if held is None:
                     break
-                batch.held[flight.key] = held
-                chosen.append(flight)
-                rounds[flight.key] += 1
-            if not chosen:
-                live.remove(batch)
+                bodies[flight.key], batch.held[flight.key] = body, held
+                batch.lines[flight.key] = Line(self._reader.tries[flight.key] + 1, None, held)
+            if not bodies:
                 break
-            batch.keys = [flight.key for flight in chosen]
-            await self._book.intend(batch.id, batch.keys, sum(batch.held.values(), Amount()))
-            batch.remote = await self._create(batch.id, chosen)
-            await self._book.submitted(batch.id, batch.remote)
+            await self._send(batch, bodies)
 
-    async def _set_aside(self, flight: Flight, *, under_way: bool) -> Amount | None:
-        cap = cap_of(self._desk.body(flight.request))
+    async def _set_aside(self, most: Amount) -> Amount | None:
         try:
-            return await self._desk.account.reserve_now(self._desk.most(flight.request, cap))
+            return await self._desk.account.reserve_now(most)
         except BudgetExceededError:
-            if not under_way:
+            if not self._live:
                 raise
             # What is under way may turn out cheaper, also where an earlier process set it aside.
             return None
 
-    async def _create(self, batch_id: str, flights: Sequence[Flight]) -> str:
-        lines = "\n".join(json.dumps(self._line(flight), ensure_ascii=False) for flight in flights)
-        api = self._client.api
-        upload = await self._call(
-            lambda: api.files.create(file=(f"{batch_id}.jsonl", lines.encode("utf-8", "replace")), purpose="batch")
-        )
+    async def _send(self, batch: Batch, bodies: Mapping[str, dict[str, Any]], instead_of: str = "") -> None:
+        """Make a batch; it is among the live ones before anybody hears of it."""
+        self._live.append(batch)
+        requests = {key: self._desk.canonical(self._open[key].request) for key in batch.lines}
+        taken = await self._book.intend(batch, requests, instead_of)
+        for key in taken:
+            del batch.lines[key]
+            self._reader.pay(batch, key, Amount())
+        for key, there in (await self._desk.ledger.lookup(list(taken))).items():
+            self._open.pop(key).settle(there)
+        if not batch.lines:
+            self._live.remove(batch)
+            await self._book.close(batch, "lost")
+            return
+        batch.remote = await self._api.create(batch.id, ((key, bodies[key]) for key in batch.lines))
+        await self._book.submitted(batch)
 
-        called = False
-
-        async def create() -> str:
-            nonlocal called
-            # An earlier call may have reached them although no answer came back; a second batch would be paid too.
-            known = await self._search(batch_id) if called else None
-            if known is not None:
-                return known
-            called = True
-            made = await api.batches.create(
-                input_file_id=upload.id,
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={METADATA: batch_id},
-            )
-            return str(made.id)
-
-        return await self._call(create)
-
-    def _line(self, flight: Flight) -> dict[str, Any]:
-        body = self._desk.body(flight.request)
-        return {"custom_id": flight.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
-
-    async def _collect(
-        self, live: Sequence[_Batch], open_flights: dict[str, Flight], rounds: dict[str, int]
-    ) -> list[_Batch]:
-        """Take what ended batches answer; return those that go on."""
-        going_on = []
-        for batch in live:
-            remote = str(batch.remote)
-            state = await self._call(lambda remote=remote: self._client.api.batches.retrieve(remote))  # type: ignore[misc]
-            if state.status not in ENDED:
-                going_on.append(batch)
+    async def _collect(self) -> None:
+        """Take what ended batches answer."""
+        refused: list[int] = []
+        for batch in list(self._live):
+            standing = await self._standing(batch)
+            if standing is None:
+                await self._lost(batch)
+            elif not standing.ended:
                 continue
-            if state.status == "failed":
-                await self._book.close(batch.id, "failed")
-                self._free(batch)
-                raise EndpointError(f"{self._client.where} refused the batch {batch.remote}: {state.errors}")
-            for file_id in (state.output_file_id, state.error_file_id):
-                if file_id:
-                    await self._take(batch, await self._content(file_id), open_flights, rounds)
-            await self._close(batch, rounds)
-            self._give_up(batch, open_flights, rounds)
-        return going_on
-
-    async def _close(self, batch: _Batch, asked: Collection[str]) -> None:
-        """Close a batch after its answers are committed: a crash in between collects again and loses nothing.
-
-        It stays open while it holds paid answers that nobody asked for this time.
-        """
-        others = [key for key in batch.keys if key not in asked]
-        if len(await self._desk.ledger.lookup(others)) == len(others):
-            await self._book.close(batch.id, "collected")
-
-    async def _content(self, file_id: str) -> bytes:
-        answer = await self._call(lambda: self._client.api.files.content(file_id))
-        return bytes(answer.content)
-
-    async def _take(
-        self, batch: _Batch, content: bytes, open_flights: dict[str, Flight], rounds: dict[str, int]
-    ) -> None:
-        landed = []
-        for line in content.splitlines():
-            try:
-                row = json.loads(line)
-                flight = open_flights.get(row["custom_id"])
-            except (ValueError, KeyError, TypeError):
-                continue
-            if flight is not None:
-                landed.append(self._land(batch, flight, row, rounds))
-        # Together: the ledger groups their commits.
-        for key in await asyncio.gather(*landed):
-            open_flights.pop(key or "", None)
-
-    async def _land(self, batch: _Batch, flight: Flight, row: dict[str, Any], rounds: dict[str, int]) -> str | None:
-        """Commit one line of a batch's output; return the key where it is done with."""
-        desk, key = self._desk, flight.key
-        held = batch.held.pop(key, Amount(0.0, 0.0)) if batch.held else None
-        used = Amount(0.0, 0.0)
-        try:
-            answer = self._answer(flight, row)
-            used = desk.amount(answer.prompt_tokens, answer.completion_tokens)
-            flight.settle(await desk.keep(flight, answer))
-        except AttemptError as error:
-            if error.paid is not None:
-                used = desk.amount(error.paid.prompt_tokens, error.paid.completion_tokens)
-            desk.counters.ends[error.reason] += 1
-            if error.reason in {"rate_limit", "overload", "server_error"} and rounds[key] < ROUNDS:
-                return None
-            await desk.miss(flight, error.reason, max(1, rounds[key]), error.detail, paid=error.paid, final=True)
-            flight.settle(Failure(key, error.reason, error.detail, max(1, rounds[key])))
-        finally:
-            if held is not None:
-                desk.account.settle(held, used)
+            elif standing.status == "failed":
+                await self._refused(batch, standing)
+                refused.append(len(batch.lines))
             else:
-                desk.account.pay(used)
-        return key
+                await self._take(batch, standing)
+                self._made_room()
+            self._live.remove(batch)
+            self._reader.tell()
+        if refused:
+            self._wait_for_room(min(refused))
 
-    def _answer(self, flight: Flight, row: dict[str, Any]) -> Any:
-        response = row.get("response") or {}
-        status = response.get("status_code", 0)
-        if status == 200:
-            return answer_of(response.get("body"), prompt_chars(flight.request))
-        complaint = json.dumps(response.get("body") or {"error": row.get("error") or {"message": "no response"}})
-        raise status_error(status or 500, {}, complaint.encode(), self._client.where)
+    async def _standing(self, batch: Batch) -> Standing | None:
+        found = await self._api.standing(str(batch.remote))
+        if found is not None:
+            return found
+        known = await self._api.search(batch.id)
+        return None if known is None else await self._api.standing(known)
 
-    def _give_up(self, batch: _Batch, open_flights: dict[str, Flight], rounds: dict[str, int]) -> None:
-        """Free what the batch had set aside for ids without an answer; ids that came to nothing too often fail."""
-        self._free(batch)
-        for key in batch.keys:
-            flight = open_flights.get(key)
-            if flight is not None and rounds[key] >= ROUNDS:
-                flight.settle(Failure(key, "deadline", f"no answer in {ROUNDS} batches", ROUNDS))
-                del open_flights[key]
+    async def _refused(self, batch: Batch, standing: Standing) -> None:
+        await self._over(batch, "failed")
+        if QUEUE_FULL not in standing.errors:
+            raise EndpointError(f"{self._api.where} refused the batch {batch.remote}: {standing.errors}")
 
-    def _free(self, batch: _Batch) -> None:
-        while batch.held:
-            self._desk.account.settle(batch.held.popitem()[1], Amount())
+    def _wait_for_room(self, refused: int) -> None:
+        """Wait until what fills the endpoint's queue is done: our own batches, else others', with smaller batches."""
+        self._most_live = max(1, len(self._live))
+        if not self._live:
+            self._size = max(1, refused // 2)
+            self._refusals += 1
+            pause = self._spec.batch_poll_s * 2.0 ** min(self._refusals, 20)
+            self._full_until = self._clock() + (min(LONGEST_PAUSE_S, pause) if self._spec.wait_for_batch else 0.0)
 
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the API, again where that may help."""
+    def _made_room(self) -> None:
+        self._refusals = 0
+        self._size = min(2 * self._size, self._spec.batch_size)
+        self._most_live = min(self._most_live + 1, MOST_LIVE)
 
-        async def attempt() -> T:
-            return await call()
+    async def _take(self, batch: Batch, standing: Standing) -> None:
+        rows: dict[str, dict[str, Any]] = {}
+        for file_id in standing.files:
+            # A file that is gone is answers that are gone: what is missing is submitted again.
+            rows |= await self._api.rows(file_id) or {}
+        harvest = await self._reader.read(batch, rows)
+        await self._ask_again(batch, harvest)
+        # After the commits: a crash in between collects again and loses nothing.
+        await self._book.collected(batch, harvest.unanswered, harvest.unpaid)
+        self._reader.free(batch)
+        if harvest.fatal is not None:
+            raise harvest.fatal
 
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_transient),
-            stop=stop_after_attempt(8),
-            wait=wait_random_exponential(multiplier=0.2, max=20),
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except openai.APIError as error:
-            raise self._fatal(error) from None
+    async def _ask_again(self, old: Batch, harvest: Harvest) -> None:
+        """Submit what was cut off once more with a larger cap; where the budget has no room the first answer stands."""
+        batch, bodies = Batch(uuid.uuid4().hex, self._place), {}
+        for key, first in harvest.cut_off.items():
+            flight = self._open[key]
+            body = self._desk.body(flight.request)
+            body |= larger_cap(body, first, self._spec.length_retry_factor or 1.0)
+            self._reader.pay(old, key, Amount())
+            most = self._desk.most(flight.request, cap_of(body)) + self._reader.cost(first)
+            held = None
+            with suppress(BudgetExceededError):
+                held = await self._desk.account.reserve_now(most)
+            if held is None:
+                await self._reader.keep(old, flight, first)
+            else:
+                bodies[key], batch.held[key], batch.lines[key] = body, held, Line(1, first, held)
+        if bodies:
+            await self._send(batch, bodies, instead_of=old.id)
 
-    def _fatal(self, error: openai.APIError) -> Exception:
-        found = self._client.explain(error)
-        return found.fatal or EndpointError(f"the batch API of {self._client.where} does not answer: {found.detail}")
+
+def _place(spec: EndpointSpec) -> str:
+    # The variable's name, not the key: the place is a row in the ledger.
+    return f"{spec.base_url}" + (f" with the key in {spec.api_key_env}" if spec.api_key_env else "")
 
 
-def _transient(error: BaseException) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in {408, 409, 429} or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError)
+def _elsewhere(batch: Batch, where: str) -> str:
+    name = batch.remote or "its name is not known"
+    return (
+        f"a batch of {len(batch.lines)} requests was submitted to {batch.place} ({name}), and {where} does not "
+        "know it. Run with that base_url and key to collect it. To give it up, and pay again for what is missing: "
+        f"lema ledger forget-batch {batch.id}"
+    )

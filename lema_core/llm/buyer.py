@@ -16,6 +16,7 @@ from lema_core.llm.limiter import Ticket
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
+    LONG_CAP,
     Completion,
     CompletionRequest,
     Failure,
@@ -66,8 +67,8 @@ class Desk:
         """Return the price of an answer, where known."""
         return cost_of(self.spec, self.price, answer.prompt_tokens, answer.completion_tokens)
 
-    async def keep(self, flight: Flight, answer: Answer) -> Completion:
-        """Commit a paid answer; return the completion that stands for its key."""
+    async def keep(self, flight: Flight, answer: Answer, batch: str = "") -> Completion:
+        """Commit a paid answer, of a batch where one is named; return the completion that stands for its key."""
         completion = Completion(
             flight.key,
             answer.text,
@@ -79,7 +80,7 @@ class Desk:
         cost = self.cost(answer)
         self.counters.bought(asyncio.get_running_loop().time(), answer.prompt_tokens, answer.completion_tokens, cost)
         self.sizes.seen(prompt_chars(flight.request), answer.prompt_tokens, answer.completion_tokens)
-        entry = Paid(self.spec.identity, self.canonical(flight.request), completion, cost)
+        entry = Paid(self.spec.identity, self.canonical(flight.request), completion, cost, batch)
         return await self.ledger.record(entry) or completion
 
     async def miss(
@@ -91,6 +92,7 @@ class Desk:
         *,
         paid: Answer | None = None,
         final: bool = False,
+        batch: str = "",
     ) -> None:
         """Commit failed attempts, with whatever was paid for them; after a final one the request is given up."""
         tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
@@ -98,7 +100,7 @@ class Desk:
         if paid:
             self.counters.paid(*tokens, cost)
         text = self.canonical(flight.request)
-        entry = Missed(self.spec.identity, text, flight.key, reason, detail, count, *tokens, cost, final)
+        entry = Missed(self.spec.identity, text, flight.key, reason, detail, count, *tokens, cost, final, batch)
         await self.ledger.record(entry)
 
     def canonical(self, request: CompletionRequest) -> str:
@@ -110,6 +112,12 @@ def cap_of(body: dict[str, Any]) -> int | None:
     """Return the most tokens that an answer to a request body may have, None without a cap."""
     cap: int | None = body.get("max_tokens") or body.get("max_completion_tokens")
     return cap
+
+
+def larger_cap(body: dict[str, Any], first: Answer, factor: float) -> dict[str, int]:
+    """Return the cap, under the name that the request uses, to ask again with after an answer that was cut off."""
+    field = LONG_CAP if LONG_CAP in body else "max_tokens"
+    return {field: int(factor * (body.get(field) or max(first.completion_tokens, 16)))}
 
 
 @dataclass(slots=True)
@@ -177,19 +185,18 @@ class Buyer:
         factor = self._spec.length_retry_factor
         if first.finish_reason != "length" or factor is None:
             return first
-        field = "max_completion_tokens" if "max_completion_tokens" in trip.body else "max_tokens"
-        cap = int(factor * (trip.body.get(field) or max(first.completion_tokens, 16)))
+        larger = larger_cap(trip.body, first, factor)
         self._leave(trip)
         # Until the second is sent it may be called off.
         trip.flight.sent = False
         try:
-            second = await self._tries(trip, trip.body | {field: cap})
+            second = await self._tries(trip, trip.body | larger)
         except (AttemptError, LemaError, asyncio.CancelledError):
             # Called off as well: this task ends with the commit of what is paid.
             return first
         finally:
             trip.flight.sent = True
-        detail = f"cut off after {first.completion_tokens} tokens; asked again with {field}={cap}"
+        detail = f"cut off after {first.completion_tokens} tokens; asked again with {larger}"
         await self._desk.miss(trip.flight, "length", 1, detail, paid=first)
         return second
 

@@ -16,6 +16,8 @@ from lema_core.llm.sizes import prompt_chars
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
 
+GATHER_S = 1.0
+
 
 class Channel:
     """Requests to one endpoint spec. ``gates`` are shared: one for each URL, key and model of a process."""
@@ -25,6 +27,8 @@ class Channel:
         self.keys = KeyMaker(spec.identity)
         self.unsubmitted: list[Flight] = []
         """Flights that wait for their batch to be full."""
+        self.gathering = False
+        """A purchase is about to take them."""
         self._desk = desk
         self._gates = gates
         self._client: Client | None = None
@@ -34,6 +38,13 @@ class Channel:
         """Buy one completion over HTTP; see `Buyer.buy`."""
         _, buyer = await self._opened()
         return await buyer.buy(flight)
+
+    async def gather(self) -> None:
+        """Let shards that start together add to ``unsubmitted``, which is the caller's from then on."""
+        try:
+            await asyncio.sleep(min(GATHER_S, self.spec.batch_poll_s))
+        finally:
+            self.gathering, self.unsubmitted = False, []
 
     async def buy_batch(self, flights: list[Flight]) -> None:
         """Buy completions through the Batch API and settle the flights; see `BatchBuyer.buy`."""

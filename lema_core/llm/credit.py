@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lema_core.llm.store import Entry, LedgerStore, Paid
+from lema_core.llm.store import OPEN, Entry, LedgerStore, Paid
 
 _COLUMNS = ("dollars", "tokens", "lost_dollars", "lost_tokens")
 SHARE = 8
@@ -131,10 +131,10 @@ class Credit:
         return Amount(dollars, tokens), Amount(*lost)
 
     def _batches(self) -> Amount:
-        """Return what batches under way will cost whose process has ended: no line holds it any more."""
+        """Return what lines of batches may still cost whose process has ended or let go: no line of credit holds it."""
         sql = (
-            "SELECT COALESCE(SUM(dollars), 0), COALESCE(SUM(tokens), 0) FROM batch_credit JOIN batches ON batch = id "
-            "WHERE run = ? AND state IN ('intended', 'submitted') AND owner NOT IN (SELECT owner FROM owners)"
+            "SELECT COALESCE(SUM(dollars), 0), COALESCE(SUM(tokens), 0) FROM batch_lines JOIN batches ON batch = id "  # noqa: S608
+            f"WHERE run = ? AND {OPEN} AND owner NOT IN (SELECT owner FROM owners)"
         )
         return Amount(*map(float, self._store.database.query(sql, (self._run,))[0]))
 

@@ -106,6 +106,10 @@ class EndpointSpec(BaseModel):
         """Return the same endpoint at a known URL."""
         return self.model_copy(update={"base_url": base_url, "command": None})
 
+    def by_batch(self) -> "EndpointSpec":
+        """Return the same endpoint asked by batches."""
+        return self.model_copy(update={"transport": "batch"})
+
     def api_key(self) -> str:
         """Return the key from the environment; endpoints without one get a placeholder.
 

@@ -120,9 +120,12 @@ class Engine:
         while len(order) <= window - CHUNK or not order:
             chunk = next(source, None)
             if chunk is None:
+                self._submit(channel)
                 break
             await self._admit(channel, chunk, order)
-        self._submit(channel)
+        # Before the stream waits, not with every chunk: 256 requests are no batch.
+        if order and not order[0].done:
+            self._submit(channel)
         return bool(order)
 
     async def _admit(self, channel: Channel, chunk: Sequence[CompletionRequest], order: deque[Flight]) -> None:
@@ -147,6 +150,7 @@ class Engine:
             return
         try:
             held, foreign = await self._ledger.reserve(list(flights))
+            owed = await self._ledger.owed(flights.keys() - held.keys())
         except LemaError as error:
             for flight in flights.values():
                 flight.settle(error=error)
@@ -159,12 +163,21 @@ class Engine:
                 self._unclaimed.append(key)
             elif key in foreign:
                 self._foreign[key] = (channel, flight)
-            elif channel.spec.transport == "batch":
-                channel.unsubmitted.append(flight)
             else:
-                flight.task = asyncio.create_task(self._buy(channel, flight))
+                self._start(channel, flight, owed=key in owed)
         if self._foreign and (self._poller is None or self._poller.done()):
             self._poller = asyncio.create_task(self._poll())
+
+    def _start(self, channel: Channel, flight: Flight, *, owed: bool) -> None:
+        if channel.spec.transport == "batch":
+            channel.unsubmitted.append(flight)
+        elif owed:
+            # What a batch under way owes will be billed: it is collected, although HTTP would be quicker.
+            batched = self._channel(channel.spec.by_batch())
+            batched.unsubmitted.append(flight)
+            self._submit(batched)
+        else:
+            flight.task = asyncio.create_task(self._buy(channel, flight))
 
     async def _buy(self, channel: Channel, flight: Flight) -> None:
         try:
@@ -180,14 +193,16 @@ class Engine:
 
     def _submit(self, channel: Channel) -> None:
         """Hand what the batch transport has gathered to one batch purchase."""
-        if channel.unsubmitted:
-            flights, channel.unsubmitted = channel.unsubmitted, []
-            task = asyncio.create_task(self._buy_batch(channel, flights))
+        if channel.unsubmitted and not channel.gathering:
+            channel.gathering = True
+            task = asyncio.create_task(self._buy_batch(channel))
             self._batches.add(task)
             task.add_done_callback(self._batches.discard)
 
-    async def _buy_batch(self, channel: Channel, flights: list[Flight]) -> None:
+    async def _buy_batch(self, channel: Channel) -> None:
+        flights = channel.unsubmitted
         try:
+            await channel.gather()
             await channel.buy_batch(flights)
         except LemaError as error:
             self._break(channel, flights, error)

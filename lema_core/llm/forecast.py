@@ -182,10 +182,12 @@ async def pilot(
 ) -> list[Outcome]:
     """Buy ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to go by.
 
-    They are sent one by one, also where the endpoint's transport is ``batch``: nobody waits a day for a forecast.
+    They are sent one by one, also where the endpoint's transport is ``batch``: nobody waits a day for a forecast. What
+    a batch under way owes is ``pending``.
     """
     chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
-    return [outcome async for outcome in engine.stream(spec.model_copy(update={"transport": "http"}), chosen)]
+    soon = spec.model_copy(update={"transport": "http", "wait_for_batch": False})
+    return [outcome async for outcome in engine.stream(soon, chosen)]
 
 
 def _priced(

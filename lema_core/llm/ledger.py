@@ -6,7 +6,7 @@ runs, shares the next one. A kill loses at most what was in flight and these mil
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import count
@@ -98,6 +98,10 @@ class Ledger:
             return held | late, foreign - late.keys()
 
         return await self.call(work)
+
+    async def owed(self, keys: Collection[str]) -> set[str]:
+        """Return the keys that batches under way owe; see ``LedgerStore.owed``."""
+        return await self.call(lambda: self.store.owed(list(keys))) if keys else set()
 
     def beat(self) -> dict[str, int]:
         """Give a sign of life; see ``Claims.beat``. To be run by ``call``."""

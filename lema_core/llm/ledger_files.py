@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import DataError, LedgerError
-from lema_core.llm.requests import CompletionRequest, KeyMaker, Sampling, canonical_json
+from lema_core.llm.requests import KeyMaker, canonical_json, stored_request
 from lema_core.llm.store import LedgerStore, chunked, pack, unpack
 
 COLUMNS = (
@@ -50,7 +50,7 @@ def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
         parquet = Path(scratch) / "ledger.parquet"
         export_ledger(old, parquet)
         import_ledger(new, parquet)
-    for table in ("failures", "batches", "batch_items", "batch_credit"):
+    for table in ("failures", "batches", "batch_places", "batch_lines"):
         rows = old.database.query(f"SELECT * FROM {table}")  # noqa: S608
         for some in chunked(rows, PAGE):
             with new.database.transaction():
@@ -91,16 +91,10 @@ def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
 def _checked(path: Path, row: dict[str, Any]) -> tuple[Any, ...]:
     """Return the table's row; an answer under the wrong key would be served for a question it does not answer."""
     request = json.loads(row["request"])
-    if _key(request) != row["key"]:
+    if KeyMaker(request["endpoint"]).key(stored_request(request)) != row["key"]:
         raise DataError(f"{path}: the row with key {row['key']} holds a request with another key; it was changed")
     packed, answer = pack(canonical_json(request)), row["text"].encode()
     return (row["key"], row["endpoint"], packed, answer, *(row[name] for name in COLUMNS[4:]))
-
-
-def _key(stored: dict[str, Any]) -> str:
-    sampling = Sampling.from_params(stored["params"])
-    request = CompletionRequest(tuple(stored["messages"]), sampling, stored["sample_index"])
-    return KeyMaker(stored["endpoint"]).key(request)
 
 
 def differences(one: Any, other: Any, at: str = "request") -> list[str]:

@@ -203,6 +203,12 @@ def canonical_request(identity: str, request: CompletionRequest) -> dict[str, An
     }
 
 
+def stored_request(canonical: Mapping[str, Any]) -> CompletionRequest:
+    """Return a request with the key of the one that this was made from; what has no effect on the answer is lost."""
+    sampling = Sampling.from_params(canonical["params"])
+    return CompletionRequest(tuple(canonical["messages"]), sampling, canonical["sample_index"])
+
+
 @lru_cache(maxsize=4096)
 def _prefix(identity: str, params: str) -> Any:
     return hashlib.sha256(canonical_json([identity, params]).encode("utf-8", "surrogatepass"))

@@ -14,38 +14,12 @@ from typing import Any, TypeVar
 
 from lema_core.llm.database import Database, connect
 from lema_core.llm.requests import Completion
+from lema_core.llm.schema import SCHEMA
 
 T = TypeVar("T")
 
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS completions (
-    key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, request BYTEA NOT NULL, answer BYTEA NOT NULL,
-    finish_reason TEXT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, model TEXT NOT NULL,
-    cost DOUBLE PRECISION, run TEXT NOT NULL, day TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS completions_totals
-    ON completions (run, endpoint, day, prompt_tokens, completion_tokens, cost);
-CREATE TABLE IF NOT EXISTS failures (
-    key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
-    request BYTEA NOT NULL, detail TEXT NOT NULL, count BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,
-    completion_tokens BIGINT NOT NULL, cost DOUBLE PRECISION, PRIMARY KEY (key, run, day, reason));
-CREATE TABLE IF NOT EXISTS owners (
-    owner TEXT PRIMARY KEY, machine TEXT NOT NULL, pid BIGINT NOT NULL, started DOUBLE PRECISION NOT NULL,
-    beat DOUBLE PRECISION NOT NULL);
-CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS claims_by_owner ON claims (owner);
-CREATE TABLE IF NOT EXISTS pools (pool TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (pool, owner));
-CREATE TABLE IF NOT EXISTS credit (
-    owner TEXT PRIMARY KEY, run TEXT NOT NULL, dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL,
-    lost_dollars DOUBLE PRECISION NOT NULL, lost_tokens DOUBLE PRECISION NOT NULL);
-CREATE TABLE IF NOT EXISTS batches (
-    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL, remote TEXT,
-    state TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS batch_credit (
-    batch TEXT PRIMARY KEY, dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL);
-CREATE TABLE IF NOT EXISTS batch_items (batch TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (batch, key));
-CREATE INDEX IF NOT EXISTS batch_items_by_key ON batch_items (key)
-"""
-
+OPEN = "state IN ('intended', 'submitted')"
+"""Said of a batch that may still answer."""
 LOOKUP = 500
 """Keys in one SELECT."""
 
@@ -68,6 +42,8 @@ class Paid:
     request: str
     completion: Completion
     cost: float | None
+    batch: str = ""
+    """The batch whose line this settles: booked once, whoever collects the batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +61,7 @@ class Missed:
     cost: float | None = None
     final: bool = True
     """False: the request goes on and keeps its claim."""
+    batch: str = ""
 
 
 Entry = Paid | Missed
@@ -139,6 +116,17 @@ class LedgerStore:
             held.update((row[0], _completion(row)) for row in rows)
         return held
 
+    def owed(self, keys: Sequence[str], besides: tuple[str, str] = ("", "")) -> set[str]:
+        """Return the keys that open batches owe, besides two: they are paid for, or will be."""
+        owed: set[str] = set()
+        for some in chunked(keys, LOOKUP):
+            sql = (
+                f"SELECT key FROM batch_lines JOIN batches ON batch = id WHERE {OPEN} AND id NOT IN (?, ?) "  # noqa: S608
+                f"AND key IN ({marks(len(some))})"
+            )
+            owed.update(row[0] for row in self.database.query(sql, [*besides, *some]))
+        return owed
+
     def commit(
         self,
         entries: Sequence[Entry],
@@ -152,24 +140,38 @@ class LedgerStore:
         Where another process committed the same key first, its completion stands and ours is counted as a failure
         ``duplicate`` with its cost: totals tell what was paid, not what was useful.
         ``also`` is done in the same transaction. ``again``: nobody knows whether an earlier try of this commit arrived,
-        so an equal completion that is there is taken for ours.
+        so an equal completion that is there is taken for ours. A line that its batch does not owe any more is booked.
         """
-        paid = [entry for entry in entries if isinstance(entry, Paid)]
-        missed = [entry for entry in entries if isinstance(entry, Missed)]
         day = today()
         with self.database.transaction():
+            fresh, before = self._fresh(entries)
+            paid = [entry for entry in fresh if isinstance(entry, Paid)]
+            missed = [entry for entry in fresh if isinstance(entry, Missed)]
             theirs = self._insert([_paid_row(entry, run, day) for entry in paid], again=again)
             missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
             if missed:
                 self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in missed])
-            done = [entry.completion.key for entry in paid] + [entry.key for entry in missed if entry.final]
+            done = [_key(entry) for entry in fresh if isinstance(entry, Paid) or entry.final]
             for keys in chunked(done, LOOKUP):
                 self.database.query(f"DELETE FROM claims WHERE key IN ({marks(len(keys))})", keys)  # noqa: S608
             if also:
                 also(entries)
+            theirs |= before
         return [
             theirs.get(entry.completion.key, entry.completion) if isinstance(entry, Paid) else None for entry in entries
         ]
+
+    def _fresh(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, Completion]]:
+        """Return what is not booked yet, and the completions of the rest: lines that their batch owes no more."""
+        late = [entry for entry in entries if entry.batch and not self._struck(entry)]
+        held = self.lookup([_key(entry) for entry in late])
+        booked = {id(entry) for entry in late if isinstance(entry, Missed) or _key(entry) in held}
+        return [entry for entry in entries if id(entry) not in booked], held
+
+    def _struck(self, entry: Entry) -> bool:
+        """Strike out the line of a batch that an entry settles; tell whether it was owed."""
+        sql = "DELETE FROM batch_lines WHERE batch = ? AND key = ? RETURNING key"
+        return bool(self.database.query(sql, (entry.batch, _key(entry))))
 
     def _insert(self, rows: Sequence[Sequence[Any]], *, again: bool) -> dict[str, Completion]:
         """Insert completions; return those that the ledger held already."""
@@ -243,6 +245,10 @@ class LedgerStore:
     def close(self) -> None:
         """Close the database."""
         self.database.close()
+
+
+def _key(entry: Entry) -> str:
+    return entry.completion.key if isinstance(entry, Paid) else entry.key
 
 
 def _paid_row(entry: Paid, run: str, day: str) -> tuple[Any, ...]:

@@ -75,16 +75,17 @@ class Batches:
         lines = content.count(b"\n") + (not content.endswith(b"\n"))
         if lines > MAX_LINES:
             raise BatchError(400, f"a batch holds at most {MAX_LINES} requests, this one has {lines}")
+        errors = self._no_room(lines)
         now = int(time())
         batch_id = f"batch-{len(self.batches) + 1:06d}"
         self.batches[batch_id] = {
             "id": batch_id,
             "object": "batch",
             "endpoint": body["endpoint"],
-            "errors": None,
+            "errors": errors,
             "input_file_id": body["input_file_id"],
             "completion_window": body.get("completion_window", "24h"),
-            "status": "in_progress",
+            "status": "failed" if errors else "in_progress",
             "output_file_id": None,
             "error_file_id": None,
             "created_at": now,
@@ -95,6 +96,15 @@ class Batches:
             "ready_at": time() + self.faults.batch_delay_s,
         }
         return self.get(batch_id)
+
+    def _no_room(self, lines: int) -> Json | None:
+        """Return the errors of a batch that does not fit into the queue."""
+        waiting = sum(one["request_counts"]["total"] for one in self.batches.values() if one["status"] == "in_progress")
+        if not self.faults.batch_queue or waiting + lines <= self.faults.batch_queue:
+            return None
+        message = f"Enqueued token limit reached: {waiting} requests wait, at most {self.faults.batch_queue} may"
+        error = {"code": "token_limit_exceeded", "message": message, "param": None, "line": None}
+        return {"object": "list", "data": [error]}
 
     def get(self, batch_id: str) -> Json:
         """Return a batch as it stands, after working it off if its delay is over.

@@ -49,6 +49,8 @@ class Faults(BaseModel):
     """Share of batches that expire half done."""
     batch_failure: float = Field(0.0, ge=0, le=1)
     """Share of a batch's requests that fail, up to ``failures_in_a_row`` times each."""
+    batch_queue: int = Field(0, ge=0)
+    """At most so many requests in unfinished batches; another batch fails as where too many tokens wait. 0: any."""
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import pytest
 
 from lema_core.errors import BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, Price
-from lema_core.llm.batch import BatchBuyer
+from lema_core.llm.batch_api import BatchApi
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.store import LedgerStore
 
@@ -98,16 +98,16 @@ async def test_after_a_crash_the_batch_is_found_again(endpoint, ask, ledger, mon
     class Crash(BaseException):
         pass
 
-    create = BatchBuyer._create
+    create = BatchApi.create
 
-    async def crashing(self, batch_id, flights) -> str:
+    async def crashing(self, batch_id, bodies) -> str:
         if moment == "after the creation":
-            await create(self, batch_id, flights)
+            await create(self, batch_id, bodies)
         if moment == "before the creation":
             endpoint.batches.add_file(b"{}", "x.jsonl", "batch")
         raise Crash
 
-    monkeypatch.setattr(BatchBuyer, "_create", crashing)
+    monkeypatch.setattr(BatchApi, "create", crashing)
     with pytest.raises(Crash):
         await buy(ledger, batched(endpoint), ask(6))
     monkeypatch.undo()
@@ -150,7 +150,7 @@ async def test_a_refused_batch_gives_back_what_it_held(endpoint, ask, ledger, mo
     async def refused(*_):
         raise EndpointError("no")
 
-    monkeypatch.setattr(BatchBuyer, "_create", refused)
+    monkeypatch.setattr(BatchApi, "create", refused)
     price = Price(input_per_million=1e6, output_per_million=1e6)
     spec, budget = batched(endpoint, price=price), Budget(dollars=1000)
     async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:

@@ -14,7 +14,7 @@ from lema_core.llm.credit import Amount, Budget, Credit
 from lema_core.llm.database import connect
 from lema_core.llm.ledger_files import differences, entry, export_ledger, import_ledger, move_ledger
 from lema_core.llm.requests import canonical_json, canonical_request
-from lema_core.llm.store import LedgerStore, Missed, Paid
+from lema_core.llm.store import LedgerStore, Missed, Paid, pack
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -146,11 +146,13 @@ def test_a_ledger_moves_with_its_batches_and_failures(url, tmp_path) -> None:
     old, new = LedgerStore(str(tmp_path / "old.sqlite")), LedgerStore(url)
     old.commit([paid(1), Missed("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
     old.database.query("INSERT INTO batches VALUES ('b', 'm', 'r', 'gone', 'remote', 'submitted')")
-    old.database.query("INSERT INTO batch_items VALUES ('b', 'k2')")
-    old.database.query("INSERT INTO batch_credit VALUES ('b', 7.0, 100.0)")
+    old.database.query("INSERT INTO batch_lines VALUES ('b', 'k2', ?, 1, NULL, 7.0, 100.0)", (pack("{}"),))
+    old.database.query("INSERT INTO batch_places VALUES ('b', 'http://there/v1')")
     move_ledger(old, new)
     assert new.spent("r") == old.spent("r") == (0.75, 33)
-    assert new.database.query("SELECT id, remote FROM batches JOIN batch_items ON batch = id") == [("b", "remote")]
+    found = new.database.query("SELECT remote, key FROM batches JOIN batch_lines ON batch = id")
+    assert found == [("remote", "k2")]
+    assert new.database.query("SELECT * FROM batch_places") == [("b", "http://there/v1")]
     credit = Credit(new, "r", "me", Budget(dollars=8))
     assert credit.draw(Amount(dollars=0.5)).granted == Amount(), "7 are under way and 0.75 are spent"
     assert credit.draw(Amount(dollars=0.2)).granted.dollars >= 0.2

@@ -1,0 +1,349 @@
+"""Batches lost, refused, stalled, cut off, or asked for over HTTP: nothing is paid twice, nothing waits for ever."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from lema_core.errors import AuthenticationError, EndpointError
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, Price, engine, request_key
+from lema_core.llm import batch_api as batch_calls
+from lema_core.llm.batch_api import BatchApi
+from lema_core.llm.batch_book import Batch, BatchBook, Line, forget_batch, waits_for_batches
+from lema_core.llm.client import Client
+from lema_core.llm.credit import Amount, Credit
+from lema_core.llm.forecast import pilot
+from lema_core.llm.ledger import Ledger
+from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.simulated import Faults, SimulatedEndpoint
+from lema_core.llm.simulated.batches import Batches
+from lema_core.llm.store import LedgerStore, Paid
+
+PRICE = Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1)
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[SimulatedEndpoint]:
+    async with SimulatedEndpoint() as simulated:
+        yield simulated
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger.sqlite")
+
+
+def batched(endpoint: SimulatedEndpoint, **changes: Any) -> EndpointSpec:
+    fields = {"model": "fixed", "base_url": endpoint.url, "transport": "batch", "batch_poll_s": 0.02, "price": PRICE}
+    return EndpointSpec(**(fields | changes))
+
+
+async def buy(ledger, spec, requests, budget=None):
+    async with Engine.open(ledger=ledger, budget=budget, run="batch") as opened:
+        return [outcome async for outcome in opened.stream(spec, requests)]
+
+
+def submitted(endpoint) -> list[int]:
+    return [batch["request_counts"]["total"] for batch in endpoint.batches.batches.values()]
+
+
+def states(ledger: str) -> list[str]:
+    return [row[0] for row in LedgerStore(ledger).database.query("SELECT state FROM batches ORDER BY state")]
+
+
+def failures(ledger: str) -> dict[str, int]:
+    return dict(LedgerStore(ledger).database.query("SELECT reason, SUM(count) FROM failures GROUP BY reason"))
+
+
+def paid(endpoint) -> int:
+    """Return what the endpoint billed, at PRICE."""
+    report = endpoint.stats.report()
+    return report["prompt_tokens"] + report["completion_tokens"]
+
+
+def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
+    """Let ``change`` see each request's body and change its row before it is written."""
+    line = Batches._line
+
+    def spoiled(self, text, *, expired):
+        row, good = line(self, text, expired=expired)
+        change(batch_calls.json.loads(text)["body"], row)
+        return row, good
+
+    monkeypatch.setattr(Batches, "_line", spoiled)
+
+
+async def test_what_a_batch_owes_is_not_bought_over_http(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=0.5)
+    await buy(ledger, batched(endpoint, wait_for_batch=False), ask(6))
+    spec = batched(endpoint, transport="http")
+    async with Engine.open(ledger=ledger, run="batch") as opened:
+        found = await pilot(opened, spec, ask(6), 6, 3)
+    assert [one.reason for one in found if isinstance(one, Failure)] == ["pending"] * 3
+    assert endpoint.stats.report()["distinct"] == 0
+    outcomes = await buy(ledger, spec, ask(8))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert submitted(endpoint) == [6]
+    assert endpoint.stats.report()["paid_twice"] == 0
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
+
+
+async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with_its_cost(
+    endpoint, ask, ledger
+) -> None:
+    endpoint.faults = Faults(batch_delay_s=0.2)
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(2))
+    first = ask(2)[0]
+    other = Completion(request_key("fixed", first), "x", "stop", 1, 1, "fixed")
+    LedgerStore(ledger).commit([Paid("fixed", canonical_json(canonical_request("fixed", first)), other, 2.0)], "batch")
+    await asyncio.sleep(0.2)
+    assert (await buy(ledger, later, ask(2)))[0] == other
+    assert failures(ledger) == {"duplicate": 1}
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint) + 2
+    assert states(ledger) == ["collected"]
+
+
+async def test_a_batch_that_the_endpoint_forgot_is_submitted_again(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=60)
+    await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
+    endpoint.batches.batches.clear()
+    endpoint.faults = Faults()
+    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+    assert states(ledger) == ["collected", "lost"]
+
+
+async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledger) -> None:
+    await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
+    (batch,) = endpoint.batches.batches
+    del endpoint.batches.files[endpoint.batches.get(batch)["output_file_id"]]
+    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+    assert submitted(endpoint) == [3, 3]
+
+
+async def test_another_url_does_not_pay_for_a_batch_again_unless_it_is_given_up(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=60)
+    await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
+    async with SimulatedEndpoint() as other:
+        with pytest.raises(EndpointError, match=f"3 requests was submitted to {endpoint.url}.*forget-batch"):
+            await buy(ledger, batched(other), ask(3))
+        assert other.batches.batches == {}
+        ((name,),) = LedgerStore(ledger).database.query("SELECT id FROM batches")
+        assert forget_batch(LedgerStore(ledger), name) == 3
+        assert all(isinstance(one, Completion) for one in await buy(ledger, batched(other), ask(3)))
+
+
+async def test_a_batch_of_which_a_part_is_asked_for_is_booked_as_a_whole(endpoint, ask, ledger) -> None:
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(10), Budget(dollars=1e6))
+    assert waits_for_batches(LedgerStore(ledger), "batch")
+    await buy(ledger, later, ask(2), Budget(dollars=1e6))
+    assert states(ledger) == ["collected"]
+    assert not waits_for_batches(LedgerStore(ledger), "batch")
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
+    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches() == Amount()
+
+
+async def test_a_failed_request_that_nobody_asks_for_holds_no_money_and_is_tried_again(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_failure=1.0, failures_in_a_row=1)
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(4), Budget(dollars=1e6))
+    await buy(ledger, later, ask(1), Budget(dollars=1e6))
+    lines = LedgerStore(ledger).database.query("SELECT batch, tries, tokens > 0 FROM batch_lines ORDER BY tries, batch")
+    assert [line[1:] for line in lines] == [(1, 0)] * 3 + [(2, 1)]
+    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(4)))
+    assert set(states(ledger)) == {"collected"}
+
+
+async def test_a_batch_that_never_came_to_be_holds_no_money_for_ever(endpoint, ask, ledger) -> None:
+    book = await Ledger.open(ledger, "batch")
+    gone = Batch("gone", endpoint.url, lines={"a key of another day": Line(share=Amount(500.0, 500.0))})
+    await BatchBook(book, "fixed").intend(gone, {"a key of another day": "{}"})
+    await book.close()
+    await buy(ledger, batched(endpoint), ask(2, max_tokens=20), Budget(dollars=600))
+    assert states(ledger) == ["collected", "lost"]
+    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches() == Amount()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_what_was_cut_off_is_asked_once_more_with_a_larger_cap(endpoint, ask, ledger, wait) -> None:
+    spec = batched(endpoint, wait_for_batch=wait)
+    for _ in range(3):
+        outcomes = await buy(ledger, spec, ask(3, max_tokens=3))
+    assert submitted(endpoint) == [3, 3]
+    assert [one.completion_tokens > 3 for one in outcomes] == [True] * 3
+    assert failures(ledger) == {"length": 3}
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
+    assert set(states(ledger)) == {"collected"}
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_the_first_answer_stands_where_the_larger_cap_is_refused(
+    endpoint, ask, ledger, monkeypatch, wait
+) -> None:
+    def refuse(body, row) -> None:
+        if body["max_tokens"] > 3:
+            row["response"] = {"status_code": 400, "body": {"error": {"message": "max_tokens is too large"}}}
+
+    spoil(monkeypatch, refuse)
+    for _ in range(3):
+        outcomes = await buy(ledger, batched(endpoint, wait_for_batch=wait), ask(2, max_tokens=3))
+    assert [one.finish_reason for one in outcomes] == ["length"] * 2
+    assert submitted(endpoint) == [2, 2]
+    assert set(states(ledger)) == {"collected"}
+
+
+async def test_the_first_answer_stands_where_the_second_batch_is_lost(endpoint, ask, ledger) -> None:
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(2, max_tokens=3))
+    await buy(ledger, later, ask(1, max_tokens=3))
+    second = list(endpoint.batches.batches)[-1]
+    del endpoint.batches.batches[second]
+    outcomes = await buy(ledger, batched(endpoint), ask(1, max_tokens=3))
+    assert [one.finish_reason for one in outcomes] == ["length"]
+    assert submitted(endpoint) == [2]
+
+
+async def test_a_malformed_answer_has_three_tries_all_of_them_paid(endpoint, ask, ledger, monkeypatch) -> None:
+    spoil(monkeypatch, lambda _, row: row["response"]["body"]["choices"][0]["message"].update(content=None))
+    outcomes = await buy(ledger, batched(endpoint), ask(2))
+    assert [(one.reason, one.attempts) for one in outcomes if isinstance(one, Failure)] == [("malformed", 3)] * 2
+    assert submitted(endpoint) == [2, 2, 2]
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
+
+
+async def test_rows_that_no_request_could_better_end_the_run_and_are_tried_again(
+    endpoint, ask, ledger, monkeypatch
+) -> None:
+    spoil(monkeypatch, lambda _, row: row.update(response={"status_code": 401, "body": {"error": {"message": "key"}}}))
+    with pytest.raises(AuthenticationError):
+        await buy(ledger, batched(endpoint), ask(3))
+    assert failures(ledger) == {}
+    monkeypatch.undo()
+    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+
+
+async def test_a_request_that_always_fails_is_given_up_also_by_processes_that_do_not_wait(
+    endpoint, ask, ledger
+) -> None:
+    endpoint.faults = Faults(always_failing=1.0)
+    for _ in range(6):
+        outcomes = await buy(ledger, batched(endpoint, wait_for_batch=False), ask(1))
+    assert [(one.reason, one.attempts) for one in outcomes if isinstance(one, Failure)] == [("server_error", 5)]
+    assert submitted(endpoint) == [1] * 5
+
+
+async def test_a_batch_without_a_word_on_a_request_gives_it_up_as_a_row(endpoint, ask, ledger, monkeypatch) -> None:
+    spoil(monkeypatch, lambda _, row: row.update(custom_id="nobody's"))
+    async with Engine.open(ledger=ledger, run="batch") as opened:
+        outcome = await opened.complete(batched(endpoint), ask(1)[0])
+        assert isinstance(outcome, Failure)
+        assert outcome.reason == "deadline"
+        assert LedgerStore(ledger).database.query("SELECT key FROM claims") == []
+    assert failures(ledger) == {"deadline": 3}
+
+
+async def test_every_call_has_a_deadline(ask, monkeypatch) -> None:
+    async def stalled(_request: web.Request) -> web.Response:
+        await asyncio.sleep(3600)
+        raise AssertionError
+
+    monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", stalled)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    client = Client(EndpointSpec(model="m", base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1"))
+    api = BatchApi(client, 0.05)
+    for call in (api.search("b"), api.create("b", [("k", {})]), api.standing("r"), api.rows("f")):
+        with pytest.raises(EndpointError, match="does not answer"):
+            await call
+    await client.close()
+    await runner.cleanup()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+async def test_a_full_queue_is_waited_for_with_smaller_batches(endpoint, ask, ledger, wait) -> None:
+    endpoint.faults = Faults(batch_queue=10, batch_delay_s=0.05)
+    spec = batched(endpoint, wait_for_batch=wait)
+    for _ in range(1 if wait else 12):
+        outcomes = await buy(ledger, spec, ask(16))
+        await asyncio.sleep(0.06)
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger, monkeypatch) -> None:
+    monkeypatch.setattr(engine, "BATCH_WINDOW", 512)
+    await buy(ledger, batched(endpoint), ask(4096))
+    assert sum(submitted(endpoint)) == 4096
+    assert len(submitted(endpoint)) <= 9
+
+
+async def test_shards_that_start_together_share_a_batch(endpoint, ask, ledger) -> None:
+    async with Engine.open(ledger=ledger, run="batch") as opened:
+
+        async def shard(number: int) -> None:
+            await asyncio.sleep(0.01 * number)
+            assert [one async for one in opened.stream(batched(endpoint, batch_poll_s=0.3), ask(5, 5 * number))]
+
+        await asyncio.gather(*(shard(number) for number in range(6)))
+    assert submitted(endpoint) == [30]
+
+
+async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
+    opened = await Ledger.open(ledger, "batch")
+    batch = Batch("b", "http://there/v1", lines={"k": Line(share=Amount(1.0, 2.0))})
+    assert [await BatchBook(opened, "fixed").intend(batch, {"k": "{}"}) for _ in range(2)] == [set(), set()]
+    ((count,),) = opened.store.database.query("SELECT COUNT(*) FROM batch_lines")
+    assert count == 1
+    await opened.close()
+
+
+async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask, ledger, monkeypatch) -> None:
+    create, called, go = BatchApi.create, asyncio.Event(), asyncio.Event()
+
+    async def slow(self, batch_id, bodies) -> str:
+        called.set()
+        await go.wait()
+        return await create(self, batch_id, bodies)
+
+    monkeypatch.setattr(BatchApi, "create", slow)
+    async with Engine.open(ledger=ledger, run="batch") as opened:
+
+        async def all_of(requests) -> list[Any]:
+            return [one async for one in opened.stream(batched(endpoint), requests)]
+
+        left = asyncio.create_task(all_of(ask(3)))
+        await called.wait()
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        again = asyncio.create_task(all_of(ask(3)))
+        await asyncio.sleep(0.3)
+        assert states(ledger) == ["intended"]
+        go.set()
+        assert all(isinstance(one, Completion) for one in await again)
+    assert submitted(endpoint) == [3]
+
+
+async def test_a_key_that_the_endpoint_echoes_is_kept_nowhere(endpoint, ask, ledger, monkeypatch, tmp_path) -> None:
+    key = "sk-planted-0123456789"
+    monkeypatch.setenv("PLANTED", key)
+    spoil(monkeypatch, lambda _, row: row.update(response={"status_code": 400, "body": {"error": {"message": key}}}))
+    spec = batched(endpoint, api_key_env="PLANTED")
+    (outcome,) = await buy(ledger, spec, ask(1))
+    assert isinstance(outcome, Failure)
+    assert outcome.detail == "HTTP 400: ***"
+
+    def refused(self, lines):
+        return {"object": "list", "data": [{"code": "invalid", "message": f"not for {key}"}]}
+
+    monkeypatch.setattr(Batches, "_no_room", refused)
+    with pytest.raises(EndpointError, match=r"invalid: not for \*\*\*"):
+        await buy(ledger, spec, ask(1, 7))
+    for file in tmp_path.rglob("*"):
+        assert key.encode() not in file.read_bytes()
