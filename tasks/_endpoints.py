@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 
 from lema_core.artifacts import ArtifactRef, PartWriter
 from lema_core.core_dumps import without_core_dumps
@@ -75,6 +76,7 @@ async def publish_asked(
     """
     if ref := await published(runtime, stage):
         return ref
+    stage = replace(stage, by_batch=any(endpoint.transport == "batch" for endpoint in endpoints))
     async with AsyncExitStack() as servers:
         live = [await servers.enter_async_context(serving(endpoint)) for endpoint in endpoints]
         return await publish(runtime, stage, shard_task(live), await engine_watch(runtime, stage))

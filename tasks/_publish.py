@@ -46,6 +46,8 @@ class Stage:
     """So that a shard holds about ``runtime.shard_requests`` requests."""
     asks: bool = True
     """False: no model is asked, a row takes microseconds, and a shard holds `SHARD_ROWS` of them."""
+    by_batch: bool = False
+    """Requests go into batches, which take hours: all shards submit at once."""
 
     def shard_rows(self, runtime: Runtime) -> int:
         """Return how many input rows one task deals with."""
@@ -101,7 +103,8 @@ async def _run_shards(
     # A stage that has no input rows reads files of this machine, or whole tables in one piece: it stays here.
     cluster = cluster_of(runtime) if stage.rows else None
     # On a cluster the workers' threads say how many shards run at a time.
-    slots = asyncio.Semaphore(runtime.shards_in_flight if cluster is None else max(1, len(shards)))
+    at_once = cluster is not None or stage.by_batch
+    slots = asyncio.Semaphore(max(1, len(shards)) if at_once else runtime.shards_in_flight)
     stop = asyncio.Event()
 
     async def one(shard: Shard) -> None:

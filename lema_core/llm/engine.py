@@ -38,6 +38,8 @@ BATCH_WINDOW = 200_000
 POLL_S = 0.25
 """How often to ask for completions that another process is buying."""
 
+Source = Iterator[list[CompletionRequest]]
+
 
 class Engine:
     """Buys each completion once. Use it in the event loop that opened it."""
@@ -103,9 +105,8 @@ class Engine:
 
     async def complete(self, spec: EndpointSpec, request: CompletionRequest) -> Outcome:
         """Return the outcome of one request; see `stream`."""
-        async for outcome in self.stream(spec, [request]):
-            return outcome
-        raise RuntimeError("a stream of one request gave no outcome")
+        (outcome,) = [one async for one in self.stream(spec, [request])]
+        return outcome
 
     def snapshot(self) -> Snapshot:
         """Return the present figures, cheap enough to be asked for twice a second."""
@@ -113,18 +114,13 @@ class Engine:
         unfinished = [flight.asked for flight in self._flights.values() if not flight.done]
         return self._counters.snapshot(now, [gate.limiter for gate in self._gates.values()], unfinished)
 
-    async def _fill(
-        self, channel: Channel, source: Iterator[list[CompletionRequest]], order: deque[Flight], window: int
-    ) -> bool:
+    async def _fill(self, channel: Channel, source: Source, order: deque[Flight], window: int) -> bool:
         """Read requests until the window is full; say whether any are unfinished."""
-        while len(order) <= window - CHUNK or not order:
-            chunk = next(source, None)
-            if chunk is None:
-                self._submit(channel)
-                break
+        chunk: list[CompletionRequest] | None = []
+        while (len(order) <= window - CHUNK or not order) and (chunk := next(source, None)) is not None:
             await self._admit(channel, chunk, order)
-        # Before the stream waits, not with every chunk: 256 requests are no batch.
-        if order and not order[0].done:
+        # At the end and before the stream waits, not with every chunk: 256 requests are no batch.
+        if order and (chunk is None or not order[0].done):
             self._submit(channel)
         return bool(order)
 
@@ -247,8 +243,7 @@ class Engine:
         """Ask for what other processes buy; buy it ourselves where they gave up."""
         while self._foreign:
             await asyncio.sleep(POLL_S)
-            waiting = dict(self._foreign)
-            self._foreign.clear()
+            waiting, self._foreign = self._foreign, {}
             by_channel: dict[int, tuple[Channel, dict[str, Flight]]] = {}
             for key, (channel, flight) in waiting.items():
                 by_channel.setdefault(id(channel), (channel, {}))[1][key] = flight
@@ -277,9 +272,7 @@ class Engine:
             gate.pump()
         await self._account.rest()
 
-    async def _remaining(
-        self, channel: Channel, order: deque[Flight], source: Iterator[list[CompletionRequest]]
-    ) -> str:
+    async def _remaining(self, channel: Channel, order: deque[Flight], source: Source) -> str:
         """Say how many requests are not paid yet and what they would probably cost."""
         missing, worth = set[str](), Amount()
         for chunk in chain([[flight.request for flight in order]], source):
