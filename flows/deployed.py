@@ -19,7 +19,7 @@ from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
 from flows.planning import Planner
-from flows.run_records import RunRecord, record_of, recorded, records
+from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
 from flows.titles import title_of
 from lema_core.artifacts import Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
@@ -108,12 +108,12 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
 
 @flow(name="lema-collect-batch", flow_run_name="collect batches under {root}", persist_result=False)
 async def collect_batch(root: str = ROOT) -> State[None]:
-    """Go on with every run that waits for batches; one whose batches are not done yet goes on waiting.
+    """Go on with every run that waits for batches, also where it failed meanwhile; what is not done goes on waiting.
 
     Args:
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await _each([record for record in records(root) if record.state == "waiting"], root)
+    return await _each([record for record in records(root) if awaits_batches(record, root)], root)
 
 
 @flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)

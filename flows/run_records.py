@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -17,7 +18,10 @@ from pydantic import BaseModel, ConfigDict
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
+from lema_core.llm.batch_book import waits_for_batches
 from lema_core.llm.claims import LEASE_S, Owner, owner_lives, this_machine
+from lema_core.llm.database import is_postgres
+from lema_core.llm.store import LedgerStore
 from lema_core.specs import RunSpec, Runtime
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
@@ -109,6 +113,18 @@ def record_of(root: str, name: str) -> RunRecord | None:
     fs, path = open_root(root)
     file = f"{path}/runs/{name}.json"
     return RunRecord.model_validate_json(fs.cat_file(file)) if fs.exists(file) else None
+
+
+def awaits_batches(record: RunRecord, root: str) -> bool:
+    """Tell whether a run waits for batches, or failed while some were under way: a poll that was not answered, say."""
+    ledger = Runtime.of(record.spec, root).ledger
+    if record.state != "failed" or not (is_postgres(ledger) or Path(ledger).is_file()):
+        return record.state == "waiting"
+    store = LedgerStore(ledger)
+    try:
+        return waits_for_batches(store, record.spec.name)
+    finally:
+        store.close()
 
 
 def unfinished(root: str, name: str | None = None) -> RunSpec:

@@ -1,6 +1,7 @@
 """One endpoint in use: its client, its gate, and the first contact, made once for everybody who waits for it."""
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lema_core.llm.buyer import Buyer, Desk
@@ -10,6 +11,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.limiter import Limiter
+from lema_core.llm.progress import remaining
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Outcome
 from lema_core.llm.sizes import prompt_chars
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from lema_core.llm.client import Client
 
 GATHER_S = 1.0
+Chunks = Iterator[list[CompletionRequest]]
 
 
 class Channel:
@@ -53,14 +56,16 @@ class Channel:
         client, _ = await self._opened()
         await BatchBuyer(self._desk, client).buy(flights)
 
-    @property
-    def price(self) -> object:
-        """Return the price, None where none is known."""
-        return self._desk.price
-
-    def likely(self, request: CompletionRequest) -> Amount:
-        """Return what a request will probably cost, as far as the answers so far tell."""
-        return self._desk.amount(*self._desk.sizes.likely(prompt_chars(request), request.sampling.cap))
+    async def remaining(self, chunks: Chunks) -> str:
+        """Say how many requests are not paid yet and what they would cost, judging by the answers so far."""
+        desk, missing, worth = self._desk, set[str](), Amount()
+        for chunk in chunks:
+            fresh = {key: request for request in chunk if (key := self.keys.key(request)) not in missing}
+            held = await desk.ledger.lookup(list(fresh))
+            for key in fresh.keys() - held.keys():
+                missing.add(key)
+                worth += desk.amount(*desk.sizes.likely(prompt_chars(fresh[key]), fresh[key].sampling.cap))
+        return remaining(len(missing), worth.tokens, worth.dollars if desk.price else None)
 
     async def close(self) -> None:
         """Close the connections."""

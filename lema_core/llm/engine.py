@@ -10,22 +10,22 @@ another), or bought. Outcomes come in the order of the requests through a bounde
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
-from lema_core.llm.channel import Channel
+from lema_core.llm.channel import Channel, Chunks
 from lema_core.llm.claims import BEAT_S
-from lema_core.llm.credit import Amount, Budget
+from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.prices import need_price
-from lema_core.llm.progress import Counters, Snapshot, remaining
+from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.llm.store import chunked
 
@@ -34,11 +34,9 @@ CHUNK = 256
 WINDOW = 1024
 """Requests between the first unfinished one and the last one read; four times the concurrency where that is more."""
 BATCH_WINDOW = 200_000
-"""With the batch transport everything is submitted at once; memory follows."""
+"""With the batch transport so many are submitted before the first answer; memory follows."""
 POLL_S = 0.25
 """How often to ask for completions that another process is buying."""
-
-Source = Iterator[list[CompletionRequest]]
 
 
 class Engine:
@@ -98,7 +96,9 @@ class Engine:
                 self._counters.failures += not isinstance(outcome, Completion)
                 yield outcome
         except BudgetExceededError as error:
-            raise BudgetExceededError(error.reached, await self._remaining(channel, order, source)) from None
+            raise BudgetExceededError(
+                error.reached, await channel.remaining(chain([[one.request for one in order]], source))
+            ) from None
         finally:
             for flight in order:
                 self._land(flight)
@@ -114,7 +114,7 @@ class Engine:
         unfinished = [flight.asked for flight in self._flights.values() if not flight.done]
         return self._counters.snapshot(now, [gate.limiter for gate in self._gates.values()], unfinished)
 
-    async def _fill(self, channel: Channel, source: Source, order: deque[Flight], window: int) -> bool:
+    async def _fill(self, channel: Channel, source: Chunks, order: deque[Flight], window: int) -> bool:
         """Read requests until the window is full; say whether any are unfinished."""
         chunk: list[CompletionRequest] | None = []
         while (len(order) <= window - CHUNK or not order) and (chunk := next(source, None)) is not None:
@@ -271,17 +271,6 @@ class Engine:
             gate.limiter.divide(shares.get(pool, 1))
             gate.pump()
         await self._account.rest()
-
-    async def _remaining(self, channel: Channel, order: deque[Flight], source: Source) -> str:
-        """Say how many requests are not paid yet and what they would probably cost."""
-        missing, worth = set[str](), Amount()
-        for chunk in chain([[flight.request for flight in order]], source):
-            fresh = {key: request for request in chunk if (key := channel.keys.key(request)) not in missing}
-            held = await self._ledger.lookup(list(fresh))
-            for key in fresh.keys() - held.keys():
-                missing.add(key)
-                worth += channel.likely(fresh[key])
-        return remaining(len(missing), worth.tokens, worth.dollars if channel.price else None)
 
     async def _close(self) -> None:
         """Wait for what is out, call off the rest, close the connections."""

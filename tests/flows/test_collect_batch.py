@@ -1,0 +1,56 @@
+"""Collecting batches on a schedule: a real Prefect server, the flow of the deployment in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from support import environment
+
+from flows.run_records import record_of
+from lema_core.llm.simulated import Faults
+from lema_core.llm.simulated.batches import BatchError, Batches
+
+PROGRAM = """
+import asyncio, sys
+from flows.deployed import collect_batch
+state = asyncio.run(collect_batch(sys.argv[1], return_state=True))
+print(f"{state.name}: {state.message}")
+"""
+
+
+def collect(api: str, folder: Path) -> str:
+    """Run the flow once; return the name and the message of its state."""
+    words = [sys.executable, "-c", PROGRAM, str(folder / "out")]
+    done = subprocess.run(
+        words, cwd=folder, env=environment(api, folder), capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+def test_a_run_is_collected_when_its_batches_are_done_also_after_a_poll_that_failed(
+    lema, run_file, simulated, prefect_api, tmp_path, monkeypatch
+):
+    simulated.faults = Faults(batch_delay_s=3600)
+    batch = ("--set", "endpoints.reference.transport=batch", "--set", "endpoints.reference.wait_for_batch=false")
+    lema("run", run_file, "--root", "out", *batch, check=False)
+    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+
+    assert collect(prefect_api, tmp_path) == "Submitted: batches are not done yet of flow_test"
+    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+
+    def away(self, remote):
+        raise BatchError(400, "closed for today")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Batches, "get", away)
+        assert "closed for today" in collect(prefect_api, tmp_path)
+    assert record_of(str(tmp_path / "out"), "flow_test").state == "failed"
+
+    for one in simulated.batches.batches.values():
+        one["ready_at"] = 0
+    simulated.faults = Faults()
+    assert collect(prefect_api, tmp_path) == "Completed: finished flow_test"
+    assert record_of(str(tmp_path / "out"), "flow_test").state == "completed"
+    assert simulated.stats.report()["paid_twice"] == 0
+    assert collect(prefect_api, tmp_path).startswith("Completed: nothing to do")
