@@ -7,8 +7,10 @@ from pathlib import Path
 from support import environment
 
 from flows.run_records import record_of
+from lema_core.llm.batch_book import waits_for_batches
 from lema_core.llm.simulated import Faults
 from lema_core.llm.simulated.batches import BatchError, Batches
+from lema_core.llm.store import LedgerStore, pack
 
 PROGRAM = """
 import asyncio, sys
@@ -33,7 +35,12 @@ def test_a_run_is_collected_when_its_batches_are_done_also_after_a_poll_that_fai
 ):
     simulated.faults = Faults(batch_delay_s=3600)
     batch = ("--set", "endpoints.reference.transport=batch", "--set", "endpoints.reference.wait_for_batch=false")
-    lema("run", run_file, "--root", "out", *batch, check=False)
+    small = ("--set", "runtime.shard_requests=5", "--set", "runtime.shards_in_flight=1")
+    lema("run", run_file, "--root", "out", *batch, *small, check=False)
+    # All shards submit together, although the run file has them one by one.
+    asked = [one["request_counts"]["total"] for one in simulated.batches.batches.values()]
+    assert sum(asked) >= 50
+    assert len(asked) <= 3
     assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
 
     assert collect(prefect_api, tmp_path) == "Submitted: batches are not done yet of flow_test"
@@ -54,3 +61,13 @@ def test_a_run_is_collected_when_its_batches_are_done_also_after_a_poll_that_fai
     assert record_of(str(tmp_path / "out"), "flow_test").state == "completed"
     assert simulated.stats.report()["paid_twice"] == 0
     assert collect(prefect_api, tmp_path).startswith("Completed: nothing to do")
+
+
+def test_a_batch_is_given_up_by_its_id(lema, tmp_path):
+    store = LedgerStore(str(tmp_path / "ledger.sqlite"))
+    store.database.query("INSERT INTO batches VALUES ('b', 'm', 'r', '', 'remote', 'submitted')")
+    store.database.query("INSERT INTO batch_lines VALUES ('b', 'k', ?, 1, NULL, 7.0, 100.0)", (pack("{}"),))
+    words = ("ledger", "forget-batch", "b", "--ledger", "ledger.sqlite")
+    assert "1 requests are bought again" in lema(*words).stdout
+    assert not waits_for_batches(store, "r")
+    assert "no batch 'b' is under way" in lema(*words, check=False).stderr

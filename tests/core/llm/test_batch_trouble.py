@@ -295,6 +295,31 @@ async def test_shards_that_start_together_share_a_batch(endpoint, ask, ledger) -
     assert submitted(endpoint) == [30]
 
 
+async def test_batches_in_postgresql(endpoint, ask, postgres) -> None:
+    ledger = f"{postgres}/postgres"
+    # First answers, second tries, a failed round, strangers' lines: every statement, in the other database.
+    endpoint.faults = Faults(batch_failure=0.5, failures_in_a_row=1)
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(8, max_tokens=3), Budget(dollars=1e6))
+    assert waits_for_batches(LedgerStore(ledger), "batch")
+    await buy(ledger, later, ask(2, max_tokens=3), Budget(dollars=1e6))
+    for _ in range(5):
+        outcomes = await buy(ledger, later, ask(8, max_tokens=3), Budget(dollars=1e6))
+    assert all(isinstance(one, Completion) for one in outcomes)
+    assert not waits_for_batches(LedgerStore(ledger), "batch")
+    assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
+
+
+async def test_an_unreadable_answer_without_usage_counts_for_all_it_may_have_cost(
+    endpoint, ask, ledger, monkeypatch
+) -> None:
+    spoil(monkeypatch, lambda _, row: row["response"].update(body={"odd": 1}))
+    async with Engine.open(ledger=ledger, budget=Budget(dollars=1e6), run="batch") as opened:
+        await opened.complete(batched(endpoint), ask(1, max_tokens=10)[0])
+        assert opened._account._lost.dollars > 30
+    assert failures(ledger) == {"malformed": 3}
+
+
 async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
     opened = await Ledger.open(ledger, "batch")
     batch = Batch("b", "http://there/v1", lines={"k": Line(share=Amount(1.0, 2.0))})
