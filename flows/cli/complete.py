@@ -135,7 +135,7 @@ def _spec(**fields: Any) -> "EndpointSpec":
     except ValidationError as error:
         first = error.errors()[0]
         option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
-        raise ConfigError(f"{option}{first['msg']}") from None
+        raise ConfigError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _price(text: str) -> dict[str, float] | None:
