@@ -33,9 +33,8 @@ class Endpoints:
         self.run = run
         self.made = made
         self.store = Store(runtime.root)
-        folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
-        self._filled = {name: self.store.folder(ref) for name, ref in folders.items() if ref}
-        self._filled |= {"{python}": sys.executable, "{source}": run.questions.path or ""}
+        self._folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
+        self._filled = {"{python}": sys.executable, "{source}": run.questions.path or ""}
 
     def __getitem__(self, name: str) -> EndpointSpec:
         return self.prepared(self.run.endpoint(name))
@@ -44,8 +43,16 @@ class Endpoints:
         """Return an endpoint with its command and identity filled in."""
         changes: dict[str, object] = {}
         if endpoint.command:
-            changes["command"] = tuple(_fill(word, self._filled) for word in endpoint.command)
+            changes["command"] = tuple(self._fill(word) for word in endpoint.command)
         return endpoint.model_copy(update=changes | {"identity": endpoint.answers_as})
+
+    def _fill(self, word: str) -> str:
+        for name, value in self._filled.items():
+            word = word.replace(name, value)
+        for name, ref in self._folders.items():
+            if ref and name in word:
+                word = word.replace(name, str(self.store.local_path(ref)))
+        return word
 
     def students(self, round_number: int) -> Iterator[Student]:
         """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.
@@ -85,9 +92,3 @@ class Endpoints:
         served = f"{identity} served as {manner}" if manner else identity
         named = {"name": "fine-tuned", "model": folder, "identity": served, "command": command}
         return self.prepared(serve.model_copy(update=named))
-
-
-def _fill(word: str, values: dict[str, str]) -> str:
-    for name, value in values.items():
-        word = word.replace(name, value)
-    return word

@@ -27,8 +27,6 @@ from lema_core.specs import Runtime
 from tasks._cluster import OpenEngine
 
 HOST = "127.0.0.1"
-FIGURES = "lema"
-"""The workers' figures of this name travel with their signs of life."""
 REFRESH_S = 2.0
 CONNECT_S = 30
 
@@ -36,8 +34,8 @@ CONNECT_S = 30
 class Cluster:
     """A Dask cluster in use by one run."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    def __init__(self, client: Any, name: str) -> None:
+        self._client, self._name = client, name
         self._snapshots: list[Snapshot] = []
 
     async def run(self, shard_task: partial[Any], shard: object) -> None:
@@ -69,7 +67,7 @@ class Cluster:
         while True:
             with suppress(OSError):
                 known = await self._client.scheduler.identity(n_workers=-1)
-                found = (worker["metrics"].get(FIGURES) for worker in known["workers"].values())
+                found = (worker["metrics"].get(self._name) for worker in known["workers"].values())
                 self._snapshots = [Snapshot(**figures) for figures in found if figures]
             await asyncio.sleep(REFRESH_S)
 
@@ -83,18 +81,20 @@ class EngineOfWorker(distributed.WorkerPlugin):
     """Keeps a run's engine open in every worker, those that join later included, until the run takes it back."""
 
     def __init__(self, runtime: Runtime, open_engine: OpenEngine) -> None:
-        self.name = f"lema-{runtime.run}"
+        # Runs of one name may meet at a scheduler, from other roots; a second plugin of a name ends the first. The
+        # workers' figures travel under it with their signs of life.
+        self.name = f"lema-{runtime.run}-{uuid4().hex}"
         self._runtime, self._open = runtime, open_engine
 
     async def setup(self, worker: Any) -> None:
         """Open the engine in the worker's loop."""
         self._stack = AsyncExitStack()
         engine = await self._stack.enter_async_context(self._open(self._runtime))
-        worker.metrics[FIGURES] = lambda _worker: asdict(engine.snapshot())
+        worker.metrics[self.name] = lambda _worker: asdict(engine.snapshot())
 
     async def teardown(self, worker: Any) -> None:
         """Let what is in flight come home, commit it, and sign out of the ledger."""
-        worker.metrics.pop(FIGURES, None)
+        worker.metrics.pop(self.name, None)
         await self._stack.aclose()
 
 
@@ -111,7 +111,7 @@ async def connected(runtime: Runtime, open_engine: OpenEngine) -> AsyncIterator[
         plugin = EngineOfWorker(runtime, open_engine)
         await client.register_plugin(plugin, name=plugin.name)
         stack.push_async_callback(client.unregister_worker_plugin, plugin.name)
-        cluster = Cluster(client)
+        cluster = Cluster(client, plugin.name)
         figures = asyncio.create_task(cluster.keep_figures())
         stack.callback(figures.cancel)
         yield cluster

@@ -254,6 +254,10 @@ def _endpoint(spec: "EndpointSpec") -> Finding:
         return _command(part, spec, spec.command[0])
     if spec.base_url is None:
         return Finding(part, "missing", f"{spec.model}: neither base_url nor command", "say where it answers")
+    if spec.api_key_secret:
+        return Finding(
+            part, "ok", f"{spec.model}: {spec.base_url}, with the Secret block {spec.api_key_secret}, not asked"
+        )
     problem = _problem(f"{spec.base_url.rstrip('/')}/models", spec.api_key())
     if problem is None:
         return Finding(part, "ok", f"{spec.model}: {spec.base_url} answers")

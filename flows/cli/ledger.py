@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.console import console, told
+from lema_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from lema_core.llm.store import LedgerStore
@@ -52,6 +53,9 @@ def _opened(where: str) -> Iterator["LedgerStore"]:
 def totals(context: typer.Context, ledger: Where) -> None:
     """Show requests, tokens and money by run, by endpoint and by day."""
     if context.invoked_subcommand is not None:
+        source = context.get_parameter_source("ledger")
+        if source and source.name == "COMMANDLINE":
+            raise ConfigError(f"write --ledger behind the word: lema ledger {context.invoked_subcommand} --ledger ...")
         return
     from rich.table import Table
 

@@ -2,11 +2,14 @@
 
 import os
 import pwd
+import secrets
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import free_port
@@ -29,8 +32,8 @@ class Postgres:
         return (self.folder / _PORT_FILE).exists()
 
     def url(self, database: str, driver: str = "postgresql") -> str:
-        """Return a database's address; it holds no password, because only this machine can connect."""
-        return f"{driver}://{USER}@127.0.0.1:{self._port()}/{database}"
+        """Return a database's address; in place of a password it names the file that holds it, which is ours alone."""
+        return f"{driver}://{USER}@127.0.0.1:{self._port()}/{database}?passfile={quote(str(self._passfile), safe='/')}"
 
     def start(self) -> None:
         """Start the server, and make it first where there is none.
@@ -56,12 +59,26 @@ class Postgres:
             self._call("pg_ctl", "-w", "-m", "fast", "stop")
         return running
 
+    @property
+    def _passfile(self) -> Path:
+        return self.folder.with_name("postgres.pass")
+
     def _make(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if user := _as_user():
-            shutil.chown(self.folder, user)
-        if not (self.folder / "PG_VERSION").exists():
-            self._call("initdb", "--auth=trust", f"--username={USER}", "--encoding=UTF8", "--locale=C")
+        """Make the data folder; its port is written last, so that one which was begun and not finished is made anew."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        password, user = secrets.token_urlsafe(32), _as_user()
+        with tempfile.NamedTemporaryFile("w", suffix=".lema", encoding="utf-8") as once:
+            once.write(password)
+            once.flush()
+            for path in (self.folder, once.name):
+                if user:
+                    shutil.chown(path, user)
+            # Every user of the machine reaches loopback, and this role may start programs: not without a password.
+            words = ("--auth=scram-sha-256", f"--pwfile={once.name}", f"--username={USER}")
+            self._call("initdb", *words, "--encoding=UTF8", "--locale=C")
+        self._passfile.touch(mode=0o600)
+        self._passfile.write_text(f"127.0.0.1:*:*:{USER}:{password}\n", encoding="utf-8")
         (self.folder / _PORT_FILE).write_text(f"{free_port()}\n", encoding="utf-8")
 
     def _port(self) -> int:

@@ -6,11 +6,15 @@ Everything lies under ``.lema`` of the present folder. What runs is left alone: 
 import asyncio
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+
+from fsspec.implementations.local import LocalFileSystem
 
 from flows.operations import server
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
+from lema_core.artifacts.files import atomic_file
 from lema_core.errors import LemaError
 
 FOLDER = Path(".lema")
@@ -76,14 +80,20 @@ def _move_ledger(url: str) -> None:
     if named.exists():
         return
     if file.exists():
+        from lema_core.llm.claims import Claims
         from lema_core.llm.ledger_files import move_ledger
         from lema_core.llm.store import LedgerStore
 
-        old, new = LedgerStore(str(file)), LedgerStore(url)
-        move_ledger(old, new)
-        old.close()
-        new.close()
-    named.write_text(f"{url}\n", encoding="utf-8")
+        with closing(LedgerStore(str(file))) as old:
+            if working := Claims(old).living():
+                raise LemaError(
+                    f"{working} processes are working with {file}: what they pay from now on would stay behind there. "
+                    "Wait for their end, or stop them; then run this again"
+                )
+            with closing(LedgerStore(url)) as new:
+                move_ledger(old, new)
+    with atomic_file(LocalFileSystem(), str(named)) as local:
+        local.write_text(f"{url}\n", encoding="utf-8")
 
 
 def _worker() -> str:

@@ -215,15 +215,25 @@ class Store:
             )
         return file
 
-    def local_folder(self, ref: ArtifactRef) -> Path:
-        """Return the artifact's folder as a local path, for programs that read and write plain files.
+    def local_path(self, ref: ArtifactRef) -> Path:
+        """Return where the artifact's folder is or will be, for programs that read plain files.
 
         Raises:
             ArtifactError: if the root is not a local folder.
         """
         if "file" not in self.fs.protocol:
-            raise ArtifactError(f"{self.root} is not a local folder, and a program needs {ref.folder} as plain files.")
-        folder = Path(self.folder(ref))
+            raise ArtifactError(
+                f"{self.root} is no local folder, and a program needs {ref.folder} as plain files: give one as --root"
+            )
+        return Path(self.folder(ref))
+
+    def local_folder(self, ref: ArtifactRef) -> Path:
+        """Return the same, made where it is not there yet.
+
+        Raises:
+            ArtifactError: if the root is not a local folder.
+        """
+        folder = self.local_path(ref)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -104,6 +104,13 @@ class Claims:
                 )
             )
 
+    def living(self) -> int:
+        """Return how many other processes work with this ledger now."""
+        with self._store.database.transaction():
+            self._bury()
+            rows = self._store.database.query("SELECT COUNT(*) FROM owners WHERE owner <> ?", (self.owner,))
+        return int(rows[0][0])
+
     def share(self, pool: str) -> int:
         """Take part in a pool (an endpoint and key with common limits); return how many do."""
         self._pools.add(pool)

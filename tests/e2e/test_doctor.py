@@ -140,3 +140,9 @@ def test_a_run_file_with_a_mistake_is_one_message(doctor):
     assert code == 1
     assert "did you mean" in said
     assert "Traceback" not in said
+
+
+def test_a_key_in_a_secret_block_is_told_and_not_asked_for(doctor, server):
+    code, told = doctor(f'base_url = "{server}/v1"\napi_key_secret = "teachers-key"')
+    assert code == 0
+    assert "the Secret block teachers-key" in told

@@ -339,6 +339,9 @@ def test_the_ledger_tells_what_was_paid(start, tmp_path) -> None:
         return done.stdout
 
     assert "complete" in ledger()
+    early = [sys.executable, "-c", "from flows.cli import app; app()", "ledger", "--ledger", "other", "export", "f"]
+    refused = subprocess.run(early, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert "lema ledger export --ledger" in " ".join(refused.stderr.split())
     assert '"content": "question 1"' in ledger("explain", keys[0])
     assert '"question 1" against "question 2"' in ledger("explain", *keys)
     assert "2 completions" in ledger("export", str(tmp_path / "all.parquet"))

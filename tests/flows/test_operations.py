@@ -9,14 +9,18 @@ import time
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import yaml
 from support import ask, ended, environment, kill_all, lema_command, parts, runs, start_run, state_of, until
 
+from flows.operations import stack
 from flows.operations.postgres import Postgres
 from flows.operations.server import api_url, start, stop
-from lema_core.errors import ConfigError
+from lema_core.errors import ConfigError, LedgerError, LemaError
+from lema_core.llm.claims import Claims
 from lema_core.llm.simulated import Faults
+from lema_core.llm.store import LedgerStore
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -211,6 +215,8 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
         Path(folder).chmod(0o755)
         database = Postgres(Path(folder) / "postgres")
         database.start()
+        with pytest.raises(psycopg.OperationalError, match="no password"):
+            psycopg.connect(database.url("postgres").partition("?")[0])
         try:
             lema("run", "run.toml", "--root", "undisturbed", "--set", "name=plain")
             simulated.stats.reset()
@@ -231,6 +237,19 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
             assert parts(checkout / "out") == parts(checkout / "undisturbed")
         finally:
             database.stop()
+
+
+def test_the_ledger_does_not_move_away_from_under_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store = LedgerStore(".lema/ledger.sqlite")
+    working = Claims(store)
+    working.join()
+    with pytest.raises(LemaError, match="1 processes are working with"):
+        stack._move_ledger("postgresql://127.0.0.1:9/nowhere")
+    assert not (tmp_path / ".lema" / "ledger.url").exists()
+    working.leave()
+    with pytest.raises(LedgerError, match="cannot open"):
+        stack._move_ledger("postgresql://127.0.0.1:9/nowhere")
 
 
 def kill_postgres(data: Path) -> None:
