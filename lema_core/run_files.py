@@ -58,7 +58,7 @@ def _step_into(place: Any, section: str, setting: str) -> Any:
 
 
 def _index(place: list[Any], text: str, setting: str) -> int:
-    if text.isdigit() and int(text) < len(place):
+    if text.isdecimal() and int(text) < len(place):
         return int(text)
     raise ConfigError(f"--set {setting!r}: {text!r} must be a position from 0 to {len(place) - 1} in the list")
 

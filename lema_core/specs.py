@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lema_core.ablation.specs import AblationSpec
+from lema_core.ablation.specs import AblationSpec, Name
 from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
 from lema_core.llm.database import is_postgres
@@ -152,13 +152,14 @@ class RunSpec(Section):
     title: str = ""
     questions: QuestionsSpec
     test_questions: QuestionsSpec | None = None
-    endpoints: dict[str, EndpointSpec] = {}
+    endpoints: dict[Name, EndpointSpec] = {}
+    """By name; the names of endpoints and arms are letters, digits, ., _ and -."""
     students: tuple[StudentSpec, ...] = ()
     verdicts: VerdictsSpec = VerdictsSpec()
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
     evolution: EvolutionSpec | None = None
-    arms: dict[str, ArmSpec] = {}
+    arms: dict[Name, ArmSpec] = {}
     """Arms of one's own, by name, beside the bundled ones."""
     quality_gate: QualityGateSpec | None = None
     mixture: MixtureSpec | None = None

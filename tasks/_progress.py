@@ -5,6 +5,7 @@ A progress update costs the server 8 to 28 ms, so there is at most one every two
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ _listeners: list[Listener] = []
 _readers: list[Reader] = []
 
 
+def artifact_key(*words: str) -> str:
+    """Return a key as Prefect wants it, of small letters, digits and dashes, from names that may have others."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(words).lower()).strip("-")
+
+
 P = ParamSpec("P")
 
 
@@ -79,8 +85,17 @@ def bearing_absence() -> Iterator[None]:
 
 
 def server_gone(error: BaseException) -> bool:
-    """Tell whether Prefect's client did not reach its server: it raises httpx's error, or another one made of it."""
-    return isinstance(error, httpx.TransportError) or isinstance(error.__cause__, httpx.TransportError)
+    """Tell whether Prefect's server does not answer, or only that it cannot now (its database is away, too much to do).
+
+    Its client raises httpx's error, or another one made of it.
+    """
+    return any(
+        isinstance(one, httpx.TransportError)
+        or (
+            isinstance(one, httpx.HTTPStatusError) and (one.response.is_server_error or one.response.status_code == 429)
+        )
+        for one in (error, error.__cause__)
+    )
 
 
 @asynccontextmanager
@@ -150,7 +165,7 @@ class _Shown:
     """A stage's progress in Prefect: a progress artifact with one line, and a table where there is more to tell."""
 
     def __init__(self, stage: str) -> None:
-        self._key = stage.replace("_", "-")
+        self._stage = stage
         self._progress: UUID | None = None
         self._table: UUID | None = None
 
@@ -162,7 +177,7 @@ class _Shown:
 
     async def _send_progress(self, now: Seen) -> None:
         if self._progress is None:
-            key = f"progress-{self._key}"
+            key = artifact_key("progress", self._stage)
             made = await acreate_progress_artifact(progress=100 * now.share, key=key, description=now.line)
             self._progress = made
         else:
@@ -170,7 +185,7 @@ class _Shown:
 
     async def _send_table(self, rows: list[dict[str, str]]) -> None:
         if self._table is None:
-            self._table = await acreate_table_artifact(table=rows, key=f"requests-{self._key}")
+            self._table = await acreate_table_artifact(table=rows, key=artifact_key("requests", self._stage))
         else:
             async with get_client() as client:
                 # Prefect has a function for this for progress only.

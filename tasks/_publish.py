@@ -5,12 +5,14 @@ decides what is left to do: a published artifact is shown as ``Cached``, a finis
 """
 
 import asyncio
+import fcntl
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from prefect import task
 from prefect.artifacts import acreate_table_artifact
@@ -19,17 +21,20 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartWriter, Shard, Store, shards_of
-from lema_core.errors import BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
+from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartSummary, PartWriter, Shard, Store, shards_of
+from lema_core.errors import ArtifactError, BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of
-from tasks._progress import Watch, decorative, watched
+from tasks._progress import Watch, announce, artifact_key, decorative, watched
 
 SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
 
 SHARD_ROWS = 16_384
 """About two seconds of judging: a Prefect task costs some 10 ms, and a flow run should not have thousands."""
+
+LOOK_S = 1.0
+"""Between two looks whether another run has left a folder."""
 
 ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
@@ -81,6 +86,7 @@ async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: 
     Raises:
         ShardsFailedError: some shards failed; the finished ones are kept.
         BudgetExceededError: the budget ran out; every completion paid so far is in the ledger.
+        ArtifactError: a shard has finished and its part is not on the store.
     """
     if ref := await published(runtime, stage):
         return ref
@@ -91,10 +97,23 @@ async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: 
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
         await _run_shards(runtime, stage, todo, shard_task, tick)
-    parts = [part for part in await asyncio.to_thread(store.finished_parts, stage.ref, shards) if part]
+    if ref := await published(runtime, stage):
+        # Another run was quicker; what ours had not written then, it dropped.
+        return ref
+    parts = _all_of(await asyncio.to_thread(store.finished_parts, stage.ref, shards), shards, stage.ref)
     manifest = await asyncio.to_thread(store.publish, stage.identity, parts, seconds=time.monotonic() - started)
     await show_published(manifest)
     return stage.ref
+
+
+def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: ArtifactRef) -> list[PartSummary]:
+    missing = [f"{shard.start}-{shard.stop}" for shard, part in zip(shards, parts, strict=True) if part is None]
+    if missing:
+        raise ArtifactError(
+            f"{ref.folder}: {len(missing)} of {len(shards)} shards have finished and left no part that can be seen "
+            f"here (rows {', '.join(missing[:5])}). Nothing was published; run again to make them."
+        )
+    return [part for part in parts if part]
 
 
 async def _run_shards(
@@ -151,6 +170,42 @@ def _resuming(runtime: Runtime) -> str:
     return f"lema resume {runtime.run}" + ("" if root == str(Path(".lema").absolute()) else f" --root {root}")
 
 
+async def published_alone(
+    runtime: Runtime, stage: Stage, make: Callable[[], Coroutine[Any, Any, object]]
+) -> ArtifactRef:
+    """Return the stage's artifact of plain files; where it is not there, make it while no other process does."""
+    if ref := await published(runtime, stage):
+        return ref
+    async with alone(Store(runtime.root).local_folder(stage.ref)):
+        if not await published(runtime, stage):
+            await make()
+    return stage.ref
+
+
+@asynccontextmanager
+async def alone(folder: Path) -> AsyncIterator[None]:
+    """Be the only one who works in a local folder; wait while another run does, on this machine or a shared disk.
+
+    The lock is on a file beside the folder, and the kernel frees it when we die.
+    """
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        waits = False
+        while not _locked(lock):
+            if not waits:
+                announce(f"Another run works in {folder}. This one waits until it has ended.")
+            waits = True
+            await asyncio.sleep(LOOK_S)
+        yield
+
+
+def _locked(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def files_under(folder: Path, names: Sequence[str]) -> list[str]:
     """Return the files of a folder that have one of the names or lie in a folder of that name, relative to it."""
     found = (file for name in names for file in (folder / name, *(folder / name).rglob("*")))
@@ -185,5 +240,5 @@ async def show_published(manifest: Manifest) -> None:
         *({"what": name, "number": count} for name, count in manifest.counts.items()),
     ]
     await acreate_table_artifact(
-        table=rows, key=manifest.stage.replace("_", "-"), description=f"{manifest.stage} {manifest.fingerprint}"
+        table=rows, key=artifact_key(manifest.stage), description=f"{manifest.stage} {manifest.fingerprint}"
     )

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from functools import partial
 
 from prefect import task
 from prefect.client.schemas.objects import State
@@ -13,7 +14,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.report.gathering import PERPLEXITY_FILE as FILE
 from lema_core.specs import Runtime
 from lema_core.training.launch import clean_environment, run_group
-from tasks._publish import SHARD_TASK, Stage, published
+from tasks._publish import SHARD_TASK, Stage, published_alone
 
 MODEL_FOLDER = "model"
 
@@ -48,6 +49,5 @@ async def perplexity(
         TrainingError: the program failed; its own message is the text.
     """
     stage = Stage(identities.perplexity(pairs, model.fingerprint, corrections.fingerprint), rows=0)
-    if not await published(runtime, stage):
-        await measure(runtime, arm, pairs, model, corrections, stage)
-    return stage.ref
+    make = partial(measure, runtime, arm, pairs, model, corrections, stage)
+    return await published_alone(runtime, stage, make)

@@ -20,7 +20,7 @@ from lema_core.selection_spec import SelectionSpec
 from lema_core.specs import Runtime
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model
-from tasks._progress import decorative
+from tasks._progress import artifact_key, decorative
 from tasks._publish import SHARD_TASK, Stage, files_under, outcome, publish, published
 
 Tables = Mapping[int, ArtifactRef]
@@ -65,10 +65,10 @@ async def choose(runtime: Runtime, arm: str, stage: Stage, on_held_out: Tables, 
     for name in (METRICS_FILE, SPEC_FILE):
         shutil.copyfile(run.folder / name, out / name)
     write_selection(scores, out / SELECTION_FILE)
-    await _show(arm, scores)
     files = files_under(out, (MODEL_FOLDER, METRICS_FILE, SPEC_FILE, SELECTION_FILE))
     seconds = run.seconds + time.monotonic() - started
     store.publish_files(stage.identity, files, seconds=seconds, extra=run.start | {"chosen_step": best.step})
+    await _show(arm, scores)
     return Completed(message=f"step {best.step}: {best.right} of {best.n} held-out questions right")
 
 
@@ -80,7 +80,7 @@ def _answers(store: Store, tables: Tables) -> dict[int, Iterator[JudgedPath]]:
 async def _show(arm: str, scores: list[CheckpointScore]) -> None:
     await acreate_table_artifact(
         table=[asdict(score) for score in scores],
-        key=f"selection-{arm.replace('_', '-')}",
+        key=artifact_key("selection", arm),
         description=(
             f"checkpoints of the arm {arm}: chosen on held-out training questions. Columns of the test set, where "
             "there are any, are the paper's protocol: the best of them leaks and decides nothing."

@@ -12,7 +12,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_tokenising
 from tasks._models import based_on
-from tasks._publish import SHARD_TASK, Stage, published
+from tasks._publish import SHARD_TASK, Stage, published_alone
 
 FILES = ["meta.json", "rejected.parquet", "tokens.arrow"]
 
@@ -39,7 +39,8 @@ async def tokens(
         TrainingError: the examples do not fit the base model or the objective, or none is left.
     """
     stage = Stage(identities.tokens(spec, examples.fingerprint, start), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
-    await tokenise(runtime, based_on(Store(runtime.root), spec, start), arm, examples, stage)
-    return stage.ref
+
+    async def make() -> None:
+        await tokenise(runtime, based_on(Store(runtime.root), spec, start), arm, examples, stage)
+
+    return await published_alone(runtime, stage, make)

@@ -19,8 +19,8 @@ from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
 from tasks._models import based_on
-from tasks._progress import Seen, decorative, watched
-from tasks._publish import SHARD_TASK, Stage, files_under, published
+from tasks._progress import Seen, artifact_key, decorative, watched
+from tasks._publish import SHARD_TASK, Stage, alone, files_under, published_alone
 
 KEPT = ("model", "metrics.parquet", "spec.json")
 """What of the output folder is the artifact; checkpoints and the log belong to the run."""
@@ -43,11 +43,11 @@ async def train(runtime: Runtime, spec: TrainingSpec, arm: str, tokens: Artifact
     out = store.local_folder(stage.ref)
     async with watched(stage.ref, seen.now, done=0, total=1):
         result = await run_on_tokens(spec, runtime.launch, store.local_folder(tokens), out, seen.note)
-    await _show(arm, seen, result.metrics)
     for checkpoint in result.checkpoints:
         shutil.rmtree(checkpoint)
     files = files_under(out, KEPT)
     store.publish_files(stage.identity, files, seconds=time.monotonic() - started, extra=result.start)
+    await _show(arm, seen, result.metrics)
     return Completed(message=f"{seen.now().line}; model in {result.model}")
 
 
@@ -63,8 +63,8 @@ async def train_candidates(
     async with watched(stage.ref, seen.now, done=0, total=1):
         result = await run_on_tokens(spec, launch, store.local_folder(tokens), out, seen.note, logs=kept)
         weights = await whole_checkpoints(spec, launch, out, seen.note, logs=kept)
-    await _show(arm, seen, result.metrics)
     Candidates(out, weights, result.start, time.monotonic() - started).write()
+    await _show(arm, seen, result.metrics)
     return Completed(message=f"{seen.now().line}; {len(weights)} checkpoints to choose from")
 
 
@@ -102,11 +102,11 @@ class Figures:
 @decorative
 async def _show(arm: str, seen: Figures, metrics: Path) -> None:
     """Put every step's figures into a table, and a link beside it for each tracker that has a page."""
-    name, about = arm.replace("_", "-"), f"training of the arm {arm}"
+    key, about = artifact_key("losses", arm), f"training of the arm {arm}"
     rows: list[dict[str, Any]] = pq.read_table(metrics).to_pylist()
-    await acreate_table_artifact(table=rows[:: -(-len(rows) // TABLE_ROWS)], key=f"losses-{name}", description=about)
+    await acreate_table_artifact(table=rows[:: -(-len(rows) // TABLE_ROWS)], key=key, description=about)
     for tracker, link in seen.links.items():
-        key = f"{tracker}-{name}"
+        key = artifact_key(tracker, arm)
         await acreate_link_artifact(link=link, link_text=f"{tracker}: {arm}", key=key, description=about)
 
 
@@ -119,10 +119,11 @@ async def training(
         TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
     """
     stage = Stage(identities.training(spec, tokens.fingerprint, start), rows=0)
-    if ref := await published(runtime, stage):
-        return ref
-    await train(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
-    return stage.ref
+
+    async def make() -> None:
+        await train(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
+
+    return await published_alone(runtime, stage, make)
 
 
 async def candidates(
@@ -143,8 +144,9 @@ async def candidates(
     """
     stage = Stage(identity, rows=0)
     folder = Store(runtime.root).local_folder(stage.ref) / RUN_FOLDER
-    if Candidates.read(folder) is None:
-        await train_candidates(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
+    async with alone(folder.parent):
+        if Candidates.read(folder) is None:
+            await train_candidates(runtime, based_on(Store(runtime.root), spec, start), arm, tokens, stage)
     found = Candidates.read(folder)
     if found is None:
         raise ArtifactError(f"{folder} does not say which checkpoints the run left. Delete it and run again.")

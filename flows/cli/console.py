@@ -20,15 +20,32 @@ if not console.is_terminal:
 
 
 def told(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command so that our errors end it with one message and exit code 1, without a traceback."""
+    """Wrap a command so that our errors and those of files end it with one message and exit code 1, no traceback."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except LemaError as error:
+        except Exception as error:
+            said = _said(error)
+            if said is None:
+                raise
             errors.print("error:", style="bold red", end=" ")
-            errors.print(str(error), markup=False)
+            errors.print(said, markup=False)
             sys.exit(1)
 
     return run
+
+
+def _said(error: Exception) -> str | None:
+    """Return what to tell of an error; None where it is a defect of ours and its traceback is wanted."""
+    from pyarrow import ArrowInvalid
+
+    if isinstance(error, LemaError):
+        return str(error)
+    if isinstance(error, ArrowInvalid):
+        return f"a Parquet file cannot be read: {error}"
+    # A pipe whose reader has gone (lema ... | head) is typer's to end.
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return f"{error}. Look whether the path is right, may be used, and has room." if error.filename else str(error)
+    return None

@@ -45,6 +45,8 @@ def verify(
         _explain(console, why, checked)
     elif cases is None:
         raise typer.BadParameter("give a file of cases, or --why GOLD PRED to explain one pair")
+    elif out is not None and out.resolve() == cases.resolve():
+        raise typer.BadParameter(f"--out {out} is the file of cases itself, which it would overwrite; name another one")
     else:
         _verify_file(console, cases, out, checked, show)
 
@@ -102,9 +104,14 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise DataError(f"{path}: no such file; give a JSONL or Parquet file with the columns gold and pred")
     if path.suffix == ".parquet":
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
-        for batch in pq.ParquetFile(path).iter_batches(BATCH):
+        try:
+            file = pq.ParquetFile(path)
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{path}: no whole Parquet file ({error}); write it again") from None
+        for batch in file.iter_batches(BATCH):
             yield from batch.to_pylist()
         return
     with path.open(encoding="utf-8", errors="surrogateescape") as lines:

@@ -43,6 +43,9 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
     work = asyncio.ensure_future(cast("Coroutine[Any, Any, Any]", noted(run, root)))
     watch = asyncio.create_task(_until_wished(begun))
     await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
+    if not work.done() and (failure := watch.exception()):
+        announce(f"From now on this run cannot be cancelled in the UI: its server answered {failure!r}.")
+        await asyncio.wait([work])
     if work.done():
         watch.cancel()
         try:

@@ -129,8 +129,15 @@ def stop(home: Path) -> bool:
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Hold a lock that the kernel frees when we die: two runs at once must not start two servers."""
-    home.mkdir(parents=True, exist_ok=True)
-    with (home / "lock").open("w") as lock:
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        lock = (home / "lock").open("w")
+    except OSError as error:
+        raise LemaError(
+            f"{home.absolute()} cannot be written ({error}), and the Prefect server keeps its records there. "
+            "Change to a folder that you may write to, or set PREFECT_API_URL to a server that runs."
+        ) from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -9,6 +9,7 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from lema_core.artifacts.store import ArtifactRef, Store
+from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import DataError
 
 PARENTS = ("source_id", "path_id", "parent_id", "question_id", "seed_question_id")
@@ -51,10 +52,8 @@ def _rows(store: Store, row_id: str) -> Iterator[Found]:
     shown: set[str] = set()
     for manifest in store.manifests():
         folder = store.folder(ArtifactRef(manifest.stage, manifest.fingerprint))
-        paths = [
-            f"{folder}/{kind}-{part.index:05d}.parquet" for part in manifest.parts for kind in ("part", "rejected")
-        ]
-        for path in paths:
+        names = (name(part.start, part.stop) for part in manifest.parts for name in (part_name, rejected_name))
+        for path in (f"{folder}/{name}" for name in names):
             if "id" not in pq.read_schema(path, filesystem=store.fs).names:
                 continue
             table = ds.dataset(path, filesystem=store.fs).to_table(filter=pc.field("id") == row_id)

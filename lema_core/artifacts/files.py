@@ -1,5 +1,7 @@
 """Files that are there whole or not at all, on any fsspec file system."""
 
+import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import psutil
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.errors import ArtifactError, ConfigError
+from lema_core.machine import this_machine
 
 
 def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -32,14 +35,23 @@ def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 _WRITING = ".writing-"
 
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
+"""What is wrong with a disk; writing tells it without a file's name."""
+
+
+def _prefix(writer: object = "") -> str:
+    """Return how a temporary file's name begins: with its machine, for another one's process ids say nothing here."""
+    machine = hashlib.sha256(this_machine().encode()).hexdigest()[:8]
+    return f"{_WRITING}{machine}-{writer}"
+
 
 def sweep(fs: fsspec.AbstractFileSystem, folder: str) -> None:
-    """Remove what processes that are gone had begun to write into a local folder."""
+    """Remove what processes of this machine that are gone had begun to write into a local folder."""
     if not isinstance(fs, LocalFileSystem):
         return
-    for file in Path(folder).glob(f"{_WRITING}*"):
-        writer = file.name.removeprefix(_WRITING).partition("-")[0]
-        if writer.isdigit() and not psutil.pid_exists(int(writer)):
+    for file in Path(folder).glob(f"{_prefix()}*"):
+        writer = file.name.removeprefix(_prefix()).partition("-")[0]
+        if writer.isdecimal() and not psutil.pid_exists(int(writer)):
             file.unlink(missing_ok=True)
 
 
@@ -51,27 +63,44 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
     nor a power cut leaves half a file under the final name.
 
     Raises:
-        ArtifactError: if the disk is full or the place cannot be written; nothing is left under ``path``.
+        ArtifactError: if the disk is full or the place cannot be written; nothing is left under ``path``. Other errors
+            of who writes (an endpoint that does not answer) stay what they are.
     """
-    local = isinstance(fs, LocalFileSystem)
-    folder = path.rsplit("/", 1)[0] if local else None
-    if folder:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f"{_WRITING}{os.getpid()}-", dir=folder)
-    os.close(handle)
+    with _told(path):
+        name = _temporary(fs, path)
     try:
-        yield Path(name)
-        _place(fs, name, path, local=local)
-    except OSError as error:
-        raise ArtifactError(
-            f"{path} could not be written ({error}). Free space or choose another --root; run again to go on."
-        ) from error
+        with _told(path, name):
+            yield Path(name)
+        with _told(path):
+            _place(fs, name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
-def _place(fs: fsspec.AbstractFileSystem, name: str, path: str, *, local: bool) -> None:
-    if not local:
+@contextmanager
+def _told(path: str, name: str | None = None) -> Iterator[None]:
+    """Turn an error of writing ``path`` into ours; with ``name`` only one of that temporary file or of a disk."""
+    try:
+        yield
+    except OSError as error:
+        if name is not None and str(error.filename) != name and error.errno not in _DISK:
+            raise
+        raise ArtifactError(
+            f"{path} could not be written ({error}). Free space or choose another --root; run again to go on."
+        ) from error
+
+
+def _temporary(fs: fsspec.AbstractFileSystem, path: str) -> str:
+    folder = path.rsplit("/", 1)[0] if isinstance(fs, LocalFileSystem) else None
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=_prefix(f"{os.getpid()}-"), dir=folder)
+    os.close(handle)
+    return name
+
+
+def _place(fs: fsspec.AbstractFileSystem, name: str, path: str) -> None:
+    if not isinstance(fs, LocalFileSystem):
         fs.put_file(name, path)
         return
     with Path(name).open("rb") as written:

@@ -1,10 +1,14 @@
 """The manifest: what an artifact holds, what it was made from, and the proof that no row was lost."""
 
-from typing import Any
+from itertools import pairwise
+from typing import Any, Self
 
+import fsspec
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.errors import ArtifactError
+
+MANIFEST = "manifest.json"
 
 
 class PartSummary(BaseModel):
@@ -47,13 +51,36 @@ class Manifest(BaseModel):
     seconds: float
     """Wall time of the run that published it."""
 
+    @classmethod
+    def read(cls, fs: fsspec.AbstractFileSystem, folder: str) -> Self:
+        """Read the manifest of an artifact's folder.
+
+        Raises:
+            ArtifactError: if the artifact is not published or its manifest is torn.
+        """
+        path = f"{folder}/{MANIFEST}"
+        try:
+            return cls.model_validate_json(fs.cat_file(path))
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from error
+        except ValueError as error:
+            raise ArtifactError(
+                f"{path} cannot be read ({error}). Delete the folder and run again: the ledger pays nothing twice."
+            ) from error
+
 
 def add_up(parts: list[PartSummary]) -> dict[str, Any]:
     """Return the totals over parts: rows in and out, rejected, by reason, and the stage's own counts.
 
     Raises:
-        ArtifactError: if a part's rows in are not its rows out plus its rejected ones.
+        ArtifactError: if a part's rows in are not its rows out plus its rejected ones, or input rows have no part.
     """
+    for before, after in pairwise(parts):
+        if before.stop != after.start:
+            raise ArtifactError(
+                f"after input row {before.stop} the next part begins at {after.start}: input rows have no part or two. "
+                "Nothing was published; run again."
+            )
     for part in parts:
         if part.rows_in != part.rows_out + part.rejected:
             raise ArtifactError(

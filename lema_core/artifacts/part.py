@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lema_core.artifacts.files import atomic_file
-from lema_core.artifacts.manifest import PartSummary
+from lema_core.artifacts.manifest import MANIFEST, PartSummary
 from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.artifacts.table_files import part_name, rejected_name
+from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
 
 WRITE_BATCH = 2_048
@@ -45,7 +47,10 @@ class _Table:
 
 
 class PartWriter:
-    """Collects a shard's rows. ``rows_in`` is what the caller took in: a part that lost rows cannot be published."""
+    """Collects a shard's rows. ``rows_in`` is what the caller took in: a part that lost rows cannot be published.
+
+    Where another run has published the artifact meanwhile, the part is dropped: its rows are there.
+    """
 
     def __init__(
         self, fs: fsspec.AbstractFileSystem, folder: str, index: int, span: tuple[int, int], record: type
@@ -57,13 +62,12 @@ class PartWriter:
         self._summary: PartSummary | None = None
 
     def __enter__(self) -> Self:
-        self._stack = ExitStack()
-        # Entered first, so placed last: a part that is there has its rejected rows beside it.
-        kept = self._stack.enter_context(atomic_file(self._fs, f"{self._folder}/part-{self._index:05d}.parquet"))
-        rejected = self._stack.enter_context(
-            atomic_file(self._fs, f"{self._folder}/rejected-{self._index:05d}.parquet")
-        )
-        self._kept, self._rejected = _Table(str(kept), self._record), _Table(str(rejected), Rejection)
+        with ExitStack() as files:
+            # Entered first, so placed last: a part that is there has its rejected rows beside it.
+            kept = files.enter_context(atomic_file(self._fs, f"{self._folder}/{part_name(*self._span)}"))
+            rejected = files.enter_context(atomic_file(self._fs, f"{self._folder}/{rejected_name(*self._span)}"))
+            self._kept, self._rejected = _Table(str(kept), self._record), _Table(str(rejected), Rejection)
+            self._stack = files.pop_all()
         return self
 
     def add(self, row: object) -> None:
@@ -94,4 +98,8 @@ class PartWriter:
             if error is None:
                 self._stack.__exit__(type(failure), failure, failure.__traceback__)
                 raise
+        if error is None and self._fs.exists(f"{self._folder}/{MANIFEST}"):
+            dropped = ArtifactError(f"{self._folder} was published meanwhile by another run")
+            self._stack.__exit__(ArtifactError, dropped, None)
+            return
         self._stack.__exit__(kind, error, trace)

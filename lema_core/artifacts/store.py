@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 
 from lema_core.artifacts.files import atomic_file, open_root, sweep
 from lema_core.artifacts.fingerprint import Identity
-from lema_core.artifacts.manifest import Manifest, PartSummary, add_up
+from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up
 from lema_core.artifacts.part import PartWriter
 from lema_core.artifacts.schema import rows_from_batch, schema_of
+from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
 
@@ -73,7 +74,7 @@ class Store:
 
     def exists(self, ref: ArtifactRef) -> bool:
         """Tell whether the artifact is published."""
-        return bool(self.fs.exists(f"{self.folder(ref)}/manifest.json"))
+        return bool(self.fs.exists(f"{self.folder(ref)}/{MANIFEST}"))
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """Read an artifact's manifest.
@@ -81,25 +82,17 @@ class Store:
         Raises:
             ArtifactError: if the artifact is not published or its manifest is torn.
         """
-        path = f"{self.folder(ref)}/manifest.json"
-        try:
-            return Manifest.model_validate_json(self.fs.cat_file(path))
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from error
-        except ValueError as error:
-            raise ArtifactError(
-                f"{path} cannot be read ({error}). Delete the folder and run again: the ledger pays nothing twice."
-            ) from error
+        return Manifest.read(self.fs, self.folder(ref))
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield the manifest of every published artifact, by path."""
-        for path in sorted(self.fs.glob(f"{self.path}/*/*/manifest.json")):
+        for path in sorted(self.fs.glob(f"{self.path}/*/*/{MANIFEST}")):
             stage, fingerprint = str(path).split("/")[-3:-1]
             yield self.manifest(ArtifactRef(stage, fingerprint))
 
     def finished_part(self, ref: ArtifactRef, shard: Shard) -> PartSummary | None:
         """Return the summary of a shard's part, or None where there is none that is whole and of the same range."""
-        path = f"{self.folder(ref)}/part-{shard.index:05d}.parquet"
+        path = f"{self.folder(ref)}/{part_name(shard.start, shard.stop)}"
         try:
             with self.fs.open(path, "rb") as file:
                 metadata = pq.read_metadata(file).metadata or {}
@@ -166,7 +159,7 @@ class Store:
         )  # fmt: skip
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
         sweep(self.fs, folder)
-        with atomic_file(self.fs, f"{folder}/manifest.json") as local:
+        with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
             local.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         return manifest
 
@@ -177,19 +170,19 @@ class Store:
         for part in self.manifest(ref).parts:
             low, high = max(start - first, 0), min(stop - first, part.rows_out)
             if low < high:
-                yield from self._part_rows(f"{self.folder(ref)}/part-{part.index:05d}.parquet", record, low, high)
+                path = f"{self.folder(ref)}/{part_name(part.start, part.stop)}"
+                yield from self._part_rows(path, record, part.rows_out, low, high)
             first += part.rows_out
 
     def rejections(self, ref: ArtifactRef) -> Iterator[Rejection]:
         """Yield the rejected rows of a published table."""
         for part in self.manifest(ref).parts:
             if part.rejected:
-                yield from self._part_rows(
-                    f"{self.folder(ref)}/rejected-{part.index:05d}.parquet", Rejection, 0, part.rejected
-                )
+                path = f"{self.folder(ref)}/{rejected_name(part.start, part.stop)}"
+                yield from self._part_rows(path, Rejection, part.rejected, 0, part.rejected)
 
-    def _part_rows(self, path: str, record: type[T], low: int, high: int) -> Iterator[T]:
-        with self._open_part(path, record) as file:
+    def _part_rows(self, path: str, record: type[T], rows: int, low: int, high: int) -> Iterator[T]:
+        with self._open_part(path, record, rows) as file:
             groups, at = _row_groups(file.metadata, low, high)
             for batch in file.iter_batches(batch_size=READ_BATCH, row_groups=groups, columns=schema_of(record).names):
                 if at + batch.num_rows > low:
@@ -201,7 +194,7 @@ class Store:
                 if at >= high:
                     return
 
-    def _open_part(self, path: str, record: type) -> pq.ParquetFile:
+    def _open_part(self, path: str, record: type, rows: int) -> pq.ParquetFile:
         try:
             file = pq.ParquetFile(self.fs.open(path, "rb"))
         except (FileNotFoundError, pa.ArrowInvalid) as error:
@@ -212,6 +205,11 @@ class Store:
         if missing:
             raise ArtifactError(
                 f"{path} has no column {sorted(missing)}: another version wrote it. Delete its folder and run again."
+            )
+        if file.metadata.num_rows != rows:
+            raise ArtifactError(
+                f"{path} holds {file.metadata.num_rows} rows, its manifest says {rows}. "
+                "Delete its folder and run again."
             )
         return file
 

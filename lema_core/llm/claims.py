@@ -6,28 +6,20 @@ A process that was killed therefore blocks nobody on its own machine, and others
 """
 
 import os
-import socket
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.llm.store import LOOKUP, LedgerStore, chunked, marks
+from lema_core.machine import this_machine
 
 LEASE_S = 60.0
 STUCK_S = 600.0
 """A process that exists but gave no sign of life for so long is stopped or stuck: others need not wait for it."""
 BEAT_S = 5.0
-
-
-def this_machine() -> str:
-    """Return what two processes share that can see each other's process ids."""
-    namespace = Path("/proc/self/ns/pid")
-    inside = namespace.readlink().as_posix() if namespace.is_symlink() else ""
-    return f"{socket.gethostname()}/{int(psutil.boot_time())}/{inside}"
 
 
 class Owner(BaseModel):

@@ -21,6 +21,7 @@ from fsspec import AbstractFileSystem
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.artifacts.schema import rows_from_batch, schema_of, table_of
+from lema_core.artifacts.table_files import part_files
 from lema_core.errors import ConfigError, DataError
 from lema_core.records import Correction
 from lema_core.statistics import Agreement, rater_agreement
@@ -80,7 +81,7 @@ def read_corrections(place: Path | str) -> Iterator[Correction]:
         DataError: nothing is there, or it holds no corrections.
     """
     fs, path = open_root(str(place))
-    files = sorted(fs.glob(f"{path}/part-*.parquet")) if fs.isdir(path) else [path]
+    files = part_files(fs, path) if fs.isdir(path) else [path]
     if not files or not all(fs.isfile(file) for file in files):
         raise DataError(
             f"there are no corrections at {place}: expected a Parquet file, or a folder with part-*.parquet, "

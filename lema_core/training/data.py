@@ -17,7 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem
 
+from lema_core.artifacts import part_files
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.training.events import emit
 from lema_core.training.program import carried_out
@@ -195,8 +197,8 @@ def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
 
 
 def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of all ``part-*.parquet`` in a mixture's artifact folder, part by part."""
-    parts = sorted(folder.glob("part-*.parquet")) if folder.is_dir() else [folder]
+    """Yield the rows of a mixture's artifact folder, part by part, or of one Parquet file."""
+    parts = part_files(LocalFileSystem(), str(folder)) if folder.is_dir() else [str(folder)]
     if not parts:
         raise DataError(f"no part-*.parquet in {folder}: expected the folder of a mixture")
     for part in parts:

@@ -15,7 +15,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from fsspec.implementations.local import LocalFileSystem
 
+from lema_core.artifacts import part_files
 from lema_core.errors import DataError
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
@@ -86,7 +88,7 @@ Pair = tuple[str, list[int], list[int], int]
 
 
 def _pairs(corrections: Path, tokenizer: Any) -> Iterator[Pair]:
-    for file in sorted(corrections.glob("part-*.parquet")):
+    for file in part_files(LocalFileSystem(), str(corrections)):
         for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=COLUMNS):
             for row in batch.to_pylist():
                 candidates = tuple(row["candidates"]) if row["candidates"] else None

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from flows.cli.console import told
 from flows.cli.verify import verify
 from lema_core.errors import DataError
 
@@ -72,3 +73,37 @@ def test_bad_input_names_the_line(tmp_path):
 def test_options_that_do_not_fit_are_told():
     assert runner.invoke(app, []).exit_code != 0
     assert runner.invoke(app, ["--family", "poetry", "--why", "1", "1"]).exit_code != 0
+
+
+def test_the_input_is_not_overwritten(jsonl, tmp_path):
+    before = jsonl.read_bytes()
+    (tmp_path / "same.jsonl").symlink_to(jsonl)
+    for out in (jsonl, tmp_path / "same.jsonl"):
+        result = runner.invoke(app, [str(jsonl), "--out", str(out)])
+        assert result.exit_code == 2
+        assert "name another one" in " ".join(result.output.replace("│", " ").split())
+        assert jsonl.read_bytes() == before
+
+
+def test_a_file_that_is_no_parquet_is_told(tmp_path):
+    broken = tmp_path / "cases.parquet"
+    broken.write_bytes(b"")
+    assert isinstance(runner.invoke(app, [str(broken)]).exception, DataError)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [FileNotFoundError(2, "No such file or directory", "nodir/x.parquet"), pa.ArrowInvalid("Parquet magic bytes")],
+)
+def test_errors_of_files_are_one_message(error, capsys):
+    def command() -> None:
+        raise error
+
+    with pytest.raises(SystemExit):
+        told(command)()
+    assert str(error) in capsys.readouterr().err
+
+
+def test_a_defect_of_ours_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        told(lambda: 1 / 0)()

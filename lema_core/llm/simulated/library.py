@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fsspec.implementations.local import LocalFileSystem
+
+from lema_core.artifacts import part_files
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated.requests import read_request
 from lema_core.llm.simulated.variants import Skeletons
@@ -127,11 +130,12 @@ def _problem(text: str, row: Mapping[str, Any]) -> Problem:
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_dir():
-        files = sorted(path.glob("part-*.parquet")) or sorted(p for p in path.iterdir() if p.suffix[1:] in READERS)
+        parts = part_files(LocalFileSystem(), str(path))
+        files = parts or sorted(str(p) for p in path.iterdir() if p.suffix[1:] in READERS)
         if not files:
             raise ConfigError(f"the folder {path} holds no questions: expected part-*.parquet or other data files")
         for file in files:
-            yield from read_rows(str(file))
+            yield from read_rows(file)
     elif path.exists():
         yield from read_rows(str(path))
     else:

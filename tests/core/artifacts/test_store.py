@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 from dataclasses import replace
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, rows_from_batch, shards_of, table_of
+from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, part_files, rows_from_batch, shards_of, table_of
+from lema_core.artifacts.files import _prefix, atomic_file
+from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Question, Rejection, content_id
 
@@ -114,18 +117,89 @@ def test_an_error_inside_a_part_leaves_nothing(tmp_path):
 def test_what_a_killed_writer_left_is_swept_when_the_artifact_is_published(tmp_path):
     store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
     write(store, shard)
-    left, own = (tmp_path / REF.folder / f".writing-{pid}-x" for pid in (2**22 + 1, os.getpid()))
-    left.write_bytes(b"half")
-    own.write_bytes(b"half")
+    begun = [_prefix(f"{pid}-x") for pid in (2**22 + 1, os.getpid())]
+    left, own = (tmp_path / REF.folder / name for name in begun)
+    elsewhere = left.with_name(f".writing-0a0a0a0a-{2**22 + 1}-x")
+    for file in (left, own, elsewhere):
+        file.write_bytes(b"half")
     publish(store, [shard])
     assert not left.exists()
     assert own.exists()
+    assert elsewhere.exists(), "a process of another machine may be writing it"
+
+
+def test_runs_that_cut_the_same_rows_otherwise_do_not_touch_each_others_parts(tmp_path):
+    store, ours, theirs = Store(str(tmp_path)), shards_of(10, 4), shards_of(10, 3)
+    for shard in (*ours, *theirs):
+        write(store, shard)
+    publish(store, ours)
+    assert list(store.rows(REF, Question)) == [question(n) for n in range(10) if n % 3]
+    assert [file.rsplit("/", 1)[1] for file in part_files(store.fs, store.folder(REF))] == [
+        part_name(shard.start, shard.stop) for shard in ours
+    ]
+
+
+def test_nothing_is_written_into_a_published_folder(tmp_path):
+    store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
+    write(store, shard)
+    publish(store, [shard])
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).iterdir())
+    write(store, shard, reject_every=2)
+    write(store, Shard(0, 0, 5))
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).iterdir()) == before
+
+
+def test_input_rows_without_a_part_are_not_published(tmp_path):
+    store, shards = Store(str(tmp_path)), shards_of(10, 4)
+    for shard in shards:
+        write(store, shard)
+    with pytest.raises(ArtifactError, match="after input row 4 the next part begins at 8"):
+        publish(store, [shards[0], shards[2]])
+    assert not store.exists(REF)
+
+
+@pytest.mark.parametrize("name", [part_name, rejected_name])
+def test_a_part_with_other_rows_than_its_manifest_says_is_an_error(tmp_path, name):
+    store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
+    write(store, shard)
+    publish(store, [shard])
+    path = tmp_path / REF.folder / name(0, 10)
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(ArtifactError, match="its manifest says"):
+        [*store.rows(REF, Question), *store.rejections(REF)]
+
+
+def test_a_place_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with (
+        pytest.raises(ArtifactError, match="choose another --root"),
+        atomic_file(Store(str(tmp_path)).fs, str(tmp_path / "file" / "a" / "b")),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (TimeoutError("the endpoint did not answer"), TimeoutError),
+        (PermissionError(errno.EACCES, "no", "another file"), PermissionError),
+        (OSError(errno.ENOSPC, "No space left on device"), ArtifactError),
+    ],
+)
+def test_only_errors_of_the_disk_are_told_as_such(tmp_path, error, told):
+    def fail() -> None:
+        with Store(str(tmp_path)).part(REF, Shard(0, 0, 3), Question):
+            raise error
+
+    with pytest.raises(told):
+        fail()
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_a_torn_part_is_not_a_finished_part(tmp_path):
     store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
     write(store, shard)
-    path = tmp_path / REF.folder / "part-00000.parquet"
+    path = tmp_path / REF.folder / part_name(0, 10)
     path.write_bytes(path.read_bytes()[:-20])
     assert store.finished_part(REF, shard) is None
     write(store, shard)
@@ -143,7 +217,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path):
     for name in ("a", "b"):
         store = Store(str(tmp_path / name))
         write(store, Shard(0, 0, 5_000))
-        files.append((tmp_path / name / REF.folder / "part-00000.parquet").read_bytes())
+        files.append((tmp_path / name / REF.folder / part_name(0, 5_000)).read_bytes())
     assert files[0] == files[1]
 
 
@@ -170,7 +244,7 @@ def test_no_rows_give_one_empty_part_with_a_schema(tmp_path):
     write(store, shards[0])
     assert publish(store, shards).rows_out == 0
     assert list(store.rows(REF, Question)) == []
-    assert pq.read_schema(tmp_path / REF.folder / "part-00000.parquet").names[0] == "id"
+    assert pq.read_schema(tmp_path / REF.folder / part_name(0, 0)).names[0] == "id"
 
 
 @settings(max_examples=30)

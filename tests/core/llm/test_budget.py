@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
 from lema_core.llm.budget import Account
-from lema_core.llm.claims import Claims, this_machine
+from lema_core.llm.claims import Claims
 from lema_core.llm.credit import Amount, Credit, Draw
 from lema_core.llm.store import LedgerStore, Paid
+from lema_core.machine import this_machine
 
 LIMIT = 100
 moves = st.lists(

@@ -1,0 +1,92 @@
+"""Prefect's server answers, and only with 5xx or 429: a healthy run goes on."""
+
+import asyncio
+from types import SimpleNamespace
+from uuid import uuid4
+
+import httpx
+import pytest
+from prefect.client.schemas.objects import State
+from prefect.exceptions import PrefectHTTPStatusError
+
+from flows.operations import cancelling
+from lema_core.artifacts import ArtifactRef
+from lema_core.errors import ServerGoneError
+from tasks import _progress
+
+RUN = SimpleNamespace(name="r")
+
+
+def answered(status: int) -> PrefectHTTPStatusError:
+    request = httpx.Request("GET", "http://127.0.0.1:4200/api/flow_runs/1")
+    return PrefectHTTPStatusError("no", request=request, response=httpx.Response(status, request=request))
+
+
+class Client:
+    """Answers as a server does whose database is away for a moment; the work ends once it has answered well."""
+
+    def __init__(self, statuses: list[int], over: asyncio.Event) -> None:
+        self.statuses, self.over = statuses, over
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        return None
+
+    async def read_flow_run(self, _):
+        if self.statuses:
+            raise answered(self.statuses.pop())
+        self.over.set()
+        return SimpleNamespace(state=State(type="RUNNING"))
+
+
+@pytest.mark.parametrize("statuses", [[503, 500, 429], [418]])
+def test_a_server_that_cannot_answer_cancels_nothing(monkeypatch, statuses):
+    over, told = asyncio.Event(), []
+    client = Client(list(statuses), over)
+
+    def announce(text: str) -> None:
+        told.append(text)
+        if "cannot be cancelled" in text:
+            over.set()
+
+    async def working(*_):
+        cancelling._note(None, SimpleNamespace(id=uuid4()), None)
+        await over.wait()
+        return "done"
+
+    monkeypatch.setattr(cancelling, "get_client", lambda: client)
+    monkeypatch.setattr(cancelling, "announce", announce)
+    monkeypatch.setattr(cancelling, "LOOK_S", 0.01)
+    flow = SimpleNamespace(with_options=lambda **_: working)
+    assert asyncio.run(cancelling.cancellable(flow, RUN, "root")) == "done"
+    assert len(told) == 1
+
+
+def test_a_run_that_the_server_ends_by_5xx_says_how_to_go_on():
+    async def failing(*_):
+        raise answered(503)
+
+    with pytest.raises(ServerGoneError, match="lema resume r"):
+        asyncio.run(cancelling.cancellable(SimpleNamespace(with_options=lambda **_: failing), RUN, "root"))
+
+
+@pytest.mark.parametrize("status", [500, 503, 429])
+def test_progress_that_cannot_be_shown_fails_no_stage(monkeypatch, status):
+    async def refuse(**_):
+        raise answered(status)
+
+    monkeypatch.setattr(_progress, "acreate_progress_artifact", refuse)
+
+    async def stage() -> str:
+        async with _progress.watched(ArtifactRef("questions", "f"), None, done=0, total=1) as tick:
+            tick()
+        return "published"
+
+    assert asyncio.run(stage()) == "published"
+
+
+def test_any_name_gives_a_key_that_prefect_takes():
+    assert _progress.artifact_key("losses", "corrector_gpt-4.1") == "losses-corrector-gpt-4-1"
+    assert _progress.artifact_key("losses", "MyArm") == "losses-myarm"

@@ -1,0 +1,110 @@
+"""Two runs that make the same artifact at the same time, cut into shards alike or not; no Prefect server is asked."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+
+from lema_core.artifacts import Identity, Shard, Store
+from lema_core.errors import ArtifactError
+from lema_core.records import Question
+from lema_core.specs import Runtime
+from tasks import _publish
+from tasks._publish import Stage, publish, published_alone
+
+STAGE = Stage(Identity("questions", {"n": 10}), rows=10)
+ROWS = [Question(id=f"q-{n}", task="t", text=f"What is {n}?", gold=str(n)) for n in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def _unseen(monkeypatch):
+    """Leave out what only shows something in Prefect."""
+
+    @asynccontextmanager
+    async def watched(*_, **__) -> AsyncIterator[object]:
+        yield lambda: None
+
+    async def shown(*_) -> None:
+        return
+
+    monkeypatch.setattr(_publish, "watched", watched)
+    monkeypatch.setattr(_publish, "show_published", shown)
+    monkeypatch.setattr(_publish, "show_cached", shown)
+
+
+def runtime(root, shard_requests: int = 4) -> Runtime:
+    return Runtime(root=str(root), ledger="", run="r", shard_requests=shard_requests)
+
+
+async def shard_task(store: Store, skipped: Shard | None, turn: asyncio.Barrier | None, shard: Shard) -> None:
+    if turn:
+        await turn.wait()
+    if shard == skipped:
+        return
+    with store.part(STAGE.ref, shard, Question) as part:
+        part.rows_in = shard.stop - shard.start
+        for row in ROWS[shard.start : shard.stop]:
+            part.add(row)
+
+
+def test_runs_with_other_shards_publish_every_row(tmp_path):
+    store = Store(str(tmp_path))
+
+    async def both() -> None:
+        turn = asyncio.Barrier(2)
+        work = partial(shard_task, store, None, turn)
+        # Five shards and ten: while one waits for the other the parts of both come to lie in one folder.
+        first = publish(runtime(tmp_path, 2).model_copy(update={"shards_in_flight": 1}), STAGE, work)
+        second = publish(runtime(tmp_path, 1).model_copy(update={"shards_in_flight": 1}), STAGE, work)
+        other = asyncio.create_task(second)
+        await first
+        assert list(store.rows(STAGE.ref, Question)) == ROWS
+        other.cancel()  # killed where it was
+        await asyncio.wait([other])
+
+    asyncio.run(both())
+    assert list(store.rows(STAGE.ref, Question)) == ROWS
+
+
+def test_a_run_whose_artifact_another_one_published_takes_that(tmp_path):
+    store = Store(str(tmp_path))
+
+    async def late(shard: Shard) -> None:
+        await publish(runtime(tmp_path, 3), STAGE, partial(shard_task, store, None, None))
+        await shard_task(store, None, None, shard)
+
+    asyncio.run(publish(runtime(tmp_path, 10), STAGE, partial(late)))
+    assert [(part.start, part.stop) for part in store.manifest(STAGE.ref).parts] == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    assert list(store.rows(STAGE.ref, Question)) == ROWS
+
+
+def test_a_shard_without_a_part_is_an_error_and_nothing_is_published(tmp_path):
+    store = Store(str(tmp_path))
+    with pytest.raises(ArtifactError, match="rows 4-8"):
+        asyncio.run(publish(runtime(tmp_path), STAGE, partial(shard_task, store, Shard(1, 4, 8), None)))
+    assert not store.exists(STAGE.ref)
+    asyncio.run(publish(runtime(tmp_path), STAGE, partial(shard_task, store, None, None)))
+    assert list(store.rows(STAGE.ref, Question)) == ROWS
+
+
+def test_two_runs_never_work_in_one_local_folder(tmp_path, monkeypatch):
+    store, stage, made = Store(str(tmp_path)), Stage(Identity("training", {"n": 1}), rows=0), []
+    waiting = asyncio.Event()
+    monkeypatch.setattr(_publish, "announce", lambda _: waiting.set())
+    monkeypatch.setattr(_publish, "LOOK_S", 0.01)
+
+    async def make(name: str) -> None:
+        await waiting.wait()  # the other one is there and does not come in
+        made.append(name)
+        (store.local_folder(stage.ref) / "model").write_text(name)
+        store.publish_files(stage.identity, ["model"], seconds=1.0)
+
+    async def both() -> list[object]:
+        return await asyncio.gather(
+            *(published_alone(runtime(tmp_path), stage, partial(make, name)) for name in ("one", "two"))
+        )
+
+    assert asyncio.run(both()) == [stage.ref, stage.ref]
+    assert made == ["one"]
