@@ -153,7 +153,8 @@ class RunSpec(Section):
     questions: QuestionsSpec
     test_questions: QuestionsSpec | None = None
     endpoints: dict[Name, EndpointSpec] = {}
-    """By name; the names of endpoints and arms are letters, digits, ., _ and -."""
+    """Where completions come from, by name (letters, digits, ., _ and -; the same for arms). Only
+    ``model``/``identity`` say *what* answers and enter a request's key."""
     students: tuple[StudentSpec, ...] = ()
     verdicts: VerdictsSpec = VerdictsSpec()
     mistakes: MistakesSpec = MistakesSpec()
