@@ -34,7 +34,14 @@ REASONS = {
 """Every reason code of this stage."""
 
 LABEL = re.compile(r"#?\s*(?:Created|New)\s+Question\s*#?\s*:[*\s]*", re.IGNORECASE)
-NEXT_PART = re.compile(r"\n\s*[#*]*\s*(?:Given Question|Created Question|Answer|Solution|Explanation)\b", re.IGNORECASE)
+_PART = r"(?:Given Question|Created Question|(?:Final )?Answer|Solution|Explanation)"
+NEXT_PART = re.compile(
+    rf"#[#\s*]*{_PART}\b"
+    rf"|(?:\n|(?<=[.?!])\s)[\s*]*{_PART}[\s*]*:"
+    r"|(?:\n|(?<=\?)\s)[\s*]*(?:(?:So|Thus|Therefore|Hence),? )?the (?:final )?answer is\b",
+    re.IGNORECASE,
+)
+"""What a model adds to its question; "Solution A has 30% acid" and "Answer in cents." are the question's own words."""
 CHOICES = re.compile(r"\s*\[(?P<choices>[^\[\]]+)\]\s*$")
 MIN_CHOICES = 2
 Kind = Literal["centric", "general"]

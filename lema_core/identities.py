@@ -42,13 +42,13 @@ Choice = Mapping[str, Any]
 """What decides which checkpoint becomes the model."""
 
 REVISIONS = {
-    "questions": 1,
+    "questions": 2,
     "reasoning_paths": 2,
     "verdicts": 1,
     "mistakes": 2,
     "quality_gate": 1,
-    "corrections": 2,
-    "evolution_created": 1,
+    "corrections": 3,
+    "evolution_created": 2,
     "evolution_novel": 1,
     "evolution": 2,
     "held_out": 1,

@@ -30,7 +30,9 @@ REASONS = {
 }
 """Every reason code of the verdicts (the first) and of the selection of mistakes (the others)."""
 
-EQUATION = re.compile(r"\d[\d,.]*(?:\s*[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
+EQUATION = re.compile(r"\d[\d,.]*(?:\s*(?:[^\W\d_]+\s+){0,4}[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
+UNIT_WORDS = re.compile(r"[^\W\d_]{2,}")
+"""A letter alone is an unknown or a sign of multiplication."""
 OPERATORS = r"+\-−*·×÷/=<>≤≥≠^"
 LETTERS = re.compile(rf"[^\w{OPERATORS}]+")
 AROUND_OPERATORS = re.compile(rf" ?([{OPERATORS}]) ?")
@@ -126,7 +128,7 @@ def _step_key(step: str) -> str:
     equations = EQUATION.findall(step)
     if not equations:
         return AROUND_OPERATORS.sub(r"\1", LETTERS.sub(" ", step.casefold())).strip()
-    joined = " ".join("".join(equation.split()) for equation in equations)
+    joined = " ".join("".join(UNIT_WORDS.sub("", equation).split()) for equation in equations)
     return joined.replace(",", "").replace("$", "").replace("×", "*").replace("x", "*").replace("÷", "/").rstrip(".")
 
 

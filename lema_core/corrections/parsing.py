@@ -34,7 +34,10 @@ _WANTED: dict[Shape, frozenset[str]] = {
 }
 _STEP_NUMBER = re.compile(r"\bstep\s{0,3}#?(\d{1,6})\b|^[\s*_]{0,6}(\d{1,6})\b", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"^[\s*_(\[]{0,6}(?:\.{2,}|…)[\s*_)\]]{0,6}$")
-_BRACE_LINE = re.compile(r"^[\s`*]{0,6}(?:[{}]|```\w{0,12})[\s`*]{0,6}$")
+_LEADING_ELLIPSIS = re.compile(r"^[\s*_(\[]{0,6}(?:\.{2,}|…)[\s*_)\]]{0,6}")
+_BRACE_LINE = re.compile(r"^[\s`*]{0,6}(?:[{}]|\*\*|```\w{0,12})[\s`*]{0,6}$")
+_OPENING = re.compile(r"^[ \t`*]{0,6}\{(?=[ \t`*]{0,6}$)|\A\s{0,12}\{", re.MULTILINE)
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +122,34 @@ def _parse_steps(parts: dict[str, str]) -> ParsedCorrection | Fault:
 
 def _solution_lines(text: str) -> tuple[list[str], bool]:
     """Return the solution's lines without braces, fences and the ``...`` line; say whether that line was there."""
-    lines = [line for line in text.splitlines() if line.strip() and not _BRACE_LINE.match(line)]
-    if lines:
-        lines[0] = lines[0].lstrip().removeprefix("{").lstrip()
-        lines[-1] = re.sub(r"(?<=[.\d\s])\}\s*$", "", lines[-1])
+    body, rest = _braced(text)
+    lines = [line for line in body.splitlines() if line.strip() and not _BRACE_LINE.match(line)]
+    unlabelled = _LEADING_ELLIPSIS.sub("", lines[0]) if lines else ""
+    elided = bool(lines) and unlabelled != lines[0]
+    lines = [unlabelled, *lines[1:]] if elided else lines
     kept = [line for line in lines if line and not _ELLIPSIS.match(line)]
-    return kept, len(kept) < len([line for line in lines if line])
+    return [*kept, *_answer_outside(kept, rest)], elided or len(kept) < len(lines)
+
+
+def _braced(text: str) -> tuple[str, str]:
+    """Return what the solution's own braces hold and what follows them; a formula's braces are text."""
+    opening = _OPENING.search(text)
+    if opening is not None:
+        text = text[: opening.start()] + text[opening.end() :]
+    depth = 0
+    for brace in _BRACE.finditer(text, opening.start() if opening else 0):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth < 0:
+            return text[: brace.start()], text[brace.end() :]
+    return text, ""
+
+
+def _answer_outside(lines: list[str], rest: str) -> list[str]:
+    """Return the answer line that a teacher wrote right behind the braces, for want of one within them."""
+    behind = next((line for line in rest.splitlines() if line.strip() and not _BRACE_LINE.match(line)), "")
+    within, found = split_path("\n".join(lines)), split_path("\n".join([*lines, behind]))
+    adds_answer = within.answer_line is None and found.answer_line is not None and found.steps == within.steps
+    return [behind] if adds_answer else []
 
 
 def _tidy(text: str) -> str:

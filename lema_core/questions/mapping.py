@@ -54,7 +54,7 @@ def _text(row: Row, place: str, path: str) -> str:
         return value.strip()
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Parquet and JSON tell 72 as 72.0 where a column holds fractions; the gold answer is 72.
-        return str(int(value)) if float(value).is_integer() else repr(value)
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
     raise DataError(
         f"{place}: the field {path!r} holds {type(value).__name__} {str(value)[:60]!r}. Expected text or a number: "
         "correct the row or `mapping`."

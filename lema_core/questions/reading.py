@@ -125,7 +125,7 @@ def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
 
 @dataclass(slots=True)
 class _Checker:
-    """Turns drafts into questions and remembers which it has seen: 8 bytes of key and a place for each."""
+    """Turns drafts into questions and remembers which it has seen: one or two keys of 8 bytes and a place for each."""
 
     task: Task
     on_duplicate: str
@@ -144,9 +144,10 @@ class _Checker:
         if not text:
             raise DataError(f"{place}: the question is empty. Expected its text: fill or remove the row.")
         gold = self._gold(place, draft)
-        first = self.places.setdefault(self._key(draft, text), place)
-        if first is not place:
-            return self._duplicate(place, first, text)
+        for key in self._keys(draft, text):
+            first = self.places.setdefault(key, place)
+            if first is not place:
+                return self._duplicate(place, first, text)
         return self._accepted(place, draft, text, gold)
 
     def _accepted(self, place: str, draft: Draft, text: str, gold: str) -> Question:
@@ -163,9 +164,12 @@ class _Checker:
             origin=place,
         )
 
-    def _key(self, draft: Draft, text: str) -> int:
-        parts = ["id", draft.key] if draft.key is not None else ["text", text, *(draft.candidates or ())]
-        return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:8])
+    def _keys(self, draft: Draft, text: str) -> list[int]:
+        """Return what no other row may have: the source's id, and the text where the set does not repeat itself."""
+        parts = [["id", draft.key]] if draft.key is not None else []
+        if draft.key is None or not self.task.repeats_texts:
+            parts.append(["text", text, *(draft.candidates or ())])
+        return [int.from_bytes(hashlib.sha256(json.dumps(part).encode()).digest()[:8]) for part in parts]
 
     def _gold(self, place: str, draft: Draft) -> str:
         """Return the gold answer; of a choice its text, also where the source gives its letter."""

@@ -86,6 +86,13 @@ def test_accepted_correction_holds_the_whole_story():
         GOOD.replace("\n", "\r\n"),
         GOOD.replace("Explanation: ", "Explanation:\n"),
         GOOD.replace("takes 2 away.", "takes 2 away. Correct answer: 11 apples."),
+        GOOD.replace("is 11.", "is \\boxed{11}"),
+        GOOD.replace("{\n...", "**{**\n...").replace("\n}", "\n**}**"),
+        GOOD.replace("The answer is 11.\n}", "}\nThe answer is 11.\nI hope this helps!"),
+        GOOD.replace("\n", " "),
+        GOOD.replace("\n", " ").replace("{ ... ", "{ "),
+        GOOD + "\nI hope this helps! Let me know if you have more questions.",
+        GOOD + "\n\nQuestion: How many?\nStep 1.\nExplanation: another one\nCorrect Solution:\n" + GOOD[-20:],
     ],
 )
 def test_tolerant_of_form(text):
@@ -93,6 +100,17 @@ def test_tolerant_of_form(text):
     assert isinstance(row, Correction), row
     assert (row.step, row.spliced.count("Step ")) == (2, 3)
     assert row.explanation.startswith("Eating 2 apples takes 2 away.")
+    assert row.spliced.endswith("\nStep 3: Then 5 + 6 = 11.\nThe answer is " + row.spliced.split()[-1])
+
+
+@pytest.mark.parametrize(
+    "answer", [r"\boxed{7}", r"$\frac{1}{2}$", r"\frac{1}{2}", r"$\{1,2\}$", r"\left\{x:x>0\right."]
+)
+@pytest.mark.parametrize("end", ["\n}", "}", " }\nDone.", ""])
+def test_braces_of_a_formula_are_no_braces_of_the_solution(answer, end):
+    text = f"Step 2.\nExplanation: he adds\nCorrect Solution:\n{{\nStep 2: So it is.\nThe answer is {answer}{end}"
+    parsed = parse_correction(text)
+    assert (parsed.steps, parsed.answer_line) == (("So it is.",), f"The answer is {answer}")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_a_mapping_reads_fields_of_any_name_and_depth(tmp_path):
     assert question.rationale == "Step 1: 40 + 32 = 72\nThe answer is 72."
 
 
-@pytest.mark.parametrize("gold", ["72", "1,000", "5.5", "3/4", "-3", "$12", 7, 2.5])
+@pytest.mark.parametrize("gold", ["72", "1,000", "5.5", "3/4", "-3", "$12", 7, 2.5, 10**399])
 def test_numeric_golds_that_parse(tmp_path, gold):
     (question,) = read(write(tmp_path, [{"question": "How many?", "answer": gold}]))
     assert question.gold == str(gold)
@@ -133,6 +133,12 @@ def test_a_task_format_names_the_missing_fields(tmp_path):
 
 def test_two_rows_with_one_mapped_id_are_refused_with_both_places(tmp_path):
     rows = [{"question": "One?", "answer": "1", "id": "a"}, {"question": "Two?", "answer": "2", "id": "a"}]
+    with pytest.raises(DataError, match=r"questions.jsonl:2 and questions.jsonl:1"):
+        read(write(tmp_path, rows), mapping=FieldMapping(id="id"))
+
+
+def test_another_id_does_not_make_an_equal_question_another(tmp_path):
+    rows = [{"question": "One?", "answer": "5", "id": "a"}, {"question": "One?", "answer": "6", "id": "b"}]
     with pytest.raises(DataError, match=r"questions.jsonl:2 and questions.jsonl:1"):
         read(write(tmp_path, rows), mapping=FieldMapping(id="id"))
 

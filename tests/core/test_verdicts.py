@@ -72,6 +72,8 @@ def test_equal_mistakes_have_one_key_whatever_the_words():
     assert mistake_key(first) == mistake_key(same)
     assert mistake_key(times) == mistake_key(star)
     assert len({mistake_key(path) for path in (first, times, words, other)}) == 4
+    units = [judged(f"Step 1: {sum_} = 8.\nThe answer is 8.") for sum_ in ("3 + 4", "3 apples + 4", "5 apples + 4")]
+    assert mistake_key(units[0]) == mistake_key(units[1]) != mistake_key(units[2])
     assert mistake_key(first) != mistake_key(replace(first, question_id="q2"))
 
 

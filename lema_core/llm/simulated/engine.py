@@ -65,6 +65,8 @@ def _unfit(body: Any) -> str | None:
         return "`messages` must be a list of messages, at least one"
     if body.get("stream") or body.get("n") not in {None, 1}:
         return "stream and n > 1 are not simulated"
+    if not isinstance(body.get("seed"), int | None):
+        return "`seed` must be a whole number"
     return None
 
 

@@ -18,7 +18,7 @@ def _draft(row: Row) -> Draft | Unusable:
     number = ONE_NUMBER.fullmatch(answer)
     if number is None:
         return Unusable("not_numeric", f"the answer {answer!r} is not one plain number", text)
-    key = _value(row, "ID") or None  # one text occurs under two ids, and the paper counts both
+    key = _value(row, "ID") or None
     level, subject = _value(row, "Grade") or None, _value(row, "Solution-Type") or None
     return Draft(text=text, gold=number[1], level=level, subject=subject, key=key)
 
@@ -35,4 +35,5 @@ TASK = Task(
     draft=_draft,
     hub=HubDataset("EleutherAI/asdiv", config="asdiv", train=None, test="validation"),
     on_duplicate="reject",
+    repeats_texts=True,
 )

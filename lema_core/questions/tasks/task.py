@@ -48,5 +48,7 @@ class Task:
     """Enters the identity of generated questions."""
     on_duplicate: Literal["error", "reject"] = "error"
     """A published set may repeat itself; a user's own file should not."""
+    repeats_texts: bool = False
+    """The published set has one text under several ids, and the paper counts each."""
     revision: int = 1
     """Raised when the same rows would become other questions."""

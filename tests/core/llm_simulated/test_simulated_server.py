@@ -137,7 +137,16 @@ async def test_answers_are_cut_off_by_cap_and_by_fault(library):
         assert "The answer is" not in spoiled["choices"][0]["message"]["content"]
 
 
-@pytest.mark.parametrize("content", [b"no json", b"[]", b"{}", b'{"model": "fixed", "messages": [], "n": 2}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"no json",
+        b"[]",
+        b"{}",
+        b'{"model": "fixed", "messages": [], "n": 2}',
+        b'{"model": "fixed", "messages": [{"role": "user", "content": "x"}], "seed": "abc"}',
+    ],
+)
 async def test_bad_bodies_are_refused(library, content):
     async with (
         SimulatedEndpoint(library) as endpoint,
