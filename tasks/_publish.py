@@ -5,6 +5,7 @@ decides what is left to do: a published artifact is shown as ``Cached``, a finis
 """
 
 import asyncio
+import errno
 import fcntl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -203,6 +204,10 @@ def _locked(lock: IO[str]) -> bool:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        # Some shared disks know no locks (Lustre by default): there only the run's name guards the folder.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     return True
 
 
