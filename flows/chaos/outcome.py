@@ -6,7 +6,10 @@ import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from lema_core.llm.simulated.stats import Stats
+from lema_core.training.events import CLOCK_FIELDS
 
 FAULT_COUNTS = ("r429", "r5xx", "cut", "malformed")
 _HELD = "SELECT key, answer, finish_reason, prompt_tokens, completion_tokens, model FROM completions"
@@ -17,7 +20,7 @@ class Outcome:
     """A run's results, comparable byte by byte."""
 
     parts: dict[str, str]
-    """The hash of every Parquet part by its place under the store."""
+    """The hash of every Parquet part by its place under the store; of a training's figures what no clock measured."""
     completions: frozenset[str]
     """The hashes of what the ledger holds, but for when and for whom it was paid."""
     sound: bool
@@ -43,7 +46,7 @@ def outcome_of(root: Path, stats: Stats) -> Outcome:
         sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         held = frozenset(hashlib.sha256(repr(row).encode()).hexdigest() for row in database.execute(_HELD))
     return Outcome(
-        parts={str(path.relative_to(store)): _hash(path) for path in sorted(store.rglob("*.parquet"))},
+        parts={str(path.relative_to(store)): content_hash(path) for path in sorted(store.rglob("*.parquet"))},
         completions=held,
         sound=sound,
         disk_bytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()),
@@ -54,5 +57,10 @@ def outcome_of(root: Path, stats: Stats) -> Outcome:
     )
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def content_hash(path: Path) -> str:
+    """Return the hash of a Parquet part's bytes; with columns that a clock has measured, of the others' rows."""
+    names = pq.read_schema(path).names
+    if set(CLOCK_FIELDS).isdisjoint(names):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    rows = pq.read_table(path, columns=[name for name in names if name not in CLOCK_FIELDS]).to_pylist()
+    return hashlib.sha256(repr(rows).encode()).hexdigest()

@@ -4,7 +4,9 @@ import json
 import sys
 from typing import Any
 
-STEP_FIELDS = ("step", "loss", "learning_rate", "grad_norm", "tokens", "tokens_per_second", "mfu")
+CLOCK_FIELDS = ("tokens_per_second", "mfu")
+"""What a clock has measured, so that no two runs agree on it."""
+STEP_FIELDS = ("step", "loss", "learning_rate", "grad_norm", "tokens", *CLOCK_FIELDS)
 _OF_PAIRS = {"rewards/accuracies": "pairs_in_order", "rewards/margins": "reward_margin"}
 """TRL's names of the figures of dpo, and ours."""
 

@@ -3,12 +3,15 @@
 import shutil
 import sqlite3
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from flows.chaos import SCENARIOS, chosen
 from flows.chaos.adapting import known_to, run_file_text, simulated_run
 from flows.chaos.damage import completions, garbled, tear_tail
+from flows.chaos.outcome import content_hash
 from flows.cli import app
 from lema_core.errors import ConfigError, LedgerError
 from lema_core.llm.store import LedgerStore
@@ -123,6 +126,16 @@ def test_noise_in_the_ledgers_file_is_one_error_and_is_taken_back(dead_ledger, s
     with garbled(dead_ledger, start), pytest.raises(LedgerError, match=r"ledger\.sqlite"):
         LedgerStore(str(dead_ledger)).lookup(["k001"])
     assert completions(dead_ledger) == 60
+
+
+def test_of_a_trainings_figures_all_counts_but_the_clock(tmp_path):
+    def written(name, **columns):
+        pq.write_table(pa.table({"step": [1, 2], "loss": [3.0, 2.5]} | columns), tmp_path / name)
+        return content_hash(tmp_path / name)
+
+    assert written("a", tokens_per_second=[5.0, 6.0]) == written("b", tokens_per_second=[7.0, 8.0])
+    assert written("a", tokens_per_second=[5.0, 6.0]) != written("c", tokens_per_second=[5.0, 6.0], loss=[3.0, 2.6])
+    assert written("d") != written("e", loss=[3.0, 2.6])
 
 
 @pytest.mark.slow
