@@ -51,7 +51,11 @@ _CONVERTIBLE = frozenset(
         "min", "hr", "sec", "lb", "oz", "ft", "in", "hrs", "mins", "k",
     ]
 )  # fmt: skip
-_ROUNDING = re.compile(r"round|approx|about|nearest|whole|around|roughly|almost|≈", re.IGNORECASE)
+_COUNTED = frozenset(["dozen", "hundred", "thousand", "million", "billion", "trillion", "gross", "k"])
+"""Numbers written as units: beside another unit, or none, they are factors that are not computed here."""
+_CLOCK = frozenset(["am", "pm", "o'clock", "o’clock"])
+_COINS = frozenset(["cent", "penny", "pennie", "nickel", "dime", "quarter"])
+_ROUNDING = re.compile(r"round|approx|about|nearest|whole|around|roughly|almost|≈|remainder|left ?over", re.IGNORECASE)
 
 
 def false_equations(text: str) -> list[FalseEquation]:
@@ -67,7 +71,7 @@ def false_equations(text: str) -> list[FalseEquation]:
     found = []
     for chain in chains(text):
         for left, right in pairwise(chain):
-            if left is None or right is None or not _checkable(left, right):
+            if left is None or right is None or not _checkable(text, left, right):
                 continue
             difference = _difference(left, right, loose)
             if difference is not None:
@@ -80,14 +84,27 @@ def _report(text: str, left: Side, right: Side, computed: Fraction, claimed: Fra
     return FalseEquation(text[start:end], computed, claimed, start, end, right.tokens[0].start, end)
 
 
-def _checkable(left: Side, right: Side) -> bool:
+def _checkable(text: str, left: Side, right: Side) -> bool:
     if not any(token.kind == "op" for token in left.tokens[1:]):
         return False  # "60 minutes = 1 hour" converts, "x = 5" defines: nothing is computed
     if [token.text for token in left.tokens] == [token.text for token in right.tokens[: len(left.tokens)]]:
         return False  # "Ann ate 1/6 = 1/6 * 12 = 2 slices" names a share, then computes it
+    if _scales(text, left, right):
+        return False
     return (
         left.units == right.units or not (left.units | right.units) & _CONVERTIBLE or not (left.units and right.units)
     )
+
+
+def _scales(text: str, left: Side, right: Side) -> bool:
+    """Whether the link counts in two scales: ``3 ft + 6 in = 42``, ``3 dozen + 4 = 40``, ``11 + 3 = 2 PM``."""
+    units = left.units | right.units
+    sums = [side for side in (left, right) if any(token.text in {"+", "-"} for token in side.tokens[1:])]
+    if units & _CLOCK or (units & _COUNTED and (left.units != right.units or not all(side.uniform for side in sums))):
+        return True
+    if units & _COINS and re.search(r"[$£€]", text[max(0, left.tokens[0].start - 2) : right.tokens[-1].end]):
+        return True
+    return any(len(side.units & _CONVERTIBLE) > 1 for side in sums)
 
 
 def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fraction] | None:
@@ -113,6 +130,9 @@ def _agree(computed: Fraction, claimed: Fraction, right: Side, loose: bool) -> b
     if computed == claimed:
         return True
     decimals = right.tokens[0].decimals if len(right.tokens) == 1 else 0
+    if len(right.tokens) == 1 and right.tokens[0].percent:
+        percent = right.tokens[0].value  # 1/3 = 33% is rounded to a whole percent
+        return min(abs(computed - percent), abs(100 * computed - percent)) < Fraction(1, 10**decimals)
     if decimals or loose:
         return abs(computed - claimed) < Fraction(1, 10**decimals)
     cents = {"cent", "dollar", "$"} & (right.units) and computed in {claimed * 100, claimed / 100}
@@ -197,7 +217,8 @@ class _Calculator:
             return token.kind == "op" and token.text in {"+", "-"}
         if token.kind == ")":
             return self.apply(0) and bool(self.operators) and self.operators.pop() == "("
-        if token.kind != "op" or not self.apply(_PRECEDENCE[token.text]):
+        # 2^3^2 is 2^9: a power leaves the powers before it waiting
+        if token.kind != "op" or not self.apply(_PRECEDENCE[token.text] + (token.text == "^")):
             return False
         self.operators.append(token.text)
         self.operand_next = True

@@ -22,7 +22,8 @@ _TAINTING = frozenset(
     [
         "of", "half", "twice", "double", "triple", "thrice", "times", "plus", "minus", "by", "sum", "less",
         "more", "than", "third", "quarter", "multiplied", "divided", "another", "subtract", "add",
-        "subtracting", "adding", "squared", "cubed", "per", "root", "over",
+        "subtracting", "adding", "squared", "cubed", "per", "root", "over", "remainder", "mod", "modulo", "log",
+        "ln", "sin", "cos", "tan", "factorial",
     ]
 )  # fmt: skip
 
@@ -35,6 +36,8 @@ class Side:
     units: frozenset[str]
     bullet: bool = False
     """Its leading minus may be a dash or a list mark."""
+    uniform: bool = False
+    """Each of its numbers carries its unit."""
 
 
 def chains(text: str) -> Iterator[list[Side | None]]:
@@ -78,7 +81,7 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
     """Cut one side at its prose into expressions; None for one that touches something unknown."""
     runs: list[Side | None] = []
     current: list[Token] = []
-    units: set[str] = set()
+    units: list[list[str]] = []
     tainted, index = False, 0
     while index < len(side):
         token = side[index]
@@ -92,12 +95,12 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
         if _is_of(words, current, after):
             current.append(Token("op", token.start, token.end, "of"))
         elif _is_unit(words, current, after):
-            units.update(words)
+            units.append(words)
         else:
             if current or tainted:
                 runs.append(None if tainted else _side(current, units, dash=True))
-            current, units = [], set()
-            tainted = words[-1] in _TAINTING
+            current, units = [], []
+            tainted = words[-1].rstrip("_0123456789") in _TAINTING or _is_function(side[index - 1], after)
     if current or tainted or not runs:
         runs.append(None if tainted else _side(current, units, dash=bool(runs)))
     return runs
@@ -123,15 +126,21 @@ def _is_of(words: list[str], current: list[Token], after: Token | None) -> bool:
     return current[-1].percent or fraction or current[-1].kind == ")"
 
 
+def _is_function(word: Token, after: Token | None) -> bool:
+    return after is not None and after.kind == "(" and after.start == word.end
+
+
 def _is_unit(words: list[str], current: list[Token], after: Token | None) -> bool:
     if not current or current[-1].kind not in {"num", ")"} or len(words) > MAX_UNIT_WORDS:
         return False
     if after is not None and after.kind not in {"op", ")"}:
         return False
+    if words == ["in"]:
+        return True  # inches
     return not _BREAKING.intersection(words) and words[-1] not in _TAINTING
 
 
-def _side(tokens: list[Token], units: set[str], *, dash: bool) -> Side | None:
+def _side(tokens: list[Token], units: list[list[str]], *, dash: bool) -> Side | None:
     """Build a side from a clean run; a trailing dash that belongs to the prose is dropped."""
     if tokens and dash and tokens[-1].kind == "op" and tokens[-1].text == "-":
         tokens = tokens[:-1]
@@ -140,5 +149,6 @@ def _side(tokens: list[Token], units: set[str], *, dash: bool) -> Side | None:
     bullet = tokens[0].kind == "op" and len(tokens) > 1 and tokens[1].start > tokens[0].end
     if bullet and dash:
         return None  # "24 hours in a day - 10 hours": the first operand stands in the prose
-    names = frozenset(unit.removesuffix("s") for unit in units)
-    return Side(tuple(tokens), names, bullet)
+    names = frozenset(unit.removesuffix("s") for words in units for unit in words)
+    uniform = len(units) == sum(token.kind == "num" for token in tokens)
+    return Side(tuple(tokens), names, bullet, uniform)

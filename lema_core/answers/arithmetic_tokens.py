@@ -30,6 +30,7 @@ class Token:
 
 _LEXER = re.compile(
     r"""(?P<mark><<[^<>]*>>)
+    |(?P<clock>[0-9]{1,2}:[0-9]{2}(?![0-9]))
     |(?P<mixed>[0-9]{1,4}[ ][0-9]{1,3}/[0-9]{1,4}(?![0-9/.]))
     |(?P<num>(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
     |(?P<shortfrac>\\[dt]?frac\s?[0-9][0-9])
@@ -45,7 +46,7 @@ _LEXER = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
-_PLAIN_KINDS = {"open": "(", "close": ")", "cut": "cut", "other": "var"}
+_PLAIN_KINDS = {"open": "(", "close": ")", "cut": "cut", "other": "var", "clock": "var"}
 _OPERATORS = {"×": "*", "·": "*", "⋅": "*", "∙": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
 _LATEX_OPERATORS = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
 _LATEX_SPACE = {
