@@ -1,13 +1,19 @@
 """Compare two typed answers: True, False, or None where this layer cannot tell. The policies are in policies.py."""
 
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 
-from lema_core.answers.expressions import Node
-from lema_core.answers.policies import is_time, ratio_is_value, same_number, same_ratio, same_up_to_names
+from lema_core.answers.expressions import GREEK, Node
+from lema_core.answers.lexicon import UNIT_SYMBOLS
+from lema_core.answers.names import in_name_order, named_items, same_up_to_names
+from lema_core.answers.policies import same_angle, same_number
+from lema_core.answers.ratios import is_time, ratio_is_value, same_ratio
 from lema_core.answers.relations import as_interval, flipped, same_equation, same_inequality
 from lema_core.answers.typed import Answer, Kind
 
 _INFINITE = {("inf",), ("+", "inf"), ("-", "inf")}
+_WITH_ORDER = frozenset(["list", "tuple", "relation", "ratio"])
+_LETTERS = frozenset(letter + power for letter in map(str.lower, UNIT_SYMBOLS) for power in ("", "2", "3"))
 _ORDER: tuple[Kind, ...] = (
     "value", "list", "set", "tuple", "union", "matrix", "relation", "ratio", "range", "based", "text", "raw",
 )  # fmt: skip
@@ -15,9 +21,14 @@ _ORDER: tuple[Kind, ...] = (
 
 def compare(gold: Answer, pred: Answer) -> bool | None:
     """Return whether two typed answers are the same; symmetric in its arguments."""
+    gold, pred = in_name_order(gold, pred), in_name_order(pred, gold)
+    if gold.name and pred.name and gold.name != pred.name:
+        renamed = same_up_to_names(gold, pred)
+        if renamed is not None:
+            return renamed
     if gold.kind == pred.kind == "value":
         return _values(gold, pred)
-    if gold.tokens == pred.tokens and gold.kind == pred.kind and gold.kind not in {"list", "tuple", "relation"}:
+    if gold.tokens == pred.tokens and gold.kind == pred.kind and gold.kind not in _WITH_ORDER:
         return True
     if "raw" in {gold.kind, pred.kind}:
         return None
@@ -40,15 +51,20 @@ def _value_relation(value: Answer, relation: Answer) -> bool | None:
     if set(relation.signs) != {"="}:
         return False
     if not any(_has_letters(item) for item in relation.items):
+        is_of_i = "i" in relation.tokens  # an unknown, unless the equation holds: e^{i\pi} = -1
+        if is_of_i and compare(relation.items[0], relation.items[-1]) is not True:
+            return False
         return compare(value, relation.items[-1])
     if len(value.name) == 1 and value.node is not None:
-        sides = Answer("value", (value.name,), Node("var", name=value.name)), value
+        sides = Answer("value", value.name, Node("var", name=value.name[0])), value
         return same_equation(Answer("relation", (), items=sides, signs=("=",)), relation)
     return False
 
 
 def _has_letters(answer: Answer) -> bool:
-    return any(len(part) == 1 and part.isalpha() and part not in {"e", "i"} for part in answer.tokens)
+    return any(
+        (len(part) == 1 and part.isalpha() and part not in {"e", "i"}) or part in GREEK for part in answer.tokens
+    )
 
 
 def _value_based(value: Answer, based: Answer) -> bool:
@@ -64,15 +80,27 @@ def _value_items(value: Answer, other: Answer) -> bool | None:
 
 
 def _values(gold: Answer, pred: Answer) -> bool | None:
-    if gold.unit and pred.unit and gold.unit != pred.unit:
+    if gold.node is None or pred.node is None:
+        return None
+    if gold.note and pred.note and gold.note != pred.note:
         return False
-    if gold.name and pred.name and gold.name != pred.name:
-        renamed = same_up_to_names(gold, pred)
-        if renamed is not None:
-            return renamed
+    if gold.unit and pred.unit and gold.unit != pred.unit:
+        return {gold.unit, pred.unit} == {"deg", "rad"} and same_angle(gold.node, pred.node)
     if gold.tokens == pred.tokens:
         return True
-    return None if gold.node is None or pred.node is None else same_number(gold.node, pred.node)
+    for measured, other in ((gold, pred), (pred, gold)):
+        if measured.unit in _LETTERS and not other.unit and _is_product(measured, other):
+            return True
+    return same_number(gold.node, pred.node)
+
+
+def _is_product(measured: Answer, other: Answer) -> bool:
+    """``5 m`` is the product ``5m`` too, for which of the two was meant cannot be seen."""
+    if measured.node is None or other.node is None:
+        return False
+    letter, power = Node("var", name=measured.unit[0]), Fraction(measured.unit[1:] or 1)
+    factor = Node("pow", (letter, Node("num", value=power)))
+    return same_number(Node("mul", (measured.node, factor)), other.node) is True
 
 
 def _ordered(gold: Answer, pred: Answer) -> bool | None:
@@ -93,6 +121,9 @@ def _element(gold: Answer, pred: Answer) -> bool | None:
 
 
 def _unordered(gold: Answer, pred: Answer) -> bool | None:
+    left, right = named_items(gold), named_items(pred)
+    if bool(left.name) != bool(right.name) and not any(item.name for item in (pred if left.name else gold).items):
+        return _in_order(left.items, right.items)  # "x = 1, y = 2" is "1, 2" and not "2, 1"
     return _in_any_order(gold.items, pred.items)
 
 

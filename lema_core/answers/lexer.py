@@ -8,7 +8,7 @@ import re
 import unicodedata
 from functools import lru_cache
 
-from lema_core.answers.lexicon import COMMANDS, CONNECTORS, DROPPED, FUNCTIONS, SIGNS, SPACING, UNITS
+from lema_core.answers.lexicon import COMMANDS, CONNECTORS, DROPPED, FUNCTIONS, SIGNS, SPACING, UNIT_SYMBOLS, UNITS
 
 _LEXER = re.compile(
     r"""(?P<text>\\+(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?|boldsymbol|rm|bf)
@@ -18,7 +18,9 @@ _LEXER = re.compile(
     |(?P<row>\\\\(?![A-Za-z(\[])(?:\[[0-9a-z]*\])?)
     |(?P<command>\\+(?:[A-Za-z]+|[^A-Za-z]))
     |(?P<scientific>[0-9]+(?:\.[0-9]+)?[eE][-+]?[0-9]{1,3}(?![0-9A-Za-z]))
-    |(?P<num>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)
+    |(?P<num>[0-9]+(?:\.(?:[0-9]+|(?=\s*\\overline)))?|\.[0-9]+)
+    |(?P<unit>(?<=[0-9])(?:[\s~]|\\[,;\ ])+(?P<symbol>[mgshlL])(?![A-Za-z])
+            (?=\s*(?:\^\s*\{?\s*[23]\s*\}?\s*)?(?:[.,;$]|/\s*(?:[shlL]\b|[a-z]{2})|and\b|or\b|\Z)))
     |(?P<word>[A-Za-z]+)
     |(?P<prime>['′’]+)
     |(?P<relation><=|>=|!=|==|=>|->|\|\||\*\*)
@@ -31,14 +33,17 @@ _UNICODE = {
     "∙": r"\cdot ", "⋅": r"\cdot ", "∗": "*", "π": r"\pi ", "∞": r"\infty ", "√": r"\sqrt ",
     "°": r"^\circ ", "º": r"^\circ ",
     "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ",
-    "∩": r"\cap ",
+    "∩": r"\cap ", "∧": r"\land ", "∨": r"\lor ",
     "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "θ": r"\theta ", "α": r"\alpha ",
     "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "∶": ":", "％": "%", "＄": "$", "€": "$", "£": "$",
     "¥": "$", "¢": " cents ", "“": '"', "”": '"', "‘": "'", "⁄": "/", "∕": "/", "…": r"\dots ",
     "\u200b": "", "\ufeff": "",
 }  # fmt: skip
 _UNICODE_TABLE = str.maketrans(_UNICODE)
-_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+")
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_SUBSCRIPTS = re.compile("[₀-₎ₐ-ₜᵢ-ᵥⱼ]+")
+_COMPATIBLE = re.compile("[^①-⒛⓪-⓿❶-➓]+")
+"""All but the numbers in circles, which are labels: NFKC would glue them to the digits before them."""
 _FRACTIONS = re.compile("[¼½¾⅐-⅞]")
 _WRAPPERS = (("\\boxed{", "}"), ("\\(", "\\)"), ("\\[", "\\]"), ("$$", "$$"), ("$", "$"))
 _BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
@@ -47,6 +52,8 @@ _REMARK = re.compile(r"([-+]?\$?[0-9][0-9.,/ ]*)\s+\([ ]?[A-Za-z][A-Za-z .,'-]*\
 """``9 (apples)``: words in brackets, apart from the number before them, say what is counted."""
 _GLUED = re.compile(r"(?<=[0-9)}])(or|and)(?=[A-Z(-])")
 _HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
+_UNIT_FRACTION = re.compile(r"[A-Za-z]+(?:\^?[23])?(?:\s*/\s*[A-Za-z]+(?:\^?[23])?)?\.?")
+_UNIT_PARTS = re.compile(r"[A-Za-z]+|[/^23]")
 _COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
 
 
@@ -57,7 +64,8 @@ def to_ascii(text: str) -> str:
         return text
     text = _SUPERSCRIPTS.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match.group()) + "}", text)
     text = _FRACTIONS.sub(_vulgar_fraction, text).translate(_UNICODE_TABLE)
-    text = unicodedata.normalize("NFKC", text).translate(_UNICODE_TABLE)
+    text = _SUBSCRIPTS.sub(lambda match: "_{" + unicodedata.normalize("NFKC", match.group()) + "}", text)
+    text = _COMPATIBLE.sub(lambda match: unicodedata.normalize("NFKC", match.group()), text).translate(_UNICODE_TABLE)
     return text if text.isascii() else "".join(str(unicodedata.decimal(sign, sign)) for sign in text)
 
 
@@ -123,17 +131,27 @@ def _append(match: re.Match[str], tokens: list[str]) -> None:
         tokens.extend(_letters(text, match.string, tokens))
     elif kind == "command":
         _append_command(text, tokens)
+    elif kind == "unit":
+        symbol = match["symbol"]
+        tokens.append("'" + symbol.lower() if _is_lone_number(tokens) else symbol)
     elif kind == "sign":
         # A digit that is no decimal one (an ideograph, a circle) is a word: int() must not meet it.
         tokens.extend(SIGNS.get(text, ("'" + text if text.isdigit() else text,)))
     elif kind != "space":
-        tokens.extend(_composed(match))
+        tokens.extend(_composed(match, tokens))
 
 
-def _composed(match: re.Match[str]) -> tuple[str, ...]:
+def _is_lone_number(tokens: list[str]) -> bool:
+    """``5 m`` and ``x = 5 m`` state a length; in ``3 + 5 m`` the letter may be an unknown."""
+    before = tokens[:-1]
+    before = before[:-1] if before[-1:] == ["-"] else before
+    return not before or before[-1] in {"=", "approx", ",", ";", "&and", "&or"}
+
+
+def _composed(match: re.Match[str], before: list[str]) -> tuple[str, ...]:
     r"""Return the tokens of what is more than one sign: a text, an environment's edge, a power of ten, ``\\frac12``."""
     if match["text"] is not None:
-        return _quoted(match["inner"])
+        return _quoted(match["inner"], before)
     if match["fracdigits"] is not None:
         bottom = ("{", match["bottom"], "}") if match["bottom"] else ()
         return ("frac", "{", match["top"], "}", *bottom)
@@ -144,7 +162,7 @@ def _composed(match: re.Match[str]) -> tuple[str, ...]:
         sign = ("-",) if exponent[0] == "-" else ()
         return (_number(mantissa), "*", "10", "^", "{", *sign, exponent.lstrip("+-"), "}")
     if match["row"] is not None or match["prime"] is not None:
-        return ("row" if match["row"] else "prime",)
+        return ("row",) if match["row"] else ("prime",) * len(match["prime"])
     return SIGNS.get(match.group(), (match.group(),))
 
 
@@ -180,17 +198,23 @@ def _environment(edge: str, name: str) -> tuple[str, ...]:
     return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
 
 
-def _quoted(inner: str) -> tuple[str, ...]:
-    r"""``\text{...}`` around a number or a formula is decoration; around words it is a text."""
+def _quoted(inner: str, before: list[str]) -> tuple[str, ...]:
+    r"""``\text{...}`` around a number or a formula is decoration; around words it is a text or a unit."""
     inner = inner.strip()
     if not inner:
         return ()
     words = inner.split()
     if all(word.isalpha() for word in words) and (len(words) > 1 or words[0].lower() not in CONNECTORS):
-        if len(words) == 1 and len(inner) == 1:
+        if len(inner) == 1 and not (inner in UNIT_SYMBOLS and _is_behind_number(before)):
             return (inner,)
         return tuple(_word(word) for word in words)
+    if _UNIT_FRACTION.fullmatch(inner) and _is_behind_number(before):
+        return tuple(_word(part) if part.isalpha() else part for part in _UNIT_PARTS.findall(inner))
     return tokens_of(inner)
+
+
+def _is_behind_number(before: list[str]) -> bool:
+    return bool(before) and (before[-1][-1].isdigit() or before[-1] in {")", "}", "pi"})
 
 
 def _word(word: str) -> str:
@@ -202,12 +226,13 @@ def _letters(text: str, whole: str, before: list[str]) -> tuple[str, ...]:
     """Split a run of letters: a function's name, a word, a unit, or a product of unknowns."""
     lowered = text.lower()
     if len(text) == 1:
-        return (text,)
+        of_unit = before[-1:] == ["/"] and before[-2:-1] and before[-2].startswith("'") and text in UNIT_SYMBOLS
+        return ("'" + lowered if of_unit else text,)
     if lowered in CONNECTORS:
         return (CONNECTORS[lowered],)
     if text in FUNCTIONS:
         return COMMANDS.get(text, (text,))
-    after_number = bool(before) and (before[-1][-1].isdigit() or before[-1] in {")", "}"})
+    after_number = _is_behind_number(before)
     if lowered in UNITS and after_number:
         return ("'" + lowered,)
     # Up to three letters beside mathematics are a product (xy, abc); longer runs are words.

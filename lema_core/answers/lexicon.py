@@ -1,5 +1,7 @@
 """The words and commands of answers: one table each, no logic."""
 
+from fractions import Fraction
+
 SPACING = frozenset(
     [
         "quad", "qquad", "\n", "\t", ",", ";", "!", ":", " ", "hspace", "left", "right", "big", "Big", "bigg",
@@ -25,7 +27,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "$": (), "arcsin": ("asin",), "arccos": ("acos",), "arctan": ("atan",), "degree": ("deg",), "degrees": ("deg",),
     "infty": ("inf",), "infinity": ("inf",), "dots": ("dots",), "ldots": ("dots",), "cdots": ("dots",),
     "dotsb": ("dots",),
-    "land": ("&and",), "lor": ("&or",), "varnothing": ("emptyset",), "|": ("|",), "lbrack": ("[",), "rbrack": ("]",),
+    "wedge": ("land",), "vee": ("lor",), "varnothing": ("emptyset",), "|": ("|",), "lbrack": ("[",), "rbrack": ("]",),
     "bmod": ("mod",), "pmod": ("mod",), "lg": ("log",), "arcctg": ("acot",), "tg": ("tan",), "ctg": ("cot",), "#": (),
     "&": (), "_": ("_",), "\\": ("row",), "langle": ("(",), "rangle": (")",), "-": (), "\"": (), "'": (), "`": (),
     "gets": ("=",), "percent": ("%",), "pct": ("%",), "percentage": ("%",), "setminus": ("setminus",),
@@ -44,9 +46,9 @@ FUNCTIONS = frozenset(
         "pct", "percentage", "degrees", "degree",
     ]
 )  # fmt: skip
-CONNECTORS = {"and": "&and", "or": "&or"}
-"""Words between two answers."""
-UNITS = frozenset(
+CONNECTORS = {"and": "&and", "or": "&or", "factorial": "!"}
+"""Words that are signs: those between two answers, and the factorial."""
+_COUNTED = frozenset(
     [
         "mm", "cm", "m", "km", "in", "inch", "inches", "ft", "foot", "feet", "yd", "yard", "yards", "mi",
         "mile", "miles", "mph", "kph", "g", "kg", "gm", "gram", "grams", "mg", "lb", "lbs", "pound", "pounds",
@@ -60,18 +62,41 @@ UNITS = frozenset(
         "th", "st", "nd", "rd", "dozen", "pm", "am", "cm2", "percent", "points", "point", "per",
     ]
 )  # fmt: skip
-UNIT_NAMES = {
-    "inch": "in", "inches": "in", "foot": "ft", "feet": "ft", "yard": "yd", "yards": "yd", "mile": "mi", "miles": "mi",
-    "gram": "g", "grams": "g", "gm": "g", "pounds": "lb", "pound": "lb", "lbs": "lb", "ounce": "oz", "ounces": "oz",
-    "liter": "l", "liters": "l", "litre": "l", "litres": "l", "second": "s", "seconds": "s", "sec": "s", "secs": "s",
-    "minute": "min", "minutes": "min", "mins": "min", "hour": "h", "hours": "h", "hr": "h", "hrs": "h", "day": "d",
-    "days": "d", "week": "wk", "weeks": "wk", "month": "mo", "months": "mo",
-    "year": "yr", "years": "yr", "cents": "cent",
-    "dollar": "$", "dollars": "$", "meter": "m", "meters": "m", "metre": "m", "metres": "m", "centimeter": "cm",
-    "centimeters": "cm", "kilometer": "km", "kilometers": "km", "millimeter": "mm", "millimeters": "mm", "mm": "mm",
-    "cm": "cm",
-    "m": "m", "km": "km", "in": "in", "ft": "ft", "kg": "kg", "g": "g", "lb": "lb", "oz": "oz", "h": "h", "s": "s",
-    "min": "min",
-    "cent": "cent", "kilogram": "kg", "kilograms": "kg", "l": "l", "ml": "ml",
+UNIT_SYMBOLS = frozenset("mgshlLNJWV")
+"""Units of one letter. Behind a number they are units in a ``\\text{}``; the SI ones also apart from it: ``5 m``."""
+_SAME_SCALE = {
+    "mm": "millimeter millimeters millimetre millimetres", "cm": "centimeter centimeters centimetre centimetres",
+    "m": "meter meters metre metres", "km": "kilometer kilometers kilometre kilometres",
+    "in": "inch inches", "ft": "foot feet", "yd": "yard yards", "mi": "mile miles",
+    "mg": "milligram milligrams", "g": "gram grams gm", "kg": "kilogram kilograms", "lb": "pound pounds lbs",
+    "oz": "ounce ounces", "ton": "tons tonne tonnes", "ml": "milliliter milliliters millilitre millilitres",
+    "l": "liter liters litre litres", "gal": "gallon gallons", "quart": "quarts", "pint": "pints", "cup": "cups",
+    "tablespoon": "tablespoons tbsp", "teaspoon": "teaspoons tsp",
+    "s": "second seconds sec secs", "min": "minute minutes mins", "h": "hour hours hr hrs", "d": "day days",
+    "wk": "week weeks", "mo": "month months", "yr": "year years", "decade": "decades", "century": "centuries",
+    "cent": "cents penny pennies", "nickel": "nickels", "dime": "dimes", "$": "dollar dollars bucks usd",
+    "acre": "acres", "hectare": "hectares", "deg": "degree degrees", "rad": "radian radians",
+    "celsius": "", "fahrenheit": "", "kelvin": "kelvins", "n": "newton newtons", "j": "joule joules",
+    "w": "watt watts", "v": "volt volts", "mi/h": "mph", "km/h": "kph kmph kmh",
 }  # fmt: skip
+UNIT_NAMES = {word: scale for scale, words in _SAME_SCALE.items() for word in (scale, *words.split())}
 """Units that name a scale: two different ones never measure the same with the same number."""
+UNITS = _COUNTED | UNIT_NAMES.keys()
+SCALES = {
+    "dozen": Fraction(12), "hundred": Fraction(100), "thousand": Fraction(10**3), "million": Fraction(10**6),
+    "billion": Fraction(10**9), "trillion": Fraction(10**12),
+    "halves": Fraction(1, 2), "thirds": Fraction(1, 3), "fourths": Fraction(1, 4), "fifths": Fraction(1, 5),
+    "sixths": Fraction(1, 6), "sevenths": Fraction(1, 7), "eighths": Fraction(1, 8), "ninths": Fraction(1, 9),
+    "tenths": Fraction(1, 10), "hundredths": Fraction(1, 100), "thousandths": Fraction(1, 1000),
+}  # fmt: skip
+"""Words that multiply the number before them. Quarters are left out: they may be coins."""
+NEGATIONS = frozenset(["not", "no", "non", "never", "neither", "nor", "without", "except", "cannot"])
+QUALIFIERS = frozenset(
+    [
+        "odd", "even", "profit", "loss", "gain", "north", "south", "east", "west", "left", "right", "up", "down",
+        "above", "below", "before", "after", "more", "less", "fewer", "greater", "smaller", "faster", "slower",
+        "older", "younger", "increase", "decrease", "positive", "negative", "clockwise", "counterclockwise",
+        "forward", "backward", "ahead", "behind", "prime", "composite",
+    ]
+)  # fmt: skip
+"""Words behind a number that are no unit: two different ones say two different things."""

@@ -3,8 +3,7 @@
 from fractions import Fraction
 
 from lema_core.answers.expressions import Node
-from lema_core.answers.typed import Answer
-from lema_core.answers.values import same_value, value_at
+from lema_core.answers.values import has_unknowns, same_value, value_at
 
 MIN_ROUNDED_DIGITS = 5
 """Significant digits from which on a decimal may stand for the irrational number or fraction it is rounded from."""
@@ -15,7 +14,7 @@ def same_number(gold: Node, pred: Node) -> bool | None:
     if "const" in {gold.op, pred.op} and (value_at(gold) is None or value_at(pred) is None):
         return None if value_at(gold) is value_at(pred) else False
     same = same_value(gold, pred)
-    return _percent(gold, pred) or _angles(gold, pred) or _rounded(gold, pred) if same is False else same
+    return _percent(gold, pred) or same_angle(gold, pred) or _rounded(gold, pred) if same is False else same
 
 
 def _without(node: Node, sign: str) -> Node | None:
@@ -26,17 +25,6 @@ def _without(node: Node, sign: str) -> Node | None:
     return node.args[0] if node.op == sign else None
 
 
-def same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
-    """Say whether names decide: ``f(z) = z`` is ``f(x) = x``, ``x = 3`` is not ``y = 3``; None: they do not matter."""
-    left, right = gold.name, pred.name
-    if len(left) == len(right) == 1 and gold.node is not None and value_at(gold.node, 1) == value_at(gold.node, 2):
-        return False
-    if left[:1] == right[:1] and left[1:2] == right[1:2] == "(" and len(left) == len(right) == 4:
-        renamed = tuple(left[2] if part == right[2] else part for part in pred.tokens)
-        return True if renamed == gold.tokens else None
-    return None
-
-
 def _percent(gold: Node, pred: Node) -> bool:
     """A percent sign on one side only: 50 % is 0.5, and it is the answer 50 where percent was asked for."""
     left, right = _without(gold, "percent"), _without(pred, "percent")
@@ -45,7 +33,7 @@ def _percent(gold: Node, pred: Node) -> bool:
     return same_value(left or gold, right or pred) is True
 
 
-def _angles(gold: Node, pred: Node) -> bool:
+def same_angle(gold: Node, pred: Node) -> bool:
     """120° is 2π/3 where only one side is in degrees."""
     left, right = _without(gold, "deg"), _without(pred, "deg")
     if (left is None) == (right is None) or not _mentions_pi(gold if left is None else pred):
@@ -66,7 +54,7 @@ def _rounded(gold: Node, pred: Node) -> bool:
         if number.op != "num" or number.name != ".":
             continue
         value = value_at(exact)
-        if value is None or exact.op == "num" or not exact.args or isinstance(value, complex):
+        if value is None or exact.op == "num" or has_unknowns(exact) or isinstance(value, complex):
             return False
         return _is_rounding(sign * number.value, value)
     return False
@@ -92,31 +80,3 @@ def _is_finite_decimal(number: Fraction) -> bool:
         while denominator % prime == 0:
             denominator //= prime
     return denominator == 1
-
-
-def is_time(answer: Answer) -> bool:
-    """Tell a time: 10:30 and 9:05 are times; 5:8 and 10:3 are ratios: minutes have two digits."""
-    parts = [part for part in answer.tokens if part != ":" and not part.startswith("'")]
-    return bool(answer.unit) or all(len(part) == 2 for part in parts[1:])
-
-
-def ratio_is_value(value: Answer, ratio: Answer) -> bool:
-    """Return whether a fraction or decimal says what a ratio says; 12:1 is not the number 12."""
-    nodes = [item.node for item in ratio.items]
-    if len(nodes) != 2 or value.node is None or nodes[0] is None or nodes[1] is None:
-        return False
-    if value.tokens[0].isdigit() and "/" not in value.tokens:
-        return False
-    return same_value(value.node, Node("div", (nodes[0], nodes[1]))) is True
-
-
-def same_ratio(gold: Answer, pred: Answer) -> bool | None:
-    """Return whether two ratios of one length are proportional."""
-    first, other = [item.node for item in gold.items], [item.node for item in pred.items]
-    for left, right in zip(first[1:], other[1:], strict=True):
-        if left is None or right is None or first[0] is None or other[0] is None:
-            return None
-        cross = same_value(Node("mul", (first[0], right)), Node("mul", (other[0], left)))
-        if not cross:
-            return cross
-    return True

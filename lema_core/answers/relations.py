@@ -21,10 +21,9 @@ def as_interval(relation: Answer) -> Answer | None:
         relation = flipped(relation)
     if not set(relation.signs) <= _DOWNWARDS:
         return None
-    low, _, high = relation.items
-    return _interval(
-        relation, low, high, "[" if relation.signs[0] == "<=" else "(", "]" if relation.signs[1] == "<=" else ")"
-    )
+    low, name, high = relation.items
+    brackets = ("[" if relation.signs[0] == "<=" else "(") + ("]" if relation.signs[1] == "<=" else ")")
+    return Answer("tuple", relation.tokens, items=(low, high), brackets=brackets, name=name.tokens)
 
 
 def _half_line(relation: Answer) -> Answer | None:
@@ -32,16 +31,14 @@ def _half_line(relation: Answer) -> Answer | None:
     if not _is_unknown(name):
         return None
     if sign in _UPWARDS:
-        return _interval(relation, bound, Answer("raw", ("inf",)), "[" if sign == ">=" else "(", ")")
-    return _interval(relation, Answer("raw", ("-", "inf")), bound, "(", "]" if sign == "<=" else ")")
+        ends, brackets = (bound, Answer("raw", ("inf",))), "[)" if sign == ">=" else "()"
+    else:
+        ends, brackets = (Answer("raw", ("-", "inf")), bound), "(]" if sign == "<=" else "()"
+    return Answer("tuple", relation.tokens, items=ends, brackets=brackets, name=name.tokens)
 
 
 def _is_unknown(side: Answer) -> bool:
     return side.node is not None and side.node.op == "var"
-
-
-def _interval(source: Answer, low: Answer, high: Answer, opening: str, closing: str) -> Answer:
-    return Answer("tuple", source.tokens, items=(low, high), brackets=opening + closing)
 
 
 def flipped(relation: Answer) -> Answer:

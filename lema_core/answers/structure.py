@@ -4,6 +4,7 @@
 ``25_6`` from being ``25_7`` and ``(0,1]`` from being ``(0,1)``.
 """
 
+from dataclasses import replace
 from functools import lru_cache
 from itertools import product
 from math import prod
@@ -11,6 +12,7 @@ from math import prod
 from lema_core.answers.expressions import MAX_TOKENS, Tokens, parse_expression
 from lema_core.answers.leaves import is_prose, quantity, typed_number, words
 from lema_core.answers.lexer import tokens_of
+from lema_core.answers.relations import as_interval
 from lema_core.answers.typed import CLOSING, OPENING, Answer, closes_at_end, split_top
 
 MAX_ITEMS = 64
@@ -20,6 +22,7 @@ _COMPARISONS = _RELATIONS | {"approx"}
 _ORDINALS = frozenset(["'th", "'st", "'nd", "'rd"])
 MAX_SIGN_CHOICES = 16
 _SEPARATORS = frozenset([",", ";", "&and", "&or"])
+_LOGIC = frozenset(["land", "lor"])
 
 
 @lru_cache(maxsize=32_768)
@@ -34,7 +37,7 @@ def parse_answer(text: str) -> Answer:
 def _list(tokens: Tokens, depth: int) -> Answer:
     if depth > MAX_NESTING or len(tokens) > MAX_TOKENS or not tokens:
         return Answer("raw", tokens)
-    parts = [part for part in split_top(tokens, _SEPARATORS) if part]
+    parts = [part for part in split_top(tokens, _separators(tokens)) if part]
     if len(parts) > MAX_ITEMS:
         return Answer("raw", tokens)
     if len(parts) <= 1:
@@ -46,6 +49,13 @@ def _list(tokens: Tokens, depth: int) -> Answer:
         item = _signed_pair(part, depth + 1)
         items.extend(item.items if item.kind == "list" else [item])
     return Answer("list", tokens, items=tuple(items))
+
+
+def _separators(tokens: Tokens) -> frozenset[str]:
+    r"""``x = 1 \lor x = 2`` lists two answers; ``p \lor q`` is a formula of logic."""
+    parts = split_top(tokens, _LOGIC)
+    listed = len(parts) > 1 and all(_RELATIONS.intersection(part) for part in parts)
+    return _SEPARATORS | _LOGIC if listed else _SEPARATORS
 
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:
@@ -129,12 +139,11 @@ def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
     """``x = 5`` is 5 with a name; ``a = b = 5`` is its last side; an equation between expressions stays one."""
     if _is_name(parts[0]) or _is_tuple_of_names(parts[0]) or _is_ratio_of_names(parts[0]):
         last = _item(parts[-1], depth + 1)
-        name = "".join(parts[0])
-        return Answer(last.kind, last.tokens, last.node, last.unit, last.items, last.brackets, last.signs, name)
+        return replace(last, name=parts[0])
     if len(parts) == 2 and _is_name(parts[1]) and parse_expression(parts[1]) is not None:
         value = _item(parts[0], depth + 1)
         if value.kind == "value" and value.node is not None and value.node.op == "num":
-            return Answer(value.kind, value.tokens, value.node, value.unit, name="".join(parts[1]))
+            return replace(value, name=parts[1])
     items = tuple(_item(part, depth + 1) for part in parts)
     return Answer("relation", tokens, items=items, signs=("=",) * (len(parts) - 1))
 
@@ -202,7 +211,9 @@ def _set(tokens: Tokens, depth: int) -> Answer | None:
     inner = tokens[1:-1]
     bars = split_top(inner, {"|", ":"})
     if len(bars) == 2 and _is_name(bars[0]):
-        return _item(bars[1], depth + 1)  # {x | x < 3} is its condition
+        condition = _item(bars[1], depth + 1)  # {x | x < 3} is its condition, whatever the name
+        interval = as_interval(condition) if condition.kind == "relation" else None
+        return condition if interval is None else replace(interval, name=())
     listed = _list(inner, depth + 1) if inner else Answer("list", tokens)
     items = listed.items if listed.kind == "list" else (listed,)
     return Answer("set", tokens, items=items)

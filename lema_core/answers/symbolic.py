@@ -3,12 +3,14 @@
 Nothing here is bounded in time; the parent kills the process at its deadline.
 """
 
+import re
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, Expr, Rational, simplify
+from sympy import Basic, Expr, Rational, nan, simplify, zoo
 
+from lema_core.answers.lexer import tokens_of
 from lema_core.answers.types import Match
 
 _CONFIG = NormalizationConfig(
@@ -16,17 +18,39 @@ _CONFIG = NormalizationConfig(
 )
 # Only LaTeX: its reader of plain expressions hands the text to sympy's parse_expr, which evaluates code.
 _READ = (LatexExtractionConfig(),)
+_MISREAD = re.compile(
+    r"(?<!frac)(?<![A-Za-z{]\s)[0-9]\s+[0-9]|[0-9.]['\"]|[0-9]\.[0-9]+\.[0-9]|[0-9]\s*(?:\\text\{)?\s*[Rr]\s*\}?\s*[0-9]"
+)
+"""Digits apart, minutes and inches, version numbers, remainders: the parsers read products and sums into them."""
 _POINTS = (Rational(7, 3), Rational(19, 11), Rational(5, 13))
 
 
 def match_symbolically(gold: str, pred: str) -> Match:
     """Compare two answers by computer algebra; unknown where neither layer can read both."""
+    reason = _unreadable(gold, pred)
+    if reason:
+        return Match("unknown", "symbolic", reason)
     left, right = _tree(gold), _tree(pred)
+    if _is_undefined(left) or _is_undefined(right):
+        return Match("unknown", "symbolic", "a division by zero")
     if isinstance(left, Basic) and isinstance(right, Basic):
         same = _same(left, right)
         if same is not None:
             return Match("equal" if same else "different", "symbolic", f"{left} against {right}"[:300])
     return _math_verify(gold, pred)
+
+
+def _unreadable(gold: str, pred: str) -> str | None:
+    for side in (gold, pred):
+        if _MISREAD.search(side):
+            return f"{side[:80]!r} is no formula that the parsers read as people do"
+    tokens = [tokens_of(side) for side in (gold, pred)]
+    folded = [[lexeme.casefold() for lexeme in side] for side in tokens]
+    return "only capitals tell them apart" if folded[0] == folded[1] and tokens[0] != tokens[1] else None
+
+
+def _is_undefined(tree: Any) -> bool:
+    return isinstance(tree, Basic) and tree.has(zoo, nan)
 
 
 def _tree(text: str) -> Any:

@@ -37,8 +37,10 @@ class Answer:
     brackets: str = ""
     """The two brackets of a tuple; rows x columns of a matrix; "clock" for a ratio that may be a time."""
     signs: tuple[str, ...] = ()
-    name: str = ""
+    name: Tokens = ()
     """What it is said to be the value of: the x of ``x = 5``."""
+    note: Tokens = ()
+    """Words behind a number that are no unit: profit, north, odd."""
 
 
 def split_top(tokens: Tokens, separators: AbstractSet[str]) -> list[Tokens]:

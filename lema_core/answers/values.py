@@ -9,6 +9,7 @@ import math
 import operator
 import zlib
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
@@ -21,6 +22,8 @@ Number = Any
 DIGITS = 50
 AGREEMENT = 40
 """Digits that must agree; the rest may be lost in the arithmetic."""
+FINE_DIGITS = 300
+"""Digits of a second try where a sum cancels: what is still nothing then is 0."""
 MAX_BITS = 60_000
 MAX_FACTORIAL = 3_000
 MAX_EXPONENT = 10_000
@@ -32,10 +35,14 @@ class _NoValueError(Exception):
     """The expression has no value here, or one that is too big to compute; never leaves this module."""
 
 
+class _CancelledError(Exception):
+    """A sum lost all its digits; more digits can tell; never leaves this module."""
+
+
 def same_value(left: Node, right: Node) -> bool | None:
     """Return whether two expressions are equal as functions of their unknowns; None where that cannot be computed."""
     seen: list[bool] = []
-    for point in POINTS if _unknowns(left) or _unknowns(right) else POINTS[:1]:
+    for point in POINTS if has_unknowns(left) or has_unknowns(right) else POINTS[:1]:
         values = value_at(left, point), value_at(right, point)
         if values[0] is None or values[1] is None:
             continue
@@ -43,7 +50,7 @@ def same_value(left: Node, right: Node) -> bool | None:
     if not seen:
         return None
     if all(seen):
-        return True if len(seen) == len(POINTS) or not _unknowns(left) or len(seen) > 1 else None
+        return True if len(seen) == len(POINTS) or not has_unknowns(left) or len(seen) > 1 else None
     # Equal for positive unknowns only: sqrt(x^2) against x. Which domain is meant is not ours to decide.
     return None if len(seen) == len(POINTS) and all(seen[:-1]) else False
 
@@ -63,17 +70,29 @@ def constant_ratio(left: Node, right: Node) -> bool | None:
 def value_at(node: Node, point: int = 1) -> Number | None:
     """Return the value where each unknown has a fixed value made from its name and ``point``; None: no value."""
     try:
-        return _value(node, point)
+        try:
+            return _value(node, point)
+        except _CancelledError:
+            return _fine_value(node, point)
     except (_NoValueError, ZeroDivisionError, OverflowError, ValueError, TypeError, RecursionError):
         return None
 
 
+def _fine_value(node: Node, point: int) -> Number:
+    fine = _FINE.set(True)
+    try:
+        return _value(node, point)
+    finally:
+        _FINE.reset(fine)
+
+
 @lru_cache(maxsize=32_768)
-def _unknowns(node: Node) -> bool:
+def has_unknowns(node: Node) -> bool:
+    """Whether the expression depends on anything but numbers, i and e."""
     return (
         node.op == "apply"
         or (node.op == "var" and node.name not in {"i", "e"})
-        or any(_unknowns(arg) for arg in node.args)
+        or any(has_unknowns(arg) for arg in node.args)
     )
 
 
@@ -83,16 +102,34 @@ def _agree(left: Number, right: Number) -> bool:
     mp = _mp()
     a, b = _big(left), _big(right)
     scale = max(abs(a), abs(b))
-    return bool(abs(a - b) <= scale * mp.mpf(10) ** -AGREEMENT) or bool(scale < mp.mpf(10) ** -AGREEMENT)
+    return bool(abs(a - b) <= scale * mp.mpf(10) ** -AGREEMENT)
 
 
-@lru_cache(maxsize=1)
+_FINE: ContextVar[bool] = ContextVar("_FINE", default=False)
+"""Not the precision of one shared context, as answers are compared in several threads."""
+
+
 def _mp() -> Any:
+    return _context(FINE_DIGITS if _FINE.get() else DIGITS)
+
+
+@lru_cache(maxsize=2)
+def _context(digits: int) -> Any:
     from mpmath import mp  # type: ignore[import-untyped]
 
     context = mp.clone()
-    context.dps = DIGITS
+    context.dps = digits
     return context
+
+
+def _settled(value: Number, size: Number) -> Number:
+    """Return a value made from parts of ``size``; where nothing is left of them it is 0 once enough digits say so."""
+    lost = DIGITS - AGREEMENT
+    if abs(value) > size * _mp().mpf(10) ** (lost - _mp().dps):
+        return value
+    if not _FINE.get():
+        raise _CancelledError
+    return Fraction(0)
 
 
 def _big(value: Number) -> Number:
@@ -152,7 +189,8 @@ def _apply(node: Node, values: list[Number]) -> Number:
 def _sum(values: list[Number]) -> Number:
     if all(isinstance(value, Fraction) for value in values):
         return sum(values, start=Fraction(0))
-    return sum(map(_big, values))
+    terms = [_big(value) for value in values]
+    return _settled(sum(terms), max(map(abs, terms)))
 
 
 def _product(op: str, values: list[Number]) -> Number:
@@ -219,14 +257,15 @@ def _call(node: Node, values: list[Number]) -> Number:
     mp, name = _mp(), node.name
     argument = _big(values[0])
     if name == "ln":
-        return mp.log(argument)
+        return _settled(mp.log(argument), 1)
     if name == "log":
-        return mp.log(argument) / mp.log(_big(values[1]) if len(values) > 1 else 10)
+        return _settled(mp.log(argument), 1) / mp.log(_big(values[1]) if len(values) > 1 else 10)
     if abs(argument) > MAX_EXPONENT:
         raise _NoValueError
     if name in _TRIGONOMETRIC and _has_degrees(node.args[0]):
         argument = argument * mp.pi / 180
-    return getattr(mp, name)(argument)
+    value = getattr(mp, name)(argument)
+    return value if name == "exp" else _settled(value, 1)
 
 
 def _has_degrees(node: Node) -> bool:

@@ -11,16 +11,16 @@ def majority_vote(
 ) -> Vote:
     """Return the answer that most of ``answers`` agree on; None entries (no answer) do not vote.
 
-    Deterministic: an answer joins the first class whose first member it equals, and among classes of one size the one
-    that was seen first wins (``tied`` says so).
+    Deterministic: an answer joins the first class of which it equals every member, as equality is not transitive (50%
+    is 0.5 and is 50); among classes of one size the one that was seen first wins (``tied`` says so).
     """
     classes: list[list[int]] = []
     for position, answer in enumerate(answers):
         if answer is None or not answer.strip():
             continue
         for members in classes:
-            first = answers[members[0]]
-            if first is not None and match(first, answer, family, candidates).outcome == "equal":
+            others = (str(answers[member]) for member in members)
+            if all(match(other, answer, family, candidates).outcome == "equal" for other in dict.fromkeys(others)):
                 members.append(position)
                 break
         else:

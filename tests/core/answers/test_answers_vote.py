@@ -1,5 +1,8 @@
 """Majority vote by equivalence."""
 
+from itertools import permutations
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +18,11 @@ def test_equivalent_answers_vote_together():
 def test_a_tie_goes_to_the_answer_seen_first_and_says_so():
     vote = majority_vote(["3", "4", "4", "3"])
     assert (vote.answer, vote.tied) == ("3", True)
+
+
+@pytest.mark.parametrize("answers", permutations(["50%", "0.5", "50"]))
+def test_a_class_holds_only_answers_that_all_equal_each_other(answers):
+    assert majority_vote(answers).count == 2
 
 
 def test_nothing_to_vote_for():
