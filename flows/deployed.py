@@ -5,10 +5,13 @@ ends as ``Submitted``, one that reaches its budget as ``BudgetReached``: states 
 tell them from failures. Whatever failed is kept; ``resume`` goes on with it.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
+from uuid import UUID
 
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -18,14 +21,19 @@ from flows.ablation import ablation
 from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
+from flows.operations.cancelling import WISHED
 from flows.planning import Planner
+from flows.preflight import preflight
 from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
 from flows.titles import title_of
 from lema_core.artifacts import Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
+from lema_core.lineage import Lineage
 from lema_core.run_files import read_run_file
 from lema_core.specs import RunSpec, Runtime
 from tasks._endpoints import engine_session
+from tasks._progress import bearing_absence
+from tasks._secrets import with_key
 from tasks.questions import questions
 from tasks.report import show_scores
 
@@ -128,7 +136,7 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
     if run:
         named = record_of(root, run)
         if named is None:
-            raise ConfigError(f"no run {run!r} under {root}; there are {[r.spec.name for r in records(root)]}")
+            raise ConfigError(f"no run {run!r} under {root}; there are {[r.name for r in records(root)]}")
         return await _each([named], root)
     stopped = [record for record in records(root) if record.state in {"running", "failed"} and not record.running(root)]
     return await _each([record for record in stopped if record.crashes < crashes], root)
@@ -136,7 +144,10 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
 
 @flow(name="lema-evaluate", flow_run_name=titled("evaluation: "), persist_result=False)
 async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - as above
-    """Measure the base model and every arm that is trained already on the run file's held-out questions.
+    """Measure the base model and every arm that is trained already on the run file's held-out questions, or on others.
+
+    Other questions are those that the settings name; the arms are then those of the run file as it is. What was trained
+    on left out the run's own held-out questions only.
 
     Args:
         run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
@@ -146,11 +157,8 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     run = read_run_file(Path(run_file), settings)
     if run.evaluation is None or run.test_questions is None:
         raise ConfigError(f"{run_file} has no [evaluation] with [test_questions]; choose a run file that has")
-    planner = Planner(run, root)
-    there = {stage.ref for stage in planner.stages() if stage.there}
-    made, at = planner.made, planner.runtime
-    made.models = {arm: model for arm, model in made.models.items() if model in there}
-    made.evaluations = {}
+    made = what_is_trained(run, run_file, root)
+    at = Runtime.of(run, root).model_copy(update={"go_on": "the deployment evaluate again, with the same parameters"})
     async with engine_session(at):
         made.questions = await questions(at, run.questions)
         made.test_questions = await questions(at, run.test_questions)
@@ -158,12 +166,45 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     return Completed(message=await show_scores(Store(at.root), made))
 
 
+def what_is_trained(run: RunSpec, run_file: str, root: str) -> Lineage:
+    """Return what a run has made, with the arms that are trained, also where its file has other held-out questions.
+
+    Raises:
+        ConfigError: none of its arms is trained.
+    """
+    if made := _trained(run, root):
+        return made
+    # Arms leave out the held-out questions that they are measured on: with other ones they would be other arms.
+    own = run.model_copy(update={"test_questions": read_run_file(Path(run_file)).test_questions})
+    if made := _trained(own, root):
+        return made
+    raise ConfigError(
+        f"no arm of {run_file} is trained under {root}: run it first, with the same settings. To measure the base "
+        "model alone: lema evaluate RUN.toml"
+    )
+
+
+def _trained(run: RunSpec, root: str) -> Lineage | None:
+    """Return what a run has made, with the arms that are trained; None where it trains arms and none is there."""
+    planner = Planner(run, root)
+    there = {stage.ref for stage in planner.stages() if stage.there}
+    made = planner.made
+    made.models = {arm: model for arm, model in made.models.items() if model in there}
+    made.evaluations = {}
+    return made if made.models or run.training is None else None
+
+
 async def _each(found: list[RunRecord], root: str) -> State[None]:
     """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next."""
     failures, waiting, done = list[str](), list[str](), list[str]()
     for record in found:
-        name = record.spec.name
-        state = await carried_on(record.spec, root, return_state=True)
+        name = record.name
+        try:
+            run = record.spec
+        except ConfigError as error:
+            failures.append(str(error))
+            continue
+        state = await carried_on(run, root, return_state=True)
         if not state.is_completed():
             failures.append(f"{name}: {state.message}")
         else:
@@ -184,10 +225,20 @@ async def carried_on(run: RunSpec, root: str) -> State[None]:
 async def carried_out(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
-        with recorded(run, root):
+        with recorded(run, root, cancelled):
+            await preflight(run, root, with_key)
             await (ablation.fn(run, root) if run.ablation else lema.fn(run, root))
     except BatchPendingError as error:
         return Completed(name=SUBMITTED, message=str(error))
     except BudgetExceededError as error:
         return Failed(name="BudgetReached", message=str(error))
     return Completed(message=f"finished; artifacts under {Runtime.of(run, root).root}")
+
+
+def cancelled() -> bool:
+    """Tell whether somebody cancelled the flow run whose process this is; no, where the server does not say."""
+    flow_run_id = os.environ.get("PREFECT__FLOW_RUN_ID") or flow_run.id
+    with bearing_absence(), get_client(sync_client=True) as client:
+        state = client.read_flow_run(UUID(flow_run_id)).state
+        return state is not None and state.type in WISHED
+    return False

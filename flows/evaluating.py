@@ -10,12 +10,15 @@ from tasks._endpoints import engine_session
 from tasks.evaluation import evaluation
 from tasks.questions import questions
 
+GO_ON = "the same command again"
+"""Nothing records an evaluation: what it needs to go on is the ledger and the store."""
 
-@flow(name="evaluate", flow_run_name="{run.name}", persist_result=False)
+
+@flow(name="lema-evaluation", flow_run_name="{run.name}", persist_result=False)
 async def evaluate(run: RunSpec, root: str = ".lema") -> Measured:
     """Ask the run's base model its held-out questions and judge the answers; what is there is not asked again."""
     source, spec, name = asked_for(run)
-    at = Runtime.of(run, root)
+    at = Runtime.of(run, root).model_copy(update={"go_on": GO_ON})
     async with engine_session(at):
         held_out = await questions(at, source)
         model = Endpoints(run, at, Lineage(test_questions=held_out))[name]

@@ -4,17 +4,15 @@ The store and the ledger hold what was done; this holds only what to do, and whi
 killed stays ``running`` here with a dead process, which is what makes it unfinished.
 """
 
-import asyncio
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
@@ -23,7 +21,8 @@ from lema_core.llm.claims import LEASE_S, Owner, owner_lives
 from lema_core.llm.database import is_postgres
 from lema_core.llm.store import LedgerStore
 from lema_core.machine import this_machine
-from lema_core.specs import RunSpec, Runtime
+from lema_core.run_files import problems
+from lema_core.specs import RunSpec, ledger_at
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
 """``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody
@@ -35,25 +34,52 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    spec: RunSpec
+    document: dict[str, Any] = Field(alias="spec")
+    """The spec as it was written: another version of LeMa may not take it, which must not hide the other runs."""
     state: RunState
     updated: str
     error: str = ""
     owner: Owner | None = None
     """The process that runs it, or was the last to."""
     crashes: int = 0
-    """How often in a row it was resumed after its process had died."""
+    """How often in a row its process died or was ended, not by somebody who cancelled it."""
+
+    @property
+    def name(self) -> str:
+        """Return the run's name."""
+        return str(self.document["name"])
+
+    @property
+    def spec(self) -> RunSpec:
+        """Return what is to be run.
+
+        Raises:
+            ConfigError: this version of LeMa does not take it.
+        """
+        try:
+            return RunSpec.model_validate(self.document)
+        except ValidationError as error:
+            told = "\n".join(problems(error))
+            raise ConfigError(
+                f"the run {self.name!r} was recorded by another version of LeMa, and this one cannot go on with it:\n"
+                f"{told}\nCorrect its run file and start it again with: lema run RUN.toml; what was paid is kept"
+            ) from None
+
+    def ledger(self, root: str) -> str:
+        """Return the run's ledger."""
+        return ledger_at(root, (self.document.get("runtime") or {}).get("ledger"))
 
     def running(self, root: str) -> bool:
         """Tell whether a living process is at it: by its id on this machine, else by its sign of life in the ledger."""
-        if self.state != "running" or self.owner is None:
-            return False
-        return owner_lives(self.owner, Runtime.of(self.spec, root).ledger)
+        return self.state == "running" and self.owner is not None and owner_lives(self.owner, self.ledger(root))
 
 
 @contextmanager
-def recorded(spec: RunSpec, root: str) -> Iterator[None]:
+def recorded(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Record a run as running, and at the end as completed, waiting for batches, cancelled or failed.
+
+    ``cancelled`` says of a run that did not finish whether somebody wished that. A machine that goes down sends the
+    same signal as who cancels: its run has failed, so that it is resumed.
 
     Raises:
         ConfigError: another living process is at this run.
@@ -61,20 +87,25 @@ def recorded(spec: RunSpec, root: str) -> Iterator[None]:
     before = record_of(root, spec.name)
     if before and before.running(root) and before.owner != this_process():
         raise ConfigError(_occupied(before))
-    crashes = before.crashes + 1 if before and before.state == "running" else 0
+    crashes = before.crashes + (before.state == "running") if before else 0
     save(root, spec, "running", crashes=crashes)
     try:
         yield
     except BatchPendingError as error:
         save(root, spec, "waiting", str(error))
         raise
-    except (asyncio.CancelledError, CancelledRunError, KeyboardInterrupt):
+    except (CancelledRunError, KeyboardInterrupt):
         save(root, spec, "cancelled")
         raise
     except BaseException as error:
+        signalled = not isinstance(error, Exception)
+        told = "its process was ended" if signalled else str(error) or type(error).__name__
         # On a full disk this fails too; what the user has to hear is what failed first.
         with suppress(LemaError):
-            save(root, spec, "failed", str(error) or type(error).__name__)
+            save(root, spec, "failed", told, crashes=crashes + 1 if signalled else 0)
+            # Asked last: a signal leaves seconds, and only the server knows who wished it.
+            if cancelled():
+                save(root, spec, "cancelled")
         raise
     save(root, spec, "completed")
 
@@ -83,7 +114,7 @@ def _occupied(record: RunRecord) -> str:
     owner = record.owner
     where = f"process {owner.pid} on {owner.machine.partition('/')[0]}" if owner else "another process"
     return (
-        f"the run {record.spec.name!r} is being run by {where}. Wait for it, or stop it and run again "
+        f"the run {record.name!r} is being run by {where}. Wait for it, or stop it and run again "
         f"(a process on another machine counts as dead {LEASE_S:.0f} s after its last sign of life)"
     )
 
@@ -97,33 +128,49 @@ def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: in
     """Write a run's record in one step."""
     fs, path = open_root(root)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    record = RunRecord(spec=spec, state=state, updated=now, error=error, owner=this_process(), crashes=crashes)
+    document = spec.model_dump(mode="json")
+    record = RunRecord(spec=document, state=state, updated=now, error=error, owner=this_process(), crashes=crashes)
     with atomic_file(fs, f"{path}/runs/{spec.name}.json") as local:
-        local.write_text(record.model_dump_json(indent=2, exclude_defaults=False) + "\n", encoding="utf-8")
+        local.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
 
 
 def records(root: str) -> list[RunRecord]:
-    """Return the records under a root, the newest first."""
+    """Return the records under a root, the newest first.
+
+    Raises:
+        ConfigError: a file there is no record.
+    """
     fs, path = open_root(root)
-    documents: list[dict[str, Any]] = [json.loads(fs.cat_file(file)) for file in fs.glob(f"{path}/runs/*.json")]
-    return sorted((RunRecord.model_validate(d) for d in documents), key=lambda r: r.updated, reverse=True)
+    found = [_read(file, fs.cat_file(file)) for file in fs.glob(f"{path}/runs/*.json")]
+    return sorted(found, key=lambda record: record.updated, reverse=True)
 
 
 def record_of(root: str, name: str) -> RunRecord | None:
-    """Return a run's record, or None where it never ran under this root."""
+    """Return a run's record, or None where it never ran under this root.
+
+    Raises:
+        ConfigError: the file there is no record.
+    """
     fs, path = open_root(root)
     file = f"{path}/runs/{name}.json"
-    return RunRecord.model_validate_json(fs.cat_file(file)) if fs.exists(file) else None
+    return _read(file, fs.cat_file(file)) if fs.exists(file) else None
+
+
+def _read(file: str, content: bytes) -> RunRecord:
+    try:
+        return RunRecord.model_validate_json(content)
+    except ValidationError as error:
+        raise ConfigError(f"{file} is no record of a run ({error.errors()[0]['msg']}): move it away") from None
 
 
 def awaits_batches(record: RunRecord, root: str) -> bool:
     """Tell whether a run waits for batches, or failed while some were under way: a poll that was not answered, say."""
-    ledger = Runtime.of(record.spec, root).ledger
+    ledger = record.ledger(root)
     if record.state != "failed" or not (is_postgres(ledger) or Path(ledger).is_file()):
         return record.state == "waiting"
     store = LedgerStore(ledger)
     try:
-        return waits_for_batches(store, record.spec.name)
+        return waits_for_batches(store, record.name)
     finally:
         store.close()
 
@@ -132,7 +179,7 @@ def unfinished(root: str, name: str | None = None) -> RunSpec:
     """Return the spec of the named run, or of the newest run that has not completed.
 
     Raises:
-        ConfigError: there is no such run.
+        ConfigError: there is no such run, or this version of LeMa does not take its spec.
     """
     if name is not None:
         found = record_of(root, name)
@@ -142,6 +189,6 @@ def unfinished(root: str, name: str | None = None) -> RunSpec:
     everything = records(root)
     open_runs = [record for record in everything if record.state != "completed"]
     if not open_runs:
-        names = [record.spec.name for record in everything]
+        names = [record.name for record in everything]
         raise ConfigError(f"every run under {root} has completed: {names}; nothing to resume")
     return open_runs[0].spec

@@ -256,6 +256,12 @@ def ledger_under(root: str) -> str:
     return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
 
 
+def ledger_at(root: str, own: str | None) -> str:
+    """Return the ledger of a run under a root: its own, or the one that all runs there share."""
+    ledger = own or ledger_under(root)
+    return ledger if is_postgres(ledger) else str(Path(ledger).absolute())
+
+
 class Runtime(BaseModel):
     """Where and how a run works: handed to every task, small and plain, never part of an identity."""
 
@@ -270,6 +276,8 @@ class Runtime(BaseModel):
     workers: int | None = None
     scheduler: str | None = None
     launch: LaunchSpec = LaunchSpec()
+    go_on: str = ""
+    """What a person does to go on where a run stopped; empty: ``lema resume``."""
 
     @classmethod
     def of(cls, spec: RunSpec, root: str) -> Self:
@@ -279,10 +287,9 @@ class Runtime(BaseModel):
         """
         local = "://" not in root
         root = str(Path(root).absolute()) if local else root.rstrip("/")
-        ledger = spec.runtime.ledger or ledger_under(root)
         return cls(
             root=f"{root}/store",
-            ledger=ledger if is_postgres(ledger) else str(Path(ledger).absolute()),
+            ledger=ledger_at(root, spec.runtime.ledger),
             run=spec.name,
             budget=spec.budget,
             shard_requests=spec.runtime.shard_requests,

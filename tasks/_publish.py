@@ -151,7 +151,7 @@ def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseExcepti
     if all(isinstance(error, BatchPendingError) for _, error in failed):
         raise BatchPendingError(
             f"{stage.ref.stage}: {len(failed)} of {total} shards wait for batches that are submitted and not finished. "
-            f"Collect them later with: {_resuming(runtime)}, or the deployment collect-batch"
+            f"Collect them later with: {_going_on(runtime, 'collect-batch')}"
         )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
@@ -162,13 +162,16 @@ def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseExcepti
     raise ShardsFailedError(
         f"{stage.ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}; at most {requests} requests, "
         f"of which the answered ones are kept); the other shards are finished. Cause: {'; '.join(texts[:3])}. "
-        f"Go on with: {_resuming(runtime)}, or the deployment resume"
+        f"Go on with: {_going_on(runtime, 'resume')}"
     )
 
 
-def _resuming(runtime: Runtime) -> str:
+def _going_on(runtime: Runtime, deployment: str) -> str:
+    if runtime.go_on:
+        return runtime.go_on
     root = runtime.root.removesuffix("/store")
-    return f"lema resume {runtime.run}" + ("" if root == str(Path(".lema").absolute()) else f" --root {root}")
+    where = "" if root == str(Path(".lema").absolute()) else f" --root {root}"
+    return f"lema resume {runtime.run}{where}, or the deployment {deployment}"
 
 
 async def published_alone(

@@ -58,6 +58,7 @@ def evaluate(
     Example: lema evaluate gsm8k_test.jsonl --base-url http://127.0.0.1:8000/v1 --model lema-70b --against 3f9c2a71
     """
     from flows.measuring import run_of_file, run_of_questions
+    from lema_core.errors import ConfigError
 
     endpoint = _given(
         model=model, base_url=base_url, command=command, identity=identity, api_key_env=api_key_env,
@@ -65,7 +66,12 @@ def evaluate(
     )  # fmt: skip
     asking = _given(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
     if questions.endswith(".toml"):
-        run = run_of_file(Path(questions), settings or (), asking, endpoint)
+        if task:
+            raise ConfigError("a run file says its task: change it with --set test_questions.task=...")
+        fewer = [f"test_questions.limit={limit}"] if limit else []
+        run = run_of_file(Path(questions), [*(settings or ()), *fewer], asking, endpoint)
+    elif settings:
+        raise ConfigError(f"--set changes options of a run file, and {questions} is none")
     else:
         run = run_of_questions(questions, task, limit, asking, endpoint)
     from flows.cli.evaluation_shown import reference_of, show
@@ -80,9 +86,10 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
-    from flows.cli.run import all_answer, listened
+    from flows.cli.run import listened
     from flows.measuring import already_there, asked_for
     from flows.operations.server import ensure_server, ui_url
+    from flows.preflight import all_answer
     from lema_core.questions import read_questions
 
     if there := already_there(run, root):
@@ -95,7 +102,10 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     console.print(f"Prefect UI: {ui_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cli.progress import bars
+    from flows.evaluating import GO_ON
     from flows.evaluating import evaluate as evaluate_flow
+    from flows.operations.cancelling import cancellable
 
     with bars() as listener:
-        return asyncio.run(listened(evaluate_flow(run, root), listener))
+        measured: Measured = asyncio.run(listened(cancellable(evaluate_flow, run, root, GO_ON), listener))
+        return measured

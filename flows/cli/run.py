@@ -13,7 +13,6 @@ import typer
 from flows.cli.console import console
 
 if TYPE_CHECKING:
-    from lema_core.llm.endpoints import EndpointSpec
     from lema_core.specs import RunSpec
 
 Made = TypeVar("Made")
@@ -76,17 +75,10 @@ def resume(
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
     from flows.operations.server import ensure_server, ui_url
-    from flows.sweep_planning import stages_of
-    from lema_core.ablation.cells import cell_runs
+    from flows.preflight import preflight
 
     started = time.monotonic()
-    stages = list(stages_of(spec, root))
-    asyncio.run(all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}))
-    trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
-    for one in cell_runs(spec) if spec.ablation else [spec]:
-        _tokenizer_is_there(one)
-        if trains:
-            _arms_can_be_trained_here(one)
+    asyncio.run(preflight(spec, root))
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -113,37 +105,6 @@ def execute(spec: "RunSpec", root: str) -> None:
         show_sweep(console, spec, root, swept, seconds)
     else:
         show(console, spec, root, made, seconds)
-
-
-async def all_answer(endpoints: "set[EndpointSpec]") -> None:
-    """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid."""
-    from lema_core.llm.client import Client
-
-    # A key in a Secret block is read where requests are sent: here there may be no Prefect server yet.
-    for endpoint in (one for one in endpoints if one.api_key_secret is None):
-        endpoint.api_key()
-        if endpoint.base_url:
-            client = Client(endpoint)
-            try:
-                await client.preflight()
-            finally:
-                await client.close()
-
-
-def _arms_can_be_trained_here(spec: "RunSpec") -> None:
-    """Look for what training needs of this machine now: after the corrections it would be late."""
-    from lema_core.training.preflight import check_machine
-
-    for arm in spec.mixture.arms if spec.mixture else ():
-        check_machine(spec.training_of(arm), spec.launch)
-
-
-def _tokenizer_is_there(spec: "RunSpec") -> None:
-    """Find, or fetch, the tokenizer that arms of equal tokens are cut by: after the corrections it would be late."""
-    from lema_core.tokens import need_tokenizer
-
-    if spec.training and spec.mixture and any(spec.arm(arm).by_tokens for arm in spec.mixture.arms):
-        need_tokenizer(spec.training.base)
 
 
 def _announced(text: str) -> None:

@@ -30,13 +30,16 @@ def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG0
             begun.set_result(flow_run.id)
 
 
-async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
+async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str = "") -> Any:
     """Run a flow in this process, and end it within seconds when somebody cancels it in the UI or by the API.
+
+    ``go_on`` is what a person does to go on afterwards, by default ``lema resume``.
 
     Raises:
         CancelledRunError: it was cancelled.
         ServerGoneError: the Prefect server went away while it ran.
     """
+    go_on = go_on or f"lema resume {run.name} --root {root}"
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
     _waiting.append(begun)
     noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
@@ -55,7 +58,7 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
                 raise
             raise ServerGoneError(
                 f"the Prefect server does not answer any more ({error}). What was paid and finished is kept; start it "
-                f"(lema ui start) and go on with: lema resume {run.name} --root {root}"
+                f"(lema ui start) and go on with: {go_on}"
             ) from None
     work.cancel()
     # The engines settle what is out and paid; training's process group is ended.
@@ -63,9 +66,7 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str) -> Any:
     async with get_client() as client:
         state: State[None] = Cancelled(message="cancelled; what was paid is kept")
         await client.set_flow_run_state(begun.result(), state, force=True)
-    raise CancelledRunError(
-        f"the run was cancelled. What was paid is kept; go on with: lema resume {run.name} --root {root}"
-    )
+    raise CancelledRunError(f"the run was cancelled. What was paid is kept; go on with: {go_on}")
 
 
 async def _until_wished(begun: "asyncio.Future[UUID]") -> None:

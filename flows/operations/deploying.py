@@ -14,7 +14,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events.schemas.automations import TriggerTypes
 from prefect.events.schemas.deployment_triggers import DeploymentTriggerTypes
-from prefect.exceptions import ObjectAlreadyExists
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.schedules import Schedule
 from pydantic import TypeAdapter
 
@@ -22,6 +22,8 @@ from lema_core.errors import ConfigError
 
 _TRIGGER: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)
 PREFECT_FILE = Path("deployments") / "prefect.yaml"
+TAG = "lema"
+"""What tells our deployments from other projects' on the same server."""
 
 
 def described() -> list[dict[str, Any]]:
@@ -59,15 +61,17 @@ def register() -> list[str]:
 def served() -> list[RunnerDeployment]:
     """Return the deployments for ``prefect.serve``, which needs neither a work pool nor a worker.
 
-    One that is registered with a work pool would go on waiting for a worker, and Prefect does not take it out: it is
-    registered anew.
+    One of ours that is registered with a work pool would go on waiting for a worker, and Prefect does not take it out:
+    it is registered anew.
     """
-    names = {one["name"] for one in described()}
+    ours = [_served(one) for one in described()]
     with get_client(sync_client=True) as client:
-        for there in client.read_deployments():
-            if there.name in names and there.work_pool_name:
-                client.delete_deployment(there.id)
-    return [_served(one) for one in described()]
+        for one in ours:
+            with suppress(ObjectNotFound):
+                there = client.read_deployment_by_name(f"{one.flow_name}/{one.name}")
+                if there.work_pool_name and TAG in there.tags:
+                    client.delete_deployment(there.id)
+    return ours
 
 
 def _served(one: dict[str, Any]) -> RunnerDeployment:

@@ -3,11 +3,16 @@
 import json
 import re
 import sys
+from fnmatch import fnmatch
 
 import pytest
 from support import of_stage
+from typer.testing import CliRunner
 
+from flows.cli import app
+from flows.evaluating import evaluate
 from flows.measuring import run_of_questions
+from flows.operations.automations import crashed
 from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -77,14 +82,29 @@ def test_a_real_server_is_started_for_it_and_a_run_file_says_the_same(lema, offi
     run.write_text(f"""
 name = "same"
 questions = {{ task = "lema_official", path = "{official}", limit = 2 }}
-test_questions = {{ task = "lema_official", path = "{official}", limit = 2 }}
+test_questions = {{ task = "lema_official", path = "{official}" }}
 evaluation = {{ base = "m", max_tokens = 12 }}
 [endpoints.m]
 model = "smollm2"
 identity = "{{weights}}"
 command = "{sys.executable} -m this.is.not.started"
 """)
-    assert ref.fingerprint in lema("evaluate", run, "--root", "out").stdout
+    assert ref.fingerprint in lema("evaluate", run, "--root", "out", "--limit", 2).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("run.toml", "--task", "svamp"), "--set test_questions.task"), (("gsm8k", "--set", "name=x"), "of a run file")],
+)
+def test_options_that_would_have_no_effect_are_refused(words, said):
+    refused = CliRunner().invoke(app, ["evaluate", *words])
+    assert refused.exit_code == 1
+    assert said in f"{refused.exception}{refused.output}"
+
+
+def test_an_evaluation_that_is_killed_is_told_from_one_that_runs():
+    (names,) = [value for key, value in crashed().trigger.match_related.items() if key == "prefect.resource.name"]
+    assert any(fnmatch(evaluate.name, name) for name in names)
 
 
 URL = {"base_url": "http://127.0.0.1:9/v1"}

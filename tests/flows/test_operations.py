@@ -35,6 +35,8 @@ def test_registering_twice_is_registering_once(lema, checkout, prefect_api):
     assert not any(schedule["active"] for one in found.values() for schedule in one["schedules"])
     assert all("lema" in one["tags"] and one["description"] for one in found.values())
     assert {one["global_concurrency_limit"]["limit"] for one in found.values()} == {1}
+    # A call that came while another works must not be lost: what it is about was not there when that one looked.
+    assert {one["concurrency_options"]["collision_strategy"] for one in found.values()} == {"ENQUEUE"}
     for one in found.values():
         for name, field in one["parameter_openapi_schema"]["properties"].items():
             assert field["description"], name

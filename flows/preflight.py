@@ -1,0 +1,71 @@
+"""What can be known to fail before anything is paid: endpoints and their keys, tokenizers, the machine."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from flows.sweep_planning import stages_of
+from lema_core.ablation.cells import cell_runs
+from lema_core.llm.client import Client
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.specs import RunSpec
+from lema_core.tokens import need_tokenizer
+
+WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
+"""Fetches an endpoint's key from where only flows can read it."""
+
+
+async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) -> None:
+    """Plan a run or a sweep, ask each endpoint that it needs, and look for what training needs of this machine.
+
+    Args:
+        run: what is to be run.
+        root: where its artifacts lie.
+        with_key: see ``all_answer``.
+
+    Raises:
+        LemaError: what would fail after the first requests had been paid.
+    """
+    stages = await asyncio.to_thread(lambda: list(stages_of(run, root)))
+    await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
+    trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
+    for one in cell_runs(run) if run.ablation else [run]:
+        await asyncio.to_thread(_tokenizer_is_there, one)
+        if trains:
+            await asyncio.to_thread(_arms_can_be_trained_here, one)
+
+
+async def all_answer(endpoints: Iterable[EndpointSpec], with_key: WithKey | None = None) -> None:
+    """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid.
+
+    Without ``with_key`` those with a key in a Secret block are left out: there may be no Prefect server yet.
+    """
+    for endpoint in endpoints:
+        if endpoint.api_key_secret is None:
+            await _answers(endpoint)
+        elif with_key:
+            await _answers(await with_key(endpoint))
+
+
+async def _answers(endpoint: EndpointSpec) -> None:
+    endpoint.api_key()
+    if endpoint.base_url:
+        client = Client(endpoint)
+        try:
+            await client.preflight()
+        finally:
+            await client.close()
+
+
+def _arms_can_be_trained_here(run: RunSpec) -> None:
+    """Look for what training needs of this machine now: after the corrections it would be late."""
+    # Training's libraries are an extra that a run without training does not need.
+    from lema_core.training.preflight import check_machine
+
+    for arm in run.mixture.arms if run.mixture else ():
+        check_machine(run.training_of(arm), run.launch)
+
+
+def _tokenizer_is_there(run: RunSpec) -> None:
+    """Find, or fetch, the tokenizer that arms of equal tokens are cut by: after the corrections it would be late."""
+    if run.training and run.mixture and any(run.arm(arm).by_tokens for arm in run.mixture.arms):
+        need_tokenizer(run.training.base)
