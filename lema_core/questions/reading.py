@@ -6,12 +6,13 @@ empty set, a mapped field that is not there, a gold answer that does not parse, 
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
-from lema_core.answers import extract
+from lema_core.answers import Family, extract, judge
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import hub
 from lema_core.questions.drafts import Draft, Row, Unusable
@@ -20,6 +21,8 @@ from lema_core.questions.mapping import draft_by_mapping
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import Task, get_task
 from lema_core.records import Question, Rejection, content_id
+
+OVER_ZERO = re.compile(r"/\s*0+(?:\.0*)?(?![\d.])")
 
 
 def read_questions(spec: QuestionsSpec) -> Iterator[Question | Rejection]:
@@ -123,6 +126,20 @@ def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
     )
 
 
+def _gold_fault(gold: str, family: Family) -> str | None:
+    """Return why a path that says the gold answer, and nothing else, would not be right; None where it is."""
+    said = rf"The answer is \boxed{{{gold}}}." if family == "latex" else f"The answer is {gold}."
+    found = extract(said, family)
+    if not gold or found.outcome != "value":
+        return found.outcome
+    if family == "text":
+        return None  # a sentence's end within the gold ("St. Louis") is cut off in extraction
+    verdict = judge(said, gold, family).verdict
+    if family == "numeric" and OVER_ZERO.search(gold):
+        return "a division by zero"  # as text it equals itself
+    return None if verdict == "right" else f"only {found.value!r} is read of it"
+
+
 @dataclass(slots=True)
 class _Checker:
     """Turns drafts into questions and remembers which it has seen: one or two keys of 8 bytes and a place for each."""
@@ -175,13 +192,14 @@ class _Checker:
         """Return the gold answer; of a choice its text, also where the source gives its letter."""
         if self.task.family == "choice":
             return _choice(place, draft.gold, draft.candidates or ())
-        found = extract(f"The answer is {draft.gold}.", self.task.family)
-        if not draft.gold.strip() or found.outcome != "value":
+        gold = draft.gold.strip()
+        fault = _gold_fault(gold, self.task.family)
+        if fault is not None:
             raise DataError(
-                f"{place}: the gold answer {draft.gold!r} does not parse as {self.task.family} ({found.outcome}). "
+                f"{place}: the gold answer {draft.gold!r} does not parse as {self.task.family} ({fault}). "
                 "Expected one answer such as 72, 1,000, 5.5 or 3/4: correct the row, or the task in the run file."
             )
-        return draft.gold.strip()
+        return gold
 
     def _duplicate(self, place: str, first: str, text: str) -> Rejection:
         if self.on_duplicate == "error":

@@ -92,6 +92,10 @@ BAD = {
     "missing field": (['{"question": "How many?", "result": "3"}'], "no field 'answer'; seen: question, result"),
     "empty file": ([""], "No question in"),
     "gold without a value": (['{"question": "How many?", "answer": "many"}'], "does not parse as numeric"),
+    **{
+        f"gold {gold}": ([json.dumps({"question": "How many?", "answer": gold})], "does not parse as numeric")
+        for gold in ("3 dollars 50 cents", "not 5", "18; 19", "x=5, y=6", "1/0", "5 (or 6)")
+    },
     "empty gold": (['{"question": "How many?", "answer": ""}'], "does not parse"),
     "gold of a wrong type": (['{"question": "How many?", "answer": [3]}'], "holds list"),
     "empty question": (['{"question": " ", "answer": "3"}'], "the question is empty"),

@@ -7,7 +7,7 @@ import pytest
 
 from lema_core.answers import judge, match
 from lema_core.questions import QuestionsSpec, get_task, read_questions
-from lema_core.questions.tasks.math import last_boxed
+from lema_core.questions.tasks.math import boxed_gold
 from lema_core.records import Question
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -58,12 +58,24 @@ def test_csqa_has_five_candidates_and_its_gold_is_one():
         (r"$\boxed{\frac{1}{2}}$ and not $\boxed{\sqrt{\frac{3}{4}}}$", r"\sqrt{\frac{3}{4}}"),
         (r"we get $\boxed 7$ in the end", "7"),
         (r"\fbox{x}", "x"),
+        (r"$\boxed{\left\{x:x>0\right.}$", r"\left\{x:x>0\right."),
+        (r"the answers are $\boxed{-2}$ and $\boxed{1}$.", "-2, 1"),
+        (r"$x$ must be $\boxed{3}$ or $\boxed{\frac{2}{5}}$.", r"3, \frac{2}{5}"),
+        (r"This yields $\boxed{x+11}$ or $\boxed{11+x}$.", "11+x"),
+        (r"$d = \boxed{15\frac{39}{40}},$ or $\boxed{\frac{639}{40}}$ inches.", r"\frac{639}{40}"),
+        (r"$\boxed{44}\pmod{83}$. We check: $17\cdot 44 = 748$, so our answer is correct.", "44"),
         (r"\boxed{never closed", None),
         ("nothing", None),
     ],
 )
 def test_the_last_box_is_the_gold(text, gold):
-    assert last_boxed(text) == gold
+    assert boxed_gold(text) == gold
+
+
+def test_one_of_several_answers_is_the_last_box():
+    solution = r"The foci are $\boxed{(10,0)}$ and $\boxed{(0,0)}$."
+    assert boxed_gold(solution, "Enter only one of the foci, not both.") == "(0,0)"
+    assert boxed_gold(solution, "Enter the foci.") == "(10,0), (0,0)"
 
 
 def test_csqa_reads_the_hubs_flat_rows_like_the_published_ones():
