@@ -35,7 +35,14 @@ async def corrections_shard(
     with store.part(out, shard, Correction) as part:
         part.rows_in = len(rows) * spec.tries
         answers = engine.stream(teachers[0], correction_requests(rows, about, spec.sampling(), spec.tries))
-        found = reviewed(rows, counted(answers, part), about, corrector=teachers[0].identity, tries=spec.tries)
+        found = reviewed(
+            rows,
+            counted(answers, part),
+            about,
+            corrector=teachers[0].identity,
+            tries=spec.tries,
+            reject_false_steps=spec.reject_false_steps,
+        )
         tried = [one async for one in found]
         for second in teachers[1:]:
             tried = await _agreed(runtime, spec, second, task_name, tried, part)

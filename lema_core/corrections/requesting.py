@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 
 from lema_core.corrections.reviewing import review
-from lema_core.corrections.selection import require_agreement
+from lema_core.corrections.selection import require_agreement, without_false_steps
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.prompts import correction_prompt
 from lema_core.questions.tasks import Task
@@ -37,7 +37,13 @@ def correction_requests(
 
 
 async def reviewed(
-    mistakes: Iterable[JudgedPath], outcomes: AsyncIterator[Outcome], task: Task, *, corrector: str, tries: int
+    mistakes: Iterable[JudgedPath],
+    outcomes: AsyncIterator[Outcome],
+    task: Task,
+    *,
+    corrector: str,
+    tries: int,
+    reject_false_steps: bool = False,
 ) -> AsyncIterator[Tried]:
     """Yield each mistake with its tries: accepted corrections, and rejections with their reason."""
     for mistake in mistakes:
@@ -45,7 +51,7 @@ async def reviewed(
             review(mistake, await anext(outcomes), family=task.family, shape=task.shape, corrector=corrector, attempt=k)
             for k in range(tries)
         ]
-        yield Tried(mistake, tuple(rows))
+        yield Tried(mistake, tuple(map(without_false_steps, rows) if reject_false_steps else rows))
 
 
 async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task: Task, second: str) -> list[Tried]:

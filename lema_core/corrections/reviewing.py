@@ -29,6 +29,7 @@ REASONS = {
     "explanation_empty": "the explanation says nothing",
     "mistake_unchanged": "the named step is repeated as it was",
     "gold_pasted": "the right answer stands under steps that compute what the mistake computed",
+    "false_equation": "a corrected step holds a false equation",
     "no_answer": "the corrected solution ends without an answer",
     "ambiguous_answer": "the corrected solution gives more than one answer",
     "refused": "the teacher declined to answer",

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
+from lema_core.answers import false_equations
 from lema_core.corrections.reviewing import REASONS
 from lema_core.records import Correction, Rejection, content_id
+from lema_core.steps import split_path
 
 
 def select(
@@ -44,6 +46,13 @@ def require_agreement(first: Correction, second: Correction | Rejection) -> Corr
     if second.step != first.step:
         return _unchosen(first, "teachers_disagree", f"step {first.step} and step {second.step}")
     return replace(first, second_key=second.request_key)
+
+
+def without_false_steps(row: Correction | Rejection) -> Correction | Rejection:
+    """Return the row, or a rejection of a correction of which a step's arithmetic is proven false."""
+    steps = split_path(row.correct_solution).steps if isinstance(row, Correction) else ()
+    found = next((false for step in steps for false in false_equations(step)), None)
+    return _unchosen(row, "false_equation", repr(found.text)) if found and isinstance(row, Correction) else row
 
 
 def _unchosen(row: Correction, reason: str, seen: str = "") -> Rejection:

@@ -17,6 +17,8 @@ class CorrectionsSpec(BaseModel):
     """Corrections sampled for one mistake (k)."""
     keep: Literal["shortest", "all"] = "shortest"
     """Which of the accepted ones of a mistake."""
+    reject_false_steps: bool = False
+    """Reject a correction of which a step holds a false equation; the paper checks the final answer only."""
     also: tuple[str, ...] = ()
     """Further correctors of the same mistakes, for the arms ``corrector_<endpoint>`` that compare them."""
     second: str | None = None

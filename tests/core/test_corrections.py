@@ -16,6 +16,7 @@ from lema_core.corrections import (
     review,
     select,
 )
+from lema_core.corrections.selection import without_false_steps
 from lema_core.llm.requests import Completion, Failure
 from lema_core.records import Correction, JudgedPath, Rejection
 from lema_core.steps import split_steps
@@ -200,6 +201,16 @@ def test_first_false_step_is_noted():
     path = replace(path, text="Step 1: Tom has 3 + 4 = 7.\nStep 2: He eats 2, so 9.\nStep 3: Then 9 + 6 = 16.\nA: 16")
     row = reviewed(GOOD, path)
     assert (row.step, row.false_step, row.step_agrees) == (2, 3, False)
+
+
+@pytest.mark.parametrize("step", ["He eats 2, so 7 - 2 = 4 are left.", "He eats 2, so 7 - 2 = 5 - 100 = 12."])
+def test_a_false_equation_under_a_right_answer_is_rejected_where_asked_for(step):
+    row = reviewed(GOOD.replace("He eats 2, so 7 - 2 = 5 are left.", step))
+    assert isinstance(row, Correction)
+    rejected = without_false_steps(row)
+    assert (rejected.reason, rejected.parent_id, rejected.request_key) == ("false_equation", "path-1", "key")
+    assert without_false_steps(rejected) is rejected
+    assert without_false_steps(good := reviewed(GOOD)) is good
 
 
 CHOICE = replace(
