@@ -124,7 +124,18 @@ def _unordered(gold: Answer, pred: Answer) -> bool | None:
     left, right = named_items(gold), named_items(pred)
     if bool(left.name) != bool(right.name) and not any(item.name for item in (pred if left.name else gold).items):
         return _in_order(left.items, right.items)  # "x = 1, y = 2" is "1, 2" and not "2, 1"
+    if {_connective(gold), _connective(pred)} == {"and", "or"}:
+        return False
     return _in_any_order(gold.items, pred.items)
+
+
+def _connective(answer: Answer) -> str:
+    """How conditions are joined: ``x > 1 and x < 3`` is not ``x > 1 or x < 3``; between answers it does not matter."""
+    joined = {"&and": "and", "land": "and", "&or": "or", "lor": "or"}
+    if not any(item.signs and "=" not in item.signs for item in answer.items):
+        return ""
+    words = {joined[lexeme] for lexeme in answer.tokens if lexeme in joined}
+    return words.pop() if len(words) == 1 else ""
 
 
 def _in_any_order(gold: Sequence[Answer], pred: Sequence[Answer]) -> bool | None:

@@ -15,7 +15,7 @@ def same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
     left, right = gold.name, pred.name
     if tuple(map(_form, left)) != tuple(map(_form, right)):
         return None
-    if left[0] == right[0] and left[1] == right[1] == "(" and len(left) == 4 and _form(left[2]) == "letter":
+    if left[0] == right[0] and left[1] == right[1] == "(" and len(left) == 4 and left[2].islower():
         renamed = tuple(left[2] if part == right[2] else part for part in pred.tokens)
         return True if renamed == gold.tokens else None
     points = [tuple(part for part in name if part != "angle") for name in (left, right)]

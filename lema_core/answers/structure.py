@@ -53,8 +53,8 @@ def _list(tokens: Tokens, depth: int) -> Answer:
 
 def _separators(tokens: Tokens) -> frozenset[str]:
     r"""``x = 1 \lor x = 2`` lists two answers; ``p \lor q`` is a formula of logic."""
-    parts = split_top(tokens, _LOGIC)
-    listed = len(parts) > 1 and all(_RELATIONS.intersection(part) for part in parts)
+    parts = split_top(tokens, _LOGIC) if _LOGIC.intersection(tokens) else []
+    listed = bool(parts) and all(_RELATIONS.intersection(part) for part in parts)
     return _SEPARATORS | _LOGIC if listed else _SEPARATORS
 
 

@@ -98,6 +98,9 @@ def outcome(gold, pred, family="latex"):
         ("5 miles per hour", "5 miles"),
         (r"\sqrt{10^{80}+1}-10^{40}", "0"),
         ("3+5 m", "8"),
+        ("P(A)=1/2", "P(B)=1/2"),
+        ("x>1 and x<3", "x>1 or x<3"),
+        (r"x>1 \land x<3", r"x>1 \lor x<3"),
         ("5 is not prime", "5"),
     ],
 )
