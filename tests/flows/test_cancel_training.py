@@ -37,5 +37,13 @@ def trained(process: subprocess.Popen, root) -> list[psutil.Process]:
     """Return the run's processes once one of them makes steps."""
     steps = [log for log in root.rglob("log.txt") if "step" in log.read_text(errors="replace")]
     family = psutil.Process(process.pid).children(recursive=True)
-    ranks = [one for one in family if "lema_core.training.sft" in " ".join(one.cmdline())]
+    ranks = [one for one in family if "lema_core.training.sft" in words_of(one)]
     return family if steps and ranks else []
+
+
+def words_of(process: psutil.Process) -> str:
+    """Return a process's command; nothing for one that has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # a zombie is one, too
+        return ""
