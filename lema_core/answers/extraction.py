@@ -9,8 +9,10 @@ import re
 from functools import lru_cache
 
 from lema_core.answers.choice import choose
+from lema_core.answers.formulas import FORMULA, content, leading_formula
 from lema_core.answers.lexer import to_ascii
 from lema_core.answers.limits import not_an_answer
+from lema_core.answers.phrases import denied
 from lema_core.answers.quantity import only_quantity
 from lema_core.answers.scorers import extract_with, is_scorer
 from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
@@ -29,15 +31,19 @@ _RUN_ON = re.compile(
 _CUE = re.compile(
     r"(?P<hashes>####)"
     r"|(?P<boxed>\\(?:boxed|fbox|beginboxed)(?=[ {]))"
-    r"|(?P<answer>\b(?:answer|result)s?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?"
+    r"|(?P<answer>\banswers?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?"
     r"(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=|(?=\s*(?:\\[\[(]|\$)))"
     r"[ :*_]{0,6})"
     r"|(?P<letter>^[ \t]*(?:\*\*)?A(?:\*\*)?:(?:\*\*)?)"
     r"|(?P<corrected>^[ \t]*(?:\*\*)?Corrected Answer(?:\*\*)?:(?:\*\*)?)",
     re.MULTILINE | re.IGNORECASE,
 )
+_RESULT = re.compile(r"(?P<answer>\bresults?\b[ *_]{0,4}(?:(?:is|are|equals)\b|:|=)[ :*_]{0,6})", re.IGNORECASE)
+_CONNECTOR = re.compile(r"[,;+&]|\b(?:and|or)\b|quad")
 _JOINED = re.compile(r"(?:[\s,;$.+\\]|\\[\])(\[]|\\quad|\\text\s*\{[^{}]{0,40}\}|\b(?:and|or)\b){0,12}")
-_SENTENCE = re.compile(r"(?<![0-9])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n")
+_SENTENCE = re.compile(
+    r"(?<![0-9])(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\.[A-Z])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n"
+)
 _CONCLUDES = re.compile(r"\s*(?:Therefore|Thus|Hence|So|Consequently|In conclusion)\b", re.IGNORECASE)
 _PREDICATES = re.compile(r"(?<![\\\w])(?:is|are|equals|at)\s+(?=[$\\0-9-])")
 _SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|\n\s*\n|<\|")
@@ -45,7 +51,6 @@ _TRAILER = re.compile(
     r"[,;]?\s+(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
     re.DOTALL | re.IGNORECASE,
 )
-_MATH = re.compile(r"\$\$([^$]+)\$\$|(?<!\\)\$((?:\\.|[^$\\])+)\$|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?(?![\w])")
 _PREDICATE = re.compile(r"^(?:The|Its|This|That|So|Thus|Hence|Therefore)\b.*\b(?:is|are|equals)\s+(?=\S)", re.DOTALL)
 _DECORATION = ' \t\r\n*_`"“”:'
@@ -82,11 +87,15 @@ def _conclusion(text: str, found: Extraction) -> Extraction:
         return found
     predicates = list(_PREDICATES.finditer(last))
     rest = last[predicates[-1].end() :].strip() if predicates else last
-    formula = _MATH.match(rest) if predicates else None
+    formula = leading_formula(rest) if predicates else None
     if formula:
-        return Extraction("value", next(group for group in formula.groups() if group is not None).strip(), "conclusion")
+        return Extraction("value", formula.strip(), "conclusion")
     number = _NUMBER.match(rest) if predicates else None
-    return Extraction("value", number.group(), "conclusion") if number else found
+    stated = only_quantity(rest, "conclusion")
+    if not number or stated.value is None:
+        return found
+    plain = stated.value == number.group().replace(",", "")
+    return Extraction("value", number.group() if plain else stated.value, "conclusion")
 
 
 def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...] | None = None) -> Extraction:
@@ -114,7 +123,7 @@ def _bare(text: str) -> Extraction:
 def _is_sentence(text: str) -> bool:
     """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
     text = text[-MAX_ANSWER_CHARS:]  # the patterns below look ahead from every opening delimiter
-    outside = _MATH.sub(" ", text)
+    outside = FORMULA.sub(" ", text)
     if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
         return False
     return (
@@ -137,6 +146,8 @@ def _simple(text: str) -> Extraction | None:
         return None
     tail = text[start:] if text[-1] != "." else text[start:-1]
     number = _SIMPLE_TAIL.fullmatch(tail)
+    if number and cue == "answer" and denied(text[max(0, at - 160) : at]):
+        return None
     return _simple_value(number[1], cue) if number else None
 
 
@@ -157,11 +168,13 @@ def _cut_run_on(text: str) -> str:
 
 
 def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
-    cues = list(_CUE.finditer(text))[-MAX_CUES:]
+    cues = list(_CUE.finditer(text))[-MAX_CUES:] or _last_result(text)
     worst = Extraction("none", detail="no answer cue" if not cues else "the cues hold no answer")
     last_boxed = True
     for cue in reversed(cues):
         kind = cue.lastgroup or ""
+        if kind == "answer" and denied(text[max(0, cue.start() - 160) : cue.start()]):
+            return Extraction("ambiguous", cue=kind, detail=f"{text[cue.start() :][:80]!r} is denied")
         if kind == "boxed":
             raw = _boxed(text, cue, cues if last_boxed else [cue], family)
             last_boxed = False
@@ -183,6 +196,13 @@ def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Ex
     return worst
 
 
+def _last_result(text: str) -> list[re.Match[str]]:
+    """A "result" is the answer only in a last sentence, for steps have results too."""
+    last = list(_RESULT.finditer(text, max(0, len(text) - MAX_ANSWER_CHARS)))[-1:]
+    ends = [_SENTENCE.search(text, cue.end()) for cue in last]
+    return [] if any(end and text[end.end() :].strip(_DECORATION) for end in ends) else last
+
+
 def _typed(raw: str, family: Family, candidates: tuple[str, ...] | None, cue: str) -> Extraction:
     raw = raw.strip()
     if not any(character.isalnum() for character in raw):
@@ -201,17 +221,17 @@ def _snippet(text: str, start: int, family: Family) -> str | None:
     rest = rest.lstrip(_DECORATION) if family != "latex" else rest.lstrip(_DECORATION + "\n")
     if not rest:
         return None
-    formula = _MATH.match(rest)
-    if formula and family == "latex":
-        return next(group for group in formula.groups() if group is not None)
+    formula = leading_formula(rest) if family == "latex" else None
+    if formula:
+        return formula
     end = _SENTENCE.search(rest)
     sentence = rest[: end.start()] if end else rest
     if "\\boxed" in sentence or "\\fbox" in sentence:
         return None  # the box's own cue is in front of this one
     if family == "latex" and len(sentence) > 60:
-        inner = list(_MATH.finditer(sentence))
+        inner = list(FORMULA.finditer(sentence))
         if inner:
-            return next(group for group in inner[-1].groups() if group is not None)
+            return content(inner[-1])
     sentence = _TRAILER.sub("", " ".join(sentence.split()))
     if family == "latex":
         # "The volume of $ABCD$ is 120" says 120
@@ -226,17 +246,18 @@ def _boxed(text: str, cue: re.Match[str], cues: list[re.Match[str]], family: Fam
     parts = [content[0]]
     for earlier in reversed([other for other in cues if other.lastgroup == "boxed" and other.start() < cue.start()]):
         inner = _box_content(text, earlier.end())
-        if inner is None or not _JOINED.fullmatch(text, inner[1], start):
+        gap = text[inner[1] : start] if inner else ""
+        if inner is None or not _JOINED.fullmatch(text, inner[1], start) or (gap and not _CONNECTOR.search(gap)):
             break
         parts.append(inner[0])
         start = earlier.start()
-    return ", ".join(reversed(parts))
+    return ", ".join(dict.fromkeys(reversed(parts)))
 
 
 def _box_content(text: str, at: int) -> tuple[str, int] | None:
     """Return the balanced content of a box and where it ends; an unbalanced box has none."""
     if text[at : at + 1] == " " and text[at : at + 2] != " {":
-        end = re.compile(r"[$.\n]").search(text, at + 1)
+        end = re.compile(r"[$\n]|\.(?![0-9])").search(text, at + 1)
         stop = end.start() if end else len(text)
         return (text[at:stop].strip(), stop) if stop - at < 200 else None
     start = text.find("{", at) + 1
@@ -267,7 +288,7 @@ def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, 
 
 
 def _last_value(sentence: str) -> Extraction:
-    formulas = [next(group for group in match.groups() if group is not None) for match in _MATH.finditer(sentence)]
+    formulas = [content(match) for match in FORMULA.finditer(sentence)]
     return Extraction("value", formulas[-1].strip(), "formula") if formulas else _last_number(sentence)
 
 

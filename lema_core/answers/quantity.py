@@ -7,71 +7,121 @@ matcher knows the types.
 import re
 from fractions import Fraction
 from itertools import pairwise
+from math import prod
 
 from lema_core.answers.lexer import to_ascii
+from lema_core.answers.phrases import hedged, is_context, restates
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.types import Extraction
 
-# A sign is a sign at the start or behind a space or bracket; elsewhere it stands between two numbers.
-_SIGN = r"(?:^[-+]\s?|(?<=[\s(=$])-)?(?:\$\s?-?)?"
+# A sign is a sign unless a value or a name stands before it; there it stands between two of them.
+_SIGN = r"(?:^[-+]\s?|(?<![0-9A-Za-z)\]}%.])-|(?<=[:=(\[{,]\s)-\s)?(?:\$\s?-?)?"
 _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_SCALES = {
+    "hundred": 10**2, "dozen": 12, "dozens": 12, "thousand": 10**3, "million": 10**6, "billion": 10**9,
+    "trillion": 10**12, "k": 10**3, "m": 10**6, "b": 10**9, "bn": 10**9,
+}  # fmt: skip
+_SCALE_NAMES = "hundred|dozens?|thousand|million|billion|trillion"
 _QUANTITY = re.compile(
     rf"""(?P<clock>[0-9]{{1,4}}(?::[0-9]{{1,4}}){{1,2}}(?:\s?[ap]\.?m\b\.?)?)
     |(?P<duration>[0-9]+\s?(?:hours?|hrs?|h)\s?(?:and\s)?[0-9]+\s?(?:minutes?|mins?|m)\b)
     |(?P<scientific>[-+]?[0-9]+(?:\.[0-9]+)?(?:e[-+]?[0-9]{{1,3}}\b|\s?(?:\*|x|\\times)\s?10\s?\^\s?\{{?[-+]?[0-9]{{1,3}}\}}?))
     |(?P<mixed>{_SIGN}[0-9]+\s+[0-9]+\s?/\s?[0-9]+)
     |(?P<fraction>{_SIGN}(?:{_DIGITS})\s?/\s?[0-9]+(?:\.[0-9]+)?)
-    |(?P<number>{_SIGN}(?:{_DIGITS}))(?:\s(?P<scale>thousand|million|billion|trillion)\b)?(?P<percent>\s?%|\s?\\%|\s?percent\b)?""",
+    |(?P<number>{_SIGN}(?:{_DIGITS}))(?P<scale>(?:\s?(?:{_SCALE_NAMES})\b)+|(?-i:[kKMB]|bn)\b)?(?P<percent>\s?%|\s?\\%|\s?percent\b)?""",
     re.VERBOSE | re.IGNORECASE,
 )
-_ALTERNATIVE = re.compile(r"^\s*(?:[A-Za-z]+\s+){0,2}(?:or|to|and|-|–)\s*\$?\s*$", re.IGNORECASE)
 _ARITHMETIC = re.compile(r"\s*(?:\*{1,2}|[+^/×÷]|\s-\s|\\times|\\cdot|\sx\s)\s*\$?\s*$")
-_RANGE = re.compile(r"^\s*[-–]\s*\$?$")
-_ATTACHED = re.compile(r"[A-Za-z_]$")
-_SCALES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_ATTACHED = re.compile(r"[A-Za-z_]-?$")
+_CURRENCY = re.compile(r"\b(?:USD|EUR|GBP|US)\s?\$?(?=-?\s?[0-9])")
+_TEXT = re.compile(r"\\+(?:text(?:bf|it|rm|normal|tt|sf)?|mbox|mathrm|mathbf)\s*\{([^{}]*)\}")
+_MINUS = re.compile(r"\b(?:minus|negative)\s+(?=[$\\]?\s?[0-9.]|\\[a-z])", re.IGNORECASE)
+_AFTER_VALUE = re.compile(r"[0-9)]")
+_COMPARES = re.compile(r"[<>]|!=|\\(?:ne|neq|le|leq|ge|geq|lt|gt|pm|mp)\b")
+_LINKED = re.compile(r"[0-9].*?(?:,(?![0-9]{3})|;|\band\b|\bor\b|\s[A-Za-z]\s*$)|[0-9]\s?[b-z]\s*$")
+_REMARK = re.compile(r"\((?!\s*(?:or|not)\b)[^()0-9]{0,200}\)\s*$")
+_BRACKET = re.compile(r"(?P<head>[^()]*[0-9][^()]*\s)\((?P<inner>[^()]*[0-9][^()]*)\)")
 MAX_PHRASE = 400
 MAX_FORMULA = 200
 
 
 def only_quantity(phrase: str, cue: str) -> Extraction:
-    """Return the one quantity of a phrase; none where it has no number, ambiguous where it names several."""
-    plain = _strip(phrase)
-    typed = _whole(plain)
-    if typed is not None:
-        return Extraction("value", typed, cue)
-    if "=" in plain:
-        plain = plain.rsplit("=", 1)[1].strip() or plain
-    found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
-    if not found:
+    """Return the one quantity of a phrase; none where it has no number, ambiguous where it names several.
+
+    Words that deny, compare or compute ("not 5", "5 or more", "half of 10") make it ambiguous; "minus" is a sign.
+    """
+    plain = _strip(phrase, boxed=cue == "boxed")
+    if not any(sign.isdigit() for sign in plain):
         return Extraction("none", cue=cue, detail=f"no number in {phrase[:80]!r}")
-    if any(_ARITHMETIC.match(plain[left.end() : right.start()]) for left, right in pairwise(found)):
-        return _computed(plain, phrase, cue)
-    values = list(dict.fromkeys(_canonical(match) for match in found))
-    if len(values) == 1 or _leads(plain, found):
-        return Extraction("value", values[0], cue)
-    return Extraction("ambiguous", cue=cue, detail=f"{len(values)} numbers in {phrase[:80]!r}")
+    bracket = _BRACKET.fullmatch(plain)
+    if bracket:
+        return _explained(bracket, cue)
+    value = _value(plain, boxed=cue == "boxed")
+    if value is not None:
+        return Extraction("value", value, cue)
+    if all(_ATTACHED.search(plain[: match.start()]) for match in _QUANTITY.finditer(plain)):
+        return Extraction("none", cue=cue, detail=f"no number in {phrase[:80]!r}")
+    return Extraction("ambiguous", cue=cue, detail=f"no single number is stated in {phrase[:80]!r}")
 
 
-def _computed(plain: str, phrase: str, cue: str) -> Extraction:
+def _explained(bracket: re.Match[str], cue: str) -> Extraction:
+    """``18 (3 * 6 = 18)`` says 18 twice; ``18 (20 with tax)`` says two numbers."""
+    head, inner = only_quantity(bracket["head"], cue), only_quantity(bracket["inner"], cue)
+    if head.value is not None and head.value != inner.value:
+        return Extraction("ambiguous", cue=cue, detail=f"{head.value} and in brackets {bracket['inner'][:80]!r}")
+    return head
+
+
+def _value(plain: str, *, boxed: bool) -> str | None:
+    if _COMPARES.search(plain) or hedged(re.split(r"[0-9\\]", plain, maxsplit=1)[0]):
+        return None
+    *names, plain = (part.strip() for part in plain.split("="))
+    if any(_LINKED.search(name) for name in names):
+        return None
+    typed = _whole(plain, boxed=boxed)
+    return typed if typed is not None else _stated(_TEXT.sub(r" \1 ", plain).strip())
+
+
+def _stated(plain: str) -> str | None:
+    found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
+    if not found or hedged(plain[: found[0].start()], plain[found[0].end() :]):
+        return None
+    gaps = [plain[left.end() : right.start()] for left, right in pairwise(found)]
+    if any(_ARITHMETIC.match(gap) for gap in gaps):
+        return _computed(plain)
+    if "\\" in plain[: found[0].start()]:
+        return None
+    values = {_canonical(match) for match in found}
+    single = not gaps or (len(values) == 1 and all(map(restates, gaps))) or _leads(plain, found)
+    return _canonical(found[0]) if single else None
+
+
+def _computed(plain: str) -> str | None:
     """``3 + 4`` is left to the matcher, which computes within limits; what it cannot read is no single number."""
-    answer = parse_answer(plain)
-    if answer.kind == "value" and len(plain) <= MAX_FORMULA:
-        return Extraction("value", plain, cue)
-    return Extraction("ambiguous", cue=cue, detail=f"a calculation without a result: {phrase[:80]!r}")
+    return plain if len(plain) <= MAX_FORMULA and parse_answer(plain).kind == "value" else None
 
 
-def _strip(phrase: str) -> str:
+def _strip(phrase: str, *, boxed: bool) -> str:
     plain = to_ascii(phrase[:MAX_PHRASE]).strip(" \t\n*_`$\"'")
     plain = re.sub(r"\\\$|\\[()\[\]]|(?<=[0-9])\{,\}(?=[0-9])|(?<=[0-9]),\\!(?=[0-9])", "", plain)
-    return re.sub(r"\((?:[^()]{0,200})\)\s*$", "", plain).strip().rstrip(".,;!") or plain
+    plain = _REMARK.sub("", plain).strip().rstrip(".,;" if boxed else ".,;!") or plain
+    inner = plain[1:-1]
+    if plain[:1] + plain[-1:] in {"[]", "{}", "<>"} and not any(bracket in inner for bracket in "[]{}<>"):
+        plain = inner.strip()
+    plain = _CURRENCY.sub("", plain)
+    sign = _MINUS.search(plain)
+    return plain if sign is None or _AFTER_VALUE.search(plain[: sign.start()]) else _MINUS.sub("-", plain)
 
 
-def _whole(plain: str) -> str | None:
-    r"""The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}`` or ``18 \\text{ dollars}``."""
-    if not ("\\" in plain or "^" in plain) or len(plain) > MAX_FORMULA:
+def _whole(plain: str, *, boxed: bool) -> str | None:
+    r"""The phrase is one typed value to its end: a formula such as ``\\frac{1}{2}``, ``25_{6}`` or a boxed ``3!``."""
+    bare = _TEXT.sub("", plain)
+    formula = "\\" in bare or "^" in bare or "_" in bare or (boxed and "!" in bare)
+    if not formula or len(plain) > MAX_FORMULA:
         return None
     answer = parse_answer(plain)
-    return plain if answer.kind in {"value", "ratio"} and any(token[0].isdigit() for token in answer.tokens) else None
+    typed = answer.kind in {"value", "ratio", "based"} and any(token[0].isdigit() for token in answer.tokens)
+    return plain if typed else None
 
 
 def _canonical(match: re.Match[str]) -> str:
@@ -79,11 +129,8 @@ def _canonical(match: re.Match[str]) -> str:
     if match["percent"]:
         return match["number"].replace("$", "").replace(",", "").replace(" ", "") + "%"
     if match["scale"]:
-        value = (
-            Fraction(match["number"].replace("$", "").replace(",", "").replace(" ", ""))
-            * _SCALES[match["scale"].lower()]
-        )
-        return str(value)
+        factor = prod(_SCALES[scale] for scale in match["scale"].lower().split())
+        return str(Fraction(match["number"].replace("$", "").replace(",", "").replace(" ", "")) * factor)
     if match["number"]:
         return text.replace(",", "").replace(" ", "")
     if match["scientific"]:
@@ -95,11 +142,8 @@ def _canonical(match: re.Match[str]) -> str:
 
 
 def _leads(plain: str, found: list[re.Match[str]]) -> bool:
-    """``18 of the 20 apples`` states 18; ``18 or 19`` and ``18-19`` state nothing single."""
-    first, second = found[0], found[1]
-    if first.start() != 0:
+    """``18 of the 20 apples`` states 18; ``18 or 19``, ``20% of 50`` and ``5 feet 3 inches`` state nothing single."""
+    first, *others = found
+    if first.start() != 0 or len(others) != 1 or not first["number"] or first["percent"] or "." in first["number"]:
         return False
-    between = plain[first.end() : second.start()]
-    return (
-        bool(between.strip()) and not _ALTERNATIVE.match(between) and not _RANGE.match(between) and "," not in between
-    )
+    return is_context(plain[first.end() : others[0].start()], plain[others[0].end() :])

@@ -53,6 +53,22 @@ def test_numeric_values(text, value):
         ("He has 18 apples.", "none"),
         ("The answer is unclear.", "none"),
         ("The answer is 18 or 19.", "ambiguous"),
+        *[
+            (f"The answer is {phrase}.", "ambiguous")
+            for phrase in (
+                *("not 5", "less than 5", "twice 5", "a decrease of 5", "half of 10", "the square root of 16", "+-5"),
+                *("18; 19", "10~12", "10...12", "5 feet 3 inches", "3 dollars 50 cents", "3 remainder 2", "18 & 19"),
+                *("5 to the power of 2", "20% of 50", "10 through 12", "3 packs with 4 left", "5 and a half"),
+                *("5 if it rains or 10 if not", "x = 5, y = 6", "Ann = 5 and Bob = 6", "x != 5", "5 (or 6)"),
+                *("18 (20 with tax)", "2x5", "1'234", "5 squared", "5 dollars and 50 cents"),
+            )
+        ],
+        ("I don't think the answer is 5.", "ambiguous"),
+        (r"\boxed{x<5}", "ambiguous"),
+        (r"\boxed{5\text{ or }6}", "ambiguous"),
+        (r"\boxed{5 \text{ dollars and } 50 \text{ cents}}", "ambiguous"),
+        ("Step 1: The result is 18.\nStep 2: Adding 3 gives 21 in total.", "none"),
+        ("The result is 7 apples.\nStep 3: Tom eats 2 and has 5.", "none"),
         ("The answer is between 5 and 6.", "ambiguous"),
         ("The answer is 10-12.", "ambiguous"),
         (r"\boxed{18", "none"),
@@ -85,6 +101,26 @@ def test_outcomes_without_a_value(text, outcome):
         ("The answer is 9**9**9**9.", "1", "unknown"),
         ("The answer is 5 + 13.", "18", "right"),
         ("The answer is 5 + 5.", "5", "wrong"),
+        *[
+            (cue + negative, "-5", "right")
+            for cue in ("#### ", "The answer is ")
+            for negative in ("minus 5", "negative 5", "[-5]", "{-5}", "Tom:-5", "USD-5")
+        ],
+        *[
+            (f"The answer is {scaled}.", gold, "right")
+            for scaled, gold in (("$1.5M", "1500000"), ("5k", "5000"), ("3 hundred", "300"), ("2 dozen", "24"))
+        ],
+        ("The answer is 5 hundred thousand.", "500000", "right"),
+        ("The answer is 18 minus 3.", "18", "ambiguous"),
+        ("The answer is 18 out of 20.", "18", "right"),
+        ("The answer is 18 apples in 3 days.", "18", "right"),
+        ("The answer is 18 (3 * 6 = 18).", "18", "right"),
+        ("It is not hard to see that the answer is 5.", "5", "right"),
+        (r"\boxed{25_{6}}", "25", "wrong"),
+        (r"\boxed{3!}", "6", "right"),
+        ("The answer is 5.\n\nNote: the result is 3 more than before.", "5", "right"),
+        ("The result is 12 so far.\nQuestion: how many more?\nWe add. The answer is 15.", "15", "right"),
+        (r"The answer is \boxed 3.5", "3.5", "right"),
     ],
 )
 def test_the_published_evaluators_faults_are_not_ours(text, gold, verdict):
@@ -97,6 +133,12 @@ def test_the_published_evaluators_faults_are_not_ours(text, gold, verdict):
         (r"Thus \boxed{\frac{1}{2}}.", r"\frac{1}{2}"),
         (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed 5$ done", "5"),
+        ("$\\boxed{5}$\n\n$\\boxed{5}$", "5"),
+        ("The answer is $3$ or $5$.", "3, 5"),
+        ("The answer is $1$, $2$, and $3$.", "1, 2, 3"),
+        ("The answer is $2$-$3$.", "2-3"),
+        (r"Hence the probability is $1$ - $\frac13$.", r"1 - \frac13"),
+        ("The answer is $3$ million.", "3 million"),
         (r"\boxed{1} and \boxed{2}", "1, 2"),
         (r"The final answer is $(-6, \frac52)$. I hope it is correct.", r"(-6, \frac52)"),
         (r"The answer is: \sqrt{117}.", r"\sqrt{117}"),
