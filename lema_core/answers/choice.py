@@ -4,6 +4,7 @@ It abstains where the published evaluator guessed: an answer that names no candi
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 
 from lema_core.answers.types import Extraction, Match
@@ -12,8 +13,15 @@ _LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:]|$)\s*")
 _SPACES = re.compile(r"[\s_]+")
 _EDGES = " \t\n.,;:!?\"'`*()[]{}$"
 _REFUSALS = re.compile(
-    r"\b(?:none of|neither|cannot|not|no (?:answer|correct|candidate)|except)\b|n't\b", re.IGNORECASE
+    r"\b(?:none of|neither|cannot|not|no (?:answer|correct|candidate)|except|but|hardly|unlikely|wrong|incorrect)\b"
+    r"|n't\b",
+    re.IGNORECASE,
 )
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_LABEL = re.compile(r"\s*(?:option|choice)\s+(?=\(?[A-Za-z]\b)", re.IGNORECASE)
+_CONTRAST = re.compile(r",\s*(?:and\s+)?not\s+(?:the\s+)?[\w() ]+[.\s]*$", re.IGNORECASE)
+_FURTHER = re.compile(r"\(([A-Za-z])\)|\b([A-Z])(?=[).:]|$)")
+_JOINED = re.compile(r"\b(?:or|and)\b|/", re.IGNORECASE)
 MAX_CHOICE_CHARS = 500
 
 
@@ -24,7 +32,7 @@ def _fold(text: str) -> str:
 
 def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     """Return the candidate's text that ``answer`` names; none or ambiguous where it names no or several candidates."""
-    answer = answer[:MAX_CHOICE_CHARS]
+    answer = _CONTRAST.sub("", _LABEL.sub("", _TEXT.sub(r"\1", answer[:MAX_CHOICE_CHARS])))
     folded = _fold(answer)
     for candidate in candidates:
         if folded and _fold(candidate) == folded:
@@ -33,7 +41,7 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     if lettered is not None and named and lettered not in named:
         return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
     if lettered is not None:
-        return Extraction("value", lettered, "letter")
+        return _settled(lettered, answer, folded, named, candidates)
     if not named or _rejects(folded, named):
         return Extraction("none", detail=f"{answer[:80]!r} names no candidate")
     if len(named) > 1:
@@ -41,7 +49,18 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     return Extraction("value", named[0], "text")
 
 
-def _rejects(folded: str, named: list[str]) -> bool:
+def _settled(lettered: str, answer: str, folded: str, named: list[str], candidates: tuple[str, ...]) -> Extraction:
+    """Return what a leading letter chooses, unless what follows takes it back or names another one."""
+    letters = {(found[1] or found[2]).upper() for found in _FURTHER.finditer(answer)}
+    others = {candidates[at] for letter in letters if (at := ord(letter) - ord("A")) < len(candidates)} - {lettered}
+    if others or (len(named) > 1 and _JOINED.search(folded)):
+        return Extraction("ambiguous", detail=f"{answer[:80]!r} names several candidates")
+    if _rejects(folded, candidates):
+        return Extraction("none", detail=f"{answer[:80]!r} takes its letter back")
+    return Extraction("value", lettered, "letter")
+
+
+def _rejects(folded: str, named: Sequence[str]) -> bool:
     """Tell a refusal: "it is not a bank" and "neither bank nor mall" choose nothing."""
     for candidate in named:
         folded = folded.replace(_fold(candidate), " ")

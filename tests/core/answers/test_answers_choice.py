@@ -17,6 +17,13 @@ CANDIDATES = ("bank", "library", "department store", "mall", "new york")
         ("The answer is **New York**.", "new york"),
         ("Corrected Answer: library", "library"),
         ("The bank has doors. The answer is mall", "mall"),
+        (r"The answer is \boxed{\text{C}}", "department store"),
+        ("The answer is option C", "department store"),
+        ("The answer is choice (C)", "department store"),
+        ("The answer is C, not B", "department store"),
+        ("The answer is mall, not library.", "mall"),
+        ("The answer is (A) bank because banks have doors.", "bank"),
+        ("The answer is (A) bank and (A).", "bank"),
     ],
 )
 def test_choices(text, value):
@@ -33,6 +40,13 @@ def test_choices(text, value):
         ("The answer is (A) mall.", "ambiguous"),
         ("The answer is F.", "none"),
         ("Revolving doors are nice.", "none"),
+        ("The answer is (A) or (C).", "ambiguous"),
+        ("The answer is (A)? No, (C).", "ambiguous"),
+        ("The answer is (A) bank or mall", "ambiguous"),
+        ("The answer is (A) is wrong.", "none"),
+        ("The answer is (A) is not right", "none"),
+        ("The answer is anything but a bank", "none"),
+        ("The answer is hardly a bank", "none"),
     ],
 )
 def test_it_abstains(text, outcome):
