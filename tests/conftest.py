@@ -1,10 +1,6 @@
 """What every test needs: no deadline by the clock (machines are shared), the real data folder where it is there."""
 
 import os
-import pwd
-import shutil
-import socket
-import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,40 +30,23 @@ def shared() -> Path:
     return folder
 
 
-def _binaries() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    path = str(found[-1]) if found else shutil.which("initdb")
-    return Path(path).parent if path else None
-
-
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
-    """A real server in a temporary folder, as a user that is not root."""
-    binaries = _binaries()
-    if binaries is None:
-        pytest.skip("PostgreSQL's server is not installed")
+def postgres() -> Iterator[Any]:
+    """Start a real server of ours in a temporary folder, or skip where PostgreSQL is not installed."""
+    from flows.operations.postgres import Postgres, _as_user, _binaries
+    from lema_core.errors import ConfigError
+
+    try:
+        _binaries(), _as_user()
+    except ConfigError as error:
+        pytest.skip(str(error))
     # Not under pytest's folder: that one is closed to other users.
-    with tempfile.TemporaryDirectory(prefix="lema-postgres-") as name:
-        folder = Path(name)
-        as_user: dict[str, str | int] = {}
-        if os.geteuid() == 0:
-            try:
-                user = pwd.getpwnam("postgres")
-            except KeyError:
-                pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
-            os.chown(folder, user.pw_uid, user.pw_gid)
-            as_user = {"user": "postgres"}
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        data = folder / "data"
-        quiet = {"stdout": subprocess.DEVNULL, "cwd": folder, **as_user}
-        subprocess.run([binaries / "initdb", "-D", data, "-A", "trust", "-U", "lema", "--no-sync"], check=True, **quiet)
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-        control = [binaries / "pg_ctl", "-D", data, "-w", "-l", folder / "log"]
-        subprocess.run([*control, "-o", options, "start"], check=True, **quiet)
-        yield f"postgresql://lema@127.0.0.1:{port}"
-        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)
+    with tempfile.TemporaryDirectory(prefix="lema-postgres-") as folder:
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder) / "postgres")
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -273,5 +273,5 @@ def test_real_mistakes_get_accepted_corrections():
         for problem, text in list(gsm8k_mistakes())[::4]
     ]
     corrections = [row for row in rows if isinstance(row, Correction)]
-    assert len(corrections) >= 0.99 * len(rows)
+    assert len(corrections) >= 0.99 * len(rows) > 0
     assert all(re.search(r"\d|Let|What", row.explanation) for row in corrections)

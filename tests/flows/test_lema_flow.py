@@ -132,7 +132,9 @@ def test_requests_that_fail_for_good_are_rows_with_a_reason(lema, run_file, simu
     manifest = store.manifest(paths)
     assert manifest.rows_in == 120
     assert 0 < manifest.reasons["request_failed"] < 120
-    assert all("500" in row.detail for row in store.rejections(paths))
+    failed = [row for row in store.rejections(paths) if row.reason == "request_failed"]
+    assert len(failed) == manifest.reasons["request_failed"]
+    assert all("500" in row.detail for row in failed)
 
 
 def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run_file, simulated, tmp_path):

@@ -188,6 +188,7 @@ def test_a_second_teacher_must_agree(gated, lema, simulated, tmp_path):
     assert agreed.fingerprint != alone.fingerprint
     assert agreed.counts["second_completions"] == alone.rows_out
     rows = list(store.rows(ArtifactRef("corrections", agreed.fingerprint), Correction))
+    assert len(rows) == agreed.rows_out > 0
     assert all(row.second_key and row.second_key != row.request_key for row in rows)
     assert weak.rows_out == 0
     assert weak.reasons["second_teacher_faulty"] == alone.rows_out

@@ -56,8 +56,8 @@ def s3(tmp_path_factory) -> Iterator[dict[str, str]]:
 @pytest.fixture
 def ledger(postgres) -> str:
     name = f"scale{time.monotonic_ns()}"
-    connect(f"{postgres}/postgres", []).query(f"CREATE DATABASE {name}")
-    return f"{postgres}/{name}"
+    connect(postgres.url("postgres"), []).query(f"CREATE DATABASE {name}")
+    return postgres.url(name)
 
 
 def stored(s3: dict[str, str], prefix: str) -> dict[str, bytes]:

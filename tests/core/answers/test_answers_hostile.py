@@ -101,9 +101,8 @@ def test_votes_over_hostile_answers():
 def test_a_pair_that_computes_too_long_is_killed_and_the_next_one_answered():
     workers = Workers(1, cpu_seconds=0.8)
     try:
-        start = time.perf_counter()
         endless = workers.match(r"\int_0^\infty e^{-x^{x}} \sin(x^x) dx", r"\int_0^\infty e^{-x^{x}} \cos(x^x) dx")
-        assert endless.outcome == "unknown" or time.perf_counter() - start < 10
+        assert endless.outcome == "unknown"
         assert workers.match(r"\int_0^1 x dx", "1/2").outcome == "equal"
     finally:
         workers.close()

@@ -2,12 +2,14 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from lema_core.llm import CompletionRequest, EndpointSpec, Sampling
+from lema_core.llm.simulated import SimulatedEndpoint
 
 Reply = tuple[int, dict[str, Any] | str, dict[str, str]]
 """Status, body, headers."""
@@ -78,6 +80,17 @@ async def fake() -> AsyncIterator[FakeEndpoint]:
     endpoint.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
     yield endpoint
     await runner.cleanup()
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[SimulatedEndpoint]:
+    async with SimulatedEndpoint() as simulated:
+        yield simulated
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> str:
+    return str(tmp_path / "ledger.sqlite")
 
 
 @pytest.fixture

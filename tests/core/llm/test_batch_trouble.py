@@ -1,15 +1,15 @@
 """Batches lost, refused, stalled, cut off, or asked for over HTTP: nothing is paid twice, nothing waits for ever."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from aiohttp import web
+from batching import answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, Price, engine, request_key
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, engine, request_key
 from lema_core.llm import batch_api as batch_calls
 from lema_core.llm.batch_api import BatchApi
 from lema_core.llm.batch_book import Batch, BatchBook, Line, forget_batch, waits_for_batches
@@ -21,33 +21,6 @@ from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import Batches
 from lema_core.llm.store import LedgerStore, Paid
-
-PRICE = Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1)
-
-
-@pytest.fixture
-async def endpoint() -> AsyncIterator[SimulatedEndpoint]:
-    async with SimulatedEndpoint() as simulated:
-        yield simulated
-
-
-@pytest.fixture
-def ledger(tmp_path: Path) -> str:
-    return str(tmp_path / "ledger.sqlite")
-
-
-def batched(endpoint: SimulatedEndpoint, **changes: Any) -> EndpointSpec:
-    fields = {"model": "fixed", "base_url": endpoint.url, "transport": "batch", "batch_poll_s": 0.02, "price": PRICE}
-    return EndpointSpec(**(fields | changes))
-
-
-async def buy(ledger, spec, requests, budget=None):
-    async with Engine.open(ledger=ledger, budget=budget, run="batch") as opened:
-        return [outcome async for outcome in opened.stream(spec, requests)]
-
-
-def submitted(endpoint) -> list[int]:
-    return [batch["request_counts"]["total"] for batch in endpoint.batches.batches.values()]
 
 
 def states(ledger: str) -> list[str]:
@@ -77,15 +50,15 @@ def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None])
 
 
 async def test_what_a_batch_owes_is_not_bought_over_http(endpoint, ask, ledger) -> None:
-    endpoint.faults = Faults(batch_delay_s=0.5)
+    endpoint.faults = Faults(batch_delay_s=3600)
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(6))
     spec = batched(endpoint, transport="http")
     async with Engine.open(ledger=ledger, run="batch") as opened:
         found = await pilot(opened, spec, ask(6), 6, 3)
     assert [one.reason for one in found if isinstance(one, Failure)] == ["pending"] * 3
     assert endpoint.stats.report()["distinct"] == 0
-    outcomes = await buy(ledger, spec, ask(8))
-    assert all(isinstance(one, Completion) for one in outcomes)
+    let_end(endpoint)
+    assert answered(await buy(ledger, spec, ask(8)), 8)
     assert submitted(endpoint) == [6]
     assert endpoint.stats.report()["paid_twice"] == 0
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
@@ -94,13 +67,13 @@ async def test_what_a_batch_owes_is_not_bought_over_http(endpoint, ask, ledger) 
 async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with_its_cost(
     endpoint, ask, ledger
 ) -> None:
-    endpoint.faults = Faults(batch_delay_s=0.2)
+    endpoint.faults = Faults(batch_delay_s=3600)
     later = batched(endpoint, wait_for_batch=False)
     await buy(ledger, later, ask(2))
     first = ask(2)[0]
     other = Completion(request_key("fixed", first), "x", "stop", 1, 1, "fixed")
     LedgerStore(ledger).commit([Paid("fixed", canonical_json(canonical_request("fixed", first)), other, 2.0)], "batch")
-    await asyncio.sleep(0.2)
+    let_end(endpoint)
     assert (await buy(ledger, later, ask(2)))[0] == other
     assert failures(ledger) == {"duplicate": 1}
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint) + 2
@@ -108,11 +81,11 @@ async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with
 
 
 async def test_a_batch_that_the_endpoint_forgot_is_submitted_again(endpoint, ask, ledger) -> None:
-    endpoint.faults = Faults(batch_delay_s=60)
+    endpoint.faults = Faults(batch_delay_s=3600)
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
     endpoint.batches.batches.clear()
     endpoint.faults = Faults()
-    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+    assert answered(await buy(ledger, batched(endpoint), ask(3)), 3)
     assert states(ledger) == ["collected", "lost"]
 
 
@@ -120,12 +93,12 @@ async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledg
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
     (batch,) = endpoint.batches.batches
     del endpoint.batches.files[endpoint.batches.get(batch)["output_file_id"]]
-    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+    assert answered(await buy(ledger, batched(endpoint), ask(3)), 3)
     assert submitted(endpoint) == [3, 3]
 
 
 async def test_another_url_does_not_pay_for_a_batch_again_unless_it_is_given_up(endpoint, ask, ledger) -> None:
-    endpoint.faults = Faults(batch_delay_s=60)
+    endpoint.faults = Faults(batch_delay_s=3600)
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
     async with SimulatedEndpoint() as other:
         with pytest.raises(EndpointError, match=f"3 requests was submitted to {endpoint.url}.*forget-batch"):
@@ -133,7 +106,7 @@ async def test_another_url_does_not_pay_for_a_batch_again_unless_it_is_given_up(
         assert other.batches.batches == {}
         ((name,),) = LedgerStore(ledger).database.query("SELECT id FROM batches")
         assert forget_batch(LedgerStore(ledger), name) == 3
-        assert all(isinstance(one, Completion) for one in await buy(ledger, batched(other), ask(3)))
+        assert answered(await buy(ledger, batched(other), ask(3)), 3)
 
 
 async def test_a_batch_of_which_a_part_is_asked_for_is_booked_as_a_whole(endpoint, ask, ledger) -> None:
@@ -154,7 +127,7 @@ async def test_a_failed_request_that_nobody_asks_for_holds_no_money_and_is_tried
     await buy(ledger, later, ask(1), Budget(dollars=1e6))
     lines = LedgerStore(ledger).database.query("SELECT batch, tries, tokens > 0 FROM batch_lines ORDER BY tries, batch")
     assert [line[1:] for line in lines] == [(1, 0)] * 3 + [(2, 1)]
-    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(4)))
+    assert answered(await buy(ledger, batched(endpoint), ask(4)), 4)
     assert set(states(ledger)) == {"collected"}
 
 
@@ -223,7 +196,7 @@ async def test_rows_that_no_request_could_better_end_the_run_and_are_tried_again
         await buy(ledger, batched(endpoint), ask(3))
     assert failures(ledger) == {}
     monkeypatch.undo()
-    assert all(isinstance(one, Completion) for one in await buy(ledger, batched(endpoint), ask(3)))
+    assert answered(await buy(ledger, batched(endpoint), ask(3)), 3)
 
 
 async def test_a_request_that_always_fails_is_given_up_also_by_processes_that_do_not_wait(
@@ -268,12 +241,12 @@ async def test_every_call_has_a_deadline(ask, monkeypatch) -> None:
 
 @pytest.mark.parametrize("wait", [True, False])
 async def test_a_full_queue_is_waited_for_with_smaller_batches(endpoint, ask, ledger, wait) -> None:
-    endpoint.faults = Faults(batch_queue=10, batch_delay_s=0.05)
+    endpoint.faults = Faults(batch_queue=10, batch_delay_s=0.05 if wait else 3600)
     spec = batched(endpoint, wait_for_batch=wait)
     for _ in range(1 if wait else 12):
         outcomes = await buy(ledger, spec, ask(16))
-        await asyncio.sleep(0.06)
-    assert all(isinstance(one, Completion) for one in outcomes)
+        let_end(endpoint)
+    assert answered(outcomes, 16)
     assert endpoint.stats.report()["paid_twice"] == 0
 
 
@@ -285,10 +258,11 @@ async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger, monke
 
 
 async def test_shards_that_start_together_share_a_batch(endpoint, ask, ledger) -> None:
+    start = asyncio.Barrier(6)
     async with Engine.open(ledger=ledger, run="batch") as opened:
 
         async def shard(number: int) -> None:
-            await asyncio.sleep(0.01 * number)
+            await start.wait()
             assert [one async for one in opened.stream(batched(endpoint, batch_poll_s=0.3), ask(5, 5 * number))]
 
         await asyncio.gather(*(shard(number) for number in range(6)))
@@ -296,7 +270,7 @@ async def test_shards_that_start_together_share_a_batch(endpoint, ask, ledger) -
 
 
 async def test_batches_in_postgresql(endpoint, ask, postgres) -> None:
-    ledger = f"{postgres}/postgres"
+    ledger = postgres.url("postgres")
     # First answers, second tries, a failed round, strangers' lines: every statement, in the other database.
     endpoint.faults = Faults(batch_failure=0.5, failures_in_a_row=1)
     later = batched(endpoint, wait_for_batch=False)
@@ -305,7 +279,7 @@ async def test_batches_in_postgresql(endpoint, ask, postgres) -> None:
     await buy(ledger, later, ask(2, max_tokens=3), Budget(dollars=1e6))
     for _ in range(5):
         outcomes = await buy(ledger, later, ask(8, max_tokens=3), Budget(dollars=1e6))
-    assert all(isinstance(one, Completion) for one in outcomes)
+    assert answered(outcomes, 8)
     assert not waits_for_batches(LedgerStore(ledger), "batch")
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
 
@@ -330,14 +304,20 @@ async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
 
 
 async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask, ledger, monkeypatch) -> None:
-    create, called, go = BatchApi.create, asyncio.Event(), asyncio.Event()
+    create, under_way = BatchApi.create, BatchBook.under_way
+    called, go, looks = asyncio.Event(), asyncio.Event(), asyncio.Queue()
 
     async def slow(self, batch_id, bodies) -> str:
         called.set()
         await go.wait()
         return await create(self, batch_id, bodies)
 
+    async def looking(self, keys) -> list[Batch]:
+        looks.put_nowait(None)
+        return await under_way(self, keys)
+
     monkeypatch.setattr(BatchApi, "create", slow)
+    monkeypatch.setattr(BatchBook, "under_way", looking)
     async with Engine.open(ledger=ledger, run="batch") as opened:
 
         async def all_of(requests) -> list[Any]:
@@ -348,10 +328,12 @@ async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask
         left.cancel()
         await asyncio.gather(left, return_exceptions=True)
         again = asyncio.create_task(all_of(ask(3)))
-        await asyncio.sleep(0.3)
+        # The first buyer's look, the second's, and its next one: by then it has judged what it saw.
+        for _ in range(3):
+            await looks.get()
         assert states(ledger) == ["intended"]
         go.set()
-        assert all(isinstance(one, Completion) for one in await again)
+        assert answered(await again, 3)
     assert submitted(endpoint) == [3]
 
 

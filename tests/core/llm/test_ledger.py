@@ -23,8 +23,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "ledger.sqlite")
     server = request.getfixturevalue("postgres")
     name = f"t{time.monotonic_ns()}"
-    connect(f"{server}/postgres", []).query(f"CREATE DATABASE {name}")
-    return f"{server}/{name}"
+    connect(server.url("postgres"), []).query(f"CREATE DATABASE {name}")
+    return server.url(name)
 
 
 def paid(index: int, text: str = "The answer is 42.", cost: float | None = 0.5) -> Paid:
@@ -54,7 +54,7 @@ def test_failures_are_counted_apart_and_never_served(url) -> None:
     missed = Missed("m", one.request, one.completion.key, "server_error", "HTTP 500", 5)
     store.commit([missed, missed], "run")
     assert store.lookup([one.completion.key]) == {}
-    assert store.totals("endpoint") == [("m", 0, 10, 0, 0, None)] or store.totals("endpoint")[0][2] == 10
+    assert store.totals("endpoint") == [("m", 0, 10, 0, 0, None)]
     assert entry(store, one.completion.key[:12])["failures"][0]["count"] == 10
 
 

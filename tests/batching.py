@@ -1,0 +1,34 @@
+"""What tests of the batch transport share: a purchase, and what the simulated endpoint took in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lema_core.llm import Completion, EndpointSpec, Engine, Price
+from lema_core.llm.simulated import SimulatedEndpoint
+
+PRICE = Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1)
+
+
+def batched(endpoint: SimulatedEndpoint, **changes: Any) -> EndpointSpec:
+    fields = {"model": "fixed", "base_url": endpoint.url, "transport": "batch", "batch_poll_s": 0.02, "price": PRICE}
+    return EndpointSpec(**(fields | changes))
+
+
+async def buy(ledger, spec, requests, budget=None):
+    async with Engine.open(ledger=ledger, budget=budget, run="batch") as opened:
+        return [outcome async for outcome in opened.stream(spec, requests)]
+
+
+def answered(outcomes: Sequence[object], count: int) -> bool:
+    """Tell whether there are so many outcomes, and each is an answer."""
+    return [type(one) for one in outcomes] == [Completion] * count
+
+
+def submitted(endpoint: SimulatedEndpoint) -> list[int]:
+    return [batch["request_counts"]["total"] for batch in endpoint.batches.batches.values()]
+
+
+def let_end(endpoint: SimulatedEndpoint) -> None:
+    """End the wait of every batch under way."""
+    for batch in endpoint.batches.batches.values():
+        batch["ready_at"] = 0
