@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from lema_core.processes import living
+
 STOP_SECONDS = 40
 """A worker passes the stop on to its runs, which settle what is paid and in flight."""
 
@@ -40,12 +42,12 @@ class Background:
     def facts(self) -> dict[str, float] | None:
         """Return what was remembered, where the process lives."""
         state = self._state()
-        return state if state and self._process(state) else None
+        return state if state and _process(state) else None
 
     def stop(self) -> bool:
         """Stop it and what it started; tell whether it lived."""
         state = self._state()
-        process = self._process(state) if state else None
+        process = _process(state) if state else None
         self._file.unlink(missing_ok=True)
         if process is None:
             return False
@@ -67,12 +69,6 @@ class Background:
             return None
         return state
 
-    @staticmethod
-    def _process(state: dict[str, float]) -> psutil.Process | None:
-        try:
-            process = psutil.Process(int(state["pid"]))
-            # After a reboot the number may belong to somebody else's process.
-            same = abs(process.create_time() - state["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.Error:
-            return None
-        return process if same else None
+
+def _process(state: Mapping[str, float]) -> psutil.Process | None:
+    return living(int(state["pid"]), state["started"])

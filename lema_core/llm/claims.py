@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lema_core.llm.store import LOOKUP, LedgerStore, chunked, marks
 from lema_core.machine import this_machine
+from lema_core.processes import living
 
 LEASE_S = 60.0
 STUCK_S = 600.0
@@ -35,7 +36,7 @@ class Owner(BaseModel):
 def owner_lives(owner: Owner, ledger: str) -> bool:
     """Tell whether a process lives: by its id on this machine, else by its last sign of life in a ledger they share."""
     if owner.machine == this_machine():
-        return _runs(owner.pid, owner.started)
+        return living(owner.pid, owner.started) is not None
     store = LedgerStore(ledger)
     try:
         sql = "SELECT MAX(beat) FROM owners WHERE machine = ? AND pid = ?"
@@ -43,15 +44,6 @@ def owner_lives(owner: Owner, ledger: str) -> bool:
     finally:
         store.close()
     return beat is not None and time.time() - beat < LEASE_S
-
-
-def _runs(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        # After a reboot the number may belong to somebody else's process; a zombie is dead and not buried.
-        return abs(process.create_time() - started) < 1.0 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 class Claims:
@@ -142,7 +134,7 @@ class Claims:
         silent = time.time() - beat
         if machine != self._machine or silent > STUCK_S:
             return silent < LEASE_S
-        return _runs(pid, started)
+        return living(pid, started) is not None
 
     def _forget(self, owners: Sequence[str]) -> None:
         for table in ("claims", "pools", "credit", "owners"):

@@ -7,7 +7,6 @@ group is stopped at the end.
 import asyncio
 import os
 import shlex
-import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lema_core import devices
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
-from lema_core.orphans import die_with_parent
+from lema_core.processes import die_with_parent, end_group
 
 
 class Price(BaseModel):
@@ -162,7 +161,7 @@ async def running(spec: EndpointSpec) -> AsyncIterator[str]:
             await _until_ready(spec, process, port, log)
             yield url
         finally:
-            await _stop_group(process)
+            await end_group(process)
 
 
 async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.subprocess.Process:
@@ -217,21 +216,3 @@ async def _answers(port: int) -> bool:
 
 def _tail(log: Path) -> str:
     return log.read_text("utf-8", "replace")[-2000:] or "(empty)"
-
-
-async def _stop_group(process: asyncio.subprocess.Process) -> None:
-    """End the server and what it started: politely, then for good."""
-    for sign, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-        try:
-            os.killpg(process.pid, sign)
-        except ProcessLookupError:
-            break
-        try:
-            async with asyncio.timeout(patience):
-                await process.wait()
-        except TimeoutError:
-            continue
-        # The leader is gone; helpers of its group may still hold memory.
-        if sign == signal.SIGTERM:
-            await asyncio.sleep(0)
-    await process.wait()

@@ -2,11 +2,10 @@
 
 The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
 when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks
-(``lema_core.orphans``).
+(``lema_core.processes``).
 """
 
 import asyncio
-import contextlib
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from lema_core import devices
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
-from lema_core.orphans import die_with_parent
+from lema_core.processes import die_with_parent, end_group
 from lema_core.training.checkpoints import complete_checkpoints
 from lema_core.training.disk import told_when_full
 from lema_core.training.events import parse
@@ -27,7 +26,6 @@ from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
 OnEvent = Callable[[dict[str, Any]], None]
 
-_TERM_SECONDS = 10.0
 _TAIL_LINES = 30
 _LINE_LIMIT = 2**20
 _SECRETS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
@@ -210,7 +208,7 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
         await _follow(process, log, on_event, tail, errors)
         status = await process.wait()
     finally:
-        await _end_group(process)
+        await end_group(process)
     if status != 0:
         raise TrainingError(errors[0] if errors else _unexplained(status, log, tail))
 
@@ -232,28 +230,6 @@ async def _follow(
                 errors.append(str(event["message"]))
             else:
                 on_event(event)
-
-
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """End the whole group: first politely, then for good. Also after a normal end, should a child be left."""
-    for sent, patience in ((signal.SIGTERM, _TERM_SECONDS), (signal.SIGKILL, _TERM_SECONDS)):
-        try:
-            os.killpg(process.pid, sent)
-        except ProcessLookupError:
-            break
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_group_gone(process), patience)
-            break
-    await process.wait()
-
-
-async def _group_gone(process: asyncio.subprocess.Process) -> None:
-    while True:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        await asyncio.sleep(0.05)
 
 
 def _unexplained(status: int, log: Path, tail: Sequence[str]) -> str:
