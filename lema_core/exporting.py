@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
 from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
@@ -174,13 +174,7 @@ def _parquet(rows: Iterable[object], record: type, path: Path) -> int:
         atomic_file(LocalFileSystem(), str(path)) as local,
         pq.ParquetWriter(str(local), schema_of(record), compression="zstd") as out,
     ):
-        for batch in _batches(rows):
+        for batch in chunked(rows, WRITE_BATCH):
             out.write_table(table_of(batch, record))
             count += len(batch)
     return count
-
-
-def _batches(rows: Iterable[object]) -> Iterator[list[object]]:
-    rows = iter(rows)
-    while batch := list(islice(rows, WRITE_BATCH)):
-        yield batch

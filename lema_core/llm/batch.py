@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from lema_core.chunks import chunked
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
 from lema_core.llm.batch_api import QUEUE_FULL, BatchApi, Standing
 from lema_core.llm.batch_book import Batch, BatchBook, Line
@@ -22,7 +23,6 @@ from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.requests import Failure
-from lema_core.llm.store import chunked
 
 MOST_LIVE = 1000
 """Batches under way at a time; the API takes 2,000 an hour."""

@@ -9,11 +9,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from lema_core.chunks import chunked
 from lema_core.errors import LedgerError
 from lema_core.llm.answers import Answer
 from lema_core.llm.credit import Amount
 from lema_core.llm.ledger import Ledger
-from lema_core.llm.store import LOOKUP, OPEN, LedgerStore, chunked, marks, pack, unpack
+from lema_core.llm.store import LOOKUP, OPEN, LedgerStore, marks, pack, unpack
 
 NOTHING = Amount()
 

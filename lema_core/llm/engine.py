@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 
+from lema_core.chunks import chunked
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
@@ -27,7 +28,6 @@ from lema_core.llm.ledger import Ledger
 from lema_core.llm.prices import need_price
 from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
-from lema_core.llm.store import chunked
 
 CHUNK = 256
 """Requests in one look-up."""

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lema_core.chunks import chunked
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm.requests import KeyMaker, canonical_json, stored_request
-from lema_core.llm.store import LedgerStore, chunked, pack, unpack
+from lema_core.llm.store import LedgerStore, pack, unpack
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),

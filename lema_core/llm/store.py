@@ -7,16 +7,14 @@ never served as an answer. Answers are stored as bytes, because PostgreSQL's tex
 import datetime as dt
 import json
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
+from lema_core.chunks import chunked
 from lema_core.llm.database import Database, connect
 from lema_core.llm.requests import Completion
 from lema_core.llm.schema import SCHEMA
-
-T = TypeVar("T")
 
 OPEN = "state IN ('intended', 'submitted')"
 """Said of a batch that may still answer."""
@@ -65,13 +63,6 @@ class Missed:
 
 
 Entry = Paid | Missed
-
-
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield lists of at most ``size`` items, in order."""
-    source = iter(items)
-    while chunk := list(islice(source, size)):
-        yield chunk
 
 
 def marks(count: int) -> str:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
+from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.training.events import emit
 from lema_core.training.program import carried_out
@@ -118,7 +119,7 @@ def tokenise(
     counts: dict[str, Any] = {"examples": 0, "tokens": 0, "trained_tokens": 0, "longest": 0}
     part = out / f"{TOKENS_FILE}.part"
     with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for rows in _chunks(_encode_all(examples, tokenizer, spec, rejected), 1000):
+        for rows in chunked(_encode_all(examples, tokenizer, spec, rejected), 1000):
             writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
             counts["examples"] += len(rows)
             for row in rows:
@@ -170,17 +171,6 @@ def _check_objective(example: Mapping[str, Any], spec: TrainingSpec) -> None:
     if pair != (spec.objective == "dpo"):
         seen = "a preference pair" if pair else "a single output"
         raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
-
-
-def _chunks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
-    held: list[dict[str, Any]] = []
-    for row in rows:
-        held.append(row)
-        if len(held) == size:
-            yield held
-            held = []
-    if held:
-        yield held
 
 
 def _count(row: Mapping[str, Any], counts: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
+from lema_core.chunks import chunked
 from lema_core.errors import DataError
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
@@ -49,7 +50,7 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     model = model.to(device)
     rows: list[dict[str, Any]] = []
     left_out = 0
-    for batch in _batches(islice(_pairs(corrections, tokenizer), limit)):
+    for batch in chunked(islice(_pairs(corrections, tokenizer), limit), BATCH):
         fitting = [one for one in batch if max(len(one[1]), len(one[2])) <= min(MAX_TOKENS, _context(model))]
         left_out += len(batch) - len(fitting)
         if fitting:
@@ -116,11 +117,6 @@ def _measured(model: Any, device: str, pairs: Sequence[Pair]) -> list[dict[str, 
     mistaken = perplexities(model, device, [(one[1], one[3]) for one in pairs])
     corrected = perplexities(model, device, [(one[2], one[3]) for one in pairs])
     return [{"id": one[0], "mistaken": a, "corrected": b} for one, a, b in zip(pairs, mistaken, corrected, strict=True)]
-
-
-def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
-    while batch := list(islice(pairs, BATCH)):
-        yield batch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
