@@ -18,6 +18,7 @@ import typer
 
 from flows.cli.console import console
 from flows.operations import server, stack
+from lema_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -247,9 +248,11 @@ def _file(path: str) -> Finding:
 
 def _endpoint(spec: "EndpointSpec") -> Finding:
     part = f"endpoint {spec.name}"
-    if spec.api_key_env and not os.environ.get(spec.api_key_env, "").strip():
-        remedy = f"export {spec.api_key_env}=..."
-        return Finding(part, "missing", f"{spec.model}: the variable {spec.api_key_env} is not set", remedy)
+    if spec.api_key_env:
+        try:
+            spec.api_key()
+        except ConfigError as error:
+            return Finding(part, "missing", str(error), f"export {spec.api_key_env}=...")
     if spec.command:
         return _command(part, spec, spec.command[0])
     if spec.base_url is None:

@@ -113,7 +113,7 @@ class EndpointSpec(BaseModel):
         """Return the key from the environment; endpoints without one get a placeholder.
 
         Raises:
-            ConfigError: the named variable is not set.
+            ConfigError: the named variable is not set, or no HTTP header can carry what it holds.
         """
         if self.api_key_env is None:
             if self.api_key_secret:
@@ -127,6 +127,13 @@ class EndpointSpec(BaseModel):
             raise ConfigError(
                 f"endpoint {self.name!r} takes its key from the environment variable {self.api_key_env}, "
                 "which is not set"
+            )
+        # Quotes of a word processor, a line break: the text must not show them, they are beside the key.
+        if not key.isascii() or not key.isprintable() or " " in key:
+            where = f"Secret block {self.api_key_secret!r}" if self.api_key_secret else f"variable {self.api_key_env}"
+            raise ConfigError(
+                f"endpoint {self.name!r}: the {where} holds characters that no key has (blanks, line breaks, "
+                "typographic quotes or others outside ASCII): copy the key alone into it"
             )
         return key
 

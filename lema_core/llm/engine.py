@@ -182,7 +182,9 @@ class Engine:
             self._break(channel, [flight], error)
         except BaseException as error:
             flight.settle(error=error)
-            raise
+            # Any other is told to whoever waits; a task that nobody awaits would only print it, with all it holds.
+            if not isinstance(error, Exception):
+                raise
         finally:
             if flight.users <= 0 and self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
@@ -205,7 +207,8 @@ class Engine:
         except BaseException as error:
             for flight in flights:
                 flight.settle(error=error)
-            raise
+            if not isinstance(error, Exception):
+                raise
 
     def _break(self, channel: Channel, flights: Sequence[Flight], error: LemaError) -> None:
         """Nothing more can be bought here: tell everybody who waits, and let those that are out come home."""

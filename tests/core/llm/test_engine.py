@@ -1,11 +1,13 @@
 import asyncio
+import gc
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lema_core.errors import AuthenticationError, BudgetExceededError, EndpointError
+from lema_core.errors import AuthenticationError, BudgetExceededError, ConfigError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.retries import Patience
@@ -202,6 +204,43 @@ async def test_a_refused_key_stops_at_once(fake, spec, ask, ledger, status) -> N
     with pytest.raises(AuthenticationError, match="refuses the key"):
         await buy(ledger, spec, ask(500))
     assert fake.hits == 0
+
+
+@pytest.mark.parametrize("key", ["\u201csk-abc123\u201d", "sk-abc\n123", "sk abc123"])
+async def test_a_key_that_no_header_takes_is_one_error_without_the_key(spec, ask, ledger, monkeypatch, key) -> None:
+    monkeypatch.setenv("PASTED_KEY", key)
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    with pytest.raises(ConfigError, match="PASTED_KEY holds characters") as caught:
+        await buy(ledger, spec.model_copy(update={"api_key_env": "PASTED_KEY"}), ask(300))
+    gc.collect()
+    assert (told, "abc" in str(caught.value)) == ([], False)
+
+
+async def test_an_unforeseen_error_is_told_to_who_waits_and_nowhere_else(spec, ask, ledger, monkeypatch) -> None:
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a defect")
+
+    monkeypatch.setattr("lema_core.llm.channel.Channel.buy", broken)
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    with pytest.raises(RuntimeError, match="a defect"):
+        await buy(ledger, spec, ask(300))
+    gc.collect()
+    assert told == []
+
+
+async def test_a_key_that_comes_back_in_another_spelling_is_taken_out(fake, spec, ask, ledger, monkeypatch) -> None:
+    monkeypatch.setenv("SLASHED_KEY", "abc/def+ghi12345")
+    said = r"you sent abc\/def\u002Bghi12345"
+    fake.decide = lambda body, _tries: {
+        "0": (200, json.dumps(answer("TEXT")).replace("TEXT", said), {}),
+        "1": (400, '{"error": {"message": "TEXT"}}'.replace("TEXT", said), {}),
+        "2": (400, json.dumps({"error": {"message": f'upstream: {{"detail": "{said}"}}'}}), {}),
+    }[content(body)[-1]]
+    outcomes, _ = await buy(ledger, spec.model_copy(update={"api_key_env": "SLASHED_KEY"}), ask(3))
+    texts = [getattr(one, "text", "") or one.detail for one in outcomes]
+    assert [text.count("you sent ***") for text in texts] == [1, 1, 1]
 
 
 async def test_an_unknown_model_stops_before_many_requests(fake, spec, ask, ledger) -> None:
