@@ -61,7 +61,7 @@ class BatchBuyer:
                 await self._collect()
                 await self._submit(being_made)
                 if not self._spec.wait_for_batch and (self._live or being_made):
-                    self._postpone(being_made)
+                    await self._postpone(being_made)
                 elif self._open:
                     # Without a batch under way it waits for the budget, for another's batch, or for nothing.
                     await asyncio.sleep(self._spec.batch_poll_s if self._live else POLL_S)
@@ -71,9 +71,12 @@ class BatchBuyer:
             with suppress(LemaError):
                 await self._book.let_go(self._live)
             for batch in self._live:
-                self._reader.free(batch)
+                self._reader.hand_over(batch)
 
-    def _postpone(self, being_made: set[str]) -> None:
+    async def _postpone(self, being_made: set[str]) -> None:
+        # Whoever asks next finds what is submitted in the batches; nobody has to wait for this process to end.
+        claims, keys = self._desk.ledger.claims, list(self._open)
+        await self._desk.ledger.call(lambda: claims.release(keys))
         under_way = being_made | {key for batch in self._live for key in batch.lines}
         for key, flight in self._open.items():
             said = "submitted; a later run collects the answer" if key in under_way else "the budget has no room now"

@@ -116,11 +116,18 @@ class BatchBook:
         await self._ledger.call(work)
 
     async def let_go(self, batches: Collection[Batch]) -> None:
-        """Write down that this process does nothing more about some batches, although it lives."""
-        await self._do(
-            "UPDATE batches SET owner = '' WHERE id = ? AND owner = ?",
-            [(batch.id, self._ledger.claims.owner) for batch in batches],
-        )
+        """Write down that this process does nothing more about some batches, although it lives.
+
+        From then on their lines tell the budget what they may cost, no more the process's line of credit.
+        """
+        held = sum((amount for batch in batches for amount in batch.held.values()), NOTHING)
+        rows = [(batch.id, self._ledger.claims.owner) for batch in batches]
+
+        def work() -> None:
+            sql = "UPDATE batches SET owner = '' WHERE id = ? AND owner = ?"
+            self._ledger.store.database.many(sql, rows)
+
+        await self._ledger.hand_over(held, work)
 
     async def under_way(self, keys: Sequence[str]) -> list[Batch]:
         """Return the open batches that owe some of the keys, and those whose process died before it heard of them."""

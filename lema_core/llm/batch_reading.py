@@ -103,11 +103,10 @@ class BatchReader:
         await self._settled(batch, flight, booked, used)
 
     async def _settled(self, batch: Batch, flight: Flight, booked: list[Any], used: Amount) -> None:
-        try:
-            # Started together, so that one commit has them all.
-            self._told.append((flight, (await asyncio.gather(*booked))[0]))
-        finally:
-            self.pay(batch, flight.key, used)
+        # Before the commit, which shortens the line of credit: in between money counts twice rather than not at all.
+        self.pay(batch, flight.key, used)
+        # Started together, so that one commit has them all.
+        self._told.append((flight, (await asyncio.gather(*booked))[0]))
         self._flights.pop(flight.key, None)
 
     async def _missed(self, batch: Batch, flight: Flight, error: AttemptError, harvest: Harvest) -> None:
@@ -120,10 +119,8 @@ class BatchReader:
             harvest.unanswered.add(key)
             return
         final = line.tries >= _most_tries(error.reason)
-        try:
-            await self._own_up(flight, error, final=final, batch=batch.id)
-        finally:
-            self._pay_for(batch, key, error)
+        self._pay_for(batch, key, error)
+        await self._own_up(flight, error, final=final, batch=batch.id)
         self.tries[key] = line.tries
         if final:
             self._told.append((flight, Failure(key, error.reason, error.detail, line.tries)))
@@ -182,6 +179,12 @@ class BatchReader:
         """Give back all that this process has set aside for a batch."""
         for key in list(batch.held):
             self.pay(batch, key, Amount())
+
+    def hand_over(self, batch: Batch) -> None:
+        """Leave what this process has set aside for a batch to its lines in the ledger."""
+        while batch.held:
+            batch.held.popitem()
+            self._desk.account.hand_over()
 
     def _stranger(self, key: str, canonical: dict[str, Any]) -> Flight:
         return Flight(key, stored_request(canonical), self._desk.spec.identity, 0.0)

@@ -74,10 +74,14 @@ class Account:
 
     def settle(self, held: Amount, used: Amount, *, lost: bool = False) -> None:
         """Give a reservation back and pay what was used; ``lost``: nothing of it will be committed."""
-        self._holders -= 1
         self._free += held
         self.pay(used)
         self._lost += used if lost else Amount()
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Take note that somebody else answers for a reservation from now on: it does not come back to us."""
+        self._holders -= 1
         self._dry_until = 0.0
         self._settled.set()
         self._settled = asyncio.Event()

@@ -6,7 +6,7 @@ never exceed the budget, whoever dies when. What a dead process held is free onc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lema_core.llm.store import OPEN, Entry, LedgerStore, Paid
@@ -95,23 +95,26 @@ class Credit:
         with database.transaction():
             # One at a time; PostgreSQL lets other transactions read meanwhile.
             database.query("UPDATE credit SET tokens = 0 WHERE owner = ?", (self._lock,))
-            # The lines first: an answer committed between the two reads is counted twice rather than not at all.
-            held, lost = self._others()
+            # In the direction in which money moves, from lines of credit over batches to what is paid: what moves
+            # between two reads is counted twice rather than not at all.
+            (held, lost), batches = self._others(), self._batches()
             spent = Amount(*self._store.spent(self._run))
-            left = limit_of(self._budget) - spent - held - lost - self._batches() - self._open - self._lost
+            left = limit_of(self._budget) - spent - held - lost - batches - self._open - self._lost
             granted = _granted(lacking, left)
             self._write(self._open + granted, self._lost)
         self._drawn += granted
         # Sums of floats leave a trace where nothing is held any more.
         return Draw(granted, spent, others=not held.within(Amount(1e-6, 0.5)))
 
-    def give_back(self, spare: Amount, lost: Amount) -> None:
+    def give_back(self, spare: Amount, lost: Amount, also: Callable[[], None] | None = None) -> None:
         """Make the line shorter by what is not needed, and by what may have been paid without an answer.
 
-        The latter stays out of everybody's reach while this process lives.
+        The latter stays out of everybody's reach while this process lives. ``also`` is done in the same transaction.
         """
         with self._store.database.transaction():
             self._write(self._open - spare - lost, self._lost + lost)
+            if also:
+                also()
         self._drawn -= spare + lost
         self._lost += lost
 

@@ -128,6 +128,16 @@ class Ledger:
         if credit := self._credit:
             await self.call(lambda: credit.give_back(spare, lost))
 
+    async def hand_over(self, held: Amount, work: Callable[[], None]) -> None:
+        """Do what makes others answer for an amount, and take it off our line in the same transaction."""
+        credit, database = self._credit, self.store.database
+
+        def alone() -> None:
+            with database.transaction():
+                work()
+
+        await self.call(lambda: credit.give_back(held, Amount(), work) if credit else alone())
+
     def record(self, entry: Entry) -> "asyncio.Future[Completion | None]":
         """Queue an entry; the future is done once it is committed and gives the completion that stands.
 

@@ -1,0 +1,77 @@
+"""Batches and the budget: what is under way counts once, whoever submitted it and whoever collects it."""
+
+import asyncio
+from typing import Any
+
+from batching import answered, batched, let_end
+
+from lema_core.llm import Budget, Engine, Failure
+from lema_core.llm.batch_book import Batch, BatchBook, Line
+from lema_core.llm.credit import Amount, Credit
+from lema_core.llm.ledger import Ledger
+from lema_core.llm.requests import Completion
+from lema_core.llm.simulated import Faults
+from lema_core.llm.store import LedgerStore, Paid
+
+
+async def drain(engine, spec, requests) -> list[Any]:
+    return [outcome async for outcome in engine.stream(spec, requests)]
+
+
+def owed(ledger: str) -> float:
+    return LedgerStore(ledger).database.query("SELECT COALESCE(SUM(dollars), 0) FROM batch_lines")[0][0]
+
+
+async def test_a_budget_holds_over_purchases_of_one_process_that_do_not_wait(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=3600)
+    budget = Budget(dollars=500)
+    async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:
+        for start in (0, 100, 200):
+            # Each setting of a sweep asks for other requests, in the same engine.
+            outcomes = await asyncio.gather(
+                drain(engine, batched(endpoint, wait_for_batch=False), ask(50, start, max_tokens=10)),
+                return_exceptions=True,
+            )
+            assert outcomes
+            assert 0 < owed(ledger) <= 500
+        assert engine._account._holders == 0
+
+
+async def test_what_was_postponed_is_pending_for_other_processes_too(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=3600)
+    async with Engine.open(ledger=ledger, run="batch") as first, Engine.open(ledger=ledger, run="batch") as second:
+        await drain(first, batched(endpoint, wait_for_batch=False), ask(3))
+        async with asyncio.timeout(5):
+            outcomes = await drain(second, batched(endpoint, wait_for_batch=False), ask(3))
+        assert [one.reason for one in outcomes if isinstance(one, Failure)] == ["pending"] * 3
+        let_end(endpoint)
+        async with asyncio.timeout(5):
+            assert answered(await drain(second, batched(endpoint, wait_for_batch=False), ask(3)), 3)
+    assert endpoint.stats.report()["paid_twice"] == 0
+
+
+async def test_an_answer_that_is_collected_while_another_draws_is_counted(postgres, monkeypatch) -> None:
+    url = f"{postgres}/postgres"
+    left = await Ledger.open(url, "moving")
+    batch = Batch("moved", "", lines={"moved": Line(share=Amount(60.0, 60.0))})
+    await BatchBook(left, "m").intend(batch, {"moved": "{}"})
+    await BatchBook(left, "m").let_go([batch])
+    store, other = LedgerStore(url), LedgerStore(url)
+    credit = Credit(store, "moving", "me", Budget(dollars=100))
+    answer = Completion("moved", "x", "stop", 30, 30, "m")
+    commits = [lambda: other.commit([Paid("m", "{}", answer, 60.0, "moved")], "moving")]
+
+    def between(read):
+        def reading(*words):
+            # Whatever is read first: the answer is booked before the second read.
+            found = read(*words)
+            if commits:
+                commits.pop()()
+            return found
+
+        return reading
+
+    monkeypatch.setattr(store, "spent", between(store.spent))
+    monkeypatch.setattr(credit, "_batches", between(credit._batches))
+    assert credit.draw(Amount(50.0, 0.0)).granted == Amount()
+    await left.close()
