@@ -44,7 +44,7 @@ def _said(error: Exception) -> str | None:
     if isinstance(error, LemaError):
         return str(error)
     if isinstance(error, ArrowInvalid):
-        return f"a Parquet file cannot be read: {error}"
+        return f"a Parquet file cannot be read or written: {error}"
     # A pipe whose reader has gone (lema ... | head) is typer's to end.
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return f"{error}. Look whether the path is right, may be used, and has room." if error.filename else str(error)

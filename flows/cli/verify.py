@@ -1,24 +1,30 @@
 """``lema verify``: compare final answers by the matcher that judges reasoning paths, and see why it decided so."""
 
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from rich.console import Console
 
     from lema_core.answers.verify import Verification
+    from lema_core.questions.drafts import Row
 
+FOUND = ("verdict", "layer", "ground")
+"""What is written beside a row's own columns."""
 BATCH = 1_000
 WIDTH = 60
 
 
 def verify(
     cases: Annotated[
-        Path | None, typer.Argument(help="JSONL or Parquet with `gold` and `pred`, perhaps `equal`.")
+        str | None,
+        typer.Argument(help="File or URL of JSONL, JSON or Parquet with `gold` and `pred`, perhaps `equal`."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows with verdict, layer and ground here.")] = None,
     family: Annotated[
@@ -45,7 +51,7 @@ def verify(
         _explain(console, why, checked)
     elif cases is None:
         raise typer.BadParameter("give a file of cases, or --why GOLD PRED to explain one pair")
-    elif out is not None and out.resolve() == cases.resolve():
+    elif out is not None and out.resolve() == Path(cases).resolve():
         raise typer.BadParameter(f"--out {out} is the file of cases itself, which it would overwrite; name another one")
     else:
         _verify_file(console, cases, out, checked, show)
@@ -74,107 +80,109 @@ def _explain(console: "Console", pair: tuple[str, str], family: str) -> None:
     console.print(f"ground   {escape(result.match.ground)}", highlight=False)
 
 
-def _verify_file(console: "Console", cases: Path, out: Path | None, family: str, show: int) -> None:
-    from lema_core.answers.verify import family_of, verify_pair
+def _verify_file(console: "Console", cases: str, out: Path | None, family: str, show: int) -> None:
+    from lema_core.chunks import chunked
+    from lema_core.questions.files import read_rows
 
     layers: Counter[tuple[str, str]] = Counter()
     labels: Counter[tuple[bool, str]] = Counter()
     disagreements: list[tuple[Any, Verification]] = []
-    with _Writer(out) as writer:
-        for number, row in enumerate(_rows(cases), start=1):
-            gold, pred = _text(row, "gold", cases, number), _text(row, "pred", cases, number)
-            choices = row.get("candidates")
-            result = verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None)
-            layers[result.match.layer, result.verdict] += 1
-            writer.write({**row, "verdict": result.verdict, "layer": result.match.layer, "ground": result.match.ground})
-            if row.get("equal") is not None:
-                labels[bool(row["equal"]), result.verdict] += 1
-                if bool(row["equal"]) != (result.verdict == "equal") and len(disagreements) < show:
-                    disagreements.append((row, result))
+    with _writer(out, cases) as write:
+        for some in chunked(read_rows(cases), BATCH):
+            judged = [(row, _verified(place, row, family)) for place, row in some]
+            write([{**row, **_found(result)} for row, result in judged])
+            for row, result in judged:
+                layers[result.match.layer, result.verdict] += 1
+                if row.get("equal") is not None:
+                    labels[bool(row["equal"]), result.verdict] += 1
+                    if bool(row["equal"]) != (result.verdict == "equal") and len(disagreements) < show:
+                        disagreements.append((row, result))
     _print_layers(console, layers)
     _print_agreement(console, labels, disagreements)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Stream the rows of a JSONL or Parquet file."""
-    import json
+def _verified(place: str, row: "Row", family: str) -> "Verification":
+    from lema_core.answers.verify import family_of, verify_pair
 
-    from lema_core.errors import DataError
-
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; give a JSONL or Parquet file with the columns gold and pred")
-    if path.suffix == ".parquet":
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        try:
-            file = pq.ParquetFile(path)
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{path}: no whole Parquet file ({error}); write it again") from None
-        for batch in file.iter_batches(BATCH):
-            yield from batch.to_pylist()
-        return
-    with path.open(encoding="utf-8", errors="surrogateescape") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}); each line is one object") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}, line {number}: expected an object with gold and pred, saw {line[:60]!r}")
-            yield row
+    choices = row.get("candidates")
+    gold, pred = _text(row, "gold", place), _text(row, "pred", place)
+    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None)
 
 
-def _text(row: dict[str, Any], name: str, path: Path, number: int) -> str:
+def _found(result: "Verification") -> dict[str, str]:
+    return dict(zip(FOUND, (result.verdict, result.match.layer, result.match.ground), strict=True))
+
+
+def _text(row: "Row", name: str, place: str) -> str:
     from lema_core.errors import DataError
 
     if name not in row:
-        raise DataError(f"{path}, row {number}: no field {name!r}; it has {', '.join(map(str, row))}")
+        raise DataError(f"{place}: no field {name!r}; it has {', '.join(map(str, row))}")
     return "" if row[name] is None else str(row[name])
 
 
-class _Writer:
-    """Rows to a JSONL or Parquet file, batch by batch; to nothing without a path."""
+@contextmanager
+def _writer(out: Path | None, cases: str) -> "Iterator[Callable[[list[Row]], object]]":
+    """Give what writes rows to JSONL or Parquet; the file appears when all are written, without a path none does."""
+    import json
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.rows: list[dict[str, Any]] = []
-        self.file: Any = None
+    from lema_core.artifacts.files import atomic_local
 
-    def __enter__(self) -> Self:
-        return self
-
-    def write(self, row: dict[str, Any]) -> None:
-        if self.path is not None:
-            self.rows.append(row)
-            if len(self.rows) >= BATCH:
-                self.flush()
-
-    def flush(self) -> None:
-        import json
-
-        if self.path is None or not self.rows:
-            return
-        if self.path.suffix == ".parquet":
-            import pyarrow as pa
-            import pyarrow.parquet as pq
-
-            names = self.file.schema.names if self.file else dict.fromkeys(name for row in self.rows for name in row)
-            rows = [{name: row.get(name) for name in names} for row in self.rows]
-            table = pa.Table.from_pylist(rows, schema=self.file.schema if self.file else None)
-            self.file = self.file or pq.ParquetWriter(self.path, table.schema)
-            self.file.write_table(table)
+    if out is None:
+        yield lambda _: None
+        return
+    with atomic_local(out) as local:
+        if out.suffix == ".parquet":
+            with _parquet(local, out, cases) as write:
+                yield write
         else:
-            self.file = self.file or self.path.open("w", encoding="utf-8")
-            self.file.writelines(json.dumps(row) + "\n" for row in self.rows)
-        self.rows = []
+            with local.open("w", encoding="utf-8") as lines:
+                yield lambda rows: lines.writelines(json.dumps(row, default=str) + "\n" for row in rows)
 
-    def __exit__(self, *_: object) -> None:
-        self.flush()
-        if self.file is not None:
-            self.file.close()
+
+@contextmanager
+def _parquet(local: Path, out: Path, cases: str) -> "Iterator[Callable[[list[Row]], object]]":
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with _told_of_columns(out):
+        schema = _schema(cases)
+
+    def write(rows: "list[Row]") -> None:
+        with _told_of_columns(out):
+            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+    with pq.ParquetWriter(local, schema) as file:
+        yield write
+
+
+def _schema(cases: str) -> Any:
+    """Return the columns of all cases together: a first pass, for a column may come late or begin with nulls."""
+    import pyarrow as pa
+
+    from lema_core.chunks import chunked
+    from lema_core.questions.files import read_rows
+
+    schema = pa.schema([])
+    for some in chunked((row for _, row in read_rows(cases)), BATCH):
+        names = dict.fromkeys(name for row in some for name in row if name not in FOUND)
+        seen = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in some]).schema
+        schema = pa.unify_schemas([schema, seen], promote_options="permissive")
+    return pa.schema([*schema, *((name, pa.string()) for name in FOUND)])
+
+
+@contextmanager
+def _told_of_columns(out: Path) -> "Iterator[None]":
+    import pyarrow as pa
+
+    from lema_core.errors import DataError
+
+    try:
+        yield
+    except (pa.ArrowException, UnicodeError, OverflowError) as error:
+        raise DataError(
+            f"{out}: the cases do not fit the columns of Parquet ({error}). Write .jsonl instead"
+        ) from error
 
 
 def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:

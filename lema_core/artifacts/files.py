@@ -5,7 +5,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
@@ -52,7 +52,8 @@ def sweep(fs: fsspec.AbstractFileSystem, folder: str) -> None:
     for file in Path(folder).glob(f"{_prefix()}*"):
         writer = file.name.removeprefix(_prefix()).partition("-")[0]
         if writer.isdecimal() and not psutil.pid_exists(int(writer)):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, in a folder that is shared
+                file.unlink()
 
 
 @contextmanager
@@ -78,6 +79,21 @@ def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
 
 
 @contextmanager
+def atomic_local(path: Path) -> Iterator[Path]:
+    """Do what ``atomic_file`` does for a path of this machine; what a kill left of an earlier attempt is removed.
+
+    Raises:
+        ArtifactError: as ``atomic_file``, and if something that is no file is in the place.
+    """
+    place = path.resolve()  # a link stays one
+    if place.exists() and not place.is_file():
+        raise ArtifactError(f"{path} is no ordinary file, so none can be written there. Name another one.")
+    sweep(LocalFileSystem(), str(place.parent))
+    with atomic_file(LocalFileSystem(), str(place)) as local:
+        yield local
+
+
+@contextmanager
 def _told(path: str, name: str | None = None) -> Iterator[None]:
     """Turn an error of writing ``path`` into ours; with ``name`` only one of that temporary file or of a disk."""
     try:
@@ -86,7 +102,7 @@ def _told(path: str, name: str | None = None) -> Iterator[None]:
         if name is not None and str(error.filename) != name and error.errno not in _DISK:
             raise
         raise ArtifactError(
-            f"{path} could not be written ({error}). Free space or choose another --root; run again to go on."
+            f"{path} could not be written ({error}). Free space or choose another --root or --out; run again to go on."
         ) from error
 
 

@@ -29,7 +29,7 @@ def open_source(path: str) -> IO[bytes]:
     try:
         opened: IO[bytes] = fsspec.open(path, "rb", compression="infer").open()
     except FileNotFoundError as error:
-        raise DataError(f"No file at {path}. Expected a file of questions: check `path` in the run file.") from error
+        raise DataError(f"No file at {path}. Check the path (of questions: `path` in the run file).") from error
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}). Expected a readable file or fsspec URL.") from error
     return opened
@@ -91,7 +91,7 @@ def _decoded(data: bytes, place: str) -> Any:
 def _row(value: Any, place: str) -> Row:
     if isinstance(value, dict):
         return value
-    raise DataError(f"{place} holds a JSON {type(value).__name__}. Expected an object, one question each.")
+    raise DataError(f"{place} holds a JSON {type(value).__name__}. Expected an object.")
 
 
 def _parquet(file: IO[bytes], name: str) -> Placed:

@@ -1,5 +1,6 @@
 """``lema verify`` over real files."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -9,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from flows.cli.console import told
-from flows.cli.verify import verify
+from flows.cli.verify import BATCH, verify
 from lema_core.errors import DataError
 
 app = typer.Typer()
@@ -51,6 +52,31 @@ def test_parquet_in_and_out(tmp_path):
     assert pq.read_table(out).column("verdict").to_pylist() == VERDICTS
 
 
+def test_parquet_keeps_columns_that_come_late_or_begin_with_nulls(tmp_path):
+    rows = [{"gold": str(row), "pred": str(row), "note": None, "tags": []} for row in range(BATCH)]
+    rows += [{"gold": "1", "pred": "2", "note": "odd", "late": 1.5, "tags": ["x"]} for _ in range(BATCH)]
+    cases, out = tmp_path / "cases.jsonl.gz", tmp_path / "out.parquet"
+    cases.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    result = runner.invoke(app, [cases.as_uri(), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    written = pq.read_table(out).to_pylist()
+    assert [{name: row[name] for name in ("gold", "note", "late", "tags")} for row in written] == [
+        {"late": None} | {name: row[name] for name in row if name != "pred"} for row in rows
+    ]
+    assert [row["verdict"] for row in written] == ["equal"] * BATCH + ["different"] * BATCH
+
+
+@pytest.mark.parametrize(("name", "told"), [("out.parquet", "jsonl instead"), ("out.jsonl", "no field 'pred'")])
+def test_an_output_appears_whole_or_not_at_all(tmp_path, name, told):
+    (tmp_path / "out").mkdir()
+    rows = [{"gold": 1, "pred": "1"}] * (BATCH + 1) + [{"gold": "one"}]
+    cases, out = tmp_path / "cases.jsonl", tmp_path / "out" / name
+    cases.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    with pytest.raises(DataError, match=told):
+        verify(str(cases), out)
+    assert not list(out.parent.iterdir())
+
+
 def test_why_explains_one_pair():
     result = runner.invoke(app, ["--why", r"\frac{1}{2}", r"The answer is 50\%."])
     assert result.exit_code == 0
@@ -61,13 +87,13 @@ def test_why_explains_one_pair():
 def test_bad_input_names_the_line(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text('{"gold": "1", "pred": "1"}\n{"gold": "1"}\n', "utf-8")
-    with pytest.raises(DataError, match="row 2"):
-        verify(path)
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: no field 'pred'"):
+        verify(str(path))
     path.write_text("nonsense\n", "utf-8")
-    with pytest.raises(DataError, match="line 1"):
-        verify(path)
-    with pytest.raises(DataError, match="no such file"):
-        verify(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match=r"bad\.jsonl:1"):
+        verify(str(path))
+    with pytest.raises(DataError, match="No file at"):
+        verify(str(tmp_path / "missing.jsonl"))
 
 
 def test_options_that_do_not_fit_are_told():
