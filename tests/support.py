@@ -3,13 +3,17 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -93,14 +97,36 @@ def chromium() -> str:
     return path
 
 
-def until(what: str, moment: Callable[[], object]):
-    """Wait for something to become true, and return it."""
+def until(what: str, moment: Callable[[], object], alive: subprocess.Popen | None = None, every_s: float = 0.2):
+    """Wait for something to become true, as long as a process that should bring it about lives, and return it."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         if seen := moment():
             return seen
-        time.sleep(0.2)
+        assert alive is None or alive.poll() is None, f"{what}: the process ended before: {_last_words(alive)}"
+        time.sleep(every_s)
     raise AssertionError(f"{what}: not within {PATIENCE_S} s")
+
+
+def _last_words(process: subprocess.Popen) -> str:
+    said = [text for text in process.communicate() if text]
+    return "\n".join([f"exit code {process.returncode}", *map(str, said)])
+
+
+def killed_at(what: str, moment: Callable[[], object], command: list[str], **started: Any) -> None:
+    """Start a command, wait for a moment of its work, and kill -9 it with all that it started."""
+    with tempfile.TemporaryFile("w+") as out:
+        client = subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, **started)
+        try:
+            until(what, moment, alive=client, every_s=0.01)
+        except AssertionError as error:
+            out.seek(0)
+            error.add_note(out.read())
+            raise
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(client.pid, signal.SIGKILL)
+            client.wait()
 
 
 def ask(api: str, path: str, body: dict | None = None, method: str = "POST"):

@@ -81,8 +81,7 @@ def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
             lema_command("serve"), cwd=checkout, env=given, stdout=out, stderr=out, start_new_session=True
         )
     log = checkout / "serve.log"
-    until("serving", lambda: registered(prefect_api) or process.poll() is not None)
-    assert process.poll() is None, log.read_text()
+    until(f"serving, see {log}", lambda: registered(prefect_api), alive=process)
     yield process
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGTERM)

@@ -1,13 +1,10 @@
 import csv
 import os
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support import environment, lema_command, of_stage, parts
+from support import environment, killed_at, lema_command, of_stage, parts
 
 from flows.run_records import record_of
 from lema_core.artifacts import ArtifactRef, Store
@@ -113,17 +110,11 @@ def test_cells_that_wait_for_a_batch_are_collected_by_a_later_run(lema, run_file
 @pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="two minutes; LEMA_ALL_TESTS=1 runs it")
 def test_kill_9_in_the_middle_and_no_finished_cell_is_made_again(lema, tmp_path, prefect_api):
     words = ("sweep", ROOT / "deployments" / "runs" / "ablation_smoke.toml", "--root", "out")
-    client = subprocess.Popen(
-        lema_command(*words), cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+    store = Store(str(tmp_path / "out" / "store"))
+    killed_at(
+        "two models", lambda: len(of_stage(store, "training")) >= 2, lema_command(*words), cwd=tmp_path,
+        env=environment(prefect_api, tmp_path),
     )  # fmt: skip
-    store, deadline = Store(str(tmp_path / "out" / "store")), time.monotonic() + 240
-    while len(of_stage(store, "training")) < 2:
-        assert client.poll() is None, "the sweep ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.killpg(client.pid, signal.SIGKILL)
-    client.wait()
     trained = {ref: store.manifest(ref).created for ref in of_stage(store, "training")}
     done = lema("resume", "--root", "out")
     assert "lema" in done.stdout

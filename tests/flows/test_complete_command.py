@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from support import killed_at, until
 
 SERVER = """
 import asyncio, json, sys
@@ -178,13 +178,8 @@ def test_killed_and_repeated_the_output_is_the_same(start, tmp_path, kills) -> N
     server = start(latency=0.03)
     requests = lines(tmp_path / "r.jsonl", list(range(150)))
     for paid in kills:
-        client = subprocess.Popen(
-            command(requests, server, tmp_path / "out", "--concurrency", "8"), start_new_session=True
-        )
-        while server.stats()["paid"] < paid and client.poll() is None:
-            time.sleep(0.01)
-        os.killpg(client.pid, signal.SIGKILL)
-        client.wait()
+        words = command(requests, server, tmp_path / "out", "--concurrency", "8")
+        killed_at(f"{paid} answers", lambda paid=paid: server.stats()["paid"] >= paid, words)
     assert complete(requests, server, tmp_path / "out", "--concurrency", "8").returncode == 0
     stats = server.stats()
     assert stats["distinct"] == 150
@@ -267,9 +262,7 @@ def crash(words: list[str], server: Server, cwd: Path, sign: int, **env: str) ->
         words, cwd=cwd, env=os.environ | env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        deadline = time.monotonic() + 60
-        while server.stats()["paid"] == before and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until("an answer", lambda: server.stats()["paid"] > before, alive=client, every_s=0.02)
         client.send_signal(sign)
         _, status = os.waitpid(client.pid, 0)
     finally:

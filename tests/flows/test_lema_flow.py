@@ -1,12 +1,8 @@
 import json
-import os
 import re
-import signal
-import subprocess
-import time
 
 import pytest
-from support import ask, environment, lema_command, of_stage, parts
+from support import ask, environment, killed_at, lema_command, of_stage, parts, until
 
 from lema_core.answers import judge
 from lema_core.artifacts import Store
@@ -66,13 +62,11 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
         found = ask(prefect_api, "task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
         return [(task["name"], task["state_name"]) for task in found]
 
-    deadline = time.monotonic() + 60
-    while len(tasks(runs[0])) < 20 and time.monotonic() < deadline:
-        time.sleep(0.5)  # the server records task runs behind the flow
-    first, second = dict(tasks(runs[0])), dict(tasks(runs[1]))
-    assert first["reasoning_paths 0-10"] == "Completed"
-    assert second["reasoning_paths"] == "Cached"
-    assert second["corrections"] == "Cached"
+    # The server records task runs behind the flow.
+    shards = {(f"reasoning_paths {start}-{start + 10}", "Completed") for start in range(0, 40, 10)}
+    until("the first run's shards", lambda: shards <= set(tasks(runs[0])))
+    cached = {("reasoning_paths", "Cached"), ("corrections", "Cached")}
+    until("the second run's stages", lambda: cached <= set(tasks(runs[1])))
     filter_by_run = {"artifacts": {"flow_run_id": {"any_": [runs[0]["id"]]}}}
     found = {artifact["key"]: artifact for artifact in ask(prefect_api, "artifacts/filter", filter_by_run)}
     assert {"corrections", "report", "report-page", "progress-reasoning-paths"} <= found.keys()
@@ -87,16 +81,10 @@ def test_kill_9_and_the_same_command_again(lema, run_file, simulated, tmp_path, 
     lema("run", run_file, "--root", "undisturbed")
     simulated.stats.__init__()
     simulated.faults = Faults(latency_s=0.05)
-    command = lema_command("run", run_file, "--root", "killed")
-    client = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+    killed_at(
+        f"{after} answers", lambda: simulated.stats.counts["ok"] >= after,
+        lema_command("run", run_file, "--root", "killed"), cwd=tmp_path, env=environment(prefect_api, tmp_path),
     )  # fmt: skip
-    while simulated.stats.counts["ok"] < after:
-        assert client.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    os.killpg(client.pid, signal.SIGKILL)
-    client.wait()
     lema("run", run_file, "--root", "killed")
     assert simulated.stats.report()["paid_twice"] <= 16
     assert parts(tmp_path / "killed") == parts(tmp_path / "undisturbed")

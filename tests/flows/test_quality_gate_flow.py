@@ -3,12 +3,11 @@
 import json
 import os
 import subprocess
-import time
 from contextlib import contextmanager
 from shutil import rmtree
 
 import pytest
-from support import ask, environment, lema_command, of_stage
+from support import ask, environment, lema_command, of_stage, until
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.quality_gate import read_decision
@@ -46,11 +45,7 @@ def waiting(api, run_file, tmp_path, name):
     )  # fmt: skip
     paused = {"flow_runs": {"name": {"like_": name}, "state": {"type": {"any_": ["PAUSED"]}}}}
     try:
-        deadline = time.monotonic() + 240
-        while not (found := ask(api, "flow_runs/filter", paused)):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        found = until("the pause", lambda: ask(api, "flow_runs/filter", paused), alive=process)
         yield process, found[0]["id"]
     finally:
         process.kill()
@@ -59,13 +54,12 @@ def waiting(api, run_file, tmp_path, name):
 
 def answer(api, flow_run, approve, note=""):
     """Answer as the UI does, once the form is there: Prefect pauses a run first and saves its form after."""
-    deadline = time.monotonic() + 60
-    while True:
-        said = ask(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
-        if said["details"].get("reason") != "Run input schema not found.":
-            return said["status"]
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def said() -> str | None:
+        told = ask(api, f"flow_runs/{flow_run}/resume", {"run_input": {"approve": approve, "note": note}})
+        return None if told["details"].get("reason") == "Run input schema not found." else told["status"]
+
+    return until("the form", said)
 
 
 def test_it_waits_and_an_approval_lets_it_go_on_and_is_remembered(gated, lema, simulated, tmp_path, prefect_api):

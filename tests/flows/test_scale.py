@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 import psutil
 import pytest
-from support import environment, lema_command, parts
+from support import environment, lema_command, parts, until
 
 from lema_core.llm.database import connect
 from lema_core.llm.simulated import Faults
@@ -39,18 +39,20 @@ def s3(tmp_path_factory) -> Iterator[dict[str, str]]:
         "AWS_DEFAULT_REGION": "us-east-1",
     }  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(urllib.request.Request(f"{url}/lema", method="PUT")).read()
-                break
-            except urllib.error.URLError:
-                assert server.poll() is None
-                time.sleep(0.1)
+        until("the bucket", lambda: bucket_at(url), alive=server)
         yield there
     finally:
         server.kill()
         server.wait()
+
+
+def bucket_at(url: str) -> bool:
+    """Tell whether the server is there to make its bucket."""
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/lema", method="PUT")).read()
+    except urllib.error.URLError:
+        return False
+    return True
 
 
 @pytest.fixture
@@ -87,9 +89,7 @@ def test_a_worker_killed_on_a_cluster_with_s3_and_postgres_changes_no_byte(
         lema_command("run", run_file, "--root", "s3://lema/killed", *settings), cwd=tmp_path,
         env=environment(prefect_api, tmp_path) | s3, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    while simulated.stats.counts["ok"] < 20:
-        assert run.poll() is None, run.communicate()[0]
-        time.sleep(0.01)
+    until("20 answers", lambda: simulated.stats.counts["ok"] >= 20, alive=run, every_s=0.01)
     before = {one.pid for one in dask_workers(run)}
     assert len(before) == 2
     os.kill(min(before), signal.SIGKILL)

@@ -1,11 +1,8 @@
 import json
 import os
-import signal
-import subprocess
-import time
 
 import pytest
-from support import environment, lema_command, of_stage
+from support import environment, killed_at, lema_command, of_stage
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.records import Example, Question
@@ -103,16 +100,11 @@ def test_kill_9_while_checkpoints_are_measured_chooses_the_same_one(lema, run_fi
     settings = (*SMALL, "--set", f"training.method={method}", "--set", "training.adapter.dropout=0.0")
     lema("run", run_file, "--root", "calm", *settings)
     calm, killed = Store(str(tmp_path / "calm" / "store")), Store(str(tmp_path / "killed" / "store"))
-    command = lema_command("run", run_file, "--root", "killed", *settings)
-    client = subprocess.Popen(
-        command, cwd=tmp_path, env=environment(prefect_api, tmp_path), stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
+    killed_at(
+        "a checkpoint's score", lambda: of_stage(killed, "evaluation"),
+        lema_command("run", run_file, "--root", "killed", *settings), cwd=tmp_path,
+        env=environment(prefect_api, tmp_path),
     )  # fmt: skip
-    while not of_stage(killed, "evaluation"):
-        assert client.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    os.killpg(client.pid, signal.SIGKILL)
-    client.wait()
     assert not of_stage(killed, "training"), "a model without its choice is no model"
     lema("run", run_file, "--root", "killed", *settings)
     (one,), (other,) = of_stage(calm, "training"), of_stage(killed, "training")

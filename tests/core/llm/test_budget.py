@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Awaitable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -116,28 +117,38 @@ async def test_a_process_that_was_taken_for_dead_comes_back_with_its_line(fake, 
 
 async def test_what_is_drawn_is_booked_when_the_request_that_drew_it_is_called_off() -> None:
     class Slow:
-        drawn = 0.0
+        def __init__(self) -> None:
+            self.drawn, self.begun, self.go_on = 0.0, asyncio.Event(), asyncio.Event()
+
+        async def work(self) -> None:
+            self.begun.set()
+            await self.go_on.wait()
 
         async def draw(self, lacking: Amount) -> Draw:
-            await asyncio.sleep(0.05)
+            await self.work()
             self.drawn += lacking.tokens
             return Draw(lacking, Amount(), others=False)
 
         def overdraw(self, amount: Amount) -> None: ...
 
         async def give_back(self, spare: Amount, lost: Amount) -> None:
-            await asyncio.sleep(0.05)
+            await self.work()
             self.drawn -= spare.tokens + lost.tokens
+
+        async def call_off(self, asked: Awaitable[object]) -> None:
+            """Cancel what was asked for in the middle of our work, and then end the work."""
+            self.begun.clear()
+            self.go_on.clear()
+            asking = asyncio.ensure_future(asked)
+            await self.begun.wait()
+            asking.cancel()
+            await asyncio.wait([asking])
+            self.go_on.set()
+            await asyncio.gather(*account._transfers)
 
     lender = Slow()
     account = Account(Budget(tokens=LIMIT), lender)
-    waiting = asyncio.ensure_future(account.reserve(Amount(tokens=10)))
-    await asyncio.sleep(0.01)
-    waiting.cancel()
-    await asyncio.gather(waiting, *account._transfers, return_exceptions=True)
+    await lender.call_off(account.reserve(Amount(tokens=10)))
     assert (account._free.tokens, lender.drawn) == (10, 10)
-    resting = asyncio.ensure_future(account.rest())
-    await asyncio.sleep(0.01)
-    resting.cancel()
-    await asyncio.gather(resting, *account._transfers, return_exceptions=True)
+    await lender.call_off(account.rest())
     assert (account._free.tokens, lender.drawn) == (0, 0)

@@ -6,12 +6,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from support import until
 
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import embedded_gguf, gguf_of, weights_identity
@@ -48,22 +48,18 @@ def server() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     ]
     process = subprocess.Popen([*command, "--threads", "1"])
     url = f"http://127.0.0.1:{port}"
-    _wait_until_healthy(process, url)
+    until("a healthy server", lambda: _healthy(url), alive=process)
     yield process, url
     process.kill()
     process.wait()
 
 
-def _wait_until_healthy(process: subprocess.Popen[bytes], url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{url}/health") as answer:
-                if answer.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.05)
-    pytest.fail("the embedded server did not become healthy within a minute")
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health") as answer:
+            return answer.status == 200
+    except OSError:
+        return False
 
 
 STORY = [{"role": "user", "content": "Tell me a short story."}]
