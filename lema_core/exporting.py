@@ -5,7 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
@@ -15,7 +15,7 @@ from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.chunks import chunked
-from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
+from lema_core.errors import ConfigError, EndpointError
 from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
 from lema_core.training.specs import MODEL_FOLDER
@@ -103,17 +103,19 @@ def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Call
     Raises:
         ConfigError: there is no token, or the name cannot be one of the Hub's.
         EndpointError: the Hub refused.
-        MissingDependencyError: huggingface_hub is not installed.
     """
-    hub = _hub()
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but exported by name only
+
     token = os.environ.get(TOKEN, "").strip()
     if not token:
         raise ConfigError(f"a push needs a token with write access in the environment variable {TOKEN}")
     try:
-        hub.utils.validate_repo_id(repository)
+        validate_repo_id(repository)
     except ValueError as error:
         raise ConfigError(f"{repository!r} cannot be a name on the Hub: {error}") from error
-    api = hub.HfApi(token=token)
+    api = HfApi(token=token)
     files = sorted(path for path in folder.iterdir() if path.is_file())
     size = sum(path.stat().st_size for path in files)
     names = ", ".join(path.name for path in files)
@@ -125,18 +127,9 @@ def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Call
             repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=[path.name for path in files],
             commit_message=f"The {kind} of a LeMa run",
         )  # fmt: skip
-    except (hub.errors.HfHubHTTPError, OSError) as error:
+    except (HfHubHTTPError, OSError) as error:
         raise EndpointError(f"the Hub refused the push of {repository}: {str(error).replace(token, '***')}") from None
     return address
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub.errors
-        import huggingface_hub.utils
-    except ImportError as error:
-        raise MissingDependencyError("a push needs huggingface_hub: run `pip install huggingface_hub`") from error
-    return huggingface_hub
 
 
 def _all(store: Store, refs: Iterable[ArtifactRef], record: type) -> Iterator[object]:

@@ -6,7 +6,6 @@ or correction has the same id in every run. No row holds a time, a URL or a key.
 """
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 ID_HEX = 16
@@ -151,13 +150,3 @@ class Example:
 
 
 Row = Question | ReasoningPath | JudgedPath | Correction | Rejection | Example
-
-
-def find_duplicate(ids: Iterable[str]) -> str | None:
-    """Return the first id that occurs twice, or None."""
-    seen: set[str] = set()
-    for one in ids:
-        if one in seen:
-            return one
-        seen.add(one)
-    return None

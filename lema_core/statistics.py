@@ -27,7 +27,6 @@ __all__ = [
     "PerplexityGap",
     "Proportion",
     "holm",
-    "maj_at_k",
     "majority_credit",
     "minimal_detectable_difference",
     "paired_bootstrap",
@@ -212,25 +211,6 @@ def minimal_detectable_difference(
     if excess(discordant) < 0:
         return float("inf")
     return float(optimize.brentq(excess, 0.0, discordant))
-
-
-def maj_at_k(samples: Sequence[Sequence[tuple[str | None, bool]]], k: int) -> float:
-    """Return the accuracy of the majority answer of the first ``k`` samples of each item.
-
-    Args:
-        samples: an item's samples as (answer in canonical form, or None, and whether it is right). Right answers are
-            one class however they are written; samples without an answer do not vote.
-        k: samples that vote; each item needs at least as many.
-
-    Returns:
-        A fraction in [0, 1]. A tie counts by the share of tied answers that are right: its expectation under a coin.
-    """
-    short = [len(item) for item in samples if len(item) < k]
-    if k < 1 or not samples or short:
-        raise DataError(
-            f"maj@{k} needs {max(k, 1)} samples of each item; got {len(samples)} items, {len(short)} short."
-        )
-    return sum(majority_credit(item[:k]) for item in samples) / len(samples)
 
 
 def majority_credit(item: Sequence[tuple[str | None, bool]]) -> float:

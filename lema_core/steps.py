@@ -67,11 +67,6 @@ def split_path(text: str, *, keep_marks: bool = False) -> StepPath:
     return StepPath(tuple(steps), answer_line)
 
 
-def split_steps(path_text: str) -> list[str]:
-    """Return the path's steps without labels and without the final answer line."""
-    return list(split_path(path_text).steps)
-
-
 def number_steps(steps: Iterable[str], first: int = 1) -> str:
     """Return the steps labelled ``Step <first>: ...`` and so on, one a line."""
     return "\n".join(f"Step {first + offset}: {step}" for offset, step in enumerate(steps))

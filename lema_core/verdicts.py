@@ -151,11 +151,6 @@ class Difficulty:
         """Return the share of right paths, 0 to 1."""
         return self.verdicts.get("right", 0) / self.paths if self.paths else 0.0
 
-    @property
-    def corrected_rate(self) -> float:
-        """Return the share of mistakes with an accepted correction, 0 to 1 (paper, section 5: difficulty)."""
-        return self.corrected / self.mistakes if self.mistakes else 0.0
-
 
 SHARES = ("never right", "right in less than half", "right in half or more", "always right")
 """Classes of a question by the share of its samples that are right: a difficulty that every task has."""

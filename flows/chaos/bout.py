@@ -124,14 +124,14 @@ class Bout:
         while self.arena.endpoint.stats.in_flight:
             time.sleep(POLL_S)
 
-    def kill_at(self, what: str, moment: Moment, *, required: bool = True) -> None:
+    def kill_at(self, what: str, moment: Moment) -> None:
         """Start the command and kill it at a moment; one that is past already is left out."""
         if moment():
             return
         run = self.start()
         if self.wait(run, moment):
             self.kill(run)
-        elif required:
+        else:
             self.problems.append(f"the run ended before it could be killed at {what}: {self._end_of(run)}")
 
     def fail(self, why: str, file_limit: int | None = None) -> None:

@@ -7,7 +7,7 @@ libraries are imported only by the worker processes that need them. What it does
 
 from lema_core.answers.arithmetic import FalseEquation, false_equations
 from lema_core.answers.extraction import extract
-from lema_core.answers.judge import judge, judge_batch, judge_stream
+from lema_core.answers.judge import judge, judge_batch
 from lema_core.answers.matching import match
 from lema_core.answers.types import Extraction, Family, Judgement, Match, Vote
 from lema_core.answers.vote import majority_vote
@@ -23,7 +23,6 @@ __all__ = [
     "false_equations",
     "judge",
     "judge_batch",
-    "judge_stream",
     "majority_vote",
     "match",
 ]

@@ -1,6 +1,6 @@
 """The verdict on a solution text: extract its answer, compare it with the gold answer."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -34,14 +34,6 @@ def _compared(
 ) -> Judgement:
     result = match(gold, answer, family, candidates, workers=workers)
     return Judgement(_VERDICTS[result.outcome], answer, result.layer)
-
-
-def judge_stream(
-    rows: Iterable[tuple[str, str]], family: Family = "numeric", *, workers: Workers | None = None
-) -> Iterator[Judgement]:
-    """Judge (text, gold) pairs one by one, in order; memory does not grow with the stream."""
-    for text, gold in rows:
-        yield judge(text, gold, family, workers=workers)
 
 
 def judge_batch(

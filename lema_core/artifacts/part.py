@@ -59,7 +59,6 @@ class PartWriter:
         self.counts: Counter[str] = Counter()
         self._fs, self._folder, self._index, self._span, self._record = fs, folder, index, span, record
         self._reasons: Counter[str] = Counter()
-        self._summary: PartSummary | None = None
 
     def __enter__(self) -> Self:
         with ExitStack() as files:

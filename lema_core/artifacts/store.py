@@ -112,14 +112,7 @@ class Store:
         """Open a shard's part for writing: a context manager that places both files when left without an error."""
         return PartWriter(self.fs, self.folder(ref), shard.index, (shard.start, shard.stop), record)
 
-    def publish(
-        self,
-        identity: Identity,
-        parts: list[PartSummary],
-        *,
-        seconds: float,
-        extra: Mapping[str, Any] | None = None,
-    ) -> Manifest:
+    def publish(self, identity: Identity, parts: list[PartSummary], *, seconds: float) -> Manifest:
         """Write the manifest of a table artifact, and so make it exist.
 
         Raises:
@@ -132,9 +125,7 @@ class Store:
                 raise ArtifactError(
                     f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it anew."
                 )
-        return self._write_manifest(
-            identity, seconds=seconds, parts=tuple(parts), extra=dict(extra or {}), **add_up(parts)
-        )
+        return self._write_manifest(identity, seconds=seconds, parts=tuple(parts), **add_up(parts))
 
     def publish_files(
         self, identity: Identity, files: list[str], *, seconds: float, extra: Mapping[str, Any] | None = None

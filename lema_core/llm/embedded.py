@@ -91,8 +91,8 @@ def gguf_of(model: str) -> Path:
     return target
 
 
-def convert_checkpoint(checkpoint: Path, target: Path, outtype: str = "q8_0") -> None:
-    """Write the checkpoint folder as one ``.gguf`` file, whole or not at all (llama.cpp's converter as a package).
+def convert_checkpoint(checkpoint: Path, target: Path) -> None:
+    """Write the checkpoint folder as one ``.gguf`` file, 8-bit, whole or not at all, by llama.cpp's converter.
 
     Raises:
         MissingDependencyError: the converter is not installed.
@@ -107,7 +107,7 @@ def convert_checkpoint(checkpoint: Path, target: Path, outtype: str = "q8_0") ->
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         written = Path(scratch) / "model.gguf"
         command = [sys.executable, "-m", "convert_hf_to_gguf", str(checkpoint)]
-        command += ["--outfile", str(written), "--outtype", outtype]
+        command += ["--outfile", str(written), "--outtype", "q8_0"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0 or not written.exists():
             raise ConfigError(f"llama.cpp's converter refused {checkpoint}: ...{done.stderr[-800:]}")

@@ -80,8 +80,9 @@ class _Batch:
 class _Kind:
     """What requests have in common: their caps, and how the first message of all of them begins."""
 
-    def __init__(self, caps: Iterable[int | None] = (), opening: str | None = None) -> None:
-        self.caps, self._opening = set(caps), opening
+    def __init__(self, caps: Iterable[int | None] = ()) -> None:
+        self.caps = set(caps)
+        self._opening: str | None = None
 
     def add(self, request: CompletionRequest) -> None:
         self.caps.add(request.sampling.cap)

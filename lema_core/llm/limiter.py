@@ -97,8 +97,6 @@ class Limiter:
     window: float = FIRST_WINDOW
     in_flight: int = 0
     paused_until: float = -math.inf
-    pushed_back: int = 0
-    """Push-backs seen so far (429 and overload)."""
 
     def __post_init__(self) -> None:
         self.window = min(self.window, self.ceiling)
@@ -162,7 +160,6 @@ class Limiter:
 
     def refused(self, ticket: Ticket, now: float, retry_after: float | None = None, *, paced: bool = True) -> None:
         """The endpoint pushed back (429, overload), or broke down (``paced`` False: connection lost, deadline)."""
-        self.pushed_back += paced
         pause = min(LONGEST_PAUSE_S, retry_after) if retry_after is not None else self._backoff()
         # Never before Retry-After, and not all clients at the same moment after it.
         until = now + pause * (1 + 0.1 * self.randomness.random())

@@ -8,7 +8,6 @@ from lema_core.mixture.arms import ARMS, Arm, ArmSpec, Match, View, Where, get_a
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
-    arm_size,
     build_arm,
     count_words,
     held_out_questions,
@@ -28,7 +27,6 @@ __all__ = [
     "Source",
     "View",
     "Where",
-    "arm_size",
     "build_arm",
     "count_words",
     "example_of_correction",

@@ -75,11 +75,6 @@ def held_out_questions(questions: Iterable[Question], count: int, seed: int = 0)
     return nsmallest(count, questions, key=lambda question: rank(seed, question.id))
 
 
-def arm_size(arm: Arm, pool: Pool, rules: MixtureRules, by: str) -> int:
-    """Return the arm's size in ``rows`` or ``tokens``, before it is brought to any."""
-    return _views_size(arm.views, pool, rules, by)
-
-
 def _views_size(views: tuple[View, ...], pool: Pool, rules: MixtureRules, by: str) -> int:
     return sum(_size(row, by, rules) for row in _screened(views, pool, rules) if isinstance(row, Example))
 

@@ -103,12 +103,11 @@ def correction_prompt(
     original: str,
     candidates: tuple[str, ...] | None = None,
     shape: Shape = "steps",
-    shots: int = 4,
 ) -> Messages:
-    """Return the chat that asks a corrector: four worked corrections as turns, then the mistaken path."""
+    """Return the chat that asks a corrector: worked corrections as turns, then the mistaken path."""
     turns = [
         (correction_input(prompts, one.question, one.original, one.candidates, shape), one.correction)
-        for one in load(prompts).correction.examples[:shots]
+        for one in load(prompts).correction.examples
     ]
     return _chat(turns, correction_input(prompts, question, original, candidates, shape))
 

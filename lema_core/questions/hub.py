@@ -3,11 +3,9 @@
 The ``datasets`` library belongs to training; the Hub's own Parquet copy of a data set needs only ``huggingface_hub``.
 """
 
-from typing import Any
-
 import pyarrow.parquet as pq
 
-from lema_core.errors import ConfigError, EndpointError, MissingDependencyError
+from lema_core.errors import ConfigError, EndpointError
 from lema_core.questions.files import Placed
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.questions.tasks.task import HubDataset, Task
@@ -21,14 +19,14 @@ def commit(spec: QuestionsSpec, task: Task) -> str:
     Raises:
         ConfigError: the task has no data set on the Hub.
         EndpointError: the Hub does not answer or does not know the data set.
-        MissingDependencyError: huggingface_hub is not installed.
     """
     source = _dataset(spec, task)
     if spec.hub_revision is not None:
         return f"hub:{source.id}@{spec.hub_revision}"
-    library = _library()
+    from huggingface_hub import HfApi
+
     try:
-        info = library.HfApi().dataset_info(source.id, revision=PARQUET_BRANCH)
+        info = HfApi().dataset_info(source.id, revision=PARQUET_BRANCH)
     except Exception as error:
         raise _unreachable(source, error) from error
     return f"hub:{source.id}@{info.sha}"
@@ -40,7 +38,6 @@ def read_rows(spec: QuestionsSpec, task: Task) -> Placed:
     Raises:
         ConfigError: the task has no data set on the Hub, or the data set has no such split.
         EndpointError: the Hub does not answer or does not know the data set.
-        MissingDependencyError: huggingface_hub is not installed.
     """
     source = _dataset(spec, task)
     split = source.train if spec.split == "train" else source.test
@@ -56,9 +53,10 @@ def read_rows(spec: QuestionsSpec, task: Task) -> Placed:
 
 
 def _files(source: HubDataset, revision: str, folder: str) -> list[pq.ParquetFile]:
-    library = _library()
+    from huggingface_hub import HfFileSystem
+
     try:
-        system = library.HfFileSystem()
+        system = HfFileSystem()
         root = f"datasets/{source.id}@{revision.replace('/', '%2F')}"
         paths = sorted(system.glob(f"{root}/{folder}/*.parquet"))
         files = [pq.ParquetFile(system.open(path)) for path in paths]
@@ -83,17 +81,6 @@ def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:
 
 def _renamed(source: HubDataset, name: str) -> HubDataset:
     return HubDataset(name, source.config, source.train, source.test)
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Reading from the Hugging Face Hub needs huggingface_hub: pip install huggingface_hub, "
-            "or set `path` to a local file."
-        ) from error
-    return huggingface_hub
 
 
 def _unreachable(source: HubDataset, error: Exception) -> EndpointError:

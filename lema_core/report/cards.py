@@ -139,11 +139,9 @@ def check_card(text: str) -> dict[str, Any]:
 
 
 def _check_with_hub_library(text: str, *, is_model: bool) -> None:
-    """Read the card as the Hub's own library does, where it is installed (it comes with the ``train`` extra)."""
-    try:
-        from huggingface_hub import DatasetCard, ModelCard
-    except ImportError:
-        return
+    """Read the card as the Hub's own library does."""
+    from huggingface_hub import DatasetCard, ModelCard
+
     try:
         (ModelCard if is_model else DatasetCard)(text)
     except (ValueError, TypeError) as error:

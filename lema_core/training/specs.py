@@ -10,8 +10,6 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lema_core.errors import ConfigError
-
 MODEL_FOLDER = "model"
 METRICS_FILE = "metrics.parquet"
 SPEC_FILE = "spec.json"
@@ -171,36 +169,6 @@ class LaunchSpec(BaseModel):
                 "offload_parameters needs zero_stage = 3: other stages keep whole parameters on the device"
             )
         return self
-
-
-def paper_preset(task: str, billions: float, method: Method) -> dict[str, Any]:
-    """Return the paper's settings (section 3.2 and appendix) as fields of a ``TrainingSpec``.
-
-    Args:
-        task: ``gsm8k``, ``math`` or ``csqa``; decides the length.
-        billions: parameters of the base model in 1e9; decides the learning rate and, in full, the epochs.
-        method: qlora as in the main results, or full as in the evolution experiments. lora takes qlora's settings.
-
-    Raises:
-        ConfigError: the paper has no settings for the task.
-    """
-    lengths = {"gsm8k": 1024, "svamp": 1024, "asdiv": 1024, "csqa": 1024, "math": 1536}
-    if task not in lengths:
-        raise ConfigError(f"no preset for task {task!r}: the paper has {', '.join(sorted(lengths))}")
-    shared: dict[str, Any] = {"method": method, "template": "plain", "max_length": lengths[task], "precision": "bf16"}
-    if method == "full":
-        epochs = 3.0 if billions > 34 else 2.0
-        return shared | {"learning_rate": 1e-5, "batch_size": 128, "epochs": epochs, "schedule": "cosine"}
-    return shared | {
-        "learning_rate": 1e-4 if billions >= 34 else 2e-4,
-        "schedule": "constant",
-        "warmup_ratio": 0.0,
-        "batch_size": 96,
-        "max_steps": 2000,
-        "save_steps": 100,
-        "max_grad_norm": 0.3,
-        "weight_decay": 0.01,
-    }
 
 
 def check_starts(arms: Mapping[str, TrainingSpec]) -> None:

@@ -19,7 +19,7 @@ from lema_core.corrections import (
 from lema_core.corrections.selection import without_false_steps
 from lema_core.llm.requests import Completion, Failure
 from lema_core.records import Correction, JudgedPath, Rejection
-from lema_core.steps import split_steps
+from lema_core.steps import split_path
 
 PATH = JudgedPath(
     id="path-1",
@@ -188,7 +188,7 @@ def test_path_that_stopped_short_is_continued():
     )
     row = reviewed(text, path)
     assert isinstance(row, Correction), row
-    assert split_steps(row.spliced)[-1] == "Then 5 + 6 = 11."
+    assert split_path(row.spliced).steps[-1] == "Then 5 + 6 = 11."
 
 
 def test_first_false_step_is_noted():

@@ -14,7 +14,6 @@ from lema_core.mixture import (
     MixtureRules,
     Source,
     View,
-    arm_size,
     build_arm,
     count_words,
     example_of_correction,
@@ -161,7 +160,6 @@ def test_a_token_matched_arm_has_the_other_arms_tokens_to_within_one_example():
     for name, other in (("cot_same_tokens", "lema"), ("lema_same_tokens", "cot")):
         examples, _ = built(name)
         target = tokens(built(other)[0])
-        assert arm_size(get_arm(other), POOL, RULES, "tokens") == target
         longest = max(tokens([example]) for example in examples)
         assert target - longest < tokens(examples) <= target
 

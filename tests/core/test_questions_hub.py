@@ -1,26 +1,16 @@
 """A data set on the Hub: read from Parquet files, and a clear message where it cannot be had."""
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lema_core.errors import ConfigError, EndpointError
-from lema_core.questions import QuestionsSpec, hub, read_questions, source_fingerprint
+from lema_core.questions import QuestionsSpec, read_questions, source_fingerprint
 
 
-class LocalHub:
-    """The two parts of huggingface_hub that we use, over a local folder."""
-
-    def __init__(self, root):
-        self.root = root
-
-    def HfFileSystem(self):  # noqa: N802
-        import fsspec
-
-        return fsspec.filesystem("dir", path=str(self.root), target_protocol="file")
-
-    def HfApi(self):  # noqa: N802
-        raise ConnectionError("no route to host")
+def no_route():
+    raise ConnectionError("no route to host")
 
 
 @pytest.fixture
@@ -30,7 +20,9 @@ def local_hub(tmp_path, monkeypatch):
     for part in range(2):
         rows = [{"question": f"What is {part} + {n}?", "answer": f"{part}+{n}\n#### {part + n}"} for n in range(3)]
         pq.write_table(pa.Table.from_pylist(rows), folder / f"000{part}.parquet")
-    monkeypatch.setattr(hub, "_library", lambda: LocalHub(tmp_path))
+    local = fsspec.filesystem("dir", path=str(tmp_path), target_protocol="file")
+    monkeypatch.setattr("huggingface_hub.HfFileSystem", lambda: local)
+    monkeypatch.setattr("huggingface_hub.HfApi", no_route)
 
 
 def test_all_parquet_files_of_a_split_are_read_in_order(local_hub):

@@ -13,7 +13,7 @@ from lema_core.records import Correction, JudgedPath
 from lema_core.reference_corrector import Problem, correct
 from lema_core.reference_corrector.equations import equations, given_numbers, key, known_numbers
 from lema_core.reference_corrector.expansion import Expander, is_part
-from lema_core.steps import split_steps, strip_marks
+from lema_core.steps import split_path, strip_marks
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 EGGS = Problem(
@@ -47,7 +47,7 @@ def test_false_arithmetic_is_named_and_mended():
     row = accepted(EGGS, "Step 1: She sells 16 - 3 - 4 = 8 eggs.\nStep 2: She makes 8 * 2 = $16.\nThe answer is 16.")
     assert row.step == 1
     assert "16 - 3 - 4 equals 8, but 16 - 3 - 4 is 9" in row.explanation
-    assert split_steps(row.correct_solution) == ["She sells 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day."]
+    assert split_path(row.correct_solution).steps == ("She sells 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day.")
 
 
 def test_step_off_the_rationale_is_named_with_the_right_operation():
@@ -56,14 +56,14 @@ def test_step_off_the_rationale_is_named_with_the_right_operation():
     )
     assert row.step == 2
     assert row.explanation.startswith("Step 2 adds where 9 and 2 have to be multiplied: it must be 9 * 2 = $18")
-    assert split_steps(row.correct_solution) == ["She makes 9 * 2 = $18 a day."]
+    assert split_path(row.correct_solution).steps == ("She makes 9 * 2 = $18 a day.",)
 
 
 def test_path_that_stops_short_goes_on():
     row = accepted(EGGS, "Step 1: Left are 16 - 3 - 4 = 9 eggs.\nThe answer is 9.")
     assert row.step == 1
     assert "stops at step 1 and takes 9 for the answer" in row.explanation
-    assert split_steps(row.spliced) == ["Left are 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day."]
+    assert split_path(row.spliced).steps == ("Left are 16 - 3 - 4 = 9 eggs.", "She makes 9 * 2 = $18 a day.")
 
 
 def test_path_that_goes_too_far_is_cut():
@@ -75,7 +75,7 @@ def test_path_that_goes_too_far_is_cut():
 
 def test_only_the_answer_line_is_wrong():
     row = accepted(EGGS, "Step 1: Left are 16 - 3 - 4 = 9.\nStep 2: That is 9 * 2 = 18.\nThe answer is 16.")
-    assert (row.step, split_steps(row.correct_solution)) == (2, ["That is 9 * 2 = 18."])
+    assert (row.step, split_path(row.correct_solution).steps) == (2, ("That is 9 * 2 = 18.",))
     assert "The solution states 16 instead" in row.explanation
 
 
@@ -126,7 +126,7 @@ def test_rounding_up_after_the_last_computation_is_kept():
         "He needs 27 x 2 = 54 sticks.\nThat is 54 / 8 = 6.75 packs.\nHe buys whole packs, so 7.\n#### 7",
     )
     row = accepted(problem, "Step 1: 27 x 2 = 54 sticks.\nStep 2: 54 / 8 = 6.75 packs.\nThe answer is 6.")
-    assert split_steps(row.spliced)[-1] == "He buys whole packs, so 7."
+    assert split_path(row.spliced).steps[-1] == "He buys whole packs, so 7."
     assert row.spliced.count("6.75") == 1
 
 

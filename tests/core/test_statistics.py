@@ -99,17 +99,12 @@ def test_too_few_items_can_show_no_difference_at_all():
     assert statistics.minimal_detectable_difference(20, 1 / 20) == float("inf")
 
 
-def test_maj_at_k_lets_answers_vote_and_splits_ties():
-    items = [
-        [("4", True), ("5", False), ("8/2", True)],  # two spellings of one right answer win
-        [("5", False), ("5", False), ("4", True)],
-        [("5", False), ("4", True), (None, False)],  # a tie of one right and one wrong answer
-        [(None, False), (None, False), (None, False)],
-    ]
-    assert statistics.maj_at_k(items, 3) == pytest.approx((1 + 0 + 0.5 + 0) / 4)
-    assert statistics.maj_at_k(items, 1) == pytest.approx(1 / 4)
-    with pytest.raises(DataError, match="maj@4 needs 4 samples"):
-        statistics.maj_at_k(items, 4)
+def test_a_majority_counts_its_answers_and_a_tie_its_right_share():
+    two_spellings_of_one_right_answer = [("4", True), ("5", False), ("8/2", True)]
+    assert statistics.majority_credit(two_spellings_of_one_right_answer) == 1
+    assert statistics.majority_credit([("5", False), ("5", False), ("4", True)]) == 0
+    assert statistics.majority_credit([("5", False), ("4", True), (None, False)]) == 0.5
+    assert statistics.majority_credit([(None, False), (None, False)]) == 0
 
 
 def test_delta_ppl_summarises_pairs():

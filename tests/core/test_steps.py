@@ -14,7 +14,6 @@ from lema_core.steps import (
     sentences,
     splice,
     split_path,
-    split_steps,
     strip_marks,
 )
 
@@ -72,21 +71,24 @@ def test_path_of_only_an_answer_has_one_step():
 
 
 def test_text_before_the_first_label_goes_with_the_first_step():
-    assert split_steps("We know the price.\nStep 1: It is 5.\nStep 2: Twice is 10.\nso 10.") == [
+    assert split_path("We know the price.\nStep 1: It is 5.\nStep 2: Twice is 10.\nso 10.").steps == (
         "We know the price. It is 5.",
         "Twice is 10. so 10.",
-    ]
+    )
 
 
 def test_mention_of_a_step_is_not_a_label():
     text = "Step 1: Buy 2. Step 1: again\nStep 2 of the plan costs 3.\nStep 2: From Step 1: 2, so 5."
-    assert split_steps(text) == ["Buy 2. Step 1: again Step 2 of the plan costs 3.", "From Step 1: 2, so 5."]
+    assert split_path(text).steps == ("Buy 2. Step 1: again Step 2 of the plan costs 3.", "From Step 1: 2, so 5.")
 
 
 def test_latex_displays_and_paragraphs_stay_whole():
     display = "We have\n\\[\nx = 2\n\\]\nso $x^2 = 4.$"
-    assert split_steps(display) == ["We have", "\\[ x = 2 \\]", "so $x^2 = 4.$"]
-    assert split_steps("First line\nsecond line\n\nOther paragraph") == ["First line second line", "Other paragraph"]
+    assert split_path(display).steps == ("We have", "\\[ x = 2 \\]", "so $x^2 = 4.$")
+    assert split_path("First line\nsecond line\n\nOther paragraph").steps == (
+        "First line second line",
+        "Other paragraph",
+    )
 
 
 def test_sentences_respect_latex_and_money():

@@ -39,12 +39,11 @@ class SimulatedEndpoint:
         seed: int = 0,
         error_rate: float = 0.5,
         port: int = 0,
-        key: str | None = None,
     ) -> None:
         self.models = Models(library if library is not None else Library(), seed, error_rate)
         self.stats = Stats()
         self.port = port
-        self.key = key
+        self.key: str | None = None
         """Where set, a request without it is refused (401)."""
         self.batches = Batches(self.models, self.stats, faults or Faults())
         self._bucket: TokenBucket | None = None

@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from lema_core.answers import extract, judge, judge_batch, judge_stream, match
+from lema_core.answers import extract, judge, judge_batch, match
 from lema_core.errors import ConfigError
 
 
@@ -24,14 +24,6 @@ def test_a_batch_of_choices():
         pa.array([["bank", "mall"]], pa.list_(pa.string())),
     )
     assert table.column("verdict").to_pylist() == ["right"]
-
-
-def test_a_stream_is_lazy():
-    def endless():
-        while True:
-            yield "#### 5", "5"
-
-    assert next(judge_stream(endless())).verdict == "right"
 
 
 class Backwards:

@@ -21,7 +21,7 @@ from lema_core.llm.simulated.student import solve
 from lema_core.llm.simulated.variants import LEAD_IN, Skeletons, vary
 from lema_core.prompts import correction_prompt, evolution_prompt, path_prompt
 from lema_core.reference_corrector import Problem
-from lema_core.steps import split_steps
+from lema_core.steps import split_path
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "gsm8k"
 EGGS = Problem(
@@ -156,7 +156,7 @@ def test_variants_are_found_again_with_their_rationale(a, b, c, seed):
     derived = Skeletons([problem]).derive(text)
     assert derived is not None
     assert judge(derived.rationale, derived.gold, "numeric").verdict == "right"
-    assert len(split_steps(derived.rationale)) == 2
+    assert len(split_path(derived.rationale).steps) == 2
     if not text.startswith(LEAD_IN):
         numbers = [int(word.strip(".")) for word in text.split() if word.strip(".").isdigit()]
         assert derived.gold == str(numbers[0] + numbers[1] * numbers[2])

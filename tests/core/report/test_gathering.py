@@ -80,7 +80,7 @@ def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make
     assert (data.funnel.mistakes, data.funnel.accepted, data.funnel.corrected) == (4, 7, 3)
     assert "3 of 4 mistakes (75" in story_of(data).headline
     (level,) = data.difficulty
-    assert (level.verdicts["wrong"], level.mistakes, level.corrected, level.corrected_rate) == (6, 4, 3, 0.75)
+    assert (level.verdicts["wrong"], level.mistakes, level.corrected) == (6, 4, 3)
     assert "| 3 of 4 |" in render_markdown(data)
 
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.run_files import read_run_file
 from lema_core.specs import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.estimate import PAPER_SHAPES, Estimate, estimate
@@ -18,8 +19,9 @@ from lema_core.training.events import parse
 from lema_core.training.launch import clean_environment, launcher
 from lema_core.training.options import check_overrides, deepspeed_options, trl_options
 from lema_core.training.preflight import check_machine
-from lema_core.training.specs import dump_specs, load_specs, paper_preset
+from lema_core.training.specs import dump_specs, load_specs
 
+RUNS = Path(__file__).parents[3] / "deployments" / "runs"
 LLAMA_70B = "meta-llama/Llama-2-70b-hf"
 
 
@@ -37,15 +39,17 @@ def test_specs_survive_the_file_between_the_processes() -> None:
     assert load_specs(dump_specs(*both)) == both
 
 
+def papers(name: str) -> TrainingSpec:
+    spec = read_run_file(RUNS / f"llama2_70b_{name}.toml").training
+    assert isinstance(spec, TrainingSpec)
+    return spec
+
+
 def test_the_papers_settings() -> None:
-    qlora = TrainingSpec(base=LLAMA_70B, **paper_preset("math", 70, "qlora"))
-    assert (qlora.learning_rate, qlora.batch_size, qlora.max_steps, qlora.max_length) == (1e-4, 96, 2000, 1536)
+    qlora, full = papers("qlora"), papers("full")
+    assert (qlora.learning_rate, qlora.batch_size, qlora.max_steps, qlora.max_length) == (1e-4, 96, 2000, 1024)
     assert (qlora.adapter.rank, qlora.adapter.alpha, qlora.adapter.dropout) == (64, 16, 0.05)
-    full = TrainingSpec(base=LLAMA_70B, **paper_preset("gsm8k", 70, "full"))
     assert (full.learning_rate, full.batch_size, full.epochs) == (1e-5, 128, 3)
-    assert paper_preset("gsm8k", 7, "qlora")["learning_rate"] == 2e-4
-    with pytest.raises(ConfigError, match="no preset"):
-        paper_preset("chess", 7, "full")
 
 
 @pytest.mark.parametrize(
@@ -141,11 +145,10 @@ def test_offload_and_stages_reach_deepspeeds_own_configuration() -> None:
 
 def test_the_size_and_memory_of_the_papers_largest_runs() -> None:
     assert PAPER_SHAPES[LLAMA_70B].parameters() == 68_976_648_192
-    qlora = TrainingSpec(base=LLAMA_70B, **paper_preset("gsm8k", 70, "qlora"))
+    qlora, full = papers("qlora"), papers("full")
     small = estimate(qlora, LaunchSpec(ranks=4, peak_tflops=312), 44_944, 230, 4)
     assert 35 * 2**30 < small.device_bytes < 80 * 2**30
     assert small.trained_parameters == 828_375_040
-    full = TrainingSpec(base=LLAMA_70B, **paper_preset("gsm8k", 70, "full"))
     launch = LaunchSpec(ranks=8, nodes=8, rendezvous="host:1", zero_stage=3)
     large = estimate(full, launch, 44_944, 230, 8)
     assert 18 * 2**30 < large.device_bytes < 80 * 2**30
