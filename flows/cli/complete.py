@@ -48,7 +48,7 @@ def complete(
     """
     import asyncio
 
-    from lema_core.llm.answer_files import AnswerWriter, finished, remove_leftovers
+    from lema_core.llm.answer_files import AnswerWriter, finished
     from lema_core.llm.request_file import RequestFile, digest
 
     spec = _spec(
@@ -68,16 +68,10 @@ def complete(
         console.print(f"{manifest['rows']} rows are complete in {out}: 0 requests sent")
         return
     lines = RequestFile(requests)
-    remove_leftovers(out)
-    writer = AnswerWriter(out)
-    try:
+    with AnswerWriter(out, inputs) as writer:
         summary = asyncio.run(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
-        writer.publish(inputs)
-    except BaseException:
-        writer.discard()
-        raise
     console.print(summary)
 
 

@@ -4,14 +4,14 @@ Files get their names when they are complete, the manifest last. Nothing in them
 command was killed, or on who answered first: the same ledger gives the same bytes.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
+from lema_core.artifacts.files import atomic_local, file_sha256
 from lema_core.errors import ArtifactError
 from lema_core.llm.requests import Completion, Outcome
 
@@ -37,7 +37,7 @@ def finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest if the folder already holds exactly these inputs' answers, none rejected, else None."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
-        whole = all(_sha256(folder / name) == digest for name, digest in manifest["files"].items())
+        whole = all(file_sha256(folder / name) == digest for name, digest in manifest["files"].items())
         same = manifest["inputs"] == inputs and manifest["rejected"] == 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -45,27 +45,33 @@ def finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class AnswerWriter:
-    """Writes one folder; `publish` gives the files their names.
+    """Writes one folder. Left without an error, the files get their names, the manifest last; else nothing is left.
 
     Raises:
         ArtifactError: the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, inputs: dict[str, Any]) -> None:
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         self.folder = folder
         self.rows = {COMPLETIONS: 0, REJECTED: 0}
         self.reasons: dict[str, int] = {}
+        self._inputs = inputs
         self._buffers: dict[str, list[tuple[Any, ...]]] = {COMPLETIONS: [], REJECTED: []}
         self._schemas = {name: pa.schema(list(columns.items())) for name, columns in _COLUMNS.items()}
-        with self._writing():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writers = {
-                name: pq.ParquetWriter(self._temporary(name), schema, compression="zstd")
-                for name, schema in self._schemas.items()
-            }
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet as pq
+
+        with self._writing(), ExitStack() as files:
+            self._paths = {name: files.enter_context(atomic_local(self.folder / name)) for name in _COLUMNS}
+            self._writers: dict[str, Any] = {}
+            for name, schema in self._schemas.items():
+                self._writers[name] = pq.ParquetWriter(self._paths[name], schema, compression="zstd")
+                files.callback(_closed, self._writers[name])
+            self._files = files.pop_all()
+        return self
 
     def add(self, name: str, outcome: Outcome) -> None:
         """Add the outcome of one row.
@@ -81,35 +87,27 @@ class AnswerWriter:
             self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1
             self._append(REJECTED, (name, outcome.reason, outcome.detail, outcome.key))
 
-    def publish(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Close the files, give them their names, the manifest last; return it.
-
-        Raises:
-            ArtifactError: the folder cannot be written.
-        """
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._files.__exit__(kind, error, trace)
+            return
         with self._writing():
-            # An older manifest must not vouch for files that are being replaced.
-            (self.folder / MANIFEST).unlink(missing_ok=True)
-            for name, writer in self._writers.items():
-                self._flush(name)
-                writer.close()
-                _replace(self._temporary(name), self.folder / name)
-            manifest = {
-                "inputs": inputs,
-                "rows": self.rows[COMPLETIONS],
-                "rejected": self.rows[REJECTED],
-                "files": {name: _sha256(self.folder / name) for name in self._writers},
-            }
-            self._temporary(MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
-            _replace(self._temporary(MANIFEST), self.folder / MANIFEST)
-        return manifest
-
-    def discard(self) -> None:
-        """Close and remove what was not published."""
-        for name, writer in self._writers.items():
-            with suppress(OSError):
-                writer.close()
-            self._temporary(name).unlink(missing_ok=True)
+            with self._files:
+                for name, writer in self._writers.items():
+                    self._flush(name)
+                    writer.close()
+                manifest = {
+                    "inputs": self._inputs,
+                    "rows": self.rows[COMPLETIONS],
+                    "rejected": self.rows[REJECTED],
+                    "files": {name: file_sha256(path) for name, path in self._paths.items()},
+                }
+                # An older manifest must not vouch for files that are being replaced.
+                (self.folder / MANIFEST).unlink(missing_ok=True)
+            with atomic_local(self.folder / MANIFEST) as local:
+                local.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
 
     def _append(self, name: str, row: tuple[Any, ...]) -> None:
         self._buffers[name].append(row)
@@ -122,8 +120,10 @@ class AnswerWriter:
     def _writing(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            raise ArtifactError(f"cannot write into {self.folder}: {error}. The ledger keeps what was paid") from None
+        except (OSError, ArtifactError) as error:
+            raise ArtifactError(
+                f"cannot write into {self.folder}: {str(error).rstrip('.')}. The ledger keeps what was paid"
+            ) from error
 
     def _flush(self, name: str) -> None:
         import pyarrow as pa
@@ -138,27 +138,8 @@ class AnswerWriter:
                 pa.Table.from_arrays(arrays, schema=self._schemas[name]), row_group_size=GROUP
             )
 
-    def _temporary(self, name: str) -> Path:
-        # By process: two commands on one folder then replace whole files, last one wins, both the same.
-        return self.folder / f".{name}.{os.getpid()}.part"
 
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the partial files of processes that were killed and are gone."""
-    import psutil
-
-    for part in folder.glob(".*.part"):
-        pid = part.suffixes[-2].lstrip(".")
-        if pid.isdigit() and not psutil.pid_exists(int(pid)):
-            part.unlink(missing_ok=True)
-
-
-def _replace(temporary: Path, final: Path) -> None:
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    temporary.replace(final)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _closed(writer: Any) -> None:
+    """Close what may not be complete: its file goes, so why it cannot be closed says nothing more."""
+    with suppress(OSError):
+        writer.close()

@@ -187,8 +187,7 @@ def test_killed_and_repeated_the_output_is_the_same(start, tmp_path, kills) -> N
     complete(requests, start(), tmp_path / "undisturbed")
     for name in ("completions.parquet", "rejected.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
-    assert not list((tmp_path / "out").glob("*.part"))
-    assert not list((tmp_path / "out").glob(".*.part"))
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 @pytest.mark.parametrize(

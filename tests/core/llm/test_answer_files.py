@@ -1,26 +1,48 @@
+import os
 import random
 import resource
 
 import pytest
 
+from lema_core.artifacts import files
 from lema_core.errors import ArtifactError
 from lema_core.llm import Completion
-from lema_core.llm.answer_files import GROUP, AnswerWriter
+from lema_core.llm.answer_files import GROUP, AnswerWriter, finished
+from lema_core.machine import this_machine
 
 
 def test_no_room_for_the_answers_is_one_clear_error_and_leaves_nothing(tmp_path) -> None:
-    writer, noise = AnswerWriter(tmp_path / "out"), random.Random(0)  # noqa: S311 - text that does not compress
+    noise = random.Random(0)  # noqa: S311 - text that does not compress
 
     def add_many() -> None:
-        for row in range(2 * GROUP):
-            writer.add(f"r{row}", Completion(f"k{row}", noise.randbytes(50).hex(), "stop", 1, 1, "m"))
+        with AnswerWriter(tmp_path / "out", {}) as writer:
+            for row in range(2 * GROUP):
+                writer.add(f"r{row}", Completion(f"k{row}", noise.randbytes(50).hex(), "stop", 1, 1, "m"))
 
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(ArtifactError, match="The ledger keeps what was paid"):
             add_many()
-        writer.discard()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_kill_left_goes_but_nothing_of_a_writer_on_another_machine(tmp_path, monkeypatch) -> None:
+    def writer_of(machine: str) -> AnswerWriter:
+        with monkeypatch.context() as there:
+            there.setattr(files, "this_machine", lambda: machine)
+            there.setattr(os, "getpid", lambda: 2**22 + 1)
+            return AnswerWriter(tmp_path, {"by": machine}).__enter__()
+
+    here = writer_of(this_machine())
+    elsewhere = writer_of("another machine")
+    with AnswerWriter(tmp_path, {}) as writer:
+        writer.add("r0", Completion("k0", "text", "stop", 1, 1, "m"))
+        assert len(list(tmp_path.iterdir())) == 4
+    assert finished(tmp_path, {})
+    elsewhere.__exit__(None, None, None)
+    assert finished(tmp_path, {"by": "another machine"})
+    with pytest.raises(ArtifactError):
+        here.__exit__(None, None, None)
