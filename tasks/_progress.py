@@ -5,6 +5,7 @@ A progress update costs the server 8 to 28 ms, so there is at most one every two
 
 import asyncio
 import json
+import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -21,6 +22,8 @@ from prefect.exceptions import PrefectException
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from lema_core.artifacts import ArtifactRef
+
+_log = logging.getLogger(__name__)
 
 UPDATE_SECONDS = 2.0
 RETRIES = 2
@@ -142,23 +145,35 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
 
 
 async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
-    shown, last = _Shown(ref.stage), None
+    shown, last, told = _Shown(ref.stage), None, False
     try:
-        while True:
+        over = False
+        while not over:
             over = ended.is_set()
-            now = watch()
-            for listener in _listeners:
-                listener(ref.stage, now.share, now.line)
-            if now != last:
-                await shown.send(now)
-            last = now
-            if over:
-                return
-            with suppress(TimeoutError):
-                await asyncio.wait_for(ended.wait(), UPDATE_SECONDS)
+            try:
+                last = await _show(ref.stage, watch(), shown, last)
+            # Whatever it is: what is only shown must not fail a stage that is paid for.
+            except Exception as error:
+                # An artifact that was deleted, or a new database: the next update makes one anew.
+                shown = _Shown(ref.stage)
+                if not told:
+                    _log.warning("the progress of %s cannot be shown, the work goes on: %r", ref.stage, error)
+                told = True
+            if not over:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), UPDATE_SECONDS)
     finally:
         for listener in _listeners:
-            listener(ref.stage, 1.0, "")
+            with suppress(Exception):
+                listener(ref.stage, 1.0, "")
+
+
+async def _show(stage: str, now: Seen, shown: "_Shown", last: Seen | None) -> Seen:
+    for listener in _listeners:
+        listener(stage, now.share, now.line)
+    if now != last:
+        await shown.send(now)
+    return now
 
 
 class _Shown:

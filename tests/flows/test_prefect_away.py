@@ -87,6 +87,42 @@ def test_progress_that_cannot_be_shown_fails_no_stage(monkeypatch, status):
     assert asyncio.run(stage()) == "published"
 
 
+def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch, caplog):
+    made = []
+
+    async def make(**_):
+        made.append(uuid4())
+        return made[-1]
+
+    async def update(which, *_):
+        if which == made[0]:
+            raise answered(404)
+
+    monkeypatch.setattr(_progress, "acreate_progress_artifact", make)
+    monkeypatch.setattr(_progress, "aupdate_progress_artifact", update)
+    monkeypatch.setattr(_progress, "UPDATE_SECONDS", 0.01)
+    shares = iter(range(1000))
+
+    async def stage() -> str:
+        watch = lambda: _progress.Seen(0.5, {"done": str(next(shares))})  # noqa: E731
+        async with _progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
+            while len(made) < 2:
+                await asyncio.sleep(0.01)
+        return "published"
+
+    assert asyncio.run(stage()) == "published"
+    assert caplog.text.count("cannot be shown") == 1
+
+
+def test_a_defect_in_what_is_shown_fails_no_stage():
+    async def stage() -> str:
+        async with _progress.watched(ArtifactRef("questions", "f"), lambda: 1 / 0, done=0, total=1):
+            pass
+        return "published"
+
+    assert asyncio.run(stage()) == "published"
+
+
 def test_any_name_gives_a_key_that_prefect_takes():
     assert _progress.artifact_key("losses", "corrector_gpt-4.1") == "losses-corrector-gpt-4-1"
     assert _progress.artifact_key("losses", "MyArm") == "losses-myarm"
