@@ -153,7 +153,7 @@ async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
             try:
                 last = await _show(ref.stage, watch(), shown, last)
             # Whatever it is: what is only shown must not fail a stage that is paid for.
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 see above
                 # An artifact that was deleted, or a new database: the next update makes one anew.
                 shown = _Shown(ref.stage)
                 if not told:

@@ -49,7 +49,7 @@ def complete(
     import asyncio
 
     from lema_core.llm.answer_files import AnswerWriter, finished
-    from lema_core.llm.request_file import RequestFile, digest
+    from lema_core.llm.request_file import RequestFile, digest, unchanged
 
     spec = _spec(
         model=model,
@@ -72,6 +72,7 @@ def complete(
         summary = asyncio.run(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
+        unchanged(requests, inputs["requests_sha256"])
     console.print(summary)
 
 

@@ -61,10 +61,9 @@ def read_answer(content: bytes, prompt_chars: int) -> Answer:
         AttemptError: ``malformed`` or ``content_filter``, with what was paid.
     """
     try:
-        body = json.loads(content)
-    except ValueError:
+        return answer_of(json.loads(content), prompt_chars)
+    except (ValueError, RecursionError):
         raise AttemptError("malformed", f"the answer is no JSON: {_start(content)}", maybe_paid=True) from None
-    return answer_of(body, prompt_chars)
 
 
 def answer_of(body: Any, prompt_chars: int) -> Answer:
@@ -171,7 +170,7 @@ def _complaint(content: bytes) -> tuple[str, str]:
     try:
         error = json.loads(content)["error"]
         return str(error["message"])[:DETAIL], str(error.get("code") or error.get("type") or "")
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _start(content), ""
 
 

@@ -209,6 +209,17 @@ def test_killed_and_repeated_the_output_is_the_same(start, tmp_path, kills) -> N
             ["line 2", "'a'", "line 1"],
         ),
         ('{"id": "a", "messages": [{"role": "user", "content": "\\ud83d"}]}\n', ["line 1", "surrogate"]),
+        (
+            '{"id": "a", "messages": [{"role": "user", "content": "x"}], "params": {"top_k": NaN}}\n',
+            ["line 1", "NaN is no number"],
+        ),
+        ('{"id": "a", "messages": [{"role": "user", "content": [{"w": -Infinity}]}]}\n', ["line 1", "-Infinity is no"]),
+        ('{"id": "a", "messages": [{"role": "user", "content": [{"w": 1e999}]}]}\n', ["line 1", "stable JSON"]),
+        ("[" * 50_000 + "\n", ["line 1", "levels deep"]),
+        (
+            '{"id": "a", "messages": [{"role": "user", "content": %s}]}\n' % ("[" * 900 + "]" * 900),
+            ["line 1", "levels deep"],
+        ),
     ],
 )
 def test_a_bad_line_is_one_clear_error_before_anything_is_sent(start, tmp_path, text, words) -> None:

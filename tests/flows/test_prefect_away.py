@@ -88,10 +88,12 @@ def test_progress_that_cannot_be_shown_fails_no_stage(monkeypatch, status):
 
 
 def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch, caplog):
-    made = []
+    made, again = [], asyncio.Event()
 
     async def make(**_):
         made.append(uuid4())
+        if len(made) == 2:
+            again.set()
         return made[-1]
 
     async def update(which, *_):
@@ -106,8 +108,7 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
     async def stage() -> str:
         watch = lambda: _progress.Seen(0.5, {"done": str(next(shares))})  # noqa: E731
         async with _progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
-            while len(made) < 2:
-                await asyncio.sleep(0.01)
+            await again.wait()
         return "published"
 
     assert asyncio.run(stage()) == "published"

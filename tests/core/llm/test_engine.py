@@ -103,6 +103,8 @@ async def test_a_prompt_that_always_fails_is_one_row_and_the_next_run_tries_only
         (200, answer(finish="content_filter"), "content_filter", 1),
         (200, "<html>", "malformed", 3),
         (200, {"choices": []}, "malformed", 3),
+        (200, "[" * 50_000, "malformed", 3),
+        (400, "[" * 50_000, "bad_request", 1),
         (200, answer(text=None), "malformed", 3),
         (-1, {}, "connection", 8),
     ],

@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.llm.request_file import RequestFile
+from lema_core.llm.request_file import RequestFile, digest, unchanged
 
 
 def line(name: str, text: str, **params: object) -> str:
@@ -34,3 +35,38 @@ def test_bytes_that_are_no_text_are_named_by_their_line(tmp_path) -> None:
     file.write_bytes(line("a", "q").encode() + b'{"id": "\xff"}\n')
     with pytest.raises(DataError, match="line 2: this is no JSON"):
         RequestFile(file)
+
+
+def test_brackets_in_a_text_are_no_depth(tmp_path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(line("a", "[{" * 500), "utf-8")
+    assert len(RequestFile(file)) == 1
+
+
+def test_what_can_be_read_only_once_is_refused_at_once(tmp_path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for read in (digest, RequestFile):
+        with pytest.raises(DataError, match="no regular file"):
+            read(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("more", [line("c", "new"), '{"id": "c'])
+def test_a_file_that_grows_while_it_is_answered_sends_only_what_was_checked(tmp_path, more) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(line("a", "q") + line("b", "q"), "utf-8")
+    before, checked = digest(file), RequestFile(file)
+    unchanged(file, before)
+    with file.open("a") as more_of_it:
+        more_of_it.write(more)
+    assert [one.id for one in checked] == ["a", "b"]
+    with pytest.raises(DataError, match="changed while it was answered"):
+        unchanged(file, before)
+
+
+def test_a_line_that_is_replaced_while_it_is_answered_is_told_as_that(tmp_path) -> None:
+    file = tmp_path / "r.jsonl"
+    file.write_text(line("a", "q"), "utf-8")
+    checked = RequestFile(file)
+    file.write_text("half a li", "utf-8")
+    with pytest.raises(DataError, match=r"changed while it was answered.*line 1: this is no JSON"):
+        list(checked)
