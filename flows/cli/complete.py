@@ -81,6 +81,7 @@ async def _run(
 ) -> str:
     from flows.cli.live import live
     from lema_core.llm import Engine
+    from lema_core.llm.prices import money
 
     ids: Any = _Ids(lines)
     async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
@@ -89,7 +90,7 @@ async def _run(
                 writer.add(ids.next_id(), outcome)
         end = engine.snapshot()
     failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
-    cost = "" if end.dollars is None else f", ${end.dollars:.4f}"
+    cost = "" if end.dollars is None else f", {money(end.dollars)}"
     return (
         f"{end.done} rows in {writer.folder}: {end.done - end.failures} answered, {end.failures} rejected"
         f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.held} from the ledger; "

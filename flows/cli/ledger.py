@@ -59,14 +59,13 @@ def totals(context: typer.Context, ledger: Where) -> None:
         return
     from rich.table import Table
 
+    from lema_core.llm.prices import money
+
     with _opened(ledger) as store:
         for by in ("run", "endpoint", "day"):
-            table = Table(
-                by, "completions", "failed attempts", "prompt tokens", "completion tokens", "dollars", box=None
-            )
+            table = Table(by, "completions", "failed attempts", "prompt tokens", "completion tokens", "cost", box=None)
             for row in store.totals(by):
-                money = "?" if row[5] is None else f"{row[5]:.4f}"
-                table.add_row(str(row[0]), *(str(int(value)) for value in row[1:5]), money)
+                table.add_row(str(row[0]), *(str(int(value)) for value in row[1:5]), money(row[5]))
             console.print(table)
             console.print()
 

@@ -57,6 +57,7 @@ def plan(
 
 async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
     from flows.forecasts import pilot_stages, pilots
+    from lema_core.llm.prices import money
 
     chosen = pilot_stages(stages)
     if not chosen:
@@ -65,7 +66,7 @@ async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size
     names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
     console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in the ledger.")
     async for one in pilots(runtime, chosen, size):
-        cost = "" if one.dollars is None else f", ${one.dollars:.4f}"
+        cost = "" if one.dollars is None else f", {money(one.dollars)}"
         console.print(
             f"Pilot: {one.stage.name}: {one.answered} answered, {one.failed} failed; {one.bought} bought now{cost}."
         )
@@ -77,7 +78,7 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
     table = Table(box=None, header_style="bold", padding=(0, 1))
     for column in ("stage", "artifact", "", "rows", "endpoint"):
         table.add_column(column, no_wrap=column != "stage")
-    for column in ("ask", "in", "", "out", "$"):
+    for column in ("ask", "in", "", "out", "cost"):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for stage, forecast in planned:
         there = "[green]hit[/green]" if stage.there else "[yellow]miss[/yellow]"
@@ -88,8 +89,10 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
 
 
 def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:
+    from lema_core.llm.prices import money
+
     name = stage.endpoint.name if stage.endpoint else ""
-    dollars = f"{forecast.dollars.likely:,.2f}" if forecast.dollars else ""
+    dollars = money(forecast.dollars.likely) if forecast.dollars else ""
     counted = "exact" if forecast.prompts_counted else "estimated"
     tokens = [_short(forecast.prompt_tokens.likely), counted, _short(forecast.completion_tokens.likely)]
     return [name, str(forecast.to_buy), *tokens, dollars]
@@ -109,6 +112,8 @@ def _between(interval: "Interval") -> str:
 
 
 def _show_totals(forecasts: "list[Forecast]") -> None:
+    from lema_core.llm.prices import money
+
     if not forecasts:
         console.print("Nothing to ask for: everything that needs a model is there.")
         return
@@ -120,7 +125,7 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
     if priced:
         total = _sum(priced)
         console.print(
-            f"Dollars, at endpoints with a price: {total.likely:,.2f} ({total.low:,.2f} to {total.high:,.2f})."
+            f"Cost, at endpoints with a price: {money(total.likely)} ({money(total.low)} to {money(total.high)})."
         )
     for basis in dict.fromkeys((f.prompt_basis, f.output_basis) for f in forecasts):
         console.print(f"  Prompts: {basis[0]}; answers: {basis[1]}.", style="dim")

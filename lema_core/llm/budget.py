@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm.credit import Amount, Budget, Draw, limit_of
+from lema_core.llm.prices import money
 
 T = TypeVar("T")
 
@@ -138,8 +139,8 @@ class Account:
         parts = []
         if self.budget.dollars is not None:
             parts.append(
-                f"${spent.dollars:.4f} of ${self.budget.dollars:.4f} are spent and the next request may cost "
-                f"${most.dollars:.4f}"
+                f"{money(spent.dollars)} of {money(self.budget.dollars)} are spent and the next request may cost "
+                f"{money(most.dollars)}"
             )
         if self.budget.tokens is not None:
             parts.append(

@@ -41,6 +41,13 @@ def cost_of(spec: EndpointSpec, price: Price | None, prompt_tokens: float, compl
     return dollars * price.batch_factor if spec.transport == "batch" else dollars
 
 
+def money(dollars: float | None) -> str:
+    """Return US dollars, to the cent from one cent on; a dash where no price is known."""
+    if dollars is None:
+        return "–"
+    return "$0" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 0.01 else f"${dollars:.4f}"
+
+
 def need_price(spec: EndpointSpec, price: Price | None) -> None:
     """Refuse a budget in money over an endpoint whose price nobody knows.
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from lema_core.llm.limiter import Limiter
+from lema_core.llm.prices import money
 
 RATE_WINDOW_S = 30
 
@@ -71,8 +72,8 @@ def figures(now: Snapshot) -> dict[str, str]:
     if now.sleeping_s > 0:
         shown["sleeping"] = f"{now.sleeping_s:.0f} s"
     if now.dollars is not None:
-        whole = "" if now.dollars_forecast is None else f" of about ${now.dollars_forecast:.4f}"
-        shown["spent"] = f"${now.dollars:.4f}{whole}"
+        whole = "" if now.dollars_forecast is None else f" of about {money(now.dollars_forecast)}"
+        shown["spent"] = f"{money(now.dollars)}{whole}"
     counts = {"429": now.r429, "5xx": now.r5xx, "lost": now.lost, "rejected": now.failures}
     return shown | {name: str(count) for name, count in counts.items() if count}
 
@@ -177,8 +178,8 @@ class Counters:
 
 def remaining(requests: int, tokens: float, dollars: float | None) -> str:
     """Say what is not paid yet, and how to go on."""
-    money = "" if dollars is None else f" and ${dollars:,.4f}"
+    price = "" if dollars is None else f" and {money(dollars)}"
     return (
-        f"{requests:,} requests remain, about {tokens:,.0f} tokens{money}. Raise the budget and run again: nothing "
+        f"{requests:,} requests remain, about {tokens:,.0f} tokens{price}. Raise the budget and run again: nothing "
         "paid is paid twice"
     )

@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from lema_core.llm.prices import money
 from lema_core.report import figures, story
 from lema_core.report.data import Funnel, ReportData
 from lema_core.report.pairs import pair_of
@@ -96,7 +97,7 @@ def environment() -> Environment:
     )
     environment.filters |= {
         "count": story.count, "percent": story.percent, "points": story.points, "interval": story.interval,
-        "p": story.p_value, "money": story.money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
+        "p": story.p_value, "money": money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
     }  # fmt: skip
     return environment
 

@@ -6,7 +6,7 @@ from lema_core.evaluation import Comparison, Evaluation
 from lema_core.report.data import Funnel, ReportData
 from lema_core.statistics import Estimate
 
-__all__ = ["Story", "count", "holm", "interval", "money", "p_value", "percent", "points", "story_of"]
+__all__ = ["Story", "count", "holm", "interval", "p_value", "percent", "points", "story_of"]
 
 _NBSP = "\u202f"
 _ENOUGH_FOR_A_DECIMAL = 500
@@ -56,13 +56,6 @@ def p_value(p: float) -> str:
 def holm(p: float) -> str:
     """Return an adjusted p value as a clause."""
     return f"Holm's p is {'below 0.001' if p < 0.001 else p_value(p)}"
-
-
-def money(dollars: float | None) -> str:
-    """Return US dollars, to the cent from one cent on; a dash where no price is known."""
-    if dollars is None:
-        return "–"
-    return "$0" if dollars == 0 else f"${dollars:,.2f}" if dollars >= 0.01 else f"${dollars:.4f}"
 
 
 def story_of(data: ReportData) -> Story:

@@ -68,7 +68,7 @@ async def test_engines_on_one_ledger_spend_the_budget_and_no_more(fake, spec, as
         return ""
 
     told = await asyncio.gather(*(one(1000 * number) for number in range(1, 6)))
-    assert all("of $3000.0000 are spent" in text for text in told)
+    assert all("of $3,000.00 are spent" in text for text in told)
     # An answer costs 30 dollars, and at first more is set aside for one.
     assert 2900 <= 30 * fake.hits <= 3000
     assert LedgerStore(ledger).spent("r")[0] == 30 * fake.hits

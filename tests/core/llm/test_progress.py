@@ -36,7 +36,7 @@ def test_the_figures_of_one_stage_are_those_since_it_began() -> None:
 def test_the_figures_in_words_tell_only_of_trouble_that_is_there() -> None:
     quiet = figures(snapshot(8, 0.5, 10))
     assert quiet["done"] == "8/10"
-    assert quiet["spent"] == "$4.0000 of about $5.0000"
+    assert quiet["spent"] == "$4.00 of about $5.00"
     assert not quiet.keys() & {"sleeping", "429", "5xx", "lost", "rejected"}
     stuck = replace(snapshot(8, None, None), sleeping_s=12.0, r429=3, failures=1, eta_s=3700.0)
     told = figures(stuck)
