@@ -7,7 +7,8 @@ LemaError
 ├── ArtifactError            an artifact is missing, torn or does not add up
 ├── EndpointError            a model's endpoint refuses, does not start or does not answer
 │   ├── AuthenticationError  the endpoint refuses our key
-│   └── BatchPendingError    a batch is submitted and not finished; a later run collects it
+│   ├── BatchPendingError    a batch is submitted and not finished; a later run collects it
+│   └── RequestsFailedError  too many requests of a shard failed: the endpoint was away
 ├── LedgerError              the completion ledger cannot be opened, read or written
 ├── QualityGateError         the pilot of corrections was refused, or nobody approved it in time
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
@@ -20,6 +21,10 @@ LemaError
 
 A failed *sample* is not an error but a rejected row with a reason code.
 """
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 
 class LemaError(Exception):
@@ -52,6 +57,33 @@ class AuthenticationError(EndpointError):
 
 class BatchPendingError(EndpointError):
     """A batch is submitted and not finished yet. Nothing is wrong: a later run collects it."""
+
+
+class RequestsFailedError(EndpointError):
+    """More requests of a shard failed by the endpoint's fault than ``runtime.max_failed`` lets pass as rejected rows.
+
+    ``reasons`` says how many failed and why, of ``requests``.
+    """
+
+    def __init__(self, reasons: Mapping[str, int], requests: int, allowed: float) -> None:
+        super().__init__(reasons, requests, allowed)
+        self.reasons, self.requests, self.allowed = reasons, requests, allowed
+
+    @classmethod
+    def added_up(cls, errors: Sequence[Self]) -> Self:
+        """Return one error for those of several shards."""
+        reasons = sum((Counter(error.reasons) for error in errors), Counter[str]())
+        return cls(dict(sorted(reasons.items())), sum(error.requests for error in errors), errors[0].allowed)
+
+    def __str__(self) -> str:
+        """Return the figures and what to do."""
+        return (
+            f"{sum(self.reasons.values())} of {self.requests} requests failed "
+            f"({', '.join(f'{count} {reason}' for reason, count in self.reasons.items())}), more than "
+            f"runtime.max_failed = {self.allowed:g} lets pass: the endpoint is, or was, out of order. Their shards are "
+            "not written; every answer is kept, and once the endpoint works, `lema resume` (or the same command again) "
+            "asks only for the others. To accept them as rejected rows: --set runtime.max_failed=1"
+        )
 
 
 class LedgerError(LemaError):

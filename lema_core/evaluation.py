@@ -136,7 +136,7 @@ def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
             raise DataError(
                 f"{first} and {name} were not asked the same questions: {name} lacks {len(missing)} "
                 f"{missing[:3]} and has {len(extra)} others {extra[:3]}. A paired comparison needs the same items: "
-                "evaluate both on the same test questions, and run failed requests again."
+                "evaluate both on the same test questions."
             )
     return sorted(base)
 

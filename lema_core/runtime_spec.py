@@ -28,6 +28,10 @@ class RuntimeSpec(BaseModel):
     """Requests in one Prefect task."""
     shards_in_flight: int = Field(8, ge=1)
     """Shards that one process deals with at a time."""
+    max_failed: float = Field(0.2, ge=0, le=1)
+    """The largest share of a shard's requests that may fail by the endpoint's fault (rate_limit, overload, connection,
+    deadline, server_error) and become rejected rows. Where more do, the endpoint was away: the shard fails, the run
+    ends as failed, and ``lema resume`` asks for them again. A shard of fewer than 20 requests counts as one of 20."""
     ledger: str | None = None
     """A PostgreSQL URL or a file; by default what ``ledger.url`` under the root names, else ``ledger.sqlite`` there."""
     workers: int | None = Field(None, ge=1)

@@ -273,6 +273,7 @@ class Runtime(BaseModel):
     budget: BudgetSpec = BudgetSpec()
     shard_requests: int = 512
     shards_in_flight: int = 8
+    max_failed: float = 0.2
     workers: int | None = None
     scheduler: str | None = None
     launch: LaunchSpec = LaunchSpec()
@@ -294,6 +295,7 @@ class Runtime(BaseModel):
             budget=spec.budget,
             shard_requests=spec.runtime.shard_requests,
             shards_in_flight=spec.runtime.shards_in_flight,
+            max_failed=spec.runtime.max_failed,
             workers=spec.runtime.workers,
             scheduler=spec.runtime.scheduler,
             launch=spec.launch,

@@ -1,23 +1,29 @@
 """Models as tasks see them: one request engine a process, and servers that run while a stage needs them."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from lema_core.artifacts import ArtifactRef, PartWriter
 from lema_core.core_dumps import without_core_dumps
-from lema_core.errors import BatchPendingError
+from lema_core.errors import BatchPendingError, RequestsFailedError
 from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.progress import Snapshot, added_up, figures
-from lema_core.llm.requests import Completion, Failure, Outcome
+from lema_core.llm.requests import ENDPOINTS_FAULT, Failure, Outcome
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Seen, Watch
 from tasks._publish import ShardTask, Stage, publish, published
 from tasks._secrets import keys_here, with_key
+
+FAILED = "failed_"
+"""Begins a part's counts of requests that failed, by reason."""
+SMALL_SHARD = 20
+"""A shard of fewer requests may lose as many as one of so many: one of four is no sign of an outage."""
 
 _engines: dict[tuple[Runtime, int], Engine] = {}
 
@@ -82,21 +88,31 @@ async def publish_asked(
         return await publish(runtime, stage, shard_task(live), await engine_watch(runtime, stage))
 
 
-async def counted(outcomes: AsyncIterator[Outcome], part: PartWriter, prefix: str = "") -> AsyncIterator[Outcome]:
-    """Pass outcomes on and add up what they used, in the part's counts: for the report's table of tokens and money.
+async def counted(
+    runtime: Runtime, outcomes: AsyncIterator[Outcome], part: PartWriter, requests: int, prefix: str = ""
+) -> AsyncIterator[Outcome]:
+    """Pass outcomes on and add up what they used and what failed, in the part's counts: for the report, for `lema run`.
 
-    ``prefix`` keeps apart what a stage's second endpoint used.
+    ``requests`` is how many there are; ``prefix`` keeps apart what a stage's second endpoint used.
 
     Raises:
         BatchPendingError: an outcome is still to come. A part must not hold it as a failure.
+        RequestsFailedError: with the last outcome, so that all are settled: more failed than the run lets pass.
     """
+    failed, seen = Counter[str](), 0
     async for outcome in outcomes:
-        if isinstance(outcome, Failure) and outcome.reason == "pending":
-            raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
-        if isinstance(outcome, Completion):
+        seen += 1
+        if isinstance(outcome, Failure):
+            if outcome.reason == "pending":
+                raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
+            part.counts[f"{FAILED}{outcome.reason}"] += 1
+            failed[outcome.reason] += outcome.reason in ENDPOINTS_FAULT
+        else:
             part.counts[f"{prefix}completions"] += 1
             part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
             part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
+        if seen == requests and failed.total() > runtime.max_failed * max(requests, SMALL_SHARD):
+            raise RequestsFailedError(dict(sorted((+failed).items())), requests, runtime.max_failed)
         yield outcome
 
 

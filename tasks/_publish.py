@@ -23,7 +23,14 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartSummary, PartWriter, Shard, Store, shards_of
-from lema_core.errors import ArtifactError, BatchPendingError, BudgetExceededError, LemaError, ShardsFailedError
+from lema_core.errors import (
+    ArtifactError,
+    BatchPendingError,
+    BudgetExceededError,
+    LemaError,
+    RequestsFailedError,
+    ShardsFailedError,
+)
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of
 from tasks._progress import Watch, announce, artifact_key, decorative, watched
@@ -155,15 +162,23 @@ def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseExcepti
         )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    texts = list(dict.fromkeys(str(error) or type(error).__name__ for _, error in failed))
-    if total == len(failed) and all(isinstance(error, LemaError) for _, error in failed) and len(texts) == 1:
-        raise failed[0][1]
+    causes = _causes([error for _, error in failed])
+    texts = list(dict.fromkeys(str(error) or type(error).__name__ for error in causes))
+    if total == len(failed) and all(isinstance(error, LemaError) for error in causes) and len(texts) == 1:
+        raise causes[0]
     requests = sum(shard.stop - shard.start for shard, _ in failed) * stage.requests_per_row
     raise ShardsFailedError(
         f"{stage.ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}; at most {requests} requests, "
         f"of which the answered ones are kept); the other shards are finished. Cause: {'; '.join(texts[:3])}. "
         f"Go on with: {_going_on(runtime, 'resume')}"
     )
+
+
+def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
+    """Return the errors, those of an endpoint that was away added up into one."""
+    away = [error for error in errors if isinstance(error, RequestsFailedError)]
+    others = [error for error in errors if not isinstance(error, RequestsFailedError)]
+    return [*([RequestsFailedError.added_up(away)] if away else []), *others]
 
 
 def _going_on(runtime: Runtime, deployment: str) -> str:

@@ -37,7 +37,7 @@ async def corrections_shard(
         answers = engine.stream(teachers[0], correction_requests(rows, about, spec.sampling(), spec.tries))
         found = reviewed(
             rows,
-            counted(answers, part),
+            counted(runtime, answers, part, len(rows) * spec.tries),
             about,
             corrector=teachers[0].identity,
             tries=spec.tries,
@@ -59,7 +59,7 @@ async def _agreed(
     engine, about = await engine_of(runtime), get_task(task_name)
     asked = [one.mistake for one in tried if one.corrected]
     answers = engine.stream(second, correction_requests(asked, about, spec.sampling(), tries=1))
-    return await agreed(tried, counted(answers, part, "second_"), about, second.identity)
+    return await agreed(tried, counted(runtime, answers, part, len(asked), "second_"), about, second.identity)
 
 
 async def corrections(

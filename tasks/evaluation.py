@@ -35,7 +35,7 @@ async def evaluation_shard(
     outcomes = engine.stream(model, [one.request for one in asked])
     with store.part(out, shard, JudgedPath) as part:
         part.rows_in = len(asked)
-        answers = counted(outcomes, part)
+        answers = counted(runtime, outcomes, part, len(asked))
         for one in asked:
             row = judged_answer(one, model.identity, await anext(answers))
             part.counts[row.verdict] += 1

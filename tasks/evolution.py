@@ -39,7 +39,7 @@ async def created_shard(
     outcomes = engine.stream(writer, [one.request for one in asked])
     with store.part(out, shard, Question) as part:
         part.rows_in = len(asked)
-        answers = counted(outcomes, part)
+        answers = counted(runtime, outcomes, part, len(asked))
         for one in asked:
             part.add(core.created_from(one.seed, one.draw, await anext(answers)))
     return outcome(part)
@@ -130,7 +130,7 @@ async def evolution_shard(
     outcomes = engine.stream(answerer, asked)
     with store.part(out, shard, Question) as part:
         part.rows_in = len(rows)
-        answers = counted(outcomes, part)
+        answers = counted(runtime, outcomes, part, len(asked))
         for row in rows:
             part.add(core.answered(row, [await anext(answers) for _ in range(spec.votes)]))
     return outcome(part)

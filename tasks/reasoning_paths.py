@@ -31,7 +31,7 @@ async def reasoning_paths_shard(
     outcomes = engine.stream(student, [one.request for one in asked])
     with store.part(out, shard, ReasoningPath) as part:
         part.rows_in = len(asked)
-        answers = counted(outcomes, part)
+        answers = counted(runtime, outcomes, part, len(asked))
         for one in asked:
             part.add(path_from(one.question, one.sample_index, student.identity, await anext(answers)))
     return outcome(part)

@@ -1,5 +1,7 @@
 """What a finished run prints: the funnel, the table of arms, and where the report is."""
 
+from collections import Counter
+
 from rich.console import Console
 from rich.table import Table
 
@@ -12,6 +14,7 @@ from lema_core.report.gathering import evaluation_of, funnel_of
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.report.sweeps import headline_of
 from lema_core.specs import RunSpec, Runtime
+from tasks._endpoints import FAILED
 from tasks.report import HTML
 
 
@@ -25,9 +28,21 @@ def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: floa
         )
     if evaluation := evaluation_of(store, made):
         console.print(_table(evaluation))
+    if failed := failed_requests(store, made):
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        console.print(f"{failed.total()} requests failed ({reasons}): rejected rows, in an evaluation not right")
     if made.report:
         console.print(f"Report: {store.folder(made.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
+
+
+def failed_requests(store: Store, made: Lineage) -> Counter[str]:
+    """Return how many requests of a run got no answer, by reason: as rejected rows they are in its artifacts."""
+    counts = (store.manifest(ref).counts for ref in dict.fromkeys(made))
+    failed = Counter[str]()
+    for name, count in (item for one in counts for item in one.items() if item[0].startswith(FAILED)):
+        failed[name.removeprefix(FAILED)] += count
+    return failed
 
 
 def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:

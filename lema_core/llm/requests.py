@@ -139,10 +139,13 @@ FailureReason = Literal[
 ]
 """``pending`` is no failure for good: the request is in a batch that is not finished; the next run collects it."""
 
+ENDPOINTS_FAULT = frozenset({"rate_limit", "overload", "connection", "deadline", "server_error"})
+"""Failures that say more of the endpoint at that time than of the request."""
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that got no answer, as a row of data. It is tried again by the next run."""
+    """A request that got no answer, as a row of data. The ledger does not hold it: who asks again sends it again."""
 
     key: str
     reason: FailureReason

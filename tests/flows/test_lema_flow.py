@@ -112,17 +112,27 @@ def test_faults_change_no_row(lema, run_file, simulated, tmp_path):
     assert parts(tmp_path / "stormy") == parts(tmp_path / "calm")
 
 
-def test_requests_that_fail_for_good_are_rows_with_a_reason(lema, run_file, simulated, tmp_path):
-    simulated.faults = Faults(always_failing=0.2)
-    lema("run", run_file, "--root", "out")
+def test_an_outage_fails_the_run_and_what_fails_for_good_later_are_rows_with_a_reason(
+    lema, run_file, simulated, tmp_path
+):
+    simulated.faults = Faults(always_failing=0.6)
+    stopped = lema("run", run_file, "--root", "out", check=False)
+    assert stopped.returncode == 1
+    assert " server_error), more than runtime.max_failed = 0.2" in stopped.stderr
     store = Store(str(tmp_path / "out" / "store"))
+    assert of_stage(store, "reasoning_paths") == []
+    simulated.faults = Faults(always_failing=0.1)
+    told = lema("resume", "--root", "out").stdout
     (paths,) = of_stage(store, "reasoning_paths")
     manifest = store.manifest(paths)
     assert manifest.rows_in == 120
-    assert 0 < manifest.reasons["request_failed"] < 120
-    failed = [row for row in store.rejections(paths) if row.reason == "request_failed"]
-    assert len(failed) == manifest.reasons["request_failed"]
-    assert all("500" in row.detail for row in failed)
+    assert 0 < manifest.reasons["request_failed"] < 24
+    rows = [row for row in store.rejections(paths) if row.reason == "request_failed"]
+    assert len(rows) == manifest.reasons["request_failed"]
+    assert all("500" in row.detail for row in rows)
+    failed = sum(store.manifest(ref).reasons["request_failed"] for ref in (paths, *of_stage(store, "corrections")))
+    assert f"{failed} requests failed ({failed} server_error)" in told
+    assert simulated.stats.report()["paid_twice"] == 0
 
 
 def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run_file, simulated, tmp_path):
