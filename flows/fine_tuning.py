@@ -2,6 +2,7 @@
 
 from flows.endpoints import Endpoints
 from flows.selection import trained
+from lema_core.artifacts import Store
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks.evaluation import evaluation
@@ -37,10 +38,11 @@ async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> N
 
 async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) -> None:
     """Measure the base model and every arm on the same held-out questions."""
-    if run.evaluation is None or made.test_questions is None:
+    if run.evaluation is None or run.test_questions is None or made.test_questions is None:
         return
+    task = run.test_questions.task
     for name, model, prompt in models.evaluated(made.models):
-        asked = (at, run.evaluation, name, model, prompt, run.questions.task, made.test_questions)
+        asked = (at, run.evaluation, name, model, prompt, task, made.test_questions)
         made.evaluations[name] = await evaluation(*asked)
         if run.evaluation.samples:
             made.votes[name] = await evaluation(*asked, sampled=True)
@@ -50,6 +52,6 @@ async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) 
 async def _perplexity(pairs: int, at: Runtime, made: Lineage) -> None:
     """Measure delta-PPL of every arm on the corrections of the task's own questions (paper, section 4.4)."""
     corrections = made.main_corrections
-    if pairs and corrections:
+    if pairs and corrections and Store(at.root).manifest(corrections).rows_out:
         for arm, model in made.models.items():
             made.perplexity[arm] = await perplexity(at, arm, pairs, model, corrections)

@@ -204,34 +204,34 @@ class Planner:
         """Yield the evaluations."""
         models = Endpoints(self.run, self.runtime, self.made)
         run, tests = self.run, self.made.test_questions
-        if run.evaluation is None or tests is None:
+        if run.evaluation is None or run.test_questions is None or tests is None:
             return
+        task = run.test_questions.task
         for name, endpoint, prompt in models.evaluated(self.made.models):
-            identity = identities.evaluation(
-                run.evaluation, endpoint.identity, prompt, run.questions.task, tests.fingerprint
-            )
+            identity = identities.evaluation(run.evaluation, endpoint.identity, prompt, task, tests.fingerprint)
             asked = partial(self._greedy_requests, run.evaluation.max_tokens, prompt)
             yield self._stage(
                 f"evaluation: {name}", identity, self._rows(tests), endpoint, asked=asked,
                 max_tokens=run.evaluation.max_tokens,
             )  # fmt: skip
             if run.evaluation.samples:
-                yield self._votes(run.evaluation, name, endpoint, prompt, tests)
+                yield self._votes(run.evaluation, name, endpoint, prompt, run.test_questions, tests)
         yield from self._perplexities(run.evaluation.perplexity)
 
     def _perplexities(self, pairs: int) -> Iterator[PlannedStage]:
         corrections = self.made.main_corrections
-        if not pairs or corrections is None:
+        if not pairs or corrections is None or self._rows(corrections) == 0:
             return
         for arm, model in self.made.models.items():
             identity = identities.perplexity(pairs, model.fingerprint, corrections.fingerprint)
             yield self._stage(f"perplexity: {arm}", identity, pairs)
 
     def _votes(
-        self, spec: EvaluationSpec, name: str, endpoint: EndpointSpec, prompt: PromptKind, tests: ArtifactRef
-    ) -> PlannedStage:
-        identity = identities.votes(spec, endpoint.identity, prompt, self.run.questions.task, tests.fingerprint)
-        rows = _questions_of(self.run.test_questions) if self.run.test_questions else ()
+        self, spec: EvaluationSpec, name: str, endpoint: EndpointSpec, prompt: PromptKind, source: QuestionsSpec,
+        tests: ArtifactRef,
+    ) -> PlannedStage:  # fmt: skip
+        identity = identities.votes(spec, endpoint.identity, prompt, source.task, tests.fingerprint)
+        rows = _questions_of(source)
         return self._stage(
             f"votes: {name}", identity, times(self._rows(tests), spec.samples), endpoint,
             asked=lambda: (one.request for one in vote_requests(rows, spec, prompt)), max_tokens=spec.max_tokens,
@@ -275,8 +275,9 @@ class Planner:
         """Return which model's tokenizer counts an endpoint's prompts, and whether the model is there to answer."""
         if endpoint is None:
             return {}
-        for ref in self.made.models.values():
-            if self.run.training and ref.fingerprint == endpoint.identity:
+        how, models = self.run.evaluation, Endpoints(self.run, self.runtime, self.made)
+        for ref in self.made.models.values() if how and how.serve else ():
+            if self.run.training and models.fine_tuned(ref).identity == endpoint.identity:
                 return {"tokenizer": self.run.training.base, "trained": self.store.exists(ref)}
         return {"tokenizer": endpoint.model}
 

@@ -52,7 +52,10 @@ class _Measuring:
     def __init__(
         self, run: RunSpec, spec: SelectionSpec, how: EvaluationSpec, at: Runtime, made: Lineage, arm: str
     ) -> None:
-        self._task, self._how, self._at, self._arm = run.questions.task, how, at, arm
+        self._how, self._at, self._arm = how, at, arm
+        self._tasks = {made.held_out: run.questions.task}
+        if run.test_questions:
+            self._tasks[made.test_questions] = run.test_questions.task
         self._models = Endpoints(run, at, made)
         self._slots: asyncio.Queue[int] = asyncio.Queue()
         for slot in range(spec.at_once):
@@ -82,4 +85,4 @@ class _Measuring:
 
     async def _answers(self, step: int, endpoint: EndpointSpec, questions: ArtifactRef) -> ArtifactRef:
         name = f"{self._arm}, step {step}"
-        return await evaluation(self._at, self._how, name, endpoint, "zero_shot", self._task, questions)
+        return await evaluation(self._at, self._how, name, endpoint, "zero_shot", self._tasks[questions], questions)

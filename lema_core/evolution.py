@@ -16,7 +16,7 @@ from lema_core.answers import Family, extract, majority_vote
 from lema_core.errors import DataError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
 from lema_core.overlap import KnownQuestions, NearDuplicates
-from lema_core.prompts import evolution_prompt, fingerprint
+from lema_core.prompts import evolution_prompt
 from lema_core.questions import get_task, question_id
 from lema_core.reasoning_paths import seed_of, without_run_on
 from lema_core.records import Correction, Question, Rejection, content_id
@@ -93,11 +93,6 @@ def evolution_requests(
         drawn = counts[question.id]
         for draw in range(drawn * (round_number - 1), drawn * round_number):
             yield EvolutionRequest(question, draw, CompletionRequest(messages, own, draw))
-
-
-def prompt_identity(task: str) -> str:
-    """Return the hash of the evolution prompt of a task."""
-    return fingerprint(get_task(task).prompts, "evolution")
 
 
 def created_from(seed: Question, draw: int, outcome: Outcome) -> Question | Rejection:

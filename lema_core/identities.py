@@ -58,7 +58,7 @@ REVISIONS = {
     "evaluation": 2,
     "votes": 2,
     "perplexity": 1,
-    "report": 3,
+    "report": 4,
     "ablation": 2,
 }
 
@@ -117,7 +117,7 @@ def evolution(spec: EvolutionSpec, answerer: str, task: str, novel: ArtifactRef)
     """Return the identity of the evolved questions: the new ones that a majority of samples answers alike."""
     fields = {"votes", "answer_temperature", "answer_max_tokens"}
     plain = spec.model_dump(include=fields) | {"answerer": answerer, "task": task}
-    return _identity("evolution", plain, _prints(novel), _prompt(task, "path"))
+    return _identity("evolution", plain, _prints(novel), path_prompts(task))
 
 
 def mixture(spec: MixtureSpec, arm: Arm, task: str, made: Lineage, base: str | None) -> Identity:
@@ -158,15 +158,13 @@ def selection(run: RunSpec, made: Lineage) -> Choice | None:
     """Return what decides which checkpoint of a run becomes the model; None: the last one does."""
     if run.selection is None or run.evaluation is None or made.held_out is None:
         return None
-    asked = {"held_out": made.held_out}
-    if run.selection.protocol == "best_on_test" and made.test_questions:
-        asked["test"] = made.test_questions
+    asked = {"held_out": (run.questions.task, made.held_out)}
+    if run.selection.protocol == "best_on_test" and made.test_questions and run.test_questions:
+        asked["test"] = (run.test_questions.task, made.test_questions)
     # The answers that a model without a name would give: serving, questions, prompt, cap and revision are in there.
     return {
-        name: evaluation(
-            run.evaluation, served_as(run.evaluation), "zero_shot", run.questions.task, ref.fingerprint
-        ).fingerprint
-        for name, ref in asked.items()
+        name: evaluation(run.evaluation, served_as(run.evaluation), "zero_shot", task, ref.fingerprint).fingerprint
+        for name, (task, ref) in asked.items()
     }
 
 

@@ -165,9 +165,9 @@ def _result(data: ReportData, arm: str) -> dict[str, Any]:
     names = [score.name for score in evaluation.scores] if evaluation else []
     if evaluation is None or arm not in names:
         raise ConfigError(f"the run did not evaluate the arm {arm!r}; it evaluated {names}")
-    accuracy = evaluation.score(arm).accuracy
+    accuracy, task = evaluation.score(arm).accuracy, data.test_task or data.task
     return {
         "task": {"type": "text-generation"},
-        "dataset": {"type": data.task, "name": f"{data.task}, {accuracy.n} held-out questions"},
+        "dataset": {"type": task, "name": f"{task}, {accuracy.n} held-out questions"},
         "metrics": [{"type": "accuracy", "name": "accuracy, greedy", "value": round(100 * accuracy.value, 2)}],
     }

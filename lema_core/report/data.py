@@ -114,6 +114,8 @@ class ReportData:
     """The models that make the mistakes, as a reader should see them."""
     corrector: str
     """The teacher, as a reader should see it."""
+    test_task: str | None = None
+    """Of the held-out questions; None: the same."""
     learner: str | None = None
     """The base model of the evaluation, as a reader should see it; None where none was evaluated."""
     parameters: Mapping[str, str] = field(default_factory=dict)

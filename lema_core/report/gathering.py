@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from math import isfinite
 
 import pyarrow.parquet as pq
 
@@ -38,6 +39,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
+        test_task=run.test_questions.task if run.test_questions else None,
         students=_names(run, (student.endpoint for student in run.mistaken_students)),
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
         learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
@@ -48,7 +50,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
         evaluation=evaluation_of(store, made),
         votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
-        perplexity={arm: _gap(store, ref) for arm, ref in made.perplexity.items()},
+        perplexity={arm: gap for arm, ref in made.perplexity.items() if (gap := _gap(store, ref))},
         curves=tuple(_curves(store, made)),
         selections=tuple(_selections(store, made)),
         mistake_steps=dict(sorted(steps.items())),
@@ -160,10 +162,13 @@ def _selections(store: Store, made: Lineage) -> Iterator[Selection]:
                 yield Selection(arm=arm, scores=read_selection(file))
 
 
-def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap:
+def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap | None:
+    """Return an arm's delta-PPL over the pairs that have a finite one; None where there is no such pair."""
     with store.fs.open(f"{store.folder(ref)}/{PERPLEXITY_FILE}", "rb") as file:
         table = pq.read_table(file, columns=["mistaken", "corrected"])
-    return perplexity_gap(table["mistaken"].to_pylist(), table["corrected"].to_pylist())
+    pairs = zip(table["mistaken"].to_pylist(), table["corrected"].to_pylist(), strict=True)
+    finite = [pair for pair in pairs if all(map(isfinite, pair))]
+    return perplexity_gap(*zip(*finite, strict=True)) if finite else None
 
 
 def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:

@@ -79,9 +79,10 @@ def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
     if made.perplexity and run.evaluation:
         yield (
-            f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions. "
-            "Arms that take corrections were trained on mostly the same ones: it tells how well they were learned, "
-            "not how far that carries."
+            f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
+            "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "
+            "corrections were trained on mostly the same ones: it tells how well they were learned, not how far that "
+            "carries."
         )
 
 

@@ -143,9 +143,10 @@ def _lede(data: ReportData) -> str:
     if data.evaluation is not None:
         arms = len(data.evaluation.scores) - (data.evaluation.base is not None)
         trained = _capital("one model was" if arms == 1 else f"{_number(arms)} models were")
+        other = f" of another task ({data.test_task})" if data.test_task not in {None, data.task} else ""
         sentences.append(
             f"{trained} fine-tuned on the result, and all answered the same "
-            f"{count(data.evaluation.n)} held-out questions, once each and without chance in the sampling."
+            f"{count(data.evaluation.n)} held-out questions{other}, once each and without chance in the sampling."
         )
     return " ".join(sentences)
 

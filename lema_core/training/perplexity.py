@@ -19,7 +19,6 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
 from lema_core.chunks import chunked
-from lema_core.errors import DataError
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.training.embedded_weights import checkpoint_of
@@ -30,15 +29,12 @@ BATCH = 8
 """Pairs in one forward pass."""
 MAX_TOKENS = 2048
 """Longer pairs are left out and counted: cut ones would be other texts."""
+SCHEMA = pa.schema([("id", pa.string()), ("mistaken", pa.float64()), ("corrected", pa.float64())])
 COLUMNS = ["id", "task", "question", "candidates", "original", "spliced"]
 
 
 def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
-    """Write a row a pair: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity.
-
-    Raises:
-        DataError: there is no pair that fits.
-    """
+    """Write a row a pair that fits: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = checkpoint_of(checkpoint)
@@ -56,10 +52,8 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
         if fitting:
             rows += _measured(model, device, fitting)
             emit("pairs", done=len(rows))
-    if not rows:
-        raise DataError(f"no pair of {corrections} fits {MAX_TOKENS} tokens; {left_out} are longer")
     part = out.with_suffix(".part")
-    pq.write_table(pa.Table.from_pylist(rows), part)
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
     part.replace(out)
     emit("done", pairs=len(rows), left_out=left_out)
 

@@ -1,22 +1,25 @@
 """``lema plan``: prompts counted by a real tokenizer, a pilot that the run does not pay for again."""
 
+import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support import kept
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from flows.forecasts import forecast_of, reading
+from flows.fine_tuning import _perplexity
+from flows.forecasts import forecast_of, pilot_stages, reading
 from flows.outlook import Data, of_mixture, of_pool, outlook
 from flows.planning import Planner
 from lema_core import identities
-from lema_core.artifacts import Store
-from lema_core.lineage import Lineage
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.lineage import Collection, Lineage
 from lema_core.mixture import count_words, get_arm
-from lema_core.records import Example, Question
+from lema_core.records import Correction, Example, Question
 from lema_core.run_files import read_run_file
-from lema_core.specs import MixtureSpec
+from lema_core.specs import MixtureSpec, Runtime
 from lema_core.training import LaunchSpec, TrainingSpec
 from tasks.mixture import rules_of
 
@@ -110,3 +113,34 @@ def test_a_tokenizer_that_is_missing_is_told_before_anything_is_paid(lema, run_f
     assert done.returncode == 1
     assert "no tokenizer for" in done.stderr
     assert simulated.stats.counts["ok"] == 0
+
+
+def test_no_model_is_piloted_that_is_still_to_be_trained(tmp_path) -> None:
+    smoke = read_run_file(Path(__file__).resolve().parents[2] / "deployments" / "runs" / "smoke.toml")
+    stages = {stage.name: stage for stage in Planner(smoke, str(tmp_path / "out")).stages()}
+    trained = stages["evaluation: lema"]
+    assert " served as " in trained.endpoint.identity
+    assert (trained.trained, trained.tokenizer) == (False, "tiny")
+    assert [stage.name for stage in pilot_stages(stages.values())] == ["reasoning_paths"]
+
+
+def test_an_evaluation_is_known_by_the_task_of_the_questions_that_are_asked(run_file, tmp_path) -> None:
+    file = tmp_path / "test.jsonl"
+    file.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    tested = [f"test_questions={{task = 'numeric', path = '{file}'}}", "evaluation={base = 'student', samples = 2}"]
+    run = read_run_file(run_file, tested)
+    stages = {stage.name: stage.ref for stage in Planner(run, str(tmp_path / "out")).stages()}
+    assert run.evaluation
+    for kind, identify in (("evaluation", identities.evaluation), ("votes", identities.votes)):
+        asked = ("simulated-student", "few_shot", "numeric", stages["test_questions"].fingerprint)
+        assert stages[f"{kind}: base"].fingerprint == identify(run.evaluation, *asked).fingerprint
+
+
+def test_a_run_without_a_correction_measures_no_delta_ppl(tmp_path) -> None:
+    at = Runtime(root=str(tmp_path / "store"), ledger="", run="r")
+    none = kept(Store(at.root), "corrections", [], Correction)
+    made = Lineage(
+        collections=[Collection(none, corrections={"teacher": none})], models={"lema": ArtifactRef("training", "f")}
+    )
+    asyncio.run(_perplexity(5, at, made))
+    assert made.perplexity == {}

@@ -5,6 +5,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from lema_core.errors import ConfigError
 from lema_core.report.cards import Source, check_card, dataset_card, model_card
+from lema_core.report.story import story_of
 
 SOURCES = (
     Source(name="GSM8K", kind="questions", licence="mit", url="https://github.com/openai/grade-school-math"),
@@ -42,6 +43,15 @@ def test_the_model_card_carries_its_result_as_the_hub_shows_it(sample):
     assert result.metric_value == pytest.approx(100 * sample.evaluation.score("lema").accuracy.value, abs=0.01)
     assert card.data.base_model == "HuggingFaceTB/SmolLM2-135M-Instruct"
     assert card.data.datasets == ["me/corrections"]
+
+
+def test_the_model_card_names_the_task_that_was_tested(sample):
+    asked = dataclasses.replace(sample, task="gsm8k", test_task="svamp")
+    (result,) = check_card(a_model_card(asked))["model-index"][0]["results"]
+    assert result["dataset"]["type"] == "svamp"
+    assert result["dataset"]["name"].startswith("svamp, ")
+    assert "held-out questions of another task (svamp)" in story_of(asked).lede
+    assert "of another task" not in story_of(dataclasses.replace(asked, test_task="gsm8k")).lede
 
 
 def test_a_model_that_was_not_evaluated_has_a_card_without_results(sample):

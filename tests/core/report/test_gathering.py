@@ -184,6 +184,20 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
     assert f"A pilot of the corrections by model-teacher was {said}" in notes
 
 
+@pytest.mark.parametrize(
+    ("mistaken", "pairs"), [([3.0, 4.0], {"lema": 2}), ([3.0, float("nan")], {"lema": 1}), ([float("inf")] * 2, {})]
+)
+def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistaken, pairs):
+    run, made = run_of(evaluation={"base": "student", "perplexity": 50}), Lineage()
+    identity = identities.perplexity(50, "model", "corrections")
+    made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
+    folder = store.folder(made.perplexity["lema"])
+    store.fs.makedirs(folder)
+    pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
+    store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
+    assert {arm: gap.n for arm, gap in gather(store, run, made).perplexity.items()} == pairs
+
+
 def test_delta_ppl_says_what_it_was_measured_on(store):
     run = run_of(evaluation={"base": "student", "perplexity": 50})
     made = Lineage()

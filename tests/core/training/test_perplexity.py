@@ -59,3 +59,12 @@ def test_pairs_are_measured_alike_alone_and_beside_longer_ones(tmp_path):
     assert all(row["mistaken"] > 1 and row["corrected"] > 1 for row in together)
     measure("tiny", tmp_path / "all", tmp_path / "two.parquet", limit=2)
     assert pq.read_table(tmp_path / "two.parquet").num_rows == 2
+
+
+def test_where_no_pair_fits_the_table_is_empty(tmp_path):
+    (tmp_path / "all").mkdir()
+    row = dataclasses.replace(ROW, question="Think. " * 5000)
+    pq.write_table(table_of([row], Correction), tmp_path / "all" / "part-00000.parquet")
+    measure("tiny", tmp_path / "all", tmp_path / "none.parquet", limit=10)
+    found = pq.read_table(tmp_path / "none.parquet")
+    assert (found.num_rows, found.column_names) == (0, ["id", "mistaken", "corrected"])
