@@ -99,7 +99,7 @@ async def _with_examples(cell: Cell, at: Runtime, collected: Lineage) -> CellRes
 
 def _on(collected: Lineage) -> Lineage:
     """Return what was collected, with no model made from it yet."""
-    return replace(collected, mixtures={}, models={}, evaluations={}, votes={})
+    return replace(collected, mixtures={}, tokens={}, models={}, evaluations={}, votes={}, perplexity={})
 
 
 async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> list[CellResult]:
@@ -154,7 +154,9 @@ async def one_cell(result: CellResult, at: Runtime, collected: Lineage) -> CellR
     # A model that the cell's own started from is measured in a cell of its own.
     made.models = {arm: model for arm, model in made.models.items() if arm == name}
     await evaluate(run, at, Endpoints(run, at, made), made)
-    return replace(result, model=made.models.get(name), evaluation=made.evaluations.get(name))
+    return replace(
+        result, tokens=made.tokens.get(name), model=made.models.get(name), evaluation=made.evaluations.get(name)
+    )
 
 
 def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) -> str:

@@ -32,8 +32,8 @@ async def fine_tune_arm(run: RunSpec, at: Runtime, made: Lineage, arm: str) -> N
         return
     spec = run.training_of(arm)
     start = made.models[spec.starts_from_arm] if spec.starts_from_arm else None
-    tokenised = await tokens(at, spec, arm, made.mixtures[arm], start)
-    made.models[arm] = await trained(run, at, made, arm, spec, tokenised, start)
+    made.tokens[arm] = await tokens(at, spec, arm, made.mixtures[arm], start)
+    made.models[arm] = await trained(run, at, made, arm, spec, made.tokens[arm], start)
 
 
 async def evaluate(run: RunSpec, at: Runtime, models: Endpoints, made: Lineage) -> None:

@@ -32,6 +32,9 @@ def _of_setting(setting: Setting, root: str) -> Iterator[PlannedStage]:
     yield from data.collected()
     for cell in setting.cells:
         planned = data.on_the_same_data(cell.run)
-        for stage in (*planned.fine_tuned(), *planned.evaluated()):
+        models = list(planned.fine_tuned())
+        # A model that the cell's own starts from is evaluated in a cell of its own.
+        planned.made.models = {arm: ref for arm, ref in planned.made.models.items() if arm == cell.arm}
+        for stage in (*models, *planned.evaluated()):
             kind = stage.name.partition(":")[0]
             yield replace(stage, name=f"{kind}: {cell.name}")

@@ -59,7 +59,7 @@ REVISIONS = {
     "votes": 2,
     "perplexity": 1,
     "report": 4,
-    "ablation": 2,
+    "ablation": 3,
 }
 
 

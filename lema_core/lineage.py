@@ -51,6 +51,8 @@ class Lineage:
     """The first is on the task's own questions."""
     mixtures: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
+    tokens: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By arm: its examples as it was trained on them, without those that were too long."""
     models: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)

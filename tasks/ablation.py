@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,7 +37,15 @@ def table_of(store: Store, run: RunSpec, results: Sequence[CellResult]) -> Sweep
         levels.update((row.question_id, row.level) for row in rows)
         return {row.question_id: row.verdict == "right" for row in rows}
 
-    return compare(results, reference_of(run), right_of, lambda ref: store.manifest(ref).rows_out, levels)
+    return compare(results, reference_of(run), right_of, partial(_examples, store), levels)
+
+
+def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:
+    """Return a cell's examples and those left out as too long; before it is trained all of its mixture."""
+    if result.tokens:
+        found = store.manifest(result.tokens).extra
+        return int(found["examples"]), int(found["rejected"])
+    return (store.manifest(result.mixture).rows_out, 0) if result.mixture else None
 
 
 @task(name="ablation", task_run_name="ablation", **SHARD_TASK)

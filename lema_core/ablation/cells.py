@@ -18,6 +18,8 @@ from lema_core.specs import BASE, RunSpec
 
 OWN = "as in the run file"
 """The only setting of a sweep that names none."""
+UNSHOWN = {"samples": 0, "perplexity": 0}
+"""What a sweep's table has no column for is not asked."""
 FIXED = ("name", "title", "test_questions", "endpoints", "launch", "budget", "runtime", "ablation")
 """Sections that no setting changes."""
 
@@ -136,7 +138,7 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
 
 def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
     nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
-    return _checked(run, nothing | {"evaluation": {"base": base.endpoint}})
+    return _checked(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
 
 
 def _fine_tuned(run: RunSpec, base: BaseModelSpec, arm: str, seed: int) -> RunSpec:
@@ -144,7 +146,7 @@ def _fine_tuned(run: RunSpec, base: BaseModelSpec, arm: str, seed: int) -> RunSp
     if run.training:
         change["training"] = {"base": base.train, "seed": seed}
     if run.evaluation:
-        change["evaluation"] = {"base": None}
+        change["evaluation"] = {"base": None} | UNSHOWN
     return _checked(run, change)
 
 
@@ -170,6 +172,7 @@ class CellResult:
 
     cell: Cell
     mixture: ArtifactRef | None = None
+    tokens: ArtifactRef | None = None
     model: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     error: str = ""

@@ -33,7 +33,7 @@ class Row:
     missing: int
     """Seeds that did not."""
     examples: int | None
-    """Rows of its mixture, where it has one."""
+    """It was trained on, or where nothing was trained, the rows of its mixture."""
     accuracy: Estimate | None
     per_seed: tuple[float, ...]
     by_level: Mapping[str, float]
@@ -58,7 +58,9 @@ class SweepTable:
     scores: Mapping[str, Proportion]
     """Accuracy of each evaluated cell, by its name."""
     examples: Mapping[str, int]
-    """Rows of each cell's mixture, by its name."""
+    """Those that each cell was trained on, by its name; where nothing was trained, the rows of its mixture."""
+    left_out: Mapping[str, int]
+    """Examples that a cell was not trained on, by its name: they were too long. Cells that lost none are not here."""
 
     @property
     def failed(self) -> tuple[CellResult, ...]:
@@ -85,7 +87,7 @@ def compare(
     results: Sequence[CellResult],
     reference: str,
     right_of: Callable[[ArtifactRef], Right],
-    rows_of: Callable[[ArtifactRef], int],
+    examples_of: Callable[[CellResult], tuple[int, int] | None],
     level_of: Mapping[str, str | None],
 ) -> SweepTable:
     """Return the table of a sweep.
@@ -94,7 +96,7 @@ def compare(
         results: of all cells, in the order of the table.
         reference: the arm that the others are compared with.
         right_of: reads an evaluation: by question, whether the answer is right.
-        rows_of: reads how many examples a mixture has.
+        examples_of: reads how many examples a cell was trained on and how many were too long; None: has none.
         level_of: the difficulty of each question, where its source tells one.
 
     Raises:
@@ -104,7 +106,8 @@ def compare(
     items = _same_items(answers)
     levels = _levels(items, level_of)
     right = {name: [table[item] for item in items] for name, table in answers.items()}
-    examples = {r.cell.name: rows_of(r.mixture) for r in results if r.mixture}
+    sizes = {r.cell.name: found for r in results if (found := examples_of(r))}
+    examples = {name: trained for name, (trained, _) in sizes.items()}
     groups = _groups(results)
     spread = _spread(groups.values(), right)
     rows = {place: _row(group, right, examples, spread, levels) for place, group in groups.items()}
@@ -113,6 +116,7 @@ def compare(
     return SweepTable(
         reference=reference, n=len(items), over_seeds=spread is not None, rows=tuple(_adjusted(compared)),
         cells=tuple(results), scores=scores, examples=examples,
+        left_out={name: lost for name, (_, lost) in sizes.items() if lost},
         levels={level: len(numbers) for level, numbers in levels.items()},
     )  # fmt: skip
 

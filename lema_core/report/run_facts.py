@@ -77,6 +77,9 @@ def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
     if run.evaluation and run.evaluation.base:
         shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
+    if left_out := list(_left_out(store, made)):
+        told = "; ".join(left_out)
+        yield f"Examples longer than training.max_length (or empty) were left out of the training: {told}."
     if made.perplexity and run.evaluation:
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
@@ -84,6 +87,13 @@ def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
             "corrections were trained on mostly the same ones: it tells how well they were learned, not how far that "
             "carries."
         )
+
+
+def _left_out(store: Store, made: Lineage) -> Iterator[str]:
+    for arm, ref in made.tokens.items():
+        found = store.manifest(ref).extra
+        if lost := int(found["rejected"]):
+            yield f"{lost:,} of {arm}, which was trained on {int(found['examples']):,}"
 
 
 def _gates(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:

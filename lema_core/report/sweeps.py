@@ -108,6 +108,12 @@ def _caveats(table: SweepTable) -> Iterator[str]:
             )
         test = "of the same t test as the interval" if table.over_seeds else "McNemar's, exact"
         yield f"p: {test}. Holm p: adjusted for all {len(table.contrasts)} comparisons of the table."
+    if table.left_out:
+        lost = "; ".join(f"{name}: {story.count(number)}" for name, number in table.left_out.items())
+        yield (
+            "Examples longer than training.max_length (or empty) were left out, so that arms of matched sizes are no "
+            f"longer of one size: {lost}."
+        )
     if any(row.missing for row in table.rows):
         yield "Rows with failed cells are over the seeds that finished."
 

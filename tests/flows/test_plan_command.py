@@ -13,6 +13,7 @@ from flows.fine_tuning import _perplexity
 from flows.forecasts import forecast_of, pilot_stages, reading
 from flows.outlook import Data, of_mixture, of_pool, outlook
 from flows.planning import Planner
+from flows.sweep_planning import stages_of
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Collection, Lineage
@@ -144,3 +145,12 @@ def test_a_run_without_a_correction_measures_no_delta_ppl(tmp_path) -> None:
     )
     asyncio.run(_perplexity(5, at, made))
     assert made.perplexity == {}
+
+
+def test_a_cells_plan_evaluates_the_cells_own_arm_only(tmp_path) -> None:
+    chained = ["ablation.arms=['cot', 'step_dpo']", "arm_training={step_dpo = {base = 'arm:lema'}}"]
+    runs = Path(__file__).resolve().parents[2] / "deployments" / "runs"
+    names = [one.name for one in stages_of(read_run_file(runs / "ablation_smoke.toml", chained), str(tmp_path / "out"))]
+    evaluated = [name for name in names if name.startswith("evaluation: step_dpo, seed 0, tiny")]
+    assert len(evaluated) == len(set(evaluated))
+    assert sum(name.startswith("training: step_dpo, seed 0, tiny") for name in names) == 2 * len(evaluated)

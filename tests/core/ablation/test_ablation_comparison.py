@@ -56,7 +56,9 @@ def table(failing=(), right=None, **ablation):
         count = counts[place] if place in counts else counts[cell.arm] + (cell.seed or 0)
         return {f"q{i}": i < count for i in range(N)}
 
-    return compare(results, run.ablation.reference or "cot", right_of, lambda _: 77, LEVELS)
+    return compare(
+        results, run.ablation.reference or "cot", right_of, lambda one: (77, 0) if one.mixture else None, LEVELS
+    )
 
 
 def test_accuracy_by_difficulty_is_over_the_seeds():
@@ -165,11 +167,29 @@ def test_failed_cells_leave_the_others_their_figures():
         assert "the pool is too small" in text
 
 
+def test_examples_are_those_trained_on_and_what_was_too_long_is_told():
+    run = RunSpec.model_validate(RUN)
+    results = [CellResult(cell=cell) for cell in expand(run)[0].cells]
+    sizes = {"base": None, "cot": (1200, 0), "lema": (1163, 37)}
+    found = compare(results, "cot", lambda _: {}, lambda one: sizes[one.cell.arm], {})
+    assert [row.examples for row in found.rows] == [None, 1200, 1163]
+    text = render_sweep_markdown("t", found)
+    assert "longer than training.max" in text
+    assert "lema, seed 0, tiny: 37" in text
+    assert "cot, seed 0, tiny: " not in text
+
+
+def test_a_cell_asks_nothing_that_the_table_does_not_show():
+    asked = RUN | {"evaluation": RUN["evaluation"] | {"samples": 8, "perplexity": 50}}
+    runs = [cell.run for cell in expand(RunSpec.model_validate(asked))[0].cells]
+    assert {(one.evaluation.samples, one.evaluation.perplexity) for one in runs} == {(0, 0)}
+
+
 def test_cells_of_other_questions_are_not_compared():
     run = RunSpec.model_validate(RUN)
     results = [CellResult(cell=cell, evaluation=ArtifactRef("evaluation", cell.name)) for cell in expand(run)[0].cells]
     with pytest.raises(DataError, match="0 are among the 1 of the cells before it"):
-        compare(results, "cot", lambda ref: {ref.fingerprint: True}, lambda _: 1, {})
+        compare(results, "cot", lambda ref: {ref.fingerprint: True}, lambda _: None, {})
 
 
 def test_page_markdown_and_tables_have_the_same_figures():
@@ -214,7 +234,7 @@ def test_a_model_that_two_rows_share_is_not_compared_with_itself():
     run = RunSpec.model_validate(RUN | {"ablation": {"seeds": [0], "settings": {"a": {}, "b": {}}}})
     cells = [cell for setting in expand(run) for cell in setting.cells]
     results = [CellResult(cell=c, evaluation=ArtifactRef("evaluation", f"{c.arm} {c.seed}")) for c in cells]
-    found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: 1, {})
+    found = compare(results, "cot", lambda ref: {"q0": "cot" in ref.fingerprint, "q1": True}, lambda _: None, {})
     assert [row.to_first_setting for row in found.rows] == [None] * 6
     assert sum(row.to_reference is not None for row in found.rows) == 4
 

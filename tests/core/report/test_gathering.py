@@ -18,6 +18,7 @@ from lema_core.report import render_html, render_markdown, story_of
 from lema_core.report.gathering import PERPLEXITY_FILE, gather
 from lema_core.report.run_cards import arm_card, data_card
 from lema_core.specs import RunSpec
+from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path
 
 QUESTIONS = [q for q in read_questions(QuestionsSpec(task="arithmetic", limit=4)) if isinstance(q, Question)]
@@ -196,6 +197,17 @@ def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistake
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
     assert {arm: gap.n for arm, gap in gather(store, run, made).perplexity.items()} == pairs
+
+
+def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
+    made = Lineage()
+    for arm, lost in (("cot", 0), ("lema", 37)):
+        identity = identities.tokens(TrainingSpec(), arm)
+        store.fs.makedirs(store.folder(ArtifactRef(identity.stage, identity.fingerprint)))
+        store.publish_files(identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
+        made.tokens[arm] = ArtifactRef(identity.stage, identity.fingerprint)
+    (note,) = (note for note in gather(store, run_of(), made).notes if "max_length" in note)
+    assert note.endswith("left out of the training: 37 of lema, which was trained on 1,163.")
 
 
 def test_delta_ppl_says_what_it_was_measured_on(store):
