@@ -168,7 +168,7 @@ def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap | None:
         table = pq.read_table(file, columns=["mistaken", "corrected"])
     pairs = zip(table["mistaken"].to_pylist(), table["corrected"].to_pylist(), strict=True)
     finite = [pair for pair in pairs if all(map(isfinite, pair))]
-    return perplexity_gap(*zip(*finite, strict=True)) if finite else None
+    return perplexity_gap([pair[0] for pair in finite], [pair[1] for pair in finite]) if finite else None
 
 
 def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:
