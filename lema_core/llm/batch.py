@@ -7,13 +7,12 @@ is booked as a whole, also for requests that nobody asks for this time.
 
 import asyncio
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any
 
-from lema_core.chunks import chunked
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
-from lema_core.llm.batch_api import QUEUE_FULL, BatchApi, Standing
+from lema_core.llm.batch_api import QUEUE_FULL, BatchApi, Standing, line_of
 from lema_core.llm.batch_book import Batch, BatchBook, Line
 from lema_core.llm.batch_reading import BatchReader, Harvest
 from lema_core.llm.budget import POLL_S
@@ -26,6 +25,8 @@ from lema_core.llm.requests import Failure
 
 MOST_LIVE = 1000
 """Batches under way at a time; the API takes 2,000 an hour."""
+MOST_BYTES = 190 * 10**6
+"""Of a batch's file; the API takes 200 MB."""
 LONGEST_PAUSE_S = 1800.0
 
 
@@ -110,8 +111,10 @@ class BatchBuyer:
         return True
 
     async def _lost(self, batch: Batch) -> None:
-        """Close a batch that the endpoint does not know; what is missing is submitted again."""
-        if batch.place not in {"", self._place}:
+        """Close a batch that never came to be; one that did, here or elsewhere, may be billed: somebody must say so."""
+        # Where all that is missing is a longer answer than one that is there, nothing is bought again.
+        bought_again = batch.remote is not None and any(line.first is None for line in batch.lines.values())
+        if bought_again or batch.place not in {"", self._place}:
             if batch.lines.keys() & self._open.keys():
                 raise EndpointError(_elsewhere(batch, self._api.where))
             return
@@ -124,22 +127,31 @@ class BatchBuyer:
 
     async def _submit(self, being_made: set[str]) -> None:
         """Submit what fits the budget."""
-        loose = self._loose(being_made) if self._clock() >= self._full_until else []
-        for some in chunked(loose, self._size):
-            if len(self._live) >= self._most_live:
-                break
+        loose = deque(self._loose(being_made) if self._clock() >= self._full_until else [])
+        while loose and len(self._live) < self._most_live:
             batch = Batch(uuid.uuid4().hex, self._place)
-            bodies = {}
-            for flight in some:
-                body = self._desk.body(flight.request)
-                held = await self._set_aside(self._desk.most(flight.request, cap_of(body)))
-                if held is None:
-                    break
-                bodies[flight.key], batch.held[flight.key] = body, held
-                batch.lines[flight.key] = Line(self._reader.tries[flight.key] + 1, None, held)
-            if not bodies:
+            written = await self._fill(batch, loose)
+            if not written:
                 break
-            await self._send(batch, bodies)
+            await self._send(batch, written)
+
+    async def _fill(self, batch: Batch, loose: deque[Flight]) -> dict[str, bytes]:
+        """Move flights into a batch, as many as fit it and the budget; return their lines of the file to upload."""
+        written, size = dict[str, bytes](), 0
+        while loose and len(written) < self._size:
+            flight = loose[0]
+            body = self._desk.body(flight.request)
+            line = line_of(flight.key, body)
+            size += len(line)
+            if written and size > MOST_BYTES:
+                break
+            held = await self._set_aside(self._desk.most(flight.request, cap_of(body)))
+            if held is None:
+                break
+            written[flight.key], batch.held[flight.key] = line, held
+            batch.lines[flight.key] = Line(self._reader.tries[flight.key] + 1, None, held)
+            loose.popleft()
+        return written
 
     async def _set_aside(self, most: Amount) -> Amount | None:
         try:
@@ -150,7 +162,7 @@ class BatchBuyer:
             # What is under way may turn out cheaper, also where an earlier process set it aside.
             return None
 
-    async def _send(self, batch: Batch, bodies: Mapping[str, dict[str, Any]], instead_of: str = "") -> None:
+    async def _send(self, batch: Batch, written: dict[str, bytes], instead_of: str = "") -> None:
         """Make a batch; it is among the live ones before anybody hears of it."""
         self._live.append(batch)
         requests = {key: self._desk.canonical(self._open[key].request) for key in batch.lines}
@@ -164,7 +176,7 @@ class BatchBuyer:
             self._live.remove(batch)
             await self._book.close(batch, "lost")
             return
-        batch.remote = await self._api.create(batch.id, ((key, bodies[key]) for key in batch.lines))
+        batch.remote = await self._api.create(batch.id, (written[key] for key in batch.lines))
         await self._book.submitted(batch)
 
     async def _collect(self) -> None:
@@ -180,7 +192,7 @@ class BatchBuyer:
                 await self._refused(batch, standing)
                 refused.append(len(batch.lines))
             else:
-                await self._take(batch, standing)
+                await self._take(batch)
                 self._made_room()
             self._live.remove(batch)
             self._reader.tell()
@@ -192,7 +204,10 @@ class BatchBuyer:
         if found is not None:
             return found
         known = await self._api.search(batch.id)
-        return None if known is None else await self._api.standing(known)
+        if known is None:
+            return None
+        batch.remote = known
+        return await self._api.standing(known)
 
     async def _refused(self, batch: Batch, standing: Standing) -> None:
         await self._over(batch, "failed")
@@ -213,22 +228,21 @@ class BatchBuyer:
         self._size = min(2 * self._size, self._spec.batch_size)
         self._most_live = min(self._most_live + 1, MOST_LIVE)
 
-    async def _take(self, batch: Batch, standing: Standing) -> None:
-        rows: dict[str, dict[str, Any]] = {}
-        for file_id in standing.files:
-            # A file that is gone is answers that are gone: what is missing is submitted again.
-            rows |= await self._api.rows(file_id) or {}
-        harvest = await self._reader.read(batch, rows)
+    async def _take(self, batch: Batch) -> None:
+        results = await self._api.results(str(batch.remote))
+        harvest = await self._reader.read(batch, results)
         await self._ask_again(batch, harvest)
         # After the commits: a crash in between collects again and loses nothing.
         await self._book.collected(batch, harvest.unanswered, harvest.unpaid)
-        self._reader.free(batch)
         if harvest.fatal is not None:
             raise harvest.fatal
+        if results.torn:
+            raise EndpointError(_torn(batch, self._api.where))
+        self._reader.free(batch)
 
     async def _ask_again(self, old: Batch, harvest: Harvest) -> None:
         """Submit what was cut off once more with a larger cap; where the budget has no room the first answer stands."""
-        batch, bodies = Batch(uuid.uuid4().hex, self._place), {}
+        batch, written = Batch(uuid.uuid4().hex, self._place), dict[str, bytes]()
         for key, first in harvest.cut_off.items():
             flight = self._open[key]
             body = self._desk.body(flight.request)
@@ -241,9 +255,9 @@ class BatchBuyer:
             if held is None:
                 await self._reader.keep(old, flight, first)
             else:
-                bodies[key], batch.held[key], batch.lines[key] = body, held, Line(1, first, held)
-        if bodies:
-            await self._send(batch, bodies, instead_of=old.id)
+                written[key], batch.held[key], batch.lines[key] = line_of(key, body), held, Line(1, first, held)
+        if written:
+            await self._send(batch, written, instead_of=old.id)
 
 
 def _place(spec: EndpointSpec) -> str:
@@ -252,9 +266,20 @@ def _place(spec: EndpointSpec) -> str:
 
 
 def _elsewhere(batch: Batch, where: str) -> str:
-    name = batch.remote or "its name is not known"
+    name, place = batch.remote or "its name is not known", batch.place or "this endpoint"
     return (
-        f"a batch of {len(batch.lines)} requests was submitted to {batch.place} ({name}), and {where} does not "
-        "know it. Run with that base_url and key to collect it. To give it up, and pay again for what is missing: "
-        f"lema ledger forget-batch {batch.id}"
+        f"a batch of {len(batch.lines)} requests was submitted to {place} ({name}), and {where} does not "
+        "know it. To collect it, run with the base_url that it was submitted with and a key of the same project. "
+        f"{_give_up(batch)}"
     )
+
+
+def _torn(batch: Batch, where: str) -> str:
+    return (
+        f"the result files of the batch {batch.remote} of {where} hold less than the answers that it says it has. "
+        f"What could be read is kept, and the next run reads them again. {_give_up(batch)}"
+    )
+
+
+def _give_up(batch: Batch) -> str:
+    return f"To give it up, and pay again for what is missing: lema ledger forget-batch {batch.id}"

@@ -3,12 +3,12 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from lema_core.errors import LemaError
 from lema_core.llm.answers import Answer, AttemptError, answer_of, status_error
+from lema_core.llm.batch_api import Results
 from lema_core.llm.batch_book import Batch, BatchBook
 from lema_core.llm.buyer import Desk
 from lema_core.llm.credit import Amount
@@ -19,7 +19,6 @@ from lema_core.llm.sizes import prompt_chars
 
 ROUNDS = 5
 """In how many batches an id is submitted before it becomes a failure, where `TRIES` does not say less."""
-Rows = Mapping[str, dict[str, Any]]
 
 
 @dataclass(slots=True)
@@ -48,25 +47,26 @@ class BatchReader:
         self.tries: Counter[str] = Counter()
         """In how many batches each key has been without an answer."""
 
-    async def read(self, batch: Batch, rows: Rows) -> Harvest:
-        """Book an ended batch's rows, by key.
+    async def read(self, batch: Batch, results: Results) -> Harvest:
+        """Book an ended batch's rows; lines of which torn files say nothing are left as they are.
 
         Raises:
             LedgerError: an answer cannot be committed.
         """
         harvest = Harvest()
-        asked = [flight for key, flight in self._flights.items() if key in batch.lines]
+        told = batch.lines.keys() & results.rows.keys() if results.torn else set(batch.lines)
+        asked = [flight for key, flight in self._flights.items() if key in told]
         # Together: the ledger groups their commits.
-        await asyncio.gather(*(self._land(batch, flight, rows, harvest) for flight in asked))
-        others = batch.lines.keys() - {flight.key for flight in asked}
+        await asyncio.gather(*(self._land(batch, flight, results, harvest) for flight in asked))
+        others = told - {flight.key for flight in asked}
         stored = await self._book.requests(batch, others)
         flights = [self._stranger(key, request) for key, request in stored.items()]
-        await asyncio.gather(*(self._land_stranger(batch, flight, rows, harvest) for flight in flights))
+        await asyncio.gather(*(self._land_stranger(batch, flight, results, harvest) for flight in flights))
         return harvest
 
-    async def _land(self, batch: Batch, flight: Flight, rows: Rows, harvest: Harvest) -> None:
+    async def _land(self, batch: Batch, flight: Flight, results: Results, harvest: Harvest) -> None:
         try:
-            answer = self._answer(flight, rows)
+            answer = self._answer(flight, results)
         except AttemptError as error:
             self._desk.counters.ends[error.reason] += 1
             await self._missed(batch, flight, error, harvest)
@@ -80,10 +80,10 @@ class BatchReader:
         wanted = self._desk.spec.length_retry_factor is not None and batch.lines[flight.key].first is None
         return wanted and answer.finish_reason == "length"
 
-    async def _land_stranger(self, batch: Batch, flight: Flight, rows: Rows, harvest: Harvest) -> None:
+    async def _land_stranger(self, batch: Batch, flight: Flight, results: Results, harvest: Harvest) -> None:
         """Book a good answer; anything else is left to whoever asks for it."""
         try:
-            answer = self._answer(flight, rows)
+            answer = self._answer(flight, results)
         except AttemptError as error:
             if error.paid is None and not error.maybe_paid and batch.lines[flight.key].first is None:
                 harvest.unpaid.add(flight.key)
@@ -189,18 +189,21 @@ class BatchReader:
     def _stranger(self, key: str, canonical: dict[str, Any]) -> Flight:
         return Flight(key, stored_request(canonical), self._desk.spec.identity, 0.0)
 
-    def _answer(self, flight: Flight, rows: Rows) -> Answer:
-        return _answer_in(rows.get(flight.key), flight.request, self._where)
+    def _answer(self, flight: Flight, results: Results) -> Answer:
+        row = results.rows.get(flight.key)
+        if row is not None:
+            return _answer_in(row, flight.request, self._where)
+        if results.gone:
+            raise AttemptError("deadline", "the file that may hold the answer is gone", maybe_paid=True)
+        raise AttemptError("deadline", "the batch ended without an answer")
 
 
-def _answer_in(row: dict[str, Any] | None, request: CompletionRequest, where: str) -> Answer:
+def _answer_in(row: dict[str, Any], request: CompletionRequest, where: str) -> Answer:
     """Return the answer in a row of a batch's result files.
 
     Raises:
         AttemptError: it holds none.
     """
-    if row is None:
-        raise AttemptError("deadline", "the batch ended without an answer")
     given = row.get("response")
     response: dict[str, Any] = given if isinstance(given, dict) else {}
     status = response.get("status_code")

@@ -71,9 +71,9 @@ async def test_after_a_crash_the_batch_is_found_again(endpoint, ask, ledger, mon
 
     create = BatchApi.create
 
-    async def crashing(self, batch_id, bodies) -> str:
+    async def crashing(self, batch_id, lines) -> str:
         if moment == "after the creation":
-            await create(self, batch_id, bodies)
+            await create(self, batch_id, lines)
         if moment == "before the creation":
             endpoint.batches.add_file(b"{}", "x.jsonl", "batch")
         raise Crash

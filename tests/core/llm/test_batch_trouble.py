@@ -19,7 +19,7 @@ from lema_core.llm.forecast import pilot
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
-from lema_core.llm.simulated.batches import Batches
+from lema_core.llm.simulated.batches import BatchError, Batches
 from lema_core.llm.store import LedgerStore, Paid
 
 
@@ -42,9 +42,9 @@ def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None])
     line = Batches._line
 
     def spoiled(self, text, *, expired):
-        row, good = line(self, text, expired=expired)
+        row, _ = line(self, text, expired=expired)
         change(batch_calls.json.loads(text)["body"], row)
-        return row, good
+        return row, batch_calls.is_answer(row)
 
     monkeypatch.setattr(Batches, "_line", spoiled)
 
@@ -80,20 +80,40 @@ async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with
     assert states(ledger) == ["collected"]
 
 
-async def test_a_batch_that_the_endpoint_forgot_is_submitted_again(endpoint, ask, ledger) -> None:
+async def test_a_batch_that_the_endpoint_forgot_is_submitted_again_only_when_somebody_gives_it_up(
+    endpoint, ask, ledger
+) -> None:
     endpoint.faults = Faults(batch_delay_s=3600)
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
+    # As for a key of another project.
+    theirs, endpoint.faults = dict(endpoint.batches.batches), Faults()
     endpoint.batches.batches.clear()
-    endpoint.faults = Faults()
+    ((name,),) = LedgerStore(ledger).database.query("SELECT id FROM batches")
+    with pytest.raises(EndpointError, match=f"does not know it.*forget-batch {name}"):
+        await buy(ledger, batched(endpoint), ask(3))
+    assert submitted(endpoint) == []
+    assert states(ledger) == ["submitted"]
+    assert theirs
+    forget_batch(LedgerStore(ledger), name)
     assert answered(await buy(ledger, batched(endpoint), ask(3)), 3)
-    assert states(ledger) == ["collected", "lost"]
+    assert states(ledger) == ["collected", "forgotten"]
 
 
-async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledger) -> None:
-    await buy(ledger, batched(endpoint, wait_for_batch=False), ask(3))
-    (batch,) = endpoint.batches.batches
-    del endpoint.batches.files[endpoint.batches.get(batch)["output_file_id"]]
-    assert answered(await buy(ledger, batched(endpoint), ask(3)), 3)
+async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledger, monkeypatch) -> None:
+    monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
+    file = Batches.file
+
+    def gone(self, file_id):
+        described, content = file(self, file_id)
+        if described["filename"] == "batch-000001_output.jsonl":
+            raise BatchError(404, "expired")
+        return described, content
+
+    monkeypatch.setattr(Batches, "file", gone)
+    async with Engine.open(ledger=ledger, budget=Budget(dollars=1e6), run="batch") as opened:
+        assert answered([one async for one in opened.stream(batched(endpoint), ask(3, max_tokens=200))], 3)
+        # What the file held was billed.
+        assert opened._account._lost.dollars > 30
     assert submitted(endpoint) == [3, 3]
 
 
@@ -225,6 +245,7 @@ async def test_every_call_has_a_deadline(ask, monkeypatch) -> None:
         raise AssertionError
 
     monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
+    monkeypatch.setattr(batch_calls, "UNREACHABLE_S", 0.1)
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", stalled)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
@@ -232,7 +253,7 @@ async def test_every_call_has_a_deadline(ask, monkeypatch) -> None:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     client = Client(EndpointSpec(model="m", base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1"))
     api = BatchApi(client, 0.05)
-    for call in (api.search("b"), api.create("b", [("k", {})]), api.standing("r"), api.rows("f")):
+    for call in (api.search("b"), api.create("b", [b"{}"]), api.standing("r"), api.results("r")):
         with pytest.raises(EndpointError, match="does not answer"):
             await call
     await client.close()
@@ -307,10 +328,10 @@ async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask
     create, under_way = BatchApi.create, BatchBook.under_way
     called, go, looks = asyncio.Event(), asyncio.Event(), asyncio.Queue()
 
-    async def slow(self, batch_id, bodies) -> str:
+    async def slow(self, batch_id, lines) -> str:
         called.set()
         await go.wait()
-        return await create(self, batch_id, bodies)
+        return await create(self, batch_id, lines)
 
     async def looking(self, keys) -> list[Batch]:
         looks.put_nowait(None)
