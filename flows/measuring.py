@@ -3,9 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import Any
 
 from flows.endpoints import Endpoints
 from lema_core import identities
@@ -15,10 +13,9 @@ from lema_core.lineage import Lineage
 from lema_core.llm.embedded import EMBEDDED, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import TASKS, QuestionsSpec, detect_task, get_task
-from lema_core.run_files import read_run_file
+from lema_core.run_files import of_options, read_run_file
 from lema_core.specs import EvaluationSpec, RunSpec, Runtime
 
-Spec = TypeVar("Spec", EndpointSpec, EvaluationSpec)
 MODEL = "model"
 """The endpoint's name in a run that was made from options."""
 
@@ -52,8 +49,8 @@ def run_of_questions(
         raise ConfigError(f"the questions of {held_out.task} bring their own prompts: leave --prompt out")
     if "model" not in endpoint or not ({"base_url", "command"} & endpoint.keys()):
         raise ConfigError("nothing says which model answers: give --model, and --base-url or --command")
-    model = _checked(EndpointSpec, {"name": MODEL, **endpoint, **_identity(endpoint)})
-    how = _checked(EvaluationSpec, {"base": MODEL, **asking})
+    model = of_options(EndpointSpec, {"name": MODEL, **endpoint, **_identity(endpoint)})
+    how = of_options(EvaluationSpec, {"base": MODEL, **asking})
     return RunSpec(
         name="evaluate", questions=held_out, test_questions=held_out, evaluation=how, endpoints={MODEL: model}
     )
@@ -67,7 +64,7 @@ def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], 
     """
     run = read_run_file(path, settings)
     _, spec, base = asked_for(run)
-    how = spec.model_copy(update=_checked(EvaluationSpec, asking).model_dump(include=set(asking)))
+    how = spec.model_copy(update=of_options(EvaluationSpec, asking).model_dump(include=set(asking)))
     changed: dict[str, Any] = {"evaluation": how}
     if endpoint:
         own = run.endpoints[base].model_dump(exclude_unset=True)
@@ -77,7 +74,7 @@ def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], 
             own = {name: value for name, value in own.items() if name not in {"base_url", "command"}}
         changed["endpoints"] = {
             **run.endpoints,
-            base: _checked(EndpointSpec, {**own, **endpoint, **_identity(endpoint)}),
+            base: of_options(EndpointSpec, {**own, **endpoint, **_identity(endpoint)}),
         }
     return run.model_copy(update=changed)
 
@@ -128,15 +125,6 @@ def _identity(endpoint: Mapping[str, Any]) -> dict[str, str]:
     model = str(endpoint.get("model", ""))
     local = "command" in endpoint and (model == EMBEDDED or Path(model).exists())
     return {"identity": weights_identity(model)} if local and "identity" not in endpoint else {}
-
-
-def _checked(kind: type[Spec], fields: Mapping[str, Any]) -> Spec:
-    try:
-        return kind.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
-        raise ConfigError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
 
 
 def _ref(identity: Identity) -> ArtifactRef:

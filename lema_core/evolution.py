@@ -19,7 +19,7 @@ from lema_core.overlap import KnownQuestions, NearDuplicates
 from lema_core.prompts import evolution_prompt
 from lema_core.questions import get_task, question_id
 from lema_core.reasoning_paths import seed_of, without_run_on
-from lema_core.records import Correction, Question, Rejection, content_id
+from lema_core.records import Correction, Question, Rejection
 from lema_core.specs import EvolutionSpec
 from lema_core.steps import numbered_path
 
@@ -179,22 +179,12 @@ def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Reje
 
 
 def _rejected(seed: Question, draw: int, outcome: Outcome, reason: str, detail: str) -> Rejection:
-    return Rejection(
-        id=content_id("x", seed.id, draw, reason),
-        parent_id=seed.id,
-        reason=reason,
-        detail=f"{REASONS[reason]} ({detail})",
-        text=outcome.text if isinstance(outcome, Completion) else "",
-        request_key=outcome.key,
-    )
+    text = outcome.text if isinstance(outcome, Completion) else ""
+    why = f"{REASONS[reason]} ({detail})"
+    return Rejection.of(seed.id, reason, why, seed.id, draw, text=text, request_key=outcome.key)
 
 
 def _not_new(question: Question, reason: str, detail: str) -> Rejection:
-    return Rejection(
-        id=content_id("x", question.id, question.origin, reason),
-        parent_id=question.seed_question_id or question.id,
-        reason=reason,
-        detail=f"{REASONS[reason]}: {detail}",
-        text=question.text,
-        request_key=question.origin,
-    )
+    parent, made_by = question.seed_question_id or question.id, question.origin
+    why = f"{REASONS[reason]}: {detail}"
+    return Rejection.of(parent, reason, why, question.id, made_by, text=question.text, request_key=made_by)

@@ -123,11 +123,5 @@ def without_run_on(text: str, task: str) -> str:
 
 
 def _rejected(question: Question, index: int, student: str, key: str, reason: str, detail: str) -> Rejection:
-    return Rejection(
-        id=content_id("x", question.id, student, index, reason),
-        parent_id=question.id,
-        reason=reason,
-        detail=f"{REASONS[reason]} ({detail})",
-        text="",
-        request_key=key,
-    )
+    why = f"{REASONS[reason]} ({detail})"
+    return Rejection.of(question.id, reason, why, question.id, student, index, request_key=key)

@@ -7,6 +7,7 @@ or correction has the same id in every run. No row holds a time, a URL or a key.
 
 import hashlib
 from dataclasses import dataclass
+from typing import Self
 
 ID_HEX = 16
 """64 bits: among ten million rows of a kind two share an id with a chance of 3 in a million."""
@@ -128,6 +129,20 @@ class Rejection:
     text: str
     """What was rejected, as it came."""
     request_key: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        parent_id: str,
+        reason: str,
+        detail: str,
+        *key: str | int,
+        text: str = "",
+        request_key: str | None = None,
+    ) -> Self:
+        """Return a rejection; ``key`` and the reason tell it from others: by default its parent is the key."""
+        name = content_id("x", *(key or (parent_id,)), reason)
+        return cls(id=name, parent_id=parent_id, reason=reason, detail=detail, text=text, request_key=request_key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,17 @@
 
 import difflib
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lema_core.errors import ConfigError
 from lema_core.specs import RunSpec
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
@@ -72,7 +75,25 @@ def problems(error: ValidationError) -> Iterable[str]:
         elif problem["type"] == "missing":
             yield f"  {place}: is missing and has no default"
         else:
-            yield f"  {place}: {problem['msg'].removeprefix('Value error, ')}"
+            yield f"  {place}: {_said(problem)}"
+
+
+def of_options(kind: type[Model], fields: Mapping[str, Any]) -> Model:
+    """Return the model that a command's options make.
+
+    Raises:
+        ConfigError: an option is wrong; the message names it as people write it (``--max-tokens``).
+    """
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
+        raise ConfigError(f"{option}{_said(first)}") from None
+
+
+def _said(problem: ErrorDetails) -> str:
+    return problem["msg"].removeprefix("Value error, ")
 
 
 def _meant(place: tuple[int | str, ...]) -> str:

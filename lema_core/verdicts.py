@@ -50,14 +50,7 @@ def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "rejec
     found = judge(path.text, path.gold, get_task(path.task).family, path.candidates)
     if found.verdict == "unknown" and unknown == "reject":
         detail = f"{REASONS['unknown_verdict']}: {found.answer!r} against {path.gold!r}"
-        return Rejection(
-            id=content_id("x", path.id, "unknown_verdict"),
-            parent_id=path.id,
-            reason="unknown_verdict",
-            detail=detail,
-            text=path.text,
-            request_key=path.request_key,
-        )
+        return Rejection.of(path.id, "unknown_verdict", detail, text=path.text, request_key=path.request_key)
     verdict = "wrong" if found.verdict == "unknown" else found.verdict
     plain = zip(PATH_FIELDS, PATH_VALUES(path), strict=True)
     return JudgedPath(**dict(plain), verdict=verdict, answer=found.answer, decided_by=found.decided_by)
@@ -80,7 +73,7 @@ class MistakeSelection:
         """Yield each path that is a selected mistake, and a rejection without text for each other one."""
         for path in paths:
             reason = self._reason_against(path)
-            yield path if reason is None else self._rejected(path, reason)
+            yield path if reason is None else _rejected(path, reason)
 
     def _reason_against(self, path: JudgedPath) -> str | None:
         if path.verdict not in self.verdicts:
@@ -102,16 +95,9 @@ class MistakeSelection:
         caps = (("question_cap", one, self.per_question), ("student_cap", other, self.per_student))
         return [(reason, counted, cap) for reason, counted, cap in caps if cap is not None]
 
-    @staticmethod
-    def _rejected(path: JudgedPath, reason: str) -> Rejection:
-        return Rejection(
-            id=content_id("x", path.id, reason),
-            parent_id=path.id,
-            reason=reason,
-            detail=REASONS[reason],
-            text="",
-            request_key=path.request_key,
-        )
+
+def _rejected(path: JudgedPath, reason: str) -> Rejection:
+    return Rejection.of(path.id, reason, REASONS[reason], request_key=path.request_key)
 
 
 def mistake_key(path: JudgedPath) -> int:

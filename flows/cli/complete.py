@@ -121,17 +121,10 @@ class _Ids:
 
 
 def _spec(**fields: Any) -> "EndpointSpec":
-    from pydantic import ValidationError
-
-    from lema_core.errors import ConfigError
     from lema_core.llm import EndpointSpec
+    from lema_core.run_files import of_options
 
-    try:
-        return EndpointSpec(name="complete", **fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
-        raise ConfigError(f"{option}{first['msg'].removeprefix('Value error, ')}") from None
+    return of_options(EndpointSpec, {"name": "complete", **fields})
 
 
 def _price(text: str) -> dict[str, float] | None:

@@ -167,13 +167,7 @@ def _size(example: Example, by: str, rules: MixtureRules) -> int:
 
 
 def _reject(example: Example, reason: str) -> Rejection:
-    return Rejection(
-        id=content_id("x", example.id, reason),
-        parent_id=example.source_id,
-        reason=reason,
-        detail=REASONS[reason],
-        text=example.output,
-    )
+    return Rejection.of(example.source_id, reason, REASONS[reason], example.id, text=example.output)
 
 
 def _too_large(arm: Arm, match: Match, target: int, fixed: int) -> DataError:
