@@ -122,9 +122,10 @@ def _questions(source: str, task: str | None, limit: int | None) -> QuestionsSpe
 
 def _identity(endpoint: Mapping[str, Any]) -> dict[str, str]:
     """Return the identity of weights on this machine: their hash, so that a retrained folder is another model."""
-    model = str(endpoint.get("model", ""))
-    local = "command" in endpoint and (model == EMBEDDED or Path(model).exists())
-    return {"identity": weights_identity(model)} if local and "identity" not in endpoint else {}
+    if not {"model", "command"} <= endpoint.keys() or "identity" in endpoint:
+        return {}
+    model = str(endpoint["model"])
+    return {"identity": weights_identity(model)} if model == EMBEDDED or Path(model).exists() else {}
 
 
 def _ref(identity: Identity) -> ArtifactRef:

@@ -52,7 +52,7 @@ REVISIONS = {
     "evolution_novel": 1,
     "evolution": 2,
     "held_out": 1,
-    "mixture": 2,
+    "mixture": 3,
     "tokens": 1,
     "training": 2,
     "evaluation": 2,
@@ -104,8 +104,8 @@ def evolution_created(
     """Return the identity of the questions that ``writer`` makes from the seeds of the first collection."""
     fields = {"draws", "seed", "temperature", "max_tokens"}
     plain = spec.model_dump(include=fields) | {"kind": kind, "round": round_number, "writer": writer, "task": task}
-    corrections = first.corrections.values() if kind == "centric" else ()
-    return _identity("evolution_created", plain, _prints(first.questions, *corrections), _prompt(task, "evolution"))
+    seeds = [first.main_corrections] if kind == "centric" and first.main_corrections else []
+    return _identity("evolution_created", plain, _prints(first.questions, *seeds), _prompt(task, "evolution"))
 
 
 def evolution_novel(spec: EvolutionSpec, created: ArtifactRef, known: Sequence[ArtifactRef]) -> Identity:

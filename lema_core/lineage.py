@@ -28,6 +28,11 @@ class Collection:
     """By the corrector's endpoint."""
 
     @property
+    def main_corrections(self) -> ArtifactRef | None:
+        """Return the main corrector's corrections."""
+        return next(iter(self.corrections.values()), None)
+
+    @property
     def name(self) -> str:
         """Return what people call it."""
         return f"round {self.round}, {self.evolution} evolution" if self.round else "own questions"
@@ -71,7 +76,7 @@ class Lineage:
     @property
     def main_corrections(self) -> ArtifactRef | None:
         """Return the main corrector's corrections of the task's own questions."""
-        return next(iter(self.collections[0].corrections.values()), None) if self.collections else None
+        return self.collections[0].main_corrections if self.collections else None
 
     def known_questions(self, evolution: Evolution) -> list[ArtifactRef]:
         """Return the own questions and those that were evolved in this way: what a new one must not repeat."""

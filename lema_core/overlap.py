@@ -1,7 +1,8 @@
 """Whether a question is known already: the same text, or nearly the same.
 
-``KnownQuestions`` compares texts up to case, white space and punctuation: for what must not be trained on because it is
-tested on. ``NearDuplicates`` compares sets of word triples by MinHash: for created questions, which tend to repeat.
+``KnownQuestions`` compares texts up to case, white space and punctuation, the signs of formulas excepted: for what must
+not be trained on because it is tested on. ``NearDuplicates`` compares sets of word triples by MinHash: for created
+questions, which tend to repeat.
 """
 
 import hashlib
@@ -11,6 +12,12 @@ from collections.abc import Iterable
 from datasketch import MinHash, MinHashLSH
 
 NOT_WORDS = re.compile(r"\W+")
+SIGNS = r"+\-*/=<>≤≥≠^|!"
+NOT_WORDS_OR_SIGNS = re.compile(rf"[^\w{SIGNS}]+")
+BESIDE_WORDS = re.compile(rf"(?<=[^\W\d_]{{2}})\s*[{SIGNS}]+|[{SIGNS}]+\s*(?=[^\W\d_]{{2}})")
+"""Hyphens and exclamation marks: what stands beside a word of two letters or more is punctuation."""
+AROUND_SIGNS = re.compile(rf" ?([{SIGNS}]) ?")
+ONE_SPELLING = str.maketrans("−–×·÷", "--**/")
 SHINGLE = 3
 PERMUTATIONS = 128
 
@@ -18,6 +25,12 @@ PERMUTATIONS = 128
 def normalised(text: str) -> str:
     """Return the text's words and numbers in lower case, one space between."""
     return NOT_WORDS.sub(" ", text.casefold()).strip()
+
+
+def with_signs(text: str) -> str:
+    """Return what ``normalised`` returns, and the signs between numbers and unknowns: 5 - 3 is not 5 + 3."""
+    plain = BESIDE_WORDS.sub(" ", text.casefold().translate(ONE_SPELLING))
+    return AROUND_SIGNS.sub(r"\1", NOT_WORDS_OR_SIGNS.sub(" ", plain)).strip()
 
 
 class KnownQuestions:
@@ -38,7 +51,7 @@ class KnownQuestions:
 
     @staticmethod
     def _key(text: str) -> int:
-        return int.from_bytes(hashlib.sha256(normalised(text).encode("utf-8", "surrogatepass")).digest()[:8])
+        return int.from_bytes(hashlib.sha256(with_signs(text).encode("utf-8", "surrogatepass")).digest()[:8])
 
 
 class NearDuplicates:

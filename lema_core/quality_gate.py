@@ -60,6 +60,8 @@ class Decision(BaseModel):
     note: str = ""
     """A person's own words, or the bounds that the pilot does not keep."""
     findings: str
+    bounds: GateRule | None = None
+    """Of the rule that decided; the run file's may be another one by now."""
 
 
 def findings(store: Store, pilot: ArtifactRef, corrections: ArtifactRef, ratings: str) -> Findings:

@@ -46,7 +46,7 @@ async def created_shard(
 
 
 def _counts(store: Store, spec: EvolutionSpec, kind: core.Kind, first: Collection) -> Counter[str]:
-    corrections = (row for ref in first.corrections.values() for row in store.rows(ref, Correction))
+    corrections = store.rows(first.main_corrections, Correction) if first.main_corrections else ()
     return core.seed_counts(spec, kind, store.rows(first.questions, Question), corrections)
 
 

@@ -86,7 +86,7 @@ async def approval(runtime: Runtime, spec: QualityGateSpec, pilot: ArtifactRef, 
 
 def _by_rule(rule: GateRule, found: Findings) -> Decision:
     against = objections(rule, found)
-    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.told())
+    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.told(), bounds=rule)
 
 
 async def _by_person(

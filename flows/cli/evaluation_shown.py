@@ -81,7 +81,9 @@ def _compare(console: Console, found: Evaluation, store: Store, one: ArtifactRef
         f"{difference.only_reference} lost; McNemar p {p_value(difference.p_value)}"
     )
     if not comparison.shown:
-        console.print(
-            f"  This test cannot tell them apart. {n} questions show a true difference of "
-            f"{100 * found.detectable:.0f} points four times in five."
+        reach = (
+            f"{n} questions show a true difference of {100 * found.detectable:.0f} points four times in five"
+            if found.detectable < 1
+            else "Too few questions are answered differently to say what difference would be seen"
         )
+        console.print(f"  This test cannot tell them apart. {reach}.")

@@ -20,7 +20,8 @@ class CorrectionsSpec(BaseModel):
     reject_false_steps: bool = False
     """Reject a correction of which a step holds a false equation; the paper checks the final answer only."""
     also: tuple[str, ...] = ()
-    """Further correctors of the same mistakes, for the arms ``corrector_<endpoint>`` that compare them."""
+    """Further correctors of the same mistakes. Every arm with corrections takes those of all correctors, but for the
+    arms ``corrector_<endpoint>`` that compare them, and own arms with ``where.correctors``."""
     second: str | None = None
     """A second teacher: a correction is accepted only if this endpoint's own correction names the same step."""
     temperature: float = Field(0.0, ge=0)

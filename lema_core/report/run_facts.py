@@ -7,7 +7,6 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.quality_gate import Decision, decision_folder, read_decision
-from lema_core.quality_gate_spec import GateRule
 from lema_core.specs import RunSpec
 from lema_core.training.specs import TrainingSpec
 
@@ -108,13 +107,13 @@ def _gates(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
         corrected = identities.corrections(run.corrections, teacher.identity, run.questions.task, pilot, second)
         ref = ArtifactRef(corrected.stage, corrected.fingerprint)
         if decision := read_decision(decision_folder(store.root, ref)):
-            yield _gate(teacher.model, decision, run.quality_gate.rule)
+            yield _gate(teacher.model, decision)
 
 
-def _gate(corrector: str, decision: Decision, rule: GateRule | None) -> str:
-    bounds = rule.model_dump(exclude_none=True) if rule else {}
+def _gate(corrector: str, decision: Decision) -> str:
+    bounds = decision.bounds.model_dump(exclude_none=True) if decision.bounds else {}
     told = " and ".join(f"{name} = {bound:g}" for name, bound in bounds.items())
-    by = "a person" if decision.by == "person" else f"the rule {told}"
+    by = "a person" if decision.by == "person" else f"the rule {told}".rstrip()
     said = f" Note: {decision.note}" if decision.note else ""
     verb = "approved" if decision.approved else "refused"
     return f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"

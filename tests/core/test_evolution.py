@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evolution import (
     Novelty,
@@ -14,6 +16,7 @@ from lema_core.evolution import (
     parse_created,
     seed_counts,
 )
+from lema_core.lineage import Collection
 from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.overlap import KnownQuestions, NearDuplicates
 from lema_core.questions import QuestionsSpec, read_questions
@@ -178,11 +181,39 @@ def test_a_failed_sample_agrees_with_none():
     assert isinstance(answered(created("Q?"), [says("The answer is 1."), says("The answer is 1."), failed]), Question)
 
 
+def test_seeds_of_a_second_corrector_are_no_part_of_what_is_drawn():
+    def identity(**corrections):
+        first = Collection(ArtifactRef("questions", "q"), corrections=corrections)
+        return identities.evolution_created(EvolutionSpec(endpoint="e"), "centric", 1, "writer", "arithmetic", first)
+
+    strong, weak = ArtifactRef("corrections", "strong"), ArtifactRef("corrections", "weak")
+    assert identity(strong=strong) == identity(strong=strong, weak=weak)
+    assert identity(strong=strong) != identity(weak=weak)
+
+
 def test_known_questions_ignore_case_space_and_punctuation():
     known = KnownQuestions(["How many,  then?"])
     assert "how MANY then" in known
     assert "how many now" not in known
     assert len(known) == 1
+
+
+@pytest.mark.parametrize(
+    ("tested", "same", "another"),
+    [
+        ("Compute $5+3$.", "compute 5 + 3", "Compute $5-3$."),
+        ("12 − 5 = ?", "12 - 5 = ?", "12 + 5 = ?"),
+        (r"Compute $\arccos (-1).$", r"compute $\arccos(-1)$", r"Compute $\arccos 1.$"),
+        ("Evaluate $3/4$", "evaluate 3 / 4.", "Evaluate $-3-4$"),
+        ("What is 5!?", "what is 5!", "What is 5?"),
+        ("Is x < 4?", "is x<4", "Is x > 4?"),
+        ("A well-known 6-year-old: and/or **bold**!", "a well known 6 year old and or bold", "a well known 6"),
+    ],
+)
+def test_known_questions_tell_formulas_by_their_signs(tested, same, another):
+    known = KnownQuestions([tested])
+    assert same in known
+    assert another not in known
 
 
 def test_near_duplicates_name_the_most_similar_text():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from flows.evaluating import evaluate
-from flows.measuring import run_of_questions
+from flows.measuring import run_of_file, run_of_questions
 from flows.operations.automations import crashed
 from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
@@ -64,6 +64,7 @@ def test_two_models_are_scored_and_compared_and_nothing_is_asked_twice(lema, off
         other = lema(*words, "simulated-student", *against).stdout
         assert f"Against {ref.fingerprint[:12]}" in other
         assert "McNemar p" in other
+        assert "Too few questions are answered differently" in other
         unknown = lema(*words, "simulated-student", "--against", "nothing", check=False)
     assert unknown.returncode == 1
     assert "0 evaluations" in unknown.stderr
@@ -90,6 +91,15 @@ identity = "{{weights}}"
 command = "{sys.executable} -m this.is.not.started"
 """)
     assert ref.fingerprint in lema("evaluate", run, "--root", "out", "--limit", 2).stdout
+
+
+def test_a_run_files_model_can_be_served_by_another_command(run_file):
+    asked = run_of_file(
+        run_file, ["evaluation={base = 'student'}"], {}, {"command": "vllm serve {model} --port {port}"}
+    )
+    served = asked.endpoints["student"]
+    assert (served.model, served.identity, served.base_url) == ("simulated-student", "simulated-student", None)
+    assert served.command == ("vllm", "serve", "{model}", "--port", "{port}")
 
 
 @pytest.mark.parametrize(

@@ -169,8 +169,10 @@ def test_cards_list_everyone_who_made_questions_or_decided_rows(store):
     [
         (Decision(approved=True, by="person", note="looks good", findings="5 of 6 have one."), None,
          "approved by a person. 5 of 6 have one. Note: looks good"),
-        (Decision(approved=True, by="rule", findings="5 of 6 have one."), {"min_accepted": 0.6, "max_poor": 0.2},
-         "approved by the rule min_accepted = 0.6 and max_poor = 0.2. 5 of 6 have one."),
+        (Decision(approved=True, by="rule", findings="5 of 6 have one.", bounds={"min_accepted": 0.6, "max_poor": 0.2}),
+         {"min_accepted": 0.9}, "approved by the rule min_accepted = 0.6 and max_poor = 0.2. 5 of 6 have one."),
+        (Decision(approved=True, by="rule", findings="5 of 6 have one."), None,
+         "approved by the rule. 5 of 6 have one."),
     ],
 )  # fmt: skip
 def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
