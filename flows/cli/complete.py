@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import console
+from flows.cli.console import console, errors
 
 if TYPE_CHECKING:
     from lema_core.llm import Budget, EndpointSpec
@@ -22,7 +22,11 @@ def complete(
     out: Annotated[Path, typer.Option(help="Folder for completions.parquet and rejected.parquet.")],
     concurrency: Annotated[int, typer.Option(min=1, help="At most so many requests in flight.")] = 64,
     identity: Annotated[
-        str, typer.Option(help="What answers, if the model's name does not say it: enters the requests' keys.")
+        str,
+        typer.Option(
+            help="What answers, if the model's name does not say it: enters the requests' keys. {weights}: the hash of "
+            "the local weights that --model names."
+        ),
     ] = "",
     ledger: Annotated[
         str,
@@ -85,9 +89,13 @@ async def _run(
 
     ids: Any = _Ids(lines)
     async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
-        with live(engine):
-            async for outcome in engine.stream(spec, ids):
-                writer.add(ids.next_id(), outcome)
+        try:
+            with live(engine):
+                async for outcome in engine.stream(spec, ids):
+                    writer.add(ids.next_id(), outcome)
+        except BaseException:
+            _say_what_is_out(engine.snapshot().in_flight, spec.attempt_timeout_s)
+            raise
         end = engine.snapshot()
     failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
     cost = "" if end.dollars is None else f", {money(end.dollars)}"
@@ -96,6 +104,15 @@ async def _run(
         f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.held} from the ledger; "
         f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
     )
+
+
+def _say_what_is_out(count: int, at_most_s: float) -> None:
+    """Tell who pressed Ctrl-C, and sees nothing any more, why the command has not ended."""
+    if count:
+        errors.print(
+            f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s; another Ctrl-C gives "
+            "them up"
+        )
 
 
 class _Ids:
@@ -124,7 +141,8 @@ def _spec(**fields: Any) -> "EndpointSpec":
     from lema_core.llm import EndpointSpec
     from lema_core.run_files import of_options
 
-    return of_options(EndpointSpec, {"name": "complete", **fields})
+    spec = of_options(EndpointSpec, {"name": "complete", **fields})
+    return spec.model_copy(update={"identity": spec.answers_as})
 
 
 def _price(text: str) -> dict[str, float] | None:

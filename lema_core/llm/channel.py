@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from lema_core.errors import ConfigError
 from lema_core.llm.buyer import Buyer, Desk
 from lema_core.llm.claims import BEAT_S
 from lema_core.llm.credit import Amount
-from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.limiter import Limiter
@@ -26,6 +27,11 @@ class Channel:
     """Requests to one endpoint spec. ``gates`` are shared: one for each URL, key and model of a process."""
 
     def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate]) -> None:
+        if spec.identity == WEIGHTS:
+            raise ConfigError(
+                f"endpoint {spec.name!r}: {WEIGHTS} stands for a hash, and as it is it would give all weights one key: "
+                "give the endpoint's answers_as as its identity"
+            )
         self.spec = spec
         self.keys = KeyMaker(spec.identity)
         self.unsubmitted: list[Flight] = []

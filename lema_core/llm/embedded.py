@@ -29,7 +29,15 @@ TINY_VERSION = 1
 """Raised when the tiny model's shape or seed changes."""
 
 _PARENT_CHECK_SECONDS = 1.0
-_WEIGHT_FILES = ("*.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_WEIGHT_FILES = (
+    "*.safetensors",
+    "config.json",
+    "generation_config.json",  # temperature and top_p of requests that give none
+    "adapter_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 
 
 def cache_dir() -> Path:

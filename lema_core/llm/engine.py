@@ -9,12 +9,10 @@ another), or bought. Outcomes come in the order of the requests through a bounde
 """
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 from itertools import chain
 
-from lema_core.chunks import chunked
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
@@ -28,13 +26,8 @@ from lema_core.llm.ledger import Ledger
 from lema_core.llm.prices import need_price
 from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
+from lema_core.llm.window import Window, chunks
 
-CHUNK = 256
-"""Requests in one look-up."""
-WINDOW = 1024
-"""Requests between the first unfinished one and the last one read; four times the concurrency where that is more."""
-BATCH_WINDOW = 200_000
-"""With the batch transport so many are submitted before the first answer; memory follows."""
 POLL_S = 0.25
 """How often to ask for completions that another process is buying."""
 
@@ -85,13 +78,12 @@ class Engine:
         """
         channel = self._channel(spec)
         self._counters.expect(len(requests) if isinstance(requests, Sized) else None)
-        source = chunked(requests, CHUNK)
-        window = BATCH_WINDOW if spec.transport == "batch" else max(WINDOW, 4 * spec.concurrency)
-        order: deque[Flight] = deque()
+        source, window = chunks(requests), Window(spec)
+        order = window.flights
         try:
-            while await self._fill(channel, source, order, window):
+            while await self._fill(channel, source, window):
                 outcome = await order[0].result()
-                self._land(order.popleft())
+                self._land(window.popleft())
                 self._counters.done += 1
                 self._counters.failures += not isinstance(outcome, Completion)
                 yield outcome
@@ -112,19 +104,22 @@ class Engine:
         """Return the present figures, cheap enough to be asked for twice a second."""
         now = asyncio.get_running_loop().time()
         unfinished = [flight.asked for flight in self._flights.values() if not flight.done]
-        return self._counters.snapshot(now, [gate.limiter for gate in self._gates.values()], unfinished)
+        # Not those of servers that were stopped; between two stages the last one's.
+        gates = [gate for gate in self._gates.values() if gate.busy] or list(self._gates.values())[-1:]
+        return self._counters.snapshot(now, [gate.limiter for gate in gates], unfinished)
 
-    async def _fill(self, channel: Channel, source: Chunks, order: deque[Flight], window: int) -> bool:
+    async def _fill(self, channel: Channel, source: Chunks, window: Window) -> bool:
         """Read requests until the window is full; say whether any are unfinished."""
         chunk: list[CompletionRequest] | None = []
-        while (len(order) <= window - CHUNK or not order) and (chunk := next(source, None)) is not None:
-            await self._admit(channel, chunk, order)
+        order = window.flights
+        while window.has_room() and (chunk := next(source, None)) is not None:
+            await self._admit(channel, chunk, window)
         # At the end and before the stream waits, not with every chunk: 256 requests are no batch.
         if order and (chunk is None or not order[0].done):
             self._submit(channel)
         return bool(order)
 
-    async def _admit(self, channel: Channel, chunk: Sequence[CompletionRequest], order: deque[Flight]) -> None:
+    async def _admit(self, channel: Channel, chunk: Sequence[CompletionRequest], window: Window) -> None:
         """Give each request a flight: an identical one's, or a new one that is looked up and then bought."""
         now = asyncio.get_running_loop().time()
         fresh: dict[str, Flight] = {}
@@ -136,7 +131,7 @@ class Engine:
                 flight = self._flights[key] = fresh[key] = Flight(key, request, channel.keys.identity, now)
             else:
                 flight.users += 1
-            order.append(flight)
+            window.append(flight)
         # In a task of its own: another shard may have joined these flights, and ours may be cancelled here.
         await asyncio.shield(asyncio.create_task(self._look_up(channel, fresh)))
 

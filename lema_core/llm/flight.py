@@ -3,6 +3,7 @@
 import asyncio
 
 from lema_core.llm.requests import CompletionRequest, Outcome
+from lema_core.llm.sizes import prompt_chars
 
 
 class Flight:
@@ -11,11 +12,12 @@ class Flight:
     It makes a future only when somebody has to wait: most requests of a repeated run are answered from the ledger.
     """
 
-    __slots__ = ("_future", "asked", "error", "identity", "key", "outcome", "request", "sent", "task", "users")
+    __slots__ = ("_future", "asked", "chars", "error", "identity", "key", "outcome", "request", "sent", "task", "users")
 
     def __init__(self, key: str, request: CompletionRequest, identity: str, asked: float) -> None:
         self.key = key
         self.request = request
+        self.chars = prompt_chars(request)
         self.identity = identity
         """Of the endpoint it is asked from."""
         self.asked = asked

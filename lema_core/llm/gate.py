@@ -23,6 +23,11 @@ class Gate:
         self._waiters: deque[_Waiter] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Say whether a request is in flight, or waits here."""
+        return self.limiter.in_flight > 0 or any(not waiter.turn.done() for waiter in self._waiters)
+
     async def enter(self, tokens: float, *, again: bool) -> Ticket:
         """Wait for the right to send; a request that comes again goes before those that were never sent."""
         if not self._waiters and self.limiter.wait(self._loop.time(), tokens) <= 0:

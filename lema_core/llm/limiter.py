@@ -191,9 +191,9 @@ class Limiter:
             value = headers.get(f"x-ratelimit-limit-{name}", "")
             if given is not None or not value.isdigit() or int(value) == 0:
                 continue
-            if name == "tokens" or f"x-ratelimit-remaining-{name}" in headers:
+            if f"x-ratelimit-remaining-{name}" in headers:
                 self._set_quota(f"_{name}", float(value))
-            elif self._advertised != float(value):
+            elif name == "requests" and self._advertised != float(value):
                 # Nobody says that this number is kept up to date: begin there, and let push-backs tell.
                 self._advertised = float(value)
                 self._base = float(value) * QUOTA_USE / 60 / self.share

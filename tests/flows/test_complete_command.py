@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -188,6 +189,30 @@ def test_killed_and_repeated_the_output_is_the_same(start, tmp_path, kills) -> N
     for name in ("completions.parquet", "rejected.parquet"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_ctrl_c_says_what_is_waited_for_and_keeps_it(start, tmp_path) -> None:
+    server, out = start(latency=1.0), tmp_path / "out"
+    requests = lines(tmp_path / "r.jsonl", list(range(20)))
+    words = command(requests, server, out, "--concurrency", "4")
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        until("four requests are out", lambda: server.stats()["most"] == 4, process)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert re.search(r"waiting for [1-4] answers that are under way", told)
+    kept = server.stats()["paid"]
+    assert complete(requests, server, out, "--concurrency", "20").returncode == 0
+    assert (0 < kept < 20, server.stats()["paid"]) == (True, 20)
+
+
+def test_the_weights_of_a_local_model_are_what_answers(start, tmp_path) -> None:
+    server = start()
+    requests, model = lines(tmp_path / "r.jsonl", [1]), tmp_path / "model.gguf"
+    for paid, weights in ((1, "first"), (1, "first"), (2, "second")):
+        model.write_text(weights)
+        done = complete(requests, server, tmp_path / "out", "--model", model, "--identity", "{weights}")
+        assert (done.returncode, server.stats()["distinct"], server.stats()["paid"]) == (0, 1, paid)
 
 
 @pytest.mark.parametrize(

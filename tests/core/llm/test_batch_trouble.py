@@ -9,7 +9,7 @@ from aiohttp import web
 from batching import answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, engine, request_key
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, request_key, window
 from lema_core.llm import batch_api as batch_calls
 from lema_core.llm.batch_api import BatchApi
 from lema_core.llm.batch_book import Batch, BatchBook, Line, forget_batch, waits_for_batches
@@ -272,7 +272,7 @@ async def test_a_full_queue_is_waited_for_with_smaller_batches(endpoint, ask, le
 
 
 async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(engine, "BATCH_WINDOW", 512)
+    monkeypatch.setattr(window, "BATCH_WINDOW", 512)
     await buy(ledger, batched(endpoint), ask(4096))
     assert sum(submitted(endpoint)) == 4096
     assert len(submitted(endpoint)) <= 9

@@ -145,3 +145,12 @@ def test_identity_is_the_weights_and_not_their_place(tmp_path: Any) -> None:
     assert weights_identity(str(tmp_path / "a" / "same.gguf")) == weights_identity(str(tmp_path / "b" / "same.gguf"))
     (tmp_path / "b" / "same.gguf").write_bytes(b"other weights")
     assert weights_identity(str(tmp_path / "a" / "same.gguf")) != weights_identity(str(tmp_path / "b" / "same.gguf"))
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "adapter_config.json"])
+def test_settings_that_change_answers_are_part_of_a_checkpoint(tmp_path: Any, name: str) -> None:
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / name).write_text('{"temperature": 0.6}')
+    before = weights_identity(str(tmp_path))
+    (tmp_path / name).write_text('{"temperature": 1.0}')
+    assert weights_identity(str(tmp_path)) != before

@@ -2,6 +2,7 @@ import asyncio
 import gc
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -470,6 +471,41 @@ async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tigh
         "a": (4, 6e5),
         "c": (8, None),
     }
+
+
+@pytest.mark.parametrize(("chars", "most"), [(10, 1024), (5_000, 40), (200_000, 16)])
+async def test_long_prompts_are_not_read_far_ahead(spec, ledger, monkeypatch, chars, most) -> None:
+    monkeypatch.setattr("lema_core.llm.window.WINDOW_CHARS", 100_000)
+    monkeypatch.setattr("lema_core.llm.window.CHUNK_CHARS", 100_000)
+    read = given = ahead = 0
+
+    def requests() -> Iterator[CompletionRequest]:
+        nonlocal read
+        for read in range(1, 1101):
+            yield CompletionRequest(({"role": "user", "content": f"{read} ".ljust(chars, "x")},))
+
+    async with Engine.open(ledger=str(ledger)) as engine:
+        async for _ in engine.stream(spec, requests()):
+            ahead = max(ahead, read - given)
+            given += 1
+            if given == 60:
+                break
+    assert ahead <= most
+
+
+async def test_the_figures_leave_out_servers_that_were_stopped(fake, spec, ask, ledger) -> None:
+    async with Engine.open(ledger=str(ledger)) as engine:
+        await engine.complete(
+            spec.model_copy(update={"base_url": fake.url.replace("127.0.0.1", "localhost")}), ask(1)[0]
+        )
+        fake.latency = 0.2
+        async for _ in engine.stream(spec, ask(40, start=1)):
+            assert engine.snapshot().window == 16
+
+
+async def test_a_placeholder_is_no_identity(spec, ask, ledger) -> None:
+    with pytest.raises(ConfigError, match="answers_as"):
+        await buy(ledger, spec.model_copy(update={"identity": "{weights}"}), ask(1))
 
 
 def test_a_url_with_a_password_is_refused() -> None:

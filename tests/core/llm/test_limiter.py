@@ -112,6 +112,13 @@ def test_a_limit_in_the_headers_that_counts_down_is_kept_without_push_back() -> 
     assert world.now <= 1.2 * 10
 
 
+def test_tokens_that_headers_advertise_without_a_count_are_no_quota() -> None:
+    brakes = limiter()
+    brakes.learn({"x-ratelimit-limit-tokens": "60"}, 0.0)
+    world = World(brakes, lambda _now: ("ok", None)).run(answers=200)
+    assert world.now <= 5
+
+
 @pytest.mark.parametrize("true_rate", [10, 100, 1000])
 def test_a_limit_that_headers_advertise_may_be_wrong(true_rate) -> None:
     brakes = limiter()
