@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import pytest
-from support import RUN, ask, environment, lema_command, until
+from support import RUN, ask, environment, lema_command, parts, until
 
 from flows.operations import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -18,6 +20,18 @@ from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
 
 ROOT = Path(__file__).resolve().parents[2]
+Lema = Callable[..., subprocess.CompletedProcess[str]]
+
+
+class Finished(NamedTuple):
+    """A run of RUN that nothing disturbed."""
+
+    root: Path
+    run_file: Path
+    endpoint: SimulatedEndpoint
+    told: str
+    parts: dict[str, bytes]
+    lema: Lema
 
 
 @pytest.fixture(scope="session")
@@ -29,13 +43,10 @@ def prefect_api(tmp_path_factory) -> Iterator[str]:
     server.stop(home)
 
 
-@pytest.fixture
-def lema(prefect_api, tmp_path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run ``lema`` in a folder of its own, against the session's Prefect server."""
-
+def _command(api: str, folder: Path) -> Lema:
     def run(*words: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            lema_command(*words), cwd=tmp_path, env=environment(prefect_api, tmp_path), capture_output=True, text=True,
+            lema_command(*words), cwd=folder, env=environment(api, folder), capture_output=True, text=True,
             timeout=240, check=False, **options,
         )  # fmt: skip
         if check:
@@ -45,10 +56,9 @@ def lema(prefect_api, tmp_path) -> Callable[..., subprocess.CompletedProcess[str
     return run
 
 
-@pytest.fixture
-def simulated(tmp_path) -> Iterator[SimulatedEndpoint]:
-    """Give an endpoint in this process that knows the questions of RUN and counts what is paid."""
-    file = tmp_path / "known.jsonl"
+@contextmanager
+def _endpoint(folder: Path) -> Iterator[SimulatedEndpoint]:
+    file = folder / "known.jsonl"
     rows = read_questions(QuestionsSpec(task="arithmetic", limit=60, seed=3))
     lines = ({"text": r.text, "gold": r.gold, "rationale": r.rationale} for r in rows if isinstance(r, Question))
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -56,12 +66,39 @@ def simulated(tmp_path) -> Iterator[SimulatedEndpoint]:
         yield endpoint
 
 
+def _written(folder: Path, endpoint: SimulatedEndpoint) -> Path:
+    path = folder / "run.toml"
+    path.write_text(RUN.replace("{url}", endpoint.url))
+    return path
+
+
+@pytest.fixture
+def lema(prefect_api, tmp_path) -> Lema:
+    """Run ``lema`` in a folder of its own, against the session's Prefect server."""
+    return _command(prefect_api, tmp_path)
+
+
+@pytest.fixture
+def simulated(tmp_path) -> Iterator[SimulatedEndpoint]:
+    """Give an endpoint in this process that knows the questions of RUN and counts what is paid."""
+    with _endpoint(tmp_path) as endpoint:
+        yield endpoint
+
+
 @pytest.fixture
 def run_file(tmp_path, simulated) -> Path:
     """Write RUN for the simulated endpoint."""
-    path = tmp_path / "run.toml"
-    path.write_text(RUN.replace("{url}", simulated.url))
-    return path
+    return _written(tmp_path, simulated)
+
+
+@pytest.fixture(scope="session")
+def finished(prefect_api, tmp_path_factory) -> Iterator[Finished]:
+    """Run RUN once, undisturbed, for all tests that look at it or compare with it; none may change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with _endpoint(folder) as endpoint:
+        lema, path = _command(prefect_api, folder), _written(folder, endpoint)
+        told = lema("run", path, "--root", "out", "--set", "name=finished").stdout
+        yield Finished(folder / "out", path, endpoint, told, parts(folder / "out"), lema)
 
 
 @pytest.fixture

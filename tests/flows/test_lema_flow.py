@@ -12,10 +12,17 @@ from lema_core.records import Correction, Example, JudgedPath
 pytestmark = pytest.mark.slow
 
 
-def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tmp_path):
-    done = lema("run", run_file, "--root", "out")
-    assert "40 questions, 120 reasoning paths" in done.stdout
-    store = Store(str(tmp_path / "out" / "store"))
+@pytest.fixture(scope="module")
+def again(finished) -> tuple[int, str]:
+    """Run the same again: how many requests that took, and what it said."""
+    hits = finished.endpoint.stats.counts["hits"]
+    told = finished.lema("run", finished.run_file, "--root", "out", "--set", "name=finished").stdout
+    return finished.endpoint.stats.counts["hits"] - hits, told
+
+
+def test_the_data_stages_from_questions_to_mixture(finished, again):
+    assert "40 questions, 120 reasoning paths" in finished.told
+    store = Store(str(finished.root / "store"))
     (corrections,) = of_stage(store, "corrections")
     rows = list(store.rows(corrections, Correction))
     assert rows
@@ -25,15 +32,15 @@ def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tm
     assert {row.path_id for row in rows} <= wrong
     kinds = [{e.kind for e in store.rows(ref, Example)} for ref in of_stage(store, "mixture")]
     assert sorted(kinds, key=len) == [{"cot"}, {"cot", "correction"}]
-    report = next((tmp_path / "out" / "store" / "report").glob("*/report.html")).read_text()
+    report = next((finished.root / "store" / "report").glob("*/report.html")).read_text()
     assert "not a language model" in report
 
     # The same again: nothing is asked, everything is there.
-    hits = simulated.stats.counts["hits"]
-    again = lema("run", run_file, "--root", "out")
-    assert simulated.stats.counts["hits"] == hits
-    assert "40 questions, 120 reasoning paths" in again.stdout
-    plan = lema("plan", run_file, "--root", "out").stdout
+    hits, told = again
+    assert hits == 0
+    assert "40 questions, 120 reasoning paths" in told
+    lema = finished.lema
+    plan = lema("plan", finished.run_file, "--root", "out").stdout
     assert "miss" not in plan
 
     # A row's ancestry goes back to the question, and names the request.
@@ -45,14 +52,13 @@ def test_the_data_stages_from_questions_to_mixture(lema, run_file, simulated, tm
     assert "reference-corrector" in key
 
 
-def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_api):
-    lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
-    lema("run", run_file, "--root", "out", "--set", "name=shown_in_ui")
+@pytest.mark.usefixtures("again")
+def test_the_ui_shows_a_task_a_shard_and_cached_stages(prefect_api):
     runs = ask(
         prefect_api,
         "flow_runs/filter",
         {
-            "flow_runs": {"name": {"like_": "shown_in_ui: arithmetic, simulated-student taught by reference"}},
+            "flow_runs": {"name": {"like_": "finished: arithmetic, simulated-student taught by reference"}},
             "sort": "START_TIME_ASC",
         },
     )
@@ -76,18 +82,18 @@ def test_the_ui_shows_a_task_a_shard_and_cached_stages(lema, run_file, prefect_a
     assert {"rate", "in flight", "oldest", "tokens", "ETA"} <= table.keys()
 
 
-@pytest.mark.parametrize("after", [5, 60, 118, 140])
-def test_kill_9_and_the_same_command_again(lema, run_file, simulated, tmp_path, prefect_api, after):
-    lema("run", run_file, "--root", "undisturbed")
-    simulated.stats.__init__()
+def test_kill_9_again_and_again_and_the_same_command(lema, run_file, simulated, tmp_path, prefect_api, finished):
     simulated.faults = Faults(latency_s=0.05)
-    killed_at(
-        f"{after} answers", lambda: simulated.stats.counts["ok"] >= after,
-        lema_command("run", run_file, "--root", "killed"), cwd=tmp_path, env=environment(prefect_api, tmp_path),
-    )  # fmt: skip
+    for kills, after in enumerate([5, 60, 118, 140], start=1):
+        killed_at(
+            f"{after} answers", lambda after=after: simulated.stats.counts["ok"] >= after,
+            lema_command("run", run_file, "--root", "killed"), cwd=tmp_path, env=environment(prefect_api, tmp_path),
+        )  # fmt: skip
+        assert simulated.stats.report()["paid_twice"] <= 16 * kills
+        assert not of_stage(Store(str(tmp_path / "killed" / "store")), "mixture"), "it was killed before its end"
     lema("run", run_file, "--root", "killed")
-    assert simulated.stats.report()["paid_twice"] <= 16
-    assert parts(tmp_path / "killed") == parts(tmp_path / "undisturbed")
+    assert simulated.stats.report()["paid_twice"] <= 16 * kills
+    assert parts(tmp_path / "killed") == finished.parts
 
 
 def test_a_budgets_end_tells_what_the_whole_run_still_needs(lema, run_file, simulated, tmp_path):
@@ -103,13 +109,12 @@ def test_a_budgets_end_tells_what_the_whole_run_still_needs(lema, run_file, simu
     assert simulated.stats.report()["paid_twice"] == 0
 
 
-def test_faults_change_no_row(lema, run_file, simulated, tmp_path):
-    lema("run", run_file, "--root", "calm")
+def test_faults_change_no_row(lema, run_file, simulated, tmp_path, finished):
     simulated.faults = Faults(
         rate_limit=0.1, retry_after_s=0.05, server_error=0.1, cut_connection=0.1, malformed_body=0.05
     )
     lema("run", run_file, "--root", "stormy")
-    assert parts(tmp_path / "stormy") == parts(tmp_path / "calm")
+    assert parts(tmp_path / "stormy") == finished.parts
 
 
 def test_an_outage_fails_the_run_and_what_fails_for_good_later_are_rows_with_a_reason(
@@ -135,9 +140,7 @@ def test_an_outage_fails_the_run_and_what_fails_for_good_later_are_rows_with_a_r
     assert simulated.stats.report()["paid_twice"] == 0
 
 
-def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run_file, simulated, tmp_path):
-    lema("run", run_file, "--root", "http")
-    simulated.stats.__init__()
+def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run_file, simulated, tmp_path, finished):
     simulated.faults = Faults(batch_delay_s=3600)
     batch = ("--set", "endpoints.reference.transport=batch", "--set", "endpoints.reference.wait_for_batch=false")
     submitted = lema("run", run_file, "--root", "batch", *batch, check=False)
@@ -149,5 +152,5 @@ def test_batches_are_submitted_by_one_run_and_collected_by_a_later_one(lema, run
     for batch_at_server in simulated.batches.batches.values():
         batch_at_server["ready_at"] = 0
     lema("resume", "--root", "batch")
-    assert parts(tmp_path / "batch") == parts(tmp_path / "http")
+    assert parts(tmp_path / "batch") == finished.parts
     assert simulated.stats.report()["paid_twice"] == 0

@@ -11,18 +11,30 @@ SECRET = "sk-planted-5e1f0c"
 KEPT = f"from prefect.blocks.system import Secret; Secret(value={SECRET!r}).save('teachers-key', overwrite=True)"
 
 
-@pytest.mark.parametrize("workers", [(), ("--set", "runtime.workers=1")], ids=["here", "worker"])
-def test_a_key_from_a_secret_block_reaches_the_endpoint_and_no_file(
-    lema, run_file, simulated, prefect_api, tmp_path, workers
-):
-    subprocess.run([sys.executable, "-c", KEPT], env=environment(prefect_api, tmp_path), check=True)
+@pytest.fixture(scope="module", autouse=True)
+def _kept(prefect_api, tmp_path_factory):
+    home = tmp_path_factory.mktemp("keeper")
+    subprocess.run([sys.executable, "-c", KEPT], env=environment(prefect_api, home), check=True)
+
+
+@pytest.fixture
+def small(simulated) -> tuple[str, ...]:
+    """Let the endpoint ask for the key; give the settings of a small run."""
     simulated.key = SECRET
-    small = ("--set", "questions.limit=10", "--set", "test_questions.limit=3", *workers)
+    return ("--set", "questions.limit=10", "--set", "test_questions.limit=3")
+
+
+def test_without_the_key_the_run_is_refused(lema, run_file, small):
     refused = lema("run", run_file, "--root", "out", *small, check=False)
     assert refused.returncode == 1
     assert "key" in refused.stderr
+
+
+@pytest.mark.parametrize("workers", [(), ("--set", "runtime.workers=1")], ids=["here", "worker"])
+def test_a_key_from_a_secret_block_reaches_the_endpoint_and_no_file(lema, run_file, small, tmp_path, workers):
     secret = [f"endpoints.{name}.api_key_secret=teachers-key" for name in ("student", "reference")]
-    told = lema("run", run_file, "--root", "out", *small, *(word for one in secret for word in ("--set", one)))
+    settings = (*small, *workers, *(word for one in secret for word in ("--set", one)))
+    told = lema("run", run_file, "--root", "out", *settings)
     assert "10 questions, 30 reasoning paths" in told.stdout
     assert SECRET not in told.stdout + told.stderr
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
