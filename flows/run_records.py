@@ -22,7 +22,8 @@ from lema_core.llm.database import is_postgres
 from lema_core.llm.store import LedgerStore
 from lema_core.machine import this_machine
 from lema_core.run_files import problems
-from lema_core.specs import RunSpec, ledger_at
+from lema_core.runtime_spec import ledger_at
+from lema_core.specs import RunSpec
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
 """``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody

@@ -1,5 +1,6 @@
 """The run file's ``[budget]`` and ``[runtime]``: shards, worker processes, the ledger's place."""
 
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -55,3 +56,16 @@ class RuntimeSpec(BaseModel):
                 "and give it in the environment variable PGPASSWORD or in ~/.pgpass"
             )
         return self
+
+
+def ledger_under(root: str) -> str:
+    """Return the ledger that all runs under a root share: what ``ledger.url`` there names, else ``ledger.sqlite``."""
+    folder = Path(root if "://" not in root else ".lema")
+    named = folder / "ledger.url"
+    return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
+
+
+def ledger_at(root: str, own: str | None) -> str:
+    """Return the ledger of a run under a root: its own, or the one that all runs there share."""
+    ledger = own or ledger_under(root)
+    return ledger if is_postgres(ledger) else str(Path(ledger).absolute())

@@ -12,13 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from lema_core.ablation.specs import AblationSpec, Name
 from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
-from lema_core.llm.database import is_postgres
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions.specs import QuestionsSpec
-from lema_core.runtime_spec import BudgetSpec, RuntimeSpec
+from lema_core.runtime_spec import BudgetSpec, RuntimeSpec, ledger_at
 from lema_core.selection_spec import SelectionSpec
 from lema_core.training.checks import check_arms
 from lema_core.training.specs import LaunchSpec, TrainingSpec
@@ -247,19 +246,6 @@ class RunSpec(Section):
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""
         return self.endpoints[name].model_copy(update={"name": name})
-
-
-def ledger_under(root: str) -> str:
-    """Return the ledger that all runs under a root share: what ``ledger.url`` there names, else ``ledger.sqlite``."""
-    folder = Path(root if "://" not in root else ".lema")
-    named = folder / "ledger.url"
-    return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
-
-
-def ledger_at(root: str, own: str | None) -> str:
-    """Return the ledger of a run under a root: its own, or the one that all runs there share."""
-    ledger = own or ledger_under(root)
-    return ledger if is_postgres(ledger) else str(Path(ledger).absolute())
 
 
 class Runtime(BaseModel):

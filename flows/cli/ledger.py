@@ -17,7 +17,7 @@ ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
 
 def _ledger_here() -> str:
-    from lema_core.specs import ledger_under
+    from lema_core.runtime_spec import ledger_under
 
     return ledger_under(".lema")
 
