@@ -8,6 +8,7 @@ number that merely stands last in a text is none, unless the caller asks for it 
 import re
 from functools import lru_cache
 
+from lema_core.answers.boxes import boxed
 from lema_core.answers.choice import choose
 from lema_core.answers.formulas import FORMULA, content, leading_formula
 from lema_core.answers.lexer import to_ascii
@@ -17,7 +18,6 @@ from lema_core.answers.quantity import only_quantity
 from lema_core.answers.scorers import extract_with, is_scorer
 from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
 
-MAX_BRACES = 5_000
 MAX_CUES = 50
 """Only so many of the last cues are looked at: a text with more is degenerate."""
 
@@ -39,8 +39,6 @@ _CUE = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _RESULT = re.compile(r"(?P<answer>\bresults?\b[ *_]{0,4}(?:(?:is|are|equals)\b|:|=)[ :*_]{0,6})", re.IGNORECASE)
-_CONNECTOR = re.compile(r"[,;+&]|\b(?:and|or)\b|quad")
-_JOINED = re.compile(r"(?:[\s,;$.+\\]|\\[\])(\[]|\\quad|\\text\s*\{[^{}]{0,40}\}|\b(?:and|or)\b){0,12}")
 _SENTENCE = re.compile(
     r"(?<![0-9])(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\.[A-Z])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n"
 )
@@ -176,7 +174,7 @@ def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Ex
         if kind == "answer" and denied(text[max(0, cue.start() - 160) : cue.start()]):
             return Extraction("ambiguous", cue=kind, detail=f"{text[cue.start() :][:80]!r} is denied")
         if kind == "boxed":
-            raw = _boxed(text, cue, cues if last_boxed else [cue], family)
+            raw = boxed(text, cue, cues if last_boxed else [cue], family)
             last_boxed = False
         else:
             raw = _snippet(text, cue.end(), family)
@@ -237,41 +235,6 @@ def _snippet(text: str, start: int, family: Family) -> str | None:
         # "The volume of $ABCD$ is 120" says 120
         sentence = _PREDICATE.sub("", sentence)
     return sentence.strip(_DECORATION).rstrip(".,;") or None
-
-
-def _boxed(text: str, cue: re.Match[str], cues: list[re.Match[str]], family: Family) -> str | None:
-    content, start = _box_content(text, cue.end()), cue.start()
-    if content is None or family != "latex":
-        return content[0] if content else None
-    parts = [content[0]]
-    for earlier in reversed([other for other in cues if other.lastgroup == "boxed" and other.start() < cue.start()]):
-        inner = _box_content(text, earlier.end())
-        gap = text[inner[1] : start] if inner else ""
-        if inner is None or not _JOINED.fullmatch(text, inner[1], start) or (gap and not _CONNECTOR.search(gap)):
-            break
-        parts.append(inner[0])
-        start = earlier.start()
-    return ", ".join(dict.fromkeys(reversed(parts)))
-
-
-def _box_content(text: str, at: int) -> tuple[str, int] | None:
-    """Return the balanced content of a box and where it ends; an unbalanced box has none."""
-    if text[at : at + 1] == " " and text[at : at + 2] != " {":
-        end = re.compile(r"[$\n]|\.(?![0-9])").search(text, at + 1)
-        stop = end.start() if end else len(text)
-        return (text[at:stop].strip(), stop) if stop - at < 200 else None
-    start = text.find("{", at) + 1
-    depth = braces = 1
-    for found in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        if found.group() not in {"{", "}"}:
-            continue
-        depth += 1 if found.group() == "{" else -1
-        braces += 1
-        if depth == 0:
-            return text[start : found.start()], found.end()
-        if braces > MAX_BRACES:
-            return None
-    return None
 
 
 def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, found: Extraction) -> Extraction:
