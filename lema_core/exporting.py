@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.files import atomic_local
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.chunks import chunked
@@ -78,7 +77,7 @@ def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[st
     folder.mkdir(parents=True, exist_ok=True)
     written: dict[str, int] = {}
     for path in sorted(path for path in source.iterdir() if path.is_file() and path.name != CARD):
-        with atomic_file(LocalFileSystem(), str(folder / path.name)) as local:
+        with atomic_local(folder / path.name) as local:
             shutil.copyfile(path, local)
         written[path.name] = path.stat().st_size
     return written
@@ -86,7 +85,7 @@ def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[st
 
 def write_card(folder: Path, text: str) -> None:
     """Write a card beside what it describes."""
-    with atomic_file(LocalFileSystem(), str(folder / CARD)) as local:
+    with atomic_local(folder / CARD) as local:
         local.write_text(text, encoding="utf-8")
 
 
@@ -139,7 +138,7 @@ def _all(store: Store, refs: Iterable[ArtifactRef], record: type) -> Iterator[ob
 
 def _chat(rows: Iterable[Example], path: Path) -> int:
     count = 0
-    with atomic_file(LocalFileSystem(), str(path)) as local, local.open("w", encoding="utf-8") as out:
+    with atomic_local(path) as local, local.open("w", encoding="utf-8") as out:
         for row in rows:
             out.write(json.dumps(chat_line(row), ensure_ascii=False) + "\n")
             count += 1
@@ -164,7 +163,7 @@ def _turn(role: str, text: str) -> dict[str, str]:
 def _parquet(rows: Iterable[object], record: type, path: Path) -> int:
     count = 0
     with (
-        atomic_file(LocalFileSystem(), str(path)) as local,
+        atomic_local(path) as local,
         pq.ParquetWriter(str(local), schema_of(record), compression="zstd") as out,
     ):
         for batch in chunked(rows, WRITE_BATCH):

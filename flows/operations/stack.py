@@ -9,12 +9,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from fsspec.implementations.local import LocalFileSystem
-
 from flows.operations import server
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
-from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.files import atomic_local
 from lema_core.errors import LemaError
 
 FOLDER = Path(".lema")
@@ -92,7 +90,7 @@ def _move_ledger(url: str) -> None:
                 )
             with closing(LedgerStore(url)) as new:
                 move_ledger(old, new)
-    with atomic_file(LocalFileSystem(), str(named)) as local:
+    with atomic_local(named) as local:
         local.write_text(f"{url}\n", encoding="utf-8")
 
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,6 +98,20 @@ def atomic_local(path: Path) -> Iterator[Path]:
     sweep(LocalFileSystem(), str(place.parent))
     with atomic_file(LocalFileSystem(), str(place)) as local:
         yield local
+
+
+@contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; on leaving without an error it takes the place of ``target``.
+
+    For one writer at a time: what a kill left of an earlier attempt has the same name and is removed, for it is large.
+    """
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    shutil.rmtree(target, ignore_errors=True)
+    part.rename(target)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lema_core.artifacts.files import atomic_local
 from lema_core.chunks import chunked
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm.requests import KeyMaker, canonical_json, stored_request
@@ -27,21 +28,23 @@ _EXPORT = (
 
 
 def export_ledger(store: LedgerStore, path: Path) -> int:
-    """Write all completions to a Parquet file, in the order of their keys; return how many."""
+    """Write all completions to a Parquet file, whole or not at all, in the order of their keys; return how many.
+
+    Raises:
+        ArtifactError: it cannot be written there.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     kinds = {"prompt_tokens": "int64", "completion_tokens": "int64", "cost": "float64"}
     schema = pa.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
-    temporary = path.with_name(f".{path.name}.part")
     rows = 0
-    with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with atomic_local(path) as local, pq.ParquetWriter(local, schema, compression="zstd") as writer:
         for page in _pages(store):
             columns = zip(*page, strict=True)
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             rows += len(page)
-    temporary.replace(path)
     return rows
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from lema_core.artifacts.files import atomic_folder, atomic_local
 from lema_core.training.checkpoints import STATES, kept_weights
 from lema_core.training.launch import OnEvent, clean_environment, run_group
 from lema_core.training.specs import LaunchSpec, TrainingSpec
@@ -33,9 +34,8 @@ class Candidates:
     def write(self) -> None:
         """Declare the run finished: from now on it is read and not run again."""
         weights = {step: str(folder.relative_to(self.folder)) for step, folder in self.weights.items()}
-        part = self.folder / f"{_FILE}.part"
-        part.write_text(json.dumps({"weights": weights, "start": self.start, "seconds": self.seconds}))
-        part.replace(self.folder / _FILE)
+        with atomic_local(self.folder / _FILE) as local:
+            local.write_text(json.dumps({"weights": weights, "start": self.start, "seconds": self.seconds}))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:
@@ -73,11 +73,8 @@ def merged_folder(out: Path, step: int) -> Path:
 
 def place_model(weights: Path, target: Path) -> None:
     """Put a plain model at ``target``, whole or not at all, without a second copy where the disk knows hard links."""
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(weights, part, copy_function=_link, ignore=shutil.ignore_patterns(*STATES))
-    shutil.rmtree(target, ignore_errors=True)
-    part.rename(target)
+    with atomic_folder(target) as part:
+        shutil.copytree(weights, part, copy_function=_link, ignore=shutil.ignore_patterns(*STATES), dirs_exist_ok=True)
 
 
 def _link(source: str, target: str) -> None:

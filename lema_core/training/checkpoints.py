@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+from lema_core.artifacts.files import atomic_local
 from lema_core.errors import TrainingError
 
 MARKER = "COMPLETE"
@@ -21,9 +22,8 @@ _NAME = re.compile(r"(?:checkpoint|weights)-(\d+)")
 
 def mark_complete(folder: Path, ranks: int, zero_stage: int) -> None:
     """Declare that every one of so many ranks has written its part of the checkpoint."""
-    part = folder / f"{MARKER}.part"
-    part.write_text(json.dumps({"ranks": ranks, "zero_stage": zero_stage}))
-    part.replace(folder / MARKER)
+    with atomic_local(folder / MARKER) as local:
+        local.write_text(json.dumps({"ranks": ranks, "zero_stage": zero_stage}))
 
 
 def complete_checkpoints(out: Path) -> list[Path]:

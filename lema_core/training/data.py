@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
+from lema_core.artifacts.files import atomic_local
 from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.training.events import emit
@@ -114,24 +115,22 @@ def tokenise(
     Raises:
         DataError: no example is left to train on.
     """
-    out.mkdir(parents=True, exist_ok=True)
     rejected: list[dict[str, str]] = []
     counts: dict[str, Any] = {"examples": 0, "tokens": 0, "trained_tokens": 0, "longest": 0}
-    part = out / f"{TOKENS_FILE}.part"
-    with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
-        for rows in chunked(_encode_all(examples, tokenizer, spec, rejected), 1000):
-            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-            counts["examples"] += len(rows)
-            for row in rows:
-                _count(row, counts)
-    counts["rejected"] = len(rejected)
-    if not counts["examples"]:
-        raise DataError(
-            f"no example to train on: {len(rejected)} rejected"
-            + (f", the first because {rejected[0]['detail']}" if rejected else ", none given")
-        )
-    pq.write_table(pa.Table.from_pylist(rejected, schema=_REJECTED), out / REJECTED_FILE)
-    part.replace(out / TOKENS_FILE)
+    with atomic_local(out / TOKENS_FILE) as local:
+        with pa.OSFile(str(local), "wb") as sink, pa.ipc.new_file(sink, SCHEMA) as writer:
+            for rows in chunked(_encode_all(examples, tokenizer, spec, rejected), 1000):
+                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+                counts["examples"] += len(rows)
+                for row in rows:
+                    _count(row, counts)
+        counts["rejected"] = len(rejected)
+        if not counts["examples"]:
+            raise DataError(
+                f"no example to train on: {len(rejected)} rejected"
+                + (f", the first because {rejected[0]['detail']}" if rejected else ", none given")
+            )
+        pq.write_table(pa.Table.from_pylist(rejected, schema=_REJECTED), out / REJECTED_FILE)
     _write_meta(out, counts)
     return counts
 
@@ -181,9 +180,8 @@ def _count(row: Mapping[str, Any], counts: dict[str, Any]) -> None:
 
 
 def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
-    part = out / f"{META_FILE}.part"
-    part.write_text(json.dumps(counts, sort_keys=True))
-    part.replace(out / META_FILE)
+    with atomic_local(out / META_FILE) as local:
+        local.write_text(json.dumps(counts, sort_keys=True))
 
 
 def read_examples(folder: Path) -> Iterator[dict[str, Any]]:

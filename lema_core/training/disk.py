@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from lema_core.errors import LemaError, TrainingError
+from lema_core.errors import TrainingError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEXTS = (*map(os.strerror, _FULL), "PytorchStreamWriter failed", "unexpected pos")
@@ -23,15 +23,17 @@ def told_when_full(out: Path) -> Iterator[None]:
     """
     try:
         yield
-    except LemaError:
+    except TrainingError:
         raise
     except Exception as error:
-        if not any(map(_is_full, _chain(error))):
+        full = [cause for cause in _chain(error) if _is_full(cause)]
+        if not full:
             raise
         raise TrainingError(
             f"the disk of {out} is full, or a quota or a limit on file sizes is reached: writing there failed "
-            f"({_first_line(error)}; {_free(out)} MB free). Complete checkpoints are kept. Free some space, or lower "
-            "launch.keep_checkpoints (one more than that must fit beside the model), and run the same command again"
+            f"({_first_line(full[-1])}; {_free(out)} MB free). Complete checkpoints are kept. Free some space, or "
+            "lower launch.keep_checkpoints (one more than that must fit beside the model), and run the same command "
+            "again"
         ) from error
 
 
@@ -47,7 +49,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core import devices
+from lema_core.artifacts.files import atomic_local
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.processes import die_with_parent, end_group
@@ -111,11 +112,8 @@ def _unheard(_: dict[str, Any]) -> None:
 
 
 def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
-    part = out / f"spec.json.{launch.node_rank}.part"
-    with told_when_full(out):
-        out.mkdir(parents=True, exist_ok=True)
-        part.write_text(dump_specs(spec, launch))
-        part.replace(out / "spec.json")  # another node may be reading it
+    with told_when_full(out), atomic_local(out / "spec.json") as local:  # another node may be reading it
+        local.write_text(dump_specs(spec, launch))
     return out / "spec.json"
 
 

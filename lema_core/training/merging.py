@@ -5,11 +5,11 @@ whole or not at all; those that are there are left alone.
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lema_core.artifacts.files import atomic_folder
 from lema_core.training.candidates import merged_folder
 from lema_core.training.checkpoints import kept_weights
 from lema_core.training.events import emit
@@ -32,12 +32,10 @@ def _merge(base: str, adapter: Path, target: Path) -> None:
     from lema_core.training.data import load_tokenizer
     from lema_core.training.models import merge_adapter
 
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    merge_adapter(base, adapter, part)
-    # The checkpoint's own tokenizer: it carries the chat template of the training.
-    load_tokenizer(str(adapter)).save_pretrained(part)
-    part.rename(target)
+    with atomic_folder(target) as part:
+        merge_adapter(base, adapter, part)
+        # The checkpoint's own tokenizer: it carries the chat template of the training.
+        load_tokenizer(str(adapter)).save_pretrained(part)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

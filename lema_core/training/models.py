@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from lema_core.artifacts.files import atomic_folder
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 
@@ -80,23 +81,18 @@ def save_whole(trainer: Any, spec: TrainingSpec, base: str, tokenizer: Any, targ
 
     An adapter is merged into the base model as it was before quantisation (QLoRA, section 3 of its paper).
     """
-    part = target.with_name(f"{target.name}.part")
-    first = trainer.is_world_process_zero()
-    if first and part.exists():
-        shutil.rmtree(part)
-    trainer.accelerator.wait_for_everyone()
     # Under ZeRO-3 no rank has the weights, so all ranks gather them; else rank 0 has them, with tied ones still tied.
     sharded = trainer.deepspeed is not None and trainer.deepspeed.zero_optimization_partition_weights()
     state = trainer.accelerator.get_state_dict(trainer.deepspeed) if sharded else None
-    if not first:
+    if not trainer.is_world_process_zero():
         return
-    trained = part if spec.method == "full" else part / "adapter"
-    trainer.model.save_pretrained(trained, state_dict=state)
-    if spec.method != "full":
-        merge_adapter(base, trained, part)
-        shutil.rmtree(trained)
-    tokenizer.save_pretrained(part)
-    part.rename(target)
+    with atomic_folder(target) as part:
+        trained = part if spec.method == "full" else part / "adapter"
+        trainer.model.save_pretrained(trained, state_dict=state)
+        if spec.method != "full":
+            merge_adapter(base, trained, part)
+            shutil.rmtree(trained)
+        tokenizer.save_pretrained(part)
 
 
 def merge_adapter(base: str, adapter: Path, target: Path) -> None:

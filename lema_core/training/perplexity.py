@@ -18,6 +18,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
+from lema_core.artifacts.files import atomic_local
 from lema_core.chunks import chunked
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
@@ -52,9 +53,8 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
         if fitting:
             rows += _measured(model, device, fitting)
             emit("pairs", done=len(rows))
-    part = out.with_suffix(".part")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), part)
-    part.replace(out)
+    with atomic_local(out) as local:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), local)
     emit("done", pairs=len(rows), left_out=left_out)
 
 

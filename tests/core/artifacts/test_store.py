@@ -2,6 +2,7 @@ import errno
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, part_files, rows_from_batch, shards_of, table_of
-from lema_core.artifacts.files import _prefix, atomic_file
+from lema_core.artifacts.files import _prefix, atomic_file, atomic_folder, atomic_local
 from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Question, Rejection, content_id
@@ -260,3 +261,32 @@ def test_a_memory_root_works_like_a_folder():
         write(store, shard)
     publish(store, shards)
     assert len(list(store.rows(REF, Question))) == 6
+
+
+def test_a_file_of_this_machine_is_whole_or_not_there_wherever_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = tmp_path / _prefix(f"{2**22 + 1}-x")
+    left.touch()
+    Path("link").symlink_to("real")
+    for name in ("plain", "new/folder/file", "link"):
+        with atomic_local(Path(name)) as local:
+            local.write_text("whole")
+        assert Path(name).read_text() == "whole"
+    assert Path("link").is_symlink()
+    with pytest.raises(ArtifactError, match="no ordinary file"), atomic_local(Path("new")):
+        raise AssertionError("what cannot be placed is not made")
+    with pytest.raises(ZeroDivisionError), atomic_local(Path("plain")) as local:
+        local.write_text(str(1 / 0))
+    assert Path("plain").read_text() == "whole"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "new", "plain", "real"]
+
+
+def test_a_folder_takes_its_place_whole(tmp_path):
+    target = tmp_path / "model"
+    for made in ("first", "second"):
+        with pytest.raises(FileExistsError), atomic_folder(target) as part:
+            part.mkdir()
+        with atomic_folder(target) as part:
+            (part / made).touch()
+        assert [path.name for path in target.iterdir()] == [made]
+    assert list(tmp_path.iterdir()) == [target]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from lema_core.artifacts.files import atomic_local
 from lema_core.errors import ConfigError, TrainingError
 from lema_core.training.disk import told_when_full
 from lema_core.training.launch import run_group
@@ -46,6 +47,11 @@ def write_text(path: Path) -> None:
     path.write_text("x" * 400_000)
 
 
+def write_whole_or_not_at_all(path: Path) -> None:
+    with atomic_local(path) as local:
+        local.write_text("x" * 400_000)
+
+
 WRITERS = (
     write_with_torch,
     write_with_torch_into_a_file,
@@ -53,6 +59,7 @@ WRITERS = (
     write_with_safetensors,
     write_parquet,
     write_text,
+    write_whole_or_not_at_all,
 )
 
 
