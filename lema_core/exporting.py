@@ -17,6 +17,7 @@ from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
+from lema_core.redaction import Redactor
 from lema_core.training.specs import MODEL_FOLDER
 
 Format = Literal["chat", "parquet"]
@@ -127,7 +128,9 @@ def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Call
             commit_message=f"The {kind} of a LeMa run",
         )  # fmt: skip
     except (HfHubHTTPError, OSError) as error:
-        raise EndpointError(f"the Hub refused the push of {repository}: {str(error).replace(token, '***')}") from None
+        raise EndpointError(
+            f"the Hub refused the push of {repository}: {Redactor(token).redacted(str(error))}"
+        ) from None
     return address
 
 

@@ -4,7 +4,6 @@ A tokenizer is found by the model's name: the embedded student, its ``.gguf`` fi
 of the Hugging Face hub whose ``tokenizer.json`` is in the cache already. Nothing is downloaded unless asked for.
 """
 
-import hashlib
 import importlib.util
 import json
 import re
@@ -22,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lema_core.digests import file_sha256
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, cache_dir, embedded_gguf
 
@@ -165,9 +165,7 @@ def _of_gguf(path: Path | None) -> Path | None:
         path = path or embedded_gguf()
     except MissingDependencyError:
         return None
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-    target = cache_dir() / "tokenizers" / digest
+    target = cache_dir() / "tokenizers" / file_sha256(path)[:16]
     there = (target / VOCABULARY).is_file() or _extract(path, target)
     return target if there else None
 

@@ -34,12 +34,6 @@ def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return fs, str(path).rstrip("/")
 
 
-def file_sha256(path: Path) -> str:
-    """Return the hash of a file's bytes as hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 _WRITING = ".writing-"
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}

@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lema_core.artifacts.files import atomic_local, file_sha256
+from lema_core.artifacts.files import atomic_local
+from lema_core.digests import file_sha256
 from lema_core.errors import ArtifactError
 from lema_core.llm.requests import Completion, Outcome
 

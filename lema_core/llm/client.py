@@ -5,7 +5,6 @@ The models cost half the CPU of a request (1.6 ms against 0.9); we read four fie
 
 import asyncio
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ import openai
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm.answers import Answer, AttemptError, read_answer, status_error
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.redaction import Redactor
 
 PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """A server that is just starting gets three seconds before the run fails."""
@@ -27,7 +27,7 @@ class Client:
         if spec.base_url is None:
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
         self._key = spec.api_key()
-        self._spellings = _spellings(self._key)
+        self.redact = Redactor(self._key).redacted
         self._spec = spec
         self.where = f"{spec.model!r} at {spec.base_url}"
         limits = httpx2.Limits(max_connections=spec.concurrency + 8, max_keepalive_connections=spec.concurrency + 8)
@@ -48,7 +48,7 @@ class Client:
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
         response = await self._post(content)
-        return read_answer(self._clean(response.content), prompt_chars), response.headers
+        return read_answer(self.redact(response.content), prompt_chars), response.headers
 
     async def _post(self, content: bytes) -> httpx2.Response:
         try:
@@ -69,24 +69,12 @@ class Client:
         """Return what an error of the library means."""
         if isinstance(error, openai.APIStatusError):
             response = error.response
-            return status_error(response.status_code, response.headers, self._clean(response.content), self.where)
+            return status_error(response.status_code, response.headers, self.redact(response.content), self.where)
         # The transport reports lost and refused connections alike as time-outs; our deadline is the only one.
         cause = error.__cause__
         refused = isinstance(cause, httpx2.ConnectError)
         text = self.redact(f"{type(cause).__name__}: {cause}" if cause else str(error))
         return AttemptError("connection", text, maybe_paid=not refused)
-
-    def redact(self, text: str) -> str:
-        """Take the key out of a text."""
-        return self._clean(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
-
-    def _clean(self, content: bytes) -> bytes:
-        # Answers with 200 as well: proxies put an error, or what they were sent, into them.
-        if len(self._key) <= 4:
-            return content
-        content = content.replace(self._key.encode(), b"***")
-        # Few bodies hold such escapes, and the pattern costs a hundred times the search for them.
-        return self._spellings.sub(b"***", content) if b"\\/" in content or b"\\u00" in content else content
 
     async def preflight(self) -> None:
         """Make sure that somebody answers and takes our key. Servers without GET /models pass.
@@ -119,9 +107,3 @@ class Client:
     async def close(self) -> None:
         """Close the connections."""
         await self.api.close()
-
-
-def _spellings(key: str) -> re.Pattern[bytes]:
-    r"""Return the pattern of a key as JSON may spell it, also JSON within JSON: ``\/`` and ``\u002b``."""
-    one = (rf"(?:{re.escape(char)}|\\+(?:{re.escape(char)}|u00(?i:{ord(char):02x})))" for char in key)
-    return re.compile("".join(one).encode())

@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from lema_core.digests import file_sha256
 from lema_core.errors import ConfigError, EndpointError, LemaError, MissingDependencyError
 
 EMBEDDED = "smollm2"
@@ -169,8 +170,7 @@ def _params(xllamacpp: object, path: Path, port: int, slots: int, threads: int, 
 def _digest(files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_sha256(file)))
     return digest.hexdigest()[:16]
 
 

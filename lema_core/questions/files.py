@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from lema_core.errors import DataError
 from lema_core.questions.drafts import Row
 
-CHUNK = 1 << 20
 Placed = Iterator[tuple[str, Row]]
 
 
@@ -35,13 +34,10 @@ def open_source(path: str) -> IO[bytes]:
     return opened
 
 
-def file_sha256(path: str) -> str:
-    """Return the hash of the file's bytes as hex."""
-    digest = hashlib.sha256()
+def source_sha256(path: str) -> str:
+    """Return the hash of the source's bytes, unpacked, as hex."""
     with open_source(path) as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_rows(path: str) -> Placed:

@@ -16,7 +16,7 @@ from lema_core.answers import Family, extract, judge
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import hub
 from lema_core.questions.drafts import Draft, Row, Unusable
-from lema_core.questions.files import file_name, file_sha256, read_rows
+from lema_core.questions.files import file_name, read_rows, source_sha256
 from lema_core.questions.mapping import draft_by_mapping
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import Task, get_task
@@ -59,7 +59,7 @@ def source_fingerprint(spec: QuestionsSpec) -> str:
     """
     task = get_task(spec.task)
     if spec.path is not None:
-        return f"sha256:{file_sha256(spec.path)}"
+        return f"sha256:{source_sha256(spec.path)}"
     if task.generate is not None and spec.hub is None:
         return task.generator_version
     return hub.commit(spec, task)
