@@ -5,7 +5,10 @@ JSONL and Parquet stream. A JSON array and an XML file are read whole: the publi
 
 import hashlib
 import json
+import lzma
+import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 from xml.etree import ElementTree as ET
 
@@ -19,11 +22,12 @@ from lema_core.questions.drafts import Row
 Placed = Iterator[tuple[str, Row]]
 
 
-def open_source(path: str) -> IO[bytes]:
+@contextmanager
+def open_source(path: str) -> Iterator[IO[bytes]]:
     """Open a file or an fsspec URL for reading.
 
     Raises:
-        DataError: it cannot be opened.
+        DataError: it cannot be opened, or is compressed and torn.
     """
     try:
         opened: IO[bytes] = fsspec.open(path, "rb", compression="infer").open()
@@ -31,7 +35,11 @@ def open_source(path: str) -> IO[bytes]:
         raise DataError(f"No file at {path}. Check the path (of questions: `path` in the run file).") from error
     except (OSError, ValueError, ImportError) as error:
         raise DataError(f"{path} cannot be opened ({error}). Expected a readable file or fsspec URL.") from error
-    return opened
+    try:
+        with opened:
+            yield opened
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path} cannot be unpacked ({error}). Fetch it again.") from error
 
 
 def source_sha256(path: str) -> str:

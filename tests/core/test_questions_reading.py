@@ -122,6 +122,13 @@ def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path):
         read(str(tmp_path / "q.xls"))
 
 
+def test_a_torn_compressed_file_is_refused(tmp_path):
+    whole = gzip.compress(b'{"question": "1 + 1?", "answer": "#### 2"}' * 100)
+    (tmp_path / "q.jsonl.gz").write_bytes(whole[:-12])
+    with pytest.raises(DataError, match="cannot be unpacked"):
+        read(str(tmp_path / "q.jsonl.gz"))
+
+
 def test_a_torn_parquet_file_is_refused(tmp_path):
     (tmp_path / "q.parquet").write_bytes(b"PAR1 and then nothing")
     with pytest.raises(DataError, match="cannot be read as Parquet"):
