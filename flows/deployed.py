@@ -6,6 +6,7 @@ tell them from failures. Whatever failed is kept; ``resume`` goes on with it.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
@@ -121,7 +122,7 @@ async def collect_batch(root: str = ROOT) -> State[None]:
     Args:
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await _each([record for record in records(root) if awaits_batches(record, root)], root)
+    return await _each(*_those(root, lambda record: awaits_batches(record, root)), root)
 
 
 @flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)
@@ -137,9 +138,11 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
         named = record_of(root, run)
         if named is None:
             raise ConfigError(f"no run {run!r} under {root}; there are {[r.name for r in records(root)]}")
-        return await _each([named], root)
-    stopped = [record for record in records(root) if record.state in {"running", "failed"} and not record.running(root)]
-    return await _each([record for record in stopped if record.crashes < crashes], root)
+        return await _each([named], [], root)
+    stopped = {"running", "failed"}
+    return await _each(
+        *_those(root, lambda one: one.state in stopped and not one.running(root) and one.crashes < crashes), root
+    )
 
 
 @flow(name="lema-evaluate", flow_run_name=titled("evaluation: "), persist_result=False)
@@ -194,9 +197,23 @@ def _trained(run: RunSpec, root: str) -> Lineage | None:
     return made if made.models or run.training is None else None
 
 
-async def _each(found: list[RunRecord], root: str) -> State[None]:
-    """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next."""
-    failures, waiting, done = list[str](), list[str](), list[str]()
+def _those(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:
+    """Return the records that are wanted, and why that cannot be told of others: a ledger that is away, say."""
+    found, failures = list[RunRecord](), list[str]()
+    for record in records(root):
+        try:
+            found += [record] if wanted(record) else []
+        except LemaError as error:
+            failures.append(f"{record.name}: {error}")
+    return found, failures
+
+
+async def _each(found: list[RunRecord], failures: list[str], root: str) -> State[None]:
+    """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next.
+
+    ``failures`` tells of others.
+    """
+    waiting, done = list[str](), list[str]()
     for record in found:
         name = record.name
         try:

@@ -106,7 +106,7 @@ class BatchBook:
             with database.transaction():
                 _strike(self._ledger.store, batch.id, unpaid)
                 sql = "UPDATE batch_lines SET dollars = 0, tokens = 0 WHERE batch = ? AND key = ?"
-                database.many(sql, [(batch.id, key) for key in others])
+                database.many(sql, [(batch.id, key) for key in sorted(others)])
                 database.query(
                     "UPDATE batches SET state = 'collected' WHERE id = ? "
                     "AND NOT EXISTS (SELECT key FROM batch_lines WHERE batch = ?)",
@@ -179,7 +179,9 @@ class BatchBook:
 
 
 def _strike(store: LedgerStore, batch_id: str, keys: Collection[str]) -> None:
-    store.database.many("DELETE FROM batch_lines WHERE batch = ? AND key = ?", [(batch_id, key) for key in keys])
+    store.database.many(
+        "DELETE FROM batch_lines WHERE batch = ? AND key = ?", [(batch_id, key) for key in sorted(keys)]
+    )
 
 
 def _row(batch_id: str, key: str, line: Line, request: str) -> tuple[Any, ...]:

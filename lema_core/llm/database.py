@@ -44,6 +44,9 @@ class Database(Protocol):
     def lost(self) -> bool:
         """Tell whether the connection is gone, which a file's never is."""
 
+    def collided(self) -> bool:
+        """Tell whether the last error was a deadlock, or the like: the same again may succeed."""
+
     def reopen(self) -> None:
         """Connect anew.
 
@@ -130,6 +133,9 @@ class _Sqlite:
     def lost(self) -> bool:
         return False
 
+    def collided(self) -> bool:
+        return False
+
     def reopen(self) -> None:
         """Do nothing: a file stays open."""
 
@@ -148,8 +154,14 @@ def _write_error(where: str, error: Exception) -> str:
     )
 
 
+_COLLISIONS = frozenset({"40001", "40P01"})
+
+
 class _Postgres:
     """A server, shared by several machines."""
+
+    _state: str | None = None
+    """The SQLSTATE of the last error."""
 
     def __init__(self, url: str, schema: Sequence[str]) -> None:
         try:
@@ -178,13 +190,13 @@ class _Postgres:
             with self._connection.transaction():
                 yield
         except self._error as error:
-            raise LedgerError(_write_error(self.where, error)) from None
+            raise self._refused(error) from None
 
     def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
         try:
             cursor = self._connection.execute(_percent(sql), values)
         except self._error as error:
-            raise LedgerError(_write_error(self.where, error)) from None
+            raise self._refused(error) from None
         return cursor.fetchall() if cursor.description else []
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
@@ -195,8 +207,15 @@ class _Postgres:
         values = [value for row in rows for value in row]
         return self._connection.execute(_percent(_insert(table, rows)), values).rowcount
 
+    def _refused(self, error: Any) -> LedgerError:
+        self._state = error.sqlstate
+        return LedgerError(_write_error(self.where, error))
+
     def lost(self) -> bool:
         return bool(self._connection.closed)
+
+    def collided(self) -> bool:
+        return self._state in _COLLISIONS
 
     def reopen(self) -> None:
         try:

@@ -72,11 +72,13 @@ class Ledger:
                 return work()
             except LedgerError:
                 # Answers that are paid wait here for their commit: to give up at once would be to pay for them again.
-                if not self.store.database.lost() or time.monotonic() > deadline:
+                database = self.store.database
+                if not (database.lost() or database.collided()) or time.monotonic() > deadline:
                     raise
             time.sleep(RETRY_S)
-            with suppress(LedgerError):
-                self.store.database.reopen()
+            if self.store.database.lost():
+                with suppress(LedgerError):
+                    self.store.database.reopen()
 
     async def lookup(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Return the completions held for some keys."""

@@ -135,13 +135,14 @@ class LedgerStore:
         """
         day = today()
         with self.database.transaction():
-            fresh, before = self._fresh(entries)
+            # In one order for all: in PostgreSQL a row waits for another's uncommitted one; a circle is a deadlock.
+            fresh, before = self._fresh(sorted(entries, key=_key))
             paid = [entry for entry in fresh if isinstance(entry, Paid)]
             missed = [entry for entry in fresh if isinstance(entry, Missed)]
             theirs = self._insert([_paid_row(entry, run, day) for entry in paid], again=again)
             missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
             if missed:
-                self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in missed])
+                self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in sorted(missed, key=_key)])
             done = [_key(entry) for entry in fresh if isinstance(entry, Paid) or entry.final]
             for keys in chunked(done, LOOKUP):
                 self.database.query(f"DELETE FROM claims WHERE key IN ({marks(len(keys))})", keys)  # noqa: S608

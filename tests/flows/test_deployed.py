@@ -14,10 +14,10 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from support import ask, environment, runs, until
 
-from flows.deployed import what_is_trained
+from flows.deployed import _those, what_is_trained
 from flows.operations.deploying import served
 from flows.planning import Planner
-from flows.run_records import record_of, recorded, records, save, unfinished
+from flows.run_records import awaits_batches, record_of, recorded, records, save, unfinished
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Faults
@@ -177,3 +177,14 @@ def test_serving_takes_no_deployment_of_another_project_away(checkout, prefect_a
         finally:
             client.delete_deployment(theirs)
             client.delete_work_pool(pool.name)
+
+
+def test_a_run_whose_ledger_is_away_keeps_nobody_from_the_others(run_file, tmp_path):
+    run = read_run_file(run_file, [])
+    away = run.runtime.model_copy(update={"ledger": "postgresql://nobody@127.0.0.1:9/none"})
+    save(str(tmp_path), run.model_copy(update={"name": "away", "runtime": away}), "failed")
+    save(str(tmp_path), run.model_copy(update={"name": "here"}), "waiting")
+    found, failures = _those(str(tmp_path), lambda record: awaits_batches(record, str(tmp_path)))
+    assert [record.name for record in found] == ["here"]
+    (told,) = failures
+    assert told.startswith("away: cannot open the ledger postgresql://127.0.0.1/none")

@@ -1,6 +1,7 @@
 """Batches and the budget: what is under way counts once, whoever submitted it and whoever collects it."""
 
 import asyncio
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -74,3 +75,40 @@ async def test_an_answer_that_is_collected_while_another_draws_is_counted(postgr
     monkeypatch.setattr(credit, "_batches", between(credit._batches))
     assert credit.draw(Amount(50.0, 0.0)).granted == Amount()
     await left.close()
+
+
+async def test_two_processes_collect_one_batch_in_opposite_order(postgres) -> None:
+    url, keys = postgres.url("postgres"), [f"shared {number:03}" for number in range(300)]
+    left, right = await Ledger.open(url, "left"), await Ledger.open(url, "right")
+    batch = Batch("shared", "", lines=dict.fromkeys(keys, Line()))
+    await BatchBook(left, "m").intend(batch, dict.fromkeys(keys, "{}"))
+
+    def book(ledger: Ledger, order: list[str]) -> list[Any]:
+        return [ledger.record(Paid("m", "{}", Completion(key, "x", "stop", 1, 1, "m"), 1.0, "shared")) for key in order]
+
+    booked = await asyncio.gather(*book(left, keys), *book(right, keys[::-1]))
+    assert [one.key for one in booked] == keys + keys[::-1]
+    assert left.store.spent("left")[1] + left.store.spent("right")[1] == 600
+    for one in (left, right):
+        await one.close()
+
+
+async def test_a_deadlock_is_tried_again(postgres) -> None:
+    both = [await Ledger.open(postgres.url("postgres"), name) for name in ("one", "two")]
+    owners, meet, runs = [ledger.claims.owner for ledger in both], threading.Barrier(2), list[str]()
+
+    def crossing(ledger: Ledger, first: str, second: str) -> Any:
+        def work() -> None:
+            runs.append(first)
+            with ledger.store.database.transaction():
+                ledger.store.database.query("UPDATE owners SET beat = beat WHERE owner = ?", (first,))
+                if len(runs) <= 2:
+                    meet.wait(10)
+                ledger.store.database.query("UPDATE owners SET beat = beat WHERE owner = ?", (second,))
+
+        return ledger.call(work)
+
+    await asyncio.gather(crossing(both[0], *owners), crossing(both[1], *owners[::-1]))
+    assert len(runs) == 3
+    for ledger in both:
+        await ledger.close()
