@@ -42,6 +42,8 @@ class AttemptError(Exception):
         fatal: LemaError | None = None,
         paid: Answer | None = None,
         maybe_paid: bool = False,
+        refused: bool = False,
+        doubtful: bool = False,
     ) -> None:
         self.reason: FailureReason = reason
         self.detail = legible(detail)
@@ -52,6 +54,12 @@ class AttemptError(Exception):
         """What was billed for an answer that cannot be used."""
         self.maybe_paid = maybe_paid
         """The request went out and no answer came: the endpoint may have billed it."""
+        self.refused = refused
+        """No connection could be made: nothing was sent, whatever the request."""
+        self.doubtful = doubtful
+        """``fatal`` holds only where no request was answered: a firewall may take offence at a single prompt."""
+        self.excused = False
+        """The endpoint is away for everybody: the try does not count against the request."""
 
 
 def read_answer(content: bytes, prompt_chars: int) -> Answer:
@@ -77,6 +85,9 @@ def answer_of(body: Any, prompt_chars: int) -> Answer:
         what = _start(json.dumps(body).encode())
         raise AttemptError("malformed", f"the answer has no choices[0].message: {what}", maybe_paid=True) from None
     text = content if isinstance(content, str) else refusal if isinstance(refusal, str) else None
+    if text is None and finish == "length":
+        # Thinking used up the cap before the answer began: cut off, like any other.
+        text = ""
     clean = _whole(text or "")
     prompt, completion = _usage(body.get("usage"), prompt_chars, clean)
     answer = Answer(clean, legible(str(finish)), prompt, completion, legible(str(body.get("model") or "")))
@@ -115,10 +126,11 @@ def status_error(status: int, headers: Mapping[str, str], content: bytes, where:
     """Return the error that an HTTP status stands for. ``where`` names the endpoint and model for the user."""
     message, code = _complaint(content)
     detail = f"HTTP {status}: {message}"
-    if fatal := _fatal(status, code, detail, where):
-        return AttemptError("bad_request", detail, fatal=fatal)
-    if any(word in code for word in ("content_filter", "content_policy")):
+    if any(word in code for word in ("content_filter", "content_policy")) or (status == 403 and _moderated(message)):
         return AttemptError("content_filter", detail)
+    if fatal := _fatal(status, code, detail, where):
+        reason: FailureReason = "content_filter" if status == 403 else "bad_request"
+        return AttemptError(reason, detail, fatal=fatal, doubtful=status in {403, 404})
     return AttemptError(_CLASSES.get(status, _by_hundred(status)), detail, retry_after=retry_after(headers))
 
 
@@ -129,11 +141,23 @@ _CLASSES: dict[int, FailureReason] = {
     429: "rate_limit",
     503: "overload",
     529: "overload",
+    # A proxy tells of a connection that it lost, or never got, to the server behind it.
+    502: "connection",
+    504: "connection",
+    520: "connection",
+    521: "connection",
+    522: "connection",
+    523: "connection",
+    524: "connection",
 }
 
 
 def _by_hundred(status: int) -> FailureReason:
     return "server_error" if status >= 500 else "bad_request"
+
+
+def _moderated(message: str) -> bool:
+    return any(word in message.lower() for word in ("moderation", "flagged", "content policy", "content filter"))
 
 
 def _fatal(status: int, code: str, detail: str, where: str) -> LemaError | None:

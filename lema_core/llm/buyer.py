@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from lema_core.errors import EndpointError, LemaError
+from lema_core.errors import LemaError
 from lema_core.llm.answers import Answer, AttemptError
 from lema_core.llm.budget import Account
 from lema_core.llm.credit import Amount
@@ -13,6 +13,7 @@ from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
 from lema_core.llm.ledger import Ledger
 from lema_core.llm.limiter import Ticket
+from lema_core.llm.outage import Outage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
@@ -31,10 +32,6 @@ from lema_core.llm.store import Missed, Paid
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
-
-
-UNREACHABLE_S = 120.0
-"""An endpoint that breaks every connection for so long ends the run."""
 
 
 class Desk:
@@ -142,7 +139,7 @@ class Buyer:
         self._client = client
         self._gate = gate
         self._clock = asyncio.get_running_loop().time
-        self._lost_since: float | None = None
+        self._outage = Outage(client.where, desk.spec.concurrency, desk.spec.attempt_timeout_s)
 
     async def buy(self, flight: Flight) -> Outcome:
         """Return the flight's outcome, committed.
@@ -205,7 +202,8 @@ class Buyer:
         most = self._desk.most(trip.flight.request, cap)
 
         async def attempt() -> Answer:
-            held = await self._desk.account.reserve(most)
+            account = self._desk.account
+            held = await (self._reserved(trip, most) if trip.patience.attempts else account.reserve(most))
             used, lost = Amount(), False
             try:
                 answer = await self._attempt(trip, body, cap)
@@ -219,11 +217,21 @@ class Buyer:
                 await self._count(trip, error)
                 raise
             finally:
-                self._desk.account.settle(held, used, lost=lost)
+                account.settle(held, used, lost=lost)
             return answer
 
         result: Answer = await trip.patience.retrying()(attempt)
         return result
+
+    async def _reserved(self, trip: _Trip, most: Amount) -> Amount:
+        """Set aside the most that another try may cost; wait for that until the request's deadline at most."""
+        try:
+            async with asyncio.timeout(trip.patience.left()):
+                return await self._desk.account.reserve(most)
+        except TimeoutError:
+            error = trip.patience.expired()
+            await self._count(trip, error)
+            raise error from None
 
     async def _count(self, trip: _Trip, error: AttemptError) -> None:
         self._desk.counters.ends[error.reason] += 1
@@ -240,18 +248,22 @@ class Buyer:
         ticket = await self._admitted(trip, sum(self._desk.sizes.likely(chars, cap)))
         trip.flight.sent = True
         trip.patience.begin()
+        seconds = min(self._spec.attempt_timeout_s, trip.patience.left())
         try:
-            answer, headers = await self._client.ask(body, chars)
+            answer, headers = await self._client.ask(body, chars, seconds)
         except AttemptError as error:
             trip.flight.sent = False
-            self._refused(ticket, error)
+            hurried = (
+                error.reason == "deadline" and trip.patience.attempts > 1 and seconds < self._spec.attempt_timeout_s
+            )
+            self._refused(trip, ticket, error, hurried=hurried)
             raise
         except BaseException:
             gate.limiter.ended(ticket, self._clock())
             gate.pump()
             raise
         trip.inside = True
-        self._lost_since = None
+        self._outage.answered()
         gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
         gate.limiter.learn(headers, self._clock())
         return answer
@@ -265,20 +277,13 @@ class Buyer:
         except TimeoutError:
             raise patience.expired() from None
 
-    def _refused(self, ticket: Ticket, error: AttemptError) -> None:
+    def _refused(self, trip: _Trip, ticket: Ticket, error: AttemptError, *, hurried: bool) -> None:
+        """Tell the limiter what came of an attempt; ``hurried``: it had too little time left to say anything."""
         now = self._clock()
-        if error.reason != "connection":
-            self._lost_since = None
-        elif self._lost_since is None:
-            self._lost_since = now
-        elif now - self._lost_since > UNREACHABLE_S:
-            # Every further request would wait and fail as this one did.
-            error.fatal = EndpointError(
-                f"{self._client.where} stopped answering {now - self._lost_since:.0f} s ago ({error.detail}). What "
-                "was paid is kept: run again when it is back"
-            )
-        if error.reason in PACED or error.reason in BROKEN:
-            self._gate.limiter.refused(ticket, self._clock(), error.retry_after, paced=error.reason in PACED)
+        if not hurried:
+            self._outage.failed(trip.flight.key, error, ticket.started, now)
+        if not hurried and (error.reason in PACED or error.reason in BROKEN):
+            self._gate.limiter.refused(ticket, now, error.retry_after, paced=error.reason in PACED)
         else:
-            self._gate.limiter.ended(ticket, self._clock())
+            self._gate.limiter.ended(ticket, now)
         self._gate.pump()

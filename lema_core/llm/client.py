@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import aiohttp
 import httpx2
 import openai
 
@@ -37,8 +38,8 @@ class Client:
             base_url=spec.base_url, api_key=self._key, http_client=self._http, max_retries=0, timeout=None
         )
 
-    async def ask(self, body: Mapping[str, Any], prompt_chars: int) -> tuple[Answer, Mapping[str, str]]:
-        """Send one chat completion; return the answer and the response's headers.
+    async def ask(self, body: Mapping[str, Any], prompt_chars: int, seconds: float) -> tuple[Answer, Mapping[str, str]]:
+        """Send one chat completion; return the answer, which may take ``seconds``, and the response's headers.
 
         Raises:
             AttemptError: anything else happened; its text never holds the key.
@@ -47,12 +48,12 @@ class Client:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
-        response = await self._post(content)
+        response = await self._post(content, seconds)
         return read_answer(self.redact(response.content), prompt_chars), response.headers
 
-    async def _post(self, content: bytes) -> httpx2.Response:
+    async def _post(self, content: bytes, seconds: float) -> httpx2.Response:
         try:
-            async with asyncio.timeout(self._spec.attempt_timeout_s):
+            async with asyncio.timeout(seconds):
                 return await self.api.post(
                     "/chat/completions",
                     cast_to=httpx2.Response,
@@ -60,7 +61,7 @@ class Client:
                     options={"headers": {"Content-Type": "application/json"}},
                 )
         except TimeoutError:
-            detail = f"no answer within {self._spec.attempt_timeout_s:g} s"
+            detail = f"no answer within {round(seconds, 2):g} s"
             raise AttemptError("deadline", detail, maybe_paid=True) from None
         except openai.APIError as error:
             raise self.explain(error) from None
@@ -69,12 +70,16 @@ class Client:
         """Return what an error of the library means."""
         if isinstance(error, openai.APIStatusError):
             response = error.response
-            return status_error(response.status_code, response.headers, self.redact(response.content), self.where)
+            status, content = response.status_code, self.redact(response.content)
+            found = status_error(status, response.headers, content, self.where)
+            # The server behind a proxy that lost its patience may have gone on and billed it.
+            found.maybe_paid = status in {504, 524}
+            return found
         # The transport reports lost and refused connections alike as time-outs; our deadline is the only one.
         cause = error.__cause__
-        refused = isinstance(cause, httpx2.ConnectError)
+        refused = cause is not None and isinstance(cause.__cause__, aiohttp.ClientConnectorError)
         text = self.redact(f"{type(cause).__name__}: {cause}" if cause else str(error))
-        return AttemptError("connection", text, maybe_paid=not refused)
+        return AttemptError("connection", text, maybe_paid=not refused, refused=refused)
 
     async def preflight(self) -> None:
         """Make sure that somebody answers and takes our key. Servers without GET /models pass.

@@ -65,7 +65,7 @@ class Patience:
         error = _error(state)
         if error is None or error.fatal is not None:
             return False
-        self._ends[error.reason] += 1
+        self._ends[error.reason] += not error.excused
         tries = TRIES.get(error.reason, 1)
         if tries is not None and self._ends[error.reason] >= tries:
             return False

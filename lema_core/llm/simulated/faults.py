@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import monotonic
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 Share = float
-Kind = Literal["rate_limit", "server_error", "overload", "cut_connection", "malformed_body"]
+Kind = Literal["rate_limit", "server_error", "overload", "cut_connection", "malformed_body", "bad_gateway", "silence"]
 
 
 class Faults(BaseModel):
@@ -35,6 +35,10 @@ class Faults(BaseModel):
     """Share of attempts whose connection is cut in the middle of the answer."""
     malformed_body: float = Field(0.0, ge=0, le=1)
     """Share of attempts answered 200 with broken JSON."""
+    bad_gateway: float = Field(0.0, ge=0, le=1)
+    """Share of attempts answered 502 with a page of HTML, as by a proxy before a server that is away."""
+    silence: float = Field(0.0, ge=0, le=1)
+    """Share of attempts that are accepted and never answered."""
     failures_in_a_row: int = Field(3, ge=0)
     """After so many failed attempts a request succeeds: a client that retries always ends."""
     always_failing: float = Field(0.0, ge=0, le=1)
@@ -83,7 +87,7 @@ def chance(faults: Faults, name: str, key: bytes, attempt: int = 0) -> float:
     return int.from_bytes(digest) / 2**56
 
 
-_BY_ATTEMPT: tuple[Kind, ...] = ("rate_limit", "server_error", "overload", "cut_connection", "malformed_body")
+_BY_ATTEMPT: tuple[Kind, ...] = get_args(Kind)
 
 
 def failing(faults: Faults, key: bytes, attempt: int) -> Kind | None:

@@ -171,6 +171,11 @@ class SimulatedEndpoint:
             body = json.loads(content)
         except ValueError:
             body = None
+        if kind == "silence":
+            return await _silent(request)
+        if kind == "bad_gateway":
+            self.stats.counts["r5xx"] += 1
+            return web.Response(status=502, text="<html>502 Bad Gateway</html>", content_type="text/html")
         if kind == "cut_connection":
             self.stats.counts["cut"] += 1
             return await _cut(request)
@@ -251,6 +256,13 @@ async def _cut(request: web.Request) -> web.StreamResponse:
     if request.transport is not None:
         request.transport.close()
     return response
+
+
+async def _silent(request: web.Request) -> web.StreamResponse:
+    """Wait until the client has hung up."""
+    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0.05)
+    return web.Response(status=408)
 
 
 @contextmanager

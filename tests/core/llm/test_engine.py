@@ -331,7 +331,7 @@ async def test_text_that_no_file_format_takes_is_made_harmless(fake, spec, ask, 
 
 
 async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(fake, spec, ask, ledger, monkeypatch):
-    monkeypatch.setattr("lema_core.llm.buyer.UNREACHABLE_S", 0.3)
+    monkeypatch.setattr("lema_core.llm.outage.UNREACHABLE_S", 0.3)
     fake.decide = lambda _body, _tries: (-1, {}, {}) if fake.hits > 20 else None
     with pytest.raises(EndpointError, match="stopped answering"):
         await buy(ledger, spec, ask(200))
