@@ -187,7 +187,9 @@ async def test_refused_connections_cost_nothing(tmp_path, monkeypatch) -> None:
 
     monkeypatch.setattr(Client, "preflight", passes)
     monkeypatch.setattr("lema_core.llm.outage.UNREACHABLE_S", 0.5)
-    spec = EndpointSpec(model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10))
+    spec = EndpointSpec(
+        model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10)
+    )
     async with Engine.open(ledger=str(tmp_path / "ledger.sqlite"), budget=Budget(dollars=0.1)) as engine:
         with pytest.raises(EndpointError, match="stopped answering"):
             await asyncio.gather(*(engine.complete(spec, one) for one in asked(30)))
