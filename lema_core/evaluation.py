@@ -123,7 +123,10 @@ def _by_question(name: str, rows: Iterable[JudgedPath]) -> dict[str, JudgedPath]
             )
         table[row.question_id] = row
     if not table:
-        raise DataError(f"{name} has no judged paths: there is nothing to evaluate.")
+        raise DataError(
+            f"{name} has no judged paths: there is nothing to evaluate. Expected one greedy answer a test question: "
+            "see the rejected rows of its evaluation, or ask more test questions."
+        )
     return table
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -60,9 +60,10 @@ def totals(context: typer.Context, ledger: Where) -> None:
     from rich.table import Table
 
     from lema_core.llm.prices import money
+    from lema_core.llm.store import By
 
     with _opened(ledger) as store:
-        for by in ("run", "endpoint", "day"):
+        for by in get_args(By):
             table = Table(by, "completions", "failed attempts", "prompt tokens", "completion tokens", "cost", box=None)
             for row in store.totals(by):
                 table.add_row(str(row[0]), *(str(int(value)) for value in row[1:5]), money(row[5]))

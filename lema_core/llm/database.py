@@ -27,10 +27,18 @@ class Database(Protocol):
     where: str
 
     def transaction(self) -> Any:
-        """Return a context manager: everything in it is committed, or nothing."""
+        """Return a context manager: everything in it is committed, or nothing.
+
+        Raises:
+            LedgerError: the database did not take it.
+        """
 
     def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
-        """Run one statement and return its rows."""
+        """Run one statement and return its rows.
+
+        Raises:
+            LedgerError: the database did not take it.
+        """
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
         """Run one statement for each row."""

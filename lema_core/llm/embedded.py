@@ -124,7 +124,12 @@ def convert_checkpoint(checkpoint: Path, target: Path) -> None:
 
 
 def serve(path: Path, *, port: int, slots: int, threads: int, context: int, alias: str) -> int:
-    """Serve ``path`` on 127.0.0.1:``port`` until SIGTERM, SIGINT or the end of the parent; return the exit status."""
+    """Serve ``path`` on 127.0.0.1:``port`` until SIGTERM, SIGINT or the end of the parent; return the exit status.
+
+    Raises:
+        MissingDependencyError: llama.cpp is not installed.
+        EndpointError: it cannot serve the file, or not on this port.
+    """
     try:
         import xllamacpp
     except ImportError as error:

@@ -81,14 +81,18 @@ def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
 
     read = new = 0
     try:
-        batches = pq.ParquetFile(path).iter_batches(batch_size=PAGE, columns=list(COLUMNS))
-        for batch in batches:
+        file = pq.ParquetFile(path)
+        if lacking := sorted(set(COLUMNS) - set(file.schema_arrow.names)):
+            raise DataError(
+                f"{path} has no columns {lacking}: it is no export of a ledger; `lema ledger export` writes one"
+            )
+        for batch in file.iter_batches(batch_size=PAGE, columns=list(COLUMNS)):
             rows = [_checked(path, row) for row in batch.to_pylist()]
             with store.database.transaction():
                 new += store.database.insert("completions", rows)
             read += len(rows)
     except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is no export of a ledger: {error}") from None
+        raise DataError(f"{path} is no export of a ledger, as `lema ledger export` writes it: {error}") from None
     return read, new
 
 

@@ -9,13 +9,14 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lema_core.chunks import chunked
 from lema_core.llm.database import Database, connect
 from lema_core.llm.requests import Completion
 from lema_core.llm.schema import SCHEMA
 
+By = Literal["run", "endpoint", "day"]
 OPEN = "state IN ('intended', 'submitted')"
 """Said of a batch that may still answer."""
 LOOKUP = 500
@@ -196,13 +197,8 @@ class LedgerStore:
             )
         ]
 
-    def totals(self, by: str = "run") -> list[tuple[Any, ...]]:
-        """Return rows of (group, completions, failed attempts, prompt tokens, completion tokens, money).
-
-        ``by`` is run, endpoint or day.
-        """
-        if by not in {"run", "endpoint", "day"}:
-            raise ValueError(by)
+    def totals(self, by: By = "run") -> list[tuple[Any, ...]]:
+        """Return rows of (group, completions, failed attempts, prompt tokens, completion tokens, money)."""
         return self.database.query(
             f"SELECT {by}, SUM(good), SUM(bad), SUM(p), SUM(c), SUM(cost) FROM ("  # noqa: S608
             f"SELECT {by}, 1 AS good, 0 AS bad, prompt_tokens AS p, completion_tokens AS c, cost FROM completions "

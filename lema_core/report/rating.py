@@ -96,7 +96,10 @@ def _corrections(fs: AbstractFileSystem, file: str) -> Iterator[Correction]:
         with fs.open(file, "rb") as source, pq.ParquetFile(source) as parquet:
             lacking = sorted(set(schema_of(Correction).names) - set(parquet.schema_arrow.names))
             if lacking:
-                raise DataError(f"{file} has no columns {lacking}: it does not hold corrections")
+                raise DataError(
+                    f"{file} has no columns {lacking}: it does not hold corrections; expected a Parquet file of "
+                    "`.lema/store/corrections/<fingerprint>`"
+                )
             for batch in parquet.iter_batches():
                 yield from rows_from_batch(batch, Correction)
     except pa.ArrowInvalid as error:

@@ -95,7 +95,11 @@ def _pass_through(tokenizer: Any) -> str:
 
 
 def load_tokenizer(base: str) -> Any:
-    """Return the transformers tokenizer of ``base``, a checkpoint folder or model id; no code of the model is run."""
+    """Return the transformers tokenizer of ``base``, a checkpoint folder or model id; no code of the model is run.
+
+    Raises:
+        MissingDependencyError: training is not installed.
+    """
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
@@ -185,7 +189,11 @@ def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
 
 
 def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a mixture's artifact folder, part by part, or of one Parquet file."""
+    """Yield the rows of a mixture's artifact folder, part by part, or of one Parquet file.
+
+    Raises:
+        DataError: the folder has no parts.
+    """
     parts = part_files(LocalFileSystem(), str(folder)) if folder.is_dir() else [str(folder)]
     if not parts:
         raise DataError(f"no part-*.parquet in {folder}: expected the folder of a mixture")

@@ -87,7 +87,11 @@ class LemaTrainer(Planned, SFTTrainer):
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> torch.Tensor:
-        """Return this rank's part of the step's loss, times the number of ranks (gradients are averaged over them)."""
+        """Return this rank's part of the step's loss, times the number of ranks (gradients are averaged over them).
+
+        Raises:
+            TrainingError: the loss is no number, or is asked of what is not trained on.
+        """
         if return_outputs or num_items_in_batch is None:
             raise TrainingError("this trainer computes training losses only: evaluate through an endpoint")
         labels, weights = inputs.pop("labels"), inputs.pop("loss_weights")

@@ -5,6 +5,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lema_core.errors import DataError, LedgerError
@@ -212,6 +214,9 @@ def test_an_import_refuses_an_answer_under_the_wrong_key(tmp_path) -> None:
     (tmp_path / "no.parquet").write_text("no")
     with pytest.raises(DataError, match="no export"):
         import_ledger(store, tmp_path / "no.parquet")
+    pq.write_table(pa.table({"key": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(DataError, match=r"no columns \['completion_tokens', .* `lema ledger export` writes one"):
+        import_ledger(store, tmp_path / "other.parquet")
 
 
 def test_why_two_keys_differ() -> None:
