@@ -6,7 +6,7 @@ waits while others may still turn out cheaper than reserved; when nothing is res
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
@@ -132,22 +132,31 @@ class Account:
 
     async def _dry(self, most: Amount, draw: Draw) -> None:
         if self._holders == 0 and not draw.others:
-            raise BudgetExceededError(self._text(most, draw.spent))
+            raise BudgetExceededError(self._text(most, draw))
         await self.rest()
 
-    def _text(self, most: Amount, spent: Amount) -> str:
-        parts = []
+    def _text(self, most: Amount, draw: Draw) -> str:
+        parts, spent, lost = [], draw.spent, draw.lost + self._lost
         if self.budget.dollars is not None:
+            held = _held(draw.batches.dollars, lost.dollars, money)
             parts.append(
-                f"{money(spent.dollars)} of {money(self.budget.dollars)} are spent and the next request may cost "
+                f"{money(spent.dollars)} of {money(self.budget.dollars)} are spent{held} and the next request may cost "
                 f"{money(most.dollars)}"
             )
         if self.budget.tokens is not None:
+            held = _held(draw.batches.tokens, lost.tokens, "{:,.0f}".format)
             parts.append(
-                f"{spent.tokens:,.0f} of {self.budget.tokens:,} tokens are used and the next request may use "
+                f"{spent.tokens:,.0f} of {self.budget.tokens:,} tokens are used{held} and the next request may use "
                 f"{most.tokens:,.0f}"
             )
+        if draw.batches.tokens > 0:
+            parts.append("run again when the batches are done: what they do not use comes back")
         return f"the budget is reached: {'; '.join(parts)}"
+
+
+def _held(batches: float, lost: float, write: Callable[[float], str]) -> str:
+    under_way = f", {write(batches)} are held by batches under way" if batches > 0 else ""
+    return under_way + (f", {write(lost)} may have been billed for answers that were lost" if lost > 0 else "")
 
 
 def _values(amount: Amount) -> tuple[float, float]:

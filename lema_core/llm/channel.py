@@ -68,7 +68,9 @@ class Channel:
         for chunk in chunks:
             fresh = {key: request for request in chunk if (key := self.keys.key(request)) not in missing}
             held = await desk.ledger.lookup(list(fresh))
-            for key in fresh.keys() - held.keys():
+            # What a batch under way owes is not to be bought.
+            owed = await desk.ledger.owed(fresh.keys() - held.keys())
+            for key in fresh.keys() - held.keys() - owed:
                 missing.add(key)
                 worth += desk.amount(*desk.sizes.likely(prompt_chars(fresh[key]), fresh[key].sampling.cap))
         return remaining(len(missing), worth.tokens, worth.dollars if desk.price else None)

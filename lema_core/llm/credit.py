@@ -60,6 +60,10 @@ class Draw:
     """Committed by all processes of the run."""
     others: bool
     """Whether another process holds a line: what it does not use comes back."""
+    batches: Amount = Amount()
+    """What batches under way may cost that no line holds: what they do not use comes back when they are collected."""
+    lost: Amount = Amount()
+    """What may have been paid without an answer."""
 
 
 class Credit:
@@ -104,7 +108,8 @@ class Credit:
             self._write(self._open + granted, self._lost)
         self._drawn += granted
         # Sums of floats leave a trace where nothing is held any more.
-        return Draw(granted, spent, others=not held.within(Amount(1e-6, 0.5)))
+        others = not held.within(Amount(1e-6, 0.5))
+        return Draw(granted, spent, others, batches, lost + self._lost)
 
     def give_back(self, spare: Amount, lost: Amount, also: Callable[[], None] | None = None) -> None:
         """Make the line shorter by what is not needed, and by what may have been paid without an answer.

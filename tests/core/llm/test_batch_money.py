@@ -5,6 +5,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+import pytest
 from batching import answered, batched, let_end
 
 from lema_core.errors import BudgetExceededError
@@ -112,3 +113,19 @@ async def test_a_deadlock_is_tried_again(postgres) -> None:
     assert len(runs) == 3
     for ledger in both:
         await ledger.close()
+
+
+async def test_a_budget_that_batches_hold_says_so(endpoint, ask, ledger) -> None:
+    endpoint.faults = Faults(batch_delay_s=3600)
+    async with Engine.open(ledger=ledger, budget=Budget(dollars=500), run="batch") as engine:
+        told = await drain(engine, batched(endpoint, wait_for_batch=False), ask(50, max_tokens=10))
+        left = sum("no room" in one.detail for one in told)
+        assert 0 < left < 50
+        held = f"{owed(ledger):,.2f}"
+        with pytest.raises(BudgetExceededError) as caught:
+            await drain(engine, batched(endpoint, transport="http"), ask(50, max_tokens=10)[-left:])
+        assert f"$0 of $500.00 are spent, ${held} are held by batches under way and" in str(caught.value)
+        assert "run again when the batches are done" in str(caught.value)
+        # What a batch owes does not remain to be bought.
+        channel = engine._channel(batched(endpoint, transport="http"))
+        assert (await channel.remaining(iter([ask(50, max_tokens=10)]))).startswith(f"{left} requests remain")
