@@ -2,11 +2,12 @@ import os
 import random
 import resource
 
+import pyarrow.parquet as pq
 import pytest
 
 from lema_core.artifacts import files
 from lema_core.errors import ArtifactError
-from lema_core.llm import Completion
+from lema_core.llm import Completion, Failure
 from lema_core.llm.answer_files import GROUP, AnswerWriter, finished
 from lema_core.machine import this_machine
 
@@ -46,3 +47,26 @@ def test_what_a_kill_left_goes_but_nothing_of_a_writer_on_another_machine(tmp_pa
     assert finished(tmp_path, {"by": "another machine"})
     with pytest.raises(ArtifactError):
         here.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("between", [1, 2])
+def test_two_commands_that_publish_at_the_same_moment_never_vouch_for_a_mixture(tmp_path, monkeypatch, between) -> None:
+    rows = [Completion(f"k{row}", "text", "stop", 1, 1, "m") for row in range(3)]
+    whole, lacking = AnswerWriter(tmp_path, {}).__enter__(), AnswerWriter(tmp_path, {}).__enter__()
+    for row, outcome in enumerate(rows):
+        whole.add(f"r{row}", outcome)
+        lacking.add(f"r{row}", outcome if row else Failure("k0", "server_error", "boom", 5))
+    place, placed = files._place, 0
+
+    def placing(*args: object) -> None:
+        nonlocal placed
+        placed += 1
+        place(*args)
+        if placed == between:
+            lacking.__exit__(None, None, None)
+
+    monkeypatch.setattr(files, "_place", placing)
+    whole.__exit__(None, None, None)
+    held = [pq.read_table(tmp_path / f"{name}.parquet").num_rows for name in ("completions", "rejected")]
+    assert placed == 6
+    assert not finished(tmp_path, {}) or held == [3, 0]
