@@ -75,10 +75,14 @@ class Desk:
             answer.model or self.spec.model,
         )
         cost = self.cost(answer)
-        self.counters.bought(asyncio.get_running_loop().time(), answer.prompt_tokens, answer.completion_tokens, cost)
         self.sizes.seen(prompt_chars(flight.request), answer.prompt_tokens, answer.completion_tokens)
         entry = Paid(self.spec.identity, self.canonical(flight.request), completion, cost, batch)
-        return await self.ledger.record(entry) or completion
+        stands = await self.ledger.record(entry) or completion
+        # Of the processes that read a batch, the one that booked an answer counts it.
+        if not batch or stands is completion:
+            now = asyncio.get_running_loop().time()
+            self.counters.bought(now, answer.prompt_tokens, answer.completion_tokens, cost)
+        return stands
 
     async def miss(
         self,

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from batching import answered, batched, let_end
+from batching import answered, batched, buy, let_end
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Engine, Failure
@@ -129,3 +129,14 @@ async def test_a_budget_that_batches_hold_says_so(endpoint, ask, ledger) -> None
         # What a batch owes does not remain to be bought.
         channel = engine._channel(batched(endpoint, transport="http"))
         assert (await channel.remaining(iter([ask(50, max_tokens=10)]))).startswith(f"{left} requests remain")
+
+
+async def test_processes_that_read_one_batch_count_its_answers_once(endpoint, ask, ledger) -> None:
+    later = batched(endpoint, wait_for_batch=False)
+    await buy(ledger, later, ask(40))
+    async with Engine.open(ledger=ledger, run="batch") as left, Engine.open(ledger=ledger, run="batch") as right:
+        both = await asyncio.gather(drain(left, later, ask(20)), drain(right, later, ask(20, 20)))
+        assert answered(both[0] + both[1], 40)
+        shown = [engine.snapshot() for engine in (left, right)]
+    assert sum(one.completions for one in shown) == 40
+    assert sum(one.dollars or 0 for one in shown) == pytest.approx(LedgerStore(ledger).spent("batch")[0])
