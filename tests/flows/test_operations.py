@@ -135,10 +135,8 @@ def flow_process_of(process: subprocess.Popen, run: dict) -> psutil.Process:
 
 
 def test_a_killed_run_is_shown_as_crashed_and_resumed_by_the_automation(
-    checkout, serving, simulated, prefect_api, lema
+    checkout, serving, simulated, prefect_api, finished
 ):
-    lema("run", "run.toml", "--root", "undisturbed", "--set", "name=plain")
-    simulated.stats.reset()
     simulated.faults = Faults(latency_s=0.2)
     # The automation starts the deployment with its defaults: the root of the checkout.
     run = start_run(prefect_api, "lema-run/whole-run", run_file="deployments/runs/test.toml")
@@ -150,7 +148,7 @@ def test_a_killed_run_is_shown_as_crashed_and_resumed_by_the_automation(
     state = ended(prefect_api, resumed)
     assert (state["type"], state["message"]) == ("COMPLETED", "finished flow_test")
     assert simulated.stats.report()["paid_twice"] <= 16
-    assert parts(checkout / ".lema") == parts(checkout / "undisturbed")
+    assert parts(checkout / ".lema") == finished.parts
 
 
 def test_a_run_without_a_worker_is_cancelled_from_the_ui_within_seconds(checkout, simulated, prefect_api, lema):
@@ -179,12 +177,10 @@ def test_a_run_without_a_worker_is_cancelled_from_the_ui_within_seconds(checkout
     "LEMA_ALL_TESTS" not in os.environ, reason="minutes: Prefect's client retries; set LEMA_ALL_TESTS=1"
 )
 @pytest.mark.timeout(600)
-def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory, lema):
+def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory, lema, finished):
     home = tmp_path_factory.mktemp("mortal") / "prefect"
     api = api_url(start(home))
     try:
-        lema("run", "run.toml", "--root", "undisturbed", "--set", "name=plain")
-        simulated.stats.reset()
         simulated.faults = Faults(latency_s=0.3)
         given = environment(api, checkout) | {"PREFECT_CLIENT_MAX_RETRIES": "2"}  # by default it ends after minutes
         with subprocess.Popen(
@@ -204,14 +200,14 @@ def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory
         # Whatever the run said without its server: what it paid is there, and the same command finishes.
         lema("run", "run.toml", "--root", "out")
         assert simulated.stats.report()["paid_twice"] <= 16
-        assert parts(checkout / "out") == parts(checkout / "undisturbed")
+        assert parts(checkout / "out") == finished.parts
     finally:
         stop(home)
 
 
 @pytest.mark.skipif(not list(Path("/usr/lib/postgresql").glob("*/bin/initdb")), reason="PostgreSQL is not installed")
 @pytest.mark.timeout(300)
-def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefect_api, lema, tmp_path_factory):
+def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefect_api, finished):
     # Not under pytest's folder: that one is closed to other users, and PostgreSQL does not run as root.
     with tempfile.TemporaryDirectory(prefix="lema-database-") as folder:
         Path(folder).chmod(0o755)
@@ -220,8 +216,6 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
         with pytest.raises(psycopg.OperationalError, match="no password"):
             psycopg.connect(database.url("postgres").partition("?")[0])
         try:
-            lema("run", "run.toml", "--root", "undisturbed", "--set", "name=plain")
-            simulated.stats.reset()
             simulated.faults = Faults(latency_s=0.3)
             ledger = f"runtime.ledger={database.url('ledger')}"
             with subprocess.Popen(
@@ -236,7 +230,7 @@ def test_the_ledgers_database_is_gone_for_ten_seconds(checkout, simulated, prefe
                 told = process.communicate(timeout=240)[0]
             assert process.returncode == 0, told
             assert simulated.stats.report()["paid_twice"] == 0
-            assert parts(checkout / "out") == parts(checkout / "undisturbed")
+            assert parts(checkout / "out") == finished.parts
         finally:
             database.stop()
 

@@ -165,18 +165,19 @@ def test_the_plan_shows_the_pilot_without_counting_it_twice(gated, lema):
     assert "miss" not in lema("plan", gated, "--root", "out").stdout
 
 
-def test_a_second_teacher_must_agree(gated, lema, simulated, tmp_path):
+def test_a_second_teacher_must_agree(gated, lema, tmp_path, finished):
     rule = ("--set", "quality_gate.rule={min_accepted=0}")
-    lema("run", gated, "--root", "one", *rule)
     for second, root in (("teacher", "two"), ("weak", "weak")):
         lema("run", gated, "--root", root, *rule, "--set", f'corrections.second="{second}"')
 
     def whole(root):
-        store = Store(str(tmp_path / root / "store"))
-        manifests = (store.manifest(ref) for ref in made(tmp_path / root, "corrections"))
+        store = Store(str(root / "store"))
+        manifests = (store.manifest(ref) for ref in made(root, "corrections"))
         return store, max(manifests, key=lambda m: m.rows_in)
 
-    (_, alone), (store, agreed), (_, weak) = (whole(root) for root in ("one", "two", "weak"))
+    # A gate changes no correction: the run without one tells what the teacher says alone.
+    roots = (finished.root, tmp_path / "two", tmp_path / "weak")
+    (_, alone), (store, agreed), (_, weak) = (whole(root) for root in roots)
     # The two programs name the same steps; each correction names the request that agreed.
     assert agreed.rows_out == alone.rows_out
     assert agreed.fingerprint != alone.fingerprint

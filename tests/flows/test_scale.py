@@ -14,7 +14,7 @@ from pathlib import Path
 import fsspec
 import psutil
 import pytest
-from support import environment, lema_command, parts, until
+from support import environment, lema_command, until
 
 from lema_core.llm.database import connect
 from lema_core.llm.simulated import Faults
@@ -79,10 +79,8 @@ def dask_workers(run: subprocess.Popen) -> list[psutil.Process]:
 
 
 def test_a_worker_killed_on_a_cluster_with_s3_and_postgres_changes_no_byte(
-    lema, run_file, simulated, s3, ledger, prefect_api, tmp_path
+    run_file, simulated, s3, ledger, prefect_api, tmp_path, finished
 ):
-    lema("run", run_file, "--root", "undisturbed")
-    simulated.stats.__init__()
     simulated.faults = Faults(latency_s=0.3)
     settings = ("--set", "runtime.workers=2", "--set", f"runtime.ledger={ledger}")
     run = subprocess.Popen(
@@ -96,7 +94,7 @@ def test_a_worker_killed_on_a_cluster_with_s3_and_postgres_changes_no_byte(
     said, _ = run.communicate(timeout=200)
     assert run.returncode == 0, said
     assert "40 questions, 120 reasoning paths" in said
-    assert stored(s3, "killed") == parts(tmp_path / "undisturbed")
+    assert stored(s3, "killed") == finished.parts
     # The student's 16 in flight of the worker that died; everything else was paid once, over both processes.
     assert simulated.stats.report()["paid_twice"] <= 16
     assert not any(psutil.pid_exists(pid) for pid in before)
