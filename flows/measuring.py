@@ -18,6 +18,8 @@ from lema_core.specs import EvaluationSpec, RunSpec, Runtime
 
 MODEL = "model"
 """The endpoint's name in a run that was made from options."""
+CALLED = {"base_prompt": "prompt"}
+"""Options by the field they set, where the names differ."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def run_of_questions(
     if "model" not in endpoint or not ({"base_url", "command"} & endpoint.keys()):
         raise ConfigError("nothing says which model answers: give --model, and --base-url or --command")
     model = of_options(EndpointSpec, {"name": MODEL, **endpoint, **_identity(endpoint)})
-    how = of_options(EvaluationSpec, {"base": MODEL, **asking})
+    how = of_options(EvaluationSpec, {"base": MODEL, **asking}, CALLED)
     return RunSpec(
         name="evaluate", questions=held_out, test_questions=held_out, evaluation=how, endpoints={MODEL: model}
     )
@@ -64,7 +66,7 @@ def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], 
     """
     run = read_run_file(path, settings)
     _, spec, base = asked_for(run)
-    how = spec.model_copy(update=of_options(EvaluationSpec, asking).model_dump(include=set(asking)))
+    how = spec.model_copy(update=of_options(EvaluationSpec, asking, CALLED).model_dump(include=set(asking)))
     changed: dict[str, Any] = {"evaluation": how}
     if endpoint:
         own = run.endpoints[base].model_dump(exclude_unset=True)

@@ -78,8 +78,8 @@ def problems(error: ValidationError) -> Iterable[str]:
             yield f"  {place}: {_said(problem)}"
 
 
-def of_options(kind: type[Model], fields: Mapping[str, Any]) -> Model:
-    """Return the model that a command's options make.
+def of_options(kind: type[Model], fields: Mapping[str, Any], called: Mapping[str, str] | None = None) -> Model:
+    """Return the model that a command's options make; ``called`` has the options' names where the fields' differ.
 
     Raises:
         ConfigError: an option is wrong; the message names it as people write it (``--max-tokens``).
@@ -88,7 +88,8 @@ def of_options(kind: type[Model], fields: Mapping[str, Any]) -> Model:
         return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        option = "".join(f"--{str(part).replace('_', '-')}: " for part in first["loc"][:1])
+        field = str(first["loc"][0]) if first["loc"] else ""
+        option = f"--{(called or {}).get(field, field).replace('_', '-')}: " if field else ""
         raise ConfigError(f"{option}{_said(first)}") from None
 
 

@@ -128,6 +128,7 @@ URL = {"base_url": "http://127.0.0.1:9/v1"}
         ("{file}", {}, {"model": "m", "base_url": "127.0.0.1"}, "must start with http"),
         ("{file}", {"base_prompt": "few_shot"}, {"model": "m", **URL}, "their own prompts"),
         ("{file}", {"samples": -1}, {"model": "m", **URL}, "--samples"),
+        ("gsm8k", {"base_prompt": "one_shot"}, {"model": "m", **URL}, "--prompt: "),
     ],
 )
 def test_bad_options_are_told_before_anything_is_started(official, source, asking, endpoint, said):
