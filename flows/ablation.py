@@ -11,8 +11,8 @@ from prefect.runtime import flow_run
 
 from flows.endpoints import Endpoints
 from flows.fine_tuning import build_examples, evaluate, fine_tune
-from flows.forecasts import telling_what_remains
 from flows.lema import collect
+from flows.planning.forecasts import telling_what_remains
 from flows.sweep_table import as_text
 from flows.titles import title_of
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of

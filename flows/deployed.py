@@ -23,7 +23,7 @@ from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
 from flows.operations.cancelling import WISHED
-from flows.planning import Planner
+from flows.planning.planner import Planner
 from flows.preflight import preflight
 from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
 from flows.titles import title_of

@@ -7,7 +7,7 @@ from flows.corrections import collect_corrections
 from flows.endpoints import Endpoints
 from flows.evolution import evolve
 from flows.fine_tuning import evaluate, fine_tune
-from flows.forecasts import telling_what_remains
+from flows.planning.forecasts import telling_what_remains
 from flows.selection import hold_out
 from flows.titles import title_of
 from lema_core.lineage import Collection, Lineage

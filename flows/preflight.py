@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from flows.sweep_planning import stages_of
+from flows.planning.sweep import stages_of
 from lema_core.ablation.cells import cell_runs
 from lema_core.llm.client import Client
 from lema_core.llm.endpoints import EndpointSpec

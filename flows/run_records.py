@@ -16,10 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
-from lema_core.llm.batch_book import waits_for_batches
-from lema_core.llm.claims import LEASE_S, Owner, owner_lives
-from lema_core.llm.database import is_postgres
-from lema_core.llm.store import LedgerStore
+from lema_core.llm.batch.book import waits_for_batches
+from lema_core.llm.ledger.claims import LEASE_S, Owner, owner_lives
+from lema_core.llm.ledger.database import is_postgres
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.machine import this_machine
 from lema_core.run_files import problems
 from lema_core.runtime_spec import ledger_at

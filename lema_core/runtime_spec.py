@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from lema_core.llm.database import is_postgres
+from lema_core.llm.ledger.database import is_postgres
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 

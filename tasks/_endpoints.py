@@ -9,9 +9,9 @@ from dataclasses import replace
 from lema_core.artifacts import ArtifactRef, PartWriter
 from lema_core.core_dumps import without_core_dumps
 from lema_core.errors import BatchPendingError, RequestsFailedError
-from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
+from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, added_up, figures
 from lema_core.llm.requests import ENDPOINTS_FAULT, Failure, Outcome
 from lema_core.specs import Runtime

@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
-from lema_core.greedy import greedy_requests, judged_answer
+from lema_core.evaluation import greedy_requests, judged_answer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
 from lema_core.specs import EvaluationSpec, PromptKind, Runtime

@@ -8,8 +8,8 @@ from typing import Self
 
 from flows.chaos.adapting import known_to, run_file_text, simulated_run
 from flows.chaos.outcome import Outcome
-from flows.planned import PlannedStage
-from flows.planning import Planner
+from flows.planning.planned import PlannedStage
+from flows.planning.planner import Planner
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.specs import RunSpec
 

@@ -4,7 +4,7 @@ import typer
 
 from flows.cli.chaos import chaos
 from flows.cli.complete import complete
-from flows.cli.console import told
+from flows.cli.console import exit_on_error
 from flows.cli.doctor import doctor
 from flows.cli.evaluate import evaluate
 from flows.cli.explain import explain
@@ -35,7 +35,7 @@ COMMANDS = (
     *(up, down, deploy, serve),
 )
 for command in COMMANDS:
-    app.command(command.__name__)(told(command))
+    app.command(command.__name__)(exit_on_error(command))
 app.callback()(without_core_dumps)
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

@@ -19,7 +19,7 @@ if not console.is_terminal:
     console = Console(soft_wrap=True, highlight=False, width=160)
 
 
-def told(command: Callable[P, R]) -> Callable[P, R]:
+def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
     """Wrap a command so that our errors and those of files end it with one message and exit code 1, no traceback."""
 
     @wraps(command)

@@ -5,9 +5,9 @@ from rich.table import Table
 
 from flows.measuring import Measured, asked_for
 from lema_core import statistics
+from lema_core.accuracy import Evaluation, evaluate
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import ConfigError
-from lema_core.evaluation import Evaluation, evaluate
 from lema_core.records import JudgedPath
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.specs import RunSpec, Runtime

@@ -44,7 +44,7 @@ def export(
     Example: lema export deployments/runs/demo.toml --format chat --to exported
     Example: lema export deployments/runs/demo.toml --format model --arm lema --to lema-model
     """
-    from flows.planning import Planner
+    from flows.planning.planner import Planner
     from lema_core import exporting
     from lema_core.artifacts import Store
     from lema_core.errors import ConfigError

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from flows.cli.console import console, told
+from flows.cli.console import console, exit_on_error
 from lema_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lema_core.llm.store import LedgerStore
+    from lema_core.llm.ledger.store import LedgerStore
 
 ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
@@ -36,8 +36,8 @@ Where = Annotated[
 @contextmanager
 def _opened(where: str) -> Iterator["LedgerStore"]:
     from lema_core.errors import LedgerError
-    from lema_core.llm.database import is_postgres
-    from lema_core.llm.store import LedgerStore
+    from lema_core.llm.ledger.database import is_postgres
+    from lema_core.llm.ledger.store import LedgerStore
 
     if not is_postgres(where) and not Path(where).is_file():
         raise LedgerError(f"there is no ledger at {where}; name one with --ledger")
@@ -49,7 +49,7 @@ def _opened(where: str) -> Iterator["LedgerStore"]:
 
 
 @ledger_app.callback(invoke_without_command=True)
-@told
+@exit_on_error
 def totals(context: typer.Context, ledger: Where) -> None:
     """Show requests, tokens and money by run, by endpoint and by day."""
     if context.invoked_subcommand is not None:
@@ -59,8 +59,8 @@ def totals(context: typer.Context, ledger: Where) -> None:
         return
     from rich.table import Table
 
+    from lema_core.llm.ledger.store import By
     from lema_core.llm.prices import money
-    from lema_core.llm.store import By
 
     with _opened(ledger) as store:
         for by in get_args(By):
@@ -72,7 +72,7 @@ def totals(context: typer.Context, ledger: Where) -> None:
 
 
 @ledger_app.command("explain")
-@told
+@exit_on_error
 def explain(
     key: Annotated[str, typer.Argument(help="A key, or its beginning, as in the column request_key.")],
     ledger: Where,
@@ -83,7 +83,7 @@ def explain(
     The key is made from the endpoint's identity, the messages, the parameters that can change the answer and the sample
     index. URL, port, API key and the order of fields do not enter.
     """
-    from lema_core.llm.ledger_files import differences, entry
+    from lema_core.llm.ledger.files import differences, entry
 
     with _opened(ledger) as store:
         first = entry(store, key)
@@ -103,26 +103,26 @@ def _show(found: dict[str, Any]) -> None:
 
 
 @ledger_app.command("export")
-@told
+@exit_on_error
 def export(
     path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="Where to write.")], ledger: Where
 ) -> None:
     """Write every completion, with its request, to a Parquet file."""
-    from lema_core.llm.ledger_files import export_ledger
+    from lema_core.llm.ledger.files import export_ledger
 
     with _opened(ledger) as store:
         console.print(f"{export_ledger(store, path)} completions in {path}")
 
 
 @ledger_app.command("import")
-@told
+@exit_on_error
 def import_(
     path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="A file that `lema ledger export` wrote.")],
     ledger: Where,
 ) -> None:
     """Add a file's completions; what the ledger holds already stands. A new ledger is made where there is none."""
-    from lema_core.llm.ledger_files import import_ledger
-    from lema_core.llm.store import LedgerStore
+    from lema_core.llm.ledger.files import import_ledger
+    from lema_core.llm.ledger.store import LedgerStore
 
     store = LedgerStore(ledger)
     try:
@@ -133,13 +133,13 @@ def import_(
 
 
 @ledger_app.command("forget-batch")
-@told
+@exit_on_error
 def forget_batch(
     batch: Annotated[str, typer.Argument(help="The batch's id in the ledger, as the error message named it.")],
     ledger: Where,
 ) -> None:
     """Give up a batch that its endpoint does not know any more: the next run buys again what it owes."""
-    from lema_core.llm import batch_book
+    from lema_core.llm.batch import book as batch_book
 
     with _opened(ledger) as store:
         owed = batch_book.forget_batch(store, batch)

@@ -7,8 +7,8 @@ from rich.table import Table
 
 from flows.ablation import Sweep
 from flows.sweep_table import sweep_table
+from lema_core.accuracy import Evaluation
 from lema_core.artifacts import Store
-from lema_core.evaluation import Evaluation
 from lema_core.lineage import Lineage
 from lema_core.report.gathering import evaluation_of, funnel_of
 from lema_core.report.story import interval, p_value, percent, points

@@ -11,7 +11,7 @@ from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
-    from flows.planned import PlannedStage
+    from flows.planning.planned import PlannedStage
     from lema_core.llm.forecast import Forecast, Interval
     from lema_core.specs import Runtime
 
@@ -37,8 +37,8 @@ def plan(
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
-    from flows.forecasts import forecast_of, reading
-    from flows.sweep_planning import stages_of
+    from flows.planning.forecasts import forecast_of, reading
+    from flows.planning.sweep import stages_of
     from lema_core.run_files import read_run_file
     from lema_core.specs import Runtime
 
@@ -56,7 +56,7 @@ def plan(
 
 
 async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
-    from flows.forecasts import pilot_stages, pilots
+    from flows.planning.forecasts import pilot_stages, pilots
     from lema_core.llm.prices import money
 
     chosen = pilot_stages(stages)

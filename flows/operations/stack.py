@@ -78,9 +78,9 @@ def _move_ledger(url: str) -> None:
     if named.exists():
         return
     if file.exists():
-        from lema_core.llm.claims import Claims
-        from lema_core.llm.ledger_files import move_ledger
-        from lema_core.llm.store import LedgerStore
+        from lema_core.llm.ledger.claims import Claims
+        from lema_core.llm.ledger.files import move_ledger
+        from lema_core.llm.ledger.store import LedgerStore
 
         with closing(LedgerStore(str(file))) as old:
             if working := Claims(old).living():

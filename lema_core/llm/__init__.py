@@ -4,9 +4,9 @@ Contract: a completion is committed before anyone sees it; a failed request is a
 an error (`EndpointError`, `BudgetExceededError`, `LedgerError`) means that no further request could succeed.
 """
 
-from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec, Price, running
 from lema_core.llm.engine import Engine
+from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Failure, Outcome, Sampling, request_key
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any, Protocol, TypeVar
 
 from lema_core.errors import BudgetExceededError
-from lema_core.llm.credit import Amount, Budget, Draw, limit_of
+from lema_core.llm.ledger.credit import Amount, Budget, Draw, limit_of
 from lema_core.llm.prices import money
 
 T = TypeVar("T")

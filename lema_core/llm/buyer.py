@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from lema_core.errors import LemaError
 from lema_core.llm.answers import Answer, AttemptError
 from lema_core.llm.budget import Account
-from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
-from lema_core.llm.ledger import Ledger
+from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import Missed, Paid
 from lema_core.llm.limiter import Ticket
 from lema_core.llm.outage import Outage
 from lema_core.llm.prices import cost_of, price_of
@@ -28,7 +29,6 @@ from lema_core.llm.requests import (
 )
 from lema_core.llm.retries import BROKEN, PACED, Patience
 from lema_core.llm.sizes import Sizes, prompt_chars
-from lema_core.llm.store import Missed, Paid
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import ConfigError
 from lema_core.llm.buyer import Buyer, Desk
-from lema_core.llm.claims import BEAT_S
-from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
+from lema_core.llm.ledger.claims import BEAT_S
+from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limiter import Limiter
 from lema_core.llm.progress import remaining
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Outcome
@@ -57,7 +57,7 @@ class Channel:
 
     async def buy_batch(self, flights: list[Flight]) -> None:
         """Buy completions through the Batch API and settle the flights; see `BatchBuyer.buy`."""
-        from lema_core.llm.batch import BatchBuyer
+        from lema_core.llm.batch.transport import BatchBuyer
 
         client, _ = await self._opened()
         await BatchBuyer(self._desk, client).buy(flights)

@@ -17,12 +17,12 @@ from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
 from lema_core.llm.channel import Channel, Chunks
-from lema_core.llm.claims import BEAT_S
-from lema_core.llm.credit import Budget
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
-from lema_core.llm.ledger import Ledger
+from lema_core.llm.ledger.claims import BEAT_S
+from lema_core.llm.ledger.credit import Budget
+from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.prices import need_price
 from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome

@@ -18,10 +18,10 @@ from typing import Any
 from lema_core.chunks import chunked
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.engine import Engine
+from lema_core.llm.ledger.store import LedgerStore, unpack
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Message, Outcome
 from lema_core.llm.sizes import UNKNOWN_OUTPUT, prompt_chars
-from lema_core.llm.store import LedgerStore, unpack
 
 Z95 = 1.96
 SAMPLE = 500

@@ -6,7 +6,7 @@ A section whose data is absent is left out of the page. Times are those of the m
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lema_core.evaluation import Evaluation
+from lema_core.accuracy import Evaluation
 from lema_core.records import Correction
 from lema_core.selection import CheckpointScore
 from lema_core.statistics import PerplexityGap

@@ -7,8 +7,8 @@ from math import isfinite
 
 import pyarrow.parquet as pq
 
+from lema_core.accuracy import Evaluation, evaluate
 from lema_core.artifacts import ArtifactRef, Manifest, Store
-from lema_core.evaluation import Evaluation, evaluate
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath, Question

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lema_core.evaluation import Comparison, Evaluation
+from lema_core.accuracy import Comparison, Evaluation
 from lema_core.report.data import Funnel, ReportData
 from lema_core.statistics import Estimate
 

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.greedy import judged_answer
+from lema_core.evaluation import judged_answer
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import JudgedPath

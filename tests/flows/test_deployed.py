@@ -16,7 +16,7 @@ from support import ask, environment, runs, until
 
 from flows.deployed import _those, what_is_trained
 from flows.operations.deploying import served
-from flows.planning import Planner
+from flows.planning.planner import Planner
 from flows.run_records import awaits_batches, record_of, recorded, records, save, unfinished
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import ConfigError

@@ -18,9 +18,9 @@ from flows.operations import stack
 from flows.operations.postgres import Postgres
 from flows.operations.server import api_url, start, stop
 from lema_core.errors import ConfigError, LedgerError, LemaError
-from lema_core.llm.claims import Claims
+from lema_core.llm.ledger.claims import Claims
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated import Faults
-from lema_core.llm.store import LedgerStore
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,10 +10,10 @@ from support import kept
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from flows.fine_tuning import _perplexity
-from flows.forecasts import forecast_of, pilot_stages, reading
-from flows.outlook import Data, of_mixture, of_pool, outlook
-from flows.planning import Planner
-from flows.sweep_planning import stages_of
+from flows.planning.forecasts import forecast_of, pilot_stages, reading
+from flows.planning.outlook import Data, of_mixture, of_pool, outlook
+from flows.planning.planner import Planner
+from flows.planning.sweep import stages_of
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Collection, Lineage

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from support import environment, lema_command, until
 
-from lema_core.llm.database import connect
+from lema_core.llm.ledger.database import connect
 from lema_core.llm.simulated import Faults
 
 pytestmark = pytest.mark.slow

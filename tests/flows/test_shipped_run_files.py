@@ -9,7 +9,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flows.chaos.adapting import run_file_text, simulated_run
 from flows.deployed import corrections_of
-from flows.planning import Planner
+from flows.planning.planner import Planner
 from lema_core.prompts import load, path_input, path_prompt
 from lema_core.prompts.layouts import THINK
 from lema_core.run_files import read_run_file

@@ -10,12 +10,12 @@ from batching import answered, batched, buy, let_end
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Engine, Failure
-from lema_core.llm.batch_book import Batch, BatchBook, Line
-from lema_core.llm.credit import Amount, Credit
-from lema_core.llm.ledger import Ledger
+from lema_core.llm.batch.book import Batch, BatchBook, Line
+from lema_core.llm.ledger.credit import Amount, Credit
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import LedgerStore, Paid
 from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import Faults
-from lema_core.llm.store import LedgerStore, Paid
 
 
 async def drain(engine, spec, requests) -> list[Any]:

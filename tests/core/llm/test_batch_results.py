@@ -8,13 +8,13 @@ from aiohttp import web
 from batching import answered, batched, buy, submitted
 
 from lema_core.errors import EndpointError
-from lema_core.llm import batch as buying
-from lema_core.llm import batch_api as batch_calls
-from lema_core.llm.batch_api import BatchApi
-from lema_core.llm.batch_book import waits_for_batches
+from lema_core.llm.batch import api as batch_calls
+from lema_core.llm.batch import transport as buying
+from lema_core.llm.batch.api import BatchApi
+from lema_core.llm.batch.book import waits_for_batches
 from lema_core.llm.client import Client
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated.batches import BatchError, Batches
-from lema_core.llm.store import LedgerStore
 
 
 def at_first(monkeypatch, name: str, change, times: int = 1) -> None:

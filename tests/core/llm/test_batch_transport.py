@@ -3,9 +3,9 @@ from batching import answered, batched, buy, let_end, submitted
 
 from lema_core.errors import BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, Engine, Failure, Price
-from lema_core.llm.batch_api import BatchApi
+from lema_core.llm.batch.api import BatchApi
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated import Faults
-from lema_core.llm.store import LedgerStore
 
 
 async def test_the_same_answers_as_over_http(endpoint, ask, ledger, tmp_path) -> None:

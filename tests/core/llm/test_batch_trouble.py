@@ -10,17 +10,17 @@ from batching import answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, request_key, window
-from lema_core.llm import batch_api as batch_calls
-from lema_core.llm.batch_api import BatchApi
-from lema_core.llm.batch_book import Batch, BatchBook, Line, forget_batch, waits_for_batches
+from lema_core.llm.batch import api as batch_calls
+from lema_core.llm.batch.api import BatchApi
+from lema_core.llm.batch.book import Batch, BatchBook, Line, forget_batch, waits_for_batches
 from lema_core.llm.client import Client
-from lema_core.llm.credit import Amount, Credit
 from lema_core.llm.forecast import pilot
-from lema_core.llm.ledger import Ledger
+from lema_core.llm.ledger.credit import Amount, Credit
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import LedgerStore, Paid
 from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
-from lema_core.llm.store import LedgerStore, Paid
 
 
 def states(ledger: str) -> list[str]:

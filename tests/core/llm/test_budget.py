@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
 from lema_core.llm.budget import Account
-from lema_core.llm.claims import Claims
-from lema_core.llm.credit import Amount, Credit, Draw
-from lema_core.llm.store import LedgerStore, Paid
+from lema_core.llm.ledger.claims import Claims
+from lema_core.llm.ledger.credit import Amount, Credit, Draw
+from lema_core.llm.ledger.store import LedgerStore, Paid
 from lema_core.machine import this_machine
 
 LIMIT = 100

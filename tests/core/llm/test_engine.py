@@ -10,9 +10,9 @@ import pytest
 
 from lema_core.errors import AuthenticationError, BudgetExceededError, ConfigError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
-from lema_core.llm.ledger import Ledger
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import LedgerStore, unpack
 from lema_core.llm.retries import Patience
-from lema_core.llm.store import LedgerStore, unpack
 
 
 def answer(text="The answer is 42.", finish="stop", tokens=10):

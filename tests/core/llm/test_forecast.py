@@ -14,9 +14,9 @@ from lema_core.llm import (
     request_key,
 )
 from lema_core.llm.forecast import forecast, forecast_unread, pilot
+from lema_core.llm.ledger.store import LedgerStore, Paid
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.requests import canonical_json, canonical_request
-from lema_core.llm.store import LedgerStore, Paid
 
 SPEC = EndpointSpec(
     model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10)

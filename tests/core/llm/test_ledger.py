@@ -11,12 +11,12 @@ import pytest
 
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
-from lema_core.llm.claims import Claims
-from lema_core.llm.credit import Amount, Budget, Credit
-from lema_core.llm.database import connect
-from lema_core.llm.ledger_files import differences, entry, export_ledger, import_ledger, move_ledger
+from lema_core.llm.ledger.claims import Claims
+from lema_core.llm.ledger.credit import Amount, Budget, Credit
+from lema_core.llm.ledger.database import connect
+from lema_core.llm.ledger.files import differences, entry, export_ledger, import_ledger, move_ledger
+from lema_core.llm.ledger.store import LedgerStore, Missed, Paid, pack
 from lema_core.llm.requests import canonical_json, canonical_request
-from lema_core.llm.store import LedgerStore, Missed, Paid, pack
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -13,10 +13,10 @@ from itertools import count
 from typing import TypeVar
 
 from lema_core.errors import LedgerError, LemaError
-from lema_core.llm.claims import Claims
-from lema_core.llm.credit import Amount, Budget, Credit, Draw
+from lema_core.llm.ledger.claims import Claims
+from lema_core.llm.ledger.credit import Amount, Budget, Credit, Draw
+from lema_core.llm.ledger.store import Entry, LedgerStore
 from lema_core.llm.requests import Completion
-from lema_core.llm.store import Entry, LedgerStore
 
 T = TypeVar("T")
 Queued = tuple[Entry, asyncio.Future[Completion | None]]

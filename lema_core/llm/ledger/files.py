@@ -12,8 +12,8 @@ from typing import Any
 from lema_core.artifacts.files import atomic_local
 from lema_core.chunks import chunked
 from lema_core.errors import DataError, LedgerError
+from lema_core.llm.ledger.store import LedgerStore, pack, unpack
 from lema_core.llm.requests import KeyMaker, canonical_json, stored_request
-from lema_core.llm.store import LedgerStore, pack, unpack
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),

@@ -8,11 +8,11 @@ from typing import Any
 
 from lema_core.errors import LemaError
 from lema_core.llm.answers import Answer, AttemptError, answer_of, status_error
-from lema_core.llm.batch_api import Results
-from lema_core.llm.batch_book import Batch, BatchBook
+from lema_core.llm.batch.api import Results
+from lema_core.llm.batch.book import Batch, BatchBook
 from lema_core.llm.buyer import Desk
-from lema_core.llm.credit import Amount
 from lema_core.llm.flight import Flight
+from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.requests import CompletionRequest, Failure, FailureReason, Outcome, stored_request
 from lema_core.llm.retries import TRIES
 from lema_core.llm.sizes import prompt_chars

@@ -9,14 +9,14 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from flows.corrections_planning import CorrectionsPlan
 from flows.endpoints import Endpoints
-from flows.outlook import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
-from flows.planned import Asked, PlannedStage, Questions, named, times
+from flows.planning.corrections import CorrectionsPlan
+from flows.planning.outlook import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
+from flows.planning.planned import Asked, PlannedStage, Questions, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.evaluation import greedy_requests
 from lema_core.evolution import Kind
-from lema_core.greedy import greedy_requests
 from lema_core.lineage import Collection, Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest

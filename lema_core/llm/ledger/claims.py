@@ -14,7 +14,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from lema_core.chunks import chunked
-from lema_core.llm.store import LOOKUP, LedgerStore, marks
+from lema_core.llm.ledger.store import LOOKUP, LedgerStore, marks
 from lema_core.machine import this_machine
 from lema_core.processes import living
 

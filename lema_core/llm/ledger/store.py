@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lema_core.chunks import chunked
-from lema_core.llm.database import Database, connect
+from lema_core.llm.ledger.database import Database, connect
+from lema_core.llm.ledger.schema import SCHEMA
 from lema_core.llm.requests import Completion
-from lema_core.llm.schema import SCHEMA
 
 By = Literal["run", "endpoint", "day"]
 OPEN = "state IN ('intended', 'submitted')"

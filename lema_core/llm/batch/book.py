@@ -12,9 +12,9 @@ from typing import Any
 from lema_core.chunks import chunked
 from lema_core.errors import LedgerError
 from lema_core.llm.answers import Answer
-from lema_core.llm.credit import Amount
-from lema_core.llm.ledger import Ledger
-from lema_core.llm.store import LOOKUP, OPEN, LedgerStore, marks, pack, unpack
+from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import LOOKUP, OPEN, LedgerStore, marks, pack, unpack
 
 NOTHING = Amount()
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from lema_core.llm.store import OPEN, Entry, LedgerStore, Paid
+from lema_core.llm.ledger.store import OPEN, Entry, LedgerStore, Paid
 
 _COLUMNS = ("dollars", "tokens", "lost_dollars", "lost_tokens")
 SHARE = 8

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from flows.endpoints import Endpoints
-from flows.planned import Asked, PlannedStage, named, times
+from flows.planning.planned import Asked, PlannedStage, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.corrections.requesting import correction_requests

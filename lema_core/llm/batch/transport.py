@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
-from lema_core.llm.batch_api import QUEUE_FULL, BatchApi, Standing, line_of
-from lema_core.llm.batch_book import Batch, BatchBook, Line
-from lema_core.llm.batch_reading import BatchReader, Harvest
+from lema_core.llm.batch.api import QUEUE_FULL, BatchApi, Standing, line_of
+from lema_core.llm.batch.book import Batch, BatchBook, Line
+from lema_core.llm.batch.reading import BatchReader, Harvest
 from lema_core.llm.budget import POLL_S
 from lema_core.llm.buyer import Desk, cap_of, larger_cap
 from lema_core.llm.client import Client
-from lema_core.llm.credit import Amount
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
+from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.requests import Failure
 
 MOST_LIVE = 1000

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from flows.planned import PlannedStage
-from flows.planning import Planner
+from flows.planning.planned import PlannedStage
+from flows.planning.planner import Planner
 from lema_core.ablation.cells import Setting, expand
 from lema_core.specs import RunSpec
 
