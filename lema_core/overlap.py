@@ -8,8 +8,10 @@ questions, which tend to repeat.
 import hashlib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-from datasketch import MinHash, MinHashLSH
+if TYPE_CHECKING:
+    from datasketch import MinHash
 
 NOT_WORDS = re.compile(r"\W+")
 SIGNS = r"+\-*/=<>≤≥≠^|!"
@@ -58,6 +60,8 @@ class NearDuplicates:
     """An index that finds a text whose word triples overlap with a new text's by the threshold or more (Jaccard)."""
 
     def __init__(self, threshold: float = 0.6) -> None:
+        from datasketch import MinHashLSH
+
         self.threshold = threshold
         # Bands for recall: a false candidate is sorted out below, a missed one is not. With equal weights the index
         # misses one in five pairs of similarity 0.7 at a threshold of 0.6.
@@ -78,7 +82,9 @@ class NearDuplicates:
         return key if similarity >= self.threshold else None
 
 
-def _minhash(text: str) -> MinHash:
+def _minhash(text: str) -> "MinHash":
+    from datasketch import MinHash
+
     words = normalised(text).split()
     count = max(1, len(words) - SHINGLE + 1)
     shingles = {" ".join(words[start : start + SHINGLE]).encode() for start in range(count)}

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
 from lema_core.errors import DataError
 from lema_core.statistics import CONFIDENCE, Estimate
@@ -94,6 +93,8 @@ def difference_over_seeds(
         )
     mean = _mean(other - one, spread, trained=sum(np.ndim(runs) > 1 for runs in (reference, arm)))
     interval = _around(mean, confidence)
+    from scipy import stats
+
     p_value = 2 * float(stats.t.sf(abs(mean.value) / sqrt(mean.variance), mean.degrees))
     return TestedDifference(interval.value, interval.low, interval.high, p_value)
 
@@ -127,5 +128,7 @@ def _mean(values: _Runs, spread: SeedSpread, trained: int) -> _Mean:
 
 
 def _around(mean: _Mean, confidence: float) -> Estimate:
+    from scipy import stats
+
     reach = float(stats.t.ppf((1 + confidence) / 2, mean.degrees)) * sqrt(mean.variance)
     return Estimate(mean.value, max(-1.0, mean.value - reach), min(1.0, mean.value + reach))

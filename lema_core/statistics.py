@@ -12,11 +12,6 @@ from math import sqrt
 
 import numpy as np
 import numpy.typing as npt
-from scipy import optimize, stats
-from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.inter_rater import cohens_kappa
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
 
 from lema_core.errors import DataError
 
@@ -105,6 +100,8 @@ def wilson(successes: float, n: int, confidence: float = CONFIDENCE) -> Proporti
     """
     if not 0 <= successes <= n or n == 0:
         raise DataError(f"A share needs 0 <= successes <= n and n > 0; got {successes} of {n}.")
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
     return Proportion(successes / n, max(0.0, float(low)), min(1.0, float(high)), successes, n)
 
@@ -127,12 +124,16 @@ def paired_difference(
     only_arm = sum(b and not a for a, b in zip(reference, arm, strict=True))
     n = len(arm)
     low, high = _tango(only_arm, only_reference, n, confidence)
+    from statsmodels.stats.contingency_tables import mcnemar
+
     test = mcnemar([[0, only_arm], [only_reference, 0]], exact=True)
     p_value = min(1.0, float(test.pvalue))
     return PairedDifference((only_arm - only_reference) / n, low, high, p_value, only_reference, only_arm, n)
 
 
 def _tango(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:
+    from scipy import optimize, stats
+
     z = float(stats.norm.ppf((1 + confidence) / 2))
     value = (gained - lost) / n
 
@@ -185,6 +186,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Return each arm's p adjusted by Holm's step-down method (1979) for having looked at all of them."""
     if not p_values:
         return {}
+    from statsmodels.stats.multitest import multipletests
+
     adjusted = multipletests(list(p_values.values()), method="holm")[1]
     return {name: float(p) for name, p in zip(p_values, adjusted, strict=True)}
 
@@ -205,6 +208,8 @@ def minimal_detectable_difference(
     """
     if n < 1 or not 0 < discordant <= 1:
         raise DataError(f"Expected n >= 1 and a discordant share in (0, 1]; got {n} and {discordant}.")
+    from scipy import optimize, stats
+
     z_level, z_power = float(stats.norm.ppf((1 + confidence) / 2)), float(stats.norm.ppf(power))
 
     def excess(difference: float) -> float:
@@ -252,6 +257,9 @@ def rater_agreement(first: Sequence[str], second: Sequence[str], confidence: flo
     if len(classes) == 1:
         return Agreement(float("nan"), float("nan"), float("nan"), equal, len(first))
     table = np.array([[counts[a, b] for b in classes] for a in classes])
+    from scipy import stats
+    from statsmodels.stats.inter_rater import cohens_kappa
+
     result = cohens_kappa(table, return_results=True)
     reach = float(stats.norm.ppf((1 + confidence) / 2)) * float(result.std_kappa)
     kappa = float(result.kappa)

@@ -9,7 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from lema_core.llm.prices import money
-from lema_core.report import figures, story
+from lema_core.report import story
 from lema_core.report.data import Funnel, ReportData
 from lema_core.report.pairs import pair_of
 
@@ -18,6 +18,8 @@ __all__ = ["environment", "render_html", "render_markdown", "tidy", "view_of"]
 
 def render_html(data: ReportData) -> str:
     """Return one HTML page that needs nothing else: styles and plots are inside, scripts there are none."""
+    from lema_core.report import figures
+
     names = [score.name for score in data.evaluation.scores] if data.evaluation else []
     names += [name for name in (*(curve.arm for curve in data.curves), *data.perplexity) if name not in names]
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
@@ -70,6 +72,8 @@ def _levels(data: ReportData) -> dict[str, list[Any]]:
 
 
 def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
+    from lema_core.report import figures
+
     plots = {}
     if data.evaluation is not None:
         plots["accuracy"] = figures.accuracy_figure(data.evaluation, colours)

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from lema_core.ablation.cells import OWN
 from lema_core.ablation.comparison import Row, SweepTable
 from lema_core.ablation.contrasts import Contrast
-from lema_core.report import figures, story
+from lema_core.report import story
 from lema_core.report.render import environment, tidy
 from lema_core.specs import BASE
 
@@ -26,6 +26,8 @@ __all__ = [
 
 def render_sweep_html(title: str, table: SweepTable) -> str:
     """Return one HTML page that needs nothing else."""
+    from lema_core.report import figures
+
     names = dict.fromkeys(row.arm for row in table.rows)
     colours = figures.arm_colours(list(names), BASE if BASE in names else None)
     shown = [(label_of(row, table), row) for row in table.rows if row.accuracy]
