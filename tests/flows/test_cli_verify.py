@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from flows.cli.console import told
+from flows.cli.console import exit_on_error
 from flows.cli.verify import BATCH, verify
 from lema_core.errors import DataError
 
@@ -126,10 +126,10 @@ def test_errors_of_files_are_one_message(error, capsys):
         raise error
 
     with pytest.raises(SystemExit):
-        told(command)()
+        exit_on_error(command)()
     assert str(error) in capsys.readouterr().err
 
 
 def test_a_defect_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
-        told(lambda: 1 / 0)()
+        exit_on_error(lambda: 1 / 0)()
