@@ -1,7 +1,7 @@
 """``lema verify``: compare final answers by the matcher that judges reasoning paths, and see why it decided so."""
 
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,7 +152,9 @@ def _parquet(local: Path, out: Path, cases: str) -> "Iterator[Callable[[list[Row
         with _told_of_columns(out):
             file.write_table(pa.Table.from_pylist(rows, schema=schema))
 
-    with pq.ParquetWriter(local, schema) as file:
+    with ExitStack() as stack:
+        with _told_of_columns(out):
+            file = stack.enter_context(pq.ParquetWriter(local, schema))
         yield write
 
 

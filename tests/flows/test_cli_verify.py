@@ -133,3 +133,11 @@ def test_errors_of_files_are_one_message(error, capsys):
 def test_a_defect_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_on_error(lambda: 1 / 0)()
+
+
+def test_an_object_without_fields_has_no_parquet_column(tmp_path):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(json.dumps({"gold": "1", "pred": "1", "meta": {}}) + "\n")
+    with pytest.raises(DataError, match="do not fit the columns"):
+        verify(cases=str(cases), out=tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["cases.jsonl"]
