@@ -56,6 +56,8 @@ class AttemptError(Exception):
         """The request went out and no answer came: the endpoint may have billed it."""
         self.refused = refused
         """No connection could be made: nothing was sent, whatever the request."""
+        self.proxied = False
+        """A proxy says that it lost the server, or its patience: the answer to this request may just be long."""
         self.doubtful = doubtful
         """``fatal`` holds only where no request was answered: a firewall may take offence at a single prompt."""
         self.excused = False
@@ -131,7 +133,10 @@ def status_error(status: int, headers: Mapping[str, str], content: bytes, where:
     if fatal := _fatal(status, code, detail, where):
         reason: FailureReason = "content_filter" if status == 403 else "bad_request"
         return AttemptError(reason, detail, fatal=fatal, doubtful=status in {403, 404})
-    return AttemptError(_CLASSES.get(status, _by_hundred(status)), detail, retry_after=retry_after(headers))
+    kind = _CLASSES.get(status, _by_hundred(status))
+    error = AttemptError(kind, detail, retry_after=retry_after(headers))
+    error.proxied = kind == "connection"
+    return error
 
 
 _CLASSES: dict[int, FailureReason] = {

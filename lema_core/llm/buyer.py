@@ -286,7 +286,9 @@ class Buyer:
         now = self._clock()
         if not hurried:
             self._outage.failed(trip.flight.key, error, ticket.started, now)
-        if not hurried and (error.reason in PACED or error.reason in BROKEN):
+        # One request that a proxy gave up must not make all others wait.
+        broken = error.reason in BROKEN and (error.excused or not error.proxied)
+        if not hurried and (error.reason in PACED or broken):
             self._gate.limiter.refused(ticket, now, error.retry_after, paced=error.reason in PACED)
         else:
             self._gate.limiter.ended(ticket, now)

@@ -61,17 +61,18 @@ class Outage:
         self._judge(error, now)
 
     def _count(self, key: str, error: AttemptError, started: float, now: float) -> None:
+        self._failed.add(key)
         if self._since is not None:
             self._again += started >= self._since
             return
-        self._failed.add(key)
         if error.refused or len(self._failed) >= self._enough:
             self._since = now
 
     def _judge(self, error: AttemptError, now: float) -> None:
-        if self._since is None:
+        if error.doubtful and self._served and len(self._failed) < self._enough:
             # Other requests were answered, and few are refused: a firewall takes offence at what they say.
-            error.fatal = None if error.doubtful and self._served else error.fatal
+            error.fatal = None
+        if self._since is None:
             return
         error.excused = error.reason in BROKEN
         if error.fatal is None and now - self._since > UNREACHABLE_S and self._again >= AGAIN:

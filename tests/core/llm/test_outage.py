@@ -8,6 +8,7 @@ from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price
 from lema_core.llm.answers import AttemptError, FailureReason
 from lema_core.llm.client import Client
+from lema_core.llm.limiter import FIRST_WINDOW
 from lema_core.llm.outage import FEWEST, MOST, UNREACHABLE_S, Outage
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
@@ -100,6 +101,15 @@ def test_server_errors_use_up_tries_and_end_the_run_only_where_nothing_else_come
         assert any(error.fatal for error in errors) == (at >= UNREACHABLE_S)
     told.outage.answered()
     assert not told.lose(0, 200.0, reason="server_error").fatal
+
+
+def test_one_404_after_a_refused_connection_does_not_end_the_run() -> None:
+    told = Told()
+    told.outage.answered()
+    told.lose(0, 0.1, refused=True)
+    missing = AttemptError("bad_request", "no", fatal=EndpointError("not found"), doubtful=True)
+    told.outage.failed("1", missing, 0.2, 0.3)
+    assert missing.fatal is None
 
 
 @given(
@@ -220,6 +230,15 @@ async def test_a_refusal_of_one_prompt_is_a_row(fake, spec, ask, tmp_path, statu
         outcomes = first + [outcome async for outcome in engine.stream(spec, ask(20, start=10))]
     failed = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
     assert [(one.reason, one.attempts) for one in failed] == [(reason, 1)]
+
+
+async def test_prompts_that_a_proxy_always_gives_up_make_nobody_else_wait(fake, spec, ask, tmp_path) -> None:
+    fake.decide = by_last_digit(504, "0")
+    async with asyncio.timeout(30), Engine.open(ledger=str(tmp_path / "ledger.sqlite")) as engine:
+        outcomes = [outcome async for outcome in engine.stream(spec, ask(100, start=100))]
+        shrunk = engine.snapshot().window
+    assert sum(isinstance(outcome, Failure) for outcome in outcomes) == 10
+    assert shrunk >= min(FIRST_WINDOW, spec.concurrency)
 
 
 async def test_a_key_that_is_withdrawn_still_ends_the_run(fake, spec, ask, tmp_path) -> None:
