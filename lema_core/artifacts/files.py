@@ -36,6 +36,9 @@ def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 _WRITING = ".writing-"
 
+UMASK = os.umask(0o077)
+os.umask(UMASK)  # it can be read only by being set
+
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
 """What is wrong with a disk; writing tells it without a file's name."""
 
@@ -136,5 +139,6 @@ def _place(fs: fsspec.AbstractFileSystem, name: str, path: str) -> None:
         return
     with Path(name).open("rb") as written:
         os.fsync(written.fileno())
-    Path(name).chmod(0o644)
+    # mkstemp is stricter than what other programs of this user would write.
+    Path(name).chmod(0o666 & ~UMASK)
     Path(name).replace(path)

@@ -290,3 +290,10 @@ def test_a_folder_takes_its_place_whole(tmp_path):
             (part / made).touch()
         assert [path.name for path in target.iterdir()] == [made]
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_files_have_the_rights_that_the_umask_allows(tmp_path, monkeypatch):
+    monkeypatch.setattr("lema_core.artifacts.files.UMASK", 0o077)
+    with atomic_local(tmp_path / "private") as local:
+        local.write_text("x")
+    assert (tmp_path / "private").stat().st_mode & 0o777 == 0o600
