@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lema_core.answers import Family, extract, majority_vote
+from lema_core.answers import MAX_TEXT_CHARS, Family, extract, majority_vote
 from lema_core.errors import DataError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
 from lema_core.overlap import KnownQuestions, NearDuplicates
@@ -26,6 +26,7 @@ from lema_core.steps import numbered_path
 REASONS = {
     "request_failed": "the request got no answer",
     "cut_off": "the answer was cut off by its length limit",
+    "too_long": "the answer is longer than any stage reads",
     "unparsable": "no created question was found in the answer",
     "near_duplicate": "the question repeats its seed, another seed or an earlier created question",
     "test_overlap": "the question is, or nearly is, one of the test questions",
@@ -33,16 +34,16 @@ REASONS = {
 }
 """Every reason code of this stage."""
 
-LABEL = re.compile(r"#?\s*(?:Created|New)\s+Question\s*#?\s*:[*\s]*", re.IGNORECASE)
+LABEL = re.compile(r"(?:Created|New)\s++Question\s*+#?\s*+:[*\s]*+", re.IGNORECASE)
 _PART = r"(?:Given Question|Created Question|(?:Final )?Answer|Solution|Explanation)"
 NEXT_PART = re.compile(
-    rf"#[#\s*]*{_PART}\b"
-    rf"|(?:\n|(?<=[.?!])\s)[\s*]*{_PART}[\s*]*:"
-    r"|(?:\n|(?<=\?)\s)[\s*]*(?:(?:So|Thus|Therefore|Hence),? )?the (?:final )?answer is\b",
+    rf"#[#\s*]{{0,16}}{_PART}\b"
+    rf"|(?:\n|(?<=[.?!])\s)[\s*]{{0,16}}{_PART}[\s*]*+:"
+    r"|(?:\n|(?<=\?)\s)[\s*]{0,16}(?:(?:So|Thus|Therefore|Hence),? )?the (?:final )?answer is\b",
     re.IGNORECASE,
 )
 """What a model adds to its question; "Solution A has 30% acid" and "Answer in cents." are the question's own words."""
-CHOICES = re.compile(r"\s*\[(?P<choices>[^\[\]]+)\]\s*$")
+CHOICES = re.compile(r"\[(?P<choices>[^\[\]]++)\]\s*+$")
 MIN_CHOICES = 2
 Kind = Literal["centric", "general"]
 
@@ -101,6 +102,8 @@ def created_from(seed: Question, draw: int, outcome: Outcome) -> Question | Reje
         return _rejected(seed, draw, outcome, "request_failed", f"{outcome.reason}: {outcome.detail}")
     if outcome.finish_reason == "length":
         return _rejected(seed, draw, outcome, "cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
+    if len(outcome.text) > MAX_TEXT_CHARS:
+        return _rejected(seed, draw, outcome, "too_long", f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}")
     parsed = parse_created(outcome.text, with_choices=seed.candidates is not None)
     if parsed is None:
         return _rejected(seed, draw, outcome, "unparsable", f"it starts with {outcome.text[:60]!r}")
@@ -131,9 +134,8 @@ def parse_created(text: str, *, with_choices: bool = False) -> tuple[str, tuple[
         return (question, None) if question else None
     found = CHOICES.search(question)
     choices = tuple(one.strip() for one in found["choices"].split(";") if one.strip()) if found else ()
-    if found is None or len(set(choices)) < MIN_CHOICES or not question[: found.start()]:
-        return None
-    return question[: found.start()], choices
+    asked = question[: found.start()].rstrip() if found else ""
+    return (asked, choices) if asked and len(set(choices)) >= MIN_CHOICES else None
 
 
 class Novelty:
@@ -167,7 +169,12 @@ def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Reje
     answer agree with none (paper: the majority of 3; three different answers drop the question).
     """
     task = get_task(question.task)
-    texts = [without_run_on(one.text, question.task) if isinstance(one, Completion) else "" for one in outcomes]
+    texts = [
+        without_run_on(one.text, question.task)
+        if isinstance(one, Completion) and len(one.text) <= MAX_TEXT_CHARS
+        else ""
+        for one in outcomes
+    ]
     family: Family = task.family
     answers = [extract(text, family, question.candidates).value if text else None for text in texts]
     vote = majority_vote(answers, family, question.candidates)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 NOT_WORDS = re.compile(r"\W+")
 SIGNS = r"+\-*/=<>≤≥≠^|!"
 NOT_WORDS_OR_SIGNS = re.compile(rf"[^\w{SIGNS}]+")
-BESIDE_WORDS = re.compile(rf"(?<=[^\W\d_]{{2}})\s*[{SIGNS}]+|[{SIGNS}]+\s*(?=[^\W\d_]{{2}})")
+BESIDE_WORDS = re.compile(rf"(?<=[^\W\d_]{{2}})\s*+[{SIGNS}]++|(?<![{SIGNS}])[{SIGNS}]++\s*+(?=[^\W\d_]{{2}})")
 """Hyphens and exclamation marks: what stands beside a word of two letters or more is punctuation."""
 AROUND_SIGNS = re.compile(rf" ?([{SIGNS}]) ?")
 ONE_SPELLING = str.maketrans("−–×·÷", "--**/")

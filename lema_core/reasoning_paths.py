@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from lema_core.answers import MAX_TEXT_CHARS
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
 from lema_core.prompts import fingerprint, load, path_prompt
 from lema_core.questions import get_task
@@ -19,12 +20,13 @@ PromptKind = Literal["few_shot", "zero_shot"]
 REASONS = {
     "request_failed": "the request got no answer",
     "empty": "the student wrote nothing",
+    "too_long": "the answer is longer than any stage reads",
 }
 """Every reason code of this stage."""
 
 SEED_RANGE = 2**31 - 2**16
 """Servers take a signed 32-bit seed, and the engine adds the sample index to ours."""
-RUN_ON = re.compile(r"\n[#*\s]*(?:Question|Q|Problem)\s*\d*\s*[:.]")
+RUN_ON = re.compile(r"\n[#*\s]{0,16}(?:Question|Q|Problem)\s*+\d*+\s*+[:.]")
 """A student that goes on after its answer invents the next question of the prompt."""
 
 
@@ -82,6 +84,9 @@ def path_from(question: Question, sample_index: int, student: str, outcome: Outc
         return _rejected(
             question, sample_index, student, outcome.key, "request_failed", f"{outcome.reason}: {outcome.detail}"
         )
+    if len(outcome.text) > MAX_TEXT_CHARS:
+        detail = f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}: lower max_tokens"
+        return _rejected(question, sample_index, student, outcome.key, "too_long", detail)
     text = without_run_on(outcome.text, question.task)
     if not text:
         detail = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"

@@ -30,7 +30,8 @@ REASONS = {
 }
 """Every reason code of the verdicts (the first) and of the selection of mistakes (the others)."""
 
-EQUATION = re.compile(r"\d[\d,.]*(?:\s*(?:[^\W\d_]+\s+){0,4}[-+*/×÷x^=%$]+\s*\$?\d[\d,.]*)+")
+EQUATION = re.compile(r"(?<![\d,.])[,.]*+(\d[\d,.]*+(?:\s*+(?:[^\W\d_]++\s++){0,4}[-+*/×÷x^=%$]++\s*+\$?\d[\d,.]*+)+)")
+"""Tried only where a number begins: from every digit of a long one the search would take quadratic time."""
 UNIT_WORDS = re.compile(r"[^\W\d_]{2,}")
 """A letter alone is an unknown or a sign of multiplication."""
 OPERATORS = r"+\-−*·×÷/=<>≤≥≠^"

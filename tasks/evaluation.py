@@ -1,5 +1,6 @@
 """A model's answers to the held-out questions, judged (paper, section 3.3): greedy ones, and sampled ones for maj@k."""
 
+import asyncio
 from functools import partial
 
 from prefect import task
@@ -37,7 +38,7 @@ async def evaluation_shard(
         part.rows_in = len(asked)
         answers = counted(runtime, outcomes, part, len(asked))
         for one in asked:
-            row = judged_answer(one, model.identity, await anext(answers))
+            row = await asyncio.to_thread(judged_answer, one, model.identity, await anext(answers))
             part.counts[row.verdict] += 1
             part.add(row)
     return outcome(part)

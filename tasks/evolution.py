@@ -132,7 +132,8 @@ async def evolution_shard(
         part.rows_in = len(rows)
         answers = counted(runtime, outcomes, part, len(asked))
         for row in rows:
-            part.add(core.answered(row, [await anext(answers) for _ in range(spec.votes)]))
+            outcomes_of_row = [await anext(answers) for _ in range(spec.votes)]
+            part.add(await asyncio.to_thread(core.answered, row, outcomes_of_row))
     return outcome(part)
 
 

@@ -9,10 +9,11 @@ from lema_core.answers.arithmetic import FalseEquation, false_equations
 from lema_core.answers.extraction import extract
 from lema_core.answers.judge import judge, judge_batch
 from lema_core.answers.matching import match
-from lema_core.answers.types import Extraction, Family, Judgement, Match, Vote
+from lema_core.answers.types import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, Vote
 from lema_core.answers.vote import majority_vote
 
 __all__ = [
+    "MAX_TEXT_CHARS",
     "Extraction",
     "FalseEquation",
     "Family",

@@ -7,7 +7,6 @@ from typing import Literal
 
 from lema_core.steps import number_steps, split_path, step_label
 
-_MAX_ANSWER = 50_000
 _HEADING = re.compile(
     r"(?:^|(?<=[.\n}]))[ \t#>*_]{0,12}"
     r"(?P<name>incorrect step|explanation|correct(?:ed)? solution|corrected steps|mistakes?|correct(?:ed)? answer)"
@@ -77,7 +76,7 @@ def render_choice_correction(mistakes: str, corrected_answer: str) -> str:
 
 def parse_correction(text: str, shape: Shape = "steps") -> ParsedCorrection | Fault:
     """Read a teacher's answer. What cannot be read comes back as a fault, never as an exception."""
-    parts = _parts(text[:_MAX_ANSWER], _WANTED[shape])
+    parts = _parts(text, _WANTED[shape])
     return _parse_choice(parts) if shape == "choice" else _parse_steps(parts)
 
 

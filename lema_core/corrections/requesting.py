@@ -1,7 +1,9 @@
 """What is asked of the teachers, and the tries on one mistake brought together again (paper, section 2.2)."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from lema_core.corrections.reviewing import review
 from lema_core.corrections.selection import require_agreement, without_false_steps
@@ -47,10 +49,9 @@ async def reviewed(
 ) -> AsyncIterator[Tried]:
     """Yield each mistake with its tries: accepted corrections, and rejections with their reason."""
     for mistake in mistakes:
-        rows = [
-            review(mistake, await anext(outcomes), family=task.family, shape=task.shape, corrector=corrector, attempt=k)
-            for k in range(tries)
-        ]
+        check = partial(review, mistake, family=task.family, shape=task.shape, corrector=corrector)
+        # In a thread: matching two answers may take a second, and the event loop has requests to look after.
+        rows = [await asyncio.to_thread(check, await anext(outcomes), attempt=attempt) for attempt in range(tries)]
         yield Tried(mistake, tuple(map(without_false_steps, rows) if reject_false_steps else rows))
 
 
@@ -64,7 +65,8 @@ async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task:
         rows = one.rows
         if one.corrected:
             answer = await anext(outcomes)
-            own = review(one.mistake, answer, family=task.family, shape=task.shape, corrector=second)
+            check = partial(review, family=task.family, shape=task.shape, corrector=second)
+            own = await asyncio.to_thread(check, one.mistake, answer)
             rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
         checked.append(Tried(one.mistake, rows))
     return checked

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
-from lema_core.answers import Family, false_equations, judge
+from lema_core.answers import MAX_TEXT_CHARS, Family, false_equations, judge
 from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
 from lema_core.llm.requests import Completion, Outcome
 from lema_core.records import Correction, JudgedPath, Rejection, content_id
@@ -21,6 +21,7 @@ from lema_core.steps import (
 REASONS = {
     "request_failed": "the request got no answer",
     "cut_off": "the answer was cut off by its length limit",
+    "too_long": "the answer is longer than any stage reads",
     "unparsable": "the parts of a correction were not found",
     "step_missing": "no step is named as the incorrect one",
     "step_does_not_exist": "the named step is not one of the path's",
@@ -134,13 +135,7 @@ def _checked(
     path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
-    if not isinstance(outcome, Completion):
-        return Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
-    if outcome.finish_reason == "length":
-        return Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
-    if outcome.finish_reason == "content_filter":
-        return Fault("refused", "by the endpoint's content filter")
-    parsed = parse_correction(outcome.text, shape)
+    parsed = _parsed(outcome, shape)
     if isinstance(parsed, Fault):
         return parsed
     original = split_path(path.text)
@@ -152,6 +147,18 @@ def _checked(
         spliced = splice(original, aligned.step, aligned.steps, aligned.answer_line)
     fault = _content_fault(path, aligned, original, spliced, family)
     return fault or (aligned, original, spliced)
+
+
+def _parsed(outcome: Outcome, shape: Shape) -> ParsedCorrection | Fault:
+    if not isinstance(outcome, Completion):
+        return Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
+    if outcome.finish_reason == "length":
+        return Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
+    if outcome.finish_reason == "content_filter":
+        return Fault("refused", "by the endpoint's content filter")
+    if len(outcome.text) > MAX_TEXT_CHARS:
+        return Fault("too_long", f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}")
+    return parse_correction(outcome.text, shape)
 
 
 def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection | Fault:

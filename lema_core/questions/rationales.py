@@ -3,11 +3,7 @@
 The last line reads ``The answer is X.``, so a rationale is itself a path and the output of a CoT example.
 """
 
-import re
-
 from lema_core.steps import render_path, split_path
-
-DRAWING = re.compile(r"\[asy\].*?\[/asy\]", re.DOTALL)
 
 
 def rationale_from(solution: str, answer: str) -> str | None:
@@ -15,5 +11,16 @@ def rationale_from(solution: str, answer: str) -> str | None:
 
     An answer line that the solution has already is replaced. None where nothing but an answer is there.
     """
-    steps = split_path(DRAWING.sub(" ", solution)).steps
+    steps = split_path(_without_drawings(solution)).steps
     return render_path(steps, f"The answer is {answer}.") if steps else None
+
+
+def _without_drawings(text: str) -> str:
+    """Replace each ``[asy]...[/asy]`` by a space; a drawing without an end is text."""
+    # Not a pattern: from each of many [asy] without an end it would search to the end of the text.
+    kept: list[str] = []
+    at = 0
+    while (start := text.find("[asy]", at)) >= 0 and (end := text.find("[/asy]", start)) >= 0:
+        kept += [text[at:start], " "]
+        at = end + len("[/asy]")
+    return "".join([*kept, text[at:]])

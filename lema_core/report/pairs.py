@@ -4,6 +4,7 @@ The text is a model's: it is cut and compared here, never interpreted; the templ
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import zip_longest
@@ -53,33 +54,37 @@ class Pair:
     rows: tuple[PairRow, ...]
 
 
-_WORD = re.compile(r"\s+|\d[\d,.]*\d|\w+|[^\w\s]")
+_WORD = re.compile(r"\d[\d,.]*\d|\w+|[^\w\s]")
 _ALIKE = 0.5
 """Below this share of common words, marks would cover everything and say nothing."""
+_MAX_WORK = 600_000
+"""Comparisons of words for one correction, at most some 50 ms: SequenceMatcher takes cubic time on repeated words, a
+minute for 1,000 of them. Two lines of 60 English words take 13,000; what does not fit stays unmarked."""
 
 
 def pair_of(correction: Correction) -> Pair:
     """Return the correction as aligned rows: the unchanged steps, then what was wrong against what is right."""
     mistaken, corrected = split_path(correction.original), split_path(correction.spliced)
     steps = enumerate(zip_longest(mistaken.steps, corrected.steps), start=1)
-    rows = [_step_row(number, left, right, correction.step) for number, (left, right) in steps]
+    marker = _Marker()
+    rows = [_step_row(marker, number, left, right, correction.step) for number, (left, right) in steps]
     if mistaken.answer_line or corrected.answer_line:
-        rows.append(_row(None, mistaken.answer_line, corrected.answer_line, "after"))
+        rows.append(_row(marker, None, mistaken.answer_line, corrected.answer_line, "after"))
     return Pair(correction, tuple(rows))
 
 
-def _step_row(number: int, left: str | None, right: str | None, wrong: int) -> PairRow:
+def _step_row(marker: "_Marker", number: int, left: str | None, right: str | None, wrong: int) -> PairRow:
     if wrong == 0:  # CommonsenseQA's shape names no step: its lines are explanations of the candidates
-        return _row(None, left, right, "wrong")
+        return _row(marker, None, left, right, "wrong")
     if number < wrong:
         return PairRow(_plain(number, left, "same"), _plain(number, right, "same"))
-    return _row(number, left, right, "wrong" if number == wrong else "after")
+    return _row(marker, number, left, right, "wrong" if number == wrong else "after")
 
 
-def _row(number: int | None, left: str | None, right: str | None, state: str) -> PairRow:
+def _row(marker: "_Marker", number: int | None, left: str | None, right: str | None, state: str) -> PairRow:
     if left is None or right is None:
         return PairRow(_plain(number, left, state), _plain(number, right, "corrected"))
-    marked_left, marked_right = _marked(left, right)
+    marked_left, marked_right = marker.mark(left, right)
     return PairRow(StepView(number, marked_left, state), StepView(number, marked_right, "corrected"))
 
 
@@ -87,17 +92,42 @@ def _plain(number: int | None, text: str | None, state: str) -> StepView | None:
     return None if text is None else StepView(number, (Span(text, changed=False),), state)
 
 
-def _marked(left: str, right: str) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
-    left_words, right_words = _WORD.findall(left), _WORD.findall(right)
-    # Spaces would make any two sentences alike.
-    said_left, said_right = ([w for w in words if not w.isspace()] for words in (left_words, right_words))
-    if SequenceMatcher(a=said_left, b=said_right, autojunk=False).ratio() < _ALIKE:
-        return (Span(left, changed=False),), (Span(right, changed=False),)
-    matcher = SequenceMatcher(a=left_words, b=right_words, autojunk=False)
-    marked: tuple[list[Span], list[Span]] = ([], [])
-    for kind, left_from, left_to, right_from, right_to in matcher.get_opcodes():
-        pieces = "".join(left_words[left_from:left_to]), "".join(right_words[right_from:right_to])
-        for spans, piece in zip(marked, pieces, strict=True):
-            if piece:
-                spans.append(Span(piece, changed=kind != "equal" and not piece.isspace()))
-    return tuple(marked[0]), tuple(marked[1])
+class _Marker:
+    """Marks where two lines differ, as long as the work for one correction lasts."""
+
+    def __init__(self) -> None:
+        self._work_left = _MAX_WORK
+
+    def mark(self, left: str, right: str) -> tuple[tuple[Span, ...], tuple[Span, ...]]:
+        """Return both lines as spans."""
+        words = [list(_WORD.finditer(line)) for line in (left, right)]
+        said = [[word.group() for word in line] for line in words]
+        work = _work(*said)
+        if work > self._work_left:
+            return (Span(left, changed=False),), (Span(right, changed=False),)
+        self._work_left -= work
+        matcher = SequenceMatcher(a=said[0], b=said[1], autojunk=False)
+        if matcher.ratio() < _ALIKE:
+            return (Span(left, changed=False),), (Span(right, changed=False),)
+        changes = [opcode[1:] for opcode in matcher.get_opcodes() if opcode[0] != "equal"]
+        return (
+            _spans(left, words[0], [(start, stop) for start, stop, _, _ in changes]),
+            _spans(right, words[1], [(start, stop) for _, _, start, stop in changes]),
+        )
+
+
+def _work(left: list[str], right: list[str]) -> int:
+    """Return the most that SequenceMatcher does: a look at every word and every pair of equal words for each match."""
+    count = Counter(right)
+    equal_pairs = sum(count[word] for word in left)
+    return min(equal_pairs, len(left), len(right)) * (len(left) + equal_pairs)
+
+
+def _spans(line: str, words: list[re.Match[str]], changes: list[tuple[int, int]]) -> tuple[Span, ...]:
+    spans, at = [], 0
+    for start, stop in changes:
+        if start < stop:
+            first, last = words[start].start(), words[stop - 1].end()
+            spans += [Span(line[at:first], changed=False), Span(line[first:last], changed=True)]
+            at = last
+    return tuple(span for span in (*spans, Span(line[at:], changed=False)) if span.text)
