@@ -14,7 +14,6 @@ from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import Missed, Paid
 from lema_core.llm.limiter import Ticket
-from lema_core.llm.outage import Outage
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
@@ -29,6 +28,7 @@ from lema_core.llm.requests import (
 )
 from lema_core.llm.retries import BROKEN, PACED, Patience
 from lema_core.llm.sizes import Sizes, prompt_chars
+from lema_core.llm.usability import Usability
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
@@ -37,8 +37,11 @@ if TYPE_CHECKING:
 class Desk:
     """What every purchase from one endpoint shares, whichever transport carries it."""
 
-    def __init__(self, spec: EndpointSpec, ledger: Ledger, account: Account, counters: Counters) -> None:
+    def __init__(
+        self, spec: EndpointSpec, ledger: Ledger, account: Account, counters: Counters, usability: Usability
+    ) -> None:
         self.spec = spec
+        self.usability = usability
         self.ledger = ledger
         self.account = account
         self.counters = counters
@@ -130,6 +133,8 @@ class _Trip:
     patience: Patience
     inside: bool = False
     """It has been answered and still counts as in flight."""
+    judged: AttemptError | None = None
+    """The error that the request was given up with, as the endpoint was judged by it."""
     failed: dict[FailureReason, tuple[int, str]] = field(default_factory=dict)
     """Attempts that failed and are not committed yet: by class, how many and the last one's detail."""
 
@@ -143,7 +148,7 @@ class Buyer:
         self._client = client
         self._gate = gate
         self._clock = asyncio.get_running_loop().time
-        self._outage = Outage(client.where, desk.spec.concurrency, desk.spec.attempt_timeout_s)
+        self._usability = desk.usability
 
     async def buy(self, flight: Flight) -> Outcome:
         """Return the flight's outcome, committed.
@@ -153,12 +158,15 @@ class Buyer:
             BudgetExceededError: the request does not fit and nothing is in flight.
             LedgerError: the outcome cannot be committed.
         """
-        trip = _Trip(flight, self._desk.body(flight.request), Patience(self._spec.request_timeout_s))
+        trip = _Trip(flight, self._desk.body(flight.request), Patience(self._spec.request_timeout_s, self._clock))
+        self._usability.asked()
         try:
             answer = await self._tries(trip, trip.body)
             answer = await self._if_cut_off(trip, answer)
             completion, _ = await asyncio.gather(self._desk.keep(flight, answer), self._own_up(trip))
         except AttemptError as error:
+            if error is not trip.judged:
+                self._give_up(trip, error)
             if error.fatal is not None:
                 raise error.fatal from None
             count, _ = trip.failed.pop(error.reason, (0, ""))
@@ -170,6 +178,14 @@ class Buyer:
         finally:
             # Only now: what is answered but not committed counts as in flight, so a kill loses no more than that.
             self._leave(trip)
+
+    def _give_up(self, trip: _Trip, error: AttemptError) -> None:
+        """Judge the endpoint by a request that is not tried again."""
+        trip.judged = error
+        limiter = self._gate.limiter
+        if error.fatal is None or error.doubtful:
+            self._usability.given_up(trip.flight.key, error, trip.patience.began, self._clock(), limiter.in_flight)
+            limiter.suspended = self._usability.suspended
 
     async def _own_up(self, trip: _Trip) -> None:
         """Commit the attempts that failed on the way to the request's end."""
@@ -267,7 +283,8 @@ class Buyer:
             gate.pump()
             raise
         trip.inside = True
-        self._outage.answered()
+        self._usability.answered(self._clock())
+        gate.limiter.suspended = False
         gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
         gate.limiter.learn(headers, self._clock())
         return answer
@@ -285,11 +302,16 @@ class Buyer:
         """Tell the limiter what came of an attempt; ``hurried``: it had too little time left to say anything."""
         now = self._clock()
         if not hurried:
-            self._outage.failed(trip.flight.key, error, ticket.started, now)
+            self._usability.failed(trip.flight.key, error, ticket.started, now)
         # One request that a proxy gave up must not make all others wait.
         broken = error.reason in BROKEN and (error.excused or not error.proxied)
         if not hurried and (error.reason in PACED or broken):
             self._gate.limiter.refused(ticket, now, error.retry_after, paced=error.reason in PACED)
         else:
             self._gate.limiter.ended(ticket, now)
+        if not hurried:
+            self._usability.paused(error, now, self._gate.limiter.paused_until)
+        # Before another request takes its place: whether any is in flight decides.
+        if not trip.patience.goes_on(error):
+            self._give_up(trip, error)
         self._gate.pump()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import ConfigError
 from lema_core.llm.buyer import Buyer, Desk
+from lema_core.llm.descriptors import Descriptors
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
@@ -15,6 +16,7 @@ from lema_core.llm.limiter import Limiter
 from lema_core.llm.progress import remaining
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Outcome
 from lema_core.llm.sizes import prompt_chars
+from lema_core.llm.usability import Usability
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
@@ -26,7 +28,7 @@ Chunks = Iterator[list[CompletionRequest]]
 class Channel:
     """Requests to one endpoint spec. ``gates`` are shared: one for each URL, key and model of a process."""
 
-    def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate]) -> None:
+    def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate], descriptors: Descriptors) -> None:
         if spec.identity == WEIGHTS:
             raise ConfigError(
                 f"endpoint {spec.name!r}: {WEIGHTS} stands for a hash, and as it is it would give all weights one key: "
@@ -40,8 +42,14 @@ class Channel:
         """A purchase is about to take them."""
         self._desk = desk
         self._gates = gates
+        self._descriptors = descriptors
         self._client: Client | None = None
         self._contact: asyncio.Task[tuple[Client, Buyer]] | None = None
+
+    @property
+    def usability(self) -> Usability:
+        """Return what is known of the endpoint: whether any request to it can succeed."""
+        return self._desk.usability
 
     async def buy(self, flight: Flight) -> Outcome:
         """Buy one completion over HTTP; see `Buyer.buy`."""
@@ -92,11 +100,11 @@ class Channel:
         await self.close()
         client = self._client = Client(self.spec)
         await client.preflight()
-        # The variable's name, not the key: the pool is a row in the ledger.
-        pool = f"{self.spec.base_url} {self.spec.api_key_env or '-'} {self.spec.model}"
+        pool = pool_of(self.spec)
         ledger = self._desk.ledger
         share = await ledger.call(lambda: ledger.claims.share(pool))
-        limits = (self.spec.concurrency, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+        connections = self._descriptors.grant(pool, self.spec.concurrency)
+        limits = (connections, self.spec.requests_per_minute, self.spec.tokens_per_minute)
         if pool in self._gates:
             self._gates[pool].limiter.restrict(*limits)
         else:
@@ -104,6 +112,12 @@ class Channel:
             limiter.join(share, asyncio.get_running_loop().time(), BEAT_S)
             self._gates[pool] = Gate(limiter)
         return client, Buyer(self._desk, client, self._gates[pool])
+
+
+def pool_of(spec: EndpointSpec) -> str:
+    """Return the name of what has limits in common: one URL, key and model."""
+    # The variable's name, not the key: the pool is a row in the ledger.
+    return f"{spec.base_url} {spec.api_key_env or '-'} {spec.model}"
 
 
 def _failed(task: "asyncio.Task[Any]") -> bool:

@@ -11,12 +11,14 @@ another), or bought. Outcomes come in the order of the requests through a bounde
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.budget import Account
 from lema_core.llm.buyer import Desk
-from lema_core.llm.channel import Channel, Chunks
+from lema_core.llm.channel import Channel, Chunks, pool_of
+from lema_core.llm.descriptors import Descriptors
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.flight import Flight
 from lema_core.llm.gate import Gate
@@ -26,6 +28,7 @@ from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.prices import need_price
 from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
+from lema_core.llm.usability import Usability
 from lema_core.llm.window import Window, chunks
 
 POLL_S = 0.25
@@ -41,6 +44,8 @@ class Engine:
         self._counters = Counters()
         self._channels: dict[EndpointSpec, Channel] = {}
         self._gates: dict[str, Gate] = {}
+        self._usability: dict[str, Usability] = {}
+        self._descriptors = Descriptors()
         self._flights: dict[str, Flight] = {}
         self._foreign: dict[str, tuple[Channel, Flight]] = {}
         self._poller: asyncio.Task[None] | None = None
@@ -106,7 +111,9 @@ class Engine:
         unfinished = [flight.asked for flight in self._flights.values() if not flight.done]
         # Not those of servers that were stopped; between two stages the last one's.
         gates = [gate for gate in self._gates.values() if gate.busy] or list(self._gates.values())[-1:]
-        return self._counters.snapshot(now, [gate.limiter for gate in gates], unfinished)
+        snapshot = self._counters.snapshot(now, [gate.limiter for gate in gates], unfinished)
+        waits = {"claimed": len(self._foreign), "ledger_s": self._ledger.busy_s(), "capped": self._descriptors.refused}
+        return replace(snapshot, **waits)
 
     async def _fill(self, channel: Channel, source: Chunks, window: Window) -> bool:
         """Read requests until the window is full; say whether any are unfinished."""
@@ -147,6 +154,8 @@ class Engine:
                 flight.settle(error=error)
             raise
         self._counters.held += len(held)
+        if held:
+            channel.usability.held()
         for key, flight in flights.items():
             if key in held:
                 flight.settle(held[key])
@@ -219,11 +228,22 @@ class Engine:
 
     def _channel(self, spec: EndpointSpec) -> Channel:
         if spec not in self._channels:
-            desk = Desk(spec, self._ledger, self._account, self._counters)
+            desk = Desk(spec, self._ledger, self._account, self._counters, self._judged(spec))
             if self._account.budget.dollars is not None:
                 need_price(spec, desk.price)
-            self._channels[spec] = Channel(spec, desk, self._gates)
+            self._channels[spec] = Channel(spec, desk, self._gates, self._descriptors)
         return self._channels[spec]
+
+    def _judged(self, spec: EndpointSpec) -> Usability:
+        """Return what is known of an endpoint: one for every spec that has its URL, key and model."""
+        where, limits = f"{spec.model!r} at {spec.base_url}", (spec.concurrency, spec.attempt_timeout_s)
+        return self._usability.setdefault(
+            pool_of(spec), Usability(where, *limits, spec.request_timeout_s, spec.push_back_patience_s)
+        )
+
+    def words(self, spec: EndpointSpec) -> dict[str, str]:
+        """Return an endpoint's last words to requests that it did not answer, by the class of the failure."""
+        return dict(self._judged(spec).words)
 
     def _land(self, flight: Flight) -> None:
         """A stream lets go of a flight; one that nobody waits for and that is not out is called off."""

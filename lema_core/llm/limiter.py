@@ -14,7 +14,8 @@ Three brakes, each with its own way back:
 Starts are spread a little (`SPREAD`): a window that comes back at once would else go out at once, and all of it would
 pass a limit before the first push-back could be heard.
 
-A pause (Retry-After, or a back-off that doubles) stops all starts. Cache hits never come here.
+A pause stops all starts: a back-off that doubles, or Retry-After where that is longer. No number from outside makes a
+pause shorter or a rate higher than our own. Cache hits never come here.
 """
 
 import math
@@ -96,6 +97,8 @@ class Limiter:
 
     window: float = FIRST_WINDOW
     in_flight: int = 0
+    suspended: bool = False
+    """Nothing starts before what is in flight has ended (`Usability.suspended`)."""
     paused_until: float = -math.inf
 
     def __post_init__(self) -> None:
@@ -120,7 +123,7 @@ class Limiter:
     def wait(self, now: float, tokens: float) -> float:
         """Return the seconds until a request may start; 0: now; infinity: when another one has ended."""
         self._wake(now)
-        if self.in_flight >= max(1.0, min(self.window, self.ceiling)):
+        if self.in_flight >= (1.0 if self.suspended else max(1.0, min(self.window, self.ceiling))):
             return math.inf
         self._spread.rate = max(SPREAD, 40 * self.window)
         wait = max(0.0, self.paused_until - now, self._spread.wait(now, 1))
@@ -160,7 +163,9 @@ class Limiter:
 
     def refused(self, ticket: Ticket, now: float, retry_after: float | None = None, *, paced: bool = True) -> None:
         """The endpoint pushed back (429, overload), or broke down (``paced`` False: connection lost, deadline)."""
-        pause = min(LONGEST_PAUSE_S, retry_after) if retry_after is not None else self._backoff()
+        asked = _finite(retry_after)
+        # Retry-After 0, a date that is past by our clock: without our own back-off as the floor we would hammer.
+        pause = max(self._backoff(), asked)
         # Never before Retry-After, and not all clients at the same moment after it.
         until = now + pause * (1 + 0.1 * self.randomness.random())
         if ticket.started >= self._episode:
@@ -171,7 +176,7 @@ class Limiter:
             self.paused_until = max(self.paused_until, until)
             if paced:
                 self._new_cycle(now, until)
-        elif retry_after is not None:
+        elif asked > 0:
             self.paused_until = max(self.paused_until, until)
         if paced:
             self._slow_down(now)
@@ -245,7 +250,10 @@ class Limiter:
         self._measured = (self._starts, max(until - began, 1e-3))
         self._starts, self._cycle = 0, until
         fastest = FASTEST if self._pace is None else self._pace.rate
-        self._pace = Bucket(fastest, PACE_BURST_S, level=1.0, at=until)
+        # Empty where nothing was accepted since the last refusal: a token in hand would let each refusal pay for the
+        # next start, whatever the rate.
+        level = 1.0 if self._streak < 2 else 0.0
+        self._pace = Bucket(fastest, PACE_BURST_S, level=level, at=until)
 
     def _slow_down(self, now: float) -> None:
         """One more of the requests that were sent was not accepted: correct the measured rate.
@@ -275,3 +283,8 @@ class Limiter:
         self.in_flight -= 1
         if self.in_flight == 0:
             self._idle_since = now
+
+
+def _finite(seconds: float | None) -> float:
+    """Return the seconds that the endpoint asks to wait, 0 where it asks for nothing that can be kept."""
+    return min(LONGEST_PAUSE_S, seconds) if seconds is not None and seconds > 0 else 0.0

@@ -35,30 +35,36 @@ class Outage:
         self._failed: set[str] = set()
         self._since: float | None = None
         self._again = 0
-        self._last = -math.inf
+        self._last = self._resumes = -math.inf
 
     def answered(self) -> None:
         """A request was answered."""
         self._served = True
         self._clear()
 
+    def sign_of_life(self) -> None:
+        """A request was refused: the endpoint is not away."""
+        self._clear()
+
     def failed(self, key: str, error: AttemptError, started: float, now: float) -> None:
         """Take in a failed attempt, and say so in the error where its request is not to blame.
 
-        Sets ``excused`` while the endpoint is away and ``fatal`` where it is for good; takes a doubtful ``fatal`` back.
+        Sets ``excused`` while the endpoint is away and ``fatal`` where it is for good.
         """
         if error.reason == "overload":
             # It is there and says that it is busy: neither an answer nor a loss.
             return
-        if error.reason not in _BAD and error.fatal is None:
+        if error.reason not in _BAD:
             self._clear()
             return
-        if started - self._last > FORGET_S:
-            # Nobody asked meanwhile: whatever was lost before is another story.
+        if started - max(self._last, self._resumes) > FORGET_S:
+            # Nothing was asked meanwhile, for another reason than a pause: earlier losses say nothing any more.
             self._clear()
         self._last = now
         self._count(key, error, started, now)
-        self._judge(error, now)
+        if self._since is not None:
+            error.excused = error.reason in BROKEN
+        self.judge(error, now, now)
 
     def _count(self, key: str, error: AttemptError, started: float, now: float) -> None:
         self._failed.add(key)
@@ -68,14 +74,16 @@ class Outage:
         if error.refused or len(self._failed) >= self._enough:
             self._since = now
 
-    def _judge(self, error: AttemptError, now: float) -> None:
-        if error.doubtful and self._served and len(self._failed) < self._enough:
-            # Other requests were answered, and few are refused: a firewall takes offence at what they say.
-            error.fatal = None
-        if self._since is None:
+    def judge(self, error: AttemptError, now: float, resumes: float) -> None:
+        """Set ``fatal`` where it is away for good; ``resumes`` is when the next attempt may start.
+
+        Before its first answer an endpoint is given up where that is too late; later on it is tried once more.
+        """
+        if self._since is None or error.reason not in _BAD:
             return
-        error.excused = error.reason in BROKEN
-        if error.fatal is None and now - self._since > UNREACHABLE_S and self._again >= AGAIN:
+        self._resumes = resumes
+        away = (now if self._served else resumes) - self._since
+        if error.fatal is None and away > UNREACHABLE_S and self._again >= AGAIN:
             error.fatal = EndpointError(
                 f"{self._where} stopped answering {now - self._since:.0f} s ago ({error.detail}). What was paid is "
                 "kept: run again when it is back. If single answers take longer than attempt_timeout_s "

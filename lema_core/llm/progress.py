@@ -9,6 +9,8 @@ from lema_core.llm.limiter import Limiter
 from lema_core.llm.prices import money
 
 RATE_WINDOW_S = 30
+LOCKED_S = 3.0
+"""A commit takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,12 @@ class Snapshot:
     dollars_forecast: float | None
     """For all requests, at the mean so far."""
     eta_s: float | None
+    claimed: int = 0
+    """Requests that another process pays for just now; their answers are waited for."""
+    ledger_s: float = 0.0
+    """Seconds that the ledger's present statement has taken."""
+    capped: int = 0
+    """Requests in flight that the limit of open files does not allow."""
 
     def since(self, before: "Snapshot", total: int) -> "Snapshot":
         """Return the figures of what was asked for since an earlier moment, so many requests."""
@@ -71,11 +79,21 @@ def figures(now: Snapshot) -> dict[str, str]:
     }
     if now.sleeping_s > 0:
         shown["sleeping"] = f"{now.sleeping_s:.0f} s"
+    if now.claimed:
+        shown["waiting for another process"] = _count(now.claimed, "request")
+    if now.ledger_s > LOCKED_S:
+        shown["waiting for the ledger"] = f"{now.ledger_s:.0f} s (locked by another program?)"
+    if now.capped:
+        shown["limited by open files"] = f"{_count(now.capped, 'connection')} fewer"
     if now.dollars is not None:
         whole = "" if now.dollars_forecast is None else f" of about {money(now.dollars_forecast)}"
         shown["spent"] = f"{money(now.dollars)}{whole}"
     counts = {"429": now.r429, "5xx": now.r5xx, "lost": now.lost, "rejected": now.failures}
     return shown | {name: str(count) for name, count in counts.items() if count}
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _duration(seconds: float) -> str:
@@ -89,7 +107,7 @@ def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
     for name in (field.name for field in fields(Snapshot)):
         values = [getattr(snapshot, name) for snapshot in snapshots]
         known = [value for value in values if value is not None]
-        longest = name in {"sleeping_s", "oldest_s", "eta_s"}
+        longest = name in {"sleeping_s", "oldest_s", "eta_s", "ledger_s"}
         together = max(known, default=0) if longest else sum(known)
         # Money is unknown where nobody knows a price; a total, where anybody's is unknown.
         unknown = not known if name.startswith("dollars") else len(known) < len(values)

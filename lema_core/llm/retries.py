@@ -40,6 +40,8 @@ class Patience:
         self._seconds = seconds
         self._until = clock() + seconds
         self.attempts = 0
+        self._last: AttemptError | None = None
+        self._again = False
         self._ends: Counter[str] = Counter()
 
     def retrying(self) -> AsyncRetrying:
@@ -54,22 +56,35 @@ class Patience:
         self.attempts += 1
 
     def expired(self) -> AttemptError:
-        """Return the error of a request whose deadline passed while it waited for another try."""
-        return AttemptError("deadline", f"not answered after {self.attempts} attempts and {self._seconds:g} s")
+        """Return the error of a request whose deadline passed while it waited for another try: of its last attempt."""
+        said = f"not answered after {self.attempts} attempts and {self._seconds:g} s"
+        if self._last is None:
+            return AttemptError("deadline", said)
+        return AttemptError(self._last.reason, f"{self._last.detail}; {said}")
+
+    @property
+    def began(self) -> float:
+        """Return when the first attempt began."""
+        return self._until - self._seconds
 
     def left(self) -> float:
         """Return the seconds until the request's deadline."""
         return self._until - self._clock()
 
-    def _retry(self, state: RetryCallState) -> bool:
-        error = _error(state)
-        if error is None or error.fatal is not None:
-            return False
+    def goes_on(self, error: AttemptError) -> bool:
+        """Take in a failed attempt, once; return whether there is another try."""
+        if error is self._last:
+            return self._again
+        self._last = error
         self._ends[error.reason] += not error.excused
         tries = TRIES.get(error.reason, 1)
-        if tries is not None and self._ends[error.reason] >= tries:
-            return False
-        return self.left() > max(0.0, error.retry_after or 0.0)
+        left = tries is None or self._ends[error.reason] < tries
+        self._again = left and error.fatal is None and self.left() > max(0.0, error.retry_after or 0.0)
+        return self._again
+
+    def _retry(self, state: RetryCallState) -> bool:
+        error = _error(state)
+        return error is not None and self.goes_on(error)
 
     def _wait_s(self, state: RetryCallState) -> float:
         error = _error(state)

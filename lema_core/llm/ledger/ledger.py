@@ -38,6 +38,7 @@ class Ledger:
         self.store: LedgerStore
         self.claims: Claims
         self._credit: Credit | None = None
+        self._working_since: float | None = None
 
     @classmethod
     async def open(cls, url: str, run: str, budget: Budget | None = None) -> "Ledger":
@@ -65,7 +66,19 @@ class Ledger:
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._patiently, work)
 
+    def busy_s(self) -> float:
+        """Return the seconds that the present statement has taken; another program may hold the database's lock."""
+        since = self._working_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def _patiently(self, work: Callable[[], T]) -> T:
+        self._working_since = time.monotonic()
+        try:
+            return self._until_done(work)
+        finally:
+            self._working_since = None
+
+    def _until_done(self, work: Callable[[], T]) -> T:
         deadline = time.monotonic() + OUTAGE_S
         while True:
             try:

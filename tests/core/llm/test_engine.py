@@ -399,7 +399,7 @@ async def test_a_request_that_waits_too_long_for_another_try_ends_and_slows_nobo
     async with asyncio.timeout(5), Engine.open(ledger=str(ledger)) as engine:
         outcome = await engine.complete(impatient, ask(1)[0])
         (gate,) = engine._gates.values()
-    assert (outcome.reason, outcome.attempts) == ("deadline", fake.hits)
+    assert (outcome.reason, outcome.attempts) == ("rate_limit", fake.hits)
     assert gate.limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
     assert gate.limiter.in_flight == 0
 

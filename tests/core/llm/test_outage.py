@@ -103,15 +103,6 @@ def test_server_errors_use_up_tries_and_end_the_run_only_where_nothing_else_come
     assert not told.lose(0, 200.0, reason="server_error").fatal
 
 
-def test_one_404_after_a_refused_connection_does_not_end_the_run() -> None:
-    told = Told()
-    told.outage.answered()
-    told.lose(0, 0.1, refused=True)
-    missing = AttemptError("bad_request", "no", fatal=EndpointError("not found"), doubtful=True)
-    told.outage.failed("1", missing, 0.2, 0.3)
-    assert missing.fatal is None
-
-
 @given(
     st.lists(
         st.tuples(
