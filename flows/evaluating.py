@@ -3,15 +3,12 @@
 from prefect import flow
 
 from flows.endpoints import Endpoints
-from flows.measuring import Measured, asked_for
+from flows.measuring import GO_ON, Measured, asked_for
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from tasks._endpoints import engine_session
 from tasks.evaluation import evaluation
 from tasks.questions import questions
-
-GO_ON = "the same command again"
-"""Nothing records an evaluation: what it needs to go on is the ledger and the store."""
 
 
 @flow(name="lema-evaluation", flow_run_name="{run.name}", persist_result=False)

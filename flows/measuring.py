@@ -16,6 +16,8 @@ from lema_core.questions import TASKS, QuestionsSpec, detect_task, get_task
 from lema_core.run_files import of_options, read_run_file
 from lema_core.specs import EvaluationSpec, RunSpec, Runtime
 
+GO_ON = "the same command again"
+"""Nothing records an evaluation: what it needs to go on is the ledger and the store."""
 MODEL = "model"
 """The endpoint's name in a run that was made from options."""
 CALLED = {"base_prompt": "prompt"}

@@ -8,7 +8,7 @@ LemaError
 ├── EndpointError            a model's endpoint refuses, does not start or does not answer
 │   ├── AuthenticationError  the endpoint refuses our key
 │   ├── BatchPendingError    a batch is submitted and not finished; a later run collects it
-│   └── RequestsFailedError  too many requests of a shard failed: the endpoint was away
+│   └── RequestsFailedError  too many requests of a shard or a stage failed
 ├── LedgerError              the completion ledger cannot be opened, read or written
 ├── QualityGateError         the pilot of corrections was refused, or nobody approved it in time
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
@@ -24,6 +24,7 @@ A failed *sample* is not an error but a rejected row with a reason code.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Self
 
 
@@ -60,29 +61,49 @@ class BatchPendingError(EndpointError):
 
 
 class RequestsFailedError(EndpointError):
-    """More requests of a shard failed by the endpoint's fault than ``runtime.max_failed`` lets pass as rejected rows.
+    """More requests of a shard or a stage failed than ``runtime.max_failed`` lets pass as rejected rows.
 
-    ``reasons`` says how many failed and why, of ``requests``.
+    ``reasons`` says how many failed and why, of ``requests``; ``words`` is what the endpoint said, by reason;
+    ``advice`` what to do about it.
     """
 
-    def __init__(self, reasons: Mapping[str, int], requests: int, allowed: float) -> None:
-        super().__init__(reasons, requests, allowed)
+    def __init__(
+        self,
+        reasons: Mapping[str, int],
+        requests: int,
+        allowed: float,
+        words: Mapping[str, str] = MappingProxyType({}),
+        advice: str = "",
+    ) -> None:
+        super().__init__(reasons, requests, allowed, dict(words), advice)
         self.reasons, self.requests, self.allowed = reasons, requests, allowed
+        self.words, self.advice = dict(words), advice
 
     @classmethod
     def added_up(cls, errors: Sequence[Self]) -> Self:
         """Return one error for those of several shards."""
         reasons = sum((Counter(error.reasons) for error in errors), Counter[str]())
-        return cls(dict(sorted(reasons.items())), sum(error.requests for error in errors), errors[0].allowed)
+        words = {reason: said for error in errors for reason, said in error.words.items()}
+        requests = sum(error.requests for error in errors)
+        return cls(dict(sorted(reasons.items())), requests, errors[0].allowed, words, errors[0].advice)
+
+    @property
+    def refused(self) -> bool:
+        """Say whether every request failed, and none of them by an outage or an overload."""
+        refusals = {"bad_request", "malformed", "content_filter"}
+        return sum(self.reasons.values()) == self.requests and self.reasons.keys() <= refusals
 
     def __str__(self) -> str:
         """Return the figures and what to do."""
+        said = "; ".join(f"{reason}: {self.words[reason]}" for reason in self.reasons if reason in self.words)
         return (
             f"{sum(self.reasons.values())} of {self.requests} requests failed "
             f"({', '.join(f'{count} {reason}' for reason, count in self.reasons.items())}), more than "
-            f"runtime.max_failed = {self.allowed:g} lets pass: the endpoint is, or was, out of order. Their shards are "
-            "not written; every answer is kept, and once the endpoint works, `lema resume` (or the same command again) "
-            "asks only for the others. To accept them as rejected rows: --set runtime.max_failed=1"
+            f"runtime.max_failed = {self.allowed:g} lets pass. "
+            + (f"The endpoint's words: {said}. " if said else "")
+            + (f"{self.advice}. " if self.advice else "")
+            + "Their shards are not written; every answer is kept, and `lema resume` (or the same command again) asks "
+            "only for the others. To accept them as rejected rows: --set runtime.max_failed=1"
         )
 
 

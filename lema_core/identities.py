@@ -58,7 +58,7 @@ REVISIONS = {
     "evaluation": 2,
     "votes": 2,
     "perplexity": 1,
-    "report": 4,
+    "report": 5,
     "ablation": 3,
 }
 

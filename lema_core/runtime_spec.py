@@ -30,9 +30,10 @@ class RuntimeSpec(BaseModel):
     shards_in_flight: int = Field(8, ge=1)
     """Shards that one process deals with at a time."""
     max_failed: float = Field(0.2, ge=0, le=1)
-    """The largest share of a shard's requests that may fail by the endpoint's fault (rate_limit, overload, connection,
-    deadline, server_error) and become rejected rows. Where more do, the endpoint was away: the shard fails, the run
-    ends as failed, and ``lema resume`` asks for them again. A shard of fewer than 20 requests counts as one of 20."""
+    """The largest share of requests that may fail and become rejected rows, of a shard and of a whole stage; what a
+    content filter stopped does not count. Where more fail, or an endpoint answers nothing, nothing is published: the
+    run ends as failed with the endpoint's words, and ``lema resume`` asks for them again. Fewer than 20 requests count
+    as 20. 1 lets any number pass."""
     ledger: str | None = None
     """A PostgreSQL URL or a file; by default what ``ledger.url`` under the root names, else ``ledger.sqlite`` there."""
     workers: int | None = Field(None, ge=1)

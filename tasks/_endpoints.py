@@ -2,28 +2,33 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
-from lema_core.artifacts import ArtifactRef, PartWriter
+from lema_core.artifacts import ArtifactRef, Manifest, PartWriter, Store
 from lema_core.core_dumps import without_core_dumps
-from lema_core.errors import BatchPendingError, RequestsFailedError
+from lema_core.errors import ArtifactError, BatchPendingError
+from lema_core.failed_requests import (
+    ANSWERED,
+    FAILED,
+    SECOND,
+    SMALL,
+    check_stage,
+    failed_error,
+    too_many,
+    unanswered,
+)
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, added_up, figures
-from lema_core.llm.requests import ENDPOINTS_FAULT, Failure, Outcome
+from lema_core.llm.requests import Failure, Outcome
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Seen, Watch
 from tasks._publish import ShardTask, Stage, publish, published
 from tasks._secrets import keys_here, with_key
-
-FAILED = "failed_"
-"""Begins a part's counts of requests that failed, by reason."""
-SMALL_SHARD = 20
-"""A shard of fewer requests may lose as many as one of so many: one of four is no sign of an outage."""
 
 _engines: dict[tuple[Runtime, int], Engine] = {}
 
@@ -78,14 +83,49 @@ async def publish_asked(
 ) -> ArtifactRef:
     """Return the artifact of a stage that asks models; their servers run only where it is not there yet.
 
-    ``shard_task`` is given the endpoints as they can be reached. The errors are those of ``publish``.
+    ``shard_task`` is given the endpoints as they can be reached. The errors are those of ``publish``, and:
+
+    Raises:
+        RequestsFailedError: an endpoint answered nothing, or too many requests failed over all shards.
+        ArtifactError: the artifact is there, and was made by an older version when an endpoint answered nothing.
     """
     if ref := await published(runtime, stage):
+        check_answered(runtime, Store(runtime.root).manifest(ref))
         return ref
     stage = replace(stage, by_batch=any(endpoint.transport == "batch" for endpoint in endpoints))
     async with AsyncExitStack() as servers:
         live = [await servers.enter_async_context(serving(endpoint)) for endpoint in endpoints]
-        return await publish(runtime, stage, shard_task(live), await engine_watch(runtime, stage))
+        engine = await engine_of(runtime)
+
+        def check(counts: Mapping[str, int]) -> None:
+            for prefix, endpoint in zip(("", SECOND), live, strict=False):
+                check_stage(counts, runtime.max_failed, prefix, engine.words(endpoint))
+
+        watch = await engine_watch(runtime, stage)
+        return await publish(runtime, stage, shard_task(live), watch, check)
+
+
+def check_answered(runtime: Runtime, manifest: Manifest) -> None:
+    """Make sure that an artifact holds answers: everything that is made from an empty one is empty.
+
+    Raises:
+        ArtifactError: an endpoint answered nothing when it was made.
+    """
+    failed = unanswered(manifest)
+    if failed and runtime.max_failed < 1:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        raise ArtifactError(
+            f"{manifest.stage}/{manifest.fingerprint} was published by an older version of LeMa although none of its "
+            f"{failed.total()} requests was answered ({reasons}). Make it, and all that was made from it, again with: "
+            f"{remaking(runtime)}. To keep it as it is: --set runtime.max_failed=1"
+        )
+
+
+def remaking(runtime: Runtime) -> str:
+    """Return the command that makes artifacts with failed requests again."""
+    if runtime.go_on:
+        return "lema evaluate with the same options and --remake-failed"
+    return f"lema resume {runtime.run} --root {runtime.root.removesuffix('/store')} --remake-failed"
 
 
 async def counted(
@@ -93,26 +133,30 @@ async def counted(
 ) -> AsyncIterator[Outcome]:
     """Pass outcomes on and add up what they used and what failed, in the part's counts: for the report, for `lema run`.
 
-    ``requests`` is how many there are; ``prefix`` keeps apart what a stage's second endpoint used.
+    ``requests`` is how many there are; ``prefix`` keeps apart what came of a stage's second endpoint.
 
     Raises:
         BatchPendingError: an outcome is still to come. A part must not hold it as a failure.
         RequestsFailedError: with the last outcome, so that all are settled: more failed than the run lets pass.
     """
-    failed, seen = Counter[str](), 0
+    failed, words, seen = Counter[str](), dict[str, str](), 0
     async for outcome in outcomes:
         seen += 1
         if isinstance(outcome, Failure):
             if outcome.reason == "pending":
                 raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
-            part.counts[f"{FAILED}{outcome.reason}"] += 1
-            failed[outcome.reason] += outcome.reason in ENDPOINTS_FAULT
+            part.counts[f"{prefix}{FAILED}{outcome.reason}"] += 1
+            failed[outcome.reason] += 1
+            words[outcome.reason] = outcome.detail
         else:
-            part.counts[f"{prefix}completions"] += 1
+            part.counts[f"{prefix}{ANSWERED}"] += 1
             part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
             part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
-        if seen == requests and failed.total() > runtime.max_failed * max(requests, SMALL_SHARD):
-            raise RequestsFailedError(dict(sorted((+failed).items())), requests, runtime.max_failed)
+        if seen == requests and runtime.max_failed < 1:
+            # Of a filter's refusals too: where it lets nothing pass, the prompts are not to blame one by one.
+            nothing = failed.total() == requests >= SMALL
+            if nothing or too_many(failed, requests, runtime.max_failed):
+                raise failed_error(failed, requests, runtime.max_failed, words)
         yield outcome
 
 

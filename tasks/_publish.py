@@ -8,7 +8,8 @@ import asyncio
 import errno
 import fcntl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +24,17 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartSummary, PartWriter, Shard, Store, shards_of
+from lema_core.artifacts.remaking import drop_parts
 from lema_core.errors import (
     ArtifactError,
     BatchPendingError,
     BudgetExceededError,
+    EndpointError,
     LemaError,
     RequestsFailedError,
     ShardsFailedError,
 )
+from lema_core.failed_requests import SMALL, all_failures
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of
 from tasks._progress import Watch, announce, artifact_key, decorative, watched
@@ -43,6 +47,9 @@ SHARD_ROWS = 16_384
 
 LOOK_S = 1.0
 """Between two looks whether another run has left a folder."""
+
+Check = Callable[[Mapping[str, int]], None]
+"""Raises where the counts of a whole stage must not be published."""
 
 ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
@@ -88,8 +95,12 @@ async def published(runtime: Runtime, stage: Stage) -> ArtifactRef | None:
     return stage.ref
 
 
-async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: Watch | None = None) -> ArtifactRef:
+async def publish(
+    runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: Watch | None = None, check: Check | None = None
+) -> ArtifactRef:
     """Return the stage's artifact; where it is not there, run the shards that are not finished, some at a time.
+
+    ``check`` is given the sums of all parts' counts before the artifact is published, and may refuse them.
 
     Raises:
         ShardsFailedError: some shards failed; the finished ones are kept.
@@ -109,9 +120,21 @@ async def publish(runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: 
         # Another run was quicker; what ours had not written then, it dropped.
         return ref
     parts = _all_of(await asyncio.to_thread(store.finished_parts, stage.ref, shards), shards, stage.ref)
+    if check is not None:
+        await _checked(store, stage.ref, parts, check)
     manifest = await asyncio.to_thread(store.publish, stage.identity, parts, seconds=time.monotonic() - started)
     await show_published(manifest)
     return stage.ref
+
+
+async def _checked(store: Store, ref: ArtifactRef, parts: Sequence[PartSummary], check: Check) -> None:
+    """Check all parts together; where they do not pass, remove those with failures, so that they are asked again."""
+    try:
+        check(sum((Counter(part.counts) for part in parts), Counter[str]()))
+    except RequestsFailedError:
+        failed = [part for part in parts if all_failures(part.counts)]
+        await asyncio.to_thread(drop_parts, store, ref, failed)
+        raise
 
 
 def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: ArtifactRef) -> list[PartSummary]:
@@ -132,16 +155,17 @@ async def _run_shards(
     # On a cluster the workers' threads say how many shards run at a time.
     at_once = cluster is not None or stage.by_batch
     slots = asyncio.Semaphore(max(1, len(shards)) if at_once else runtime.shards_in_flight)
-    stop = asyncio.Event()
+    ended: list[LemaError] = []
 
     async def one(shard: Shard) -> None:
         async with slots:
-            if stop.is_set():
-                return
+            if ended:
+                raise ended[0]
             try:
                 await (shard_task(shard) if cluster is None else cluster.run(shard_task, shard))
-            except BudgetExceededError:
-                stop.set()
+            except LemaError as error:
+                if _ends_stage(error):
+                    ended.append(error)
                 raise
             tick()
 
@@ -149,6 +173,13 @@ async def _run_shards(
     failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
     if failed:
         _raise(runtime, stage, failed, len(shards))
+
+
+def _ends_stage(error: LemaError) -> bool:
+    """Tell whether the shards that have not begun would fail in the same way."""
+    if isinstance(error, RequestsFailedError):
+        return error.refused and error.requests >= SMALL
+    return isinstance(error, BudgetExceededError | EndpointError) and not isinstance(error, BatchPendingError)
 
 
 def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
@@ -176,7 +207,8 @@ def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseExcepti
 
 def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
     """Return the errors, those of an endpoint that was away added up into one."""
-    away = [error for error in errors if isinstance(error, RequestsFailedError)]
+    # Shards that did not begin carry the error that ended their stage: it counts once.
+    away = list({id(error): error for error in errors if isinstance(error, RequestsFailedError)}.values())
     others = [error for error in errors if not isinstance(error, RequestsFailedError)]
     return [*([RequestsFailedError.added_up(away)] if away else []), *others]
 

@@ -11,6 +11,7 @@ from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.corrections import select
 from lema_core.corrections.requesting import Tried, agreed, correction_requests, reviewed
 from lema_core.corrections.specs import CorrectionsSpec
+from lema_core.failed_requests import SECOND
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
@@ -59,7 +60,7 @@ async def _agreed(
     engine, about = await engine_of(runtime), get_task(task_name)
     asked = [one.mistake for one in tried if one.corrected]
     answers = engine.stream(second, correction_requests(asked, about, spec.sampling(), tries=1))
-    return await agreed(tried, counted(runtime, answers, part, len(asked), "second_"), about, second.identity)
+    return await agreed(tried, counted(runtime, answers, part, len(asked), SECOND), about, second.identity)
 
 
 async def corrections(

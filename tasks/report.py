@@ -11,6 +11,7 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.lineage import Lineage
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
 from lema_core.report.gathering import evaluation_of, gather
 from lema_core.report.run_cards import arm_card
@@ -26,7 +27,11 @@ HTML, MARKDOWN = "report.html", "report.md"
 async def write_report(runtime: Runtime, run: RunSpec, made: Lineage, stage: Stage) -> State[None]:
     """Gather the figures of all stages and write both pages."""
     started, store = time.monotonic(), Store(runtime.root)
-    data = gather(store, run, made)
+    ledger = LedgerStore(runtime.ledger)
+    try:
+        data = gather(store, run, made, ledger)
+    finally:
+        ledger.close()
     texts = {HTML: render_html(data), MARKDOWN: render_markdown(data)}
     texts |= {f"model_card_{arm}.md": arm_card(run, data, arm) for arm in made.models}
     for name, text in texts.items():

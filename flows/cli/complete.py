@@ -1,5 +1,7 @@
 """``lema complete``: the request engine by itself, over a file of requests."""
 
+import asyncio
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -50,10 +52,10 @@ def complete(
     Example: lema complete requests.jsonl --base-url https://api.openai.com/v1 --model gpt-4o-mini --out answers
     --api-key-env OPENAI_API_KEY --budget 5
     """
-    import asyncio
-
+    from lema_core.errors import EndpointError
     from lema_core.llm.answer_files import AnswerWriter, finished
     from lema_core.llm.request_file import RequestFile, digest, unchanged
+    from lema_core.llm.usability import nothing_answered
 
     spec = _spec(
         model=model,
@@ -77,42 +79,62 @@ def complete(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
         unchanged(requests, inputs["requests_sha256"])
-    console.print(summary)
+    console.print(summary.text, markup=False)
+    for reason, count in sorted(summary.failed.items()):
+        console.print(f"  {count} {reason}, such as: {summary.words[reason]}", markup=False)
+    if summary.failed and not summary.answered:
+        raise EndpointError(nothing_answered(f"{spec.model!r} at {spec.base_url}", summary.failed, summary.words))
 
 
 async def _run(
     lines: "RequestFile", spec: "EndpointSpec", writer: "AnswerWriter", ledger: str, budget: "Budget | None", run: str
-) -> str:
+) -> "Summary":
     from flows.cli.live import live
-    from lema_core.llm import Engine
+    from lema_core.llm import Engine, Failure
     from lema_core.llm.prices import money
 
     ids: Any = _Ids(lines)
+    words: dict[str, str] = {}
     async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
         try:
             with live(engine):
                 async for outcome in engine.stream(spec, ids):
                     writer.add(ids.next_id(), outcome)
-        except BaseException:
-            _say_what_is_out(engine.snapshot().in_flight, spec.attempt_timeout_s)
+                    if isinstance(outcome, Failure) and outcome.reason != "pending":
+                        words[outcome.reason] = outcome.detail
+        except BaseException as error:
+            interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
+            _say_what_is_out(engine.snapshot().in_flight, spec.attempt_timeout_s, interrupted=interrupted)
             raise
         end = engine.snapshot()
     failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
     cost = "" if end.dollars is None else f", {money(end.dollars)}"
-    return (
+    text = (
         f"{end.done} rows in {writer.folder}: {end.done - end.failures} answered, {end.failures} rejected"
         f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.held} from the ledger; "
         f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
     )
+    given_up = {reason: count for reason, count in writer.reasons.items() if reason != "pending"}
+    return Summary(text, end.done - end.failures, given_up, words)
 
 
-def _say_what_is_out(count: int, at_most_s: float) -> None:
-    """Tell who pressed Ctrl-C, and sees nothing any more, why the command has not ended."""
+def _say_what_is_out(count: int, at_most_s: float, *, interrupted: bool) -> None:
+    """Say why the command has not ended yet; after a Ctrl-C also how to end it at once."""
     if count:
-        errors.print(
-            f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s; another Ctrl-C gives "
-            "them up"
-        )
+        how = "; another Ctrl-C gives them up" if interrupted else ""
+        errors.print(f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s{how}")
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What came of a file of requests."""
+
+    text: str
+    answered: int
+    failed: dict[str, int]
+    """By reason; those that wait for a batch are no failures."""
+    words: dict[str, str]
+    """What the endpoint said to the last one that failed, by reason."""
 
 
 class _Ids:

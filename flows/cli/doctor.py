@@ -14,7 +14,7 @@ import typer
 from flows.cli.console import console
 from flows.operations import machine, server, stack
 from flows.operations.machine import Finding
-from lema_core.errors import ConfigError
+from lema_core.errors import ConfigError, LemaError
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec
@@ -43,14 +43,18 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[RUN.toml]", help="Examine what this run file needs, its endpoints included."),
     ] = None,
+    root: Annotated[str, typer.Option(help="Where artifacts and the ledger are stored: these are examined too.")] = (
+        ".lema"
+    ),
 ) -> None:
     """Say what is installed, which devices and servers are there, what is missing and how to get it.
 
     Without a run file nothing but the base installation counts as missing. With one, everything that it needs is
     looked at: the extras, the programs and URLs of its endpoints, and the keys they take from the environment. Nothing
-    is paid and nothing is started. The exit code is 1 where something needed is missing.
+    is paid and nothing is started. Artifacts under the root in which requests failed are named. The exit code is 1
+    where something needed is missing, or an artifact holds nothing but failed requests.
     """
-    findings = list(examine(_needs(run_file)))
+    findings = [*examine(_needs(run_file)), *_artifacts(root)]
     _show(findings)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
@@ -71,6 +75,25 @@ def examine(needs: Needs) -> Iterator[Finding]:
         yield _file(path)
     for spec in needs.endpoints:
         yield _endpoint(spec)
+
+
+def _artifacts(root: str) -> Iterator[Finding]:
+    """Look for artifacts that hold failed requests; one that holds nothing else is as good as missing."""
+    if "://" not in root and not Path(root, "store").is_dir():
+        return
+    from flows.remaking import lossy, runs_of
+    from lema_core.artifacts import Store
+
+    try:
+        found = lossy(Store(f"{root.rstrip('/')}/store"))
+        names = runs_of([one.ref for one in found], root) if found else {}
+    except LemaError as error:
+        yield Finding("artifacts", "missing", str(error), "delete what it names, or move it away")
+        return
+    for one in found:
+        name = names.get(one.ref, "RUN")
+        remedy = f"lema resume {name} --remake-failed" + ("" if root == ".lema" else f" --root {root}")
+        yield Finding("failed requests", "missing" if one.empty else "absent", f"in {one}", remedy)
 
 
 def _needs(run_file: Path | None) -> Needs:

@@ -46,6 +46,15 @@ def evaluate(
         str | None, typer.Option(help="Name of the environment variable that holds the key.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(help="At most so many requests in flight.")] = None,
+    max_failed: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="The largest share of requests that may fail and count as not right.", show_default="0.2"
+        ),
+    ] = None,
+    remake_failed: Annotated[
+        bool, typer.Option("--remake-failed", help="Ask again for what failed in an evaluation that is there.")
+    ] = False,
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:
@@ -53,7 +62,8 @@ def evaluate(
 
     The judged answers are an artifact under the root: the same command again asks nothing. LeMa's published evaluation
     files (rows with `prompt`) are sent word for word, so that its released checkpoints can be scored; serve those with
-    a chat template that adds nothing to the message.
+    a chat template that adds nothing to the message. Where the model answers nothing, or more requests fail than
+    --max-failed, nothing is scored: the command ends with the endpoint's own words and exit status 1.
 
     Example: lema evaluate gsm8k_test.jsonl --base-url http://127.0.0.1:8000/v1 --model lema-70b --against 3f9c2a71
     """
@@ -74,8 +84,12 @@ def evaluate(
         raise ConfigError(f"--set changes options of a run file, and {questions} is none")
     else:
         run = run_of_questions(questions, task, limit, asking, endpoint)
+    if max_failed is not None:
+        run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
     from flows.cli.evaluation_shown import reference_of, show
 
+    if remake_failed:
+        _set_aside(run, root)
     other = reference_of(run, root, against) if against else None
     show(console, run, root, _measured(run, root), other)
 
@@ -84,15 +98,36 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def _set_aside(run: "RunSpec", root: str) -> None:
+    """Take an evaluation with failed requests out of the store, so that they are asked again."""
+    from flows.measuring import already_there
+    from flows.remaking import lossy, put_aside
+    from lema_core.artifacts import Store
+    from lema_core.specs import Runtime
+
+    runtime = Runtime.of(run, root)
+    there = already_there(run, root)
+    refs = [ref for ref in (there.greedy, there.votes) if ref] if there else []
+    aside = put_aside(root, runtime, [one.ref for one in lossy(Store(runtime.root), refs)])
+    console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
+
+
 def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import listened
-    from flows.measuring import already_there, asked_for
+    from flows.measuring import GO_ON, already_there, asked_for
     from flows.operations.server import ensure_server, ui_url
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
 
     if there := already_there(run, root):
+        from lema_core.artifacts import Store
+        from lema_core.specs import Runtime
+        from tasks._endpoints import check_answered
+
+        runtime = Runtime.of(run, root).model_copy(update={"go_on": GO_ON})
+        for ref in filter(None, (there.greedy, there.votes)):
+            check_answered(runtime, Store(runtime.root).manifest(ref))
         return there
     source, _, name = asked_for(run)
     # A question that cannot be used is told now, before a server is started or anything is paid.
@@ -102,7 +137,6 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     console.print(f"Prefect UI: {ui_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cli.progress import bars
-    from flows.evaluating import GO_ON
     from flows.evaluating import evaluate as evaluate_flow
     from flows.operations.cancelling import cancellable
 

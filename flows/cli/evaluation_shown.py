@@ -1,5 +1,7 @@
 """What ``lema evaluate`` prints: the accuracy, the vote, the levels, and the difference to another evaluation."""
 
+from collections import Counter
+
 from rich.console import Console
 from rich.table import Table
 
@@ -8,6 +10,7 @@ from lema_core import statistics
 from lema_core.accuracy import Evaluation, evaluate
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import ConfigError
+from lema_core.failed_requests import failures_of
 from lema_core.records import JudgedPath
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.specs import RunSpec, Runtime
@@ -45,6 +48,7 @@ def show(console: Console, run: RunSpec, root: str, measured: Measured, other: A
     score, n = found.score(model), found.n
     tally = ", ".join(f"{count} {verdict}" for verdict, count in score.verdicts.items())
     console.print(f"  pass@1  {percent(score.accuracy.value, n)} ({interval(score.accuracy, n)})   {tally}")
+    _say_what_failed(console, store, measured)
     if measured.votes:
         (vote,) = vote_scores({model: store.rows(measured.votes, JudgedPath)}, base=model)
         console.print(f"  maj@{vote.k}   {percent(vote.accuracy.value, n)} ({interval(vote.accuracy, n)})")
@@ -55,6 +59,18 @@ def show(console: Console, run: RunSpec, root: str, measured: Measured, other: A
     console.print(f"Answers: {store.folder(measured.greedy)}", markup=False)
     if measured.votes:
         console.print(f"Sampled answers: {store.folder(measured.votes)}", markup=False)
+
+
+def _say_what_failed(console: Console, store: Store, measured: Measured) -> None:
+    """Print how many requests failed: the figures count them as not right."""
+    failed = sum((failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.votes) if ref), Counter[str]())
+    if failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        console.print(
+            f"  {failed.total()} requests failed ({reasons}) and count as not right; ask for them again with "
+            "--remake-failed",
+            markup=False,
+        )
 
 
 def _levels(found: Evaluation, model: str) -> Table:

@@ -9,12 +9,12 @@ from flows.ablation import Sweep
 from flows.sweep_table import sweep_table
 from lema_core.accuracy import Evaluation
 from lema_core.artifacts import Store
+from lema_core.failed_requests import failures_of
 from lema_core.lineage import Lineage
 from lema_core.report.gathering import evaluation_of, funnel_of
 from lema_core.report.story import interval, p_value, percent, points
 from lema_core.report.sweeps import headline_of
 from lema_core.specs import RunSpec, Runtime
-from tasks._endpoints import FAILED
 from tasks.report import HTML
 
 
@@ -30,7 +30,11 @@ def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: floa
         console.print(_table(evaluation))
     if failed := failed_requests(store, made):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
-        console.print(f"{failed.total()} requests failed ({reasons}): rejected rows, in an evaluation not right")
+        console.print(
+            f"{failed.total()} requests failed ({reasons}): rejected rows, in an evaluation not right. To ask for them "
+            f"again: lema resume {run.name}{'' if root == '.lema' else f' --root {root}'} --remake-failed",
+            markup=False,
+        )
     if made.report:
         console.print(f"Report: {store.folder(made.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
@@ -38,11 +42,7 @@ def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: floa
 
 def failed_requests(store: Store, made: Lineage) -> Counter[str]:
     """Return how many requests of a run got no answer, by reason: as rejected rows they are in its artifacts."""
-    counts = (store.manifest(ref).counts for ref in dict.fromkeys(made))
-    failed = Counter[str]()
-    for name, count in (item for one in counts for item in one.items() if item[0].startswith(FAILED)):
-        failed[name.removeprefix(FAILED)] += count
-    return failed
+    return sum((failures_of(store.manifest(ref)) for ref in dict.fromkeys(made)), Counter[str]())
 
 
 def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:

@@ -61,15 +61,39 @@ def resume(
         str | None, typer.Argument(metavar="[RUN]", help="A run's name; by default the newest unfinished one.")
     ] = None,
     root: Root = ".lema",
+    remake_failed: Annotated[
+        bool,
+        typer.Option(
+            "--remake-failed",
+            help="Make artifacts in which requests failed again, and all that was made from them; name the run.",
+        ),
+    ] = False,
 ) -> None:
     """Continue a run or a sweep that failed or was killed, with the settings it was started with.
 
     Finished stages and shards stay as they are, and every completion in the ledger is used: only what is missing is
-    asked for.
+    asked for. With --remake-failed finished stages that hold failed requests as rejected rows are made again, also of a
+    run that has completed: the failed requests are asked again, the others come from the ledger. What was there is kept
+    in the folder `replaced` of the root. Models that were trained on such rows are trained again.
     """
+    from flows.remaking import lossy_of, remade
     from flows.run_records import unfinished
+    from lema_core.errors import ConfigError
 
-    execute(unfinished(root, name), root)
+    if remake_failed and name is None:
+        raise ConfigError("--remake-failed needs the name of a run: lema resume RUN --remake-failed")
+    spec = unfinished(root, name)
+    if remake_failed:
+        aside = remade(spec, root)
+        names = ", ".join(dict.fromkeys(ref.stage for ref in aside))
+        console.print(f"{len(aside)} artifacts are made again: {names}" if aside else "no artifact has failed requests")
+    else:
+        for one in lossy_of(spec, root):
+            console.print(
+                f"requests failed in {one}. To ask for them again: lema resume {spec.name} --remake-failed",
+                markup=False,
+            )
+    execute(spec, root)
 
 
 def execute(spec: "RunSpec", root: str) -> None:

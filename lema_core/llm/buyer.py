@@ -311,6 +311,7 @@ class Buyer:
             self._gate.limiter.ended(ticket, now)
         if not hurried:
             self._usability.paused(error, now, self._gate.limiter.paused_until)
+        self._gate.limiter.suspended = self._usability.suspended
         # Before another request takes its place: whether any is in flight decides.
         if not trip.patience.goes_on(error):
             self._give_up(trip, error)

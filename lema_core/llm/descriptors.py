@@ -39,8 +39,8 @@ class Descriptors:
         if granted < wanted:
             self.refused += wanted - granted
             _log.warning(
-                "%d requests may be in flight instead of %d: this process may open %d files, and the ledger needs some. "
-                "Raise the limit with `ulimit -n`, or lower concurrency",
+                "%d requests may be in flight instead of %d: this process may open %d files, and the ledger needs "
+                "some. Raise the limit with `ulimit -n`, or lower concurrency",
                 granted, wanted, limit,
             )  # fmt: skip
         self._granted[pool] = max(granted, self._granted.get(pool, 0))

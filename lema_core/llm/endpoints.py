@@ -65,8 +65,8 @@ class EndpointSpec(BaseModel):
     request_timeout_s: float = Field(3600.0, gt=0)
     """Over all attempts of one request; time spent waiting for a first turn does not count."""
     push_back_patience_s: float = Field(600.0, gt=0)
-    """A run ends where the endpoint has said nothing but "later" (429, 503, 529) for this long: a quota is used up. Before
-    the endpoint's first answer 120 s are enough. Never longer than ``request_timeout_s``."""
+    """A run ends where the endpoint has answered nothing but "later" (429, 503, 529) for this long, as where a quota is
+    used up. Before its first answer 120 s are enough. Never longer than ``request_timeout_s``."""
     ready_timeout_s: float = Field(600.0, gt=0)
     """How long a command may take until its server answers."""
     length_retry_factor: float | None = Field(2.0, gt=1)

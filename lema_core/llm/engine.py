@@ -112,8 +112,12 @@ class Engine:
         # Not those of servers that were stopped; between two stages the last one's.
         gates = [gate for gate in self._gates.values() if gate.busy] or list(self._gates.values())[-1:]
         snapshot = self._counters.snapshot(now, [gate.limiter for gate in gates], unfinished)
-        waits = {"claimed": len(self._foreign), "ledger_s": self._ledger.busy_s(), "capped": self._descriptors.refused}
-        return replace(snapshot, **waits)
+        return replace(
+            snapshot,
+            claimed=len(self._foreign),
+            ledger_s=self._ledger.busy_s(),
+            capped=self._descriptors.refused,
+        )
 
     async def _fill(self, channel: Channel, source: Chunks, window: Window) -> bool:
         """Read requests until the window is full; say whether any are unfinished."""

@@ -139,8 +139,9 @@ FailureReason = Literal[
 ]
 """``pending`` is no failure for good: the request is in a batch that is not finished; the next run collects it."""
 
-ENDPOINTS_FAULT = frozenset({"rate_limit", "overload", "connection", "deadline", "server_error"})
-"""Failures that say more of the endpoint at that time than of the request."""
+PROMPTS_FAULT = frozenset({"content_filter"})
+"""Failures that say more of a prompt than of the endpoint. Too many of any other class mean that the endpoint does not
+work, or refuses what all requests have in common."""
 
 
 @dataclass(frozen=True, slots=True)

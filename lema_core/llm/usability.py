@@ -4,8 +4,8 @@ The class of a failure does not decide this: a wrong key comes as 400, a used-up
 whether any other request fared better. Three detectors look at what came since the last answer:
 
 - *loss* (`Outage`): connections, silence and server errors; nothing else for two minutes ends the run;
-- *refusal* (`Refusals`): the endpoint answers, and what it says to the first requests is no. Retrying is useless, so the
-  number of refused requests decides, not a time;
+- *refusal* (`Refusals`): the endpoint answers, and it refuses the first requests. Retrying is useless, so the number of
+  refused requests decides, not a time;
 - *push-back* (`PushBacks`): 429, 503 and 529, for longer than a rate limit or a short overload lasts.
 
 One answer clears all three. From the first refusal on until the first answer `suspended` is set: the limiter sends the
@@ -36,7 +36,8 @@ PROOF_S = 60.0
 
 _REFUSALS = frozenset({"bad_request", "malformed"})
 _OWN = re.compile(
-    r"context.{0,3}(length|window|size)|(prompt|input|messages?)\b.{0,40}(too (long|many|large)|exceed)|half a surrogate",
+    r"context.{0,3}(length|window|size)|(prompt|input|messages?)\b.{0,40}(too (long|many|large)|exceed)|"
+    r"half a surrogate",
     re.IGNORECASE,
 )
 """Complaints about the length or the characters of one prompt: others may be shorter."""
@@ -103,7 +104,7 @@ class Usability:
 
     def held(self) -> None:
         """Take note that the ledger has an answer of this endpoint: it does not refuse everything."""
-        self._refusals.held = True
+        self._refusals.held, self._refusals.suspended = True, False
 
     def answered(self, now: float) -> None:
         """Take note that a request was answered."""
@@ -120,12 +121,13 @@ class Usability:
             # Whether it holds for others is decided when the request is given up (`given_up`), which is now.
             self._outage.sign_of_life()
             return
+        self._refusals.suspect(error)
         self._too_long_a_wait(error, started)
         self._outage.failed(key, error, started, now)
         self._push_backs.failed(error, started, now)
 
     def paused(self, error: AttemptError, now: float, until: float) -> None:
-        """Take in that a failed attempt lets nothing start before ``until``; set ``error.fatal`` where that is too late."""
+        """Take in that nothing starts before ``until`` after a failure; set ``error.fatal`` where that is too late."""
         for detector in (self._outage, self._push_backs):
             detector.judge(error, now, max(now, until))
 
@@ -179,18 +181,27 @@ class Refusals:
         self._served, self.suspended = True, False
         self._refused.clear()
 
+    def suspect(self, error: AttemptError) -> None:
+        """Send nothing more beside what is in flight where an attempt was refused and no request answered yet."""
+        self.suspended = self.suspended or self._counts(error)
+
+    def _counts(self, error: AttemptError) -> bool:
+        """Say whether a failure counts against the endpoint: a refusal that is not for the prompt's own sake."""
+        others = self._served or self.held
+        return not others and error.reason in _REFUSALS and not _OWN.search(error.detail)
+
     def given_up(self, key: str, error: AttemptError, in_flight: int) -> None:
         """Take in the error of a request that is not tried again; see `Usability.given_up`."""
         access, error.fatal = error.fatal, None
         others = self._served or self.held
-        if access is not None or (not others and error.reason in _REFUSALS and not _OWN.search(error.detail)):
+        if access is not None or self._counts(error):
             self._refused[key] = error
         if access is not None and others:
             # Few are refused access: a firewall takes offence at what they say. A withdrawn key hits all.
             error.fatal = access if len(self._refused) >= self._access else None
             return
         # Refusals come back sooner than answers: those in flight may fare better, and nothing more is sent before.
-        self.suspended = bool(self._refused) and not others
+        self.suspended = not others and (self.suspended or bool(self._refused))
         if self.suspended and in_flight <= 0 and len(self._refused) >= self._threshold():
             error.fatal = access if access is not None else self._verdict()
 
@@ -199,8 +210,8 @@ class Refusals:
 
     def _verdict(self) -> EndpointError:
         errors = self._refused.values()
-        counts = Counter(error.reason for error in errors)
-        words = {error.reason: error.detail for error in errors}
+        counts = Counter[str](error.reason for error in errors)
+        words: dict[str, str] = {error.reason: error.detail for error in errors}
         return EndpointError(nothing_answered(self._where, counts, words))
 
 
@@ -224,8 +235,10 @@ class PushBacks:
         self._where = where
         self._patience_s = patience_s
         self._served = False
-        self._last = -math.inf
-        self._clear()
+        self._last = self._resumes = -math.inf
+        self._since: float | None = None
+        self._again = 0
+        self._counts = Counter[str]()
 
     def answered(self) -> None:
         """Take note that a request was answered."""
@@ -274,7 +287,5 @@ class PushBacks:
         )
 
     def _clear(self) -> None:
-        self._since: float | None = None
-        self._resumes = -math.inf
-        self._again = 0
-        self._counts = Counter[str]()
+        self._since, self._resumes, self._again = None, -math.inf, 0
+        self._counts.clear()

@@ -13,7 +13,7 @@ from lema_core.statistics import PerplexityGap
 from lema_core.verdicts import Difficulty
 from lema_core.votes import VoteScore
 
-__all__ = ["EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
+__all__ = ["Bill", "EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +92,20 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Bill:
+    """What the ledger had booked for a run when its report was made, over all its processes: what its budget counts."""
+
+    answers: int
+    tokens: int
+    cost: float | None
+    """US dollars for the answers; None where no price is known."""
+    failed: Mapping[str, int] = field(default_factory=dict)
+    """Attempts that were billed and gave no answer that could be used, by reason."""
+    failed_tokens: int = 0
+    failed_cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
     """One artifact that went into the report."""
 
@@ -140,4 +154,6 @@ class ReportData:
     """delta-PPL by model (paper, section 4.4)."""
     examples: tuple[Correction, ...] = ()
     usage: tuple[Usage, ...] = ()
+    bill: Bill | None = None
+    """What the ledger says that the run has paid; None where no ledger was read."""
     provenance: tuple[Provenance, ...] = ()

@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 from lema_core.accuracy import Evaluation, evaluate
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.lineage import Collection, Lineage
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.records import Correction, JudgedPath, Question
-from lema_core.report.data import EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
+from lema_core.report.data import Bill, EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
 from lema_core.report.run_facts import notes_of, parameters_of
 from lema_core.selection import SELECTION_FILE, read_selection
 from lema_core.specs import BASE, RunSpec
@@ -27,8 +28,8 @@ PERPLEXITY_FILE = "perplexity.parquet"
 """What the delta-PPL program writes: a row a pair."""
 
 
-def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
-    """Return a run's figures, reading each table as a stream.
+def gather(store: Store, run: RunSpec, made: Lineage, ledger: LedgerStore | None = None) -> ReportData:
+    """Return a run's figures, reading each table as a stream; with its ledger also what it has paid.
 
     Raises:
         ArtifactError: an artifact of the run is not in the store.
@@ -56,6 +57,7 @@ def gather(store: Store, run: RunSpec, made: Lineage) -> ReportData:
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
         usage=tuple(_usage(store, run, made)),
+        bill=bill_of(ledger, run.name) if ledger else None,
         provenance=tuple(_provenance(store.manifest(ref)) for ref in made),
     )
 
@@ -176,6 +178,24 @@ def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:
     rows = store.manifest(corrections).rows_out
     stride = max(1, rows // EXAMPLES)
     yield from islice(store.rows(corrections, Correction), 0, stride * EXAMPLES, stride)
+
+
+def bill_of(ledger: LedgerStore, run: str) -> Bill:
+    """Return what a ledger has booked for a run.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    answers, tokens, cost, failed = ledger.bill(run)
+    costs = [row[3] for row in failed if row[3] is not None]
+    return Bill(
+        answers=answers,
+        tokens=tokens,
+        cost=cost,
+        failed={row[0]: row[1] for row in failed},
+        failed_tokens=sum(row[2] for row in failed),
+        failed_cost=sum(costs) if costs else None,
+    )
 
 
 def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:

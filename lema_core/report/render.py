@@ -47,6 +47,7 @@ def view_of(data: ReportData) -> dict[str, Any]:
         "stages": _stages(data.funnel) if data.funnel else [],
         "pairs": [pair_of(correction) for correction in data.examples],
         "levels": _levels(data),
+        "bill": story.bill_text(data) if data.bill else "",
     }
 
 

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 
 from lema_core.accuracy import Comparison, Evaluation
+from lema_core.llm.prices import money
 from lema_core.report.data import Funnel, ReportData
 from lema_core.statistics import Estimate
 
-__all__ = ["Story", "count", "holm", "interval", "p_value", "percent", "points", "story_of"]
+__all__ = ["Story", "bill_text", "count", "holm", "interval", "p_value", "percent", "points", "story_of"]
 
 _NBSP = "\u202f"
 _ENOUGH_FOR_A_DECIMAL = 500
@@ -56,6 +57,38 @@ def p_value(p: float) -> str:
 def holm(p: float) -> str:
     """Return an adjusted p value as a clause."""
     return f"Holm's p is {'below 0.001' if p < 0.001 else p_value(p)}"
+
+
+def bill_text(data: ReportData) -> str:
+    """Return how what the stages used and what the run paid by its ledger go together, in money or else in tokens."""
+    bill = data.bill
+    if bill is None:
+        return ""
+    costs = [used.cost for used in data.usage if used.cost is not None]
+    priced = bill.cost is not None or bill.failed_cost is not None
+    paid, failed, used = (
+        (bill.cost or 0.0, bill.failed_cost or 0.0, sum(costs))
+        if priced
+        else (bill.tokens, bill.failed_tokens, sum(one.prompt_tokens + one.completion_tokens for one in data.usage))
+    )
+    shown = money if priced else (lambda tokens: f"{tokens:,.0f} tokens")
+    reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in bill.failed.items())
+    lost = f" and {shown(failed)} for attempts without an answer that could be used ({reasons})" if reasons else ""
+    text = (
+        f"By its ledger, which its budget counts by, the run had paid {shown(paid + failed)} when this page was made: "
+        f"{shown(paid)} for {count(bill.answers)} answers{lost}. The stages in the table used {shown(used)}"
+    )
+    rest = paid - used
+    if abs(rest) < 1e-9 * max(1.0, paid):
+        return f"{text}, which is all of these answers."
+    if rest > 0:
+        return (
+            f"{text}, {shown(rest)} less: the other answers are those of a pilot, of a stage that was not finished, or "
+            "of other settings under the same name."
+        )
+    return (
+        f"{text}, {shown(-rest)} more: other runs paid for some on the same ledger, or several stages use the same one."
+    )
 
 
 def story_of(data: ReportData) -> Story:

@@ -206,6 +206,23 @@ class LedgerStore:
             f"GROUP BY {by} ORDER BY {by}"
         )
 
+    def bill(self, run: str) -> tuple[int, int, float | None, list[tuple[str, int, int, float | None]]]:
+        """Return what a run has paid: (answers, their tokens, their money, billed attempts that gave none).
+
+        Each of the last is (reason, attempts, tokens, money); money is None where no price is known.
+        """
+        answers, tokens, cost = self.database.query(
+            "SELECT COUNT(*), COALESCE(SUM(prompt_tokens + completion_tokens), 0), SUM(cost) FROM completions "
+            "WHERE run = ?",
+            (run,),
+        )[0]
+        failed = self.database.query(
+            "SELECT reason, SUM(count), SUM(prompt_tokens + completion_tokens), SUM(cost) FROM failures "
+            "WHERE run = ? AND prompt_tokens + completion_tokens > 0 GROUP BY reason ORDER BY reason",
+            (run,),
+        )
+        return int(answers), int(tokens), cost, [(row[0], int(row[1]), int(row[2]), row[3]) for row in failed]
+
     def spent(self, run: str) -> tuple[float, int]:
         """Return (money, tokens) that a run has paid so far, in this and earlier processes."""
         row = self.database.query(

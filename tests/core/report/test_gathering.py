@@ -5,18 +5,22 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 from support import kept
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Collection, Lineage
+from lema_core.llm.ledger.store import LedgerStore, Missed, Paid
+from lema_core.llm.requests import Completion
 from lema_core.quality_gate import Decision, decision_folder, write_decision
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
-from lema_core.report import render_html, render_markdown, story_of
-from lema_core.report.gathering import PERPLEXITY_FILE, gather
+from lema_core.report import Usage, render_html, render_markdown, story_of
+from lema_core.report.gathering import PERPLEXITY_FILE, bill_of, gather
 from lema_core.report.run_cards import arm_card, data_card
+from lema_core.report.story import bill_text
 from lema_core.specs import RunSpec
 from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path
@@ -223,3 +227,57 @@ def test_delta_ppl_says_what_it_was_measured_on(store):
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
     assert [note for note in gather(store, run, made).notes if "delta-PPL is measured on the first 50" in note]
+
+
+def paid_by(path, run: str, **lost: int) -> LedgerStore:
+    """Return a ledger in which a run paid for one answer of 12 tokens, and for attempts that gave none."""
+    ledger = LedgerStore(str(path))
+    answer = Completion("k", "t", "stop", 5, 7, "m")
+    entries = [Paid("m", "{}", answer, 0.5)]
+    entries += [
+        Missed("m", "{}", f"k-{reason}", reason, "x", prompt_tokens=5, completion_tokens=7, cost=dollars / 4)
+        for reason, dollars in lost.items()
+    ]
+    ledger.commit(entries, run)
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("used", "lost", "says"),
+    [
+        (
+            12,
+            {},
+            "had paid $0.50 when this page was made: $0.50 for 1 answers. The stages in the table used $0.50, which",
+        ),
+        (12, {"length": 1}, "had paid $0.75 when this page was made: $0.50 for 1 answers and $0.25 for attempts"),
+        (
+            12,
+            {"length": 1, "malformed": 2},
+            "(1 length, 1 malformed). The stages in the table used $0.50, which is all",
+        ),
+        (0, {}, "used $0, $0.50 less: the other answers are those of a pilot"),
+        (24, {}, "used $1.00, $0.50 more: other runs paid for some"),
+    ],
+)
+def test_what_the_stages_used_and_what_the_run_paid_agree_or_the_page_says_why(
+    sample, tmp_path, used, lost, says
+) -> None:
+    ledger = paid_by(tmp_path / "ledger.sqlite", "r", **lost)
+    usage = Usage(
+        stage="corrections", endpoint="m", completions=1, prompt_tokens=used, completion_tokens=0, cost=used / 24
+    )
+    data = replace(sample, usage=(usage,), bill=bill_of(ledger, "r"))
+    ledger.close()
+    assert says in bill_text(data)
+    assert escape(says) in render_html(data)
+    assert says.split("(")[0].replace("$", "\\$") in render_markdown(data)
+
+
+def test_without_prices_the_sums_are_in_tokens(sample, tmp_path) -> None:
+    ledger = LedgerStore(str(tmp_path / "ledger.sqlite"))
+    ledger.commit([Paid("m", "{}", Completion("k", "t", "stop", 5, 7, "m"), None)], "r")
+    usage = Usage(stage="s", endpoint="m", completions=1, prompt_tokens=5, completion_tokens=7, cost=None)
+    data = replace(sample, usage=(usage,), bill=bill_of(ledger, "r"))
+    ledger.close()
+    assert "paid 12 tokens when" in bill_text(data)

@@ -1,0 +1,103 @@
+"""Artifacts that hold failed requests as rejected rows: found, and set aside so that a run makes them again."""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from flows.planning.sweep import stages_of
+from flows.run_records import records
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts.remaking import derived, set_aside
+from lema_core.errors import ConfigError, LemaError
+from lema_core.failed_requests import failures_of, unanswered
+from lema_core.quality_gate import decision_folder
+from lema_core.specs import RunSpec, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """An artifact in which requests failed."""
+
+    ref: ArtifactRef
+    failed: Counter[str]
+    """By reason."""
+    empty: bool
+    """An endpoint answered nothing: everything that is made from it is made from nothing."""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
+        return f"{self.ref.folder}: {reasons}{', and nothing was answered' if self.empty else ''}"
+
+
+def lossy(store: Store, among: Iterable[ArtifactRef] | None = None) -> list[Lossy]:
+    """Return the published artifacts with failed requests: of the whole store, or among some."""
+    wanted = None if among is None else set(among)
+    found = []
+    for manifest in store.manifests():
+        ref = ArtifactRef(manifest.stage, manifest.fingerprint)
+        if (wanted is None or ref in wanted) and (failed := failures_of(manifest)):
+            found.append(Lossy(ref, failed, bool(unanswered(manifest))))
+    return found
+
+
+def lossy_of(run: RunSpec, root: str) -> list[Lossy]:
+    """Return the artifacts of a run in which requests failed.
+
+    Raises:
+        LemaError: the run cannot be planned.
+    """
+    return lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in stages_of(run, root) if stage.there])
+
+
+def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
+    """Return the name of a recorded run for each artifact that belongs to one, the newest where several do."""
+    wanted, names = set(refs), dict[ArtifactRef, str]()
+    for record in records(root):
+        # A run whose file or source is gone, or that another version wrote, cannot be planned; others can.
+        with suppress(LemaError):
+            for stage in stages_of(record.spec, root):
+                if stage.ref in wanted:
+                    names.setdefault(stage.ref, record.name)
+    return names
+
+
+def remade(run: RunSpec, root: str) -> list[ArtifactRef]:
+    """Set aside a run's artifacts with failed requests, and everything in the store that was made from them.
+
+    Nothing is lost: answers are in the ledger, and what was set aside is kept beside the store. Failures are not in the
+    ledger, so the next run asks for those again.
+
+    Raises:
+        ConfigError: a run under this root is being run.
+        LemaError: the run cannot be planned.
+    """
+    planned = list(stages_of(run, root))
+    found = lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in planned if stage.there])
+    return put_aside(root, Runtime.of(run, root), [one.ref for one in found], [stage.ref for stage in planned])
+
+
+def put_aside(
+    root: str, runtime: Runtime, found: Iterable[ArtifactRef], planned: Iterable[ArtifactRef] = ()
+) -> list[ArtifactRef]:
+    """Set aside artifacts and everything made from them; of ``planned`` ones also what is begun and not published.
+
+    Raises:
+        ConfigError: a run under this root is being run.
+    """
+    store = Store(runtime.root)
+    stale = derived(list(store.manifests()), found)
+    if not stale:
+        return []
+    if busy := [record.name for record in records(root) if record.running(root)]:
+        raise ConfigError(f"{', '.join(busy)} is being run under {root}, and may read what would be set aside: stop it")
+    # What was begun from the old rows has parts under the same name. Its identity is not written anywhere yet.
+    begun = [ref for ref in planned if not store.exists(ref) and store.fs.exists(store.folder(ref))]
+    place = set_aside(store, [*begun, *stale])
+    for ref in stale:
+        decisions = decision_folder(runtime.root, ref)
+        if ref.stage == "corrections" and store.fs.exists(decisions):
+            # An approval was of the old rows.
+            store.fs.mv(decisions, f"{place}/quality_gate/{ref.fingerprint}", recursive=True)
+    return stale

@@ -1,0 +1,96 @@
+"""A run whose student or corrector refuses everything: nothing is published, and the mended one goes on."""
+
+import pytest
+from support import of_stage, parts
+
+from lema_core.artifacts import Store
+from lema_core.llm.simulated import UnknownQuestionError
+
+pytestmark = pytest.mark.slow
+STORE = ("out", "store")
+
+
+@pytest.fixture
+def refusing(simulated, monkeypatch):
+    """Let the endpoint answer 400 to the models that are in the set that this gives."""
+    models: set[str] = set()
+    answer = simulated.models.answer
+
+    def refused(body):
+        if body["model"] in models:
+            raise UnknownQuestionError("API key not valid. Please pass a valid API key.")
+        return answer(body)
+
+    monkeypatch.setattr(simulated.models, "answer", refused)
+    return models
+
+
+def test_nothing_is_published_of_refusals_and_the_mended_run_asks_again(
+    lema, run_file, simulated, refusing, tmp_path, finished
+):
+    store = Store(str(tmp_path.joinpath(*STORE)))
+    for refused, stage in (("simulated-student", "reasoning_paths"), ("reference-corrector", "corrections")):
+        refusing.clear()
+        refusing.add(refused)
+        hits = simulated.stats.counts["hits"]
+        ended = lema("run", run_file, "--root", "out", check=False)
+        assert ended.returncode == 1
+        assert "API key not valid. Please pass a valid API key." in ended.stderr
+        assert not of_stage(store, stage)
+        assert not of_stage(store, "mixture")
+        assert simulated.stats.counts["hits"] - hits <= 120 + 32, "it is not asked to the end"
+    refusing.clear()
+    lema("run", run_file, "--root", "out")
+    assert parts(tmp_path / "out") == finished.parts
+    assert simulated.stats.report()["paid_twice"] == 0
+
+
+def test_three_refused_requests_of_a_small_run_are_not_published(lema, run_file, refusing, tmp_path):
+    refusing.add("simulated-student")
+    few = ("--set", "questions.limit=1")
+    ended = lema("run", run_file, "--root", "out", *few, check=False)
+    assert ended.returncode == 1
+    assert "3 of 3 requests failed (3 bad_request)" in ended.stderr
+    assert "API key not valid" in ended.stderr
+    assert not of_stage(Store(str(tmp_path.joinpath(*STORE))), "reasoning_paths")
+
+
+def test_what_an_older_version_published_empty_is_found_and_made_again(
+    lema, run_file, simulated, refusing, tmp_path, finished
+):
+    refusing.add("reference-corrector")
+    # As before: failures of every kind become rows, and the stages after it work on nothing.
+    lema("run", run_file, "--root", "out", "--set", "runtime.max_failed=1")
+    refusing.clear()
+    again = lema("run", run_file, "--root", "out", check=False)
+    assert again.returncode == 1
+    assert "none of its" in again.stderr
+    assert "--remake-failed" in again.stderr
+    seen = lema("doctor", "--root", "out", check=False)
+    assert seen.returncode == 1
+    assert "lema resume flow_test --remake-failed --root out" in seen.stdout
+    paid = simulated.stats.counts["ok"]
+    told = lema("resume", "flow_test", "--root", "out", "--remake-failed").stdout
+    assert "artifacts are made again" in told
+    assert parts(tmp_path.joinpath(*STORE)) == {
+        name.removeprefix("store/"): content for name, content in finished.parts.items()
+    }
+    # Only the corrections, which were never answered, are paid now.
+    assert simulated.stats.counts["ok"] - paid == simulated.stats.report()["paid"] - paid > 0
+    assert simulated.stats.report()["paid_twice"] == 0
+    assert "failed requests" not in lema("doctor", "--root", "out", check=False).stdout
+
+
+def test_a_model_that_gives_only_errors_has_no_accuracy(lema, simulated, refusing, tmp_path):
+    refusing.add("simulated-student")
+    words = ("evaluate", "arithmetic", "--base-url", simulated.url, "--model", "simulated-student", "--limit", 6,
+             "--root", "out")  # fmt: skip
+    ended = lema(*words, check=False)
+    assert ended.returncode == 1
+    assert "6 of 6 requests failed (6 bad_request)" in ended.stderr
+    assert "pass@1" not in ended.stdout
+    accepted = lema(*words, "--max-failed", 1).stdout
+    assert "6 requests failed (6 bad_request) and count as not right" in accepted
+    assert lema(*words, check=False).returncode == 1, "also where it is there already"
+    refusing.clear()
+    assert "pass@1" in lema(*words, "--remake-failed").stdout
