@@ -90,6 +90,9 @@ async def corrections_only(
 ) -> State[None]:
     """Collect and correct the mistakes of a run file's questions, and nothing after that. Paid are new questions only.
 
+    It runs under the name `<run>-corrections`, so it has a budget of its own: `[budget]` is the limit of all its nights
+    together, beside the same amount for the run itself.
+
     Args:
         run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
         settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.

@@ -48,8 +48,10 @@ def plan(
         asyncio.run(_buy_pilots(runtime, stages, pilot))
     with reading(runtime.ledger) as ledger:
         planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
+        spent = ledger.spent(runtime.run)
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])
+    _show_budget(runtime, *spent)
     for stage in stages:
         if stage.outlook:
             console.print(f"{stage.name}: {stage.outlook(mfu)}")
@@ -129,6 +131,23 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
         )
     for basis in dict.fromkeys((f.prompt_basis, f.output_basis) for f in forecasts):
         console.print(f"  Prompts: {basis[0]}; answers: {basis[1]}.", style="dim")
+
+
+def _show_budget(runtime: "Runtime", dollars: float, tokens: int) -> None:
+    """Print what the budget counts: it goes by the run's name, and a top-up has another one."""
+    from lema_core.llm.prices import money
+
+    limits = []
+    if runtime.budget.usd is not None:
+        limits.append(f"{money(dollars)} of {money(runtime.budget.usd)}")
+    if runtime.budget.tokens is not None:
+        limits.append(f"{tokens:,} of {runtime.budget.tokens:,} tokens")
+    if limits:
+        console.print(
+            f"Budget of the run {runtime.run}: {' and '.join(limits)} spent so far. It counts by the run's name: the "
+            f"nightly top-up (deployment corrections) runs as {runtime.run}-corrections and may spend as much again.",
+            markup=False,
+        )
 
 
 def _sum(intervals: "Iterable[Interval]") -> "Interval":

@@ -17,6 +17,7 @@ from flows.planning.sweep import stages_of
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.lineage import Collection, Lineage
+from lema_core.llm.ledger.store import LedgerStore
 from lema_core.mixture import count_words, get_arm
 from lema_core.records import Correction, Example, Question
 from lema_core.run_files import read_run_file
@@ -68,7 +69,7 @@ def test_a_pair_is_as_long_as_both_its_sequences() -> None:
     assert tokens[1] == 2 * tokens[0]
 
 
-def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simulated) -> None:
+def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simulated, tmp_path) -> None:
     def paid() -> int:
         return simulated.stats.counts["ok"]
 
@@ -78,7 +79,11 @@ def test_a_pilot_is_paid_once_and_kept_in_the_runs_ledger(lema, run_file, simula
     assert "as in 7 earlier ones" in told
     assert "the ledger holds 7 more" in told
     assert paid() == 7
-    assert "7 answered, 0 failed; 0 bought now" in lema("plan", run_file, "--root", "out", "--pilot", 7).stdout
+    again = lema("plan", run_file, "--root", "out", "--pilot", 7, "--set", "budget.tokens=1000000").stdout
+    assert "7 answered, 0 failed; 0 bought now" in again
+    spent = LedgerStore(str(tmp_path / "out" / "ledger.sqlite")).spent("flow_test")[1]
+    assert f"Budget of the run flow_test: {spent:,} of 1,000,000 tokens spent so far" in again
+    assert "flow_test-corrections and may spend as much again" in again
     assert paid() == 7
 
 
