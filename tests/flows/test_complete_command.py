@@ -35,6 +35,8 @@ async def chat(request):
     text = body["messages"][-1]["content"]
     in_flight[0] += 1
     in_flight[1] = max(in_flight)
+    if text.split()[-1] == "-5":
+        return web.json_response({"error": {"message": "no credit"}}, status=402)
     await asyncio.sleep(latency)
     in_flight[0] -= 1
     if text.split()[-1] in echoes:
@@ -174,6 +176,29 @@ def test_rows_that_always_fail_have_a_file_of_their_own_and_only_they_are_tried_
     assert (len(table(out)), len(table(out, "rejected"))) == (30, 0)
 
 
+def test_a_file_of_which_nothing_is_answered_has_exit_status_1_and_the_endpoints_words(start, tmp_path) -> None:
+    server, out = start(fail=1), tmp_path / "out"
+    done = complete(lines(tmp_path / "r.jsonl", [1, 2, 3]), server, out)
+    assert done.returncode == 1
+    assert "  3 server_error, such as: HTTP 500: always" in done.stdout
+    assert "answered none of 3 requests: 3 server_error (HTTP 500: always)" in done.stderr
+    assert len(table(out, "rejected")) == 3
+    # The answers of an earlier run count: some of the file is answered.
+    well = start()
+    assert complete(lines(tmp_path / "r.jsonl", [1, 2, 3]), well, out).returncode == 0
+    assert complete(lines(tmp_path / "r.jsonl", [1, 2, 3, 4]), server, out).returncode == 0
+
+
+def test_an_error_that_ends_the_run_speaks_of_no_ctrl_c(start, tmp_path) -> None:
+    server = start(latency=1.0)
+    # The first line ends the run while the second is out.
+    requests = lines(tmp_path / "r.jsonl", [-5, 5])
+    done = complete(requests, server, tmp_path / "out")
+    assert done.returncode == 1
+    assert "waiting for 1 answers that are under way and paid" in done.stderr
+    assert "Ctrl-C" not in done.stderr
+
+
 @pytest.mark.parametrize("kills", [(5, 110)])
 def test_killed_and_repeated_the_output_is_the_same(start, tmp_path, kills) -> None:
     server = start(latency=0.03)
@@ -200,7 +225,7 @@ def test_ctrl_c_says_what_is_waited_for_and_keeps_it(start, tmp_path) -> None:
         process.send_signal(signal.SIGINT)
         _, told = process.communicate(timeout=30)
     assert process.returncode != 0
-    assert re.search(r"waiting for [1-4] answers that are under way", told)
+    assert re.search(r"waiting for [1-4] answers that are under way.*another Ctrl-C gives them up", told)
     kept = server.stats()["paid"]
     assert complete(requests, server, out, "--concurrency", "20").returncode == 0
     assert (0 < kept < 20, server.stats()["paid"]) == (True, 20)

@@ -4,25 +4,26 @@ import pytest
 from support import of_stage, parts
 
 from lema_core.artifacts import Store
-from lema_core.llm.simulated import UnknownQuestionError
+from lema_core.llm.simulated import Models, UnknownQuestionError
 
 pytestmark = pytest.mark.slow
 STORE = ("out", "store")
+WRONG_KEY = "API key not valid. Please pass a valid API key."
 
 
 @pytest.fixture
-def refusing(simulated, monkeypatch):
-    """Let the endpoint answer 400 to the models that are in the set that this gives."""
-    models: set[str] = set()
-    answer = simulated.models.answer
+def refusing(monkeypatch):
+    """Let the simulated endpoint answer 400 to the models in the dictionary that this gives, with their words."""
+    refused: dict[str, str] = {}
+    answer = Models.answer
 
-    def refused(body):
-        if body["model"] in models:
-            raise UnknownQuestionError("API key not valid. Please pass a valid API key.")
-        return answer(body)
+    def answered(models, body):
+        if body["model"] in refused:
+            raise UnknownQuestionError(refused[body["model"]])
+        return answer(models, body)
 
-    monkeypatch.setattr(simulated.models, "answer", refused)
-    return models
+    monkeypatch.setattr(Models, "answer", answered)
+    return refused
 
 
 def test_nothing_is_published_of_refusals_and_the_mended_run_asks_again(
@@ -31,11 +32,11 @@ def test_nothing_is_published_of_refusals_and_the_mended_run_asks_again(
     store = Store(str(tmp_path.joinpath(*STORE)))
     for refused, stage in (("simulated-student", "reasoning_paths"), ("reference-corrector", "corrections")):
         refusing.clear()
-        refusing.add(refused)
+        refusing[refused] = WRONG_KEY
         hits = simulated.stats.counts["hits"]
         ended = lema("run", run_file, "--root", "out", check=False)
         assert ended.returncode == 1
-        assert "API key not valid. Please pass a valid API key." in ended.stderr
+        assert WRONG_KEY in ended.stderr
         assert not of_stage(store, stage)
         assert not of_stage(store, "mixture")
         assert simulated.stats.counts["hits"] - hits <= 120 + 32, "it is not asked to the end"
@@ -46,7 +47,7 @@ def test_nothing_is_published_of_refusals_and_the_mended_run_asks_again(
 
 
 def test_three_refused_requests_of_a_small_run_are_not_published(lema, run_file, refusing, tmp_path):
-    refusing.add("simulated-student")
+    refusing["simulated-student"] = WRONG_KEY
     few = ("--set", "questions.limit=1")
     ended = lema("run", run_file, "--root", "out", *few, check=False)
     assert ended.returncode == 1
@@ -58,8 +59,9 @@ def test_three_refused_requests_of_a_small_run_are_not_published(lema, run_file,
 def test_what_an_older_version_published_empty_is_found_and_made_again(
     lema, run_file, simulated, refusing, tmp_path, finished
 ):
-    refusing.add("reference-corrector")
-    # As before: failures of every kind become rows, and the stages after it work on nothing.
+    # What the prompts may be to blame for is asked to the end, and here accepted: as before, the stages after it work
+    # on nothing.
+    refusing["reference-corrector"] = "This model's maximum context length is 16 tokens"
     lema("run", run_file, "--root", "out", "--set", "runtime.max_failed=1")
     refusing.clear()
     again = lema("run", run_file, "--root", "out", check=False)
@@ -82,7 +84,7 @@ def test_what_an_older_version_published_empty_is_found_and_made_again(
 
 
 def test_a_model_that_gives_only_errors_has_no_accuracy(lema, simulated, refusing, tmp_path):
-    refusing.add("simulated-student")
+    refusing["simulated-student"] = WRONG_KEY
     words = ("evaluate", "arithmetic", "--base-url", simulated.url, "--model", "simulated-student", "--limit", 6,
              "--root", "out")  # fmt: skip
     ended = lema(*words, check=False)
