@@ -1,10 +1,12 @@
 """A run whose student or corrector refuses everything: nothing is published, and the mended one goes on."""
 
+import json
+
 import pytest
 from support import of_stage, parts
 
 from lema_core.artifacts import Store
-from lema_core.llm.simulated import Models, UnknownQuestionError
+from lema_core.llm.simulated import Library, Models, SimulatedEndpoint, UnknownQuestionError
 
 pytestmark = pytest.mark.slow
 STORE = ("out", "store")
@@ -78,21 +80,32 @@ def test_what_an_older_version_published_empty_is_found_and_made_again(
         name.removeprefix("store/"): content for name, content in finished.parts.items()
     }
     # Only the corrections, which were never answered, are paid now.
-    assert simulated.stats.counts["ok"] - paid == simulated.stats.report()["paid"] - paid > 0
+    store = Store(str(tmp_path.joinpath(*STORE)))
+    (corrections,) = of_stage(store, "corrections")
+    assert simulated.stats.counts["ok"] - paid == store.manifest(corrections).counts["completions"] > 0
     assert simulated.stats.report()["paid_twice"] == 0
     assert "failed requests" not in lema("doctor", "--root", "out", check=False).stdout
 
 
-def test_a_model_that_gives_only_errors_has_no_accuracy(lema, simulated, refusing, tmp_path):
+def test_a_model_that_gives_only_errors_has_no_accuracy(lema, refusing, tmp_path):
     refusing["simulated-student"] = WRONG_KEY
-    words = ("evaluate", "arithmetic", "--base-url", simulated.url, "--model", "simulated-student", "--limit", 6,
-             "--root", "out")  # fmt: skip
-    ended = lema(*words, check=False)
-    assert ended.returncode == 1
-    assert "6 of 6 requests failed (6 bad_request)" in ended.stderr
-    assert "pass@1" not in ended.stdout
-    accepted = lema(*words, "--max-failed", 1).stdout
-    assert "6 requests failed (6 bad_request) and count as not right" in accepted
-    assert lema(*words, check=False).returncode == 1, "also where it is there already"
-    refusing.clear()
-    assert "pass@1" in lema(*words, "--remake-failed").stdout
+    file = tmp_path / "questions.jsonl"
+    rows = [
+        {
+            "prompt": f"Question: Ann has {n} pens and buys 2. How many?\nAnswer:",
+            "completion": f"The answer is {n + 2}.",
+        }
+        for n in range(6)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with SimulatedEndpoint(Library.read([file])).in_thread() as endpoint:
+        words = ("evaluate", file, "--base-url", endpoint.url, "--model", "simulated-student", "--root", "out")
+        ended = lema(*words, check=False)
+        assert ended.returncode == 1
+        assert "6 of 6 requests failed (6 bad_request)" in ended.stderr
+        assert "pass@1" not in ended.stdout
+        accepted = lema(*words, "--max-failed", 1).stdout
+        assert "6 requests failed (6 bad_request) and count as not right" in accepted
+        assert lema(*words, check=False).returncode == 1, "also where it is there already"
+        refusing.clear()
+        assert "pass@1" in lema(*words, "--remake-failed").stdout
