@@ -9,7 +9,7 @@ from lema_core.answers.arithmetic import FalseEquation, false_equations
 from lema_core.answers.extraction import extract
 from lema_core.answers.judge import judge, judge_batch
 from lema_core.answers.matching import match
-from lema_core.answers.types import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, Vote
+from lema_core.answers.types import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, MatchPolicy, Vote
 from lema_core.answers.vote import majority_vote
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Family",
     "Judgement",
     "Match",
+    "MatchPolicy",
     "Vote",
     "extract",
     "false_equations",

@@ -3,9 +3,13 @@ r"""A strict grammar of algebraic expressions over the lexer's tokens: text in, 
 It covers what final answers are made of (numbers, unknowns, ``+ - * / ^``, fractions, roots, powers, factorials,
 binomials, absolute values, common functions). What it does not cover it refuses; the later layers have real parsers.
 Depth and length are bounded, so hostile nesting is refused and cannot exhaust the stack.
+
+A function is applied before its value is raised: ``\sin(x)^2`` is ``\sin^2 x``, with round, square or upright brackets
+around the argument. Without brackets the power belongs to the argument, as it is printed: ``\sin x^2`` is
+``\sin(x^2)``. ``\sin^{-1} x`` is the inverse function, ``\sin(x)^{-1}`` the reciprocal.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -17,10 +21,12 @@ MAX_POSTFIX = 3
 
 UNARY = frozenset(
     [
-        "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "sinh", "cosh", "tanh", "ln",
-        "log", "exp",
+        "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan", "acot", "asec", "acsc", "sinh", "cosh",
+        "tanh", "coth", "sech", "csch", "asinh", "acosh", "atanh", "acoth", "asech", "acsch", "ln", "log", "exp", "sgn",
     ]
 )  # fmt: skip
+SEVERAL = frozenset(["max", "min", "gcd", "lcm"])
+"""Functions of several arguments in brackets."""
 CONSTANTS = frozenset(["pi", "inf"])
 GREEK = frozenset(
     [
@@ -30,7 +36,16 @@ GREEK = frozenset(
     ]
 )  # fmt: skip
 _CLOSING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-_STARTS = frozenset(["(", "[", "{", "frac", "sqrt", "binom", "lceil", "lfloor", "overline"]) | UNARY | CONSTANTS | GREEK
+_STARTS = (
+    frozenset(["(", "[", "{", "frac", "sqrt", "binom", "lceil", "lfloor", "overline"])
+    | UNARY
+    | SEVERAL
+    | frozenset(["floor", "ceil", "abs"])
+    | CONSTANTS
+    | GREEK
+)
+MAX_ARGUMENTS = 16
+MAX_PERIOD = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,15 @@ class Node:
     args: tuple["Node", ...] = ()
     value: Fraction = Fraction(0)
     name: str = ""
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
+    """Computed once: the caches of a comparison look a tree up hundreds of times."""
+
+    def __post_init__(self) -> None:
+        number = self.value.numerator, self.value.denominator  # Fraction's own hash computes an inverse modulo a prime
+        object.__setattr__(self, "_hash", hash((self.op, self.args, number, self.name)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 ONE = Node("num", value=Fraction(1))
@@ -57,7 +81,7 @@ def parse_expression(tokens: Tokens) -> Node | None:
         return None
     parser = _Parser(tokens)
     try:
-        node = parser.sum(0)
+        node = parser.choice(0)
     except (_NotAnExpressionError, RecursionError):
         return None
     return node if parser.at == len(tokens) else None
@@ -79,6 +103,14 @@ class _Parser:
             raise _NotAnExpressionError
         self.at += 1
         return lexeme
+
+    def choice(self, depth: int) -> Node:
+        r"""A sum, or ``n \choose k`` of two of them."""
+        top = self.sum(depth)
+        if self.peek() != "choose":
+            return top
+        self.take()
+        return Node("binom", (top, self.sum(depth)))
 
     def sum(self, depth: int) -> Node:
         if depth > MAX_DEPTH:
@@ -110,15 +142,18 @@ class _Parser:
                 right = self.power(depth)
                 right = Node("neg", (right,)) if negative else right
                 factors.append(right if lexeme == "*" else Node("div", (ONE, right)))
+            elif lexeme == "bmod":
+                self.take()
+                factors = [Node("mod", (_product(factors), self.power(depth)))]
             elif self.starts_factor():
                 self.juxtapose(factors, depth)
             else:
-                return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+                return _product(factors)
 
     def juxtapose(self, factors: list[Node], depth: int) -> None:
-        r"""``2x`` multiplies, ``1 \frac{1}{2}`` and ``1 1/2`` add, ``2 3`` is no expression."""
+        r"""``2x`` and ``2^4 3^2`` multiply, ``1 \frac{1}{2}`` and ``1 1/2`` add, ``2 3`` is no expression."""
         before, lexeme, last = self.tokens[self.at - 1], self.peek(), factors[-1]
-        if lexeme[0].isdigit():
+        if lexeme[0].isdigit() and last.op != "pow":
             factors[-1] = self.mixed(last, before)
             return
         right = self.power(depth)
@@ -170,10 +205,25 @@ class _Parser:
     def group(self, opening: str, depth: int) -> Node:
         self.take(opening)
         bars, self.bars = self.bars, 0
-        node = self.sum(depth + 1)
+        node = self.choice(depth + 1)
         self.bars = bars
         self.take(_CLOSING[opening])
         return node
+
+    def arguments(self, depth: int) -> tuple[Node, ...]:
+        """Return the arguments of ``max(a, b)``, in round brackets or braces."""
+        opening = self.peek()
+        if opening not in {"(", "\\{", "{"}:
+            raise _NotAnExpressionError
+        self.take()
+        bars, self.bars = self.bars, 0
+        found = [self.sum(depth + 1)]
+        while self.peek() == "," and len(found) < MAX_ARGUMENTS:
+            self.take()
+            found.append(self.sum(depth + 1))
+        self.bars = bars
+        self.take(_CLOSING[opening])
+        return tuple(found)
 
     def argument(self, depth: int) -> Node:
         r"""A macro's argument: a group, or one lexeme as in ``\\sqrt2``."""
@@ -196,6 +246,12 @@ class _Parser:
         return self.function(depth) if lexeme in UNARY else self.macro(lexeme, depth)
 
     def macro(self, lexeme: str, depth: int) -> Node:
+        if lexeme in SEVERAL or (lexeme == "binom" and self.peek(1) == "("):
+            self.take()
+            found = self.arguments(depth)
+            if len(found) < 2 or (lexeme == "binom" and len(found) > 2):
+                raise _NotAnExpressionError
+            return Node(lexeme, found)
         if lexeme in {"frac", "binom"}:
             self.take()
             return Node("div" if lexeme == "frac" else "binom", (self.argument(depth), self.argument(depth)))
@@ -203,6 +259,9 @@ class _Parser:
             return self.root(depth)
         if lexeme == "|":
             return self.absolute(depth)
+        if lexeme in {"floor", "ceil", "abs"} and self.peek(1) == "(":
+            self.take()
+            return Node(lexeme, (self.group("(", depth),))
         if lexeme not in {"lceil", "lfloor"}:
             raise _NotAnExpressionError
         self.take()
@@ -214,23 +273,17 @@ class _Parser:
         lexeme = self.take()
         if len(lexeme) > MAX_NUMBER_DIGITS:
             raise _NotAnExpressionError
-        if self.peek() == "overline":
-            return self.repeating(lexeme)
-        if self.peek() == "_":
+        following = self.peek()
+        if lexeme.isdigit() and following != "_":
+            return Node("num", value=Fraction(int(lexeme)))
+        if following == "_":
             raise _NotAnExpressionError  # a number in another base is no decimal number
+        if PERIOD in lexeme:
+            return _repeating(lexeme)
+        if following == "dots" and "." in lexeme:
+            self.take()
+            return Node("num", value=Fraction(lexeme), name=".")
         return Node("num", value=Fraction(lexeme), name="." if "." in lexeme else "")
-
-    def repeating(self, lexeme: str) -> Node:
-        r"""``0.\\overline{3}`` is exactly a third."""
-        self.take("overline")
-        self.take("{")
-        digits = self.take()
-        self.take("}")
-        if not digits.isdigit() or "." not in lexeme:
-            raise _NotAnExpressionError
-        shift = len(lexeme.partition(".")[2])
-        value = Fraction(lexeme) + Fraction(int(digits), (10 ** len(digits) - 1) * 10**shift)
-        return Node("num", value=value, name="repeating")
 
     def root(self, depth: int) -> Node:
         self.take("sqrt")
@@ -256,14 +309,30 @@ class _Parser:
         return Node("pow", (node, exponent)) if exponent is not None else node
 
     def function_argument(self, depth: int) -> Node:
-        r"""``\\sin 2x`` takes 2x, ``\\sin x \\cos x`` takes x, ``\\sin(x) y`` takes x."""
-        if self.peek() in {"(", "{", "["}:
+        r"""``\sin(x)`` takes what is in brackets, ``\sin 2x`` takes 2x, ``\sin x \cos x`` takes x."""
+        if self.peek() in {"(", "[", "|"} or (self.peek() == "{" and self.is_bracketed_group()):
+            argument = self.atom(depth + 1)
+            return self.postfix(argument) if self.peek() == "deg" else argument
+        if self.peek() == "{":
             return self.power(depth)
         node = self.power(depth)
         factors = [node]
         while self.peek() not in UNARY and self.peek() not in {"(", "|"} and self.starts_factor():
             self.juxtapose(factors, depth)
-        return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))
+        return _product(factors)
+
+    def is_bracketed_group(self) -> bool:
+        r"""``{\left(x\right)}``: braces around brackets and nothing else."""
+        inner = self.peek(1)
+        if inner not in {"(", "["}:
+            return False
+        depth, at = 0, self.at + 1
+        while at < len(self.tokens):
+            depth += (self.tokens[at] in {"(", "["}) - (self.tokens[at] in {")", "]"})
+            at += 1
+            if depth == 0:
+                break
+        return at < len(self.tokens) and self.tokens[at] == "}"
 
     def absolute(self, depth: int) -> Node:
         self.take("|")
@@ -293,3 +362,21 @@ class _Parser:
             depth += (lexeme == "{") - (lexeme == "}")
             if depth == 0:
                 return "".join(self.tokens[start + 1 : self.at - 1])
+
+
+PERIOD = "("
+"""What separates the period of a repeating decimal from the digits before it, within one token: ``0.1(6``."""
+
+
+def _repeating(lexeme: str) -> Node:
+    """``0.1(6`` is exactly a sixth."""
+    fixed, _, period = lexeme.partition(PERIOD)
+    if len(period) > MAX_PERIOD:
+        raise _NotAnExpressionError
+    shift = len(fixed.partition(".")[2])
+    value = Fraction(fixed + "0") + Fraction(int(period), (10 ** len(period) - 1) * 10**shift)
+    return Node("num", value=value, name="repeating")
+
+
+def _product(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("mul", tuple(factors))

@@ -1,12 +1,13 @@
 """The answers without parts: numbers with units, clock times, ratios, ranges, numbers in a base, words."""
 
 from lema_core.answers.expressions import Node, Tokens, parse_expression
-from lema_core.answers.lexicon import NEGATIONS, QUALIFIERS, SCALES, UNIT_NAMES, UNITS
+from lema_core.answers.lexicon import FILLERS, NEGATIONS, QUALIFIERS, SCALES, UNIT_NAMES, UNITS
 from lema_core.answers.typed import Answer, split_top
 from lema_core.answers.values import has_unknowns
 
 MAX_TIME_DIGITS = 6
 _HALVES = {"'am": "'am", "'pm": "'pm", "'noon": "'pm", "'midnight": "'am"}
+_NO_THINGS = FILLERS | QUALIFIERS | SCALES.keys()
 _SCALED = {"'" + word + plural: factor for word, factor in SCALES.items() for plural in ("", "s")}
 
 
@@ -55,11 +56,11 @@ def quantity(tokens: Tokens) -> Answer | None:
     end = len(tokens)
     while end > 0 and _is_unit(tokens, end):
         end -= 1
-    node = parse_expression(tokens[:end]) if end else None
+    node = _percentage(tokens[:end]) or parse_expression(tokens[:end]) if end else None
     if node is None:
         return None
     behind = [lexeme[1:] for lexeme in tokens[end:] if lexeme.startswith("'")]
-    if NEGATIONS.intersection(behind) or (has_unknowns(node) and not UNITS.issuperset(behind)):
+    if NEGATIONS.intersection(behind) or (has_unknowns(node) and not UNITS.issuperset(behind) and behind[0] != "for"):
         return None
     while end < len(tokens) and tokens[end] in _SCALED:
         node = Node("mul", (node, Node("num", value=_SCALED[tokens[end]])))
@@ -68,7 +69,16 @@ def quantity(tokens: Tokens) -> Answer | None:
     if unit == "deg" and node.op != "deg":
         node = Node("deg", (node,))
     note = tuple(word for word in behind if word in QUALIFIERS)
-    return Answer("value", tokens[:end], node, unit or "deg" * (node.op == "deg"), note=note)
+    things = () if unit else tuple(word for word in behind if word not in _NO_THINGS)
+    return Answer("value", tokens[:end], node, unit or "deg" * (node.op == "deg"), note=note, things=things)
+
+
+def _percentage(tokens: Tokens) -> Node | None:
+    """``1/2%`` is half a percent: the sign is of the whole fraction or mixed number before it."""
+    if tokens[-1] != "%" or "/" not in tokens or any(lexeme in {"+", "(", "{", "%"} for lexeme in tokens[:-1]):
+        return None
+    inner = parse_expression(tokens[:-1])
+    return None if inner is None or has_unknowns(inner) else Node("percent", (inner,))
 
 
 def _is_unit(tokens: Tokens, end: int) -> bool:

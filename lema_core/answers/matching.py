@@ -12,11 +12,14 @@ from functools import lru_cache
 from lema_core.answers.choice import match_choice
 from lema_core.answers.compare import compare
 from lema_core.answers.lexer import to_ascii, tokens_of
+from lema_core.answers.lexicon import ENGLISH
 from lema_core.answers.limits import not_an_answer
 from lema_core.answers.scorers import is_scorer, match_with
 from lema_core.answers.structure import parse_answer
-from lema_core.answers.types import MAX_ANSWER_CHARS, Family, Match
+from lema_core.answers.typed import Answer
+from lema_core.answers.types import DEFAULT_POLICY, MAX_ANSWER_CHARS, Family, Match, MatchPolicy
 from lema_core.answers.workers import Workers, shared_workers
+from lema_core.errors import LemaError
 
 CACHE = 1 << 17
 """Pairs remembered: solutions to one question repeat a handful of answers."""
@@ -26,6 +29,7 @@ _DURATION = re.compile(
     r"([0-9]{1,6})\s?(?:hours?|hrs?|h),?\s?(?:and\s)?([0-9]{1,6})\s?(?:minutes?|mins?|m)", re.IGNORECASE
 )
 
+_HOURS = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s?(hours?|hrs?|h|minutes?|mins?)", re.IGNORECASE)
 _PLAIN = re.compile(r"[-+]?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]{1,300})(?:\.[0-9]{0,300})?|[-+]?\.[0-9]{1,300}")
 
 
@@ -36,12 +40,30 @@ def match(
     candidates: tuple[str, ...] | None = None,
     *,
     workers: Workers | None = None,
+    policy: MatchPolicy = DEFAULT_POLICY,
 ) -> Match:
     """Compare a final answer with the gold answer of its question. ``gold`` comes first.
 
     ``candidates`` are the texts of the choices in the family "choice". ``workers`` run the two heavy layers; the
-    process's shared ones are started when the first pair needs them.
+    process's shared ones are started when the first pair needs them. ``policy`` says what two answers may differ in.
+    Nothing raises because of a pair: what cannot be computed is unknown, in the layer "error".
     """
+    try:
+        return _match(gold, pred, family, candidates, workers, policy)
+    except LemaError:
+        raise
+    except Exception as error:  # noqa: BLE001 no pair may take its file, vote or shard with it
+        return Match("unknown", "error", f"the pair could not be compared: {type(error).__name__}: {error}"[:200])
+
+
+def _match(
+    gold: str,
+    pred: str,
+    family: Family,
+    candidates: tuple[str, ...] | None,
+    workers: Workers | None,
+    policy: MatchPolicy,
+) -> Match:
     if is_scorer(family):
         return match_with(family, gold, pred)
     if family == "choice":
@@ -49,13 +71,13 @@ def match(
     if family == "text":
         equal = " ".join(gold.split()).casefold() == " ".join(pred.split()).casefold()
         return Match("equal" if equal else "different", "string", "the texts are compared without case and spacing")
-    quick = match_light(gold, pred)
+    quick = match_light(gold, pred, None if policy is DEFAULT_POLICY else policy)
     return quick if quick is not None else _heavy(gold, pred, workers or shared_workers())
 
 
 @lru_cache(maxsize=CACHE)
-def match_light(gold: str, pred: str) -> Match | None:
-    """Compare by the layers that run in this process; None where they cannot tell."""
+def match_light(gold: str, pred: str, policy: MatchPolicy | None = None) -> Match | None:
+    """Compare by the layers that run in this process; None where they cannot tell. No policy is the default one."""
     if gold == pred and gold.strip():
         return Match("equal", "string", "the same text")
     if len(gold) > MAX_ANSWER_CHARS or len(pred) > MAX_ANSWER_CHARS:
@@ -69,14 +91,14 @@ def match_light(gold: str, pred: str) -> Match | None:
         reason = not_an_answer(to_ascii(side))
         if reason is not None:
             return Match("unknown", "limits", f"{side[:80]!r}: {reason}")
-    return _durations(gold, pred) or _typed(gold, pred)
+    return _durations(gold, pred) or _typed(gold, pred, policy or DEFAULT_POLICY)
 
 
 def _plain(text: str) -> Fraction | int | None:
     """Read a plain decimal number, as nearly every answer of a word problem is one."""
     if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS:
         return int(text)
-    stripped = text.strip().rstrip(".")
+    stripped = text.strip().removesuffix(".")
     if not _PLAIN.fullmatch(stripped):
         return None
     plain = stripped.replace(",", "").replace("$", "")
@@ -88,27 +110,88 @@ def _durations(gold: str, pred: str) -> Match | None:
     spans = [_DURATION.fullmatch(side.strip()) for side in (gold, pred)]
     if spans == [None, None]:
         return None
-    minutes = [int(span[1]) * 60 + int(span[2]) if span else None for span in spans]
+    minutes = [
+        int(span[1]) * 60 + int(span[2]) if span else _minutes(side)
+        for span, side in zip(spans, (gold, pred), strict=True)
+    ]
     numbers = [_plain(gold), _plain(pred)]
     if None not in minutes:
         same = minutes[0] == minutes[1]
     else:
-        total, number = (minutes[0], numbers[1]) if spans[0] else (minutes[1], numbers[0])
+        total, number = (minutes[0], numbers[1]) if minutes[0] is not None else (minutes[1], numbers[0])
         if total is None or number is None:
             return None
         same = number in {total, Fraction(total, 60)}
     return Match("equal" if same else "different", "structure", "a duration in hours and minutes")
 
 
-def _typed(gold: str, pred: str) -> Match | None:
+def _minutes(text: str) -> Fraction | None:
+    """Return the minutes of ``90 minutes`` or ``1.5 hours``."""
+    found = _HOURS.fullmatch(text.strip())
+    return None if found is None else Fraction(found[1]) * (60 if found[2].lower().startswith("h") else 1)
+
+
+def _typed(gold: str, pred: str, policy: MatchPolicy) -> Match | None:
     if tokens_of(gold) == tokens_of(pred) and tokens_of(gold):
         return Match("equal", "string", "the same normal form: " + " ".join(tokens_of(gold))[:200])
     left, right = parse_answer(gold), parse_answer(pred)
-    same = compare(left, right)
+    if {left.kind, right.kind} == {"text", "list"} and _same_letters(left, right):
+        return Match("equal", "structure", "the same letters")
+    same = compare(left, right, policy)
+    if same is not True and _as_products(gold, pred, left, right):
+        return Match("equal", "number", "products of unknowns")
     if same is None:
-        return None
+        settled = {left.kind, right.kind} & _NOT_SYMBOLIC or (_says_of_what(left) and _says_of_what(right))
+        return Match("unknown", "structure", f"{left.kind} against {right.kind}") if settled else None
     layer = "number" if left.kind == right.kind == "value" else "structure"
     return Match("equal" if same else "different", layer, f"{left.kind} against {right.kind}")
+
+
+_NOT_SYMBOLIC = frozenset(["piecewise", "date"])
+"""Kinds that the symbolic layers misread."""
+
+
+def _says_of_what(answer: Answer) -> bool:
+    """Whether an answer names its unit or what is counted, which the symbolic layers drop."""
+    return bool(answer.things or answer.unit) or any(map(_says_of_what, answer.items))
+
+
+def _same_letters(left: Answer, right: Answer) -> bool:
+    """``BD`` is ``B, D``: the letters of several choices, run together or listed."""
+    word, listed = (left, right) if left.kind == "text" else (right, left)
+    letters = [item.tokens[0].lower() for item in listed.items if len(item.tokens) == 1 and len(item.tokens[0]) == 1]
+    run = list(word.tokens[0][1:]) if len(word.tokens) == 1 else []
+    return len(letters) == len(listed.items) == len(set(run)) == len(run) and set(letters) == set(run) <= _CHOICES
+
+
+MAX_PRODUCT = 4
+_CHOICES = frozenset("abcdefghij")
+
+
+def _as_products(gold: str, pred: str, left: Answer, right: Answer) -> bool:
+    r"""Return whether two answers are equal with a bare short word read as a product: ``xy`` is ``x \cdot y``."""
+    words = [_is_short_word(text, answer) for text, answer in ((gold, left), (pred, right))]
+    others = [answer.kind in {"value", "relation", "list", "tuple"} for answer in (left, right)]
+    if not any(words) or not all(word or other for word, other in zip(words, others, strict=True)):
+        return False
+    if all(words) and not _are_unknowns(gold):
+        return False
+    sides = [parse_answer(text, letters=word) for text, word in zip((gold, pred), words, strict=True)]
+    return compare(sides[0], sides[1]) is True
+
+
+def _is_short_word(text: str, answer: Answer) -> bool:
+    """Whether an answer is one word of two to four letters that is neither English nor a name."""
+    word = text.strip().strip("$")
+    if answer.kind != "text" or not (word.isascii() and word.isalpha() and len(word) <= MAX_PRODUCT):
+        return False
+    return word.lower() not in ENGLISH and (word.islower() or word.isupper())
+
+
+def _are_unknowns(word: str) -> bool:
+    """Whether the letters of a word are some that unknowns have together: two words else are anagrams, car and arc."""
+    letters = set(word.strip().strip("$").lower())
+    return any(letters <= set(together) for together in ("abcd", "klmn", "pqrst", "uvwxyz"))
 
 
 @lru_cache(maxsize=CACHE)

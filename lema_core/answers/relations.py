@@ -1,10 +1,11 @@
-"""Equations and inequalities: as intervals, turned round, and compared up to a constant factor."""
+"""Equations and inequalities: as intervals, turned round, up to a constant factor, or by what satisfies them."""
 
 from dataclasses import replace
 
+from lema_core.answers.conditions import same_condition
 from lema_core.answers.expressions import Node
 from lema_core.answers.typed import Answer
-from lema_core.answers.values import constant_ratio, value_at
+from lema_core.answers.values import constant_ratio
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}
 _UPWARDS, _DOWNWARDS = frozenset([">", ">="]), frozenset(["<", "<="])
@@ -47,25 +48,15 @@ def flipped(relation: Answer) -> Answer:
 
 
 def same_equation(gold: Answer, pred: Answer) -> bool | None:
-    """Compare two equations up to a constant factor: ``2x = 4y`` is ``x - 2y = 0``; None: not computable."""
-    left, right = _difference(gold), _difference(pred)
-    return None if left is None or right is None else constant_ratio(left, right)
-
-
-def same_inequality(gold: Answer, pred: Answer) -> bool | None:
-    """Compare two inequalities up to a constant factor, whose sign turns them round."""
-    if gold.signs[0] != pred.signs[0] and gold.signs[0] != _FLIP[pred.signs[0]]:
-        return False
+    """Compare two equations: up to a constant factor (``2x = 4y`` is ``x - 2y = 0``), else by what satisfies them."""
     left, right = _difference(gold), _difference(pred)
     if left is None or right is None:
         return None
-    first, second = value_at(left), value_at(right)
-    if constant_ratio(left, right) is not True or first is None or second is None:
-        return None
-    try:
-        return bool((first / second > 0) == (gold.signs[0] == pred.signs[0]))
-    except TypeError:
-        return None
+    proportional = constant_ratio(left, right)
+    if proportional:
+        return True
+    same = same_condition(gold, pred)
+    return proportional if same is None else same
 
 
 def _difference(relation: Answer) -> Node | None:

@@ -6,7 +6,10 @@ from typing import Literal
 
 from lema_core.answers.expressions import Node, Tokens
 
-Kind = Literal["value", "list", "set", "tuple", "union", "matrix", "relation", "ratio", "range", "based", "text", "raw"]
+Kind = Literal[
+    "value", "list", "set", "tuple", "union", "matrix", "piecewise", "relation", "ratio", "range", "based", "date",
+    "text", "raw",
+]  # fmt: skip
 """
 value       an expression (``node``), perhaps with a unit
 list        answers beside each other: order does not matter
@@ -14,15 +17,17 @@ set         the same in braces
 tuple       brackets with order; a pair in round or square brackets is an interval too
 union       intervals joined by a union sign
 matrix      rows of items
+piecewise   cases: values and the condition of each, in turn
 relation    an equation or inequality: ``items`` around ``signs``
 ratio       ``a:b:c``, among them clock times
 range       ``10-12``
 based       digits in a base
+date        year, month and day, as far as they are said
 text        words
 raw         nothing we can type: only the parsers behind can read it
 """
-OPENING = frozenset(["(", "[", "{", "\\{", "beginmatrix", "begindet"])
-CLOSING = frozenset([")", "]", "}", "\\}", "endmatrix", "enddet"])
+OPENING = frozenset(["(", "[", "{", "\\{", "beginmatrix", "begindet", "begincases"])
+CLOSING = frozenset([")", "]", "}", "\\}", "endmatrix", "enddet", "endcases"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +45,13 @@ class Answer:
     name: Tokens = ()
     """What it is said to be the value of: the x of ``x = 5``."""
     note: Tokens = ()
-    """Words behind a number that are no unit: profit, north, odd."""
+    """Words behind a number that are no unit: profit, north, odd; ``in`` for an interval that is said to be one."""
+    things: Tokens = ()
+    """Other words behind a number: what is counted."""
+    integers: Tokens = ()
+    r"""Letters that are said to be integers: ``k`` of ``k\pi, k \in \mathbb{Z}``."""
+    rounded: "Answer | None" = None
+    r"""What an answer says it is about: the 1.41 of ``\sqrt{2} \approx 1.41``."""
 
 
 def split_top(tokens: Tokens, separators: AbstractSet[str]) -> list[Tokens]:

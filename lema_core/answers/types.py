@@ -42,6 +42,30 @@ class Match:
 
 
 @dataclass(frozen=True, slots=True)
+class MatchPolicy:
+    """What two final answers may differ in and still be one answer. The defaults are the safer ones."""
+
+    units: Literal["compare", "ignore"] = "compare"
+    """``5 cm`` and ``5 m``: "compare" calls them different; "ignore" drops units. A unit on one side never counts."""
+    convert_units: bool = True
+    """Whether ``0.50 dollars`` is ``50 cents`` and ``1 hour`` is ``60 minutes``: both sides say their unit."""
+    currencies: Literal["compare", "ignore"] = "compare"
+    """``5 dollars`` and ``5 euros``: "compare" calls them different; "ignore" drops the currency."""
+    things: Literal["unknown", "different", "ignore"] = "unknown"
+    """``5 apples`` and ``5 pears``: the words are no known unit, so they may or may not be one thing."""
+    names: Literal["compare", "ignore"] = "compare"
+    """``Ben: 7`` and ``Eva: 7``: "compare" calls them different; "ignore" drops what stands before a colon."""
+    parameters: bool = True
+    r"""Whether a letter that runs over the integers, or a constant of integration, may have another name: ``2n\pi`` is
+    ``2k\pi``, ``x^2 + C`` is ``x^2 + c``. False where questions may hold such a letter as a given."""
+    empty_in_words: bool = True
+    r"""Whether ``no solution`` is ``\emptyset``."""
+
+
+DEFAULT_POLICY = MatchPolicy()
+
+
+@dataclass(frozen=True, slots=True)
 class Judgement:
     """The verdict on one solution text."""
 
