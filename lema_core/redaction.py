@@ -1,15 +1,35 @@
-"""Keys are in nothing that is written or shown."""
+"""Keys are in nothing that is written or shown, however a server spells them when it repeats what it was sent.
 
+Found are: as it is; in JSON, also in JSON within JSON; percent-encoded; HTML-escaped; in base64 (of the key, of the
+header, of a longer text that holds it) and in hex; in other case; each also broken by line ends or blanks.
+"""
+
+import base64
+import html.entities
 import re
-from typing import AnyStr
+from functools import cache
+from typing import AnyStr, Final
+
+SHORTEST = 5
+"""A secret of fewer characters stays: it would be found in every text."""
+LOOSE_FROM = 16
+"""Shorter keys are place-holders (``EMPTY``, ``test-key``) and are words of texts in other case or broken."""
+_PIECE: Final = 6
+_BREAK = rb"(?:\s|\\{1,8}(?:[rnt]|u000[ad9])|\\{1,8}(?=\s)|=(?=\r?\n)|%0[ad]|&#(?:1[03]|x0?[ad]);|<br ?/?>){0,8}"
+"""What may stand between two characters of a key. Everything is bounded: a pattern on foreign text must be linear."""
+# Each begins with one certain byte, which makes the search for it fast.
+_ESCAPES = (re.compile(rb"%[0-9a-fA-F]{2}"), re.compile(rb"&(?:#|[a-zA-Z]{2,12};)"), re.compile(rb"\\(?:/|u00)"))
 
 
 class Redactor:
-    """Takes one secret out of what servers say: they repeat what they were sent."""
+    """Takes one secret out of what servers say."""
 
     def __init__(self, secret: str) -> None:
-        self._secret = secret
-        self._spellings = _spellings(secret)
+        self._plain = secret.encode("utf-8", "surrogatepass")
+        self._active = len(secret) >= SHORTEST
+        self._loose = len(secret) >= LOOSE_FROM
+        self._spellings = _any_spelling(self._plain, loose=self._loose)
+        self._pieces, self._cased = _pieces_of(self._plain) if self._loose else ((), ())
 
     def redacted(self, said: AnyStr) -> AnyStr:
         """Return a text, or a body of JSON, with ``***`` in place of the secret; one of up to four characters stays."""
@@ -18,14 +38,92 @@ class Redactor:
         return self._clean(said.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
     def _clean(self, content: bytes) -> bytes:
-        if len(self._secret) <= 4:
+        if not self._active:
             return content
-        content = content.replace(self._secret.encode(), b"***")
-        # Few bodies hold such escapes, and the pattern costs a hundred times the search for them.
-        return self._spellings.sub(b"***", content) if b"\\/" in content or b"\\u00" in content else content
+        content = content.replace(self._plain, b"***")
+        # The pattern costs a hundred times what these searches cost, and few bodies need it.
+        return self._spellings.sub(b"***", content) if self._suspects(content) else content
+
+    def _suspects(self, content: bytes) -> bool:
+        """Say whether another spelling may be in a text: one that is broken or re-cased leaves some piece whole."""
+        if any(escape.search(content) for escape in _ESCAPES):
+            return True
+        if not self._loose:
+            return False
+        if any(piece in content for piece in self._cased):
+            return True
+        small = content.lower()
+        return any(piece in small for piece in self._pieces)
 
 
-def _spellings(key: str) -> re.Pattern[bytes]:
-    r"""Return the pattern of a key as JSON may spell it, also JSON within JSON: ``\/`` and ``\u002b``."""
-    one = (rf"(?:{re.escape(char)}|\\+(?:{re.escape(char)}|u00(?i:{ord(char):02x})))" for char in key)
-    return re.compile("".join(one).encode())
+def _pieces_of(key: bytes) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """Return pieces of a key in small letters, and those of its encodings as they are."""
+    small = key.lower()
+    plain = tuple(small[at : at + _PIECE] for at in range(0, len(small) - _PIECE + 1, _PIECE))
+    hexed = key.hex().encode()
+    cased = [core[at : at + 8] for core in _base64_cores(key) for at in (0, len(core) // 2, len(core) - 8)]
+    return (*plain, hexed[:12], hexed[-12:]), tuple(dict.fromkeys(cased))
+
+
+def _base64_cores(key: bytes) -> tuple[bytes, ...]:
+    """Return the base64 of a key as it stands at each offset in a longer text, without what its neighbours change."""
+    cores = []
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + key)
+        # The first characters hold bits of what stands before, the last ones of what follows.
+        start, end = -(-8 * offset // 6), len(encoded) - (0 if (offset + len(key)) % 3 == 0 else 4)
+        cores.append(encoded[start:end])
+        cores.append(base64.urlsafe_b64encode(b"\0" * offset + key)[start:end])
+    return tuple(dict.fromkeys(cores))
+
+
+def _any_spelling(key: bytes, *, loose: bool) -> re.Pattern[bytes]:
+    """Return the pattern of a key in every spelling; of a short one only escaped, in its own case and unbroken."""
+    gap = _BREAK if loose else b""
+    patterns = [gap.join(_character(byte) for byte in key)]
+    if loose:
+        patterns += [gap.join(_base64_character(byte) for byte in core) for core in _base64_cores(key)]
+        patterns.append(gap.join(b"%02x" % byte for byte in key))
+    return re.compile(b"|".join(patterns), re.IGNORECASE if loose else 0)
+
+
+@cache
+def _character(byte: int) -> bytes:
+    r"""Return the pattern of one character as JSON (``\/``, ``\u002b``), a URL or HTML may spell it, more than once."""
+    own = re.escape(bytes([byte]))
+    code = rb"(?i:%02x)" % byte
+    names = b"".join(b"|&(?:amp;){0,3}" + name + b";" for name in _NAMES.get(byte, ()))
+    numbers = rb"(?:0{0,6}%d|[xX]0{0,6}%s);?" % (byte, code)
+    return (
+        rb"(?:" + own + rb"|\\{1,8}(?:" + own + rb"|u00" + code + rb")|%(?:25){0,3}" + code + rb"|&(?:amp;){0,3}#"
+        + numbers + names + rb")"
+    )  # fmt: skip
+
+
+def _base64_character(byte: int) -> bytes:
+    # A URL or JSON escapes these three.
+    return _character(byte) if byte in b"+/=" else re.escape(bytes([byte]))
+
+
+_NAMES: dict[int, list[bytes]] = {}
+for _name, _value in html.entities.html5.items():
+    if len(_value) == 1 and ord(_value) < 0x80 and _name.endswith(";"):
+        _NAMES.setdefault(ord(_value), []).append(re.escape(_name[:-1].encode()))
+
+
+_known: dict[str, Redactor] = {}
+
+
+def redactor_of(secret: str) -> Redactor:
+    """Return the redactor of a secret, which `without_secrets` takes out of every text from now on."""
+    known = _known.get(secret)
+    if known is None:
+        known = _known[secret] = Redactor(secret)
+    return known
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the secrets that this process has read: for errors whose origin is not known."""
+    for redactor in list(_known.values()):
+        text = redactor.redacted(text)
+    return text

@@ -1,24 +1,32 @@
-"""The one client: `openai` over aiohttp, without its retries and without building its response models.
+"""The one client: chat completions and whatever else one endpoint is asked, through `bounded_http`.
 
-The models cost half the CPU of a request (1.6 ms against 0.9); we read four fields of the JSON ourselves.
+No SDK between: building `openai`'s response models costs more than the request itself, its exceptions hold the
+request's headers, and it reads bodies whole. We read a few fields of the JSON ourselves.
 """
 
 import asyncio
 import json
+import os
 from collections.abc import Mapping
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import aiohttp
-import httpx2
-import openai
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm.answers import Answer, AttemptError, read_answer, status_error
+from lema_core.llm.answers import REDIRECTS, Answer, AttemptError, read_answer, status_error
+from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.redaction import Redactor
+from lema_core.redaction import redactor_of
+
+if TYPE_CHECKING:
+    import openai
 
 PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """A server that is just starting gets three seconds before the run fails."""
+PREFLIGHT_S = 10.0
+MODELS_BYTES = 8 * 10**6
+"""Of a list of models, which nobody reads; a larger one counts as an answer too."""
 
 
 class Client:
@@ -28,15 +36,10 @@ class Client:
         if spec.base_url is None:
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
         self._key = spec.api_key()
-        self.redact = Redactor(self._key).redacted
+        self.redact = redactor_of(self._key).redacted
         self._spec = spec
         self.where = f"{spec.model!r} at {spec.base_url}"
-        limits = httpx2.Limits(max_connections=spec.concurrency + 8, max_keepalive_connections=spec.concurrency + 8)
-        self._http = openai.DefaultAioHttpClient(limits=limits)
-        # Our own deadline ends an attempt; a second set of timers would only cost CPU.
-        self.api = openai.AsyncOpenAI(
-            base_url=spec.base_url, api_key=self._key, http_client=self._http, max_retries=0, timeout=None
-        )
+        self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, spec.concurrency + 8)
 
     async def ask(self, body: Mapping[str, Any], prompt_chars: int, seconds: float) -> tuple[Answer, Mapping[str, str]]:
         """Send one chat completion; return the answer, which may take ``seconds``, and the response's headers.
@@ -48,67 +51,99 @@ class Client:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
-        response = await self._post(content, seconds)
-        return read_answer(self.redact(response.content), prompt_chars), response.headers
+        most = reply_limit(body, len(content))
+        reply = await self._session.send("POST", "/chat/completions", data=content, most=most, seconds=seconds)
+        if not reply.good:
+            raise self.refusal(reply)
+        return read_answer(self.redact(reply.content), prompt_chars, self.where), reply.headers
 
-    async def _post(self, content: bytes, seconds: float) -> httpx2.Response:
-        try:
-            async with asyncio.timeout(seconds):
-                return await self.api.post(
-                    "/chat/completions",
-                    cast_to=httpx2.Response,
-                    content=content,
-                    options={"headers": {"Content-Type": "application/json"}},
-                )
-        except TimeoutError:
-            detail = f"no answer within {round(seconds, 2):g} s"
-            raise AttemptError("deadline", detail, maybe_paid=True) from None
-        except openai.APIError as error:
-            raise self.explain(error) from None
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        most: int,
+        seconds: float,
+        data: bytes | aiohttp.FormData | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send any other request; return its reply, of at most ``most`` bytes, with the key taken out.
 
-    def explain(self, error: openai.APIError) -> AttemptError:
-        """Return what an error of the library means."""
-        if isinstance(error, openai.APIStatusError):
-            response = error.response
-            status, content = response.status_code, self.redact(response.content)
-            found = status_error(status, response.headers, content, self.where)
-            # The server behind a proxy that lost its patience may have gone on and billed it.
-            found.maybe_paid = status in {504, 524}
-            return found
-        # The transport reports lost and refused connections alike as time-outs; our deadline is the only one.
-        cause = error.__cause__
-        refused = cause is not None and isinstance(cause.__cause__, aiohttp.ClientConnectorError)
-        text = self.redact(f"{type(cause).__name__}: {cause}" if cause else str(error))
-        return AttemptError("connection", text, maybe_paid=not refused, refused=refused)
+        Raises:
+            AttemptError: no whole reply came. An error status is a reply; see `refusal`.
+        """
+        reply = await self._session.send(method, path, most=most, seconds=seconds, data=data, params=params)
+        return Reply(reply.status, reply.headers, self.redact(reply.content))
+
+    async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
+        """Write what a GET gives into a file as it comes, the key not taken out; see `BoundedSession.download`."""
+        reply = await self._session.download(path, file, most=most, seconds=seconds)
+        return Reply(reply.status, reply.headers, self.redact(reply.content))
+
+    def refusal(self, reply: Reply) -> AttemptError:
+        """Return what a reply with an error status means."""
+        headers = {name.lower(): self.redact(value) for name, value in reply.headers.items()}
+        found = status_error(reply.status, headers, self.redact(reply.content), self.where)
+        # The server behind a proxy that lost its patience may have gone on and billed it.
+        found.maybe_paid = found.maybe_paid or reply.status in {504, 524}
+        return found
+
+    @cached_property
+    def api(self) -> "openai.AsyncOpenAI":
+        """The same endpoint by `openai`'s SDK, over our own transport."""
+        from lema_core.llm.sdk import sdk_client
+
+        return sdk_client(self._session, self._spec.base_url or "", self._key)
+
+    def explain(self, error: "openai.APIError") -> AttemptError:
+        """Return what an error of the SDK means."""
+        from lema_core.llm.sdk import attempt_of
+
+        found = attempt_of(error)
+        return self.refusal(found) if isinstance(found, Reply) else found
 
     async def preflight(self) -> None:
-        """Make sure that somebody answers and takes our key. Servers without GET /models pass.
+        """Make sure that a server answers and takes our key. Servers without GET /models pass.
 
         Raises:
             AuthenticationError: the key is refused.
-            EndpointError: nobody answers.
+            EndpointError: nothing answers, or what answers is no HTTP server, or sends us elsewhere.
         """
         for wait in (*PREFLIGHT_WAITS_S, None):
             try:
-                async with asyncio.timeout(10):
-                    await self.api.get("/models", cast_to=httpx2.Response)
-            except TimeoutError:
-                return
-            except openai.APIStatusError as error:
-                found = self.explain(error)
-                if isinstance(found.fatal, AuthenticationError):
-                    raise found.fatal from None
-                return
-            except openai.APIError as error:
+                reply = await self._session.send("GET", "/models", most=MODELS_BYTES, seconds=PREFLIGHT_S)
+            except AttemptError as error:
+                if error.reason == "deadline" or error.answered:
+                    return
                 if wait is None:
-                    raise EndpointError(
-                        f"cannot reach {self.where} ({self.explain(error).detail}). Is the server running, and is the "
-                        "URL right?"
-                    ) from None
+                    raise EndpointError(_no_contact(self.where, error)) from None
                 await asyncio.sleep(wait)
-            else:
-                return
+                continue
+            found = None if reply.good else self.refusal(reply).fatal
+            if found is not None and (isinstance(found, AuthenticationError) or reply.status in REDIRECTS):
+                raise found
+            return
 
     async def close(self) -> None:
         """Close the connections."""
-        await self.api.close()
+        await self._session.close()
+
+
+def _no_contact(where: str, error: AttemptError) -> str:
+    if error.reason == "malformed":
+        return (
+            f"what answers for {where} does not speak HTTP as an endpoint does ({error.detail}). Look whether base_url "
+            "has the right port, and http:// or https:// as the server expects"
+        )
+    return f"cannot reach {where} ({error.detail}). Is the server running, and is the URL right?"
+
+
+def _headers(key: str) -> dict[str, str]:
+    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
+    chosen = {header: os.environ[name] for header, name in named.items() if os.environ.get(name)}
+    return {
+        "Authorization": f"Bearer {key}",
+        "Accept": "application/json",
+        "User-Agent": "lema",
+        **chosen,
+    }

@@ -21,6 +21,7 @@ from lema_core import devices
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
 from lema_core.processes import die_with_parent, end_group
+from lema_core.redaction import redactor_of
 
 
 class Price(BaseModel):
@@ -138,6 +139,8 @@ class EndpointSpec(BaseModel):
                 f"endpoint {self.name!r}: the {where} holds characters that no key has (blanks, line breaks, "
                 "typographic quotes or others outside ASCII): copy the key alone into it"
             )
+        # From here on every error's text is searched for it, wherever the error comes from.
+        redactor_of(key)
         return key
 
 

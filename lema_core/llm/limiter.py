@@ -23,6 +23,8 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from lema_core.llm.headers import rate_limit
+
 SHRINK = 0.7
 FIRST_WINDOW = 32.0
 HOLD_S, DOUBLE_ANSWERS = 0.25, 25
@@ -193,15 +195,15 @@ class Limiter:
     def learn(self, headers: Mapping[str, str], now: float) -> None:
         """Take the limits from an answer's headers, where the user gave none."""
         for name, given in (("requests", self.requests_per_minute), ("tokens", self.tokens_per_minute)):
-            value = headers.get(f"x-ratelimit-limit-{name}", "")
-            if given is not None or not value.isdigit() or int(value) == 0:
+            value = rate_limit(headers, name)
+            if given is not None or value is None:
                 continue
             if f"x-ratelimit-remaining-{name}" in headers:
-                self._set_quota(f"_{name}", float(value))
-            elif name == "requests" and self._advertised != float(value):
+                self._set_quota(f"_{name}", value)
+            elif name == "requests" and self._advertised != value:
                 # Nobody says that this number is kept up to date: begin there, and let push-backs tell.
-                self._advertised = float(value)
-                self._base = float(value) * QUOTA_USE / 60 / self.share
+                self._advertised = value
+                self._base = value * QUOTA_USE / 60 / self.share
                 self._pace, self._cycle = Bucket(self._base, 0.5, at=now), now
 
     def join(self, share: int, now: float, notice_s: float) -> None:

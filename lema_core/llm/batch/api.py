@@ -21,8 +21,8 @@ from tenacity import (
 )
 
 from lema_core.errors import EndpointError
-from lema_core.llm.answers import retry_after
 from lema_core.llm.client import Client
+from lema_core.llm.headers import retry_after
 from lema_core.llm.outage import UNREACHABLE_S
 
 T = TypeVar("T")

@@ -1,0 +1,346 @@
+"""The one place where bytes of an endpoint come in: each reply has a limit of size and a deadline, each error is ours.
+
+Nothing that a server sends is trusted: a body may have no end, unpack to a thousand times its size, or be no HTTP.
+aiohttp's own limits bound the status line, each header (8,190 bytes) and their number (128); the rest is bounded here.
+Its exceptions hold the request with its headers, so none leaves this module: what leaves is an `AttemptError`.
+"""
+
+import asyncio
+import math
+import ssl
+import sys
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from lema_core.llm.answers import AttemptError
+from lema_core.loopback import proxy_of
+
+MOST_BYTES = 64 * 10**6
+"""No reply may be larger, unpacked or not; only downloads into a file may."""
+LEAST_CAP_BYTES = 512 * 1024
+"""A reply may have this many bytes, however few tokens were asked for: servers add fields of their own."""
+BYTES_A_TOKEN = 32
+"""Most tokens are five bytes of JSON; escaped CJK takes nine, and a server may repeat the thinking in three fields."""
+LOGPROB_BYTES = 400
+"""Of one alternative of one token, with its text, its bytes and its number."""
+UNCAPPED_TOKENS = 2**18
+"""What a request without a cap is taken to allow."""
+ERROR_BYTES = 64 * 1024
+"""Kept of the body of an error: it is read for its message, and what follows is left."""
+ERROR_BODY_S = 5.0
+"""How long to wait for that body once the status is known."""
+SMALL_BYTES = 2**20
+"""Replies up to this size are read side by side."""
+ALL_SMALL_BYTES = 48 * 10**6
+"""What small replies may take together; with many connections each is small up to its part of it."""
+PIECE_BYTES = 256 * 1024
+"""Of a compressed body, how much is unpacked at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A whole reply. The content of an error status (not 2xx) is its first `ERROR_BYTES`."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def good(self) -> bool:
+        """Say whether the status is one of success."""
+        return 200 <= self.status < 300
+
+
+def reply_limit(body: Mapping[str, object], sent: int = 0) -> int:
+    """Return the most bytes that an answer to a chat completion body may have; ``sent``: bytes of the request.
+
+    By the cap of tokens, since a server that sends more than this did not keep to the request.
+    """
+    cap = body.get("max_tokens") or body.get("max_completion_tokens")
+    tokens = cap if isinstance(cap, int) else UNCAPPED_TOKENS
+    alternatives = 0
+    if body.get("logprobs"):
+        top = body.get("top_logprobs")
+        alternatives = 1 + (top if isinstance(top, int) else 0)
+    # Some servers repeat the prompt, or its tokens.
+    size = tokens * (BYTES_A_TOKEN + LOGPROB_BYTES * alternatives) + 8 * sent
+    return max(LEAST_CAP_BYTES, min(MOST_BYTES, size))
+
+
+class BoundedSession:
+    """HTTP to one base URL, in one event loop. ``redact`` takes secrets out of every text that leaves it.
+
+    Every method raises AttemptError for whatever goes wrong on the way: ``deadline``, ``connection`` (nothing, or half
+    of a reply, arrived) or ``malformed`` (what arrived is no HTTP, cannot be unpacked, or is too large).
+    """
+
+    def __init__(
+        self, base_url: str, headers: Mapping[str, str], redact: Callable[[str], str], connections: int
+    ) -> None:
+        self._base = URL(base_url)
+        self._redact = redact
+        named = proxy_of(base_url)
+        proxy = URL(named) if named else None
+        self._proxy = proxy and proxy.with_user(None)
+        login = _login(proxy)
+        secure = self._base.scheme == "https"
+        # A tunnel is opened by a request of its own; without one the proxy reads the request itself.
+        self._tunnel = login if secure else None
+        connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(self._base))
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers={"Accept-Encoding": "gzip, deflate", **headers, **({} if secure else login)},
+            # Our own deadline ends an attempt; a second set of timers would only cost CPU.
+            timeout=aiohttp.ClientTimeout(),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        self._urls: dict[str, URL] = {}
+        self._small = min(SMALL_BYTES, ALL_SMALL_BYTES // connections)
+        # Otherwise 64 replies just below their limits would fill the memory together.
+        self._large = asyncio.Semaphore(1)
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        most: int,
+        seconds: float,
+        data: bytes | aiohttp.FormData | None = None,
+        content_type: str = "application/json",
+        params: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """Send a request; return the reply, of at most ``most`` bytes, that came within ``seconds``.
+
+        ``path`` begins with a slash and goes below the base URL as it is: make parts from outside by `segment`.
+        """
+        return await self._exchange(method, path, seconds, partial(self._whole, most=most), data, content_type, params)
+
+    async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
+        """Write the body of a GET into a file as it comes; the content of the reply is empty unless it is an error.
+
+        After an AttemptError the file holds the beginning of the body.
+        """
+
+        async def into_file(response: aiohttp.ClientResponse) -> bytes:
+            async for piece in _pieces(response, most):
+                file.write(piece)
+            return b""
+
+        return await self._exchange("GET", path, seconds, into_file)
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        seconds: float,
+        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
+        data: bytes | aiohttp.FormData | None = None,
+        content_type: str = "",
+        params: Mapping[str, str] | None = None,
+    ) -> Reply:
+        response: aiohttp.ClientResponse | None = None
+        headers = {"Content-Type": content_type} if isinstance(data, bytes) else None
+        timer = asyncio.timeout(seconds)
+        try:
+            async with timer:
+                response = await self._session.request(
+                    method,
+                    self._url(path, params),
+                    data=data,
+                    headers=headers,
+                    allow_redirects=False,
+                    proxy=self._proxy,
+                    proxy_headers=self._tunnel,
+                )
+                if 200 <= response.status < 300:
+                    content = await read(response)
+                else:
+                    content = await _start_of(response, timer)
+                return Reply(response.status, response.headers, content)
+        except AttemptError as error:
+            failed = error
+        # Whatever it is: a library's exception may hold our headers, and its class may be of any tree.
+        except Exception as error:  # noqa: BLE001 see above
+            if timer.expired():
+                failed = AttemptError("deadline", f"no answer within {round(seconds, 2):g} s", maybe_paid=True)
+            else:
+                failed = self._explained(error, answered=response is not None)
+        finally:
+            if response is not None:
+                _let_go(response)
+        failed.answered = response is not None
+        # Outside of the handler, so that no traceback finds the library's exception as the context of ours.
+        raise failed
+
+    def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
+        known = self._urls.get(path)
+        if known is None:
+            base = self._base
+            # Not joinpath(): it would resolve dots.
+            known = URL(f"{base.with_query(None)}".rstrip("/") + path, encoded=True).with_query(base.query)
+            if len(self._urls) < 16:
+                self._urls[path] = known
+        return known.update_query(params) if params else known
+
+    async def _whole(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+        pieces, size, large = list[bytes](), 0, False
+        try:
+            async for piece in _pieces(response, most):
+                pieces.append(piece)
+                size += len(piece)
+                if size > self._small and not large:
+                    await self._large.acquire()
+                    large = True
+        finally:
+            if large:
+                # Who waits goes on when this task next waits: by then the caller has read the content.
+                self._large.release()
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _explained(self, error: Exception, *, answered: bool) -> AttemptError:
+        """Return what an exception of the libraries means, in words without secrets."""
+        detail = self._redact(f"{type(error).__name__}: {error}")
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return AttemptError("connection", f"the proxy answered HTTP {error.status}", refused=True)
+        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | UnicodeError):
+            return AttemptError("connection", detail, refused=True)
+        if isinstance(error, zlib.error):
+            return AttemptError("malformed", f"the reply cannot be unpacked ({detail})", maybe_paid=True)
+        if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
+            return AttemptError("malformed", f"the reply is no valid HTTP ({detail})", maybe_paid=True)
+        if isinstance(error, aiohttp.ClientError | OSError):
+            return AttemptError("connection", detail, maybe_paid=True)
+        return AttemptError("malformed" if answered else "connection", detail, maybe_paid=True)
+
+
+def segment(text: str) -> str:
+    """Return a part of a path that an endpoint named, such that it stays one part."""
+    return quote(text, safe="").replace(".", "%2E")
+
+
+def _tls(base: URL) -> ssl.SSLContext | bool:
+    if base.scheme != "https":
+        return True
+    # The certificates that `openai` trusts, SSL_CERT_FILE included.
+    from httpx2 import create_ssl_context
+
+    return create_ssl_context()
+
+
+def _login(proxy: URL | None) -> dict[str, str]:
+    if proxy is None or proxy.user is None:
+        return {}
+    return {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
+
+
+def _let_go(response: aiohttp.ClientResponse) -> None:
+    # A body that was not read to its end would come before the next reply of this connection.
+    if response.content.is_eof() and response.content.exception() is None:
+        response.release()
+    else:
+        response.close()
+
+
+async def _start_of(response: aiohttp.ClientResponse, timer: asyncio.Timeout) -> bytes:
+    """Return the first bytes of an error's body, or of what there is of it: the status says the most."""
+    pieces, size = list[bytes](), 0
+    left = (timer.when() or math.inf) - asyncio.get_running_loop().time()
+    try:
+        # Half of what is left: an endless body must not turn a refusal into a deadline.
+        async with asyncio.timeout(min(ERROR_BODY_S, left / 2)):
+            async for piece in _pieces(response, sys.maxsize):
+                pieces.append(piece)
+                size += len(piece)
+                if size >= ERROR_BYTES:
+                    break
+    # Its end may be missing or broken, or never come.
+    except Exception:  # noqa: BLE001, S110 see above
+        pass
+    return b"".join(pieces)[:ERROR_BYTES]
+
+
+async def _pieces(response: aiohttp.ClientResponse, most: int) -> AsyncIterator[bytes]:
+    """Yield a body unpacked, of at most ``most`` bytes before and after."""
+    announced = response.content_length
+    if announced is not None and announced > most:
+        raise _too_large(most, f"it announces {announced}")
+    unpack = _unpacking(response.headers)
+    arrived = size = 0
+    async for data in response.content.iter_any():
+        arrived += len(data)
+        if arrived > most:
+            raise _too_large(most)
+        if unpack is None:
+            yield data
+            continue
+        for piece in unpack.pieces(data):
+            size += len(piece)
+            if size > most:
+                raise _too_large(most, f"unpacked from {arrived}")
+            yield piece
+    if unpack is not None and arrived:
+        unpack.finish()
+
+
+def _too_large(most: int, more: str = "") -> AttemptError:
+    return AttemptError(
+        "malformed",
+        f"the reply has more than {most} bytes{f' ({more})' if more else ''}: more than the request allows",
+        maybe_paid=True,
+    )
+
+
+def _unpacking(headers: Mapping[str, str]) -> "_Unpacker | None":
+    encoding = headers.get("Content-Encoding", "").strip().lower()
+    if encoding in {"", "identity"}:
+        return None
+    if encoding in {"gzip", "x-gzip"}:
+        return _Unpacker(31)
+    if encoding == "deflate":
+        return _Unpacker(15)
+    raise AttemptError(
+        "malformed", f"the reply is compressed in a way that was not asked for: {encoding[:40]!r}", maybe_paid=True
+    )
+
+
+class _Unpacker:
+    """Unpacks one stream of gzip (window bits 31) or deflate (15, or -15 without zlib's header) in bounded pieces.
+
+    What follows the stream is left: a stream of many tiny members would take quadratic time.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self._bits = bits
+        self._inflate: Any = None
+        self._begun = b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """Yield what more data unpacks to."""
+        if self._inflate is None:
+            self._begun += data
+            if len(self._begun) < 2:
+                return
+            data, self._begun = self._begun, b""
+            headless = self._bits == 15 and (data[0] & 15 != 8 or int.from_bytes(data[:2], "big") % 31)
+            self._inflate = zlib.decompressobj(-15 if headless else self._bits)
+        while not self._inflate.eof and (piece := self._inflate.decompress(data, PIECE_BYTES)):
+            yield piece
+            data = self._inflate.unconsumed_tail
+
+    def finish(self) -> None:
+        """Check that the stream has ended."""
+        if self._inflate is None or not self._inflate.eof:
+            raise AttemptError("malformed", "the reply cannot be unpacked: it is cut off", maybe_paid=True)
