@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.endpoints import Endpoints
@@ -23,6 +22,7 @@ from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailed
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
 from lema_core.training.launch import gpus_here
+from tasks._boundary import flow
 from tasks._endpoints import engine_session
 from tasks.ablation import HTML
 from tasks.ablation import ablation as comparison

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from pydantic import Field, ValidationError
 
@@ -14,6 +13,7 @@ from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
 from lema_core.run_files import problems, read_run_file
 from lema_core.specs import RunSpec
+from tasks._boundary import flow
 
 SMOKE = str(RUN_FILES / "ablation_smoke.toml")
 """What the form starts with: it needs no key and costs nothing."""

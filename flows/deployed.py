@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID
 
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -32,6 +31,7 @@ from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError
 from lema_core.lineage import Lineage
 from lema_core.run_files import read_run_file
 from lema_core.specs import RunSpec, Runtime
+from tasks._boundary import flow
 from tasks._endpoints import engine_session
 from tasks._progress import bearing_absence
 from tasks._secrets import with_key

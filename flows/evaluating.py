@@ -1,11 +1,10 @@
 """One model on held-out questions, without the rest of a run around it."""
 
-from prefect import flow
-
 from flows.endpoints import Endpoints
 from flows.measuring import GO_ON, Measured, asked_for
 from lema_core.lineage import Lineage
 from lema_core.specs import RunSpec, Runtime
+from tasks._boundary import flow
 from tasks._endpoints import engine_session
 from tasks.evaluation import evaluation
 from tasks.questions import questions

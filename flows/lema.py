@@ -1,6 +1,5 @@
 """The whole paper in its order: questions, mistakes and corrections, evolution, fine-tuning, evaluation, report."""
 
-from prefect import flow
 from prefect.runtime import flow_run
 
 from flows.corrections import collect_corrections
@@ -12,6 +11,7 @@ from flows.selection import hold_out
 from flows.titles import title_of
 from lema_core.lineage import Collection, Lineage
 from lema_core.specs import RunSpec, Runtime
+from tasks._boundary import flow
 from tasks._endpoints import engine_session
 from tasks.questions import questions
 from tasks.report import report

@@ -24,6 +24,7 @@ from lema_core.machine import this_machine
 from lema_core.run_files import problems
 from lema_core.runtime_spec import ledger_at
 from lema_core.specs import RunSpec
+from lema_core.unexpected import as_ours
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
 """``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody
@@ -100,7 +101,7 @@ def recorded(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: F
         raise
     except BaseException as error:
         signalled = not isinstance(error, Exception)
-        told = "its process was ended" if signalled else str(error) or type(error).__name__
+        told = "its process was ended" if signalled else str(as_ours(error)) or type(error).__name__
         # On a full disk this fails too; what the user has to hear is what failed first.
         with suppress(LemaError):
             save(root, spec, "failed", told, crashes=crashes + 1 if signalled else 0)

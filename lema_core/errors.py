@@ -17,7 +17,8 @@ LemaError
 ├── ServerGoneError          the orchestrator's server went away; what was paid is kept
 ├── CancelledRunError        somebody cancelled the run; what was paid is kept
 ├── ShardsFailedError        some shards of a stage failed; the others are kept
-└── CellsFailedError         some cells of a sweep failed; the others are kept
+├── CellsFailedError         some cells of a sweep failed; the others are kept
+└── UnexpectedError          an error of a library, of the machine or of LeMa itself that nothing foresaw
 
 A failed *sample* is not an error but a rejected row with a reason code.
 """
@@ -152,3 +153,7 @@ class ShardsFailedError(LemaError):
 
 class CellsFailedError(LemaError):
     """Some cells of a sweep failed; the finished ones are kept and will not be made again."""
+
+
+class UnexpectedError(LemaError):
+    """An error of a library, of the machine or of LeMa itself that nothing foresaw, in words without secrets."""

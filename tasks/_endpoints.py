@@ -24,6 +24,7 @@ from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, added_up, figures
 from lema_core.llm.requests import Failure, Outcome
+from lema_core.loopback import keep_loopback_direct
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
 from tasks._progress import Seen, Watch
@@ -47,6 +48,7 @@ async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
     """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
     # A worker of a cluster or of a deployment holds keys as well.
     without_core_dumps()
+    keep_loopback_direct()
     key = (runtime, id(asyncio.get_running_loop()))
     budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
     async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:

@@ -16,7 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -36,6 +35,7 @@ from lema_core.errors import (
 )
 from lema_core.failed_requests import SMALL, all_failures
 from lema_core.specs import Runtime
+from tasks._boundary import task
 from tasks._cluster import cluster_of
 from tasks._progress import Watch, announce, artifact_key, decorative, watched
 

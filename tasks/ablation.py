@@ -9,7 +9,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -22,6 +21,7 @@ from lema_core.artifacts.files import atomic_file
 from lema_core.records import JudgedPath
 from lema_core.report.sweeps import cells_table, headline_of, render_sweep_html, render_sweep_markdown, rows_table
 from lema_core.specs import RunSpec, Runtime
+from tasks._boundary import task
 from tasks._publish import SHARD_TASK, Stage, published
 
 HTML, MARKDOWN = "report.html", "report.md"

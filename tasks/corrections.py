@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -16,6 +15,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
 from lema_core.specs import Runtime
+from tasks._boundary import task
 from tasks._endpoints import counted, engine_of, publish_asked
 from tasks._publish import SHARD_TASK, Stage, outcome
 

@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -13,6 +12,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
 from lema_core.specs import EvaluationSpec, PromptKind, Runtime
 from lema_core.votes import vote_requests
+from tasks._boundary import task
 from tasks._endpoints import counted, engine_of, publish_asked
 from tasks._publish import SHARD_TASK, Stage, outcome
 

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import evolution as core
@@ -16,6 +15,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import Correction, Question
 from lema_core.specs import EvolutionSpec, Runtime
+from tasks._boundary import task
 from tasks._endpoints import counted, engine_of, publish_asked
 from tasks._publish import SHARD_TASK, Stage, outcome, publish
 

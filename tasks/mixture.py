@@ -3,7 +3,6 @@
 import asyncio
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -14,6 +13,7 @@ from lema_core.overlap import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.specs import MixtureSpec, Runtime
 from lema_core.tokens import need_tokenizer
+from tasks._boundary import task
 from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 

@@ -5,7 +5,6 @@ import sys
 import time
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -14,6 +13,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.report.gathering import PERPLEXITY_FILE as FILE
 from lema_core.specs import Runtime
 from lema_core.training.launch import clean_environment, run_group
+from tasks._boundary import task
 from tasks._publish import SHARD_TASK, Stage, published_alone
 
 MODEL_FOLDER = "model"

@@ -4,7 +4,6 @@ import math
 from functools import partial
 from typing import Literal
 
-from prefect import task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.client.schemas.objects import State
 from prefect.exceptions import FlowPauseTimeout
@@ -29,6 +28,7 @@ from lema_core.quality_gate_spec import GateRule, QualityGateSpec
 from lema_core.records import JudgedPath
 from lema_core.report.rating import draw_pilot
 from lema_core.specs import Runtime
+from tasks._boundary import task
 from tasks._progress import announce
 from tasks._publish import SHARD_TASK, Stage, outcome, publish
 

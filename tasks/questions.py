@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -10,6 +9,7 @@ from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
 from lema_core.specs import Runtime
+from tasks._boundary import task
 from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 

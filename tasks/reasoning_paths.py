@@ -2,7 +2,6 @@
 
 from functools import partial
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -11,6 +10,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_from, path_requests
 from lema_core.records import Question, ReasoningPath
 from lema_core.specs import Runtime, StudentSpec
+from tasks._boundary import task
 from tasks._endpoints import counted, engine_of, publish_asked
 from tasks._publish import SHARD_TASK, Stage, outcome
 

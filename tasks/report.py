@@ -2,7 +2,6 @@
 
 import time
 
-from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -17,6 +16,7 @@ from lema_core.report.gathering import evaluation_of, gather
 from lema_core.report.run_cards import arm_card
 from lema_core.report.story import percent
 from lema_core.specs import RunSpec, Runtime
+from tasks._boundary import task
 from tasks._progress import decorative
 from tasks._publish import SHARD_TASK, Stage, published
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 
-from prefect import task
 from prefect.artifacts import acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -20,6 +19,7 @@ from lema_core.selection_spec import SelectionSpec
 from lema_core.specs import Runtime
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model
+from tasks._boundary import task
 from tasks._progress import artifact_key, decorative
 from tasks._publish import SHARD_TASK, Stage, files_under, outcome, publish, published
 

@@ -3,7 +3,6 @@
 import time
 from typing import Any
 
-from prefect import task
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -11,6 +10,7 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_tokenising
+from tasks._boundary import task
 from tasks._models import based_on
 from tasks._publish import SHARD_TASK, Stage, published_alone
 

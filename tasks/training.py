@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from prefect import task
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -18,6 +17,7 @@ from lema_core.errors import ArtifactError
 from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
+from tasks._boundary import task
 from tasks._models import based_on
 from tasks._progress import Seen, artifact_key, decorative, watched
 from tasks._publish import SHARD_TASK, Stage, alone, files_under, published_alone

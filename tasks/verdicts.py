@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 
-from prefect import task
 from prefect.client.schemas.objects import State
 
 from lema_core import identities
@@ -13,6 +12,7 @@ from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.records import JudgedPath, ReasoningPath
 from lema_core.specs import MistakesSpec, Runtime, VerdictsSpec
 from lema_core.verdicts import MistakeSelection, judge_path
+from tasks._boundary import task
 from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 

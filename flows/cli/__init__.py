@@ -19,6 +19,7 @@ from flows.cli.stack import deploy, down, serve, up
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
 from lema_core.core_dumps import without_core_dumps
+from lema_core.loopback import keep_loopback_direct
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -36,6 +37,13 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command(command.__name__)(exit_on_error(command))
-app.callback()(without_core_dumps)
+
+
+@app.callback()
+def _protect() -> None:
+    without_core_dumps()
+    keep_loopback_direct()
+
+
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(ui_app, name="ui")

@@ -1,26 +1,46 @@
 """One console for the whole command line, and one place where an error becomes a message and an exit code."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from lema_core.errors import LemaError
+from lema_core.printable import printable
+from lema_core.redaction import without_secrets
+from lema_core.unexpected import as_ours
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-console = Console(soft_wrap=True, highlight=False)
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+class SafeConsole(Console):
+    """A console whose texts cannot command the terminal: they may be a model's, an endpoint's or a file's.
+
+    Every text passes here as a segment, whatever table or panel holds it; rich adds its own colours afterwards.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of anything that is printed."""
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text == "\n" or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
+
+
+console = SafeConsole(soft_wrap=True, highlight=False)
+errors = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 if not console.is_terminal:
     # A file or a pipe has no width: tables must not be cut to the 80 columns that rich assumes.
-    console = Console(soft_wrap=True, highlight=False, width=160)
+    console = SafeConsole(soft_wrap=True, highlight=False, width=160)
 
 
 def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command so that our errors and those of files end it with one message and exit code 1, no traceback."""
+    """Wrap a command so that any error ends it with one message and exit code 1, no traceback, and no key in either."""
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -38,14 +58,12 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _said(error: Exception) -> str | None:
-    """Return what to tell of an error; None where it is a defect of ours and its traceback is wanted."""
+    """Return the message of an error; None where it is typer's to end the command."""
     from pyarrow import ArrowInvalid
 
-    if isinstance(error, LemaError):
-        return str(error)
+    # Its own exceptions, and a pipe whose reader has gone (lema ... | head), are typer's to end.
+    if type(error).__module__.partition(".")[0] in {"typer", "click"} or isinstance(error, BrokenPipeError):
+        return None
     if isinstance(error, ArrowInvalid):
-        return f"a Parquet file cannot be read or written: {error}"
-    # A pipe whose reader has gone (lema ... | head) is typer's to end.
-    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-        return f"{error}. Look whether the path is right, may be used, and has room." if error.filename else str(error)
-    return None
+        error = LemaError(f"a Parquet file cannot be read or written: {error}")
+    return without_secrets(str(as_ours(error)))

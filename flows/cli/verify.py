@@ -43,9 +43,9 @@ def verify(
 
         lema verify --why '\frac{1}{2}' 'The answer is 50\%.'
     """
-    from rich.console import Console
+    from flows.cli.console import SafeConsole
 
-    console = Console()
+    console = SafeConsole()
     checked = _family(family)
     if why is not None:
         _explain(console, why, checked)
