@@ -15,7 +15,7 @@ SHORTEST = 5
 LOOSE_FROM = 16
 """Shorter keys are place-holders (``EMPTY``, ``test-key``) and are words of texts in other case or broken."""
 _PIECE: Final = 6
-_BREAK = rb"(?:\s|\\{1,8}(?:[rnt]|u000[ad9])|\\{1,8}(?=\s)|=(?=\r?\n)|%0[ad]|&#(?:1[03]|x0?[ad]);|<br ?/?>){0,8}"
+_BREAK = rb"(?:\s|\\{1,16}(?:[rnt]|u000[ad9])|\\{1,16}(?=\s)|=(?=\r?\n)|%0[ad]|&#(?:1[03]|x0?[ad]);|<br ?/?>){0,8}"
 """What may stand between two characters of a key. Everything is bounded: a pattern on foreign text must be linear."""
 # Each begins with one certain byte, which makes the search for it fast.
 _ESCAPES = (re.compile(rb"%[0-9a-fA-F]{2}"), re.compile(rb"&(?:#|[a-zA-Z]{2,12};)"), re.compile(rb"\\(?:/|u00)"))
@@ -95,7 +95,7 @@ def _character(byte: int) -> bytes:
     names = b"".join(b"|&(?:amp;){0,3}" + name + b";" for name in _NAMES.get(byte, ()))
     numbers = rb"(?:0{0,6}%d|[xX]0{0,6}%s);?" % (byte, code)
     return (
-        rb"(?:" + own + rb"|\\{1,8}(?:" + own + rb"|u00" + code + rb")|%(?:25){0,3}" + code + rb"|&(?:amp;){0,3}#"
+        rb"(?:" + own + rb"|\\{1,16}(?:" + own + rb"|u00" + code + rb")|%(?:25){0,3}" + code + rb"|&(?:amp;){0,3}#"
         + numbers + names + rb")"
     )  # fmt: skip
 

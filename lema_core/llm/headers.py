@@ -31,7 +31,7 @@ def retry_after(headers: Mapping[str, str], now: dt.datetime | None = None) -> f
 def rate_limit(headers: Mapping[str, str], name: str) -> int | None:
     """Return a limit a minute that the headers name (``requests`` or ``tokens``); None for none, 0 and nonsense."""
     value = _number(headers.get(f"x-ratelimit-limit-{name}"))
-    if value is None or not value.is_integer() or not 0 < value <= MOST_IN_LIMIT:
+    if value is None or not value.is_integer() or not 0 < value < MOST_IN_LIMIT:
         return None
     return int(value)
 
