@@ -40,6 +40,8 @@ SMALL_BYTES = 2**20
 """Replies up to this size are read side by side."""
 ALL_SMALL_BYTES = 48 * 10**6
 """What small replies may take together; with many connections each is small up to its part of it."""
+CONNECT_S = 9.0
+"""For a connection and its TLS; after that nothing was sent, and nothing can be billed."""
 PIECE_BYTES = 256 * 1024
 """Of a compressed body, how much is unpacked at a time."""
 
@@ -92,13 +94,14 @@ class BoundedSession:
         login = _login(proxy)
         secure = self._base.scheme == "https"
         # A tunnel is opened by a request of its own; without one the proxy reads the request itself.
-        self._tunnel = login if secure else None
+        self._tunnel = login if secure and login else None
+        # Not the session's: aiohttp would send those to the proxy too, the key with them.
+        self._headers = {"Accept-Encoding": "gzip, deflate", **headers, **({} if secure else login)}
         connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(self._base))
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers={"Accept-Encoding": "gzip, deflate", **headers, **({} if secure else login)},
-            # Our own deadline ends an attempt; a second set of timers would only cost CPU.
-            timeout=aiohttp.ClientTimeout(),
+            # Our own deadline ends an attempt; a second set of timers for each would only cost CPU.
+            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_S),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -152,7 +155,7 @@ class BoundedSession:
         params: Mapping[str, str] | None = None,
     ) -> Reply:
         response: aiohttp.ClientResponse | None = None
-        headers = {"Content-Type": content_type} if isinstance(data, bytes) else None
+        headers = self._headers | {"Content-Type": content_type} if isinstance(data, bytes) else self._headers
         timer = asyncio.timeout(seconds)
         try:
             async with timer:
@@ -215,6 +218,8 @@ class BoundedSession:
         detail = self._redact(f"{type(error).__name__}: {error}")
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return AttemptError("connection", f"the proxy answered HTTP {error.status}", refused=True)
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return AttemptError("connection", f"no connection within {CONNECT_S:g} s", refused=True)
         if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | UnicodeError):
             return AttemptError("connection", detail, refused=True)
         if isinstance(error, zlib.error):
