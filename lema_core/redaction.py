@@ -6,6 +6,7 @@ header, of a longer text that holds it) and in hex; in other case; each also bro
 
 import base64
 import html.entities
+import os
 import re
 from functools import cache
 from typing import AnyStr, Final
@@ -111,6 +112,7 @@ for _name, _value in html.entities.html5.items():
         _NAMES.setdefault(ord(_value), []).append(re.escape(_name[:-1].encode()))
 
 
+_SECRET_NAME = re.compile(r"key|token|secret|pass|pwd|credential|auth", re.IGNORECASE)
 _known: dict[str, Redactor] = {}
 
 
@@ -123,7 +125,13 @@ def redactor_of(secret: str) -> Redactor:
 
 
 def without_secrets(text: str) -> str:
-    """Return a text without the secrets that this process has read: for errors whose origin is not known."""
+    """Return a text without the secrets that this process has read or has in its environment.
+
+    It is for errors whose origin is not known, so it may take out too much.
+    """
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= LOOSE_FROM:
+            redactor_of(value)
     for redactor in list(_known.values()):
         text = redactor.redacted(text)
     return text
