@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -92,10 +91,8 @@ class EndpointSpec(BaseModel):
             raise ValueError("an endpoint has either a base_url or a command, not both")
         if self.api_key_env and self.api_key_secret:
             raise ValueError("a key comes from api_key_env or from api_key_secret, not from both")
-        if self.base_url and not self.base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url {self.base_url!r} must start with http:// or https://")
-        if self.base_url and "@" in urlsplit(self.base_url).netloc:
-            raise ValueError("base_url holds a user or password, which logs would show: name a key by api_key_env")
+        if self.base_url:
+            object.__setattr__(self, "base_url", _address(self.base_url))
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self
@@ -142,6 +139,14 @@ class EndpointSpec(BaseModel):
         # From here on every error's text is searched for it, wherever the error comes from.
         redactor_of(key)
         return key
+
+
+def _address(base_url: str) -> str:
+    try:
+        return parse_base_url(base_url).text
+    except ConfigError as error:
+        # So that pydantic gives it a place in the run file. The text shows nothing of the URL but its scheme.
+        raise ValueError(str(error)) from None
 
 
 def free_port() -> int:
