@@ -26,13 +26,13 @@ def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
     except FileNotFoundError:
         raise ConfigError(f"{path} does not exist. Run files are in deployments/runs/; give the path of one.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from error
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
     for setting in settings:
         _lay_over(document, setting)
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
-        raise ConfigError(f"{path}:\n" + "\n".join(problems(error))) from error
+        raise ConfigError(f"{path}:\n" + "\n".join(problems(error))) from None
 
 
 def _lay_over(document: dict[str, Any], setting: str) -> None:

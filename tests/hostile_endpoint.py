@@ -263,23 +263,55 @@ def _shapes() -> None:
         "quota_in_type_code_429": ("429", {"error": {**quota, "code": "429"}}, ONCE),
         "quota_number_code": ("429", {"error": {**quota, "code": 429}}, ONCE),
         "quota_400": ("400", {"error": {"message": "no", "code": "insufficient_quota", "type": "billing"}}, ONCE),
-        "gemini_list_400": ("400", [{"error": {"code": 400, "message": "API key not valid.", "status": "INVALID_ARGUMENT",
-            "details": [{"@type": "ErrorInfo", "reason": "API_KEY_INVALID"}]}}], ONCE),
-        "gemini_list_429": ("429", [{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}], PACED),
-        "anthropic_400": ("400", {"type": "error", "error": {"type": "invalid_request_error", "message": "credit balance"}}, ONCE),
-        "azure_filter": ("400", {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}, ONCE),
+        "gemini_list_400": (
+            "400",
+            [
+                {
+                    "error": {
+                        "code": 400,
+                        "message": "API key not valid.",
+                        "status": "INVALID_ARGUMENT",
+                        "details": [{"@type": "ErrorInfo", "reason": "API_KEY_INVALID"}],
+                    }
+                }
+            ],
+            ONCE,
+        ),
+        "gemini_list_429": (
+            "429",
+            [{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED"}}],
+            PACED,
+        ),
+        "anthropic_400": (
+            "400",
+            {"type": "error", "error": {"type": "invalid_request_error", "message": "credit balance"}},
+            ONCE,
+        ),
+        "azure_filter": (
+            "400",
+            {"error": {"code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}},
+            ONCE,
+        ),
         "azure_access": ("401", {"statusCode": 401, "message": "Access denied due to invalid subscription key"}, ONCE),
-        "fastapi_detail": ("422", {"detail": [{"loc": ["body", "model"], "msg": "field required", "type": "missing"}]}, ONCE),
+        "fastapi_detail": (
+            "422",
+            {"detail": [{"loc": ["body", "model"], "msg": "field required", "type": "missing"}]},
+            ONCE,
+        ),
         "fastapi_string": ("400", {"detail": "Unknown model"}, ONCE),
         "string": ("400", {"error": "bad"}, ONCE),
         "json_string": ("500", "only a string", SERVER_ERROR),
         "list_of_strings": ("400", ["a", "b"], ONCE),
         "error_number": ("400", {"error": 5}, ONCE),
         "error_null": ("500", {"error": None}, SERVER_ERROR),
-        "vllm": ("404", {"object": "error", "message": "The model does not exist", "type": "NotFoundError", "code": 404}, ONCE),
+        "vllm": (
+            "404",
+            {"object": "error", "message": "The model does not exist", "type": "NotFoundError", "code": 404},
+            ONCE,
+        ),
         "problem_json": ("400", {"title": "Bad", "status": 400, "detail": "why"}, ONCE),
         "message_object": ("400", {"error": {"message": {"nested": ["deep"]}, "code": {"a": 1}}}, ONCE),
-    }  # fmt: skip
+    }
     for name, (status, body, tries) in shapes.items():
         _add("error shapes", f"shape_{name}", _reply(json.dumps(body), f"{status} Odd"), "nothing", tries)
 
@@ -324,11 +356,25 @@ def _inside() -> None:
 
 def _headers() -> None:
     asked = {
-        "zero": "0", "zeros": "000.000", "past": "Thu, 01 Jan 1970 00:00:00 GMT", "nan": "nan", "inf": "inf",
-        "negative": "-5", "superscript": "²", "arabic": "٣", "digits": "9" * 5000, "words": "soon", "empty": "",
-        "bad_date": "Thu, 99 Foo 99999999999 99:99:99 GMT", "huge_year": "Thu, 01 Jan 999999999 00:00:00 GMT",
-        "exponent": "1e400", "hex": "0x10", "underscore": "1_0", "plus": "+1", "date_without_zone": "Mon, 01 Jan 2001 00:00:00",
-    }  # fmt: skip
+        "zero": "0",
+        "zeros": "000.000",
+        "past": "Thu, 01 Jan 1970 00:00:00 GMT",
+        "nan": "nan",
+        "inf": "inf",
+        "negative": "-5",
+        "superscript": "²",
+        "arabic": "٣",
+        "digits": "9" * 5000,
+        "words": "soon",
+        "empty": "",
+        "bad_date": "Thu, 99 Foo 99999999999 99:99:99 GMT",
+        "huge_year": "Thu, 01 Jan 999999999 00:00:00 GMT",
+        "exponent": "1e400",
+        "hex": "0x10",
+        "underscore": "1_0",
+        "plus": "+1",
+        "date_without_zone": "Mon, 01 Jan 2001 00:00:00",
+    }
     limited = json.dumps({"error": {"message": "slow down", "code": "rate_limit_exceeded"}})
     for name, value in asked.items():
         _add("Retry-After", f"after_{name}", _reply(limited, "429 Slow", f"Retry-After: {value}"), "nothing", PACED)
@@ -338,9 +384,14 @@ def _headers() -> None:
     for name, value in (("day", "86400"), ("year", "31536000"), ("ms_inf", "999999999999999999999")):
         _add("Retry-After", f"after_{name}", _reply(limited, "429 Slow", f"Retry-After: {value}"), "nothing", PACED)
     for name, value in (
-        ("zero", "0"), ("superscript", "²"), ("digits", "9" * 5000), ("negative", "-1"), ("nan", "nan"), ("float", "1.5"),
+        ("zero", "0"),
+        ("superscript", "²"),
+        ("digits", "9" * 5000),
+        ("negative", "-1"),
+        ("nan", "nan"),
+        ("float", "1.5"),
         ("huge", "9" * 15),
-    ):  # fmt: skip
+    ):
         lines = [
             f"x-ratelimit-limit-{what}: {value}\r\nx-ratelimit-remaining-{what}: {value}"
             for what in ("requests", "tokens")
@@ -472,7 +523,9 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "base64_header": lambda key: base64.b64encode(f"Bearer {key}".encode()).decode(),
     "base64_inside": lambda key: base64.b64encode(f'{{"authorization": "Bearer {key}"}}'.encode()).decode(),
     "base64_url": lambda key: base64.urlsafe_b64encode(f"Bearer {key}".encode()).decode(),
-    "base64_lines": lambda key: base64.encodebytes(f"a long text before it: Bearer {key}, and after".encode() * 2).decode(),
+    "base64_lines": lambda key: base64.encodebytes(
+        f"a long text before it: Bearer {key}, and after".encode() * 2
+    ).decode(),
     "hex": lambda key: key.encode().hex(),
     "percent": lambda key: urllib.parse.quote(key, safe=""),
     "percent_all": lambda key: "".join(f"%{ord(char):02x}" for char in key),
@@ -485,7 +538,7 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "line_end": lambda key: f"{key[:17]}\n{key[17:]}",
     "line_ends": lambda key: "\r\n  ".join(key[at : at + 12] for at in range(0, len(key), 12)),
     "upper_line_end": lambda key: f"{key[:17]}\n{key[17:]}".upper(),
-}  # fmt: skip
+}
 """How a server may repeat a key."""
 
 
@@ -511,16 +564,30 @@ def _echoes() -> None:
         "status_line": (lambda key: f"HTTP/1.1 abc {key}\r\n\r\n".encode(), "nothing", MALFORMED),
         "reason": (lambda key: f"HTTP/1.1 400 {key}\r\nContent-Length: 0\r\n\r\n".encode(), "nothing", ONCE),
         "bad_header": (lambda key: f"HTTP/1.1 200 OK\r\n{key}\r\n\r\n".encode(), "nothing", MALFORMED),
-        "long_header": (lambda key: b"HTTP/1.1 200 OK\r\nX: " + f"{key} ".encode() * 1000 + b"\r\n\r\n", "nothing", MALFORMED),
+        "long_header": (
+            lambda key: b"HTTP/1.1 200 OK\r\nX: " + f"{key} ".encode() * 1000 + b"\r\n\r\n",
+            "nothing",
+            MALFORMED,
+        ),
         "chunk_size": (lambda key: CHUNKED + f"{key}\r\n".encode(), "nothing", MALFORMED),
         "not_json": (lambda key: OK + f"Content-Length: {len(key)}\r\n\r\n{key}".encode(), "nothing", MALFORMED),
         "banner": (lambda key: f"220 hello {key}\r\n".encode(), "nothing", MALFORMED),
-        "encoding": (lambda key: OK + f"Content-Encoding: {key}\r\nContent-Length: 2\r\n\r\n{{}}".encode(), "nothing", MALFORMED),
-        "location": (lambda key: f"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/{key}\r\nContent-Length: 0\r\n\r\n".encode(),
-            "nothing", ONCE),
-        "retry_after": (lambda key: f"HTTP/1.1 500 No\r\nRetry-After: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
-            "nothing", SERVER_ERROR),
-    }  # fmt: skip
+        "encoding": (
+            lambda key: OK + f"Content-Encoding: {key}\r\nContent-Length: 2\r\n\r\n{{}}".encode(),
+            "nothing",
+            MALFORMED,
+        ),
+        "location": (
+            lambda key: f"HTTP/1.1 307 Go\r\nLocation: http://127.0.0.1:1/{key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            "nothing",
+            ONCE,
+        ),
+        "retry_after": (
+            lambda key: f"HTTP/1.1 500 No\r\nRetry-After: {key}\r\nContent-Length: 0\r\n\r\n".encode(),
+            "nothing",
+            SERVER_ERROR,
+        ),
+    }
     for name, (make, outcome, tries) in places.items():
         _add("key repeated", f"echo_in_{name}", placed(make), outcome, tries)
 
@@ -557,36 +624,68 @@ def _redirects() -> None:
 
 def _contents() -> None:
     wrong: dict[str, Any] = {
-        "empty": b"", "blank": b" ", "null": b"null", "number": b"5", "list": b"[]", "object": b"{}", "text": b'"hello"',
-        "html": b"<html>Sign in</html>", "sse": b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n',
-        "half": GOOD[:40], "latin1": b'{"choices":[{"message":{"content":"\xff\xfe"}}]}', "deep": b"[" * 100_000,
-        "digits": b"9" * 5000, "choices_null": {"choices": None}, "choices_empty": {"choices": []},
-        "choices_object": {"choices": {"0": {}}}, "choices_text": {"choices": "text"}, "choice_null": {"choices": [None]},
-        "message_null": {"choices": [{"message": None}]}, "message_text": {"choices": [{"message": "hi"}]},
-        "content_null": good(None), "content_number": good(5), "content_object": good({"a": 1}), "content_true": good(True),
-        "content_list_empty": good([]), "content_images": good([{"type": "image_url", "image_url": {}}]),
-        "parts_odd": good([{"type": ["text"], "text": "a"}, 5, None]), "completion": {"choices": [{"text": "old API"}]},
-    }  # fmt: skip
+        "empty": b"",
+        "blank": b" ",
+        "null": b"null",
+        "number": b"5",
+        "list": b"[]",
+        "object": b"{}",
+        "text": b'"hello"',
+        "html": b"<html>Sign in</html>",
+        "sse": b'data: {"choices":[{"delta":{"content":"hi"}}]}\n\ndata: [DONE]\n\n',
+        "half": GOOD[:40],
+        "latin1": b'{"choices":[{"message":{"content":"\xff\xfe"}}]}',
+        "deep": b"[" * 100_000,
+        "digits": b"9" * 5000,
+        "choices_null": {"choices": None},
+        "choices_empty": {"choices": []},
+        "choices_object": {"choices": {"0": {}}},
+        "choices_text": {"choices": "text"},
+        "choice_null": {"choices": [None]},
+        "message_null": {"choices": [{"message": None}]},
+        "message_text": {"choices": [{"message": "hi"}]},
+        "content_null": good(None),
+        "content_number": good(5),
+        "content_object": good({"a": 1}),
+        "content_true": good(True),
+        "content_list_empty": good([]),
+        "content_images": good([{"type": "image_url", "image_url": {}}]),
+        "parts_odd": good([{"type": ["text"], "text": "a"}, 5, None]),
+        "completion": {"choices": [{"text": "old API"}]},
+    }
     for name, body in wrong.items():
         _add("contents", f"content_{name}", _reply(body), "nothing", MALFORMED)
     right: dict[str, Any] = {
         "parts": good([{"type": "text", "text": "The answer "}, {"type": "text", "text": "is 4."}]),
         "parts_thinking": good([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "4"}]),
         "parts_strings": good(["The answer ", "is 4."]),
-        "nul": good("a\0b"), "surrogate": b'{"choices":[{"message":{"content":"half \\ud83d"}}]}',
-        "escapes": good("\x1b]0;owned\x07\x1b[2J"), "finish_number": good(finish=5), "finish_list": good(finish=["stop"]),
-        "model_object": good(model={"a": 1}), "bom": b"\xef\xbb\xbf" + GOOD, "empty_text": good(""),
-        "utf16": json.dumps(good()).encode("utf-16"), "usage_missing": {"choices": good()["choices"]},
-    }  # fmt: skip
+        "nul": good("a\0b"),
+        "surrogate": b'{"choices":[{"message":{"content":"half \\ud83d"}}]}',
+        "escapes": good("\x1b]0;owned\x07\x1b[2J"),
+        "finish_number": good(finish=5),
+        "finish_list": good(finish=["stop"]),
+        "model_object": good(model={"a": 1}),
+        "bom": b"\xef\xbb\xbf" + GOOD,
+        "empty_text": good(""),
+        "utf16": json.dumps(good()).encode("utf-16"),
+        "usage_missing": {"choices": good()["choices"]},
+    }
     for name, body in right.items():
         _add("contents", f"content_{name}", _reply(body), "answered", ONCE)
     for name, usage in {
-        "zero": {"prompt_tokens": 0, "completion_tokens": 0}, "true": {"prompt_tokens": True, "completion_tokens": True},
-        "false": {"prompt_tokens": False, "completion_tokens": False}, "text": {"prompt_tokens": "12", "completion_tokens": "6"},
-        "words": {"prompt_tokens": "x", "completion_tokens": "²"}, "floats": {"prompt_tokens": 12.0, "completion_tokens": 6.5},
-        "negative": {"prompt_tokens": -5, "completion_tokens": -6}, "huge": {"prompt_tokens": 10**30, "completion_tokens": 2**63},
-        "null": {"prompt_tokens": None, "completion_tokens": None}, "list": [1, 2], "string": "many", "nested": {"prompt_tokens": {}},
-    }.items():  # fmt: skip
+        "zero": {"prompt_tokens": 0, "completion_tokens": 0},
+        "true": {"prompt_tokens": True, "completion_tokens": True},
+        "false": {"prompt_tokens": False, "completion_tokens": False},
+        "text": {"prompt_tokens": "12", "completion_tokens": "6"},
+        "words": {"prompt_tokens": "x", "completion_tokens": "²"},
+        "floats": {"prompt_tokens": 12.0, "completion_tokens": 6.5},
+        "negative": {"prompt_tokens": -5, "completion_tokens": -6},
+        "huge": {"prompt_tokens": 10**30, "completion_tokens": 2**63},
+        "null": {"prompt_tokens": None, "completion_tokens": None},
+        "list": [1, 2],
+        "string": "many",
+        "nested": {"prompt_tokens": {}},
+    }.items():
         _add("usage", f"usage_{name}", _reply(good(usage=usage)), "answered", ONCE)
     for name, number in (("nan", "NaN"), ("infinity", "Infinity"), ("exponent", "1e999"), ("digits", "9" * 4000)):
         body = json.dumps(good(usage={"prompt_tokens": "N", "completion_tokens": "N"})).replace('"N"', number)
@@ -629,9 +728,20 @@ def _plain() -> None:
 
 
 for _family in (
-    _framing, _not_http, _connections, _statuses, _shapes, _inside, _headers, _sizes, _compression, _echoes, _redirects,
-    _contents, _plain,
-):  # fmt: skip
+    _framing,
+    _not_http,
+    _connections,
+    _statuses,
+    _shapes,
+    _inside,
+    _headers,
+    _sizes,
+    _compression,
+    _echoes,
+    _redirects,
+    _contents,
+    _plain,
+):
     _family()
 
 
@@ -701,14 +811,3 @@ def families() -> Iterator[tuple[str, list[Behaviour]]]:
     for behaviour in BEHAVIOURS.values():
         grouped[behaviour.family].append(behaviour)
     yield from grouped.items()
-
-
-async def _main() -> None:
-    endpoint = HostileEndpoint()
-    await endpoint.start()
-    print(endpoint.port, flush=True)
-    await asyncio.Event().wait()
-
-
-if __name__ == "__main__":
-    asyncio.run(_main())

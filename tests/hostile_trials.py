@@ -1,13 +1,11 @@
 """`lema complete` against each behaviour of the hostile endpoint: what must hold whatever a server does.
 
-    python tests/hostile_trials.py [NAME ...] [--jobs N]
-
-Prints one JSON object a trial. Each trial is a process of its own, forked from this one so that it costs no start-up:
-its exit status, its screen, its files and its peak of memory are what a user would have. Three settings are shortened,
-because by design they wait: an attempt to 5 s (of 300), a request to 12 s (of an hour) and an outage to 4 s (of 120).
+`benchmarks/hostile.py` prints the table. Each trial is a process of its own, forked from this one so that it costs no
+start-up: its exit status, its screen, its files and its peak of memory are what a user would have. Three settings are
+shortened, because by design they wait: an attempt to 5 s (of 300), a request to 12 s (of an hour) and an outage to 4 s
+(of 120).
 """
 
-import argparse
 import asyncio
 import base64
 import html
@@ -15,7 +13,6 @@ import importlib
 import json
 import os
 import re
-import resource
 import shutil
 import sqlite3
 import sys
@@ -26,7 +23,7 @@ import urllib.request
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +114,12 @@ def _serve() -> tuple[int, int]:
 
 def _prepare() -> None:
     """Import everything once, and shorten what waits by design."""
-    import lema_core.llm.client
-    import lema_core.llm.answer_files  # noqa: F401
-    from flows.cli import complete
     from lema_core.llm import outage
 
     module = sys.modules["flows.cli.complete"]
     spec = module._spec
     module._spec = lambda **fields: spec(**fields).model_copy(update={"request_timeout_s": REQUEST_S})
     outage.UNREACHABLE_S = OUTAGE_S
-    assert complete and lema_core.llm.client
     os.environ["HOSTILE_KEY"] = KEY
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         os.environ.pop(name, None)
@@ -168,7 +161,7 @@ def _fork(one: _Running, port: int) -> int:
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(bool(error.code))
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a user would see it
         import traceback
 
         traceback.print_exc()
@@ -252,7 +245,7 @@ def _holds_key(text: str, key: str = KEY) -> bool:
     return any(re.sub(r"\\", "", word).lower() in reading for word in wanted for reading in plain)
 
 
-def table(found: list[Trial]) -> str:
+def as_table(found: list[Trial]) -> str:
     """Return held and failed by family as a Markdown table."""
     lines = ["| family | tried | held | failed |", "|---|---|---|---|"]
     for family in dict.fromkeys(trial.family for trial in found):
@@ -265,17 +258,3 @@ def table(found: list[Trial]) -> str:
     held = sum(not trial.broken for trial in found)
     lines.append(f"| all | {len(found)} | {held} | {len(found) - held} |")
     return "\n".join(lines)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", choices=[[], *BEHAVIOURS], metavar="NAME")
-    parser.add_argument("--jobs", type=int, default=12)
-    options = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    for trial in trials(options.names or BEHAVIOURS, options.jobs):
-        print(json.dumps(asdict(trial)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -217,18 +217,27 @@ class BoundedSession:
         """Return what an exception of the libraries means, in words without secrets."""
         detail = self._redact(f"{type(error).__name__}: {error}")
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            return AttemptError("connection", f"the proxy answered HTTP {error.status}", refused=True)
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return AttemptError("connection", f"no connection within {CONNECT_S:g} s", refused=True)
-        if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL | UnicodeError):
+            detail = f"the proxy answered HTTP {error.status}"
+        elif isinstance(error, aiohttp.ConnectionTimeoutError):
+            detail = f"no connection within {CONNECT_S:g} s"
+        if isinstance(error, _NOT_SENT):
             return AttemptError("connection", detail, refused=True)
         if isinstance(error, zlib.error):
             return AttemptError("malformed", f"the reply cannot be unpacked ({detail})", maybe_paid=True)
         if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
             return AttemptError("malformed", f"the reply is no valid HTTP ({detail})", maybe_paid=True)
-        if isinstance(error, aiohttp.ClientError | OSError):
-            return AttemptError("connection", detail, maybe_paid=True)
-        return AttemptError("malformed" if answered else "connection", detail, maybe_paid=True)
+        lost = isinstance(error, aiohttp.ClientError | OSError) or not answered
+        return AttemptError("connection" if lost else "malformed", detail, maybe_paid=True)
+
+
+_NOT_SENT = (
+    aiohttp.ClientHttpProxyError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientConnectorError,
+    aiohttp.InvalidURL,
+    UnicodeError,
+)
+"""Exceptions that come before anything was sent to the endpoint."""
 
 
 def segment(text: str) -> str:

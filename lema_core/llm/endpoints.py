@@ -21,6 +21,7 @@ from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
 from lema_core.processes import die_with_parent, end_group
 from lema_core.redaction import redactor_of
+from lema_core.urls import parse_base_url
 
 
 class Price(BaseModel):
@@ -40,7 +41,8 @@ WEIGHTS = "{weights}"
 class EndpointSpec(BaseModel):
     """Where completions come from. Only ``model``/``identity`` say *what* answers and enter a request's key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A URL that is refused may hold a key.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: str = "endpoint"
     """What the run file and the reports call it: teacher, student, corrector."""

@@ -12,10 +12,29 @@ from flows.cli.console import SafeConsole
 from lema_core.printable import one_line, printable
 
 COMMANDS = [
-    "\x1b[2J", "\x1b[31;1mred\x1b[0m", "\x1b]0;title\x07", "\x1b]52;c;cm0gLXJm\x1b\\", "\x1bPq#0\x1b\\", "\x9b2J", "\x9d0;t\x9c",
-    "\x1b", "\x1b]0;no end", "\x07", "\x08\x08\x08", "over\rwritten", "\x0b\x0c", "\x7f", "\u202egpj.exe", "\u2066\u2069", "\u200f",
-    "\x1b[", "\x1b[1;2", "\u2028", "\x1b(0", "\x1bc",
-]  # fmt: skip
+    "\x1b[2J",
+    "\x1b[31;1mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "\x1b]52;c;cm0gLXJm\x1b\\",
+    "\x1bPq#0\x1b\\",
+    "\x9b2J",
+    "\x9d0;t\x9c",
+    "\x1b",
+    "\x1b]0;no end",
+    "\x07",
+    "\x08\x08\x08",
+    "over\rwritten",
+    "\x0b\x0c",
+    "\x7f",
+    "\u202egpj.exe",
+    "\u2066\u2069",
+    "\u200f",
+    "\x1b[",
+    "\x1b[1;2",
+    "\u2028",
+    "\x1b(0",
+    "\x1bc",
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
