@@ -116,7 +116,7 @@ def _prepare() -> None:
     """Import everything once, and shorten what waits by design."""
     from lema_core.llm import outage
 
-    module = sys.modules["flows.cli.complete"]
+    module: Any = importlib.import_module("flows.cli.complete")
     spec = module._spec
     module._spec = lambda **fields: spec(**fields).model_copy(update={"request_timeout_s": REQUEST_S})
     outage.UNREACHABLE_S = OUTAGE_S
