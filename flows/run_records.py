@@ -4,23 +4,21 @@ The store and the ledger hold what was done; this holds only what to do, and whi
 killed stays ``running`` here with a dead process, which is what makes it unfinished.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
 from lema_core.llm.batch.book import waits_for_batches
-from lema_core.llm.ledger.claims import LEASE_S, Owner, owner_lives
+from lema_core.llm.ledger.claims import LEASE_S, owner_lives
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.machine import this_machine
+from lema_core.processes import ProcessIdentity, this_process
 from lema_core.run_files import problems
 from lema_core.runtime_spec import ledger_at
 from lema_core.specs import RunSpec
@@ -41,7 +39,7 @@ class RunRecord(BaseModel):
     state: RunState
     updated: str
     error: str = ""
-    owner: Owner | None = None
+    owner: ProcessIdentity | None = None
     """The process that runs it, or was the last to."""
     crashes: int = 0
     """How often in a row its process died or was ended, not by somebody who cancelled it."""
@@ -72,7 +70,7 @@ class RunRecord(BaseModel):
         return ledger_at(root, (self.document.get("runtime") or {}).get("ledger"))
 
     def running(self, root: str) -> bool:
-        """Tell whether a living process is at it: by its id on this machine, else by its sign of life in the ledger."""
+        """Tell whether a living process is at it: by /proc on this machine, else by its sign of life in the ledger."""
         return self.state == "running" and self.owner is not None and owner_lives(self.owner, self.ledger(root))
 
 
@@ -119,11 +117,6 @@ def _occupied(record: RunRecord) -> str:
         f"the run {record.name!r} is being run by {where}. Wait for it, or stop it and run again "
         f"(a process on another machine counts as dead {LEASE_S:.0f} s after its last sign of life)"
     )
-
-
-def this_process() -> Owner:
-    """Return what tells this process from every other."""
-    return Owner(machine=this_machine(), pid=os.getpid(), started=psutil.Process().create_time())
 
 
 def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: int = 0) -> None:

@@ -113,6 +113,43 @@ def _last_words(process: subprocess.Popen) -> str:
     return "\n".join([f"exit code {process.returncode}", *map(str, said)])
 
 
+_SHIFT = """
+import builtins, io, time
+
+def _shift(step=float({step!r}), after=float({after!r})):
+    clock, monotonic, opened = time.time, time.monotonic, builtins.open
+    began = monotonic()
+    def moved():
+        return step if monotonic() - began >= after else 0.0
+    time.time = lambda: clock() + moved()
+    time.time_ns = lambda: int(time.time() * 1e9)
+    def open(file, *args, **options):
+        stream = opened(file, *args, **options)
+        if str(file) != "/proc/stat":
+            return stream
+        text = stream.read()
+        binary = isinstance(text, bytes)
+        lines = (text.decode() if binary else text).splitlines()
+        lines = [f"btime {{int(line.split()[1]) + round(moved())}}" if line[:5] == "btime" else line for line in lines]
+        whole = chr(10).join(lines) + chr(10)
+        return io.BytesIO(whole.encode()) if binary else io.StringIO(whole)
+    builtins.open = open
+
+_shift()
+"""
+
+
+def shifted(folder: Path, step: float, after: float = 0.0) -> Path:
+    """Write a folder for PYTHONPATH in whose processes the wall clock is set by a step, some seconds after their start.
+
+    ``time.time`` and the boot time in /proc/stat move together, as they do when a clock is set; CLOCK_MONOTONIC and the
+    start ticks stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(_SHIFT.format(step=step, after=after))
+    return folder
+
+
 def killed_at(what: str, moment: Callable[[], object], command: list[str], **started: Any) -> None:
     """Start a command, wait for a moment of its work, and kill -9 it with all that it started."""
     with tempfile.TemporaryFile("w+") as out:

@@ -1,4 +1,4 @@
-"""A process of ours that outlives the command that started it: found again by its id and start time, and stopped."""
+"""A process of ours that outlives the command that started it: found again by its identity, and stopped."""
 
 import json
 import os
@@ -6,10 +6,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
-from lema_core.processes import living
+from lema_core.processes import ProcessIdentity, identity_of, lives, lives_by_clock
 
 STOP_SECONDS = 40
 """A worker passes the stop on to its runs, which settle what is paid and in flight."""
@@ -35,24 +36,28 @@ class Background:
                 command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
-        state = {"pid": process.pid, "started": psutil.Process(process.pid).create_time(), **facts}
+        # Its end is ours to ask for until it is waited for: the kernel keeps its start, also of one that died at once.
+        state = {**identity_of(process.pid).model_dump(), **facts}
         self._file.write_text(json.dumps(state), encoding="utf-8")
         return process
 
-    def facts(self) -> dict[str, float] | None:
+    def facts(self) -> dict[str, Any] | None:
         """Return what was remembered, where the process lives."""
         state = self._state()
-        return state if state and _process(state) else None
+        return state if state and _lives(state) else None
 
     def stop(self) -> bool:
         """Stop it and what it started; tell whether it lived."""
-        state = self._state()
-        process = _process(state) if state else None
+        state = self.facts()
         self._file.unlink(missing_ok=True)
-        if process is None:
+        if state is None:
             return False
-        group = [process, *process.children(recursive=True)]
-        process.terminate()
+        try:
+            process = psutil.Process(state["pid"])
+            group = [process, *process.children(recursive=True)]
+            process.terminate()
+        except psutil.NoSuchProcess:
+            return True
         _, alive = psutil.wait_procs(group, timeout=STOP_SECONDS)
         for survivor in alive:
             survivor.kill()
@@ -62,13 +67,16 @@ class Background:
     def _file(self) -> Path:
         return self.home / f"{self.name}.json"
 
-    def _state(self) -> dict[str, float] | None:
+    def _state(self) -> dict[str, Any] | None:
         try:
-            state: dict[str, float] = json.loads(self._file.read_text(encoding="utf-8"))
+            state: dict[str, Any] = json.loads(self._file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         return state
 
 
-def _process(state: Mapping[str, float]) -> psutil.Process | None:
-    return living(int(state["pid"]), state["started"])
+def _lives(state: Mapping[str, Any]) -> bool:
+    if "machine" in state:
+        return lives(ProcessIdentity.model_validate(state)) is True
+    # Written by an older version, which may have started what still runs.
+    return lives_by_clock(int(state["pid"]), float(state["started"]))

@@ -1,13 +1,19 @@
 import asyncio
+import json
 import os
+import signal
+import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
-from support import until
+from support import shifted, until
 
+from flows.operations.background import Background
+from lema_core import processes
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.processes import end_group, living
+from lema_core.processes import ProcessIdentity, end_group, identity_of, lives, lives_by_clock, this_process
 
 HELPER = """
 import signal, sys, time
@@ -43,15 +49,79 @@ async def test_a_group_that_does_not_listen_is_killed():
     assert process.returncode == -9
 
 
-@pytest.mark.parametrize(("shift", "lives"), [(0.0, True), (5.0, False)])
-def test_a_process_is_told_by_its_id_and_start(shift, lives):
-    started = psutil.Process().create_time()
-    assert (living(os.getpid(), started + shift) is not None) is lives
+def test_a_process_is_known_by_its_machine_id_and_start() -> None:
+    me = this_process()
+    assert lives(me) is True
+    assert lives(me.model_copy(update={"started": me.started + 1})) is False
+    assert lives(me.model_copy(update={"machine": "elsewhere"})) is None
+    for no_process in (0, -1, 2**40):
+        assert lives(me.model_copy(update={"pid": no_process})) is False
 
 
-def test_an_unburied_process_is_dead():
-    child = os.posix_spawn("/bin/true", ["true"], os.environ)
-    started = psutil.Process(child).create_time()
-    until("the child's end", lambda: living(child, started) is None)
+def test_a_process_that_nobody_has_waited_for_is_dead() -> None:
+    child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
+    identity = identity_of(child)
+    assert lives(identity) is True
+    os.kill(child, signal.SIGKILL)
+    until("the child's end", lambda: lives(identity) is False)
     assert psutil.pid_exists(child)
     os.waitpid(child, 0)
+    assert lives(identity) is False
+
+
+def test_a_stopped_process_lives() -> None:
+    child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
+    os.kill(child, signal.SIGSTOP)
+    assert lives(identity_of(child)) is True
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+
+
+def test_the_identity_is_the_same_in_every_process_of_a_machine_and_holds_no_clock() -> None:
+    code = "import os; from lema_core.processes import identity_of; print(identity_of(os.getppid()).model_dump_json())"
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert ProcessIdentity.model_validate_json(seen) == this_process()
+    started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+    assert this_process().started == int(started)
+    assert Path("/proc/sys/kernel/random/boot_id").read_text().strip() in this_process().machine
+
+
+def test_without_a_boot_id_the_start_is_taken_in_seconds(monkeypatch) -> None:
+    monkeypatch.setattr(processes, "boot_id", lambda: "")
+    me = this_process()
+    assert abs(me.started - psutil.Process().create_time()) < 0.01
+    assert lives(me) is True
+    assert lives(me.model_copy(update={"started": me.started - 5})) is False
+    assert lives(me.model_copy(update={"pid": 2**22 + 1})) is False
+
+
+@pytest.mark.parametrize(("shift", "alive"), [(0.0, True), (5.0, False)])
+def test_a_process_of_an_older_version_is_known_by_its_start_in_seconds(shift, alive) -> None:
+    assert lives_by_clock(os.getpid(), psutil.Process().create_time() + shift) is alive
+
+
+def test_what_runs_in_the_background_is_found_whatever_the_clock_says(tmp_path) -> None:
+    background = Background(tmp_path, "sleeper")
+    process = background.start(["/bin/sleep", "60"], {}, port=1)
+    facts = background.facts()
+    assert facts is not None
+    assert (facts["pid"], facts["port"]) == (process.pid, 1)
+    asked = (
+        "import psutil; from pathlib import Path; from flows.operations.background import Background;"
+        f"print(psutil.Process({process.pid}).create_time());"
+        f"print(Background(Path({str(tmp_path)!r}), 'sleeper').facts() is not None)"
+    )
+    started = psutil.Process(process.pid).create_time()
+    for step in (2, -86_400):
+        env = os.environ | {"PYTHONPATH": str(shifted(tmp_path / str(step), step))}
+        told = subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=True).stdout
+        moved, found = told.split()
+        assert abs(float(moved) - started - step) < 0.1, "the clock is not set as a daemon sets it"
+        assert found == "True"
+    # As versions wrote it that took the start in seconds.
+    old = {"pid": process.pid, "started": started, "port": 1}
+    (tmp_path / "sleeper.json").write_text(json.dumps(old))
+    assert background.facts() == old
+    assert background.stop()
+    assert not psutil.pid_exists(process.pid)
+    assert not background.stop()

@@ -1,50 +1,44 @@
 """Who is paying for what right now: claims coalesce identical requests across processes that share a ledger.
 
-A claim holds while its owner lives: on the same machine that is a process with the same id and start time, elsewhere
-one that gave a sign of life in the last `LEASE_S` seconds (by wall clocks; machines that disagree by less are safe).
-A process that was killed therefore blocks nobody on its own machine, and others for a minute.
+A claim holds while its owner lives. On the same machine /proc alone says whether it does (``lema_core.processes``): no
+step of the wall clock makes a living process dead, or a dead one alive. On another machine an owner lives while it
+gives signs of life: one that changes none within ``LEASE_S`` by our own monotonic clock is dead. Only the first sight
+of an owner has nothing but the sign's age by the wall clock, which on PostgreSQL is the server's for everybody; a sign
+further in the future than ``LEASE_S`` is dead as well. A process that was killed therefore blocks nobody on its own
+machine, and others for a minute.
 """
 
-import os
+import math
 import time
 import uuid
 from collections.abc import Sequence
 
-import psutil
-from pydantic import BaseModel, ConfigDict
-
 from lema_core.chunks import chunked
 from lema_core.llm.ledger.store import LOOKUP, LedgerStore, marks
-from lema_core.machine import this_machine
-from lema_core.processes import living
+from lema_core.processes import ProcessIdentity, lives, this_process
 
 LEASE_S = 60.0
 STUCK_S = 600.0
-"""A process that exists but gave no sign of life for so long is stopped or stuck: others need not wait for it."""
+"""A process of this machine that exists and gives no sign of life for this long is stopped: nobody waits for it."""
 BEAT_S = 5.0
 
 
-class Owner(BaseModel):
-    """What tells a process from every other."""
-
-    model_config = ConfigDict(frozen=True)
-
-    machine: str
-    pid: int
-    started: float
-
-
-def owner_lives(owner: Owner, ledger: str) -> bool:
-    """Tell whether a process lives: by its id on this machine, else by its last sign of life in a ledger they share."""
-    if owner.machine == this_machine():
-        return living(owner.pid, owner.started) is not None
+def owner_lives(owner: ProcessIdentity, ledger: str) -> bool:
+    """Return whether a process lives: by /proc on this machine, else by its last sign of life in the ledger."""
+    if (here := lives(owner)) is not None:
+        return here
     store = LedgerStore(ledger)
     try:
         sql = "SELECT MAX(beat) FROM owners WHERE machine = ? AND pid = ?"
         beat = store.database.query(sql, (owner.machine, owner.pid))[0][0]
+        return beat is not None and _fresh(store.database.clock() - beat)
     finally:
         store.close()
-    return beat is not None and time.time() - beat < LEASE_S
+
+
+def _fresh(age: float) -> bool:
+    """Return whether a sign of life of that age, by the wall clock, is one: clocks that disagree by less are safe."""
+    return abs(age) < LEASE_S
 
 
 class Claims:
@@ -53,8 +47,11 @@ class Claims:
     def __init__(self, store: LedgerStore) -> None:
         self.owner = uuid.uuid4().hex
         self._store = store
-        self._machine = this_machine()
+        self._process = this_process()
         self._pools: set[str] = set()
+        self._signs: dict[str, tuple[float, float]] = {}
+        """By owner: its last sign of life, and since when by our monotonic clock we have known no newer one."""
+        self._looked = time.monotonic()
 
     def join(self) -> None:
         """Sign in, and remove what dead processes left behind."""
@@ -63,8 +60,8 @@ class Claims:
             self._sign_in()
 
     def _sign_in(self) -> None:
-        database, started = self._store.database, psutil.Process().create_time()
-        database.insert("owners", [(self.owner, self._machine, os.getpid(), started, time.time())])
+        database, process = self._store.database, self._process
+        database.insert("owners", [(self.owner, process.machine, process.pid, process.started, database.clock())])
         if self._pools:
             database.insert("pools", [(pool, self.owner) for pool in sorted(self._pools)])
 
@@ -79,7 +76,7 @@ class Claims:
         with database.transaction():
             # Others may have buried us: this machine slept, or the database was away for longer than a lease.
             self._sign_in()
-            database.query("UPDATE owners SET beat = ? WHERE owner = ?", (time.time(), self.owner))
+            database.query("UPDATE owners SET beat = ? WHERE owner = ?", (database.clock(), self.owner))
             self._bury()
             return dict(
                 database.query(
@@ -127,15 +124,24 @@ class Claims:
 
     def _bury(self) -> None:
         """Remove owners that are dead, with their claims, and claims of owners that nobody knows any more."""
-        rows = self._store.database.query("SELECT owner, machine, pid, started, beat FROM owners")
-        self._forget([row[0] for row in rows if row[0] != self.owner and not self._lives(*row[1:])])
+        sql = "SELECT owner, machine, pid, started, beat FROM owners WHERE owner <> ?"
+        signs, dead, now = dict[str, tuple[float, float]](), list[str](), time.monotonic()
+        # After this process was suspended, or the database away, an unchanged sign says nothing: count anew.
+        looked_away = now - self._looked > LEASE_S / 2
+        for owner, machine, pid, started, beat in self._store.database.query(sql, (self.owner,)):
+            here = lives(ProcessIdentity(machine=machine, pid=pid, started=started))
+            known, since = self._signs.get(owner, (None, now))
+            if known is None and here is None:
+                age = self._store.database.clock() - beat
+                since = now - max(0.0, age) if _fresh(age) else -math.inf
+            elif known != beat or looked_away:
+                since = now
+            signs[owner] = (beat, since)
+            if here is False or now - since >= (STUCK_S if here else LEASE_S):
+                dead.append(owner)
+        self._signs, self._looked = signs, now
+        self._forget(dead)
         self._store.database.query("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
-
-    def _lives(self, machine: str, pid: int, started: float, beat: float) -> bool:
-        silent = time.time() - beat
-        if machine != self._machine or silent > STUCK_S:
-            return silent < LEASE_S
-        return living(pid, started) is not None
 
     def _forget(self, owners: Sequence[str]) -> None:
         for table in ("claims", "pools", "credit", "owners"):

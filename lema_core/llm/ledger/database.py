@@ -4,6 +4,7 @@ SQL is written once, with ``?`` for values. A connection belongs to the thread t
 """
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -61,6 +62,9 @@ class Database(Protocol):
         Raises:
             LedgerError: the server does not answer.
         """
+
+    def clock(self) -> float:
+        """Return the time in seconds since 1970 by one clock for all that share the database: a server's own."""
 
     def close(self) -> None:
         """Close the connection."""
@@ -147,6 +151,9 @@ class _Sqlite:
     def reopen(self) -> None:
         """Do nothing: a file stays open."""
 
+    def clock(self) -> float:
+        return time.time()
+
     def close(self) -> None:
         self._connection.close()
 
@@ -230,6 +237,9 @@ class _Postgres:
             self._connection = self._connect()
         except self._error as error:
             raise LedgerError(f"cannot open the ledger {self.where}: {str(error).strip()}") from None
+
+    def clock(self) -> float:
+        return float(self.query("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0])
 
     def close(self) -> None:
         self._connection.close()

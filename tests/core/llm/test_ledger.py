@@ -1,5 +1,7 @@
+import os
 import random
 import shutil
+import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +13,15 @@ import pytest
 
 from lema_core.errors import DataError, LedgerError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
-from lema_core.llm.ledger.claims import Claims
+from lema_core.llm.ledger import claims as claims_module
+from lema_core.llm.ledger import database as database_module
+from lema_core.llm.ledger.claims import BEAT_S, LEASE_S, STUCK_S, Claims, owner_lives
 from lema_core.llm.ledger.credit import Amount, Budget, Credit
-from lema_core.llm.ledger.database import connect
+from lema_core.llm.ledger.database import connect, is_postgres
 from lema_core.llm.ledger.files import differences, entry, export_ledger, import_ledger, move_ledger
 from lema_core.llm.ledger.store import LedgerStore, Missed, Paid, pack
 from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.processes import ProcessIdentity
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -96,14 +101,159 @@ def test_claims_of_a_dead_process_are_void(url) -> None:
     assert living.claim(["x"]) == set()
 
 
-def test_a_process_without_a_sign_of_life_blocks_nobody(url) -> None:
-    stuck = Claims(LedgerStore(url))
+class Clocks:
+    """The clocks that claims look at, moved by hand: the monotonic one, and the wall clock that may be set."""
+
+    def __init__(self) -> None:
+        self.elapsed, self.wall = 1000.0, 1.8e9
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+    def time(self) -> float:
+        return self.wall
+
+    def pass_by(self, seconds: float) -> None:
+        self.elapsed += seconds
+        self.wall += seconds
+
+
+@pytest.fixture
+def clocks(monkeypatch) -> Clocks:
+    clocks = Clocks()
+    monkeypatch.setattr(claims_module, "time", clocks)
+    monkeypatch.setattr(database_module, "time", clocks)
+    return clocks
+
+
+def elsewhere(owner: Claims) -> Claims:
+    """Make an owner one of another machine, of which only signs of life can be seen."""
+    owner._process = owner._process.model_copy(update={"machine": "elsewhere/boot/ns"})
+    return owner
+
+
+@pytest.mark.parametrize("step", [0, 2, -2, 700, -86_400, 86_400, 1e9, -1.7e9])
+def test_no_step_of_the_clock_makes_a_living_process_of_this_machine_dead(tmp_path, clocks, step) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    working, watching = Claims(LedgerStore(url)), Claims(LedgerStore(url))
+    working.join()
+    watching.join()
+    working.claim(["x"])
+    clocks.wall += step
+    watching.beat()
+    newcomer = Claims(LedgerStore(url))
+    newcomer.join()
+    assert watching.claim(["x"]) == newcomer.claim(["x"]) == {"x"}
+
+
+@pytest.mark.parametrize("step", [0, 2, -2, 700, -86_400, 86_400, 1e9, -1.7e9])
+def test_no_step_of_the_clock_makes_a_watched_process_of_another_machine_dead(tmp_path, clocks, step) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    working, watching = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
+    working.join()
+    watching.join()
+    working.claim(["x"])
+    clocks.wall += step
+    for _ in range(30):
+        clocks.pass_by(BEAT_S)
+        watching.beat()
+        assert watching.claim(["x"]) == {"x"}
+        working.beat()
+
+
+@pytest.mark.parametrize("step", [0, 2, -2, 700, -86_400, 86_400])
+@pytest.mark.parametrize("machine", ["here", "elsewhere"])
+def test_a_dead_process_is_waited_for_a_minute_at_most_whatever_the_clock_does(tmp_path, clocks, step, machine) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    dead, watching = Claims(LedgerStore(url)), Claims(LedgerStore(url))
+    if machine == "elsewhere":
+        elsewhere(dead)
+    else:
+        dead._process = dead._process.model_copy(update={"started": dead._process.started - 1})
+    dead.join()
+    dead.claim(["x"])
+    if machine == "elsewhere":
+        watching.join()
+    clocks.wall += step
+    for _ in range(round(LEASE_S / BEAT_S) if machine == "elsewhere" else 1):
+        clocks.pass_by(BEAT_S)
+        watching.beat()
+    assert watching.claim(["x"]) == set()
+
+
+@pytest.mark.parametrize("age", [-1e9, -86_400, -61, 61, 86_400])
+def test_a_sign_of_life_of_another_machine_that_is_old_or_in_the_future_is_none(tmp_path, clocks, age) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    dead, newcomer = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
+    dead.join()
+    dead.claim(["x"])
+    clocks.wall += age
+    assert not owner_lives(dead._process, url)
+    newcomer.join()
+    assert newcomer.claim(["x"]) == set()
+
+
+def test_clocks_that_disagree_by_less_than_a_minute_do_no_harm(tmp_path, clocks) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    working, newcomer = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
+    working.join()
+    working.claim(["x"])
+    for ahead in (59, -118):
+        clocks.wall += ahead
+        assert owner_lives(working._process, url)
+        newcomer.join()
+        assert newcomer.claim(["x"]) == {"x"}
+
+
+def test_a_process_that_is_stopped_for_ten_minutes_blocks_nobody(tmp_path, clocks) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    stuck, waiting = Claims(LedgerStore(url)), Claims(LedgerStore(url))
     stuck.join()
     stuck.claim(["x"])
-    stuck._store.database.query("UPDATE owners SET beat = beat - 700")
-    living = Claims(LedgerStore(url))
-    living.join()
-    assert living.claim(["x"]) == set()
+    waiting.join()
+    for _ in range(round(STUCK_S / BEAT_S)):
+        assert waiting.claim(["x"]) == {"x"}
+        clocks.pass_by(BEAT_S)
+        waiting.beat()
+    assert waiting.claim(["x"]) == set()
+
+
+def test_others_are_not_blamed_for_the_time_in_which_we_did_not_look(tmp_path, clocks) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    working, suspended = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
+    working.join()
+    suspended.join()
+    working.claim(["x"])
+    clocks.pass_by(90)  # the database was away for both
+    suspended.beat()
+    assert suspended.claim(["x"]) == {"x"}
+
+
+@pytest.mark.parametrize("started", [1_750_000_000.5, 12_345.0])
+def test_an_owner_that_an_older_version_wrote_lives_by_its_signs(tmp_path, clocks, started) -> None:
+    url = str(tmp_path / "ledger.sqlite")
+    store, claims = LedgerStore(url), Claims(LedgerStore(url))
+    machine = f"{socket.gethostname()}/1750000000/pid:[4026531836]"
+    old = ("old", machine, os.getpid(), started, clocks.wall)
+    store.database.query("INSERT INTO owners VALUES (?,?,?,?,?)", old)
+    store.database.query("INSERT INTO claims VALUES ('x', 'old')")
+    claims.join()
+    assert claims.claim(["x"]) == {"x"}
+    assert owner_lives(ProcessIdentity(machine=machine, pid=os.getpid(), started=started), url)
+    for _ in range(12):
+        clocks.pass_by(BEAT_S)
+        claims.beat()
+    assert claims.claim(["x"]) == set()
+
+
+def test_the_lease_is_measured_by_the_servers_clock_where_there_is_one(url, monkeypatch) -> None:
+    store = LedgerStore(url)
+    if not is_postgres(url):
+        assert abs(store.database.clock() - time.time()) < 5
+        return
+    clock = store.database.clock()
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    assert 0 <= store.database.clock() - clock < 60
 
 
 def test_claims_that_nobody_owns_any_more_are_void(url) -> None:
