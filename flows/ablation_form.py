@@ -7,6 +7,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field, ValidationError
 
 from flows.deployed import ROOT, RUN_FILES, RunFile, carried_out, titled
+from flows.operations.cancelling import ending_in_a_state
 from lema_core.ablation.cells import expand
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.errors import ConfigError
@@ -22,6 +23,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 @flow(name="lema-ablation", flow_run_name=titled("ablation: "), persist_result=False)
+@ending_in_a_state
 async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
     run_file: RunFile = SMOKE,
     arms: list[BundledArm] = [],  # noqa: B006 - a form shows plain defaults only

@@ -5,13 +5,10 @@ ends as ``Submitted``, one that reaches its budget as ``BudgetReached``: states 
 tell them from failures. Whatever failed is kept; ``resume`` goes on with it.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
@@ -21,7 +18,7 @@ from flows.ablation import ablation
 from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
-from flows.operations.cancelling import WISHED
+from flows.operations.cancelling import ending_in_a_state, wished
 from flows.planning.planner import Planner
 from flows.preflight import preflight
 from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
@@ -33,7 +30,6 @@ from lema_core.run_files import read_run_file
 from lema_core.specs import RunSpec, Runtime
 from tasks._boundary import flow
 from tasks._endpoints import engine_session
-from tasks._progress import bearing_absence
 from tasks._secrets import with_key
 from tasks.questions import questions
 from tasks.report import show_scores
@@ -69,6 +65,7 @@ def titled(prefix: str = "") -> Any:
 
 
 @flow(name="lema-run", flow_run_name=titled(), persist_result=False)
+@ending_in_a_state
 async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - a form shows plain defaults only
     """Teach a model from its mistakes, from the questions to the report. What is there already is not made again.
 
@@ -82,6 +79,7 @@ async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root
 
 
 @flow(name="lema-corrections", flow_run_name=titled("corrections: "), persist_result=False)
+@ending_in_a_state
 async def corrections_only(
     run_file: RunFile = FREE_RUN,
     settings: list[str] = [],  # noqa: B006 - as above
@@ -119,6 +117,7 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
 
 
 @flow(name="lema-collect-batch", flow_run_name="collect batches under {root}", persist_result=False)
+@ending_in_a_state
 async def collect_batch(root: str = ROOT) -> State[None]:
     """Go on with every run that waits for batches, also where it failed meanwhile; what is not done goes on waiting.
 
@@ -129,6 +128,7 @@ async def collect_batch(root: str = ROOT) -> State[None]:
 
 
 @flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)
+@ending_in_a_state
 async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(ge=1)] = 3) -> State[None]:
     """Run what is missing of the runs that failed or were killed: their unfinished and failed shards, nothing else.
 
@@ -149,6 +149,7 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
 
 
 @flow(name="lema-evaluate", flow_run_name=titled("evaluation: "), persist_result=False)
+@ending_in_a_state
 async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - as above
     """Measure the base model and every arm that is trained already on the run file's held-out questions, or on others.
 
@@ -245,7 +246,7 @@ async def carried_on(run: RunSpec, root: str) -> State[None]:
 async def carried_out(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
-        with recorded(run, root, cancelled):
+        with recorded(run, root, wished):
             await preflight(run, root, with_key)
             await (ablation.fn(run, root) if run.ablation else lema.fn(run, root))
     except BatchPendingError as error:
@@ -253,12 +254,3 @@ async def carried_out(run: RunSpec, root: str) -> State[None]:
     except BudgetExceededError as error:
         return Failed(name="BudgetReached", message=str(error))
     return Completed(message=f"finished; artifacts under {Runtime.of(run, root).root}")
-
-
-def cancelled() -> bool:
-    """Tell whether somebody cancelled the flow run whose process this is; no, where the server does not say."""
-    flow_run_id = os.environ.get("PREFECT__FLOW_RUN_ID") or flow_run.id
-    with bearing_absence(), get_client(sync_client=True) as client:
-        state = client.read_flow_run(UUID(flow_run_id)).state
-        return state is not None and state.type in WISHED
-    return False

@@ -4,6 +4,7 @@ The store and the ledger hold what was done; this holds only what to do, and whi
 killed stays ``running`` here with a dead process, which is what makes it unfinished.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows import stopping
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
 from lema_core.llm.batch.book import waits_for_batches
@@ -78,8 +80,9 @@ class RunRecord(BaseModel):
 def recorded(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Record a run as running, and at the end as completed, waiting for batches, cancelled or failed.
 
-    ``cancelled`` says of a run that did not finish whether somebody wished that. A machine that goes down sends the
-    same signal as who cancels: its run has failed, so that it is resumed.
+    ``cancelled`` says of a run that did not finish whether somebody wished that; Ctrl-C is a person's wish, too. A
+    machine that goes down sends SIGTERM, as the worker of a run that is cancelled does: its run has failed, so that it
+    is resumed.
 
     Raises:
         ConfigError: another living process is at this run.
@@ -94,12 +97,13 @@ def recorded(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: F
     except BatchPendingError as error:
         save(root, spec, "waiting", str(error))
         raise
-    except (CancelledRunError, KeyboardInterrupt):
-        save(root, spec, "cancelled")
-        raise
     except BaseException as error:
+        if isinstance(error, CancelledRunError | KeyboardInterrupt) and stopping.asked() is not signal.SIGTERM:
+            save(root, spec, "cancelled")
+            raise
         signalled = not isinstance(error, Exception)
-        told = "its process was ended" if signalled else str(as_ours(error)) or type(error).__name__
+        by = f" by {sign.name}" if (sign := stopping.asked()) else ""
+        told = f"its process was ended{by}" if signalled else str(as_ours(error)) or type(error).__name__
         # On a full disk this fails too; what the user has to hear is what failed first.
         with suppress(LemaError):
             save(root, spec, "failed", told, crashes=crashes + 1 if signalled else 0)

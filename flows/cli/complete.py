@@ -1,12 +1,13 @@
 """``lema complete``: the request engine by itself, over a file of requests."""
 
-import asyncio
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import stopping
 from flows.cli.console import console, errors
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def complete(
         return
     lines = RequestFile(requests)
     with AnswerWriter(out, inputs) as writer:
-        summary = asyncio.run(
+        summary = stopping.run(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
         unchanged(requests, inputs["requests_sha256"])
@@ -102,9 +103,8 @@ async def _run(
                     writer.add(ids.next_id(), outcome)
                     if isinstance(outcome, Failure) and outcome.reason != "pending":
                         words[outcome.reason] = outcome.detail
-        except BaseException as error:
-            interrupted = isinstance(error, asyncio.CancelledError | KeyboardInterrupt)
-            _say_what_is_out(engine.snapshot().in_flight, spec.attempt_timeout_s, interrupted=interrupted)
+        except BaseException:
+            _say_what_is_awaited(engine.snapshot().in_flight, spec.attempt_timeout_s)
             raise
         end = engine.snapshot()
     failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
@@ -118,11 +118,14 @@ async def _run(
     return Summary(text, end.done - end.failures, given_up, words)
 
 
-def _say_what_is_out(count: int, at_most_s: float, *, interrupted: bool) -> None:
-    """Say why the command has not ended yet; after a Ctrl-C also how to end it at once."""
+def _say_what_is_awaited(count: int, at_most_s: float) -> None:
+    """Say, after a signal or an error, why the command has not ended, and what ends it at once."""
+    sign = stopping.asked()
+    if sign is signal.SIGTERM:
+        at_most_s = min(at_most_s, stopping.grace_s())
     if count:
-        how = "; another Ctrl-C gives them up" if interrupted else ""
-        errors.print(f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s{how}")
+        again = "; another Ctrl-C gives them up" if sign is signal.SIGINT else ""
+        errors.print(f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s{again}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,15 @@
 """One console for the whole command line, and one place where an error becomes a message and an exit code."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import NoReturn, ParamSpec, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
+from flows import stopping
 from lema_core.errors import LemaError
 from lema_core.printable import printable
 from lema_core.redaction import without_secrets
@@ -40,12 +42,18 @@ if not console.is_terminal:
 
 
 def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a command so that any error ends it with one message and exit code 1, no traceback, and no key in either."""
+    """Wrap a command so that any error ends it with one message and exit code 1, no traceback, and no key in either.
+
+    SIGINT and SIGTERM end it with a message and 128 plus the signal's number, as a shell reports a signal.
+    """
 
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return command(*args, **kwargs)
+            with stopping.heard():
+                return command(*args, **kwargs)
+        except KeyboardInterrupt as error:
+            _end_by(error.signal if isinstance(error, stopping.Stopped) else signal.SIGINT)
         except Exception as error:
             said = _said(error)
             if said is None:
@@ -55,6 +63,14 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
             sys.exit(1)
 
     return run
+
+
+def _end_by(why: signal.Signals) -> NoReturn:
+    # Prefect's threads may wait for a server that is gone: the exit has its time as well.
+    stopping.end_within(stopping.LAST_S, why)
+    name = "Ctrl-C" if why is signal.SIGINT else why.name
+    errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
+    sys.exit(128 + why)
 
 
 def _said(error: Exception) -> str | None:

@@ -1,12 +1,12 @@
 """``lema evaluate``: the accuracy of any endpoint on any held-out questions, alone or against another evaluation."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import stopping
 from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
@@ -133,7 +133,7 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     # A question that cannot be used is told now, before a server is started or anything is paid.
     for _ in read_questions(source):
         pass
-    asyncio.run(all_answer({run.endpoint(name)}))
+    stopping.run(all_answer({run.endpoint(name)}))
     console.print(f"Prefect UI: {ui_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cli.progress import bars
@@ -141,5 +141,5 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     from flows.operations.cancelling import cancellable
 
     with bars() as listener:
-        measured: Measured = asyncio.run(listened(cancellable(evaluate_flow, run, root, GO_ON), listener))
+        measured: Measured = stopping.run(listened(cancellable(evaluate_flow, run, root, GO_ON), listener))
         return measured

@@ -1,12 +1,12 @@
 """``lema plan``: what a run would make, ask for and cost, before anything is paid."""
 
-import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows import stopping
 from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
@@ -45,7 +45,7 @@ def plan(
     spec = read_run_file(run_file, settings or ())
     runtime, stages = Runtime.of(spec, root), list(stages_of(spec, root))
     if pilot:
-        asyncio.run(_buy_pilots(runtime, stages, pilot))
+        stopping.run(_buy_pilots(runtime, stages, pilot))
     with reading(runtime.ledger) as ledger:
         planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
         spent = ledger.spent(runtime.run)

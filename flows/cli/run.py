@@ -1,6 +1,5 @@
 """``lema run``, ``lema sweep``, ``lema resume``: a run file, from questions to report, on a real Prefect server."""
 
-import asyncio
 import logging
 import os
 import time
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from flows import stopping
 from flows.cli.console import console
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.preflight import preflight
 
     started = time.monotonic()
-    asyncio.run(preflight(spec, root))
+    stopping.run(preflight(spec, root))
     api = ensure_server()
     console.print(f"Prefect UI: {ui_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
@@ -121,9 +121,9 @@ def execute(spec: "RunSpec", root: str) -> None:
 
     with recorded(spec, root), bars() as listener:
         if spec.ablation:
-            swept = asyncio.run(listened(cancellable(ablation, spec, root), listener))
+            swept = stopping.run(listened(cancellable(ablation, spec, root), listener))
         else:
-            made = asyncio.run(listened(cancellable(lema, spec, root), listener))
+            made = stopping.run(listened(cancellable(lema, spec, root), listener))
     seconds = time.monotonic() - started
     if spec.ablation:
         show_sweep(console, spec, root, swept, seconds)

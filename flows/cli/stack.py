@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from flows import stopping
 from flows.cli.console import console
 
 Notify = Annotated[
@@ -44,8 +45,6 @@ def deploy(notify: Notify = None) -> None:
     The server is the one PREFECT_API_URL names, else the one of this folder, which is started. Runs need a worker:
     prefect worker start --pool lema
     """
-    import asyncio
-
     from flows.operations.server import ensure_server, ui_url
 
     api = ensure_server()
@@ -53,15 +52,13 @@ def deploy(notify: Notify = None) -> None:
 
     for name in deploying.register():
         console.print(f"deployment   {name}")
-    for name in asyncio.run(automations.register(notify)):
+    for name in stopping.run(automations.register(notify)):
         console.print(f"automation   {name}")
     console.print(f"See {ui_url(api, 'deployments')}. Runs need a worker: prefect worker start --pool lema")
 
 
 def serve(notify: Notify = None) -> None:
     """Register the deployments and run what is started or due, in this process, until Ctrl-C: no worker is needed."""
-    import asyncio
-
     from flows.operations.server import ensure_server, ui_url
 
     api = ensure_server()
@@ -69,7 +66,7 @@ def serve(notify: Notify = None) -> None:
 
     from flows.operations import automations, deploying
 
-    asyncio.run(automations.register(notify))
+    stopping.run(automations.register(notify))
     served = deploying.served()
     console.print(f"Serving {', '.join(one.name for one in served)}. See {ui_url(api, 'deployments')}")
     prefect.serve(*served, pause_on_shutdown=False, print_starting_message=False)

@@ -3,12 +3,12 @@
 Everything lies under ``.lema`` of the present folder. What runs is left alone: ``up`` after a reboot starts the rest.
 """
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from flows import stopping
 from flows.operations import server
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
@@ -34,7 +34,7 @@ def up(notify: str | None = None, *, sqlite: bool = False) -> Iterator[tuple[str
     from flows.operations import automations, deploying
 
     yield "deployments", ", ".join(deploying.register())
-    yield "automations", ", ".join(asyncio.run(automations.register(notify)))
+    yield "automations", ", ".join(stopping.run(automations.register(notify)))
     yield "worker", _worker()
 
 

@@ -96,9 +96,11 @@ class Account:
             self._lender.overdraw(short)
 
     async def rest(self) -> None:
-        """Let others have what we hold and do not need now."""
+        """Let others have what we hold and do not need now; have the ledger keep what may be lost, whoever dies."""
         spare = Amount(*(0.0 if math.isinf(one) else max(0.0, one) for one in _values(self._free)))
-        if self._lender is not None and self._holders == 0 and (spare, self._lost) != (Amount(), Amount()):
+        if self._holders:
+            spare = Amount()
+        if self._lender is not None and (spare, self._lost) != (Amount(), Amount()):
             lost, self._lost = self._lost, Amount()
             self._free -= spare
             await self._to_its_end(self._lender.give_back(spare, lost))

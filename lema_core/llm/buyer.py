@@ -236,6 +236,10 @@ class Buyer:
                     used, lost = held, True
                 await self._count(trip, error)
                 raise
+            except asyncio.CancelledError:
+                if trip.flight.sent:
+                    used, lost = held, True
+                raise
             finally:
                 account.settle(held, used, lost=lost)
             return answer

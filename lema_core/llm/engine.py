@@ -31,6 +31,8 @@ from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.llm.usability import Usability
 from lema_core.llm.window import Window, chunks
 
+GIVEN_UP_S = 1.0
+"""For the end of requests that are given up while they are out."""
 POLL_S = 0.25
 """How often to ask for completions that another process is buying."""
 
@@ -295,20 +297,32 @@ class Engine:
         await self._account.rest()
 
     async def _close(self) -> None:
-        """Wait for what is out, call off the rest, close the connections."""
+        """Wait for what is out, call off the rest, close the connections; when cancelled, give up what is out, too."""
         if self._poller is not None:
             self._poller.cancel()
         for task in self._batches:
             task.cancel()
-        await asyncio.gather(*self._batches, return_exceptions=True)
-        while tasks := [flight.task for flight in self._flights.values() if flight.task and not flight.task.done()]:
-            for flight in self._flights.values():
-                # Again and again: one that was out may have come back with nothing and want another try.
-                if flight.task is not None and not flight.sent:
-                    flight.task.cancel()
-            await asyncio.wait(tasks, timeout=0.1)
-        # Only now: without signs of life others would take us for dead, and buy what we still wait for.
-        self._beat.cancel()
-        await asyncio.gather(self._beat, return_exceptions=True)
-        for channel in self._channels.values():
-            await channel.close()
+        try:
+            await asyncio.gather(*self._batches, return_exceptions=True)
+            while tasks := self._tasks():
+                for flight in self._flights.values():
+                    # Again and again: one that was out may have come back with nothing and want another try.
+                    if flight.task is not None and not flight.sent:
+                        flight.task.cancel()
+                await asyncio.wait(tasks, timeout=0.1)
+        finally:
+            if tasks := self._tasks():
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks, timeout=GIVEN_UP_S)
+            # Only now: without signs of life others would take us for dead, and buy what we still wait for.
+            self._beat.cancel()
+            await asyncio.gather(self._beat, return_exceptions=True)
+            # What may have been billed without an answer outlives this process.
+            with suppress(LemaError):
+                await self._account.rest()
+            for channel in self._channels.values():
+                await channel.close()
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [flight.task for flight in self._flights.values() if flight.task and not flight.task.done()]

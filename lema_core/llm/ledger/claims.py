@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Sequence
 
 from lema_core.chunks import chunked
+from lema_core.llm.ledger.credit import keep_lost
 from lema_core.llm.ledger.store import LOOKUP, LedgerStore, marks
 from lema_core.processes import ProcessIdentity, lives, this_process
 
@@ -144,5 +145,7 @@ class Claims:
         self._store.database.query("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
 
     def _forget(self, owners: Sequence[str]) -> None:
+        for owner in owners:
+            keep_lost(self._store.database, owner)
         for table in ("claims", "pools", "credit", "owners"):
             self._store.database.many(f"DELETE FROM {table} WHERE owner = ?", [(owner,) for owner in owners])  # noqa: S608

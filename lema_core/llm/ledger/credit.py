@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from lema_core.llm.ledger.database import Database
 from lema_core.llm.ledger.store import OPEN, Entry, LedgerStore, Paid
 
 _COLUMNS = ("dollars", "tokens", "lost_dollars", "lost_tokens")
@@ -71,7 +72,7 @@ class Credit:
 
     def __init__(self, store: LedgerStore, run: str, owner: str, budget: Budget) -> None:
         self._store, self._run, self._owner, self._budget = store, run, owner, budget
-        self._lock = f"run {run}"
+        self._lock = _own_row(run)
         self._drawn = self._lost = Amount()
         self._overdrawn = Amount()
         self.renew()
@@ -114,7 +115,8 @@ class Credit:
     def give_back(self, spare: Amount, lost: Amount, also: Callable[[], None] | None = None) -> None:
         """Make the line shorter by what is not needed, and by what may have been paid without an answer.
 
-        The latter stays out of everybody's reach while this process lives. ``also`` is done in the same transaction.
+        The latter stays out of everybody's reach, also when this process has ended. ``also`` is done in the same
+        transaction.
         """
         with self._store.database.transaction():
             self._write(self._open - spare - lost, self._lost + lost)
@@ -150,6 +152,25 @@ class Credit:
         # Below zero by rounding only, and a table of zeros is easier to read.
         values = (max(0.0, line.dollars), max(0.0, line.tokens), lost.dollars, lost.tokens, self._owner)
         self._store.database.query(f"UPDATE credit SET {' = ?, '.join(_COLUMNS)} = ? WHERE owner = ?", values)  # noqa: S608
+
+
+def keep_lost(database: Database, owner: str) -> None:
+    """Add what a process may have been billed without an answer to its run's own row, before its line is removed.
+
+    Inside the transaction that removes it. One that was removed by mistake, and comes back, is then counted twice: a
+    limit that is kept is worth more than the last of the budget.
+    """
+    sql = "SELECT run, lost_dollars, lost_tokens FROM credit WHERE owner = ? AND lost_tokens + lost_dollars > 0"
+    for run, dollars, tokens in database.query(sql, (owner,)):
+        database.query(
+            "UPDATE credit SET lost_dollars = lost_dollars + ?, lost_tokens = lost_tokens + ? WHERE owner = ?",
+            (dollars, tokens, _own_row(run)),
+        )
+
+
+def _own_row(run: str) -> str:
+    """Return the name of the row that is the run's and no process's: its lock, and what ended processes have lost."""
+    return f"run {run}"
 
 
 def _values(amount: Amount) -> tuple[float, float]:

@@ -4,8 +4,10 @@ import asyncio
 import os
 from collections.abc import Awaitable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import until
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
@@ -100,6 +102,48 @@ async def test_an_answer_that_may_have_been_paid_counts_while_the_process_lives(
         except BudgetExceededError:
             pass
     assert 30 * (left + 1) < 1500 - 30, "something is kept back for what was assumed"
+
+
+@pytest.mark.parametrize("end", ["leaves", "dies"])
+async def test_what_may_have_been_billed_counts_when_its_process_has_ended(fake, spec, ask, tmp_path, end) -> None:
+    ledger, budget = str(tmp_path / "ledger.sqlite"), Budget(tokens=1500)
+    fake.decide = lambda _body, tries: (200, "no JSON", {}) if tries == 0 else None
+    async with Engine.open(ledger=ledger, budget=budget, run="r") as engine:
+        await engine.complete(spec, ask(1, max_tokens=10)[0])
+        await engine._pulse()
+        store = LedgerStore(ledger)
+        if end == "dies":
+            store.database.query("UPDATE owners SET started = started - 1")
+            Claims(store).join()
+            assert len(store.database.query("SELECT owner FROM owners")) == 1
+        assert store.database.query("SELECT SUM(lost_tokens) > 0 FROM credit") == [(1,)]
+    lost = store.database.query("SELECT owner, lost_tokens FROM credit")
+    assert [owner for owner, _ in lost] == ["run r"]
+    assert lost[0][1] > 10
+    draw = Credit(store, "r", "next", budget).draw(Amount(tokens=1500 - 30 - lost[0][1] + 1))
+    assert (draw.granted, draw.lost.tokens, draw.others) == (Amount(), lost[0][1], False)
+    assert Credit(store, "another run", "next", budget).draw(Amount(tokens=1500)).granted.tokens == 1500
+
+
+async def test_what_is_given_up_while_it_is_out_may_have_been_billed(fake, spec, ask, tmp_path) -> None:
+    fake.latency, ledger = 60, str(tmp_path / "ledger.sqlite")
+
+    async def work() -> None:
+        async with Engine.open(ledger=ledger, budget=Budget(tokens=5000), run="r") as engine:
+            async for _ in engine.stream(spec, ask(4, max_tokens=10)):
+                pass
+
+    task = asyncio.create_task(work())
+    await asyncio.to_thread(until, "four requests are out", lambda: fake.in_flight == 4)
+    task.cancel()
+    await asyncio.sleep(0.2)
+    assert not task.done(), "what is out is waited for"
+    task.cancel()
+    await asyncio.wait([task], timeout=10)
+    assert task.cancelled()
+    ((owner, lost),) = LedgerStore(ledger).database.query("SELECT owner, lost_tokens FROM credit")
+    assert owner == "run r"
+    assert lost >= 4 * 10
 
 
 async def test_a_process_that_was_taken_for_dead_comes_back_with_its_line(fake, spec, ask, tmp_path) -> None:

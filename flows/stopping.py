@@ -1,0 +1,196 @@
+"""SIGINT and SIGTERM as a wish to stop: one way for every command, and for a run's process under a worker.
+
+The first signal cancels the work: nothing new is sent, answers in flight are awaited and committed as they arrive,
+training and model servers are ended. A second signal gives up what is still in flight, and so does SIGTERM by itself
+after ``grace_s()``: who sends it (docker, Slurm, Kubernetes, systemd) kills soon after. A process that does not end
+even then is ended by ``LAST_S``: what it started dies with it (``lema_core.processes.die_with_parent``).
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, TypeVar
+
+from lema_core.errors import ConfigError
+
+T = TypeVar("T")
+
+GRACE_VARIABLE = "LEMA_GRACE_S"
+GRACE_S = 20.0
+"""Less than the 30 s after which Prefect, Slurm and Kubernetes kill by default."""
+LAST_S = 10.0
+"""For what comes after the answers in flight: ending training and servers, the last commit, the interpreter's exit."""
+SAME_S = 1.0
+"""Signals within this time are one wish: a service manager signals a process and its parent, which passes it on."""
+DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal has ended the work. Not an Exception, so that nothing takes it for a failure of its own."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signal = signal.Signals(signum)
+
+
+def grace_s() -> float:
+    """Return for how many seconds answers in flight are awaited after SIGTERM.
+
+    Raises:
+        ConfigError: the variable holds no such number.
+    """
+    text = os.environ.get(GRACE_VARIABLE, "")
+    try:
+        seconds = float(text) if text else GRACE_S
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 86_400:
+        raise ConfigError(f"{GRACE_VARIABLE} is {text!r}: give seconds, from 0 to a day, as {GRACE_VARIABLE}=100")
+    return seconds
+
+
+class Stop:
+    """The wish to stop of one process, from the first signal on."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+        self.work: asyncio.Task[Any] | None = None
+        """What a signal cancels, in an event loop of the main thread; None: a signal raises ``Stopped``."""
+        self._since = 0.0
+        self._grace = grace_s()
+
+    def ask(self, signum: int) -> None:
+        """Take a signal in: cancel the work, or raise, at the first; give up what is in flight at a later one.
+
+        Runs between two instructions of the main thread, whatever that does, so that a second signal is heard while the
+        event loop is busy.
+
+        Raises:
+            Stopped: the first signal, and no event loop runs the work.
+        """
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._since = signal.Signals(signum), now
+            if self.work is None:
+                raise Stopped(signum)
+            self._cancel()
+            if self.signal is signal.SIGTERM:
+                loop = self.work.get_loop()
+                loop.call_soon_threadsafe(lambda: loop.call_later(self._grace, self._cancel))
+                end_within(self._grace + LAST_S, self.signal)
+        elif now - self._since >= SAME_S:
+            self._cancel()
+            end_within(LAST_S, self.signal)
+
+    def _cancel(self) -> None:
+        if self.work is not None:
+            self.work.get_loop().call_soon_threadsafe(self.work.cancel)
+
+    @contextmanager
+    def watching(self, work: asyncio.Task[Any]) -> Iterator[None]:
+        """Have signals cancel a task while the block runs."""
+        with heard():
+            self.work = work
+            try:
+                yield
+            finally:
+                self.work = None
+
+
+_stop: Stop | None = None
+
+
+def stop() -> Stop:
+    """Return this process's wish to stop; there is one."""
+    global _stop  # noqa: PLW0603 - signals belong to the process
+    if _stop is None:
+        _stop = Stop()
+    return _stop
+
+
+def asked() -> signal.Signals | None:
+    """Return the signal that has asked this process to end, if one has."""
+    return _stop.signal if _stop else None
+
+
+def awaited() -> bool:
+    """Return whether a signal cancels work at present, or has asked already: nobody else needs to act on it."""
+    return _stop is not None and (_stop.work is not None or _stop.signal is not None)
+
+
+def handle(signum: int, _frame: FrameType | None = None) -> None:
+    """Handle a signal as a wish to stop."""
+    stop().ask(signum)
+
+
+@contextmanager
+def heard() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM as a wish to stop while the block runs, and on once one has come.
+
+    A handler that is another's stays, such as that of a shell's background jobs, which ignore the terminal's SIGINT.
+    """
+    ours = list[signal.Signals]()
+    stop()
+    if threading.current_thread() is threading.main_thread():
+        ours = [sign for sign, default in DEFAULTS.items() if signal.getsignal(sign) is default]
+    for sign in ours:
+        signal.signal(sign, handle)
+    try:
+        yield
+    finally:
+        if asked() is None:
+            for sign in ours:
+                signal.signal(sign, DEFAULTS[sign])
+
+
+def end_within(seconds: float, why: signal.Signals) -> None:
+    """End this process for good after some seconds, whatever it waits for."""
+    last = threading.Timer(seconds, _end, (why,))
+    last.daemon = True
+    last.start()
+
+
+def _end(why: signal.Signals) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):
+            stream.flush()
+    os._exit(128 + why)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine as ``asyncio.run`` does; a signal cancels it, and it settles what is in flight.
+
+    Raises:
+        Stopped: a signal ended it.
+    """
+    task = asyncio.run(_watched(work))
+    if task.cancelled() and (signum := asked()):
+        raise Stopped(signum)
+    return task.result()
+
+
+async def _watched(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    task = asyncio.ensure_future(work)
+    with stop().watching(task):
+        await asyncio.wait([task])
+    return task
+
+
+async def until_done(task: asyncio.Task[Any]) -> bool:
+    """Wait for a task; pass each cancellation of the waiting on to it. Return whether there was one."""
+    passed_on = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            passed_on = task.cancel()
+    if passed_on and (waiter := asyncio.current_task()):
+        while waiter.cancelling():
+            waiter.uncancel()
+    return passed_on
