@@ -15,7 +15,7 @@ from flows.cli.plan import plan
 from flows.cli.rate import rate
 from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
-from flows.cli.stack import deploy, down, serve, up
+from flows.cli.stack import deploy, down, serve, up, work
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
 from lema_core.core_dumps import without_core_dumps
@@ -37,6 +37,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command(command.__name__)(exit_on_error(command))
+app.command("worker")(exit_on_error(work))
 
 
 @app.callback()

@@ -1,4 +1,4 @@
-"""``lema up``, ``down``, ``deploy``, ``serve``: the local stack, and the deployments on any Prefect server."""
+"""``lema up``, ``down``, ``deploy``, ``serve``, ``worker``: the local stack, and deployments on any Prefect server."""
 
 from typing import Annotated
 
@@ -43,7 +43,7 @@ def deploy(notify: Notify = None) -> None:
     """Register the deployments of deployments/prefect.yaml and the automations on the Prefect server.
 
     The server is the one PREFECT_API_URL names, else the one of this folder, which is started. Runs need a worker:
-    prefect worker start --pool lema
+    lema worker
     """
     from flows.operations.server import ensure_server, ui_url
 
@@ -54,7 +54,7 @@ def deploy(notify: Notify = None) -> None:
         console.print(f"deployment   {name}")
     for name in stopping.run(automations.register(notify)):
         console.print(f"automation   {name}")
-    console.print(f"See {ui_url(api, 'deployments')}. Runs need a worker: prefect worker start --pool lema")
+    console.print(f"See {ui_url(api, 'deployments')}. Runs need a worker: lema worker")
 
 
 def serve(notify: Notify = None) -> None:
@@ -62,11 +62,26 @@ def serve(notify: Notify = None) -> None:
     from flows.operations.server import ensure_server, ui_url
 
     api = ensure_server()
-    import prefect
-
-    from flows.operations import automations, deploying
+    from flows.operations import automations, deploying, worker
 
     stopping.run(automations.register(notify))
     served = deploying.served()
     console.print(f"Serving {', '.join(one.name for one in served)}. See {ui_url(api, 'deployments')}")
-    prefect.serve(*served, pause_on_shutdown=False, print_starting_message=False)
+    stopping.run(worker.serve(served))
+
+
+def work(
+    pool: Annotated[str, typer.Option(help="The work pool, of the type process.")] = "lema",
+) -> None:
+    """Run what is started or due in a work pool, each run in a process of its own, until Ctrl-C or SIGTERM.
+
+    Unlike `prefect worker start`, which kills its runs when it is stopped, it lets each settle what is paid and in
+    flight, for LEMA_GRACE_S seconds (20 by default) at most.
+    """
+    from flows.operations.server import ensure_server
+
+    api = ensure_server()
+    from flows.operations import worker
+
+    console.print(f"Working for the pool {pool} of {api}")
+    stopping.run(worker.work(pool))

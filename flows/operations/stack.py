@@ -96,7 +96,7 @@ def _move_ledger(url: str) -> None:
 
 def _worker() -> str:
     if WORKER.facts() is None:
-        command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+        command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
         # A worker looks for runs that are due every ten seconds by default: somebody who pressed a button waits.
         WORKER.start(command, {"PREFECT_WORKER_QUERY_SECONDS": "3"})
     return f"log in {WORKER.log}"

@@ -1,0 +1,299 @@
+"""Signals to every kind of command, at every stage that has something to lose: nothing that arrived is paid again.
+
+`lema complete` is here in all combinations; the others by what differs in mechanism: a run on Prefect in this process,
+its training, an evaluation, a pilot, a worker and its runs.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from support import (
+    environment,
+    lema_command,
+    runs,
+    shifted,
+    start_run,
+    state_of,
+    until,
+)  # fmt: skip
+
+from flows.run_records import record_of
+from lema_core.llm.ledger.store import LedgerStore
+from lema_core.llm.simulated import Faults
+
+SOON_S = 15
+"""From a signal to the end, where answers take a second or two."""
+
+
+class Command:
+    """A command that runs, what it says, and the processes that it has started."""
+
+    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
+        self.process, self._said = process, said
+        self.family = list[psutil.Process]()
+
+    @property
+    def said(self) -> str:
+        return self._said.read_text()
+
+    def stop(self, sign: signal.Signals, soon_s: float = SOON_S) -> int:
+        """Send a signal and return the exit status; check that the end comes soon, and is every process's."""
+        self.family = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(sign)
+        asked = time.monotonic()
+        self.process.wait(120)
+        assert time.monotonic() - asked < soon_s, self.said
+        assert not psutil.wait_procs(self.family, timeout=5)[1]
+        return self.process.returncode
+
+    def ended_well(self, sign: signal.Signals) -> None:
+        """Check the exit status and that one sentence says how it ended."""
+        assert self.process.returncode == 128 + sign, self.said
+        assert "Traceback" not in self.said
+        assert "Error" not in self.said
+        name = "Ctrl-C" if sign is signal.SIGINT else sign.name
+        assert self.said.count(f"ended by {name}: what was finished or paid is kept") == 1, self.said
+
+
+@contextmanager
+def running(folder: Path, *words: object, env: dict[str, str] | None = None) -> Iterator[Command]:
+    with (folder / "said").open("wb") as said:
+        process = subprocess.Popen(
+            lema_command(*words), cwd=folder, env=env or dict(os.environ), stdin=subprocess.DEVNULL, stdout=said,
+            stderr=said, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield Command(process, folder / "said")
+    finally:
+        for one in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else ():
+            one.kill()
+        process.kill()
+        process.wait()
+
+
+def kept(ledger: Path) -> int:
+    """Return how many completions a ledger holds."""
+    store = LedgerStore(str(ledger))
+    try:
+        return int(store.database.query("SELECT COUNT(*) FROM completions")[0][0])
+    finally:
+        store.close()
+
+
+def requests(folder: Path, count: int) -> Path:
+    rows = ({"id": f"r{n}", "messages": [{"role": "user", "content": f"question {n}"}]} for n in range(count))
+    (folder / "r.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder / "r.jsonl"
+
+
+def completing(folder: Path, url: str, *more: object) -> list[object]:
+    return [
+        *("complete", requests(folder, 24), "--base-url", url, "--model", "fixed", "--out", folder / "out"),
+        *("--concurrency", "8", *more),
+    ]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_complete_keeps_what_is_in_flight(simulated, tmp_path, sign) -> None:
+    simulated.faults = Faults(latency_s=1.5)
+    with running(tmp_path, *completing(tmp_path, simulated.url)) as command:
+        until("all are out", lambda: simulated.stats.in_flight == 8, command.process, every_s=0.02)
+        command.stop(sign)
+        command.ended_well(sign)
+    waited = re.search(r"waiting for 8 answers that are under way and paid, at most (\d+) s(.*)", command.said)
+    assert waited is not None, command.said
+    assert waited.groups() == (("300", "; another Ctrl-C gives them up") if sign is signal.SIGINT else ("20", ""))
+    paid = simulated.stats.counts["ok"]
+    assert kept(tmp_path / "out" / "ledger.sqlite") == paid
+    assert paid >= 8
+    simulated.faults = Faults()
+    done = subprocess.run(
+        lema_command(*completing(tmp_path, simulated.url)), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert simulated.stats.report()["paid_twice"] == 0
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_endpoint_that_does_not_answer_is_given_up(simulated, tmp_path, twice) -> None:
+    simulated.faults = Faults(latency_s=600)
+    env = os.environ | {"LEMA_GRACE_S": "600" if twice else "1"}
+    with running(tmp_path, *completing(tmp_path, simulated.url), env=env) as command:
+        until("all are out", lambda: simulated.stats.in_flight == 8, command.process, every_s=0.02)
+        command.process.send_signal(signal.SIGTERM)
+        until("it waits", lambda: "waiting for 8 answers" in command.said, command.process)
+        if twice:
+            # One wish of several senders, as of a service manager that signals parent and child, is one signal.
+            assert command.process.poll() is None
+            time.sleep(1.2)
+        command.stop(signal.SIGTERM) if twice else command.process.wait(SOON_S)
+        command.ended_well(signal.SIGTERM)
+
+
+def test_two_signals_at_once_are_one_wish(simulated, tmp_path) -> None:
+    simulated.faults = Faults(latency_s=2.5)
+    with running(tmp_path, *completing(tmp_path, simulated.url)) as command:
+        until("all are out", lambda: simulated.stats.in_flight == 8, command.process, every_s=0.02)
+        command.process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)
+        command.stop(signal.SIGTERM)
+        command.ended_well(signal.SIGTERM)
+    assert kept(tmp_path / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 8
+
+
+def test_an_error_says_nothing_of_ctrl_c(simulated, tmp_path) -> None:
+    simulated.faults = Faults(latency_s=0.5)
+    with running(tmp_path, *completing(tmp_path, simulated.url, "--budget-tokens", "1000")) as command:
+        assert command.process.wait(60) == 1
+    assert "error: the budget is reached" in command.said
+    assert "Ctrl-C" not in command.said
+
+
+def test_a_grace_period_that_is_no_number_is_one_error(simulated, tmp_path) -> None:
+    with running(tmp_path, *completing(tmp_path, simulated.url), env=os.environ | {"LEMA_GRACE_S": "soon"}) as command:
+        assert command.process.wait(60) == 1
+    assert "error: LEMA_GRACE_S is 'soon'" in command.said
+    assert "Traceback" not in command.said
+
+
+@pytest.mark.parametrize("step", [2.0, -86_400.0])
+def test_a_step_of_the_clock_makes_nobody_pay_twice(simulated, tmp_path, step) -> None:
+    """Two processes share a ledger; for one the clock is set while both wait for answers, for the other before."""
+    simulated.faults = Faults(latency_s=3)
+    asked = requests(tmp_path, 16)
+    words = [
+        *("complete", asked, "--base-url", simulated.url, "--model", "fixed", "--concurrency", "16"),
+        *("--ledger", tmp_path / "ledger.sqlite", "--out"),
+    ]
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other").mkdir()
+    before = os.environ | {"PYTHONPATH": str(shifted(tmp_path / "unset", step, after=5))}
+    after = os.environ | {"PYTHONPATH": str(shifted(tmp_path / "set", step))}
+    with running(tmp_path / "one", *words, "one", env=before) as one:
+        until("all are out", lambda: simulated.stats.in_flight == 16, one.process, every_s=0.02)
+        with running(tmp_path / "other", *words, "other", env=after) as other:
+            assert one.process.wait(60) == 0, one.said
+            assert other.process.wait(60) == 0, other.said
+    report = simulated.stats.report()
+    assert (report["ok"], report["paid_twice"]) == (16, 0)
+
+
+def test_a_killed_process_is_not_waited_for_when_the_clock_goes_back_a_day(simulated, tmp_path) -> None:
+    simulated.faults = Faults(latency_s=600)
+    with running(tmp_path, *completing(tmp_path, simulated.url)) as command:
+        until("all are out", lambda: simulated.stats.in_flight == 8, command.process, every_s=0.02)
+    simulated.faults = Faults()
+    env = os.environ | {"PYTHONPATH": str(shifted(tmp_path / "set", -86_400))}
+    with running(tmp_path, *completing(tmp_path, simulated.url), env=env) as command:
+        assert command.process.wait(SOON_S + 5) == 0, command.said
+
+
+def test_ctrl_c_ends_a_simulated_endpoint_and_what_does_no_requests(tmp_path) -> None:
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        with running(tmp_path, "simulate", "--port", "0") as command:
+            until("it serves", lambda command=command: "models:" in command.said, command.process)
+            assert command.stop(sign) == 0
+
+
+SMALL = ["--set", "questions.limit=16", "--set", "students.samples=1"]
+
+
+def a_run(folder: Path, *more: object) -> list[object]:
+    return ["run", folder / "run.toml", "--root", "out", *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_keeps_what_is_in_flight(run_file, simulated, prefect_api, tmp_path, lema, sign) -> None:
+    simulated.faults, name = Faults(latency_s=1.5), f"signalled{int(sign)}"
+    words = a_run(tmp_path, "--set", f"name={name}")
+    with running(tmp_path, *words, env=environment(prefect_api, tmp_path)) as command:
+        until("all are out", lambda: simulated.stats.in_flight == 16, command.process, every_s=0.02)
+        command.stop(sign)
+        command.ended_well(sign)
+    assert kept(tmp_path / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
+    record, (run,) = record_of(str(tmp_path / "out"), name), runs(prefect_api, name)
+    wished = sign is signal.SIGINT
+    assert (record.state, record.crashes) == (("cancelled", 0) if wished else ("failed", 1))
+    assert state_of(prefect_api, run)["type"] == ("CANCELLED" if wished else "CRASHED")
+    assert f"lema resume {name} --root out" in state_of(prefect_api, run)["message"]
+    simulated.faults = Faults()
+    lema("resume", name, "--root", "out")
+    assert simulated.stats.report()["paid_twice"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_that_trains_leaves_no_process(run_file, simulated, prefect_api, tmp_path) -> None:
+    run_file.write_text(run_file.read_text() + '[training]\nbase = "tiny"\nmax_steps = 100000\n[launch]\nranks = 1\n')
+    words = a_run(tmp_path, "--set", "name=trains", "--set", 'mixture.arms=["cot"]')
+    with running(tmp_path, *words, env=environment(prefect_api, tmp_path)) as command:
+        until(
+            "steps", lambda: [log for log in tmp_path.rglob("log.txt") if '"step"' in log.read_text()], command.process
+        )
+        command.stop(signal.SIGTERM, soon_s=30)
+        assert len(command.family) > 1
+        command.ended_well(signal.SIGTERM)
+    assert record_of(str(tmp_path / "out"), "trains").state == "failed"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["evaluate", "plan --pilot"])
+def test_other_commands_that_ask_keep_what_is_in_flight(run_file, simulated, prefect_api, tmp_path, what) -> None:
+    simulated.faults = Faults(latency_s=1.5)
+    asked = ("--base-url", simulated.url, "--model", "simulated-student", "--concurrency", 4, "--root", "out")
+    words = {
+        "evaluate": ("evaluate", "arithmetic", "--limit", 40, *asked),
+        "plan --pilot": ("plan", run_file, "--pilot", 16, "--root", "out"),
+    }[what]
+    with running(tmp_path, *words, env=environment(prefect_api, tmp_path)) as command:
+        until("some are out", lambda: simulated.stats.in_flight >= 4, command.process, every_s=0.02)
+        command.stop(signal.SIGTERM)
+        command.ended_well(signal.SIGTERM)
+    assert kept(tmp_path / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 4
+
+
+@pytest.fixture
+def worker(checkout, prefect_api) -> Iterator[Command]:
+    """Give a worker in a checkout whose deployments are registered."""
+    given = environment(prefect_api, checkout) | {"PREFECT_WORKER_QUERY_SECONDS": "1", "PWD": str(checkout)}
+    done = subprocess.run(lema_command("deploy"), cwd=checkout, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    with running(checkout, "worker", env=given) as command:
+        until("the worker", lambda: "started" in command.said, command.process)
+        yield command
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("whom", ["worker", "run"])
+def test_a_run_under_a_worker_settles_and_says_that_it_was_ended(
+    worker, checkout, simulated, prefect_api, whom
+) -> None:
+    simulated.faults, root = Faults(latency_s=1.5), str(checkout / "out")
+    given = {"run_file": "deployments/runs/test.toml", "settings": [f"name=of_{whom}"], "root": "out"}
+    run = start_run(prefect_api, "lema-run/whole-run", **given)
+    until("all are out", lambda: simulated.stats.in_flight == 16, worker.process, every_s=0.02)
+    (process,) = [
+        one
+        for one in psutil.Process(worker.process.pid).children()
+        if one.pid == record_of(root, f"of_{whom}").owner.pid
+    ]
+    if whom == "worker":
+        worker.stop(signal.SIGTERM, soon_s=30)
+        worker.ended_well(signal.SIGTERM)
+    else:
+        process.terminate()
+        assert not psutil.wait_procs([process], timeout=SOON_S)[1]
+    state = state_of(prefect_api, run)
+    assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
+    assert "its process was ended by SIGTERM" in state["message"]
+    assert record_of(root, f"of_{whom}").state == "failed"
+    assert kept(checkout / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
