@@ -114,13 +114,12 @@ def _last_words(process: subprocess.Popen) -> str:
 
 
 _SHIFT = """
-import builtins, io, time
+import builtins, io, os, time
 
-def _shift(step=float({step!r}), after=float({after!r})):
-    clock, monotonic, opened = time.time, time.monotonic, builtins.open
-    began = monotonic()
+def _shift(step=float({step!r}), moment={moment!r}):
+    clock, opened = time.time, builtins.open
     def moved():
-        return step if monotonic() - began >= after else 0.0
+        return step if not moment or os.path.exists(moment) else 0.0
     time.time = lambda: clock() + moved()
     time.time_ns = lambda: int(time.time() * 1e9)
     def open(file, *args, **options):
@@ -139,15 +138,15 @@ _shift()
 """
 
 
-def shifted(folder: Path, step: float, after: float = 0.0) -> Path:
-    """Write a folder for PYTHONPATH in whose processes the wall clock is set by a step, some seconds after their start.
+def shifted(folder: Path, step: float, moment: Path | None = None) -> dict[str, str]:
+    """Return an environment in whose processes the wall clock is set by a step, once a file exists if one is named.
 
     ``time.time`` and the boot time in /proc/stat move together, as they do when a clock is set; CLOCK_MONOTONIC and the
     start ticks stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(_SHIFT.format(step=step, after=after))
-    return folder
+    (folder / "sitecustomize.py").write_text(_SHIFT.format(step=step, moment=str(moment or "")))
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
 
 
 def killed_at(what: str, moment: Callable[[], object], command: list[str], **started: Any) -> None:

@@ -28,6 +28,7 @@ class LemaWorker(ProcessWorker):
     type = "process"
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """Start what is due, which Prefect calls every few seconds."""
         return [] if stopping.asked() else await super().get_and_submit_flow_runs()
 
 
@@ -35,6 +36,7 @@ class _Runner(Runner):
     """Prefect's runner of served deployments; SIGTERM is for ``_ending_runs_first`` to act on."""
 
     def handle_sigterm(self, *args: Any, **_kwargs: Any) -> None:
+        """Handle SIGTERM as every command of ours does."""
         stopping.handle(*args)
 
 
