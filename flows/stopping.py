@@ -26,6 +26,9 @@ GRACE_S = 20.0
 """Less than the 30 s after which Prefect, Slurm and Kubernetes kill by default."""
 LAST_S = 10.0
 """For what comes after the answers in flight: ending training and servers, the last commit, the interpreter's exit."""
+EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 15.0
+"""For the exit of the interpreter after the end of a command: Prefect's threads wait there, without a limit, until their
+server has taken every event."""
 SAME_S = 1.0
 """Signals within this time are one wish: a service manager signals a process and its parent, which passes it on."""
 DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -83,10 +86,10 @@ class Stop:
             if self.signal is signal.SIGTERM:
                 loop = self.work.get_loop()
                 loop.call_soon_threadsafe(lambda: loop.call_later(self._grace, self._cancel))
-                end_within(self._grace + LAST_S, self.signal)
+                end_within(self._grace + LAST_S, 128 + self.signal)
         elif now - self._since >= SAME_S:
             self._cancel()
-            end_within(LAST_S, self.signal)
+            end_within(LAST_S, 128 + self.signal)
 
     def _cancel(self) -> None:
         if self.work is not None:
@@ -149,18 +152,18 @@ def heard() -> Iterator[None]:
                 signal.signal(sign, DEFAULTS[sign])
 
 
-def end_within(seconds: float, why: signal.Signals) -> None:
-    """End this process for good after some seconds, whatever it waits for."""
-    last = threading.Timer(seconds, _end, (why,))
+def end_within(seconds: float, status: int) -> None:
+    """End this process for good after some seconds, whatever it waits for, with an exit status."""
+    last = threading.Timer(seconds, _end, (status,))
     last.daemon = True
     last.start()
 
 
-def _end(why: signal.Signals) -> None:
+def _end(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
             stream.flush()
-    os._exit(128 + why)
+    os._exit(status)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -182,12 +185,15 @@ async def _watched(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     return task
 
 
-async def until_done(task: asyncio.Task[Any]) -> bool:
-    """Wait for a task; pass each cancellation of the waiting on to it. Return whether there was one."""
-    passed_on = False
-    while not task.done():
+async def until_done(task: asyncio.Task[Any], limit: asyncio.Task[None] | None = None) -> bool:
+    """Wait for a task; pass each cancellation of the waiting on to it. Return whether there was one.
+
+    ``limit`` ends the waiting as well, when it is done.
+    """
+    passed_on, ends = False, [task, limit] if limit else [task]
+    while not any(end.done() for end in ends):
         try:
-            await asyncio.wait([task])
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             passed_on = task.cancel()
     if passed_on and (waiter := asyncio.current_task()):

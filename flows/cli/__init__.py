@@ -1,7 +1,10 @@
 """The command line. Command modules import what they need when they run, so that ``lema --help`` is quick."""
 
+from typing import Any
+
 import typer
 
+from flows import stopping
 from flows.cli.chaos import chaos
 from flows.cli.complete import complete
 from flows.cli.console import exit_on_error
@@ -21,7 +24,20 @@ from flows.cli.verify import verify
 from lema_core.core_dumps import without_core_dumps
 from lema_core.loopback import keep_loopback_direct
 
-app = typer.Typer(
+
+class _App(typer.Typer):
+    """The command line as a program: once a command has ended, the process does so too."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else int(bool(end.code))
+            stopping.end_within(stopping.EXIT_AFTER_ERROR_S if status else stopping.EXIT_S, status)
+            raise
+
+
+app = _App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

@@ -66,8 +66,7 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
 
 
 def _end_by(why: signal.Signals) -> NoReturn:
-    # Prefect's threads may wait for a server that is gone: the exit has its time as well.
-    stopping.end_within(stopping.LAST_S, why)
+    stopping.end_within(stopping.LAST_S, 128 + why)
     name = "Ctrl-C" if why is signal.SIGINT else why.name
     errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
     sys.exit(128 + why)

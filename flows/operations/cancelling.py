@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial, update_wrapper, wraps
 from types import FrameType
 from typing import Any, ParamSpec, cast
@@ -18,7 +19,6 @@ from uuid import UUID
 from prefect import Flow, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
-from prefect.exceptions import CancelledRun
 from prefect.flows import FlowStateHook
 from prefect.states import Cancelled, Crashed
 from prefect.utilities import engine as prefects
@@ -31,7 +31,10 @@ from tasks._progress import announce, bearing_absence, server_gone
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
 
-LOOK_S = 2.0
+LOOK_S, ANSWER_S = 2.0, 10.0
+"""How often the server is asked whether a person wishes the end, and how long an answer may take."""
+STATE_S = 10.0
+"""For the last state of a flow run that is ended: a server with too much to do must not hold up the end."""
 WISHED = {StateType.CANCELLING, StateType.CANCELLED}
 """The server takes a paused run to cancelled at once."""
 
@@ -56,6 +59,8 @@ prefects._prefect_sigterm_handler = _prefects_handler  # type: ignore[assignment
 
 _waiting: list[asyncio.Future[UUID]] = []
 """Who waits to hear which run began. Not the hook's own: the flow travels to Dask's workers, and a future cannot."""
+_settled: list[asyncio.Event] = []
+"""Set when the body of a flow that is called off has settled what was in flight. Kept here for the same reason."""
 
 
 def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - Prefect gives them by position
@@ -77,6 +82,7 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str 
     go_on = go_on or f"lema resume {run.name} --root {root}"
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
     _waiting.append(begun)
+    _settled[:] = [asyncio.Event()]
     noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
     # With the signature that Prefect asks for; nothing local to this call, for it travels as well.
     noted.fn = update_wrapper(partial(_ending_in_a_state, flow.fn, _a_person_wished_it, go_on), flow.fn)
@@ -90,24 +96,34 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str 
     except asyncio.CancelledError:
         watch.cancel()
         _say_what_is_awaited()
-        work.cancel()
-        await stopping.until_done(work)
-        if not work.cancelled() and (failure := work.exception()):
-            _log.debug("the flow run's end: %r", failure)
+        await _end(work)
         raise
     if not work.done():
-        work.cancel()
-        await stopping.until_done(work)
+        await _end(work)
+        raise CancelledRunError(f"the run was cancelled. What was paid is kept; go on with: {go_on}")
     watch.cancel()
     return _result(work, go_on)
+
+
+async def _end(work: asyncio.Task[Any]) -> None:
+    """Cancel a flow run and wait until its body has settled, and a while for its last state."""
+
+    async def limit() -> None:
+        await _settled[0].wait()
+        await asyncio.sleep(STATE_S)
+
+    work.cancel()
+    last = asyncio.create_task(limit())
+    await stopping.until_done(work, last)
+    last.cancel()
+    if work.done() and not work.cancelled() and (failure := work.exception()):
+        _log.debug("the flow run's end: %r", failure)
 
 
 def _result(work: "asyncio.Future[Any]", go_on: str) -> Any:
     """Return what a flow made, or raise its error, in our words where its server or a person ended it."""
     try:
         return work.result()
-    except (CancelledRun, asyncio.CancelledError):
-        raise CancelledRunError(f"the run was cancelled. What was paid is kept; go on with: {go_on}") from None
     except Exception as error:
         if not server_gone(error):
             raise
@@ -154,6 +170,8 @@ async def _ending_in_a_state(
     """
     body = asyncio.create_task(flow_function(*args, **kwargs))
     called_off = await stopping.until_done(body)
+    for settled in _settled:
+        settled.set()
     if not (called_off and body.cancelled()):
         return body.result()
     kept = f"Everything that was paid and had arrived is kept; go on with: {go_on}"
@@ -189,7 +207,7 @@ async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
 
 async def _state_of(flow_run: UUID) -> State[Any] | None:
     """Return a flow run's state; None where the server is away, and so was not asked to cancel anything."""
-    with bearing_absence():
-        async with get_client() as client:
+    with bearing_absence(), suppress(TimeoutError):
+        async with asyncio.timeout(ANSWER_S), get_client() as client:
             return (await client.read_flow_run(flow_run)).state
     return None
