@@ -27,8 +27,8 @@ GRACE_S = 20.0
 LAST_S = 10.0
 """For what comes after the answers in flight: ending training and servers, the last commit, the interpreter's exit."""
 EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 15.0
-"""For the exit of the interpreter after the end of a command: Prefect's threads wait there, without a limit, until their
-server has taken every event."""
+"""For the exit of the interpreter: Prefect's threads wait there, without a limit, until their server has taken every
+event."""
 SAME_S = 1.0
 """Signals within this time are one wish: a service manager signals a process and its parent, which passes it on."""
 DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
