@@ -1,6 +1,7 @@
 """Models as tasks see them: one request engine a process, and servers that run while a stage needs them."""
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -22,7 +23,7 @@ from lema_core.failed_requests import (
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
-from lema_core.llm.progress import Snapshot, added_up, figures
+from lema_core.llm.progress import Snapshot, added_up, figures, submitted_words
 from lema_core.llm.requests import Failure, Outcome
 from lema_core.loopback import keep_loopback_direct
 from lema_core.specs import Runtime
@@ -55,6 +56,10 @@ async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
         _engines[key] = engine
         try:
             yield engine
+        except BaseException:
+            if submitted := submitted_words(engine.snapshot()):
+                logging.getLogger(__name__).warning("%s", submitted)
+            raise
         finally:
             del _engines[key]
 

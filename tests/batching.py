@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from lema_core.llm import Completion, EndpointSpec, Engine, Price
+from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.simulated import SimulatedEndpoint
 
+QUICK = BatchSettings(tries=2, unreachable_s=1.0, listing_s=0.4, listings=4, reading_s=0.4, readings=4)
 PRICE = Price(input_per_million=1e6, output_per_million=1e6, batch_factor=1)
 
 
 def batched(endpoint: SimulatedEndpoint, **changes: Any) -> EndpointSpec:
     fields = {"model": "fixed", "base_url": endpoint.url, "transport": "batch", "batch_poll_s": 0.02, "price": PRICE}
+    fields["batches"] = QUICK
     return EndpointSpec(**(fields | changes))
 
 

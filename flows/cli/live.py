@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from flows.cli.console import errors
-from lema_core.llm.progress import figures
+from lema_core.llm.progress import figures, submitted_words
 
 if TYPE_CHECKING:
     from lema_core.llm import Engine, Snapshot
@@ -18,11 +18,18 @@ REFRESH_S, LINE_S = 0.5, 10.0
 
 @contextmanager
 def live(engine: "Engine") -> Iterator[None]:
-    """Show the engine's progress while the block runs, on the error stream. Needs a running event loop."""
+    """Show the engine's progress while the block runs, on the error stream. Needs a running event loop.
+
+    A block that is interrupted leaves batches at the endpoint: then say how many requests, and how to collect them.
+    """
     show = _display if errors.is_terminal else _lines
     task = asyncio.get_running_loop().create_task(show(engine))
     try:
         yield
+    except BaseException:
+        if submitted := submitted_words(engine.snapshot()):
+            errors.print(submitted, markup=False)
+        raise
     finally:
         task.cancel()
 

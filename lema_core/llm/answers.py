@@ -341,6 +341,12 @@ def status_error(status: int, headers: Mapping[str, str], content: bytes, where:
     return _classified(status, complaint, detail, where, retry_after(headers))
 
 
+def error_named(error: Any, said: str, where: str) -> AttemptError:
+    """Return what an error means that comes without a status, as in the rows of a batch; ``said`` is it in words."""
+    complaint = _read_complaint(error)
+    return _classified(_status_named(complaint), complaint, said, where, None)
+
+
 def _classified(status: int, complaint: _Complaint, detail: str, where: str, wait_s: float | None) -> AttemptError:
     filtered = complaint.names("content_filter", "content_policy", "responsibleaipolicy")
     if filtered or (status == 403 and _moderated(complaint.message)):

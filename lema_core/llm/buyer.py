@@ -90,7 +90,7 @@ class Desk:
     async def miss(
         self,
         flight: Flight,
-        reason: FailureReason | Literal["length"],
+        reason: FailureReason | Literal["length", "duplicate"],
         count: int,
         detail: str,
         *,

@@ -8,8 +8,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import aiohttp
 
@@ -18,9 +17,6 @@ from lema_core.llm.answers import REDIRECTS, Answer, AttemptError, read_answer, 
 from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.redaction import redactor_of
-
-if TYPE_CHECKING:
-    import openai
 
 PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """A server that is just starting gets three seconds before the run fails."""
@@ -87,20 +83,6 @@ class Client:
         # The server behind a proxy that lost its patience may have gone on and billed it.
         found.maybe_paid = found.maybe_paid or reply.status in {504, 524}
         return found
-
-    @cached_property
-    def api(self) -> "openai.AsyncOpenAI":
-        """The same endpoint by `openai`'s SDK, over our own transport."""
-        from lema_core.llm.sdk import sdk_client
-
-        return sdk_client(self._session, self._spec.base_url or "", self._key)
-
-    def explain(self, error: "openai.APIError") -> AttemptError:
-        """Return what an error of the SDK means."""
-        from lema_core.llm.sdk import attempt_of
-
-        found = attempt_of(error)
-        return self.refusal(found) if isinstance(found, Reply) else found
 
     async def preflight(self) -> None:
         """Make sure that a server answers and takes our key. Servers without GET /models pass.

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lema_core import devices
 from lema_core.errors import ConfigError, EndpointError
+from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
 from lema_core.processes import die_with_parent, end_group
 from lema_core.redaction import redactor_of
@@ -79,6 +80,8 @@ class EndpointSpec(BaseModel):
     batch_poll_s: float = Field(30.0, gt=0)
     batch_size: int = Field(20_000, ge=1, le=50_000)
     """Requests in one batch; the API allows 50,000."""
+    batches: BatchSettings = BatchSettings()
+    """Patience and sizes of the batch transport."""
     price: Price | None = None
     """Overrides the price list."""
 

@@ -52,6 +52,10 @@ class Snapshot:
     """Seconds that the ledger's present statement has taken."""
     capped: int = 0
     """Requests in flight that the limit of open files does not allow."""
+    submitted: int = 0
+    """Requests in batches under way."""
+    batch: str = ""
+    """What the batches wait for: the oldest one, its status and its age, and how many others."""
 
     def since(self, before: "Snapshot", total: int) -> "Snapshot":
         """Return the figures of what was asked for since an earlier moment, so many requests."""
@@ -85,6 +89,8 @@ def figures(now: Snapshot) -> dict[str, str]:
         shown["waiting for the ledger"] = f"{now.ledger_s:.0f} s (locked by another program?)"
     if now.capped:
         shown["limited by open files"] = f"{_count(now.capped, 'connection')} fewer"
+    if now.batch:
+        shown["batch"] = now.batch
     if now.dollars is not None:
         whole = "" if now.dollars_forecast is None else f" of about {money(now.dollars_forecast)}"
         shown["spent"] = f"{money(now.dollars)}{whole}"
@@ -107,12 +113,24 @@ def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
     for name in (field.name for field in fields(Snapshot)):
         values = [getattr(snapshot, name) for snapshot in snapshots]
         known = [value for value in values if value is not None]
+        if name == "batch":
+            figures[name] = "; ".join(word for word in known if word)
+            continue
         longest = name in {"sleeping_s", "oldest_s", "eta_s", "ledger_s"}
         together = max(known, default=0) if longest else sum(known)
         # Money is unknown where nobody knows a price; a total, where anybody's is unknown.
         unknown = not known if name.startswith("dollars") else len(known) < len(values)
         figures[name] = None if unknown else together
     return Snapshot(**figures)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchWait:
+    """What is waited for at the Batch API, in words, since when, and for how many requests."""
+
+    words: str
+    since: float
+    requests: int
 
 
 class Counters:
@@ -125,6 +143,8 @@ class Counters:
         self.dollars: float | None = None
         self.ends: Counter[str] = Counter()
         """Attempts that failed, by class."""
+        self.batches: dict[str, BatchWait] = {}
+        """By our id of the batch."""
         self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_WINDOW_S + 1)
         self._began: float | None = None
 
@@ -191,7 +211,24 @@ class Counters:
             dollars=self.dollars,
             dollars_forecast=self.forecast(),
             eta_s=self.eta(now),
+            submitted=sum(wait.requests for wait in self.batches.values()),
+            batch=_batch_words(list(self.batches.values()), now),
         )
+
+
+def _batch_words(waits: Sequence[BatchWait], now: float) -> str:
+    if not waits:
+        return ""
+    oldest = min(waits, key=lambda wait: wait.since)
+    others = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
+    return f"{oldest.words} for {_duration(now - oldest.since)}{others}"
+
+
+def submitted_words(now: Snapshot) -> str:
+    """Say what an interrupted command leaves at the endpoint; empty where nothing is submitted."""
+    if not now.submitted:
+        return ""
+    return f"{now.submitted:,} requests are submitted in batches ({now.batch}); the same command collects them"
 
 
 def remaining(requests: int, tokens: float, dollars: float | None) -> str:

@@ -135,9 +135,11 @@ FailureReason = Literal[
     "bad_request",
     "content_filter",
     "malformed",
+    "expired",
     "pending",
 ]
-"""``pending`` is no failure for good: the request is in a batch that is not finished; the next run collects it."""
+"""``expired``: the batch ended before the request was answered. ``pending`` is no failure for good: the request is in a
+batch that is not finished; the next run collects it."""
 
 PROMPTS_FAULT = frozenset({"content_filter"})
 """Failures that say more of a prompt than of the endpoint. Too many of any other class mean that the endpoint does not

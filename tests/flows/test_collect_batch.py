@@ -1,7 +1,10 @@
 """Collecting batches on a schedule: a real Prefect server, the flow of the deployment in a process of its own."""
 
+import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from support import environment
@@ -9,7 +12,7 @@ from support import environment
 from flows.run_records import record_of
 from lema_core.llm.batch.book import waits_for_batches
 from lema_core.llm.ledger.store import LedgerStore, pack
-from lema_core.llm.simulated import Faults
+from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
 
 PROGRAM = """
@@ -70,3 +73,31 @@ def test_a_batch_is_given_up_by_its_id(lema, tmp_path):
     assert "1 requests are bought again" in lema(*words).stdout
     assert not waits_for_batches(store, "r")
     assert "no batch 'b' is under way" in lema(*words, check=False).stderr
+
+
+def test_ctrl_c_says_what_stays_submitted_and_the_same_command_collects_it(tmp_path: Path) -> None:
+    requests = tmp_path / "r.jsonl"
+    asked = [{"id": f"{index}", "messages": [{"role": "user", "content": f"q{index}"}]} for index in range(3)]
+    requests.write_text("".join(json.dumps(one) + "\n" for one in asked))
+    with SimulatedEndpoint(faults=Faults(batch_delay_s=3600)).in_thread() as endpoint:
+        words = [str(Path(sys.executable).parent / "lema"), "complete", str(requests), "--base-url", endpoint.url]
+        words += ["--model", "fixed", "--out", str(tmp_path / "out"), "--transport", "batch"]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            ledger = tmp_path / "out" / "ledger.sqlite"
+            while not (ledger.is_file() and endpoint.batches.batches and "submitted" in states(ledger)):
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode != 0
+        assert "3 requests are submitted in batches (batch-000001" in said
+        assert "the same command collects them" in said
+        for one in endpoint.batches.batches.values():
+            one["ready_at"] = 0
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        assert "3 answered" in done.stdout, done.stdout + done.stderr
+        assert len(endpoint.batches.batches) == 1
+
+
+def states(ledger: Path) -> list[str]:
+    return [row[0] for row in LedgerStore(str(ledger)).database.query("SELECT state FROM batches")]

@@ -1,222 +1,369 @@
 """The calls of the Batch API: each with a deadline, again where that may help, and no key in any of their errors."""
 
 import asyncio
-import functools
+import contextlib
+import io
 import json
-from collections.abc import Awaitable, Callable, Iterable
+import logging
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Final, Literal, TypeVar
 
-import openai
-from openai.types import Batch
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    retry_if_result,
-    stop_after_attempt,
-    stop_after_delay,
-    stop_all,
-    wait_random_exponential,
-)
+import aiohttp
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
 
-from lema_core.errors import EndpointError
+from lema_core.errors import AuthenticationError, EndpointError, LemaError
+from lema_core.llm.answers import AttemptError
+from lema_core.llm.batch.replies import METADATA, BatchReply, ListPage
+from lema_core.llm.batch.results import ResultFiles, kept_files, room_in, scratch_file
+from lema_core.llm.batch.rows import PIECE_BYTES, SHOWN
+from lema_core.llm.batch.settings import BatchSettings
+from lema_core.llm.bounded_http import segment
 from lema_core.llm.client import Client
-from lema_core.llm.headers import retry_after
-from lema_core.llm.outage import UNREACHABLE_S
+from lema_core.printable import one_line
 
 T = TypeVar("T")
 
 CHAT: Final = "/v1/chat/completions"
-ENDED = frozenset({"completed", "expired", "cancelled", "failed"})
-METADATA = "lema_batch"
-QUEUE_FULL = "token_limit_exceeded"
-"""The code of a batch that failed because too many tokens of the account wait in batches already."""
-ATTEMPTS = 8
-"""At least so many, and for `UNREACHABLE_S` at the least."""
+PAGE = 100
+REPLY_BYTES = 8 * 10**6
+"""Of a description, or of a page of the list: 100 batches have some 100 KB."""
+LINES_IN_TIME = 1000
+"""Answers that a download may bring in the time of one attempt; a file with more has more time."""
+LONGEST_PAUSE_S = 20.0
+TOO_LARGE = 413
+MOST_ANONYMOUS = 20
+"""Batches that are asked for one by one because the list does not say whose they are."""
+
+_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """How a batch stands at the endpoint."""
+class CallError(Exception):
+    """A call of the Batch API failed. ``status`` is 0 where no reply came, or none that can be read."""
 
-    status: str
-    errors: str
-    files: tuple[str, ...]
-    completed: int
-    """How many requests it says it answered; 0 where it does not say."""
+    def __init__(self, status: int, error: AttemptError) -> None:
+        super().__init__(f"HTTP {status}: {error.detail}")
+        self.status = status
+        self.error = error
 
     @property
-    def ended(self) -> bool:
-        """Tell whether nothing more will come."""
-        return self.status in ENDED
+    def transient(self) -> bool:
+        """Say whether the same call may succeed later."""
+        return self.status in {0, 408, 409, 425, 429} or (self.status >= 500 and self.status != 501)
+
+    @property
+    def doing(self) -> Literal["done?", "not done?", "not now", "no"]:
+        """Return what the failure of a call says about whether it was carried out.
+
+        ``done?``: nothing was said about it. ``not done?``: an error was, after which it may be done all the same.
+        """
+        if self.error.refused or self.status in {429, 503, 529}:
+            return "not now"
+        if self.status == 0 or self.status in {504, 524}:
+            return "done?"
+        return "not done?" if self.transient else "no"
 
 
 @dataclass(slots=True)
-class Results:
-    """What the result files of a batch hold."""
+class Sought:
+    """What the endpoint's list says about a batch that may exist."""
 
-    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """By request; of two rows the one with an answer, which is paid."""
-    answers: int = 0
-    gone: bool = False
-    """The endpoint does not know one of the files any more."""
-    torn: bool = False
-    """A line is no row, or there are fewer answers than the batch says."""
-
-    def add(self, row: Any) -> None:
-        """Take a row in."""
-        name = row.get("custom_id", 0) if isinstance(row, dict) else 0
-        # A line that the endpoint itself could not read has null for its name.
-        self.torn |= name == 0
-        good = name != 0 and is_answer(row)
-        self.answers += good
-        if isinstance(name, str) and (good or not is_answer(self.rows.get(name, {}))):
-            self.rows[name] = row
+    remote: str | None = None
+    """The endpoint's name for it; None: it is not in the list."""
+    doubts: list[str] = field(default_factory=list)
+    """Why it may exist although the list does not show it."""
 
 
-def is_answer(row: dict[str, Any]) -> bool:
-    """Tell whether a row of a result file is a paid answer."""
-    response = row.get("response")
-    return isinstance(response, dict) and response.get("status_code") == 200
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What became of a new batch: the endpoint's name for it, or the error with which the endpoint refused it."""
+
+    remote: str
+    refused: LemaError | None = None
 
 
 class BatchApi:
-    """The Batch API of one endpoint.
+    """The Batch API of one endpoint. ``folder`` takes result files while they are read.
 
     Raises:
         EndpointError: from every method, when the endpoint refuses, or does not answer in several tries.
     """
 
-    def __init__(self, client: Client, timeout_s: float) -> None:
-        self._api = client.api
+    def __init__(self, client: Client, timeout_s: float, folder: Path, settings: BatchSettings) -> None:
         self._client = client
         self._timeout_s = timeout_s
+        self._folder = folder
+        self._settings = settings
         self.where = client.where
 
-    async def create(self, batch_id: str, lines: Iterable[bytes]) -> str:
-        """Upload requests, see `line_of`, and make a batch of them; return the endpoint's name for it."""
+    async def upload(self, batch_id: str, lines: Iterable[bytes]) -> str:
+        """Upload requests, see `line_of`; return the endpoint's name for the file."""
         content = b"".join(lines)
-        called = False
 
         async def upload() -> str:
-            made = await self._api.files.create(file=(f"{batch_id}.jsonl", content), purpose="batch")
-            return str(_holding(made, "id", str).id)
+            form = aiohttp.FormData({"purpose": "batch"})
+            form.add_field("file", io.BytesIO(content), filename=f"{batch_id}.jsonl", content_type="application/jsonl")
+            return await self._json("POST", "/files", _id_in, data=form)
 
-        async def create() -> str:
-            nonlocal called
-            # An earlier call may have reached them although no answer came back; a second batch would be paid too.
-            known = await self._listed(batch_id) if called else None
-            if known is not None:
-                return known
-            called = True
-            made = await self._api.batches.create(
-                input_file_id=file_id, endpoint=CHAT, completion_window="24h", metadata={METADATA: batch_id}
-            )
-            return str(_holding(made, "id", str).id)
-
-        file_id = await self._call(upload)
-        return await self._call(create)
-
-    async def search(self, batch_id: str) -> str | None:
-        """Find a batch by its metadata: its creation may have succeeded although we never heard of it."""
-        return await self._call(lambda: self._listed(batch_id))
-
-    async def _listed(self, batch_id: str) -> str | None:
         try:
-            page = _holding(await self._api.batches.list(limit=100), "data", list)
-        except AttributeError:
-            # The library sets fields of what it takes for a page, which may be a proxy's HTML.
-            raise ValueError from None
-        while True:
-            for one in page.data:
-                if (one.metadata or {}).get(METADATA) == batch_id:
-                    return one.id
-            if not page.has_next_page():
-                return None
-            page = _holding(await page.get_next_page(), "data", list)
-
-    async def standing(self, remote: str) -> Standing | None:
-        """Return how a batch stands; None where the endpoint does not know it."""
-
-        async def retrieve() -> Batch:
-            return _holding(await self._api.batches.retrieve(remote), "status", str)
-
-        found = await self._known(retrieve)
-        if found is None:
-            return None
-        files = tuple(one for one in (found.output_file_id, found.error_file_id) if one)
-        errors = "; ".join(f"{one.code}: {one.message}" for one in (found.errors and found.errors.data) or [])
-        counts = found.request_counts
-        completed = counts.completed if counts and isinstance(counts.completed, int) else 0
-        return Standing(found.status, self._client.redact(errors), files, completed)
-
-    async def results(self, remote: str) -> Results:
-        """Return what an ended batch's files hold; read again where they hold less than the batch says it answered."""
-        again = AsyncRetrying(
-            retry=retry_if_result(lambda found: found.gone or found.torn),
-            stop=stop_after_attempt(ATTEMPTS),
-            wait=_backoff,
-            retry_error_callback=_as_it_is,
-        )
-        results: Results = await again(self._results, remote)
-        return results
-
-    async def _results(self, remote: str) -> Results:
-        results, standing = Results(), await self.standing(remote)
-        for file_id in standing.files if standing else ():
-            answer = await self._known(functools.partial(self._api.files.content, file_id))
-            results.gone |= answer is None
-            for line in bytes(answer.content).splitlines() if answer else ():
-                if line.strip():
-                    results.add(self._row(line))
-        results.torn |= standing is None or (not results.gone and results.answers < standing.completed)
-        return results
-
-    def _row(self, line: bytes) -> Any:
-        try:
-            # Whole lines: an endpoint that echoes the key does so in an error that is kept.
-            return json.loads(self._client.redact(line.decode("utf-8", "surrogatepass")))
-        except (ValueError, RecursionError):
-            return None
-
-    async def _known(self, call: Callable[[], Awaitable[T]]) -> T | None:
-        async def found() -> T | None:
-            try:
-                return await call()
-            except openai.NotFoundError:
-                return None
-
-        return await self._call(found)
-
-    async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call the API, again where that may help."""
-
-        async def attempt() -> T:
-            async with asyncio.timeout(self._timeout_s):
-                return await call()
-
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(_transient),
-            stop=stop_all(stop_after_attempt(ATTEMPTS), stop_after_delay(UNREACHABLE_S)),
-            wait=_wait_s,
-            reraise=True,
-        )
-        try:
-            return await retrying(attempt)
-        except TimeoutError:
-            said = f"no answer within {self._timeout_s:g} s, again and again"
-            raise EndpointError(f"the batch API of {self.where} does not answer: {said}") from None
-        except ValueError:
-            said = "what comes with status 200 is cut off, or not what the Batch API describes"
-            raise EndpointError(f"the batch API of {self.where} does not answer: {said}") from None
-        except openai.APIError as error:
+            return await self._again(upload)
+        except CallError as error:
             raise self._fatal(error) from None
 
-    def _fatal(self, error: openai.APIError) -> Exception:
-        found = self._client.explain(error)
-        does = "does not answer" if _transient(error) else "refuses the call"
-        return found.fatal or EndpointError(f"the batch API of {self.where} {does}: {found.detail}")
+    async def create(self, batch_id: str, input_file: str, known: Collection[str]) -> Creation:
+        """Make a batch of an uploaded file.
+
+        A call that failed may have made the batch all the same, and a second one would be paid too: so it is looked for
+        before the call is made again, after a failure that leaves that open for as long as the list may lag.
+        ``known`` are batches that the list should show, if it can be relied on.
+
+        Raises:
+            EndpointError: it may exist, and the list cannot say; or the endpoint was away for too long.
+        """
+        clock, settings = asyncio.get_running_loop().time, self._settings
+        body: dict[str, Any] = {"input_file_id": input_file, "endpoint": CHAT, "completion_window": "24h"}
+        body["metadata"] = {METADATA: batch_id}
+        until, tries = clock() + settings.unreachable_s, 0
+        while True:
+            tries += 1
+            try:
+                return Creation(await self._json("POST", "/batches", _id_in, data=json.dumps(body).encode()))
+            except CallError as error:
+                failed = error
+            open_question = failed.doing in {"done?", "not done?"}
+            sought = await self._sought_after(failed, batch_id, input_file, known)
+            if sought.remote is not None:
+                return Creation(sought.remote)
+            if failed.doing == "no":
+                return Creation("", self._fatal(failed))
+            if open_question and sought.doubts:
+                raise EndpointError(self.doubt(batch_id, f"{failed.error.detail}; {'; '.join(sought.doubts)}"))
+            if open_question:
+                _log.warning("%s", self._created_again(batch_id, input_file, failed))
+            if clock() > until and (open_question or tries >= settings.tries):
+                raise self._fatal(failed)
+            await asyncio.sleep(self._pause_s(failed, tries))
+
+    async def _sought_after(self, failed: CallError, batch_id: str, input_file: str, known: Collection[str]) -> Sought:
+        """Look for a batch after a call to create it failed, as long as the failure leaves open whether it was made."""
+        if failed.doing in {"done?", "not done?"}:
+            return await self.search(batch_id, input_file, known, patiently=True)
+        try:
+            return await self.search(batch_id, input_file, known, patiently=False)
+        except EndpointError:
+            # It says that it did not make the batch, and is too busy for a list.
+            return Sought()
+
+    def _created_again(self, batch_id: str, input_file: str, failed: CallError) -> str:
+        return (
+            f"{self.where}: no confirmation of the batch {batch_id} ({failed.error.detail}). It was looked for during "
+            f"{self._settings.listing_s:g} s and is not in the endpoint's list, so it is created again from the file "
+            f"{input_file}. Should the endpoint show two batches with this id, one of them is not needed"
+        )
+
+    def doubt(self, batch_id: str, why: str) -> str:
+        """Say that a batch may exist, why that is not known, and what to do."""
+        return (
+            f"whether {self.where} has the batch {batch_id} is not known ({why}). It may be billed, so nothing is "
+            "submitted again; the next run looks for it again. To give it up, and pay for its requests again: "
+            f"lema ledger forget-batch {batch_id}"
+        )
+
+    async def search(self, batch_id: str, input_file: str, known: Collection[str], *, patiently: bool) -> Sought:
+        """Find a batch whose creation was not confirmed, by its metadata or by the file that it was made from.
+
+        ``patiently``: read the list several times, because it may lag behind.
+        """
+        settings, sought = self._settings, Sought()
+        for wait in settings.waits(settings.listing_s, settings.listings) if patiently else [0.0]:
+            await asyncio.sleep(wait)
+            sought = await self._sought(batch_id, input_file, known)
+            if sought.remote is not None:
+                break
+        return sought
+
+    async def _sought(self, batch_id: str, input_file: str, known: Collection[str]) -> Sought:
+        sought, listed = Sought(), dict[str, bool]()
+        try:
+            async with contextlib.aclosing(self._pages(sought)) as pages:
+                async for page in pages:
+                    listed |= {batch.id: batch.anonymous for batch in page.batches}
+                    # A file may be used twice: by its file alone no batch is taken that is known already.
+                    mine = [
+                        one.id for one in page.batches if one.holds(batch_id, "" if one.id in known else input_file)
+                    ]
+                    if mine:
+                        return Sought(mine[0])
+        except CallError as error:
+            if error.transient or isinstance(error.error.fatal, AuthenticationError):
+                raise self._fatal(error) from None
+            sought.doubts.append(f"its list of batches cannot be read ({error.error.detail})")
+            return sought
+        anonymous = [remote for remote, unnamed in listed.items() if unnamed and remote not in known]
+        for remote in anonymous[:MOST_ANONYMOUS] if input_file else ():
+            found = await self.standing(remote)
+            if found is not None and found.holds(batch_id, input_file):
+                return Sought(remote)
+            if found is not None and found.anonymous:
+                sought.doubts.append(f"it does not say whose batch {remote} is")
+        if known and listed.keys().isdisjoint(known):
+            sought.doubts.append("its list does not show batches that exist either")
+        return sought
+
+    async def _pages(self, sought: Sought) -> AsyncGenerator[ListPage]:
+        """Yield the pages of the list until one brings nothing new; add to ``sought`` where there may be more."""
+        seen, params = set[str](), {"limit": str(PAGE)}
+        for _ in range(self._settings.pages):
+            page = await self._again(partial(self._json, "GET", "/batches", ListPage.of, params=params))
+            yield page
+            if page.unread:
+                sought.doubts.append(f"{page.unread} entries of its list of batches cannot be read")
+            fresh = {batch.id for batch in page.batches} - seen
+            if page.more and not fresh:
+                sought.doubts.append("its list of batches repeats itself")
+            if not page.more or not fresh:
+                return
+            seen |= fresh
+            params = {"limit": str(PAGE), "after": page.batches[-1].id}
+        sought.doubts.append(f"its list of batches has more than {self._settings.pages} pages")
+
+    async def standing(self, remote: str) -> BatchReply | None:
+        """Return how a batch stands; None where the endpoint does not know it."""
+        read = partial(BatchReply.read, needed="status")
+        try:
+            return await self._again(partial(self._json, "GET", f"/batches/{segment(remote)}", read))
+        except CallError as error:
+            if error.status == 404:
+                return None
+            raise self._fatal(error) from None
+
+    async def results(
+        self, batch_id: str, remote: str, reply: BatchReply, names: Collection[str]
+    ) -> tuple[BatchReply, ResultFiles] | None:
+        """Return an ended batch and what its files say; read again for a while where they lack a request.
+
+        None: it has not ended, as a later look at it says. The caller closes the files.
+        """
+        settings, files = self._settings, None
+        for wait in settings.waits(settings.reading_s, settings.readings):
+            if files is not None:
+                try:
+                    await asyncio.sleep(wait)
+                    reply = await self.standing(remote) or reply
+                except EndpointError:
+                    # It went away: what was read so far is booked.
+                    break
+                except BaseException:
+                    files.close()
+                    raise
+                files.close()
+                if not reply.ended:
+                    return None
+            files, final = await self._read_files(batch_id, reply, names)
+            if final or not files.missing():
+                break
+        return (reply, files) if files is not None else None
+
+    async def _read_files(self, batch_id: str, reply: BatchReply, names: Collection[str]) -> tuple[ResultFiles, bool]:
+        """Return what a batch's files say, and whether it is of no use to read them again."""
+        settings, final = self._settings, False
+        files = ResultFiles(names, self._client.redact, settings.row_bytes)
+        try:
+            for file_id, errors in sorted(reply.files.items(), key=lambda item: item[1]):
+                if not files.missing():
+                    break
+                final |= await self._add_file(files, file_id, names, errors=errors)
+            if files.missing() and (files.unread or not reply.files):
+                for path in kept_files(self._folder, batch_id):
+                    await asyncio.to_thread(files.add, str(path), path.open("rb"), errors=False)
+        except BaseException:
+            files.close()
+            raise
+        return files, final
+
+    async def _add_file(self, files: ResultFiles, file_id: str, names: Collection[str], *, errors: bool) -> bool:
+        """Download a file and read it; say whether it is of no use to try that again."""
+        settings = self._settings
+        most = room_in(self._folder, min(settings.result_bytes, (len(names) + 1) * settings.row_bytes))
+        scratch, final = scratch_file(self._folder), False
+        try:
+            await self._again(partial(self._download, file_id, scratch, most, len(names)))
+        except CallError as error:
+            if isinstance(error.error.fatal, AuthenticationError):
+                scratch.close()
+                raise error.error.fatal from None
+            files.unread.append(f"the file {file_id} cannot be fetched: {error.error.detail}")
+            # What was tried for long enough, or refused, is not tried again; a file that is not there yet is.
+            final = error.status != 404
+        # Also of a file that broke off: what arrived is paid.
+        await asyncio.to_thread(files.add, f"the file {file_id}", scratch, errors=errors)
+        return final
+
+    async def _download(self, file_id: str, file: BinaryIO, most: int, lines: int) -> None:
+        file.seek(0)
+        file.truncate()
+        seconds = self._timeout_s * (1 + lines / LINES_IN_TIME)
+        try:
+            reply = await self._client.download(f"/files/{segment(file_id)}/content", file, most=most, seconds=seconds)
+        except AttemptError as error:
+            # One that is larger than it may be is so the next time as well.
+            raise CallError(TOO_LARGE if file.tell() > most - PIECE_BYTES else 0, error) from None
+        if not reply.good:
+            raise CallError(reply.status, self._client.refusal(reply))
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        read: Callable[[Any], T],
+        *,
+        data: bytes | aiohttp.FormData | None = None,
+        params: Mapping[str, str] | None = None,
+    ) -> T:
+        """Call once; return what the reply holds.
+
+        Raises:
+            CallError: no reply, an error, or something else than the Batch API describes.
+        """
+        try:
+            reply = await self._client.send(
+                method, path, data=data, params=params, most=REPLY_BYTES, seconds=self._timeout_s
+            )
+        except AttemptError as error:
+            raise CallError(0, error) from None
+        if not reply.good:
+            raise CallError(reply.status, self._client.refusal(reply))
+        try:
+            return read(json.loads(reply.content))
+        except (ValueError, RecursionError, MemoryError):
+            said = "what comes with status 200 is cut off, or not what the Batch API describes"
+            raise CallError(0, AttemptError("malformed", f"{said}: {_start(reply.content)!r}")) from None
+
+    async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call, again where that may help.
+
+        Raises:
+            CallError: that of the last try.
+        """
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.transient),
+            stop=stop_all(stop_after_attempt(self._settings.tries), stop_after_delay(self._settings.unreachable_s)),
+            wait=lambda state: self._pause_s(_error(state), state.attempt_number),
+            reraise=True,
+        )
+        return await retrying(call)
+
+    def _pause_s(self, error: BaseException | None, tries: int) -> float:
+        asked = error.error.retry_after if isinstance(error, CallError) else None
+        longest = min(LONGEST_PAUSE_S, 0.2 * 2.0 ** min(tries - 1, 20))
+        return max(min(asked or 0.0, self._settings.unreachable_s), random.uniform(0, longest))  # noqa: S311
+
+    def _fatal(self, error: CallError) -> LemaError:
+        does = "does not answer" if error.transient else "refuses the call"
+        return error.error.fatal or EndpointError(f"the batch API of {self.where} {does}: {error.error.detail}")
 
 
 def line_of(name: str, body: dict[str, Any]) -> bytes:
@@ -225,31 +372,16 @@ def line_of(name: str, body: dict[str, Any]) -> bytes:
     return line.encode("utf-8", "replace") + b"\n"
 
 
-def _holding(found: T, name: str, kind: type) -> T:
-    """Return what came with status 200.
-
-    Raises:
-        ValueError: it lacks a field of what the API describes: a proxy's page, or an error with a good status.
-    """
-    if not isinstance(getattr(found, name, None), kind):
-        raise ValueError(name)  # noqa: TRY004 - as the JSON decoder does
-    return found
+def _error(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
 
 
-_backoff = wait_random_exponential(multiplier=0.2, max=20)
+def _id_in(content: Any) -> str:
+    name = BatchReply.read(content, "id").id
+    if not name:
+        raise ValueError("id")
+    return name
 
 
-def _wait_s(state: RetryCallState) -> float:
-    error = state.outcome.exception() if state.outcome else None
-    asked = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
-    return max(min(asked or 0.0, UNREACHABLE_S), float(_backoff(state)))
-
-
-def _as_it_is(state: RetryCallState) -> Any:
-    return state.outcome.result() if state.outcome else None
-
-
-def _transient(error: BaseException) -> bool:
-    if isinstance(error, openai.APIStatusError):
-        return error.status_code in {408, 409, 429} or error.status_code >= 500
-    return isinstance(error, openai.APIConnectionError | TimeoutError | ValueError)
+def _start(content: bytes) -> str:
+    return one_line(content[:SHOWN].decode("utf-8", "replace"))

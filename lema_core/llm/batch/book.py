@@ -5,6 +5,7 @@ it. So a batch that is collected in parts, by several processes or not at all ne
 """
 
 import json
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,11 +41,21 @@ class Batch:
     """The URL and the name of the key that it was submitted with."""
     remote: str | None = None
     """The endpoint's name for it."""
+    input_file: str = ""
+    """The endpoint's name for the uploaded requests."""
+    asked_at: float | None = None
+    """When its creation was asked for (seconds since 1970). 0: never; None: older versions did not write it down."""
     in_hand: bool = False
     """Not submitted yet, and its process lives: it may be creating it at this moment."""
     lines: dict[str, Line] = field(default_factory=dict)
     held: dict[str, Amount] = field(default_factory=dict)
     """What this process's budget has set aside for it."""
+    seen_at: float = field(default_factory=time.time)
+    """When this process first saw it."""
+
+    def age_s(self) -> float:
+        """Return the seconds since the endpoint was asked to make it, as far as that is known."""
+        return max(0.0, time.time() - (self.asked_at or self.seen_at))
 
 
 class BatchBook:
@@ -69,11 +80,35 @@ class BatchBook:
                 row = (batch.id, self._identity, self._ledger.run, self._ledger.claims.owner, None, "intended")
                 store.database.insert("batches", [row])
                 store.database.insert("batch_places", [(batch.id, batch.place)])
+                store.database.insert("batch_creations", [(batch.id, "", 0.0)])
                 rows = [_row(batch.id, key, line, requests[key]) for key, line in batch.lines.items()]
                 for some in chunked([row for row in rows if row[1] not in taken], LOOKUP):
                     store.database.insert("batch_lines", some)
                 _strike(store, instead_of, batch.lines)
             return taken
+
+        return await self._ledger.call(work)
+
+    async def asks(self, batch: Batch, input_file: str) -> None:
+        """Write down, before the call, that the endpoint is asked to make a batch: from now on it may exist."""
+        batch.input_file, batch.asked_at = input_file, time.time()
+        await self._asked(batch)
+
+    async def refused(self, batch: Batch) -> None:
+        """Write down that the endpoint did not make the batch, as it says itself."""
+        batch.asked_at = 0.0
+        await self._asked(batch)
+
+    async def _asked(self, batch: Batch) -> None:
+        row = (batch.input_file, batch.asked_at, batch.id)
+        await self._do("UPDATE batch_creations SET input_file = ?, asked_at = ? WHERE batch = ?", [row])
+
+    async def remotes(self) -> set[str]:
+        """Return the endpoint's names for the batches that are known to be under way."""
+
+        def work() -> set[str]:
+            sql = f"SELECT remote FROM batches WHERE endpoint = ? AND {OPEN} AND remote IS NOT NULL"  # noqa: S608
+            return {row[0] for row in self._ledger.store.database.query(sql, (self._identity,))}
 
         return await self._ledger.call(work)
 
@@ -141,12 +176,13 @@ class BatchBook:
             sql = f"SELECT DISTINCT batch FROM batch_lines WHERE key IN ({marks(len(some))})"  # noqa: S608
             holders.update(row[0] for row in query(sql, some))
         sql = (
-            "SELECT id, COALESCE(place, ''), remote, state, owner FROM batches LEFT JOIN batch_places ON batch = id "  # noqa: S608
+            "SELECT id, COALESCE(place, ''), remote, state, owner, COALESCE(input_file, ''), asked_at FROM batches "  # noqa: S608
+            "LEFT JOIN batch_places ON batch_places.batch = id LEFT JOIN batch_creations ON batch_creations.batch = id "
             f"WHERE endpoint = ? AND {OPEN} ORDER BY id"
         )
         found = [(row, row[3] == "intended" and row[4] in living) for row in query(sql, (self._identity,))]
         return [
-            Batch(row[0], row[1], row[2], in_hand, self._lines(row[0]))
+            Batch(row[0], row[1], row[2], row[5], row[6], in_hand, self._lines(row[0]))
             for row, in_hand in found
             if row[0] in holders or (row[3] == "intended" and not in_hand)
         ]

@@ -2,14 +2,19 @@
 
 import asyncio
 import json
+import logging
 from collections import Counter
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from lema_core.chunks import chunked
 from lema_core.errors import LemaError
-from lema_core.llm.answers import Answer, AttemptError, answer_of, status_error
-from lema_core.llm.batch.api import Results
+from lema_core.llm.answers import Answer, AttemptError, answer_of, error_named, status_error
 from lema_core.llm.batch.book import Batch, BatchBook
+from lema_core.llm.batch.replies import words
+from lema_core.llm.batch.results import ResultFiles, Says, body_of, what_says
 from lema_core.llm.buyer import Desk
 from lema_core.llm.flight import Flight
 from lema_core.llm.ledger.credit import Amount
@@ -21,6 +26,24 @@ ROUNDS = 5
 """In how many batches an id is submitted before it becomes a failure, where `TRIES` does not say less."""
 
 
+CHUNK = 256
+"""Rows that are read from disk, and booked, at a time."""
+
+Missing = Literal["owed", "expired", "dropped"]
+"""What becomes of requests that no row speaks of. ``owed``: nothing was said about them, so they may be paid for.
+``expired``, ``dropped``: the batch as a whole ended before them; they are to be asked for again."""
+
+_log = logging.getLogger(__name__)
+
+
+class UnreadRowError(Exception):
+    """A row names its request, and what it says about it cannot be read."""
+
+
+class CancelledRowError(Exception):
+    """A row says that the batch was cancelled before its request."""
+
+
 @dataclass(slots=True)
 class Harvest:
     """What a batch that ended left to do."""
@@ -28,9 +51,15 @@ class Harvest:
     cut_off: dict[str, Answer] = field(default_factory=dict)
     """Paid answers that are to be asked for once more, with a larger cap."""
     unanswered: set[str] = field(default_factory=set)
-    """Keys whose rows say nothing about them: they are submitted again when the endpoint is well."""
+    """Keys of which the endpoint says that they were not carried out: the batch owes them no more."""
     unpaid: set[str] = field(default_factory=set)
     """Keys that nobody asks for this time and that cost nothing."""
+    unread: set[str] = field(default_factory=set)
+    """Keys of which nothing is known: they may be paid for."""
+    cancelled: set[str] = field(default_factory=set)
+    """Keys that were not carried out because the batch was cancelled."""
+    served: bool = False
+    """Some request of the batch was answered."""
     fatal: LemaError | None = None
     """No other request can succeed either."""
 
@@ -47,49 +76,104 @@ class BatchReader:
         self.tries: Counter[str] = Counter()
         """In how many batches each key has been without an answer."""
 
-    async def read(self, batch: Batch, results: Results) -> Harvest:
-        """Book an ended batch's rows; lines of which torn files say nothing are left as they are.
+    async def read(self, batch: Batch, files: ResultFiles, missing: Missing) -> Harvest:
+        """Book what the files of an ended batch say; ``missing``: what becomes of requests that they say nothing about.
 
         Raises:
             LedgerError: an answer cannot be committed.
         """
-        harvest = Harvest()
-        told = batch.lines.keys() & results.rows.keys() if results.torn else set(batch.lines)
-        asked = [flight for key, flight in self._flights.items() if key in told]
-        # Together: the ledger groups their commits.
-        await asyncio.gather(*(self._land(batch, flight, results, harvest) for flight in asked))
-        others = told - {flight.key for flight in asked}
-        stored = await self._book.requests(batch, others)
-        flights = [self._stranger(key, request) for key, request in stored.items()]
-        await asyncio.gather(*(self._land_stranger(batch, flight, results, harvest) for flight in flights))
+        harvest = Harvest(served=files.answers() > 0)
+        for keys in chunked(files.told(), CHUNK):
+            rows = await asyncio.to_thread(files.load, keys)
+            flights = await self._flights_of(batch, rows)
+            # Together: the ledger groups their commits.
+            await asyncio.gather(*(self._land(batch, flight, rows[flight.key], harvest) for flight in flights))
+            for flight in flights:
+                if flight.key in files.doubled:
+                    await self._count_others(flight, await asyncio.to_thread(files.others, flight.key))
+        if files.doubled:
+            _log.warning(
+                "the batch %s of %s answers %d requests more than once; the first answer is kept",
+                batch.remote,
+                self._where,
+                len(files.doubled),
+            )
+        for keys in chunked(sorted({*files.missing(), *harvest.unread}), CHUNK):
+            await self._miss(batch, keys, missing, harvest)
         return harvest
 
-    async def _land(self, batch: Batch, flight: Flight, results: Results, harvest: Harvest) -> None:
+    async def _flights_of(self, batch: Batch, keys: Collection[str]) -> list[Flight]:
+        """Return the flights that wait for some keys, and new ones for those that nobody asks for this time."""
+        asked = [self._flights[key] for key in keys if key in self._flights]
+        others = [key for key in keys if key not in self._flights]
+        stored = await self._book.requests(batch, others) if others else {}
+        return asked + [self._stranger(key, request) for key, request in stored.items()]
+
+    async def _land(self, batch: Batch, flight: Flight, row: dict[str, Any], harvest: Harvest) -> None:
+        key, waited_for = flight.key, flight.key in self._flights
         try:
-            answer = self._answer(flight, results)
+            answer = _answer_in(row, flight.request, self._where)
+        except UnreadRowError:
+            harvest.unread.add(key)
+        except CancelledRowError:
+            harvest.cancelled.add(key)
+            await self._drop(batch, [flight], harvest)
         except AttemptError as error:
+            await self._failed(batch, flight, error, harvest)
+        else:
+            if not self._again(batch, flight, answer):
+                await self.keep(batch, flight, answer)
+            elif waited_for:
+                harvest.cut_off[key] = answer
+
+    async def _failed(self, batch: Batch, flight: Flight, error: AttemptError, harvest: Harvest) -> None:
+        if flight.key in self._flights:
             self._desk.counters.ends[error.reason] += 1
             await self._missed(batch, flight, error, harvest)
+        # What nobody asks for this time is left to whoever does.
+        elif error.paid is None and not error.maybe_paid and batch.lines[flight.key].first is None:
+            harvest.unpaid.add(flight.key)
+
+    async def _miss(self, batch: Batch, keys: Sequence[str], missing: Missing, harvest: Harvest) -> None:
+        """Deal with keys that no row speaks of."""
+        harvest.unread.difference_update(keys)
+        # Others, by now, may have been settled by another process.
+        flights = await self._flights_of(batch, keys)
+        if missing == "owed":
+            harvest.unread.update(flight.key for flight in flights)
+            # A second try that came to nothing known costs no second payment: its first answer is kept.
+            firsts = [flight for flight in flights if batch.lines[flight.key].first is not None]
+            await asyncio.gather(*(self._let_stand(batch, flight) for flight in firsts))
+            harvest.unread.difference_update(flight.key for flight in firsts)
             return
-        if self._again(batch, flight, answer):
-            harvest.cut_off[flight.key] = answer
-        else:
-            await self.keep(batch, flight, answer)
+        if missing == "dropped":
+            harvest.cancelled.update(flight.key for flight in flights)
+            await self._drop(batch, flights, harvest)
+            return
+        expired = AttemptError("expired", "the batch expired before this request was answered")
+        await asyncio.gather(*(self._failed(batch, flight, expired, harvest) for flight in flights))
+
+    async def _drop(self, batch: Batch, flights: Sequence[Flight], harvest: Harvest) -> None:
+        """The batch owes these no more: they were not carried out, and that says nothing about them."""
+        for flight in flights:
+            if batch.lines[flight.key].first is not None:
+                await self._let_stand(batch, flight)
+            else:
+                self.pay(batch, flight.key, Amount())
+                harvest.unanswered.add(flight.key)
+
+    async def _count_others(self, flight: Flight, rows: Sequence[dict[str, Any]]) -> None:
+        """Count what further answers to the same request cost."""
+        for row in rows:
+            with suppress(AttemptError, UnreadRowError, CancelledRowError):
+                other = _answer_in(row, flight.request, self._where)
+                self._desk.account.pay(self.cost(other))
+                detail = "the batch answers this request more than once"
+                await self._desk.miss(flight, "duplicate", 1, detail, paid=other)
 
     def _again(self, batch: Batch, flight: Flight, answer: Answer) -> bool:
         wanted = self._desk.spec.length_retry_factor is not None and batch.lines[flight.key].first is None
         return wanted and answer.finish_reason == "length"
-
-    async def _land_stranger(self, batch: Batch, flight: Flight, results: Results, harvest: Harvest) -> None:
-        """Book a good answer; anything else is left to whoever asks for it."""
-        try:
-            answer = self._answer(flight, results)
-        except AttemptError as error:
-            if error.paid is None and not error.maybe_paid and batch.lines[flight.key].first is None:
-                harvest.unpaid.add(flight.key)
-            return
-        if batch.lines[flight.key].first is None and not self._again(batch, flight, answer):
-            await self.keep(batch, flight, answer)
 
     async def keep(self, batch: Batch, flight: Flight, answer: Answer) -> None:
         """Commit an answer, with the one it was to better."""
@@ -114,7 +198,7 @@ class BatchReader:
         if line.first is not None:
             await self._let_stand(batch, flight, error)
             return
-        if error.fatal is not None:
+        if error.fatal is not None and not (error.doubtful and harvest.served):
             harvest.fatal = error.fatal
             harvest.unanswered.add(key)
             return
@@ -189,28 +273,42 @@ class BatchReader:
     def _stranger(self, key: str, canonical: dict[str, Any]) -> Flight:
         return Flight(key, stored_request(canonical), self._desk.spec.identity, 0.0)
 
-    def _answer(self, flight: Flight, results: Results) -> Answer:
-        row = results.rows.get(flight.key)
-        if row is not None:
-            return _answer_in(row, flight.request, self._where)
-        if results.gone:
-            raise AttemptError("deadline", "the file that may hold the answer is gone", maybe_paid=True)
-        raise AttemptError("deadline", "the batch ended without an answer")
-
 
 def _answer_in(row: dict[str, Any], request: CompletionRequest, where: str) -> Answer:
     """Return the answer in a row of a batch's result files.
 
     Raises:
-        AttemptError: it holds none.
+        AttemptError: the endpoint says that it failed, and how.
+        CancelledRowError: the endpoint says that it was cancelled.
+        UnreadRowError: the row says neither.
     """
-    given = row.get("response")
-    response: dict[str, Any] = given if isinstance(given, dict) else {}
-    status = response.get("status_code")
-    if status == 200:
-        return answer_of(response.get("body"), prompt_chars(request))
-    complaint = json.dumps(response.get("body") or {"error": row.get("error") or {"message": "no response"}})
-    raise status_error(status if isinstance(status, int) and status else 500, {}, complaint.encode(), where)
+    body, status = body_of(row)
+    if what_says(row) is Says.ANSWERED or (body is not None and (status is None or status < 400)):
+        try:
+            return answer_of(body, prompt_chars(request), where)
+        except AttemptError as error:
+            if error.reason != "malformed" or error.paid is not None:
+                raise
+            if not row.get("error"):
+                raise UnreadRowError from None
+    if status is not None and status >= 400:
+        raise status_error(status, {}, json.dumps(body or {"error": row.get("error")}).encode(), where)
+    raise _row_error(row.get("error"), where)
+
+
+def _row_error(error: Any, where: str) -> AttemptError:
+    """Return what an error means that a row gives instead of a response.
+
+    Raises:
+        CancelledRowError: the endpoint says that it was cancelled.
+    """
+    said = words(error) or "the endpoint lists it as failed, without a word"
+    code = str(error.get("code") or error.get("type") or "" if isinstance(error, dict) else error).lower()
+    if "cancel" in code:
+        raise CancelledRowError
+    if "expired" in code:
+        return AttemptError("expired", said)
+    return error_named(error, said, where)
 
 
 def _most_tries(reason: FailureReason) -> int:

@@ -54,7 +54,7 @@ def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
         parquet = Path(scratch) / "ledger.parquet"
         export_ledger(old, parquet)
         import_ledger(new, parquet)
-    for table in ("failures", "batches", "batch_places", "batch_lines"):
+    for table in ("failures", "batches", "batch_places", "batch_creations", "batch_lines"):
         rows = old.database.query(f"SELECT * FROM {table}")  # noqa: S608
         for some in chunked(rows, PAGE):
             with new.database.transaction():

@@ -5,11 +5,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from batching import answered, batched, buy, submitted
+from batching import QUICK, answered, batched, buy, submitted
 
 from lema_core.errors import EndpointError
-from lema_core.llm.batch import api as batch_calls
-from lema_core.llm.batch import transport as buying
 from lema_core.llm.batch.api import BatchApi
 from lema_core.llm.batch.book import waits_for_batches
 from lema_core.llm.client import Client
@@ -62,7 +60,6 @@ async def test_what_a_batch_says_it_answered_is_read_until_it_is_there(
 async def test_files_that_stay_short_end_the_run_and_what_they_lack_is_not_bought_again(
     endpoint, ask, ledger, monkeypatch
 ) -> None:
-    monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(5))
     (batch,) = endpoint.batches.batches
     endpoint.batches.get(batch)
@@ -89,15 +86,15 @@ async def test_an_answer_is_not_replaced_by_an_error_under_the_same_id(endpoint,
     assert submitted(endpoint) == [5]
 
 
-async def test_a_batch_is_closed_when_its_file_is_full(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(buying, "MOST_BYTES", 1000)
-    assert answered(await buy(ledger, batched(endpoint), ask(10)), 10)
+async def test_a_batch_is_closed_when_its_file_is_full(endpoint, ask, ledger) -> None:
+    small = QUICK.model_copy(update={"file_bytes": 1000})
+    assert answered(await buy(ledger, batched(endpoint, batches=small), ask(10)), 10)
     assert sum(submitted(endpoint)) == 10
     assert len(submitted(endpoint)) > 1
     assert all(len(content) <= 1000 for told, content in endpoint.batches.files.values() if told["purpose"] == "batch")
     # One request that is larger than a file is the endpoint's to refuse.
-    monkeypatch.setattr(buying, "MOST_BYTES", 10)
-    assert answered(await buy(ledger, batched(endpoint), ask(2, 50)), 2)
+    tiny = QUICK.model_copy(update={"file_bytes": 10})
+    assert answered(await buy(ledger, batched(endpoint, batches=tiny), ask(2, 50)), 2)
 
 
 async def test_a_call_that_is_refused_is_told_so(endpoint, ask, ledger, monkeypatch) -> None:
@@ -119,7 +116,7 @@ async def test_a_call_that_is_refused_is_told_so(endpoint, ask, ledger, monkeypa
     ],
     ids=["html", "cut", "error", "503"],
 )
-async def test_a_garbled_answer_with_a_good_status_is_asked_for_again(endpoint, ask, ledger, reply) -> None:
+async def test_a_garbled_answer_with_a_good_status_is_asked_for_again(endpoint, ask, ledger, reply, tmp_path) -> None:
     """Every call of the API is garbled once before it is answered."""
     seen: set[str] = set()
 
@@ -144,15 +141,15 @@ async def test_a_garbled_answer_with_a_good_status_is_asked_for_again(endpoint, 
         assert submitted(endpoint) == [3]
         seen.clear()
         client = Client(batched(endpoint, base_url=url))
-        assert await BatchApi(client, 5).search("nobody's") is None
+        sought = await BatchApi(client, 5, tmp_path, QUICK).search("nobody's", "file", set(), patiently=False)
+        assert sought.remote is None
         await client.close()
     await runner.cleanup()
     assert seen == {"GET ['batches']"}
 
 
 async def test_an_outage_shorter_than_the_patience_does_not_end_the_wait(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(batch_calls, "ATTEMPTS", 1)
-    monkeypatch.setattr(batch_calls, "UNREACHABLE_S", 5.0)
+    patient = QUICK.model_copy(update={"tries": 1, "unreachable_s": 5.0})
     await buy(ledger, batched(endpoint, wait_for_batch=False), ask(2))
     at_first(monkeypatch, "get", away, 3)
-    assert answered(await buy(ledger, batched(endpoint), ask(2)), 2)
+    assert answered(await buy(ledger, batched(endpoint, batches=patient), ask(2)), 2)

@@ -3,7 +3,7 @@ from batching import answered, batched, buy, let_end, submitted
 
 from lema_core.errors import BudgetExceededError, EndpointError
 from lema_core.llm import Budget, Completion, Engine, Failure, Price
-from lema_core.llm.batch.api import BatchApi
+from lema_core.llm.batch.api import BatchApi, Creation
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated import Faults
 
@@ -27,7 +27,7 @@ async def test_expiry_submits_only_the_missing_ids_again(endpoint, ask, ledger) 
     outcomes = await buy(ledger, batched(endpoint), ask(16))
     answers = [one for one in outcomes if isinstance(one, Completion)]
     assert submitted(endpoint) == [16, 8, 4, 2, 1]
-    assert [one.reason for one in outcomes if isinstance(one, Failure)] == ["server_error"]
+    assert [one.reason for one in outcomes if isinstance(one, Failure)] == ["expired"]
     assert endpoint.stats.report()["paid_twice"] == 0
     assert len(answers) == endpoint.stats.report()["distinct"]
 
@@ -69,16 +69,20 @@ async def test_after_a_crash_the_batch_is_found_again(endpoint, ask, ledger, mon
     class Crash(BaseException):
         pass
 
-    create = BatchApi.create
+    upload, create = BatchApi.upload, BatchApi.create
 
-    async def crashing(self, batch_id, lines) -> str:
+    async def uploading(self, *words) -> str:
+        if moment == "before the upload":
+            raise Crash
+        return await upload(self, *words)
+
+    async def creating(self, *words) -> Creation:
         if moment == "after the creation":
-            await create(self, batch_id, lines)
-        if moment == "before the creation":
-            endpoint.batches.add_file(b"{}", "x.jsonl", "batch")
+            await create(self, *words)
         raise Crash
 
-    monkeypatch.setattr(BatchApi, "create", crashing)
+    monkeypatch.setattr(BatchApi, "upload", uploading)
+    monkeypatch.setattr(BatchApi, "create", creating)
     with pytest.raises(Crash):
         await buy(ledger, batched(endpoint), ask(6))
     monkeypatch.undo()
@@ -119,7 +123,7 @@ async def test_a_refused_batch_gives_back_what_it_held(endpoint, ask, ledger, mo
     async def refused(*_):
         raise EndpointError("no")
 
-    monkeypatch.setattr(BatchApi, "create", refused)
+    monkeypatch.setattr(BatchApi, "upload", refused)
     price = Price(input_per_million=1e6, output_per_million=1e6)
     spec, budget = batched(endpoint, price=price), Budget(dollars=1000)
     async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:

@@ -1,18 +1,21 @@
 """Batches lost, refused, stalled, cut off, or asked for over HTTP: nothing is paid twice, nothing waits for ever."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
-from batching import answered, batched, buy, let_end, submitted
+from batching import QUICK, answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, request_key, window
-from lema_core.llm.batch import api as batch_calls
 from lema_core.llm.batch.api import BatchApi
 from lema_core.llm.batch.book import Batch, BatchBook, Line, forget_batch, waits_for_batches
+from lema_core.llm.batch.replies import BatchReply
+from lema_core.llm.batch.results import Says, what_says
 from lema_core.llm.client import Client
 from lema_core.llm.forecast import pilot
 from lema_core.llm.ledger.credit import Amount, Credit
@@ -43,8 +46,8 @@ def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None])
 
     def spoiled(self, text, *, expired):
         row, _ = line(self, text, expired=expired)
-        change(batch_calls.json.loads(text)["body"], row)
-        return row, batch_calls.is_answer(row)
+        change(json.loads(text)["body"], row)
+        return row, what_says(row) is Says.ANSWERED
 
     monkeypatch.setattr(Batches, "_line", spoiled)
 
@@ -99,8 +102,9 @@ async def test_a_batch_that_the_endpoint_forgot_is_submitted_again_only_when_som
     assert states(ledger) == ["collected", "forgotten"]
 
 
-async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
+async def test_a_result_file_that_is_gone_ends_the_run_and_is_paid_again_only_when_given_up(
+    endpoint, ask, ledger, monkeypatch
+) -> None:
     file = Batches.file
 
     def gone(self, file_id):
@@ -110,10 +114,14 @@ async def test_a_result_file_that_expired_is_submitted_again(endpoint, ask, ledg
         return described, content
 
     monkeypatch.setattr(Batches, "file", gone)
-    async with Engine.open(ledger=ledger, budget=Budget(dollars=1e6), run="batch") as opened:
-        assert answered([one async for one in opened.stream(batched(endpoint), ask(3, max_tokens=200))], 3)
-        # What the file held was billed.
-        assert opened._account._lost.dollars > 30
+    for _ in range(2):
+        with pytest.raises(EndpointError, match=r"nothing could be read for 3 of its 3 requests.*forget-batch"):
+            await buy(ledger, batched(endpoint), ask(3, max_tokens=200), Budget(dollars=1e6))
+        assert submitted(endpoint) == [3]
+        assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches().dollars > 30
+    ((name,),) = LedgerStore(ledger).database.query("SELECT id FROM batches")
+    forget_batch(LedgerStore(ledger), name)
+    assert answered(await buy(ledger, batched(endpoint), ask(3, max_tokens=200)), 3)
     assert submitted(endpoint) == [3, 3]
 
 
@@ -229,33 +237,40 @@ async def test_a_request_that_always_fails_is_given_up_also_by_processes_that_do
     assert submitted(endpoint) == [1] * 5
 
 
-async def test_a_batch_without_a_word_on_a_request_gives_it_up_as_a_row(endpoint, ask, ledger, monkeypatch) -> None:
+async def test_a_batch_without_a_word_on_a_request_ends_the_run_with_the_names_that_came(
+    endpoint, ask, ledger, monkeypatch
+) -> None:
     spoil(monkeypatch, lambda _, row: row.update(custom_id="nobody's"))
-    async with Engine.open(ledger=ledger, run="batch") as opened:
-        outcome = await opened.complete(batched(endpoint), ask(1)[0])
-        assert isinstance(outcome, Failure)
-        assert outcome.reason == "deadline"
-        assert LedgerStore(ledger).database.query("SELECT key FROM claims") == []
-    assert failures(ledger) == {"deadline": 3}
+    for _ in range(2):
+        with pytest.raises(EndpointError, match=r"1 rows are for none of its requests.*nobody's.*forget-batch"):
+            await buy(ledger, batched(endpoint), ask(1))
+    assert submitted(endpoint) == [1]
+    assert failures(ledger) == {}
+    assert LedgerStore(ledger).database.query("SELECT key FROM claims") == []
 
 
-async def test_every_call_has_a_deadline(ask, monkeypatch) -> None:
+async def test_every_call_has_a_deadline(tmp_path) -> None:
     async def stalled(_request: web.Request) -> web.Response:
         await asyncio.sleep(3600)
         raise AssertionError
 
-    monkeypatch.setattr(batch_calls, "ATTEMPTS", 2)
-    monkeypatch.setattr(batch_calls, "UNREACHABLE_S", 0.1)
+    hasty = QUICK.model_copy(update={"unreachable_s": 0.1, "listing_s": 0.1, "reading_s": 0.1})
+    reply = BatchReply(id="r", status="completed", output_file_id=("f",))
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", stalled)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     client = Client(EndpointSpec(model="m", base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1"))
-    api = BatchApi(client, 0.05)
-    for call in (api.search("b"), api.create("b", [b"{}"]), api.standing("r"), api.results("r")):
+    api = BatchApi(client, 0.05, tmp_path, hasty)
+    search = api.search("b", "f", set(), patiently=False)
+    for call in (search, api.upload("b", [b"{}"]), api.create("b", "f", set()), api.standing("r")):
         with pytest.raises(EndpointError, match="does not answer"):
             await call
+    (_, files) = await api.results("b", "r", reply, {"k"}) or (None, None)
+    assert files is not None
+    assert "the file f cannot be fetched" in files.unread[0]
+    files.close()
     await client.close()
     await runner.cleanup()
 
@@ -305,14 +320,15 @@ async def test_batches_in_postgresql(endpoint, ask, postgres) -> None:
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
 
 
-async def test_an_unreadable_answer_without_usage_counts_for_all_it_may_have_cost(
+async def test_a_row_of_success_without_an_answer_ends_the_run_and_holds_what_it_may_have_cost(
     endpoint, ask, ledger, monkeypatch
 ) -> None:
     spoil(monkeypatch, lambda _, row: row["response"].update(body={"odd": 1}))
-    async with Engine.open(ledger=ledger, budget=Budget(dollars=1e6), run="batch") as opened:
-        await opened.complete(batched(endpoint), ask(1, max_tokens=10)[0])
-        assert opened._account._lost.dollars > 30
-    assert failures(ledger) == {"malformed": 3}
+    for _ in range(2):
+        with pytest.raises(EndpointError, match="forget-batch"):
+            await buy(ledger, batched(endpoint), ask(1, max_tokens=10), Budget(dollars=1e6))
+    assert submitted(endpoint) == [1]
+    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches().dollars > 30
 
 
 async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
@@ -325,19 +341,19 @@ async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
 
 
 async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask, ledger, monkeypatch) -> None:
-    create, under_way = BatchApi.create, BatchBook.under_way
+    upload, under_way = BatchApi.upload, BatchBook.under_way
     called, go, looks = asyncio.Event(), asyncio.Event(), asyncio.Queue()
 
     async def slow(self, batch_id, lines) -> str:
         called.set()
         await go.wait()
-        return await create(self, batch_id, lines)
+        return await upload(self, batch_id, lines)
 
     async def looking(self, keys) -> list[Batch]:
         looks.put_nowait(None)
         return await under_way(self, keys)
 
-    monkeypatch.setattr(BatchApi, "create", slow)
+    monkeypatch.setattr(BatchApi, "upload", slow)
     monkeypatch.setattr(BatchBook, "under_way", looking)
     async with Engine.open(ledger=ledger, run="batch") as opened:
 
@@ -373,5 +389,5 @@ async def test_a_key_that_the_endpoint_echoes_is_kept_nowhere(endpoint, ask, led
     monkeypatch.setattr(Batches, "_no_room", refused)
     with pytest.raises(EndpointError, match=r"invalid: not for \*\*\*"):
         await buy(ledger, spec, ask(1, 7))
-    for file in tmp_path.rglob("*"):
+    for file in filter(Path.is_file, tmp_path.rglob("*")):
         assert key.encode() not in file.read_bytes()
