@@ -54,6 +54,8 @@ class BatchBuyer:
         self._most_live = self._settings.live
         self._refusals = 0
         self._refused_since = 0.0
+        self._full = False
+        """Even a batch of one request was refused, and this process does not wait for room."""
         self._full_until = 0.0
         self._clock = asyncio.get_running_loop().time
 
@@ -70,7 +72,7 @@ class BatchBuyer:
                 being_made = await self._find()
                 await self._collect()
                 await self._submit(being_made)
-                if not self._spec.wait_for_batch and (self._live or being_made):
+                if not self._spec.wait_for_batch and (self._live or being_made or self._full):
                     await self._postpone(being_made)
                 elif self._open:
                     # Without a batch under way it waits for the budget, for another's batch, or for nothing.
@@ -132,7 +134,11 @@ class BatchBuyer:
             # The endpoint was never asked to make it, or said that it did not.
             await self._over(batch, "lost")
             return
-        sought = await self._api.search(batch.id, batch.input_file, await self._book.remotes(), patiently=True)
+        self._show(batch, "looked for, because its creation was not confirmed,")
+        try:
+            sought = await self._api.search(batch.id, batch.input_file, await self._book.remotes(), patiently=True)
+        finally:
+            self._desk.counters.batches.pop(batch.id, None)
         if sought.remote is not None:
             batch.remote = sought.remote
             await self._book.submitted(batch)
@@ -161,7 +167,7 @@ class BatchBuyer:
     async def _submit(self, being_made: set[str]) -> None:
         """Submit what fits the budget."""
         loose = deque(self._loose(being_made) if self._clock() >= self._full_until else [])
-        while loose and len(self._live) < self._most_live:
+        while loose and len(self._live) < self._most_live and self._clock() >= self._full_until and not self._full:
             batch = Batch(uuid.uuid4().hex, self._place)
             written = await self._fill(batch, loose)
             if not written:
@@ -212,8 +218,10 @@ class BatchBuyer:
         input_file = await self._api.upload(batch.id, (written[key] for key in batch.lines))
         # Committed before the call: from now on a kill leaves a batch that may exist.
         await self._book.asks(batch, input_file)
+        self._show(batch, "being created")
         creation = await self._api.create(batch.id, input_file, await self._book.remotes())
         if creation.refused is not None:
+            self._desk.counters.batches.pop(batch.id, None)
             await self._book.refused(batch)
             await self._refused(batch, str(creation.refused), creation.refused)
             self._live.remove(batch)
@@ -254,7 +262,7 @@ class BatchBuyer:
 
     def _show(self, batch: Batch, status: str) -> None:
         since = self._clock() - batch.age_s()
-        words = f"{batch.remote} {status or 'without a status'}"
+        words = f"{batch.remote or 'a batch'} {status or 'without a status'}"
         self._desk.counters.batches[batch.id] = BatchWait(words, since, len(batch.lines))
 
     def _overdue(self, batch: Batch, reply: BatchReply) -> list[LemaError]:
@@ -360,6 +368,7 @@ class BatchBuyer:
                 f"{self._api.where} refuses even a batch of one request, for {hours}, while none of ours is in its "
                 f"queue: {words}. What was paid is kept; run again when the queue has room"
             )
+        self._full = refused <= 1 and not self._spec.wait_for_batch
         self._size = max(1, refused // 2)
         pause = min(self._settings.pause_s, self._spec.batch_poll_s * 2.0 ** min(self._refusals, 20))
         self._full_until = now + (pause if self._spec.wait_for_batch else 0.0)

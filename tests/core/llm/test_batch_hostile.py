@@ -13,7 +13,7 @@ import pytest
 from hostile_batches import CUT, SILENT, Behaviour, Hostile, Raw, Status, serving
 
 from lema_core.errors import EndpointError, LemaError
-from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine
+from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine, Failure
 from lema_core.llm.batch.api import BatchApi
 from lema_core.llm.batch.book import forget_batch
 from lema_core.llm.batch.replies import BatchReply
@@ -467,6 +467,7 @@ async def trial(name: str, folder: Path) -> list[str]:
     return wrong
 
 
+@pytest.mark.slow
 async def test_no_behaviour_makes_us_pay_twice_or_end_with_a_traceback(tmp_path: Path) -> None:
     turns, failed = asyncio.Semaphore(8), dict[str, list[str]]()
     before, most = resident_bytes(), 0
@@ -493,7 +494,7 @@ def resident_bytes() -> int:
 
 PROGRAM = """
 import asyncio, sys
-from lema_core.llm import CompletionRequest, EndpointSpec, Engine
+from lema_core.llm import CompletionRequest, EndpointSpec, Engine, Failure
 
 async def main(spec, ledger, count):
     requests = [CompletionRequest(({"role": "user", "content": f"question {index}"},)) for index in range(count)]
@@ -575,6 +576,17 @@ async def test_a_waiting_batch_is_named_with_its_status_and_age(tmp_path: Path, 
         assert await run(endpoint, str(tmp_path / "other.sqlite"), said) == STOP
     assert [record.message for record in caplog.records if "the queue is full" in record.message]
     assert any("queue full" in words for words in said)
+
+
+async def test_a_full_queue_leaves_requests_to_a_later_run_where_this_one_does_not_wait(tmp_path: Path) -> None:
+    async with serving(always("create", Status(400, FULL_REFUSAL))) as endpoint:
+        spec = spec_of(endpoint).model_copy(update={"wait_for_batch": False})
+        async with Engine.open(ledger=str(tmp_path / "ledger.sqlite"), run="hostile") as engine:
+            outcomes = [one async for one in engine.stream(spec, [request(index) for index in range(4)])]
+    assert {(one.reason, "queue is full" in one.detail) for one in outcomes if isinstance(one, Failure)} == {
+        ("pending", True)
+    }
+    assert len(outcomes) == 4
 
 
 async def test_a_creation_in_doubt_is_said_and_recorded(tmp_path: Path, caplog: Any) -> None:
