@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.answers import AttemptError
-from lema_core.llm.batch.replies import METADATA, BatchReply, ListPage
+from lema_core.llm.batch.replies import METADATA, BatchReply, ListPage, words
 from lema_core.llm.batch.results import ResultFiles, kept_files, room_in, scratch_file
 from lema_core.llm.batch.rows import PIECE_BYTES, SHOWN
 from lema_core.llm.batch.settings import BatchSettings
@@ -44,9 +44,11 @@ _log = logging.getLogger(__name__)
 class CallError(Exception):
     """A call of the Batch API failed. ``status`` is 0 where no reply came, or none that can be read."""
 
-    def __init__(self, status: int, error: AttemptError) -> None:
+    def __init__(self, status: int, error: AttemptError, said: str = "") -> None:
         super().__init__(f"HTTP {status}: {error.detail}")
         self.status = status
+        self.said = said
+        """The endpoint's words with their code."""
         self.error = error
 
     @property
@@ -83,6 +85,7 @@ class Creation:
 
     remote: str
     refused: LemaError | None = None
+    said: str = ""
 
 
 class BatchApi:
@@ -138,7 +141,7 @@ class BatchApi:
             if sought.remote is not None:
                 return Creation(sought.remote)
             if failed.doing == "no":
-                return Creation("", self._fatal(failed))
+                return Creation("", self._fatal(failed), failed.said)
             if open_question and sought.doubts:
                 raise EndpointError(self.doubt(batch_id, f"{failed.error.detail}; {'; '.join(sought.doubts)}"))
             if open_question:
@@ -335,7 +338,7 @@ class BatchApi:
         except AttemptError as error:
             raise CallError(0, error) from None
         if not reply.good:
-            raise CallError(reply.status, self._client.refusal(reply))
+            raise CallError(reply.status, self._client.refusal(reply), _said(reply.content))
         try:
             return read(json.loads(reply.content))
         except (ValueError, RecursionError, MemoryError):
@@ -381,6 +384,14 @@ def _id_in(content: Any) -> str:
     if not name:
         raise ValueError("id")
     return name
+
+
+def _said(content: bytes) -> str:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError, MemoryError):
+        return ""
+    return words(found.get("error") if isinstance(found, dict) else found)
 
 
 def _start(content: bytes) -> str:

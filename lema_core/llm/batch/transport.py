@@ -223,7 +223,7 @@ class BatchBuyer:
         if creation.refused is not None:
             self._desk.counters.batches.pop(batch.id, None)
             await self._book.refused(batch)
-            await self._refused(batch, str(creation.refused), creation.refused)
+            await self._refused(batch, creation.said, creation.refused)
             self._live.remove(batch)
             return
         batch.remote = creation.remote
