@@ -67,6 +67,7 @@ _REMEDIES = {
     "connection": "Look whether the server runs, and at its log",
     "deadline": "Look whether the server works; if its answers take longer, raise attempt_timeout_s",
     "server_error": "Look at the server's log",
+    "expired": "The endpoint did not reach these requests within the window of a batch: run again later, or by HTTP",
 }
 
 
