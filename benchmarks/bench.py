@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,9 @@ from pathlib import Path
 
 from flows.operations import server as prefect
 from lema_core.llm.endpoints import free_port
+from lema_core.llm.simulated.serving import CONTROL_FROM
 
+CONTROL = secrets.token_urlsafe(16)
 LEMA = [sys.executable, "-c", "from flows.cli import app; app()"]
 BARE = """
 import asyncio, json, sys
@@ -64,8 +67,7 @@ class Bench:
 
     def get(self, path: str, post: dict[str, float] | None = None) -> dict[str, float]:
         """Ask the server: a GET, or a POST of JSON; return its figures."""
-        data = None if post is None else json.dumps(post).encode()
-        with urllib.request.urlopen(f"{self.base}/{path}", data) as answer:  # noqa: S310 - our own server
+        with urllib.request.urlopen(control(f"{self.base}/{path}", post)) as answer:  # noqa: S310 - our own server
             text = answer.read()
         return json.loads(text) if text.startswith(b"{") else {}
 
@@ -101,13 +103,21 @@ class Bench:
         return run([sys.executable, "-c", BARE, f"{self.base}/v1", self.model, str(file), str(concurrency)])
 
 
+def control(url: str, post: dict[str, float] | None) -> urllib.request.Request:
+    """Return a request to the simulated endpoint: a GET, or a POST of JSON with the control token."""
+    data = None if post is None else json.dumps(post).encode()
+    return urllib.request.Request(url, data, {"Authorization": f"Bearer {CONTROL}"})  # noqa: S310 - our own server
+
+
 @contextmanager
 def server(latency_s: float = 0.0) -> Iterator[str]:
     """Run the simulated endpoint in a process of its own; give its address."""
     port = free_port()
-    process = subprocess.Popen([*LEMA, "simulate", "--port", str(port)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*LEMA, "simulate", "--port", str(port)], stdout=subprocess.DEVNULL, env=os.environ | {CONTROL_FROM: CONTROL}
+    )
     base = f"http://127.0.0.1:{port}"
-    faults = urllib.request.Request(f"{base}/faults", json.dumps({"latency_s": latency_s}).encode())  # noqa: S310
+    faults = control(f"{base}/faults", {"latency_s": latency_s})
     try:
         while True:
             try:
@@ -125,9 +135,7 @@ def server(latency_s: float = 0.0) -> Iterator[str]:
 @contextmanager
 def prefect_server(home: Path) -> Iterator[None]:
     """Run a Prefect server of our own and set it for this process; its console is quiet."""
-    quiet = {
-        "PREFECT_API_URL": prefect.api_url(prefect.start(home)),
-        "PREFECT_HOME": str(home),
+    quiet = prefect.client_settings(home, prefect.start(home)) | {
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     }
     os.environ.update(prefect.QUIET | quiet)

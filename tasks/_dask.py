@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import dask
 import distributed
 from prefect import Task
 from prefect.context import serialize_context
@@ -136,8 +137,16 @@ async def _client(runtime: Runtime) -> AsyncIterator[Any]:
 
 
 def _local(runtime: Runtime) -> Any:
-    """Return worker processes of this machine; the kernel's loopback interface is all that sees them."""
+    """Return worker processes of this machine, on the loopback interface.
+
+    A scheduler runs whatever its clients send, and every user of the machine reaches loopback: only who has the
+    certificate may connect, which is made here and is kept in memory.
+    """
+    # Without routes the HTTP servers of scheduler and workers show nothing; by default everyone reads logs and stacks.
+    dask.config.set({"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []})
     return distributed.LocalCluster(
+        protocol="tls",
+        security=distributed.Security.temporary(),
         n_workers=runtime.workers,
         threads_per_worker=runtime.shards_in_flight,
         host=HOST,

@@ -129,6 +129,11 @@ def _prefect() -> Finding:
     port = None if given else server.running_port(server.HOME)
     api = given or server.api_url(port or server.DEFAULT_PORT)
     problem = _problem(f"{api.rstrip('/')}/health", None)
+    if problem is None and port:
+        try:
+            server.check_lock(server.HOME, port)
+        except LemaError as error:
+            return Finding("Prefect", "missing", str(error), "lema down, then the same command again")
     if problem is None:
         return Finding("Prefect", "ok", f"{api} answers")
     if given:

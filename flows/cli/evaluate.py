@@ -116,7 +116,7 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import listened
     from flows.measuring import GO_ON, already_there, asked_for
-    from flows.operations.server import ensure_server, ui_url
+    from flows.operations.server import ensure_server, login_url
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
 
@@ -134,7 +134,7 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     for _ in read_questions(source):
         pass
     stopping.run(all_answer({run.endpoint(name)}))
-    console.print(f"Prefect UI: {ui_url(ensure_server(), 'runs')}")
+    console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cli.progress import bars
     from flows.evaluating import evaluate as evaluate_flow

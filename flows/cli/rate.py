@@ -1,6 +1,9 @@
 """``lema rate``: a page on which a person rates a drawn pilot of corrections before the rest is paid for."""
 
+import secrets
+import tempfile
 import webbrowser
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,12 +48,17 @@ def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:
     from lema_core.llm.endpoints import free_port
     from lema_core.report.rating_page import rating_app
 
-    port = port or free_port()
-    url = f"http://127.0.0.1:{port}/"
+    port, secret = port or free_port(), secrets.token_urlsafe(16)
+    url = f"http://127.0.0.1:{port}/{secret}/"
     console.print(f"rate {len(sheet.pairs)} pairs at {url} ({sheet.rated} done); Ctrl-C ends")
-    if open_page:
-        webbrowser.open(url)
-    uvicorn.run(rating_app(sheet), host="127.0.0.1", port=port, log_level="warning")
+    with tempfile.TemporaryDirectory(prefix="lema-rate-") as folder:
+        if open_page:
+            # Every user can list the arguments of the browser that this starts, so they name a file that only we can
+            # read, and the file leads to the address.
+            page = Path(folder) / "open.html"
+            page.write_text(f'<meta http-equiv="refresh" content="0; url={url}">', encoding="utf-8")
+            webbrowser.open(page.as_uri())
+        uvicorn.run(rating_app(sheet, secret), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 def _print(summary: "PilotSummary") -> None:

@@ -98,13 +98,13 @@ def resume(
 
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
-    from flows.operations.server import ensure_server, ui_url
+    from flows.operations.server import ensure_server, login_url
     from flows.preflight import preflight
 
     started = time.monotonic()
     stopping.run(preflight(spec, root))
     api = ensure_server()
-    console.print(f"Prefect UI: {ui_url(api, 'runs')}")
+    console.print(f"Prefect UI: {login_url(api, 'runs')}")
     # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
     # settings when it is imported: only now.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")

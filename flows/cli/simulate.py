@@ -30,7 +30,8 @@ def simulate(
     model: they are for trying a run file without a key, for tests and for load tests.
 
     GET /stats counts hits, payments, what was paid twice and requests in flight; POST /reset starts anew; POST /faults
-    changes what goes wrong while it runs.
+    changes what goes wrong while it runs. Both POSTs need the control token that is printed, as Authorization: Bearer
+    TOKEN; LEMA_SIMULATED_TOKEN sets another one. Pages of web sites are refused everything.
 
     Example: lema simulate --questions data/test.jsonl --replay data/example_model_solutions.jsonl
     """
@@ -43,5 +44,6 @@ def simulate(
     def started(running: SimulatedEndpoint) -> None:
         console.print(f"simulated endpoint at {running.url} with {len(library.problems)} questions")
         console.print(f"models: {', '.join(running.models.names())}")
+        console.print(f"control token: {running.control_token}", markup=False)
 
     serve(endpoint, started)

@@ -43,9 +43,9 @@ def deploy(notify: Notify = None) -> None:
     """Register the deployments of deployments/prefect.yaml and the automations on the Prefect server.
 
     The server is the one PREFECT_API_URL names, else the one of this folder, which is started. Runs need a worker:
-    lema worker
+    `lema up` starts one here; `lema worker` is one in any terminal of this folder.
     """
-    from flows.operations.server import ensure_server, ui_url
+    from flows.operations.server import ensure_server, login_url
 
     api = ensure_server()
     from flows.operations import automations, deploying
@@ -54,19 +54,21 @@ def deploy(notify: Notify = None) -> None:
         console.print(f"deployment   {name}")
     for name in stopping.run(automations.register(notify)):
         console.print(f"automation   {name}")
-    console.print(f"See {ui_url(api, 'deployments')}. Runs need a worker: lema worker")
+    console.print(f"Prefect UI: {login_url(api, 'deployments')}")
+    console.print("Runs need a worker: lema worker")
 
 
 def serve(notify: Notify = None) -> None:
     """Register the deployments and run what is started or due, in this process, until Ctrl-C: no worker is needed."""
-    from flows.operations.server import ensure_server, ui_url
+    from flows.operations.server import ensure_server, login_url
 
     api = ensure_server()
     from flows.operations import automations, deploying, worker
 
     stopping.run(automations.register(notify))
     served = deploying.served()
-    console.print(f"Serving {', '.join(one.name for one in served)}. See {ui_url(api, 'deployments')}")
+    console.print(f"Serving {', '.join(one.name for one in served)}")
+    console.print(f"Prefect UI: {login_url(api, 'deployments')}")
     stopping.run(worker.serve(served))
 
 

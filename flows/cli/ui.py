@@ -5,15 +5,31 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import console
-from flows.operations.server import HOME, api_url, ensure_server, running_port, stop, ui_url
+from flows.operations.server import HOME, api_url, client_settings, ensure_server, login_url, running_port, stop
+from lema_core.errors import ConfigError
 
 ui_app = typer.Typer(help="The Prefect server and UI that `lema run` starts when PREFECT_API_URL is not set.")
 
 
 @ui_app.command("start")
 def start_command() -> None:
-    """Start the server (if it is not there already) and say where its UI is."""
-    console.print(f"Prefect UI: {ui_url(ensure_server(), 'dashboard')}")
+    """Start the server (if it does not run already) and print an address that logs your browser in, once."""
+    console.print(f"Prefect UI: {login_url(ensure_server(), 'dashboard')}")
+
+
+@ui_app.command("env")
+def env_command() -> None:
+    """Print the settings with which `prefect` commands use the server of this directory, as shell commands.
+
+    They hold the server's authentication string. Example: eval "$(lema ui env)" && prefect flow-run ls
+    """
+    import shlex
+
+    port = running_port(HOME)
+    if port is None:
+        raise ConfigError("no Prefect server runs here; `lema ui start` starts it")
+    for name, value in client_settings(HOME, port).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @ui_app.command("stop")
@@ -29,4 +45,5 @@ def status_command(quiet: Annotated[bool, typer.Option(help="Print only the API 
     if port is None:
         console.print("not running; `lema ui start` starts it")
         raise typer.Exit(1)
-    console.print(api_url(port) if quiet else f"running: {ui_url(api_url(port), 'dashboard')} (API {api_url(port)})")
+    api = api_url(port)
+    console.print(api if quiet else f"running: {login_url(api, 'dashboard')} (API {api})")

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from lema_core.private_files import private_file, private_folder
 from lema_core.processes import ProcessIdentity, identity_of, lives, lives_by_clock
 
 STOP_SECONDS = 40
@@ -30,7 +31,8 @@ class Background:
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], **facts: int) -> subprocess.Popen[bytes]:
         """Start it in a session of its own, and remember it with some facts (a port)."""
-        self.home.mkdir(parents=True, exist_ok=True)
+        private_folder(self.home)
+        private_file(self.log)
         with self.log.open("ab") as out:
             process = subprocess.Popen(
                 command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import free_port
+from lema_core.private_files import private_file
 
 USER = "lema"
 DATABASES = ("prefect", "ledger")
@@ -77,7 +78,7 @@ class Postgres:
             # Every user of the machine reaches loopback, and this role may start programs: not without a password.
             words = ("--auth=scram-sha-256", f"--pwfile={once.name}", f"--username={USER}")
             self._call("initdb", *words, "--encoding=UTF8", "--locale=C")
-        self._passfile.touch(mode=0o600)
+        private_file(self._passfile)
         self._passfile.write_text(f"127.0.0.1:*:*:{USER}:{password}\n", encoding="utf-8")
         (self.folder / _PORT_FILE).write_text(f"{free_port()}\n", encoding="utf-8")
 
@@ -107,6 +108,7 @@ class Postgres:
         # A started server inherits our output: with a pipe we would wait for its end.
         options: dict[str, Any] = {"user": user} if (user := _as_user()) else {}
         log = self.folder.with_name("postgres-control.log")
+        private_file(log)
         with log.open("w+", encoding="utf-8") as out:
             done = subprocess.run(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, check=False, cwd="/", **options

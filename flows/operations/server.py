@@ -3,6 +3,9 @@
 The ephemeral server that Prefect would start by itself loses task records when the process ends, so nobody could look
 at a run afterwards. Ours stays: ``lema run`` starts it once, ``lema ui stop`` ends it. With PREFECT_API_URL set, that
 server is used and nothing is started.
+
+Whoever may use this server can read its Secret blocks and start programs through its worker. So it asks for the
+authentication string of its folder (``access``) and takes requests of no other origin (``server_program``).
 """
 
 import fcntl
@@ -14,12 +17,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
 
-import psutil
-
+from flows.operations.access import AUTH_FILE, LOGIN_PATH, auth_string, login_token, stored_login
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
 from lema_core.errors import LemaError
+from lema_core.private_files import private_folder
+from lema_core.server_gate import listens
 
 DEFAULT_PORT = 4200
 START_SECONDS = 120
@@ -37,8 +43,12 @@ QUIET = {
 
 
 def settings(home: Path, port: int) -> dict[str, str]:
-    """Return the server's environment: loopback only, no telemetry, and room for bursts of task records."""
+    """Return the server's environment: loopback only, locked, no telemetry, and room for bursts of task records."""
     database = Postgres(home.parent / "postgres")
+    # Behind a proxy the page has another address, which the user names.
+    ui_api = os.environ.get("PREFECT_UI_API_URL") or api_url(port)
+    page = urlsplit(ui_api)
+    origins = dict.fromkeys((f"{page.scheme}://{page.netloc}", f"http://127.0.0.1:{port}", f"http://localhost:{port}"))
     kept = (
         {"PREFECT_API_DATABASE_CONNECTION_URL": database.url("prefect", "postgresql+asyncpg")} if database.made else {}
     )
@@ -50,6 +60,10 @@ def settings(home: Path, port: int) -> dict[str, str]:
             "PREFECT_SERVER_API_HOST": "127.0.0.1",
             # The UI takes its API address from these two, not from --port: a mismatch is a blank page.
             "PREFECT_SERVER_API_PORT": str(port),
+            "PREFECT_UI_API_URL": ui_api,
+            # By default every web page may read every answer, Secret blocks too.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(origins),
+            "PREFECT_SERVER_API_AUTH_STRING": auth_string(home),
             # The defaults record 22 to 40 task runs a second; a wide stage would overflow the queue and lose records.
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
             "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -58,14 +72,31 @@ def settings(home: Path, port: int) -> dict[str, str]:
 
 
 def ensure_server() -> str:
-    """Return the API URL to use, starting a server where none is set and none of ours answers; set it for Prefect."""
+    """Return the API URL to use, starting a server where none is set and none of ours answers; set it for Prefect.
+
+    Raises:
+        LemaError: it cannot be started, or one runs that does not ask for this folder's authentication string.
+    """
     given = os.environ.get("PREFECT_API_URL")
     if given:
         return given
     with _alone(HOME):
-        port = running_port(HOME) or start(HOME)
-    os.environ.update(QUIET, PREFECT_API_URL=api_url(port), PREFECT_HOME=str(HOME.resolve()))
+        port = running_port(HOME)
+        if port is None:
+            port = start(HOME)
+        else:
+            check_lock(HOME, port)
+    os.environ.update(QUIET | client_settings(HOME, port))
     return api_url(port)
+
+
+def client_settings(home: Path, port: int) -> dict[str, str]:
+    """Return the environment of a program that uses the server of ``home``."""
+    return {
+        "PREFECT_API_URL": api_url(port),
+        "PREFECT_API_AUTH_STRING": auth_string(home),
+        "PREFECT_HOME": str(home.resolve()),
+    }
 
 
 def api_url(port: int) -> str:
@@ -76,6 +107,15 @@ def api_url(port: int) -> str:
 def ui_url(api: str, page: str = "") -> str:
     """Return a page of the UI that belongs to an API address."""
     return f"{api.removesuffix('/').removesuffix('/api')}/v2/{page}"
+
+
+def login_url(api: str, page: str = "", home: Path = HOME) -> str:
+    """Return an address of the UI to print: one that logs a browser in once where the server is that of ``home``."""
+    facts = Background(home, "server").facts()
+    if facts is None or api != api_url(int(facts["port"])):
+        return ui_url(api, page)
+    # A fragment is not sent to servers, so it stands in no log of theirs.
+    return f"{api.removesuffix('/api')}{LOGIN_PATH}/{page}#{login_token(auth_string(home), int(facts['pid']))}"
 
 
 def running_port(home: Path) -> int | None:
@@ -104,7 +144,7 @@ def start(home: Path) -> int:
 def _started(home: Path, port: int) -> bool:
     """Start a server at a port that was free a moment ago; False: another process took it meanwhile."""
     background = Background(home, "server")
-    command = [sys.executable, "-m", "prefect", "server", "start"]
+    command = [sys.executable, "-m", "flows.operations.server_program"]
     process = background.start(command, settings(home, port), port=port)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
@@ -126,12 +166,45 @@ def stop(home: Path) -> bool:
     return Background(home, "server").stop()
 
 
+def check_lock(home: Path, port: int) -> None:
+    """Refuse a server that does not ask for the string of ``home``: one that an older LeMa started, or another string.
+
+    Raises:
+        LemaError: it takes requests without the string, or not with it.
+    """
+    remedy = (
+        "Stop it when no run uses it (`lema down`, or `lema ui stop` without a worker), then run the same command again"
+    )
+    if _status(port, "/admin/version") == 200:
+        raise LemaError(
+            f"the Prefect server at {api_url(port)} was started by an older LeMa and takes requests of every web page "
+            f"and user of this machine. {remedy}"
+        )
+    if _status(port, "/admin/version", auth_string(home)) == 401:
+        raise LemaError(
+            f"the Prefect server at {api_url(port)} does not take the authentication string in {home / AUTH_FILE}: the "
+            f"file was changed after its start. {remedy}"
+        )
+
+
+def _status(port: int, path: str, auth: str | None = None) -> int:
+    """Return the status of an answer of our server; 0 where none came."""
+    headers = {"Authorization": f"Basic {stored_login(auth)}"} if auth else {}
+    request = urllib.request.Request(f"{api_url(port)}{path}", headers=headers)  # noqa: S310 - loopback, fixed scheme
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310 - as above
+            return int(answer.status)
+    except HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
 @contextmanager
 def _alone(home: Path) -> Iterator[None]:
     """Hold a lock that the kernel frees when we die: two runs at once must not start two servers."""
     try:
-        home.mkdir(parents=True, exist_ok=True)
-        lock = (home / "lock").open("w")
+        lock = (private_folder(home) / "lock").open("w")
     except OSError as error:
         raise LemaError(
             f"{home.absolute()} cannot be written ({error}), and the Prefect server keeps its records there. "
@@ -144,14 +217,7 @@ def _alone(home: Path) -> Iterator[None]:
 
 def _answers(pid: int, port: int) -> bool:
     """Tell whether this very process answers there: another folder's server at the same port is not ours."""
-    try:
-        listening = psutil.Process(pid).net_connections(kind="tcp")
-        if not any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in listening):
-            return False
-        with urllib.request.urlopen(f"{api_url(port)}/health", timeout=5) as answer:  # noqa: S310 - loopback, fixed scheme
-            return bool(answer.status == 200)
-    except (OSError, psutil.Error):
-        return False
+    return listens(pid, port) and _status(port, "/health") == 200
 
 
 def _free_port(wished: int) -> int | None:

@@ -3,6 +3,8 @@
 Everything lies under ``.lema`` of the present folder. What runs is left alone: ``up`` after a reboot starts the rest.
 """
 
+import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -29,7 +31,7 @@ def up(notify: str | None = None, *, sqlite: bool = False) -> Iterator[tuple[str
     if not sqlite:
         yield "PostgreSQL", _database()
     api = server.ensure_server()
-    yield "Prefect", server.ui_url(api, "dashboard")
+    yield "Prefect", server.login_url(api, "dashboard")
     # Prefect reads its settings when it is imported: only now.
     from flows.operations import automations, deploying
 
@@ -95,8 +97,20 @@ def _move_ledger(url: str) -> None:
 
 
 def _worker() -> str:
-    if WORKER.facts() is None:
+    serves = _access_now()
+    facts = WORKER.facts()
+    if facts and facts.get("access") != serves:
+        # Its server has another address or authentication string by now: it would be refused for ever.
+        WORKER.stop()
+        facts = None
+    if facts is None:
         command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
         # A worker looks for runs that are due every ten seconds by default: somebody who pressed a button waits.
-        WORKER.start(command, {"PREFECT_WORKER_QUERY_SECONDS": "3"})
+        WORKER.start(command, {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
     return f"log in {WORKER.log}"
+
+
+def _access_now() -> int:
+    """Return a number that changes with the server's address and authentication string, and shows neither."""
+    used = [os.environ.get(name, "") for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
+    return int.from_bytes(hashlib.sha256("\0".join(used).encode()).digest()[:6], "big")

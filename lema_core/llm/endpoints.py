@@ -22,6 +22,7 @@ from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
 from lema_core.processes import die_with_parent, end_group
 from lema_core.redaction import redactor_of
+from lema_core.server_gate import root_listens, session_listens
 from lema_core.urls import parse_base_url
 
 
@@ -174,17 +175,37 @@ async def running(spec: EndpointSpec) -> AsyncIterator[str]:
         return
     if not spec.command:
         raise ConfigError(f"endpoint {spec.name!r} has neither base_url nor command: say where {spec.model!r} answers")
-    port = free_port()
-    words = [word.replace("{model}", spec.model).replace("{port}", str(port)) for word in spec.command]
-    url = f"http://127.0.0.1:{port}/v1"
     with tempfile.TemporaryDirectory(prefix="lema-endpoint-") as folder:
-        log = Path(folder) / "server.log"
-        process = await _start(spec, words, log)
+        process, port = await _started(spec, Path(folder) / "server.log")
         try:
-            await _until_ready(spec, process, port, log)
-            yield url
+            yield f"http://127.0.0.1:{port}/v1"
         finally:
             await end_group(process)
+
+
+PORTS = 3
+"""A chosen port may be taken before the server listens: the command is started with up to this many."""
+
+
+async def _started(spec: EndpointSpec, log: Path) -> tuple[asyncio.subprocess.Process, int]:
+    """Start the server of a command, wait until it answers, and return it with its port."""
+    for _ in range(PORTS):
+        port = free_port()
+        words = [word.replace("{model}", spec.model).replace("{port}", str(port)) for word in spec.command or ()]
+        process = await _start(spec, words, log)
+        ready = False
+        try:
+            ready = await _until_ready(spec, process, port, log)
+        finally:
+            if not ready:
+                await end_group(process)
+        if ready:
+            return process, port
+    raise EndpointError(
+        f"the server of endpoint {spec.name!r} was started {PORTS} times, and each time another process had taken its "
+        "port. Expected the command itself to listen there (a container: start it yourself and give its base_url). Run "
+        "the same command again"
+    )
 
 
 async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.subprocess.Process:
@@ -204,16 +225,26 @@ async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.sub
             raise ConfigError(f"endpoint {spec.name!r}: cannot start {words[0]!r} ({error.strerror})") from None
 
 
-async def _until_ready(spec: EndpointSpec, process: asyncio.subprocess.Process, port: int, log: Path) -> None:
+async def _until_ready(spec: EndpointSpec, process: asyncio.subprocess.Process, port: int, log: Path) -> bool:
+    """Wait until the server answers; False where another process has its port.
+
+    Raises:
+        EndpointError: it ended, or did not answer within ``ready_timeout_s``.
+    """
     deadline = asyncio.get_running_loop().time() + spec.ready_timeout_s
     while asyncio.get_running_loop().time() < deadline:
         if process.returncode is not None:
+            if await _answers(port):
+                return False
             raise EndpointError(
                 f"the server of endpoint {spec.name!r} ended with {process.returncode} before it answered. "
                 f"The end of its log:\n{_tail(log)}"
             )
         if await _answers(port):
-            return
+            # Prompts and the key are sent there. Docker's proxy is root's, whom every user trusts.
+            return await asyncio.to_thread(session_listens, process.pid, port) or (
+                os.geteuid() != 0 and root_listens(port)
+            )
         await asyncio.sleep(0.1)
     raise EndpointError(
         f"the server of endpoint {spec.name!r} did not answer GET /v1/models on port {port} within "

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from lema_core.errors import LedgerError, MissingDependencyError
+from lema_core.private_files import close_file, private_file
 
 BUSY_MS = 120_000
 """With 24 writers SQLite's lock is handed out unfairly; a commit takes milliseconds, so minutes mean a stuck disk."""
@@ -92,6 +93,10 @@ class _Sqlite:
         self.where = str(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # Prompts and answers: its owner's alone. SQLite gives new -wal and -shm the rights of the file.
+            private_file(path)
+            for beside in ("-wal", "-shm"):
+                close_file(path.with_name(path.name + beside))
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=64
             )

@@ -7,7 +7,8 @@ rationales. None of this is a language model, and no text of it claims to be one
 tokenizer's tokens.
 
 Paths: ``/v1/models``, ``/v1/chat/completions``, ``/v1/files``, ``/v1/batches``, ``/health``, ``/stats`` (``?payments``
-lists each request), and by POST ``/reset`` and ``/faults``.
+lists each request), and by POST ``/reset`` and ``/faults``, which ask for ``control_token`` where it is set. Pages of
+other origins and other host names are refused.
 """
 
 from lema_core.llm.simulated.faults import Faults

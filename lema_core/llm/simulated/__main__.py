@@ -1,4 +1,7 @@
-"""``python -m lema_core.llm.simulated --port 8123 --questions FILE``: a command for a run file's endpoint."""
+"""``python -m lema_core.llm.simulated --port 8123 --questions FILE``: a command for a run file's endpoint.
+
+POST /reset and /faults need the token that the environment variable LEMA_SIMULATED_TOKEN sets.
+"""
 
 import argparse
 import sys
@@ -9,7 +12,9 @@ from lema_core.llm.simulated import Library, SimulatedEndpoint, parse_faults, se
 
 def main() -> None:
     """Read the arguments and serve."""
-    parser = argparse.ArgumentParser(prog="python -m lema_core.llm.simulated", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m lema_core.llm.simulated", description=(__doc__ or "").partition("\n")[0]
+    )
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     parser.add_argument("--questions", action="append", default=[], metavar="FILE", help="file or folder; repeatable")
     parser.add_argument("--replay", action="append", default=[], metavar="FILE", help="recorded solutions; repeatable")

@@ -1,9 +1,10 @@
 """The simulated endpoint's HTTP server (aiohttp, loopback only)."""
 
 import asyncio
+import hmac
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from lema_core.llm.simulated.faults import Faults, Kind, TokenBucket, failing, l
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.models import Models
 from lema_core.llm.simulated.stats import Stats
+from lema_core.server_gate import Gate
 
 HOST = "127.0.0.1"
 MAX_BODY = 512 * 2**20
@@ -45,6 +47,8 @@ class SimulatedEndpoint:
         self.port = port
         self.key: str | None = None
         """Where set, a request without it is refused (401)."""
+        self.control_token: str | None = None
+        """Where set, POST /reset and POST /faults without it are refused (401)."""
         self.batches = Batches(self.models, self.stats, faults or Faults())
         self._bucket: TokenBucket | None = None
         self._runner: web.AppRunner | None = None
@@ -112,7 +116,7 @@ class SimulatedEndpoint:
             loop.close()
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY)
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[_gated])
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
@@ -232,16 +236,42 @@ class SimulatedEndpoint:
     async def _stats(self, request: web.Request) -> web.Response:
         return web.json_response(self.stats.report(payments="payments" in request.query))
 
-    async def _reset(self, _: web.Request) -> web.Response:
+    def _control(self, request: web.Request) -> web.Response | None:
+        """Return the refusal of a control request without the token."""
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if self.control_token is None or hmac.compare_digest(given, f"Bearer {self.control_token}".encode()):
+            return None
+        said = "this needs the control token that the server's start printed, as Authorization: Bearer TOKEN"
+        return web.json_response(error_body(said, "invalid_request_error", "control_token"), status=401)
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        if refused := self._control(request):
+            return refused
         self.stats.reset()
         return web.json_response({"status": "ok"})
 
     async def _set_faults(self, request: web.Request) -> web.Response:
+        if refused := self._control(request):
+            return refused
         try:
             self.faults = Faults.model_validate(await request.json())
         except (ValidationError, ValueError) as error:
             return web.json_response(error_body(str(error), "invalid_request_error"), status=400)
         return web.json_response(self.faults.model_dump())
+
+
+_GATE = Gate()
+
+
+@web.middleware
+async def _gated(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Refuse requests of other origins' pages, and those that name another host."""
+    refusal = _GATE.refusal(request.headers.items())
+    if refusal is None:
+        return await handler(request)
+    return web.json_response(error_body(refusal.reason, "invalid_request_error"), status=refusal.status)
 
 
 def _json(reply: Reply, headers: dict[str, str]) -> web.Response:

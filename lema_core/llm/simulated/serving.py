@@ -1,6 +1,8 @@
 """Run a simulated endpoint until it is told to stop: what ``lema simulate`` and ``python -m`` have in common."""
 
 import asyncio
+import os
+import secrets
 import signal
 from collections.abc import Callable, Iterable
 
@@ -9,6 +11,9 @@ from pydantic import ValidationError
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated.faults import Faults
 from lema_core.llm.simulated.server import SimulatedEndpoint
+
+CONTROL_FROM = "LEMA_SIMULATED_TOKEN"
+"""The environment variable with the token for POST /reset and POST /faults; without it a random one is made."""
 
 
 def parse_faults(settings: Iterable[str]) -> Faults:
@@ -32,7 +37,11 @@ def parse_faults(settings: Iterable[str]) -> Faults:
 
 
 def serve(endpoint: SimulatedEndpoint, started: Callable[[SimulatedEndpoint], None]) -> None:
-    """Serve until SIGINT or SIGTERM; ``started`` is called once when the endpoint answers."""
+    """Serve until SIGINT or SIGTERM; ``started`` is called once when the endpoint answers.
+
+    Other users of the machine reach it, so its control routes ask for a token.
+    """
+    endpoint.control_token = os.environ.get(CONTROL_FROM) or secrets.token_urlsafe(16)
     asyncio.run(_serve(endpoint, started))
 
 
