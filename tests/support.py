@@ -10,6 +10,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -59,9 +60,23 @@ def lema_command(*words: object) -> list[str]:
     return [sys.executable, "-c", "from flows.cli import app; app()", *map(str, words)]
 
 
+AUTH: dict[str, str] = {}
+"""The authentication strings of the Prefect servers that tests have started, by their API addresses."""
+
+
+def start_server(home: Path) -> str:
+    """Start a Prefect server and note its authentication string; return its API address."""
+    from flows.operations import access, server
+
+    api = server.api_url(server.start(home))
+    AUTH[api] = access.auth_string(home)
+    return api
+
+
 def environment(api: str, home: Path) -> dict[str, str]:
     """Return an environment with our server, and a Prefect home that is nobody's."""
-    return os.environ | {"PREFECT_API_URL": api, "PREFECT_HOME": str(home / "prefect"), "COLUMNS": "200"}
+    access = {"PREFECT_API_URL": api, "PREFECT_API_AUTH_STRING": AUTH.get(api, "")}
+    return os.environ | access | {"PREFECT_HOME": str(home / "prefect"), "COLUMNS": "200"}
 
 
 def parts(root: Path) -> dict[str, bytes]:
@@ -167,7 +182,8 @@ def killed_at(what: str, moment: Callable[[], object], command: list[str], **sta
 
 def ask(api: str, path: str, body: dict | None = None, method: str = "POST"):
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"}, method=method)
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {b64encode(AUTH[api].encode()).decode()}"}
+    request = urllib.request.Request(f"{api}/{path}", data, headers, method=method)
     text = until(f"an answer to {path}", lambda: _answered(request))
     return json.loads(text) if text.strip() else None
 
@@ -181,6 +197,11 @@ def _answered(request: urllib.request.Request) -> bytes:
         if error.code == 503:
             return b""
         raise
+
+
+def home_of(api: str) -> Path:
+    """Return the folder that a Prefect server works in."""
+    return Path(ask(api, "admin/settings", method="GET")["home"])
 
 
 def runs(api: str, name: str) -> list[dict]:

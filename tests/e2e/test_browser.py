@@ -42,7 +42,7 @@ def rating_server(corrections, out, rater):
     with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True) as process:
         try:
             line = process.stdout.readline()
-            yield re.search(r"http://127\.0\.0\.1:\d+/", line).group(0), process
+            yield re.search(r"http://127\.0\.0\.1:\d+/\S+/", line).group(0), process
         finally:
             process.send_signal(signal.SIGINT)
 

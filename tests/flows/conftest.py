@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support import RUN, ask, environment, lema_command, parts, until
+from support import RUN, ask, environment, lema_command, parts, start_server, until
 
 from flows.operations import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -38,8 +38,7 @@ class Finished(NamedTuple):
 def prefect_api(tmp_path_factory) -> Iterator[str]:
     """Start a real Prefect server once and give its API address."""
     home = tmp_path_factory.mktemp("prefect")
-    port = server.start(home)
-    yield server.api_url(port)
+    yield start_server(home)
     server.stop(home)
 
 

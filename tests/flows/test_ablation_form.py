@@ -5,8 +5,9 @@ import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
+from support import AUTH
 
 from flows.ablation_form import ablation_form, swept_by
 from lema_core.ablation.specs import AblationSpec
@@ -66,7 +67,7 @@ def test_the_deployment_is_the_form():
 
 @pytest.mark.slow
 async def test_the_server_refuses_what_the_form_does_not_offer(prefect_api, tmp_path):
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
+    with temporary_settings({PREFECT_API_URL: prefect_api, PREFECT_API_AUTH_STRING: AUTH[prefect_api]}):
         deployment = await (await ablation_form.to_deployment("form")).apply()
         async with get_client() as client:
             for parameters, said in (

@@ -6,6 +6,7 @@ import sqlite3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support import AUTH
 from typer.testing import CliRunner
 
 from flows.chaos import SCENARIOS, chosen
@@ -143,6 +144,7 @@ def test_the_table_and_the_exit_code_tell_when_a_scenario_did_not_hold(run_file,
     from flows.chaos import bout
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", AUTH[prefect_api])
     monkeypatch.setattr(bout, "ENTRY", "import sys; sys.exit('error: it does not start')")
     told = CliRunner().invoke(app, ["chaos", str(run_file), "--only", "weather", "--folder", str(tmp_path / "chaos")])
     assert told.exit_code == 1

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.settings import PREFECT_API_URL, temporary_settings
-from support import ask, environment, runs, until
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+from support import AUTH, ask, environment, runs, until
 
 from flows.deployed import _those, what_is_trained
 from flows.operations.deploying import served
@@ -162,7 +162,8 @@ def pretend_to_have_trained(run_file: Path, root: Path, arm: str, monkeypatch) -
 
 def test_serving_takes_no_deployment_of_another_project_away(checkout, prefect_api, monkeypatch):
     monkeypatch.chdir(checkout)
-    with temporary_settings({PREFECT_API_URL: prefect_api}), get_client(sync_client=True) as client:
+    access = {PREFECT_API_URL: prefect_api, PREFECT_API_AUTH_STRING: AUTH[prefect_api]}
+    with temporary_settings(access), get_client(sync_client=True) as client:
         pool = client.create_work_pool(WorkPoolCreate(name="theirs", type="process"))
         flow = client.create_flow_from_name("theirs")
         theirs = client.create_deployment(flow, "evaluate", work_pool_name=pool.name, tags=["lema"])

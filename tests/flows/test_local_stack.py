@@ -10,8 +10,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import ended, kill_all, lema_command, runs, start_run, state_of, until
+from support import AUTH, ended, kill_all, lema_command, runs, start_run, state_of, until
 
+from flows.operations.access import auth_string
 from flows.operations.server import api_url
 from lema_core.llm.simulated import Faults
 
@@ -59,6 +60,7 @@ def test_a_worker_is_killed_with_its_run_and_both_come_back(place, stack, simula
     told = stack("up")
     assert all(part in told for part in ("PostgreSQL", "Prefect", "deployments", "automations", "worker"))
     api = api_url(background(place, "server")["port"])
+    AUTH[api] = auth_string(place / ".lema" / "prefect")
     first = background(place, "worker")["pid"]
     assert "worker" in stack("doctor")
     simulated.faults = Faults(latency_s=0.2)

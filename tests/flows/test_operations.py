@@ -12,11 +12,23 @@ import psutil
 import psycopg
 import pytest
 import yaml
-from support import ask, ended, environment, kill_all, lema_command, parts, runs, start_run, state_of, until
+from support import (
+    ask,
+    ended,
+    environment,
+    kill_all,
+    lema_command,
+    parts,
+    runs,
+    start_run,
+    start_server,
+    state_of,
+    until,
+)
 
 from flows.operations import stack
 from flows.operations.postgres import Postgres
-from flows.operations.server import api_url, start, stop
+from flows.operations.server import stop
 from lema_core.errors import ConfigError, LedgerError, LemaError
 from lema_core.llm.ledger.claims import Claims
 from lema_core.llm.ledger.store import LedgerStore
@@ -179,7 +191,7 @@ def test_a_run_without_a_worker_is_cancelled_from_the_ui_within_seconds(checkout
 @pytest.mark.timeout(600)
 def test_a_run_outlives_its_prefect_server(checkout, simulated, tmp_path_factory, lema, finished):
     home = tmp_path_factory.mktemp("mortal") / "prefect"
-    api = api_url(start(home))
+    api = start_server(home)
     try:
         simulated.faults = Faults(latency_s=0.3)
         given = environment(api, checkout) | {"PREFECT_CLIENT_MAX_RETRIES": "2"}  # by default it ends after minutes

@@ -5,9 +5,9 @@ from contextlib import suppress
 import psutil
 import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
-from support import ask, ended, state_of, until
+from support import ask, ended, home_of, state_of, until
 
-from flows.operations.server import ui_url
+from flows.operations.server import login_url, ui_url
 from lema_core.llm.simulated import Faults
 
 pytestmark = pytest.mark.slow
@@ -26,9 +26,12 @@ command = "{python} -m lema_core.llm.embedded --model {model} --port {port} --co
 
 
 @pytest.fixture
-def page(browser):
+def page(browser, prefect_api):
     opened = browser.new_page(viewport={"width": 1400, "height": 900})
     opened.set_default_timeout(60_000)
+    opened.goto(login_url(prefect_api, "dashboard", home_of(prefect_api)))
+    # The UI forgets a login whose check is cut off by going to another page.
+    opened.get_by_text("Logout").wait_for()
     yield opened
     opened.close()
 

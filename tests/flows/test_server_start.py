@@ -3,13 +3,15 @@
 import os
 import subprocess
 import sys
-import urllib.request
-from json import loads
+from pathlib import Path
 
 import psutil
 import pytest
+from support import AUTH, home_of, lema_command
 
 from flows.operations import server
+from flows.operations.access import auth_string
+from lema_core.errors import LemaError
 
 pytestmark = pytest.mark.slow
 START = """
@@ -21,10 +23,10 @@ print(server.start(Path(sys.argv[1])), flush=True)
 """
 
 
-def home_of(port: int) -> str:
-    """Return the folder that the server at a port says it works in."""
-    with urllib.request.urlopen(f"{server.api_url(port)}/admin/settings") as answer:
-        return loads(answer.read())["home"]
+def works_in(port: int, home: Path) -> bool:
+    """Tell whether the server at a port takes the string of a folder, and works there."""
+    AUTH[server.api_url(port)] = auth_string(home)
+    return home_of(server.api_url(port)) == home
 
 
 @pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="starts three servers; set LEMA_ALL_TESTS=1")
@@ -43,7 +45,7 @@ def test_servers_that_choose_the_same_port_at_the_same_moment_are_two(tmp_path):
         ports = [int(one.communicate(timeout=120)[0]) for one in begun]
         assert contested in ports
         assert len(set(ports)) == 2
-        assert [home_of(port) for port in ports] == [str(home) for home in homes]
+        assert all(works_in(port, home) for port, home in zip(ports, homes, strict=True))
         assert [server.running_port(home) for home in homes] == ports
     finally:
         stopped = [server.stop(home) for home in homes]
@@ -58,10 +60,41 @@ def test_a_server_of_somebody_else_at_our_port_is_not_ours(tmp_path, prefect_api
     # The port was free when we looked, and is taken when the server wants it.
     looks = iter([taken])
     monkeypatch.setattr(server, "_free_port", lambda wished: next(looks, None) or free(wished))
+    home = tmp_path / server.HOME
     try:
-        port = server.start(tmp_path)
+        port = server.start(home)
         assert port != taken
-        assert home_of(port) == str(tmp_path)
-        assert server.running_port(tmp_path) == port
+        assert works_in(port, home)
+        assert server.running_port(home) == port
+        commands_find_the_string(tmp_path, port, monkeypatch)
     finally:
-        server.stop(tmp_path)
+        server.stop(home)
+
+
+def commands_find_the_string(folder: Path, port: int, monkeypatch) -> None:
+    """Use the server of a folder as commands do in it, with nothing set."""
+    monkeypatch.chdir(folder)
+    for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", *server.QUIET):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    api, auth = server.api_url(port), auth_string(folder / server.HOME)
+
+    def lema(*words: str) -> str:
+        return subprocess.run(lema_command(*words), capture_output=True, text=True, check=True).stdout
+
+    printed = lema("ui", "status")
+    assert f"{api.removesuffix('/api')}/open/dashboard#" in printed
+    assert auth not in printed
+    exports = dict(line.removeprefix("export ").split("=", 1) for line in lema("ui", "env").splitlines())
+    assert (exports["PREFECT_API_URL"], exports["PREFECT_API_AUTH_STRING"]) == (api, auth)
+    assert server.ensure_server() == api
+    assert (os.environ["PREFECT_API_URL"], os.environ["PREFECT_API_AUTH_STRING"]) == (api, auth)
+    # What is started from here gets it by its environment: so does a flow's process.
+    ask_version = "from prefect import get_client; print(get_client(sync_client=True).api_version())"
+    told = subprocess.run([sys.executable, "-c", ask_version], capture_output=True, text=True, check=True)
+    assert told.stdout.strip()
+
+    (folder / server.HOME / "auth").write_text("lema:changed-while-it-runs")
+    monkeypatch.delenv("PREFECT_API_URL")
+    with pytest.raises(LemaError, match="does not take the authentication string"):
+        server.ensure_server()
