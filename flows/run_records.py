@@ -11,9 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flows import stopping
+from lema_core.artifacts.documents import read_document, write_document
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
 from lema_core.llm.batch.book import waits_for_batches
@@ -45,6 +46,16 @@ class RunRecord(BaseModel):
     """The process that runs it, or was the last to."""
     crashes: int = 0
     """How often in a row its process died or was ended, not by somebody who cancelled it."""
+
+    @field_validator("document")
+    @classmethod
+    def _of_a_run(cls, document: dict[str, Any]) -> dict[str, Any]:
+        runtime = document.get("runtime") or {}
+        if not isinstance(document.get("name"), str) or not isinstance(runtime, dict):
+            raise ValueError("its spec has no name, or a runtime that is no table")  # noqa: TRY004
+        if not isinstance(runtime.get("ledger"), str | None):
+            raise ValueError("its ledger is no text")  # noqa: TRY004
+        return document
 
     @property
     def name(self) -> str:
@@ -130,7 +141,7 @@ def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: in
     document = spec.model_dump(mode="json")
     record = RunRecord(spec=document, state=state, updated=now, error=error, owner=this_process(), crashes=crashes)
     with atomic_file(fs, f"{path}/runs/{spec.name}.json") as local:
-        local.write_text(record.model_dump_json(indent=2, by_alias=True) + "\n", encoding="utf-8")
+        local.write_text(write_document(record), encoding="utf-8")
 
 
 def records(root: str) -> list[RunRecord]:
@@ -156,10 +167,9 @@ def record_of(root: str, name: str) -> RunRecord | None:
 
 
 def _read(file: str, content: bytes) -> RunRecord:
-    try:
-        return RunRecord.model_validate_json(content)
-    except ValidationError as error:
-        raise ConfigError(f"{file} is no record of a run ({error.errors()[0]['msg']}): move it away") from None
+    return read_document(
+        content, RunRecord, lambda told: ConfigError(f"{file} is no record of a run ({told}): move it away")
+    )
 
 
 def awaits_batches(record: RunRecord, root: str) -> bool:

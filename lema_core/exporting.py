@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
-import pyarrow.parquet as pq
-
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_local
+from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.chunks import chunked
@@ -165,11 +164,8 @@ def _turn(role: str, text: str) -> dict[str, str]:
 
 def _parquet(rows: Iterable[object], record: type, path: Path) -> int:
     count = 0
-    with (
-        atomic_local(path) as local,
-        pq.ParquetWriter(str(local), schema_of(record), compression="zstd") as out,
-    ):
+    with atomic_local(path) as local, TableWriter(local, schema_of(record)) as out:
         for batch in chunked(rows, WRITE_BATCH):
-            out.write_table(table_of(batch, record))
+            out.write(table_of(batch, record))
             count += len(batch)
     return count

@@ -7,11 +7,10 @@ the test set is too high by the noise. Its figure is an extra column here and ne
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-import pyarrow.parquet as pq
-
-from lema_core.artifacts.schema import table_of
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts.parquet import write_table
+from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.errors import DataError
 from lema_core.mixture import held_out_questions
 from lema_core.records import JudgedPath, Question
@@ -100,12 +99,17 @@ def earliest_best(accuracies: Mapping[int, Proportion]) -> int:
 
 def write_selection(scores: Sequence[CheckpointScore], file: Path) -> None:
     """Write the table as Parquet."""
-    pq.write_table(table_of(scores, CheckpointScore), file)
+    write_table(table_of(scores, CheckpointScore), file)
 
 
-def read_selection(file: IO[bytes]) -> tuple[CheckpointScore, ...]:
-    """Read what ``write_selection`` wrote."""
-    return tuple(CheckpointScore(**row) for row in pq.read_table(file).to_pylist())
+def read_selection(store: Store, model: ArtifactRef) -> tuple[CheckpointScore, ...]:
+    """Read what ``write_selection`` wrote beside a model.
+
+    Raises:
+        ArtifactError: it is missing or damaged.
+    """
+    rows = store.read_table(model, SELECTION_FILE, schema_of(CheckpointScore).names)
+    return tuple(CheckpointScore(**row) for row in rows)
 
 
 def _accuracy(rows: Iterable[JudgedPath]) -> Proportion:

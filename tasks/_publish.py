@@ -112,7 +112,8 @@ async def publish(
     store = Store(runtime.root)
     started = time.monotonic()
     shards = shards_of(stage.rows, stage.shard_rows(runtime))
-    done = await asyncio.to_thread(store.finished_parts, stage.ref, shards)
+    # What an earlier process left is read through: a damaged part is made again while that is cheap.
+    done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
         await _run_shards(runtime, stage, todo, shard_task, tick)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv
-import pyarrow.parquet as pq
 from prefect.artifacts import acreate_link_artifact, acreate_markdown_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -18,6 +17,7 @@ from lema_core.ablation.cells import CellResult, reference_of
 from lema_core.ablation.comparison import SweepTable, compare
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
 from lema_core.report.sweeps import cells_table, headline_of, render_sweep_html, render_sweep_markdown, rows_table
 from lema_core.specs import RunSpec, Runtime
@@ -67,7 +67,7 @@ def _write(store: Store, title: str, table: SweepTable, stage: Stage) -> State[N
 
 def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:
     with atomic_file(store.fs, f"{folder}/{name}.parquet") as local:
-        pq.write_table(rows, local)
+        write_table(rows, local)
     with atomic_file(store.fs, f"{folder}/{name}.csv") as local:
         pyarrow.csv.write_csv(_flat(rows), Path(local))
     return [f"{name}.parquet", f"{name}.csv"]
@@ -90,7 +90,7 @@ async def ablation(runtime: Runtime, run: RunSpec, results: Sequence[CellResult]
     if not await published(runtime, stage):
         await write_tables(runtime, title, table, stage)
     page = f"{store.folder(stage.ref)}/{HTML}"
-    link = f"file://{page}" if "file" in store.fs.protocol else str(store.fs.unstrip_protocol(page))
+    link = store.fs.address(page)
     await acreate_link_artifact(link=link, key="ablation-page", link_text=f"{run.name}: ablation")
     text = render_sweep_markdown(title, table)
     await acreate_markdown_artifact(markdown=text, key="ablation-report", description=headline_of(table))

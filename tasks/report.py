@@ -53,13 +53,9 @@ async def report(runtime: Runtime, run: RunSpec, made: Lineage) -> ArtifactRef:
 @decorative
 async def _show(store: Store, run: RunSpec, ref: ArtifactRef) -> None:
     page, text = (f"{store.folder(ref)}/{name}" for name in (HTML, MARKDOWN))
-    await acreate_link_artifact(link=_link(store, page), key="report-page", link_text=f"{run.name}: report")
+    await acreate_link_artifact(link=store.fs.address(page), key="report-page", link_text=f"{run.name}: report")
     markdown = store.fs.cat_file(text).decode("utf-8")
     await acreate_markdown_artifact(markdown=markdown, key="report", description=run.title or run.name)
-
-
-def _link(store: Store, path: str) -> str:
-    return f"file://{path}" if "file" in store.fs.protocol else str(store.fs.unstrip_protocol(path))
 
 
 async def show_scores(store: Store, made: Lineage) -> str:

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from prefect.artifacts import acreate_link_artifact, acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
@@ -13,6 +12,7 @@ from prefect.states import Completed
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.artifacts.parquet import read_batches
 from lema_core.errors import ArtifactError
 from lema_core.specs import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
@@ -103,7 +103,7 @@ class Figures:
 async def _show(arm: str, seen: Figures, metrics: Path) -> None:
     """Put every step's figures into a table, and a link beside it for each tracker that has a page."""
     key, about = artifact_key("losses", arm), f"training of the arm {arm}"
-    rows: list[dict[str, Any]] = pq.read_table(metrics).to_pylist()
+    rows: list[dict[str, Any]] = [row for batch in read_batches(metrics) for row in batch.to_pylist()]
     await acreate_table_artifact(table=rows[:: -(-len(rows) // TABLE_ROWS)], key=key, description=about)
     for tracker, link in seen.links.items():
         key = artifact_key(tracker, arm)

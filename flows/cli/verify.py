@@ -143,18 +143,19 @@ def _writer(out: Path | None, cases: str) -> "Iterator[Callable[[list[Row]], obj
 @contextmanager
 def _parquet(local: Path, out: Path, cases: str) -> "Iterator[Callable[[list[Row]], object]]":
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from lema_core.artifacts.parquet import TableWriter
 
     with _told_of_columns(out):
         schema = _schema(cases)
 
     def write(rows: "list[Row]") -> None:
         with _told_of_columns(out):
-            file.write_table(pa.Table.from_pylist(rows, schema=schema))
+            file.write(pa.Table.from_pylist(rows, schema=schema))
 
     with ExitStack() as stack:
         with _told_of_columns(out):
-            file = stack.enter_context(pq.ParquetWriter(local, schema))
+            file = stack.enter_context(TableWriter(local, schema))
         yield write
 
 

@@ -4,10 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
-import pyarrow.parquet as pq
-
 from lema_core.artifacts.store import ArtifactRef, Store
 from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import DataError
@@ -51,13 +47,10 @@ def _rows(store: Store, row_id: str) -> Iterator[Found]:
     """Yield the rows of an id, one a stage: a judged path and its bare path are the same row, told further."""
     shown: set[str] = set()
     for manifest in store.manifests():
-        folder = store.folder(ArtifactRef(manifest.stage, manifest.fingerprint))
+        ref = ArtifactRef(manifest.stage, manifest.fingerprint)
         names = (name(part.start, part.stop) for part in manifest.parts for name in (part_name, rejected_name))
-        for path in (f"{folder}/{name}" for name in names):
-            if "id" not in pq.read_schema(path, filesystem=store.fs).names:
-                continue
-            table = ds.dataset(path, filesystem=store.fs).to_table(filter=pc.field("id") == row_id)
-            for fields in table.to_pylist():
+        for name in names:
+            for fields in store.rows_with(ref, name, "id", row_id):
                 if manifest.stage not in shown:
                     shown.add(manifest.stage)
                     yield Found(manifest.stage, manifest.fingerprint, _set(fields))

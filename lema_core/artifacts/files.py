@@ -3,36 +3,165 @@
 import errno
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import fsspec
 import psutil
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import available_protocols
 
 from lema_core.errors import ArtifactError, ConfigError
 from lema_core.machine import this_machine
+from lema_core.urls import parse_url, scheme_of
 
 
-def open_root(root: str) -> tuple[fsspec.AbstractFileSystem, str]:
+class FileSystem:
+    """The file system under a root or a path: the few calls that LeMa makes, each driver's errors turned into ours.
+
+    Drivers raise what their libraries raise (botocore's, aiohttp's, paramiko's errors, plain OSErrors). Only
+    ``FileNotFoundError`` passes, because callers ask for what may be missing.
+
+    Raises:
+        ArtifactError: from every method, where the driver refuses.
+    """
+
+    def __init__(self, driver: fsspec.AbstractFileSystem, place: str = "") -> None:
+        """Wrap a driver of fsspec; ``place`` is how messages call it."""
+        self._driver, self._place = driver, place
+        self.local = isinstance(driver, LocalFileSystem)
+
+    def exists(self, path: str) -> bool:
+        """Tell whether a file or folder is there."""
+        with self._translated(path):
+            return bool(self._driver.exists(path))
+
+    def isfile(self, path: str) -> bool:
+        """Tell whether a file is there."""
+        with self._translated(path):
+            return bool(self._driver.isfile(path))
+
+    def isdir(self, path: str) -> bool:
+        """Tell whether a folder is there."""
+        with self._translated(path):
+            return bool(self._driver.isdir(path))
+
+    def glob(self, pattern: str) -> list[str]:
+        """Return the paths that match, sorted."""
+        with self._translated(pattern):
+            return sorted(map(str, self._driver.glob(pattern)))
+
+    def cat_file(self, path: str) -> bytes:
+        """Return a file's bytes.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._translated(path):
+            return bytes(self._driver.cat_file(path))
+
+    @contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        """Give a file to read; what goes wrong while it is read is the reader's to translate.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._translated(path):
+            file = self._driver.open(path, "rb")
+        with file:
+            yield file
+
+    def put_file(self, local: str, path: str) -> None:
+        """Copy a local file there."""
+        with self._translated(path):
+            self._driver.put_file(local, path)
+
+    def address(self, path: str) -> str:
+        """Return the URL of a path."""
+        return f"file://{path}" if self.local else str(self._driver.unstrip_protocol(path))
+
+    @contextmanager
+    def _translated(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of many libraries
+            raise ArtifactError(
+                f"{shown_path(path)} cannot be used{f' (root {self._place})' if self._place else ''}: {said(error)}. "
+                "Expected a place that this user may read and write: check the path, its rights and, of a URL, the "
+                "credentials in the environment."
+            ) from None
+
+
+LOCAL = FileSystem(LocalFileSystem())
+"""This machine's own files."""
+
+
+def said(error: BaseException) -> str:
+    """Return an error of a library in one short line: its kind and its words, without control characters and queries.
+
+    A URL's query may hold a signature.
+    """
+    kind = type(error).__name__
+    words = " ".join(str(error).encode("utf-8", "backslashreplace").decode().split())
+    words = re.sub(r"\?[^\s'\"<>]*=[^\s'\"<>]*", "?...", words)
+    words = "".join(char if char.isprintable() else "?" for char in words)
+    return f"{kind}: {words[:300]}" if words else kind
+
+
+def shown_path(path: object) -> str:
+    """Return a path for a message: bytes that are no text are spelled out."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
+
+
+def open_root(root: str) -> tuple[FileSystem, str]:
     """Return the file system and the path of a root URL: a folder, ``s3://bucket/prefix``, anything fsspec knows.
 
     Raises:
-        ConfigError: if fsspec does not know the protocol or its driver is not installed.
+        ConfigError: fsspec does not know the protocol, its driver is not installed or refuses, or the URL is malformed
+            or holds a secret.
     """
+    check_place(root, "the root")
     # Other processes write there too: a listing that is kept would hide what they have made.
     options = {"use_listings_cache": False} if "://" in root else {}
     try:
-        fs, path = fsspec.core.url_to_fs(root, **options)
-    except (ValueError, ImportError) as error:
+        driver, path = fsspec.core.url_to_fs(root, **options)
+    except Exception as error:  # noqa: BLE001 - drivers connect, and raise errors of many libraries
         raise ConfigError(
-            f"the root {root!r} cannot be opened: {error}. Give a folder or a URL that fsspec knows."
-        ) from error
-    return fs, str(path).rstrip("/")
+            f"the root {shown_path(root)!r} cannot be opened ({said(error)}). Give a folder or a URL that fsspec "
+            "knows, with its driver installed and its credentials in the environment."
+        ) from None
+    return FileSystem(driver, root if "://" in root else ""), str(path).rstrip("/")
 
+
+def check_place(place: str, what: str) -> None:
+    """Make sure that a root or a source is a path, or a URL of a known protocol without a secret.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if "\0" in place:
+        raise ConfigError(f"{what} holds a NUL character. Give a path or a URL.")
+    for link in place.split("::"):
+        scheme = scheme_of(link)
+        if scheme is None and "://" not in link:
+            continue
+        if scheme is None or scheme not in available_protocols():
+            raise ConfigError(
+                f"{what} names the protocol {f'{scheme}://' if scheme else 'of no known form'}, which fsspec does not "
+                f"know. Expected a path, or a URL such as s3://bucket/folder; known are {', '.join(_COMMON)}, ..."
+            )
+        parse_url(link, what, {scheme}, "give its credentials in the environment, as the protocol's driver reads them")
+
+
+_COMMON = ("s3", "gs", "az", "abfs", "hf", "https", "sftp")
 
 _WRITING = ".writing-"
 
@@ -49,9 +178,9 @@ def _prefix(writer: object = "") -> str:
     return f"{_WRITING}{machine}-{writer}"
 
 
-def sweep(fs: fsspec.AbstractFileSystem, folder: str) -> None:
+def sweep(fs: FileSystem, folder: str) -> None:
     """Remove what processes of this machine that are gone had begun to write into a local folder."""
-    if not isinstance(fs, LocalFileSystem):
+    if not fs.local:
         return
     for file in Path(folder).glob(f"{_prefix()}*"):
         writer = file.name.removeprefix(_prefix()).partition("-")[0]
@@ -61,7 +190,7 @@ def sweep(fs: fsspec.AbstractFileSystem, folder: str) -> None:
 
 
 @contextmanager
-def atomic_file(fs: fsspec.AbstractFileSystem, path: str) -> Iterator[Path]:
+def atomic_file(fs: FileSystem, path: str) -> Iterator[Path]:
     """Give a local file to write; on leaving without an error it appears at ``path`` in one step.
 
     Object stores put a whole object at once; on a local disk the file is synced and then renamed, so neither a crash
@@ -92,8 +221,8 @@ def atomic_local(path: Path) -> Iterator[Path]:
     place = path.resolve()  # a link stays one
     if place.exists() and not place.is_file():
         raise ArtifactError(f"{path} is no ordinary file, so none can be written there. Name another one.")
-    sweep(LocalFileSystem(), str(place.parent))
-    with atomic_file(LocalFileSystem(), str(place)) as local:
+    sweep(LOCAL, str(place.parent))
+    with atomic_file(LOCAL, str(place)) as local:
         yield local
 
 
@@ -121,11 +250,11 @@ def _told(path: str, name: str | None = None) -> Iterator[None]:
             raise
         raise ArtifactError(
             f"{path} could not be written ({error}). Free space or choose another --root or --out; run again to go on."
-        ) from error
+        ) from None
 
 
-def _temporary(fs: fsspec.AbstractFileSystem, path: str) -> str:
-    folder = path.rsplit("/", 1)[0] if isinstance(fs, LocalFileSystem) else None
+def _temporary(fs: FileSystem, path: str) -> str:
+    folder = path.rsplit("/", 1)[0] if fs.local else None
     if folder:
         Path(folder).mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=_prefix(f"{os.getpid()}-"), dir=folder)
@@ -133,8 +262,8 @@ def _temporary(fs: fsspec.AbstractFileSystem, path: str) -> str:
     return name
 
 
-def _place(fs: fsspec.AbstractFileSystem, name: str, path: str) -> None:
-    if not isinstance(fs, LocalFileSystem):
+def _place(fs: FileSystem, name: str, path: str) -> None:
+    if not fs.local:
         fs.put_file(name, path)
         return
     with Path(name).open("rb") as written:

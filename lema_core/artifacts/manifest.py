@@ -3,9 +3,10 @@
 from itertools import pairwise
 from typing import Any, Self
 
-import fsspec
 from pydantic import BaseModel, ConfigDict
 
+from lema_core.artifacts.documents import read_document
+from lema_core.artifacts.files import FileSystem
 from lema_core.errors import ArtifactError
 
 MANIFEST = "manifest.json"
@@ -52,7 +53,7 @@ class Manifest(BaseModel):
     """Wall time of the run that published it."""
 
     @classmethod
-    def read(cls, fs: fsspec.AbstractFileSystem, folder: str) -> Self:
+    def read(cls, fs: FileSystem, folder: str) -> Self:
         """Read the manifest of an artifact's folder.
 
         Raises:
@@ -60,13 +61,18 @@ class Manifest(BaseModel):
         """
         path = f"{folder}/{MANIFEST}"
         try:
-            return cls.model_validate_json(fs.cat_file(path))
-        except FileNotFoundError as error:
-            raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from error
-        except ValueError as error:
-            raise ArtifactError(
-                f"{path} cannot be read ({error}). Delete the folder and run again: the ledger pays nothing twice."
-            ) from error
+            content = fs.cat_file(path)
+        except FileNotFoundError:
+            raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from None
+        return read_document(content, cls, lambda told: damaged(path, folder, told))
+
+
+def damaged(path: str, folder: str, told: str) -> ArtifactError:
+    """Return the error of a file of a published artifact that is not what was written, with how it is made again."""
+    return ArtifactError(
+        f"{path} is damaged or was changed ({told}). Remove the folder {folder} and run the same command again: the "
+        "artifact is made again, and what the ledger holds is not paid again."
+    )
 
 
 def add_up(parts: list[PartSummary]) -> dict[str, Any]:

@@ -5,17 +5,18 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-import fsspec
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.files import FileSystem, atomic_file
 from lema_core.artifacts.manifest import MANIFEST, PartSummary
+from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
 
+SUMMARY = "lema"
+"""The entry of a part's metadata with its summary."""
 WRITE_BATCH = 2_048
 """Rows a row group: what a part holds in memory while it is written."""
 
@@ -27,7 +28,7 @@ class _Table:
         self.record = record
         self.rows = 0
         self._buffer: list[Any] = []
-        self._file = pq.ParquetWriter(path, schema_of(record), compression="zstd", write_statistics=False)
+        self._file = TableWriter(path, schema_of(record))
 
     def add(self, row: object) -> None:
         self.rows += 1
@@ -37,13 +38,15 @@ class _Table:
 
     def flush(self) -> None:
         if self._buffer:
-            self._file.write_table(table_of(self._buffer, self.record))
+            self._file.write(table_of(self._buffer, self.record))
             self._buffer.clear()
 
     def close(self, metadata: dict[str, str]) -> None:
         self.flush()
-        self._file.add_key_value_metadata(metadata)
-        self._file.close()
+        self._file.close(metadata)
+
+    def abandon(self) -> None:
+        self._file.abandon()
 
 
 class PartWriter:
@@ -52,9 +55,7 @@ class PartWriter:
     Where another run has published the artifact meanwhile, the part is dropped: its rows are there.
     """
 
-    def __init__(
-        self, fs: fsspec.AbstractFileSystem, folder: str, index: int, span: tuple[int, int], record: type
-    ) -> None:
+    def __init__(self, fs: FileSystem, folder: str, index: int, span: tuple[int, int], record: type) -> None:
         self.rows_in = 0
         self.counts: Counter[str] = Counter()
         self._fs, self._folder, self._index, self._span, self._record = fs, folder, index, span, record
@@ -89,16 +90,21 @@ class PartWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if error is not None:
+            for table in (self._kept, self._rejected):
+                table.abandon()
+            self._stack.__exit__(kind, error, trace)
+            return
         summary = self.summary.model_dump_json()
         try:
-            self._kept.close({"lema": summary})
-            self._rejected.close({"lema": summary})
-        except (OSError, pa.ArrowException) as failure:
-            if error is None:
-                self._stack.__exit__(type(failure), failure, failure.__traceback__)
-                raise
-        if error is None and self._fs.exists(f"{self._folder}/{MANIFEST}"):
+            self._kept.close({SUMMARY: summary})
+            self._rejected.close({SUMMARY: summary})
+            published = self._fs.exists(f"{self._folder}/{MANIFEST}")
+        except (OSError, pa.ArrowException, ArtifactError) as failure:
+            self._stack.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        if published:
             dropped = ArtifactError(f"{self._folder} was published meanwhile by another run")
             self._stack.__exit__(ArtifactError, dropped, None)
             return
-        self._stack.__exit__(kind, error, trace)
+        self._stack.__exit__(None, None, None)

@@ -60,6 +60,22 @@ def _encodable(value: Any) -> Any:
     return [_encodable(item) for item in value] if isinstance(value, tuple | list) else value
 
 
+def cast_to(batches: Iterable[pa.RecordBatch], record: type) -> Iterator[pa.RecordBatch]:
+    """Yield batches with exactly the columns and types of a record class, their values checked.
+
+    Raises:
+        Exception: of Arrow, where a column is missing, holds another type, or lacks a value that a row must have.
+    """
+    schema = schema_of(record)
+    for batch in batches:
+        batch.validate(full=True)
+        if batch.schema.equals(schema):
+            yield batch
+            continue
+        table = pa.Table.from_batches([batch]).select(schema.names)
+        yield from table.cast(schema).to_batches()
+
+
 def rows_from_batch(batch: pa.RecordBatch, record: type[T]) -> Iterator[T]:
     """Yield the rows of a record batch as ``record`` objects; lists come back as tuples."""
     names = [f.name for f in fields(record)]  # type: ignore[arg-type]

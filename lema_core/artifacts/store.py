@@ -6,28 +6,26 @@ The store alone decides what is done: an artifact exists when its manifest does,
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
+from lema_core.artifacts.documents import write_document
 from lema_core.artifacts.files import atomic_file, open_root, sweep
 from lema_core.artifacts.fingerprint import Identity
-from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up
-from lema_core.artifacts.part import PartWriter
-from lema_core.artifacts.schema import rows_from_batch, schema_of
+from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up, damaged
+from lema_core.artifacts.parquet import Fault, TableFile, faultless, faults_as, open_table
+from lema_core.artifacts.part import SUMMARY, PartWriter
+from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of
 from lema_core.artifacts.table_files import part_name, rejected_name
-from lema_core.errors import ArtifactError
+from lema_core.errors import ArtifactError, LemaError
 from lema_core.records import Rejection
 
 T = TypeVar("T")
-
-READ_BATCH = 2_048
-"""Rows held at a time while reading: a few megabytes of text."""
-
 
 ASKED_AT_ONCE = 16
 """An object store takes 10 to 50 ms to answer; two thousand parts one after the other would be a minute."""
@@ -86,27 +84,48 @@ class Store:
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield the manifest of every published artifact, by path."""
-        for path in sorted(self.fs.glob(f"{self.path}/*/*/{MANIFEST}")):
-            stage, fingerprint = str(path).split("/")[-3:-1]
+        for path in self.fs.glob(f"{self.path}/*/*/{MANIFEST}"):
+            stage, fingerprint = path.split("/")[-3:-1]
             yield self.manifest(ArtifactRef(stage, fingerprint))
 
-    def finished_part(self, ref: ArtifactRef, shard: Shard) -> PartSummary | None:
-        """Return the summary of a shard's part, or None where there is none that is whole and of the same range."""
-        path = f"{self.folder(ref)}/{part_name(shard.start, shard.stop)}"
-        try:
-            with self.fs.open(path, "rb") as file:
-                metadata = pq.read_metadata(file).metadata or {}
-        except (FileNotFoundError, pa.ArrowInvalid):
-            return None
-        summary = PartSummary.model_validate_json(metadata[b"lema"])
-        return summary if (summary.start, summary.stop) == (shard.start, shard.stop) else None
+    def finished_part(self, ref: ArtifactRef, shard: Shard, *, verified: bool = False) -> PartSummary | None:
+        """Return the summary of a shard's part, or None where there is none that is whole and of the same range.
 
-    def finished_parts(self, ref: ArtifactRef, shards: Sequence[Shard]) -> list[PartSummary | None]:
+        ``verified``: every byte of it, and of its rejected rows, is compared with its hash; a damaged part is none.
+        """
+        span = (shard.start, shard.stop)
+        names = (part_name(*span), rejected_name(*span)) if verified else (part_name(*span),)
+        found = [self._summary(f"{self.folder(ref)}/{name}", verify=verified) for name in names]
+        summary = found[0]
+        same = summary is not None and all(one == summary for one in found)
+        return summary if summary and same and (summary.start, summary.stop) == span else None
+
+    def _summary(self, path: str, *, verify: bool) -> PartSummary | None:
+        """Return the summary in a file of a part, None where the file is missing or damaged."""
+        with (
+            suppress(FileNotFoundError, _UnreadableError),
+            self.fs.open(path) as file,
+            open_table(file, _UnreadableError) as table,
+        ):
+            with faults_as(_UnreadableError):
+                summary = PartSummary.model_validate_json(table.entry(SUMMARY) or b"")
+                if verify:
+                    table.verify()
+            return summary
+        return None
+
+    def finished_parts(
+        self, ref: ArtifactRef, shards: Sequence[Shard], *, verified: bool = False
+    ) -> list[PartSummary | None]:
         """Return `finished_part` of every shard; on an object store many are asked for at a time."""
-        if "file" in self.fs.protocol:
-            return [self.finished_part(ref, shard) for shard in shards]
+
+        def one(shard: Shard) -> PartSummary | None:
+            return self.finished_part(ref, shard, verified=verified)
+
+        if self.fs.local:
+            return list(map(one, shards))
         with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-            return list(threads.map(lambda shard: self.finished_part(ref, shard), shards))
+            return list(threads.map(one, shards))
 
     def part(self, ref: ArtifactRef, shard: Shard, record: type) -> PartWriter:
         """Open a shard's part for writing: a context manager that places both files when left without an error."""
@@ -151,58 +170,89 @@ class Store:
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
         sweep(self.fs, folder)
         with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
-            local.write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+            local.write_text(write_document(manifest), encoding="utf-8")
         return manifest
 
     def rows(self, ref: ArtifactRef, record: type[T], start: int = 0, stop: int | None = None) -> Iterator[T]:
-        """Yield rows ``start`` to ``stop`` of a published table, a few thousand in memory at a time."""
-        stop = self.manifest(ref).rows_out if stop is None else stop
+        """Yield rows ``start`` to ``stop`` of a published table, a few thousand in memory at a time.
+
+        Raises:
+            ArtifactError: the artifact is not published, or a part of it is missing or damaged.
+        """
+        manifest = self.manifest(ref)
+        stop = manifest.rows_out if stop is None else stop
         first = 0
-        for part in self.manifest(ref).parts:
+        for part in manifest.parts:
             low, high = max(start - first, 0), min(stop - first, part.rows_out)
             if low < high:
-                path = f"{self.folder(ref)}/{part_name(part.start, part.stop)}"
-                yield from self._part_rows(path, record, part.rows_out, low, high)
+                yield from self._part_rows(ref, part_name(part.start, part.stop), record, part.rows_out, low, high)
             first += part.rows_out
 
     def rejections(self, ref: ArtifactRef) -> Iterator[Rejection]:
-        """Yield the rejected rows of a published table."""
+        """Yield the rejected rows of a published table.
+
+        Raises:
+            ArtifactError: as ``rows``.
+        """
         for part in self.manifest(ref).parts:
             if part.rejected:
-                path = f"{self.folder(ref)}/{rejected_name(part.start, part.stop)}"
-                yield from self._part_rows(path, Rejection, part.rejected, 0, part.rejected)
+                name = rejected_name(part.start, part.stop)
+                yield from self._part_rows(ref, name, Rejection, part.rejected, 0, part.rejected)
 
-    def _part_rows(self, path: str, record: type[T], rows: int, low: int, high: int) -> Iterator[T]:
-        with self._open_part(path, record, rows) as file:
-            groups, at = _row_groups(file.metadata, low, high)
-            for batch in file.iter_batches(batch_size=READ_BATCH, row_groups=groups, columns=schema_of(record).names):
-                if at + batch.num_rows > low:
-                    yield from rows_from_batch(
-                        batch.slice(max(low - at, 0), min(high - at, batch.num_rows) - max(low - at, 0)),
-                        record,
-                    )
-                at += batch.num_rows
-                if at >= high:
-                    return
+    def _part_rows(self, ref: ArtifactRef, name: str, record: type[T], rows: int, low: int, high: int) -> Iterator[T]:
+        with self.open_table(ref, name) as table:
+            self._check(table, ref, name, record, rows)
+            batches = cast_to(table.batches(schema_of(record).names, low, high), record)
+            for batch in faultless(batches, self._fault(ref, name)):
+                yield from rows_from_batch(batch, record)
 
-    def _open_part(self, path: str, record: type, rows: int) -> pq.ParquetFile:
-        try:
-            file = pq.ParquetFile(self.fs.open(path, "rb"))
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
+    @contextmanager
+    def open_table(self, ref: ArtifactRef, name: str) -> Iterator[TableFile]:
+        """Give a Parquet file of a published artifact to read.
+
+        Raises:
+            ArtifactError: it is missing or damaged.
+        """
+        path, fault = f"{self.folder(ref)}/{name}", self._fault(ref, name)
+        with ExitStack() as stack:
+            with faults_as(fault):
+                file = stack.enter_context(self.fs.open(path))
+            yield stack.enter_context(open_table(file, fault))
+
+    def read_table(self, ref: ArtifactRef, name: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Return the rows of a small Parquet file of a published artifact.
+
+        Raises:
+            ArtifactError: it is missing or damaged, or lacks a column.
+        """
+        with self.open_table(ref, name) as table, faults_as(self._fault(ref, name)):
+            if missing := sorted({*columns} - {*table.schema.names}):
+                raise ValueError(f"it has no column {missing}")
+            return [row for batch in table.batches(columns) for row in batch.to_pylist()]
+
+    def rows_with(self, ref: ArtifactRef, name: str, column: str, value: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of a Parquet file of a published artifact in which a column, if it is there, has a value.
+
+        Raises:
+            ArtifactError: the file is missing or damaged.
+        """
+        with self.open_table(ref, name) as table:
+            batches = table.batches() if column in table.schema.names else iter(())
+            found = (batch.filter(pc.field(column) == value) for batch in batches)
+            yield from faultless((row for batch in found for row in batch.to_pylist()), self._fault(ref, name))
+
+    def _fault(self, ref: ArtifactRef, name: str) -> Fault:
+        folder = self.folder(ref)
+        return lambda told: damaged(f"{folder}/{name}", folder, told)
+
+    def _check(self, table: TableFile, ref: ArtifactRef, name: str, record: type, rows: int) -> None:
+        if missing := sorted(set(schema_of(record).names) - set(table.schema.names)):
             raise ArtifactError(
-                f"{path} is named by its manifest but cannot be read ({error}). Delete its folder and run again."
-            ) from error
-        missing = set(schema_of(record).names) - set(file.schema_arrow.names)
-        if missing:
-            raise ArtifactError(
-                f"{path} has no column {sorted(missing)}: another version wrote it. Delete its folder and run again."
+                f"{self.folder(ref)}/{name} has no column {missing}: another version wrote it. Remove the folder "
+                f"{self.folder(ref)} and run again."
             )
-        if file.metadata.num_rows != rows:
-            raise ArtifactError(
-                f"{path} holds {file.metadata.num_rows} rows, its manifest says {rows}. "
-                "Delete its folder and run again."
-            )
-        return file
+        if table.rows != rows:
+            raise self._fault(ref, name)(f"it holds {table.rows} rows, its manifest says {rows}")
 
     def local_path(self, ref: ArtifactRef) -> Path:
         """Return where the artifact's folder is or will be, for programs that read plain files.
@@ -210,7 +260,7 @@ class Store:
         Raises:
             ArtifactError: if the root is not a local folder.
         """
-        if "file" not in self.fs.protocol:
+        if not self.fs.local:
             raise ArtifactError(
                 f"{self.root} is no local folder, and a program needs {ref.folder} as plain files: give one as --root"
             )
@@ -227,17 +277,5 @@ class Store:
         return folder
 
 
-def _row_groups(metadata: pq.FileMetaData, low: int, high: int) -> tuple[list[int], int]:
-    """Return the row groups that hold rows ``low`` to ``high``, and the first one's first row.
-
-    A range of a large part costs what it holds: a thousand shards of one part must not read it a thousand times.
-    """
-    groups: list[int] = []
-    first = at = 0
-    for group in range(metadata.num_row_groups):
-        rows = metadata.row_group(group).num_rows
-        if at < high and at + rows > low:
-            first = first if groups else at
-            groups.append(group)
-        at += rows
-    return groups, first
+class _UnreadableError(LemaError):
+    """A part that cannot be read; it counts as missing."""

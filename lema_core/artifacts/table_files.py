@@ -1,7 +1,6 @@
 """The files of a table artifact: what a shard's two files are called, and which of them belong to the table."""
 
-import fsspec
-
+from lema_core.artifacts.files import FileSystem
 from lema_core.artifacts.manifest import MANIFEST, Manifest
 
 
@@ -18,12 +17,12 @@ def rejected_name(start: int, stop: int) -> str:
     return f"rejected-{start:09d}-{stop:09d}.parquet"
 
 
-def part_files(fs: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+def part_files(fs: FileSystem, folder: str) -> list[str]:
     """Return the Parquet files of a folder's table, in the order of their rows.
 
     Where there is a manifest they are those that it names: beside them may lie what a run left that was cut otherwise.
     """
     if not fs.exists(f"{folder}/{MANIFEST}"):
-        return sorted(map(str, fs.glob(f"{folder}/part-*.parquet")))
+        return fs.glob(f"{folder}/part-*.parquet")
     parts = Manifest.read(fs, folder).parts
     return [f"{folder}/{part_name(part.start, part.stop)}" for part in parts]

@@ -6,14 +6,14 @@ command was killed, or on who answered first: the same ledger gives the same byt
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lema_core.artifacts.files import atomic_local
 from lema_core.digests import file_sha256
-from lema_core.errors import ArtifactError
+from lema_core.errors import ArtifactError, LemaError
 from lema_core.llm.requests import Completion, Outcome
 
 COMPLETIONS, REJECTED, MANIFEST = "completions.parquet", "rejected.parquet", "manifest.json"
@@ -38,11 +38,20 @@ def finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest if the folder already holds exactly these inputs' answers, none rejected, else None."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
+        rows = manifest["rows"] if isinstance(manifest["rows"], int) else -1
         whole = all(file_sha256(folder / name) == digest for name, digest in manifest["files"].items())
         same = manifest["inputs"] == inputs and manifest["rejected"] == 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = whole and _rows(folder / COMPLETIONS) == rows
+    except (LemaError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest if whole and same else None
+
+
+def _rows(path: Path) -> int:
+    from lema_core.artifacts.parquet import open_table
+
+    with path.open("rb") as file, open_table(file, ArtifactError) as table:
+        return table.rows
 
 
 class AnswerWriter:
@@ -63,14 +72,14 @@ class AnswerWriter:
         self._schemas = {name: pa.schema(list(columns.items())) for name, columns in _COLUMNS.items()}
 
     def __enter__(self) -> Self:
-        import pyarrow.parquet as pq
+        from lema_core.artifacts.parquet import TableWriter
 
         with self._writing(), ExitStack() as files:
             self._paths = {name: files.enter_context(atomic_local(self.folder / name)) for name in _COLUMNS}
             self._writers: dict[str, Any] = {}
             for name, schema in self._schemas.items():
-                self._writers[name] = pq.ParquetWriter(self._paths[name], schema, compression="zstd")
-                files.callback(_closed, self._writers[name])
+                self._writers[name] = TableWriter(self._paths[name], schema)
+                files.callback(self._writers[name].abandon)
             self._files = files.pop_all()
         return self
 
@@ -135,12 +144,4 @@ class AnswerWriter:
                 pa.array(column, field.type)
                 for column, field in zip(zip(*rows, strict=True), self._schemas[name], strict=True)
             ]
-            self._writers[name].write_table(
-                pa.Table.from_arrays(arrays, schema=self._schemas[name]), row_group_size=GROUP
-            )
-
-
-def _closed(writer: Any) -> None:
-    """Close what may not be complete: its file goes, so why it cannot be closed says nothing more."""
-    with suppress(OSError):
-        writer.close()
+            self._writers[name].write(pa.Table.from_arrays(arrays, schema=self._schemas[name]))

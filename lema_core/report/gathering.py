@@ -5,8 +5,6 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from math import isfinite
 
-import pyarrow.parquet as pq
-
 from lema_core.accuracy import Evaluation, evaluate
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.lineage import Collection, Lineage
@@ -151,24 +149,21 @@ def evaluation_of(store: Store, made: Lineage) -> Evaluation | None:
 
 def _curves(store: Store, made: Lineage) -> Iterator[LossCurve]:
     for arm, ref in made.models.items():
-        with store.fs.open(f"{store.folder(ref)}/{METRICS_FILE}", "rb") as file:
-            table = pq.read_table(file, columns=["step", "loss"])
-        points = zip(table["step"].to_pylist(), table["loss"].to_pylist(), strict=True)
-        yield LossCurve(arm=arm, points=tuple((step, loss) for step, loss in points if loss is not None))
+        rows = store.read_table(ref, METRICS_FILE, ["step", "loss"])
+        points = tuple((row["step"], row["loss"]) for row in rows if row["loss"] is not None)
+        yield LossCurve(arm=arm, points=points)
 
 
 def _selections(store: Store, made: Lineage) -> Iterator[Selection]:
     for arm, ref in made.models.items():
         if SELECTION_FILE in store.manifest(ref).files:
-            with store.fs.open(f"{store.folder(ref)}/{SELECTION_FILE}", "rb") as file:
-                yield Selection(arm=arm, scores=read_selection(file))
+            yield Selection(arm=arm, scores=read_selection(store, ref))
 
 
 def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap | None:
     """Return an arm's delta-PPL over the pairs that have a finite one; None where there is no such pair."""
-    with store.fs.open(f"{store.folder(ref)}/{PERPLEXITY_FILE}", "rb") as file:
-        table = pq.read_table(file, columns=["mistaken", "corrected"])
-    pairs = zip(table["mistaken"].to_pylist(), table["corrected"].to_pylist(), strict=True)
+    rows = store.read_table(ref, PERPLEXITY_FILE, ["mistaken", "corrected"])
+    pairs = [(row["mistaken"], row["corrected"]) for row in rows]
     finite = [pair for pair in pairs if all(map(isfinite, pair))]
     return perplexity_gap([pair[0] for pair in finite], [pair[1] for pair in finite]) if finite else None
 

@@ -10,17 +10,17 @@ import hashlib
 import heapq
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec import AbstractFileSystem
 
-from lema_core.artifacts.files import atomic_file, open_root
-from lema_core.artifacts.schema import rows_from_batch, schema_of, table_of
+from lema_core.artifacts.files import FileSystem, atomic_file, open_root
+from lema_core.artifacts.parquet import TableFile, faultless, faults_as, open_table, write_table
+from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of, table_of
 from lema_core.artifacts.table_files import part_files
 from lema_core.errors import ConfigError, DataError
 from lema_core.records import Correction
@@ -91,19 +91,31 @@ def read_corrections(place: Path | str) -> Iterator[Correction]:
         yield from _corrections(fs, file)
 
 
-def _corrections(fs: AbstractFileSystem, file: str) -> Iterator[Correction]:
-    try:
-        with fs.open(file, "rb") as source, pq.ParquetFile(source) as parquet:
-            lacking = sorted(set(schema_of(Correction).names) - set(parquet.schema_arrow.names))
-            if lacking:
-                raise DataError(
-                    f"{file} has no columns {lacking}: it does not hold corrections; expected a Parquet file of "
-                    "`.lema/store/corrections/<fingerprint>`"
-                )
-            for batch in parquet.iter_batches():
-                yield from rows_from_batch(batch, Correction)
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{file} cannot be read as Parquet: {error}") from error
+def _corrections(fs: FileSystem, file: str) -> Iterator[Correction]:
+    with _opened(fs, file) as table:
+        lacking = sorted(set(schema_of(Correction).names) - set(table.schema.names))
+        if lacking:
+            raise DataError(
+                f"{file} has no columns {lacking}: it does not hold corrections; expected a Parquet file of "
+                "`.lema/store/corrections/<fingerprint>`"
+            )
+        for batch in faultless(cast_to(table.batches(schema_of(Correction).names), Correction), _fault(file)):
+            yield from rows_from_batch(batch, Correction)
+
+
+def _fault(file: str) -> Callable[[str], DataError]:
+    return lambda told: DataError(
+        f"{file} cannot be read as Parquet, or not as what it should hold ({told}). It was damaged or changed, or is "
+        "another file: restore it, or remove it to begin anew."
+    )
+
+
+@contextmanager
+def _opened(fs: FileSystem, file: str) -> Iterator[TableFile]:
+    with ExitStack() as stack:
+        with faults_as(_fault(file)):
+            source = stack.enter_context(fs.open(file))
+        yield stack.enter_context(open_table(source, _fault(file)))
 
 
 def draw_pilot(rows: Iterable[T], size: int = PILOT, seed: int = 0) -> list[T]:
@@ -196,15 +208,15 @@ def summarise(folder: Path | str) -> PilotSummary:
     if not begun(folder):
         raise DataError(f"{folder} holds no pilot: begin one with `lema rate CORRECTIONS --out {folder}`")
     fs, path = open_root(str(folder))
-    files = sorted(fs.glob(f"{path}/ratings-*.parquet"))
+    files = fs.glob(f"{path}/ratings-*.parquet")
     tables = {PurePosixPath(file).stem.removeprefix("ratings-"): _ratings_of(fs, file) for file in files}
     words = {rater: {one.correction_id: one.rating for one in rows} for rater, rows in tables.items()}
     counts = {rater: {name: Counter(said.values())[name] for name in RATINGS} for rater, said in words.items()}
     raters = list(words)
     pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
     agreement = {(a, b): found for a, b in pairs if (found := _agreement(words[a], words[b])) is not None}
-    with fs.open(f"{path}/{_PAIRS}", "rb") as pairs_file:
-        return PilotSummary(pq.read_metadata(pairs_file).num_rows, counts, agreement)
+    with _opened(fs, f"{path}/{_PAIRS}") as drawn:
+        return PilotSummary(drawn.rows, counts, agreement)
 
 
 def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement | None:
@@ -212,13 +224,16 @@ def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement
     return rater_agreement([first[i] for i in both], [second[i] for i in both]) if both else None
 
 
-def _ratings_of(fs: AbstractFileSystem, file: str) -> list[Rating]:
+def _ratings_of(fs: FileSystem, file: str) -> list[Rating]:
     if not fs.isfile(file):
         return []
-    with fs.open(file, "rb") as source:
-        return [row for batch in pq.read_table(source).to_batches() for row in rows_from_batch(batch, Rating)]
+    with _opened(fs, file) as table, faults_as(_fault(file)):
+        rows = [row for batch in cast_to(table.batches(), Rating) for row in rows_from_batch(batch, Rating)]
+        if unknown := {row.rating for row in rows} - {*RATINGS}:
+            raise ValueError(f"it holds ratings {sorted(unknown)[:3]}, expected {RATINGS}")
+        return rows
 
 
-def _write(fs: AbstractFileSystem, path: str, table: pa.Table) -> None:
+def _write(fs: FileSystem, path: str, table: pa.Table) -> None:
     with atomic_file(fs, path) as local:
-        pq.write_table(table, local)
+        write_table(table, local)

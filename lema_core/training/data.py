@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
-from lema_core.artifacts.files import atomic_local
+from lema_core.artifacts.files import LOCAL, atomic_local
+from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.training.events import emit
@@ -134,7 +133,7 @@ def tokenise(
                 f"no example to train on: {len(rejected)} rejected"
                 + (f", the first because {rejected[0]['detail']}" if rejected else ", none given")
             )
-        pq.write_table(pa.Table.from_pylist(rejected, schema=_REJECTED), out / REJECTED_FILE)
+        write_table(pa.Table.from_pylist(rejected, schema=_REJECTED), out / REJECTED_FILE)
     _write_meta(out, counts)
     return counts
 
@@ -193,12 +192,13 @@ def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
 
     Raises:
         DataError: the folder has no parts.
+        ArtifactError: a part is missing or damaged.
     """
-    parts = part_files(LocalFileSystem(), str(folder)) if folder.is_dir() else [str(folder)]
+    parts = part_files(LOCAL, str(folder)) if folder.is_dir() else [str(folder)]
     if not parts:
         raise DataError(f"no part-*.parquet in {folder}: expected the folder of a mixture")
     for part in parts:
-        for batch in pq.ParquetFile(part).iter_batches(columns=[*_COLUMNS]):
+        for batch in read_batches(part, _COLUMNS):
             yield from batch.to_pylist()
 
 

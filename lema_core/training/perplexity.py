@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
-from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import part_files
-from lema_core.artifacts.files import atomic_local
+from lema_core.artifacts.files import LOCAL, atomic_local
+from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.chunks import chunked
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
@@ -54,7 +53,7 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
             rows += _measured(model, device, fitting)
             emit("pairs", done=len(rows))
     with atomic_local(out) as local:
-        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), local)
+        write_table(pa.Table.from_pylist(rows, schema=SCHEMA), local)
     emit("done", pairs=len(rows), left_out=left_out)
 
 
@@ -83,8 +82,8 @@ Pair = tuple[str, list[int], list[int], int]
 
 
 def _pairs(corrections: Path, tokenizer: Any) -> Iterator[Pair]:
-    for file in part_files(LocalFileSystem(), str(corrections)):
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=256, columns=COLUMNS):
+    for file in part_files(LOCAL, str(corrections)):
+        for batch in read_batches(file, COLUMNS):
             for row in batch.to_pylist():
                 candidates = tuple(row["candidates"]) if row["candidates"] else None
                 text = path_input(get_task(row["task"]).prompts, row["question"], candidates)

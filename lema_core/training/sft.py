@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from lema_core.artifacts.files import atomic_local
+from lema_core.artifacts.parquet import write_table
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import check_continues, complete_checkpoints, drop_optimiser_states, remove_torn
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
@@ -162,7 +162,7 @@ def _tidy(trainer: Any, out: Path) -> str | None:
 def _write_metrics(history: Sequence[dict[str, Any]], out: Path) -> None:
     rows = [step_row(entry) for entry in history if "loss" in entry]
     with atomic_local(out / METRICS_FILE) as local:
-        pq.write_table(pa.Table.from_pylist(rows), local)
+        write_table(pa.Table.from_pylist(rows), local)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

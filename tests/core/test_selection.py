@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.errors import DataError
 from lema_core.records import JudgedPath, Question
 from lema_core.selection import hold_out, read_selection, score_checkpoints, write_selection
@@ -38,9 +39,11 @@ def test_the_best_on_the_held_out_questions_is_chosen_whatever_the_test_set_says
 
 def test_the_table_comes_back_from_parquet(tmp_path):
     rows = score_checkpoints({10: answers(1, 4), 20: answers(3, 4)}, {10: answers(2, 3), 20: answers(0, 3)})
-    write_selection(rows, tmp_path / "selection.parquet")
-    with (tmp_path / "selection.parquet").open("rb") as file:
-        assert read_selection(file) == tuple(rows)
+    store, identity = Store(str(tmp_path)), Identity("training", {})
+    model = ArtifactRef("training", identity.fingerprint)
+    write_selection(rows, store.local_folder(model) / "selection.parquet")
+    store.publish_files(identity, ["selection.parquet"], seconds=0)
+    assert read_selection(store, model) == tuple(rows)
 
 
 def test_without_a_checkpoint_or_an_answer_nothing_is_chosen():

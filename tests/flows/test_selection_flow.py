@@ -51,8 +51,7 @@ def test_the_best_checkpoint_on_held_out_questions_becomes_the_model(lema, run_f
     assert store.manifest(mixture).reasons["held_out"] >= 6
 
     folder = store.local_folder(model)
-    with (folder / "selection.parquet").open("rb") as file:
-        table = read_selection(file)
+    table = read_selection(store, model)
     assert [row.step for row in table] == [1, 2]
     (chosen,) = (row for row in table if row.chosen)
     assert chosen.right == max(row.right for row in table)

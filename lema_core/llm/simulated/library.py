@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fsspec.implementations.local import LocalFileSystem
-
 from lema_core.artifacts import part_files
+from lema_core.artifacts.files import LOCAL
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated.requests import read_request
 from lema_core.llm.simulated.variants import Skeletons
@@ -130,7 +129,7 @@ def _problem(text: str, row: Mapping[str, Any]) -> Problem:
 
 def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if path.is_dir():
-        parts = part_files(LocalFileSystem(), str(path))
+        parts = part_files(LOCAL, str(path))
         files = parts or sorted(str(p) for p in path.iterdir() if p.suffix[1:] in READERS)
         if not files:
             raise ConfigError(f"the folder {path} holds no questions: expected part-*.parquet or other data files")

@@ -228,7 +228,7 @@ def test_a_torn_manifest_says_what_to_do(tmp_path):
     publish(store, shards)
     path = tmp_path / REF.folder / "manifest.json"
     path.write_text(path.read_text()[:40])
-    with pytest.raises(ArtifactError, match="Delete the folder"):
+    with pytest.raises(ArtifactError, match="Remove the folder"):
         store.manifest(REF)
 
 

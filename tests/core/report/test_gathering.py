@@ -199,7 +199,7 @@ def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistake
     identity = identities.perplexity(50, "model", "corrections")
     made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
     folder = store.folder(made.perplexity["lema"])
-    store.fs.makedirs(folder)
+    store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
     assert {arm: gap.n for arm, gap in gather(store, run, made).perplexity.items()} == pairs
@@ -209,7 +209,7 @@ def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
     made = Lineage()
     for arm, lost in (("cot", 0), ("lema", 37)):
         identity = identities.tokens(TrainingSpec(), arm)
-        store.fs.makedirs(store.folder(ArtifactRef(identity.stage, identity.fingerprint)))
+        store.local_folder(ArtifactRef(identity.stage, identity.fingerprint))
         store.publish_files(identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
         made.tokens[arm] = ArtifactRef(identity.stage, identity.fingerprint)
     (note,) = (note for note in gather(store, run_of(), made).notes if "max_length" in note)
@@ -223,7 +223,7 @@ def test_delta_ppl_says_what_it_was_measured_on(store):
     identity = identities.perplexity(50, "model", "corrections")
     made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
     folder = store.folder(made.perplexity["lema"])
-    store.fs.makedirs(folder)
+    store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
     assert [note for note in gather(store, run, made).notes if "delta-PPL is measured on the first 50" in note]
