@@ -1,6 +1,7 @@
 """The questions of a run: read or generated, checked, given ids (the paper's Q)."""
 
 from functools import partial
+from typing import Any
 
 from prefect.client.schemas.objects import State
 
@@ -14,10 +15,12 @@ from tasks._publish import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="questions", task_run_name="questions", **SHARD_TASK)
-async def questions_shard(runtime: Runtime, spec: QuestionsSpec, out: ArtifactRef, shard: Shard) -> State[None]:
-    """Read every question of the source, in its order."""
+async def questions_shard(
+    runtime: Runtime, spec: QuestionsSpec, source: str, out: ArtifactRef, shard: Shard
+) -> State[None]:
+    """Read every question of the source, in its order; it must still be what its artifact is named by."""
     with Store(runtime.root).part(out, shard, Question) as part:
-        for row in read_questions(spec):
+        for row in read_questions(spec, source):
             part.rows_in += 1
             part.add(row)
     return outcome(part)
@@ -29,5 +32,7 @@ async def questions(runtime: Runtime, spec: QuestionsSpec) -> ArtifactRef:
     Raises:
         DataError: the source cannot be used; nothing was paid.
     """
-    stage = Stage(identities.questions(spec), rows=0)
-    return await publish(runtime, stage, partial(questions_shard, runtime, spec, stage.ref))
+    identity = identities.questions(spec)
+    source: Any = identity.spec
+    stage = Stage(identity, rows=0)
+    return await publish(runtime, stage, partial(questions_shard, runtime, spec, source["source"], stage.ref))

@@ -9,7 +9,7 @@ with the seal. Files without a seal (of older versions, of other programs) are r
 import hashlib
 import io
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -333,6 +333,12 @@ def open_table(file: BinaryIO, fault: Fault) -> Iterator[TableFile]:
     with faults_as(fault):
         table = TableFile(file)
     yield table
+
+
+def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of batches as plain values."""
+    for batch in batches:
+        yield from batch.to_pylist()
 
 
 def read_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from lema_core.errors import ConfigError, DataError
-from lema_core.questions.drafts import Row, Unusable
+from lema_core.questions.drafts import Row, Unusable, shown_fields
 from lema_core.questions.files import read_rows
 from lema_core.questions.tasks import TASKS, Task
 
@@ -24,8 +24,8 @@ def detect_task(path: str) -> str:
         return found[0]
     seen = f"the formats of {', '.join(found)}" if found else "the format of no published task"
     raise ConfigError(
-        f"{Path(path).name} has the fields {', '.join(row)}: {seen}. Say which task it is: numeric, latex, choice and "
-        f"text read the fields question and answer; there are also {', '.join(TASKS)}."
+        f"{Path(path).name} has the fields {shown_fields(row)}: {seen}. Say which task it is: numeric, latex, "
+        f"choice and text read the fields question and answer; there are also {', '.join(TASKS)}."
     )
 
 
@@ -34,5 +34,5 @@ def _reads(task: Task, row: Row) -> bool:
         return False
     try:
         return not isinstance(task.draft(row), Unusable)
-    except (DataError, KeyError, TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - the row of another format may hold anything
         return False

@@ -7,6 +7,12 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
+def shown_fields(row: Row) -> str:
+    """Return a row's field names for a message: a few, short, with what is no text spelled out."""
+    names = [str(name)[:40].encode("utf-8", "backslashreplace").decode() for name in [*row][:20]]
+    return ", ".join(names) + (", ..." if len(row) > 20 else "")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
     """A question before it has an id and a place."""

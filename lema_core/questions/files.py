@@ -1,67 +1,192 @@
 """Rows of a source file, one at a time, each with its place: ``train.jsonl:17``.
 
 JSONL and Parquet stream. A JSON array and an XML file are read whole: the published sets in these formats are small.
+Whatever a library raises on damaged, hostile or strange bytes becomes one `DataError` with the file's name.
 """
 
 import hashlib
+import io
 import json
-import lzma
-import zlib
+import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import IO, Any
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
 from xml.etree import ElementTree as ET
 
 import fsspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+from fsspec.compression import compr
+from fsspec.utils import infer_compression
 
+from lema_core.artifacts.files import check_place, said, shown_path
+from lema_core.artifacts.parquet import Fault, faultless, faults_as, open_table, rows_of
 from lema_core.errors import DataError
 from lema_core.questions.drafts import Row
 
 Placed = Iterator[tuple[str, Row]]
 
+LONGEST_LINE = 64 << 20
+"""Bytes of one row of JSONL."""
+LARGEST_WHOLE = 1 << 30
+"""Bytes of a file that is read whole."""
+BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
+"""A file that unpacks to more than so many bytes, and to more than so many times its own size, is no text."""
+_CHUNK = 1 << 20
+
 
 @contextmanager
 def open_source(path: str) -> Iterator[IO[bytes]]:
-    """Open a file or an fsspec URL for reading.
+    """Open a file or an fsspec URL for reading, unpacked.
 
     Raises:
-        DataError: it cannot be opened, or is compressed and torn.
+        ConfigError: it is a URL of an unknown protocol, or holds a secret.
+        DataError: it cannot be opened or unpacked. What goes wrong later is the reader's to translate.
     """
-    try:
-        opened: IO[bytes] = fsspec.open(path, "rb", compression="infer").open()
-    except FileNotFoundError as error:
-        raise DataError(f"No file at {path}. Check the path (of questions: `path` in the run file).") from error
-    except (OSError, ValueError, ImportError) as error:
-        raise DataError(f"{path} cannot be opened ({error}). Expected a readable file or fsspec URL.") from error
-    try:
-        with opened:
-            yield opened
-    except (EOFError, zlib.error, lzma.LZMAError) as error:
-        raise DataError(f"{path} cannot be unpacked ({error}). Fetch it again.") from error
+    check_place(path, "the source")
+    shown = shown_path(path)
+    if "://" not in path and Path(path).exists() and not Path(path).is_file():
+        raise DataError(f"{shown} is a folder or a device, no regular file. Give the path of a file.")
+    with ExitStack() as stack:
+        try:
+            packed: IO[bytes] = stack.enter_context(fsspec.open(path, "rb").open())
+        except FileNotFoundError:
+            raise DataError(f"No file at {shown}. Check the path (of questions: `path` in the run file).") from None
+        except Exception as error:  # noqa: BLE001 - drivers raise errors of many libraries
+            raise DataError(f"{shown} cannot be opened ({said(error)}). Expected a readable file or URL.") from None
+        with faults_as(_fault(shown, "cannot be unpacked", "Fetch it again")):
+            unpacked = _unpacked(packed, infer_compression(path))
+        yield stack.enter_context(unpacked)
+
+
+def _fault(name: str, what: str, remedy: str) -> Fault:
+    return lambda told: DataError(f"{name} {what} ({told}). {remedy}.")
+
+
+def _unpacked(packed: IO[bytes], compression: str | None) -> IO[bytes]:
+    if compression is None:
+        return packed
+    if compression == "zip":
+        archive = zipfile.ZipFile(packed)
+        inside = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+        if len(inside) != 1:
+            raise ValueError(f"the archive holds {len(inside)} files, expected one")
+        unpacked: IO[bytes] = archive.open(inside[0])
+    else:
+        unpacked = compr[compression](packed, mode="rb")
+    return cast("IO[bytes]", io.BufferedReader(_Unpacked(unpacked, packed), _CHUNK))
+
+
+class _Unpacked(io.RawIOBase):
+    """What a compressed file unpacks to, up to the size that a text has."""
+
+    def __init__(self, unpacked: IO[bytes], packed: IO[bytes]) -> None:
+        self._unpacked, self._packed, self._bytes = unpacked, packed, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._unpacked.read(len(buffer))
+        buffer[: len(data)] = data
+        self._bytes += len(data)
+        if self._bytes > BOMB_BYTES and self._bytes > BOMB_RATIO * max(1, self._packed.tell()):
+            raise ValueError(f"it unpacks to more than {BOMB_RATIO} times its size")
+        return len(data)
+
+
+class _Hashed(io.RawIOBase):
+    """A stream whose bytes are hashed as they are read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._digest = file, hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        self._digest.update(data)
+        return len(data)
+
+    def hexdigest(self) -> str:
+        """Return the hash of the whole stream: what was not asked for is read now."""
+        while data := self._file.read(_CHUNK):
+            self._digest.update(data)
+        return self._digest.hexdigest()
 
 
 def source_sha256(path: str) -> str:
-    """Return the hash of the source's bytes, unpacked, as hex."""
-    with open_source(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-
-
-def read_rows(path: str) -> Placed:
-    """Yield (place, row) for each row of the file.
+    """Return the hash of the source's bytes, unpacked, as hex.
 
     Raises:
-        DataError: the file is missing, of an unknown kind, or a line of it is malformed.
+        DataError: it cannot be read.
     """
-    name = file_name(path)
-    kind = name.removesuffix(".gz").rpartition(".")[2].lower()
+    with (
+        open_source(path) as file,
+        faults_as(_fault(shown_path(path), "cannot be read", "Repair it or fetch it again")),
+    ):
+        return _Hashed(file).hexdigest()
+
+
+def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> Placed:
+    """Yield (place, row) for each row of the file, or for the first ``stop`` ones.
+
+    Args:
+        path: a file or an fsspec URL.
+        sha256: of the bytes that are expected. The very bytes that the rows are made from are compared with it, behind
+            the last row.
+        stop: how many rows are yielded at most.
+
+    Raises:
+        ConfigError: the URL cannot be used.
+        DataError: the file is missing, of an unknown kind, damaged, or other bytes than expected; or a line of it is
+            malformed.
+    """
+    name = shown_path(file_name(path))
+    kind = _kind(name)
     if kind not in READERS:
         raise DataError(
-            f"{path} is of kind {kind!r}. Expected one of {', '.join(READERS)}: convert the file or rename it."
+            f"{shown_path(path)} is of kind {kind!r}. Expected one of {', '.join(READERS)}: convert the file or rename "
+            "it."
         )
-    with open_source(path) as file:
-        yield from READERS[kind](file, name)
+    fault = _fault(name, f"cannot be read as {KINDS[kind]}", "Repair it, or write or fetch it again")
+    with ExitStack() as stack:
+        file = stack.enter_context(open_source(path))
+        hashed = None if sha256 is None else _Hashed(file)
+        if hashed is not None:
+            file = cast("IO[bytes]", io.BufferedReader(hashed, _CHUNK))
+        if kind == "parquet" and (sha256 is not None or infer_compression(path)):
+            # Parquet is read from its end: a copy makes of the one reading one that can be hashed.
+            with faults_as(fault):
+                file = stack.enter_context(_copy(file))
+        rows = faultless(READERS[kind](file, name), fault)
+        for number, row in enumerate(rows):
+            if stop is not None and number >= stop:
+                break
+            yield row
+        if hashed is not None:
+            with faults_as(fault):
+                found = hashed.hexdigest()
+            if found != sha256:
+                raise DataError(
+                    f"{name} changed while it was read: its bytes are no more those that the run began with. Nothing "
+                    "was kept of it: run again, with a file that stays as it is."
+                )
+
+
+def _copy(file: IO[bytes]) -> IO[bytes]:
+    copy = tempfile.TemporaryFile(prefix="lema-source-")  # noqa: SIM115 - the caller closes it
+    while data := file.read(_CHUNK):
+        copy.write(data)
+    copy.seek(0)
+    return cast("IO[bytes]", copy)
+
+
+def _kind(name: str) -> str:
+    stem, _, last = name.rpartition(".")
+    return (stem.rpartition(".")[2] if infer_compression(name) else last).lower()
 
 
 def file_name(path: str) -> str:
@@ -70,26 +195,37 @@ def file_name(path: str) -> str:
 
 
 def _jsonl(file: IO[bytes], name: str) -> Placed:
-    for number, line in enumerate(file, start=1):
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        if len(line) == LONGEST_LINE:
+            raise DataError(f"{name}:{number} is longer than {LONGEST_LINE >> 20} MiB. Expected one row a line.")
         if not line.strip():
             continue
         yield f"{name}:{number}", _row(_decoded(line, f"{name}:{number}"), f"{name}:{number}")
 
 
 def _json(file: IO[bytes], name: str) -> Placed:
-    rows = _decoded(file.read(), name)
+    rows = _decoded(_whole(file, name), name)
     if not isinstance(rows, list):
         raise DataError(f"{name} holds a JSON {type(rows).__name__}. Expected a list of objects, or JSONL.")
     for number, row in enumerate(rows, start=1):
         yield f"{name}:{number}", _row(row, f"{name}:{number}")
 
 
+def _whole(file: IO[bytes], name: str) -> bytes:
+    data = file.read(LARGEST_WHOLE + 1)
+    if len(data) > LARGEST_WHOLE:
+        raise DataError(f"{name} is larger than {LARGEST_WHOLE >> 20} MiB, and this kind is read whole. Write JSONL.")
+    return data
+
+
 def _decoded(data: bytes, place: str) -> Any:
     try:
         return json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         seen = data[:80].decode("utf-8", "replace").strip()
-        raise DataError(f"{place} is not JSON ({error}); it starts with {seen!r}. Repair or remove it.") from error
+        raise DataError(f"{place} is not JSON ({error}); it starts with {seen!r}. Repair or remove it.") from None
 
 
 def _row(value: Any, place: str) -> Row:
@@ -99,22 +235,17 @@ def _row(value: Any, place: str) -> Row:
 
 
 def _parquet(file: IO[bytes], name: str) -> Placed:
-    try:
-        number = 0
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=1_000):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{name}:{number}", row
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{name} cannot be read as Parquet ({error}). Write it again.") from error
+    fault = _fault(name, "cannot be read as Parquet", "Write it again")
+    with open_table(cast("Any", file), fault) as table:
+        for number, row in enumerate(faultless(rows_of(table.batches(size=1_000)), fault), start=1):
+            yield f"{name}:{number}", row
 
 
 def _xml(file: IO[bytes], name: str) -> Placed:
     """Yield each ``Problem`` element as its attributes and its children's texts (ASDiv's format)."""
-    try:
-        tree = ET.parse(file)  # noqa: S314  # expat >= 2.4 refuses entity expansion, and ElementTree loads no external entity
-    except ET.ParseError as error:
-        raise DataError(f"{name} is not XML ({error}). Repair it or fetch it again.") from error
+    with faults_as(_fault(name, "is not XML", "Repair it or fetch it again")):
+        # expat >= 2.4 refuses entity expansion, and ElementTree loads no external entity.
+        tree = ET.ElementTree(ET.fromstring(_whole(file, name)))  # noqa: S314
     for number, problem in enumerate(tree.iter("Problem"), start=1):
         yield f"{name}:{number}", {**problem.attrib, **{child.tag: child.text or "" for child in problem}}
 
@@ -126,3 +257,4 @@ READERS: dict[str, Callable[[IO[bytes], str], Placed]] = {
     "parquet": _parquet,
     "xml": _xml,
 }
+KINDS = {"jsonl": "JSON lines", "ndjson": "JSON lines", "json": "JSON", "parquet": "Parquet", "xml": "XML"}

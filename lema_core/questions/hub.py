@@ -3,8 +3,11 @@
 The ``datasets`` library belongs to training; the Hub's own Parquet copy of a data set needs only ``huggingface_hub``.
 """
 
-import pyarrow.parquet as pq
+from contextlib import ExitStack
+from functools import partial
+from typing import Any
 
+from lema_core.artifacts.parquet import faultless, faults_as, open_table, rows_of
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.questions.files import Placed
 from lema_core.questions.specs import QuestionsSpec
@@ -25,15 +28,15 @@ def commit(spec: QuestionsSpec, task: Task) -> str:
         return f"hub:{source.id}@{spec.hub_revision}"
     from huggingface_hub import HfApi
 
-    try:
+    with faults_as(partial(_unreachable, source)):
         info = HfApi().dataset_info(source.id, revision=PARQUET_BRANCH)
-    except Exception as error:
-        raise _unreachable(source, error) from error
     return f"hub:{source.id}@{info.sha}"
 
 
-def read_rows(spec: QuestionsSpec, task: Task) -> Placed:
+def read_rows(spec: QuestionsSpec, task: Task, commit: str | None = None) -> Placed:
     """Yield (place, row) of the wanted split; a place reads ``openai/gsm8k/main/train:17``.
+
+    ``commit`` is what `commit` returned when the identity was made: the branch may have moved since.
 
     Raises:
         ConfigError: the task has no data set on the Hub, or the data set has no such split.
@@ -45,28 +48,32 @@ def read_rows(spec: QuestionsSpec, task: Task) -> Placed:
         raise ConfigError(f"{source.id} has no {spec.split} split. Set `split` to the other one.")
     folder = f"{spec.config or source.config}/{split}"
     number = 0
-    for file in _files(source, spec.hub_revision or PARQUET_BRANCH, folder):
-        for batch in file.iter_batches(batch_size=1_000):
-            for row in batch.to_pylist():
+    fault = partial(_unreachable, source)
+    revision = spec.hub_revision or (commit.rpartition("@")[2] if commit else PARQUET_BRANCH)
+    system, paths = _files(source, revision, folder)
+    for path in paths:
+        with ExitStack() as stack:
+            with faults_as(fault):
+                file = stack.enter_context(system.open(path))
+            table = stack.enter_context(open_table(file, fault))
+            for row in faultless(rows_of(table.batches(size=1_000)), fault):
                 number += 1
                 yield f"{source.id}/{folder}:{number}", row
 
 
-def _files(source: HubDataset, revision: str, folder: str) -> list[pq.ParquetFile]:
+def _files(source: HubDataset, revision: str, folder: str) -> tuple[Any, list[str]]:
+    """Return the Hub's file system and the paths of a folder's Parquet files."""
     from huggingface_hub import HfFileSystem
 
-    try:
+    with faults_as(partial(_unreachable, source)):
         system = HfFileSystem()
         root = f"datasets/{source.id}@{revision.replace('/', '%2F')}"
-        paths = sorted(system.glob(f"{root}/{folder}/*.parquet"))
-        files = [pq.ParquetFile(system.open(path)) for path in paths]
-    except Exception as error:
-        raise _unreachable(source, error) from error
-    if not files:
+        paths = sorted(map(str, system.glob(f"{root}/{folder}/*.parquet")))
+    if not paths:
         raise ConfigError(
             f"{source.id} has no Parquet files under {folder}. Check `config` and `split` on the Hub's page."
         )
-    return files
+    return system, paths
 
 
 def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:
@@ -83,9 +90,9 @@ def _renamed(source: HubDataset, name: str) -> HubDataset:
     return HubDataset(name, source.config, source.train, source.test)
 
 
-def _unreachable(source: HubDataset, error: Exception) -> EndpointError:
+def _unreachable(source: HubDataset, told: str) -> EndpointError:
     # The library's errors have many classes of several HTTP stacks; each means that this data set cannot be had now.
     return EndpointError(
-        f"The data set {source.id} could not be had from the Hugging Face Hub "
-        f"({type(error).__name__}: {str(error)[:200]}). Check the id and the network, or set `path` to a local copy."
+        f"The data set {source.id} could not be had from the Hugging Face Hub ({told}). "
+        "Check the id and the network, or set `path` to a local copy."
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from lema_core.answers import Family, extract
 from lema_core.errors import DataError
-from lema_core.questions.drafts import Draft, Row
+from lema_core.questions.drafts import Draft, Row, shown_fields
 from lema_core.questions.rationales import rationale_from
 from lema_core.questions.specs import FieldMapping
 
@@ -42,7 +42,7 @@ def _value(row: Row, place: str, path: str) -> Any:
     value: Any = row
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:
-            seen = ", ".join(map(str, value)) if isinstance(value, Mapping) else type(value).__name__
+            seen = shown_fields(value) if isinstance(value, Mapping) else type(value).__name__
             raise DataError(f"{place} has no field {path!r}; seen: {seen}. Correct `mapping` in the run file.")
         value = value[name]
     return value

@@ -13,36 +13,48 @@ from itertools import islice
 from typing import Any
 
 from lema_core.answers import Family, extract, judge
+from lema_core.artifacts.files import said
+from lema_core.artifacts.parquet import Fault, faults_as
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import hub
-from lema_core.questions.drafts import Draft, Row, Unusable
+from lema_core.questions.drafts import Draft, Row, Unusable, shown_fields
 from lema_core.questions.files import file_name, read_rows, source_sha256
 from lema_core.questions.mapping import draft_by_mapping
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import Task, get_task
 from lema_core.records import Question, Rejection, content_id
 
+_SHA256 = "sha256:"
 OVER_ZERO = re.compile(r"/\s*0+(?:\.0*)?(?![\d.])")
 
 
-def read_questions(spec: QuestionsSpec) -> Iterator[Question | Rejection]:
+def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Question | Rejection]:
     """Yield the questions of a spec in the source's order; rows left out by the task's rule are rejected rows.
 
     Reject reasons: ``duplicate_question`` (a published set repeats itself), ``not_numeric`` (ASDiv's rule).
 
+    Args:
+        spec: what is read.
+        source: the `source_fingerprint` that the rows must have. A file's bytes are hashed as the rows are made from
+            them, and a data set of the Hub is read at this commit: a source that changed after its identity was made
+            would otherwise keep wrong rows under that name for ever.
+
     Raises:
         ConfigError: the spec names no such task, or a source that the task does not have.
-        DataError: the source cannot be used; the message names the place and the remedy.
+        DataError: the source cannot be used, or is not the expected one; the message names the place and the remedy.
         EndpointError: the Hub does not answer.
         MissingDependencyError: the source needs a package that is not installed.
     """
     task = get_task(spec.task)
-    rows = islice(_drafts(spec, task), spec.offset, None if spec.limit is None else spec.offset + spec.limit)
+    stop = None if spec.limit is None else spec.offset + spec.limit
+    rows = islice(_drafts(spec, task, source, stop), spec.offset, None)
     checker = _Checker(task, spec.on_duplicate or task.on_duplicate)
     empty = True
     for place, draft in rows:
         empty = False
-        yield checker.question(place, draft)
+        with faults_as(_row_fault(place, task)):
+            question = checker.question(place, draft)
+        yield question
     if empty:
         raise DataError(
             f"No question in {_source_name(spec, task)} (offset {spec.offset}). Expected at least one row: "
@@ -59,7 +71,7 @@ def source_fingerprint(spec: QuestionsSpec) -> str:
     """
     task = get_task(spec.task)
     if spec.path is not None:
-        return f"sha256:{source_sha256(spec.path)}"
+        return f"{_SHA256}{source_sha256(spec.path)}"
     if task.generate is not None and spec.hub is None:
         return task.generator_version
     return hub.commit(spec, task)
@@ -80,32 +92,43 @@ def _source_name(spec: QuestionsSpec, task: Task) -> str:
     return spec.path or spec.hub or (task.hub.id if task.hub else f"the generator of {task.name}")
 
 
-def _drafts(spec: QuestionsSpec, task: Task) -> Iterator[tuple[str, Draft | Unusable]]:
+def _row_fault(place: str, task: Task) -> Fault:
+    return lambda told: DataError(f"{place}: {told}. Expected a row in the format of {task.name}: repair or remove it.")
+
+
+def _drafts(
+    spec: QuestionsSpec, task: Task, source: str | None, stop: int | None
+) -> Iterator[tuple[str, Draft | Unusable]]:
+    """Yield the first ``stop`` drafts of the source. Exhaust it: behind the last row it is compared with ``source``."""
     if spec.path is None and spec.hub is None and task.generate is not None:
         if spec.limit is None:
             raise ConfigError(
                 f"The task {task.name} generates questions without end. Set `limit` to how many you want."
             )
-        return task.generate(spec)
-    rows = hub.read_rows(spec, task) if spec.path is None else read_rows(spec.path)
+        return islice(task.generate(spec), stop)
+    if spec.path is None:
+        rows: Iterator[tuple[str, Row]] = islice(hub.read_rows(spec, task, source), stop)
+    else:
+        rows = read_rows(spec.path, source.removeprefix(_SHA256) if source else None, stop)
     return ((place, _draft(row, place, task, spec.mapping)) for place, row in rows)
 
 
 def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Draft | Unusable:
     if mapping is not None or task.draft is None:
-        return draft_by_mapping(row, place, mapping or FieldMapping(), task.family)
+        with faults_as(_row_fault(place, task)):
+            return draft_by_mapping(row, place, mapping or FieldMapping(), task.family)
     missing = [name for name in task.fields if name not in row]
     if missing:
         raise DataError(
             f"{place} has no field {', '.join(missing)}, which the format of {task.name} needs; "
-            f"it has {', '.join(row)}. Check the file, or say in `mapping` which field holds what."
+            f"it has {shown_fields(row)}. Check the file, or say in `mapping` which field holds what."
         )
     try:
         return task.draft(row)
-    except (DataError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{place}: {error}. Expected a row in the format of {task.name}: repair or remove it."
-        ) from error
+    except DataError as error:
+        raise _row_fault(place, task)(str(error)) from None
+    except Exception as error:  # noqa: BLE001 - a row may hold anything, and a task reads it as its own format
+        raise _row_fault(place, task)(said(error)) from None
 
 
 def question_id(task: str, text: str, candidates: tuple[str, ...] | None = None, key: str | None = None) -> str:
@@ -121,9 +144,14 @@ def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
     if found := by_text.get(wanted) or by_letter.get(wanted):
         return found
     raise DataError(
-        f"{place}: the gold answer {gold!r} is none of the choices ({', '.join(candidates) or 'there are none'}). "
+        f"{place}: the gold answer {gold[:80]!r} is none of the choices ({_listed(candidates)}). "
         "Expected a choice's text or letter: correct the row, or set mapping.candidates."
     )
+
+
+def _listed(candidates: tuple[str, ...]) -> str:
+    shown = [text if text.isprintable() and len(text) <= 80 else f"{text[:80]!r}" for text in candidates[:26]]
+    return ", ".join(shown) or "there are none"
 
 
 def _gold_fault(gold: str, family: Family) -> str | None:
@@ -137,7 +165,7 @@ def _gold_fault(gold: str, family: Family) -> str | None:
     verdict = judge(said, gold, family).verdict
     if family == "numeric" and OVER_ZERO.search(gold):
         return "a division by zero"  # as text it equals itself
-    return None if verdict == "right" else f"only {found.value!r} is read of it"
+    return None if verdict == "right" else f"only {str(found.value)[:80]!r} is read of it"
 
 
 @dataclass(slots=True)
@@ -196,7 +224,7 @@ class _Checker:
         fault = _gold_fault(gold, self.task.family)
         if fault is not None:
             raise DataError(
-                f"{place}: the gold answer {draft.gold!r} does not parse as {self.task.family} ({fault}). "
+                f"{place}: the gold answer {draft.gold[:80]!r} does not parse as {self.task.family} ({fault}). "
                 "Expected one answer such as 72, 1,000, 5.5 or 3/4: correct the row, or the task in the run file."
             )
         return gold

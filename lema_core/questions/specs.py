@@ -6,7 +6,10 @@ its bytes (``lema_core.questions.identity``), so a moved file is the same set an
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from lema_core.artifacts.files import check_place
+from lema_core.errors import ConfigError
 
 Operation = Literal["add", "subtract", "times"]
 
@@ -86,6 +89,16 @@ class QuestionsSpec(BaseModel):
     arithmetic: ArithmeticOptions = ArithmeticOptions()
     on_duplicate: Literal["error", "reject"] | None = None
     """Two equal questions: stop, or keep the first and reject the other. Without it, what the task says."""
+
+    @field_validator("path")
+    @classmethod
+    def _path_is_a_place(cls, path: str | None) -> str | None:
+        if path is not None:
+            try:
+                check_place(path, "path")
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return path
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -41,3 +41,21 @@ def test_a_split_that_is_not_there_is_named(local_hub):
 def test_an_unreachable_hub_is_an_endpoint_error_with_the_remedy(local_hub):
     with pytest.raises(EndpointError, match="set `path` to a local copy"):
         source_fingerprint(QuestionsSpec(task="gsm8k"))
+
+
+def test_the_rows_are_read_at_the_commit_that_the_identity_names(local_hub, tmp_path):
+    old = tmp_path / "datasets" / "openai" / "gsm8k@abc123" / "main" / "train"
+    old.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"question": "What is 7 + 1?", "answer": "#### 8"}]), old / "0000.parquet")
+    rows = list(read_questions(QuestionsSpec(task="gsm8k"), "hub:openai/gsm8k@abc123"))
+    assert [row.gold for row in rows] == ["8"], "the branch has moved on since"
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:90], lambda data: data[:200] + bytes(90) + data[290:], lambda _: b""]
+)
+def test_damage_on_the_way_from_the_hub_is_one_error_of_ours(local_hub, tmp_path, damage):
+    path = next(tmp_path.rglob("0001.parquet"))
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(EndpointError, match="could not be had"):
+        list(read_questions(QuestionsSpec(task="gsm8k")))

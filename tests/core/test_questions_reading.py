@@ -125,7 +125,7 @@ def test_a_missing_file_and_an_unknown_kind_are_refused(tmp_path):
 def test_a_torn_compressed_file_is_refused(tmp_path):
     whole = gzip.compress(b'{"question": "1 + 1?", "answer": "#### 2"}' * 100)
     (tmp_path / "q.jsonl.gz").write_bytes(whole[:-12])
-    with pytest.raises(DataError, match="cannot be unpacked"):
+    with pytest.raises(DataError, match="cannot be read as JSON lines"):
         read(str(tmp_path / "q.jsonl.gz"))
 
 
@@ -207,3 +207,55 @@ def test_every_task_has_a_prompt_set_and_a_way_to_its_data():
 def test_hub_names_the_commit_it_was_pinned_to_without_asking_the_network():
     spec = QuestionsSpec(task="gsm8k", hub_revision="abc123")
     assert source_fingerprint(spec) == "hub:openai/gsm8k@abc123"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "jsonl.gz"])
+@pytest.mark.parametrize("limit", [None, 3])
+def test_a_source_that_changes_after_its_identity_was_made_gives_no_table(tmp_path, kind, limit):
+    def put(rows: list[dict[str, str]]) -> None:
+        text = json.dumps(rows) if kind == "json" else "".join(f"{json.dumps(row)}\n" for row in rows)
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path)
+        else:
+            path.write_bytes(gzip.compress(text.encode()) if kind.endswith("gz") else text.encode())
+
+    path, rows = tmp_path / f"q.{kind}", [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(9)]
+    put(rows)
+    spec = QuestionsSpec(task="numeric", path=str(path), limit=limit)
+    known = source_fingerprint(spec)
+    assert len(list(read_questions(spec, known))) == (limit or 9)
+    put([*rows, {"question": "And 7 + 7?", "answer": "14"}])
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(read_questions(spec, known))
+
+
+def test_a_source_that_grows_while_it_is_read_gives_no_table(tmp_path):
+    path = Path(write(tmp_path, [{"question": f"What is {n} + 1?", "answer": str(n + 1)} for n in range(60_000)]))
+    spec = QuestionsSpec(task="numeric", path=str(path))
+    rows = read_questions(spec, source_fingerprint(spec))
+    next(rows)
+    with path.open("a") as file:
+        file.write('{"question": "And 7 + 7?", "answer": "14"}\n')
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(rows)
+
+
+def test_a_remote_source_is_hashed_as_it_is_read():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe_file("/q.jsonl", b'{"question": "1 + 1?", "answer": "2"}\n')
+    spec = QuestionsSpec(task="numeric", path="memory://q.jsonl")
+    known = source_fingerprint(spec)
+    assert len(list(read_questions(spec, known))) == 1
+    fsspec.filesystem("memory").pipe_file("/q.jsonl", b'{"question": "1 + 2?", "answer": "3"}\n')
+    with pytest.raises(DataError, match="changed while it was read"):
+        list(read_questions(spec, known))
+
+
+@pytest.mark.parametrize(
+    "path", ["s3://key:S3cret@b/q.jsonl", "https://h/q.jsonl?X-Amz-Signature=S3cret0", "nope://b/q.jsonl"]
+)
+def test_a_source_with_a_secret_or_of_no_known_kind_is_no_spec(path):
+    with pytest.raises(ValidationError) as refused:
+        QuestionsSpec(task="numeric", path=path)
+    assert "S3cret" not in refused.value.errors()[0]["msg"]
