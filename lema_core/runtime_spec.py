@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from lema_core.errors import ConfigError
 from lema_core.llm.ledger.database import is_postgres
+from lema_core.urls import parse_url
 
+SCHEDULERS = frozenset({"tcp", "tls", "ucx", "ws", "wss"})
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -23,7 +25,8 @@ class BudgetSpec(BaseModel):
 class RuntimeSpec(BaseModel):
     """How the work is cut up, and where it is done. None of it changes a row."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A ledger's URL may hold a password, which pydantic's own text of an error would repeat.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     shard_requests: int = Field(512, ge=1)
     """Requests in one Prefect task."""
@@ -41,29 +44,51 @@ class RuntimeSpec(BaseModel):
     scheduler: str | None = Field(None, pattern=r"^[a-z]+://.+:\d+$")
     """``tcp://host:port``: the scheduler of a Dask cluster to deal with the shards, in place of ``workers``."""
 
+    @field_validator("ledger")
+    @classmethod
+    def _ledger_is_a_place(cls, ledger: str | None) -> str | None:
+        if ledger is not None:
+            try:
+                is_postgres(ledger)
+            except ConfigError as error:
+                raise ValueError(str(error)) from None
+        return ledger
+
     @model_validator(mode="after")
     def _one_cluster_and_one_ledger(self) -> Self:
         if self.workers and self.scheduler:
             raise ValueError("workers starts processes here and scheduler names a cluster; set one of them")
-        host = urlsplit(self.scheduler or "").hostname
-        if host and host not in LOOPBACK and not is_postgres(self.ledger or ""):
+        host = _scheduler_host(self.scheduler) if self.scheduler else ""
+        if host and host not in LOOPBACK and not (self.ledger and is_postgres(self.ledger)):
             raise ValueError(
                 f"workers on other machines ({host}) need one ledger for all, or each would pay for itself; set "
                 "ledger to a PostgreSQL URL"
             )
-        if is_postgres(self.ledger or "") and urlsplit(self.ledger or "").password:
-            raise ValueError(
-                "the ledger's URL has a password, which the Prefect UI and the run's record would show; leave it out "
-                "and give it in the environment variable PGPASSWORD or in ~/.pgpass"
-            )
         return self
 
 
+def _scheduler_host(url: str) -> str:
+    try:
+        return parse_url(url, "scheduler", SCHEDULERS, "give certificates in Dask's own configuration").host
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+
+
 def ledger_under(root: str) -> str:
-    """Return the ledger that all runs under a root share: what ``ledger.url`` there names, else ``ledger.sqlite``."""
+    """Return the ledger that all runs under a root share: what ``ledger.url`` there names, else ``ledger.sqlite``.
+
+    Raises:
+        ConfigError: ``ledger.url`` cannot be read.
+    """
     folder = Path(root if "://" not in root else ".lema")
     named = folder / "ledger.url"
-    return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
+    try:
+        return named.read_text(encoding="utf-8").strip() if named.is_file() else str(folder / "ledger.sqlite")
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(
+            f"{named} cannot be read ({error}). It holds one line, a postgresql:// URL: correct it, or remove it to go "
+            "back to ledger.sqlite"
+        ) from None
 
 
 def ledger_at(root: str, own: str | None) -> str:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 WAL_HEADER, FRAME_HEADER = 32, 24
-CHECKPOINT_FRAMES = 1000
-"""From so many frames on SQLite may have copied some into the main file, and a power cut could not take those."""
+BACKFILLED = 96
+"""Where SQLite's index of the log (``-shm``) counts the frames that the main file holds already."""
 ROOM = 1 << 30
 """Bytes of a small disk that was made large."""
 CHUNK = 1 << 16
@@ -45,6 +45,8 @@ def _told(ledger: Path, question: str) -> int:
 def tear_tail(ledger: Path) -> int:
     """Tear the end of the write-ahead log as a power cut may: frames lost, the one before half noise.
 
+    A power cut could not take frames that were moved into the main file, for the log was synced before.
+
     Returns how many completions went with it.
     """
     before = completions(ledger)
@@ -52,7 +54,11 @@ def tear_tail(ledger: Path) -> int:
     data = wal.read_bytes()
     frame = FRAME_HEADER + int.from_bytes(data[8:12], "big")
     frames = _frames(data, frame)
-    lost = max(1, frames // 5) if frames < CHECKPOINT_FRAMES else 1
+    index = Path(f"{ledger}-shm").read_bytes()
+    safe = int.from_bytes(index[BACKFILLED : BACKFILLED + 4], sys.byteorder)
+    lost = min(max(1, frames // 5), frames - safe)
+    if lost <= 0:
+        return 0
     torn = WAL_HEADER + (frames - lost) * frame + frame // 2
     wal.write_bytes(data[:torn] + random.Random(0).randbytes(frame // 4))  # noqa: S311 - noise, the same every time
     return before - completions(ledger)

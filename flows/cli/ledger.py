@@ -1,5 +1,6 @@
 """``lema ledger``: what was paid for, by run, endpoint and day; what is behind a key; export and import."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,18 +17,12 @@ if TYPE_CHECKING:
 ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
 
-def _ledger_here() -> str:
-    from lema_core.runtime_spec import ledger_under
-
-    return ledger_under(".lema")
-
-
 Where = Annotated[
     str,
     typer.Option(
         "--ledger",
         help="The ledger's file or postgresql:// URL.",
-        default_factory=_ledger_here,
+        default_factory=str,
         show_default="the ledger under .lema",
     ),
 ]
@@ -37,15 +32,29 @@ Where = Annotated[
 def _opened(where: str) -> Iterator["LedgerStore"]:
     from lema_core.errors import LedgerError
     from lema_core.llm.ledger.database import is_postgres
+
+    where = where or _ledger_here()
+    if not is_postgres(where) and not os.path.isfile(where):  # noqa: PTH113 - no error where a folder cannot be entered
+        raise LedgerError(f"there is no ledger at {where}; name one with --ledger")
+    with _opened_or_made(where) as store:
+        yield store
+
+
+@contextmanager
+def _opened_or_made(where: str) -> Iterator["LedgerStore"]:
     from lema_core.llm.ledger.store import LedgerStore
 
-    if not is_postgres(where) and not Path(where).is_file():
-        raise LedgerError(f"there is no ledger at {where}; name one with --ledger")
-    store = LedgerStore(where)
+    store = LedgerStore(where or _ledger_here())
     try:
         yield store
     finally:
         store.close()
+
+
+def _ledger_here() -> str:
+    from lema_core.runtime_spec import ledger_under
+
+    return ledger_under(".lema")
 
 
 @ledger_app.callback(invoke_without_command=True)
@@ -122,14 +131,29 @@ def import_(
 ) -> None:
     """Add a file's completions; what the ledger holds already stands. A new ledger is made where there is none."""
     from lema_core.llm.ledger.files import import_ledger
-    from lema_core.llm.ledger.store import LedgerStore
 
-    store = LedgerStore(ledger)
-    try:
+    with _opened_or_made(ledger) as store:
         read, new = import_ledger(store, path)
-    finally:
-        store.close()
     console.print(f"{new} of {read} completions were new")
+
+
+@ledger_app.command("backup")
+@exit_on_error
+def backup(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write the copy.")], ledger: Where
+) -> None:
+    """Copy a ledger in SQLite while it is in use; the copy is a ledger, and only you may read it.
+
+    A copy of the file by other programs (cp, rsync) lacks what is still in the log beside it. A ledger in PostgreSQL is
+    copied by pg_dump.
+
+    Example: lema ledger backup backups/ledger.sqlite
+    """
+    from lema_core.llm.ledger.files import back_up
+
+    with _opened(ledger) as store:
+        back_up(store, path)
+    console.print(f"the ledger is copied to {path}", markup=False)
 
 
 @ledger_app.command("forget-batch")

@@ -190,8 +190,10 @@ def sweep(fs: FileSystem, folder: str) -> None:
 
 
 @contextmanager
-def atomic_file(fs: FileSystem, path: str) -> Iterator[Path]:
+def atomic_file(fs: FileSystem, path: str, *, private: bool = False) -> Iterator[Path]:
     """Give a local file to write; on leaving without an error it appears at ``path`` in one step.
+
+    ``private``: only its owner may read it; else it has the rights that the umask allows.
 
     Object stores put a whole object at once; on a local disk the file is synced and then renamed, so neither a crash
     nor a power cut leaves half a file under the final name.
@@ -206,13 +208,13 @@ def atomic_file(fs: FileSystem, path: str) -> Iterator[Path]:
         with _told(path, name):
             yield Path(name)
         with _told(path):
-            _place(fs, name, path)
+            _place(fs, name, path, private=private)
     finally:
         Path(name).unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_local(path: Path) -> Iterator[Path]:
+def atomic_local(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Do what ``atomic_file`` does for a path of this machine; what a kill left of an earlier attempt is removed.
 
     Raises:
@@ -222,7 +224,7 @@ def atomic_local(path: Path) -> Iterator[Path]:
     if place.exists() and not place.is_file():
         raise ArtifactError(f"{path} is no ordinary file, so none can be written there. Name another one.")
     sweep(LOCAL, str(place.parent))
-    with atomic_file(LOCAL, str(place)) as local:
+    with atomic_file(LOCAL, str(place), private=private) as local:
         yield local
 
 
@@ -262,12 +264,13 @@ def _temporary(fs: FileSystem, path: str) -> str:
     return name
 
 
-def _place(fs: FileSystem, name: str, path: str) -> None:
+def _place(fs: FileSystem, name: str, path: str, *, private: bool) -> None:
     if not fs.local:
         fs.put_file(name, path)
         return
     with Path(name).open("rb") as written:
         os.fsync(written.fileno())
     # mkstemp is stricter than what other programs of this user would write.
-    Path(name).chmod(0o666 & ~UMASK)
+    if not private:
+        Path(name).chmod(0o666 & ~UMASK)
     Path(name).replace(path)

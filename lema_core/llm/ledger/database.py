@@ -6,19 +6,23 @@ SQL is written once, with ``?`` for values. A connection belongs to the thread t
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from lema_core.errors import LedgerError, MissingDependencyError
 from lema_core.private_files import close_file, private_file
+from lema_core.urls import Url, postgres_url
 
 BUSY_MS = 120_000
 """With 24 writers SQLite's lock is handed out unfairly; a commit takes milliseconds, so minutes mean a stuck disk."""
+
+CHECKPOINT_S = 30.0
+"""SQLite moves a write-ahead log into the ledger's file by itself only when the log has 4 MB, which may be hours: until
+then a copy of the file alone would be an old ledger, or an empty one."""
 
 Row = Sequence[Any]
 
@@ -67,23 +71,36 @@ class Database(Protocol):
     def clock(self) -> float:
         """Return the time in seconds since 1970 by one clock for all that share the database: a server's own."""
 
+    def backup(self, path: Path) -> None:
+        """Write a consistent copy of the whole database to a new local file while others use it.
+
+        Raises:
+            LedgerError: it cannot be copied, or the database has its own program for that.
+        """
+
     def close(self) -> None:
         """Close the connection."""
 
 
 def is_postgres(url: str) -> bool:
-    """Say whether the ledger's place is a PostgreSQL URL rather than a file."""
-    return url.startswith(("postgresql://", "postgres://"))
+    """Say whether the ledger's place is a PostgreSQL URL rather than a file.
+
+    Raises:
+        ConfigError: it is a URL of another kind, is malformed, or holds a password.
+    """
+    return postgres_url(url) is not None
 
 
 def connect(url: str, schema: Sequence[str]) -> Database:
     """Open the database and create what is missing in it.
 
     Raises:
+        ConfigError: the URL cannot be used; see ``is_postgres``.
         LedgerError: it cannot be opened, or is no ledger.
         MissingDependencyError: a PostgreSQL URL without psycopg.
     """
-    return _Postgres(url, schema) if is_postgres(url) else _Sqlite(Path(url), schema)
+    server = postgres_url(url)
+    return _Sqlite(Path(url), schema) if server is None else _Postgres(server, schema)
 
 
 class _Sqlite:
@@ -108,12 +125,13 @@ class _Sqlite:
                     self._connection.execute("PRAGMA journal_mode=WAL")
             # FULL: a completion that was paid for survives a power cut, not only a kill. Commits are grouped.
             self._connection.execute("PRAGMA synchronous=FULL")
-        except (OSError, sqlite3.Error) as error:
+        except (OSError, ValueError, sqlite3.Error) as error:
             raise LedgerError(
                 f"cannot open the ledger {path}: {error}. It must be a SQLite file that LeMa wrote, on a local "
                 "disk that can be written"
             ) from None
 
+        self._checkpointed = time.monotonic()
         with self.transaction():
             for statement in schema:
                 self._connection.execute(statement.replace("BYTEA", "BLOB"))
@@ -134,11 +152,19 @@ class _Sqlite:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise LedgerError(_write_error(self.where, error)) from None
+        if time.monotonic() - self._checkpointed > CHECKPOINT_S:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        """Move the write-ahead log into the file as far as that disturbs nobody; what cannot be moved stays in it."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        self._checkpointed = time.monotonic()
 
     def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
         try:
             return self._connection.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, UnicodeError, OverflowError) as error:
             raise LedgerError(_write_error(self.where, error)) from None
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
@@ -159,7 +185,21 @@ class _Sqlite:
     def clock(self) -> float:
         return time.time()
 
+    def backup(self, path: Path) -> None:
+        try:
+            with closing(sqlite3.connect(path)) as copy:
+                self._connection.backup(copy)
+                (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {self.where} cannot be copied: {error}") from None
+        if found != "ok":
+            raise LedgerError(
+                f"the ledger {self.where} is damaged ({found}): no backup of it was made, and earlier ones are kept. "
+                "Copy its files aside, then try `sqlite3 LEDGER .recover`"
+            )
+
     def close(self) -> None:
+        self._checkpoint()
         self._connection.close()
 
 
@@ -183,7 +223,7 @@ class _Postgres:
     _state: str | None = None
     """The SQLSTATE of the last error."""
 
-    def __init__(self, url: str, schema: Sequence[str]) -> None:
+    def __init__(self, url: Url, schema: Sequence[str]) -> None:
         try:
             import psycopg
         except ImportError:
@@ -191,9 +231,8 @@ class _Postgres:
                 "a ledger in PostgreSQL needs psycopg: run `pip install -c requirements.lock -e '.[postgres]'`"
             ) from None
         self._error = psycopg.Error
-        self._connect = partial(psycopg.connect, url, autocommit=True, connect_timeout=15)
-        parts = urlsplit(url)
-        self.where = f"postgresql://{parts.hostname or ''}{parts.path}"
+        self._connect = partial(psycopg.connect, url.text, autocommit=True, connect_timeout=15)
+        self.where = url.shown
         try:
             self._connection = self._connect()
             with self.transaction():
@@ -217,6 +256,8 @@ class _Postgres:
             cursor = self._connection.execute(_percent(sql), values)
         except self._error as error:
             raise self._refused(error) from None
+        except (UnicodeError, OverflowError) as error:
+            raise LedgerError(_write_error(self.where, error)) from None
         return cursor.fetchall() if cursor.description else []
 
     def many(self, sql: str, rows: Sequence[Row]) -> None:
@@ -245,6 +286,12 @@ class _Postgres:
 
     def clock(self) -> float:
         return float(self.query("SELECT EXTRACT(EPOCH FROM clock_timestamp())")[0][0])
+
+    def backup(self, path: Path) -> None:
+        raise LedgerError(
+            f"the ledger {self.where} is in PostgreSQL, whose own program copies it: pg_dump --format=custom "
+            f"--file={path} with the ledger's URL; pg_restore brings it back"
+        )
 
     def close(self) -> None:
         self._connection.close()

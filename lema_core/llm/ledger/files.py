@@ -3,17 +3,22 @@
 A row is self-contained: the request it answers is written out, and its key can be computed again from it.
 """
 
+import datetime as dt
 import json
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from lema_core.artifacts.files import atomic_local
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+from lema_core.artifacts.files import atomic_local, said
+from lema_core.artifacts.parquet import TableWriter, faultless, faults_as, open_table, rows_of
 from lema_core.chunks import chunked
-from lema_core.errors import DataError, LedgerError
-from lema_core.llm.ledger.store import LedgerStore, pack, unpack
-from lema_core.llm.requests import KeyMaker, canonical_json, stored_request
+from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
+from lema_core.llm.ledger.store import DAMAGED, LedgerStore, pack, unpack
+from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
@@ -32,20 +37,38 @@ def export_ledger(store: LedgerStore, path: Path) -> int:
 
     Raises:
         ArtifactError: it cannot be written there.
+        LedgerError: the ledger holds a row that is no completion.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     kinds = {"prompt_tokens": "int64", "completion_tokens": "int64", "cost": "float64"}
     schema = pa.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
     rows = 0
-    with atomic_local(path) as local, pq.ParquetWriter(local, schema, compression="zstd") as writer:
+    with atomic_local(path) as local, TableWriter(local, schema) as writer:
         for page in _pages(store):
             columns = zip(*page, strict=True)
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            try:
+                arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+            except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
+                raise LedgerError(f"the ledger holds a row that is no completion ({error}): {DAMAGED}") from None
+            writer.write(pa.Table.from_arrays(arrays, schema=schema))
             rows += len(page)
     return rows
+
+
+def back_up(store: LedgerStore, path: Path) -> None:
+    """Copy a ledger in SQLite to a file that only its owner may read, whole or not at all, while others use it.
+
+    Raises:
+        ConfigError: the file is a database that is in use.
+        LedgerError: the ledger is damaged, or in PostgreSQL.
+        ArtifactError: it cannot be written there.
+    """
+    source = Path(store.database.where)
+    if Path(f"{path}-wal").exists() or (path.exists() and source.exists() and path.samefile(source)):
+        raise ConfigError(f"{path} is a database in use, and a backup would destroy it. Name another file.")
+    with atomic_local(path, private=True) as local:
+        store.database.backup(local)
 
 
 def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
@@ -74,35 +97,121 @@ def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
     """Add a Parquet file's completions; return (rows read, rows that were new). What is held already stands.
 
-    Raises:
-        DataError: the file is no export, or a row's key is not the key of its request.
-    """
-    import pyarrow.parquet as pq
+    Every row is checked before the first one is added: a file with a fault adds nothing.
 
+    Raises:
+        DataError: the file is no export, or a row of it could not have been written by one.
+    """
+    keys: set[bytes] = set()
+    for number, row in _imported(path):
+        key = bytes.fromhex(row[0])
+        if key in keys:
+            raise _refused(path, number, f"the key {row[0]} occurs twice")
+        keys.add(key)
     read = new = 0
-    try:
-        file = pq.ParquetFile(path)
-        if lacking := sorted(set(COLUMNS) - set(file.schema_arrow.names)):
-            raise DataError(
-                f"{path} has no columns {lacking}: it is no export of a ledger; `lema ledger export` writes one"
-            )
-        for batch in file.iter_batches(batch_size=PAGE, columns=list(COLUMNS)):
-            rows = [_checked(path, row) for row in batch.to_pylist()]
-            with store.database.transaction():
-                new += store.database.insert("completions", rows)
-            read += len(rows)
-    except (OSError, KeyError, ValueError) as error:
-        raise DataError(f"{path} is no export of a ledger, as `lema ledger export` writes it: {error}") from None
+    for rows in chunked((row for _, row in _imported(path)), PAGE):
+        with store.database.transaction():
+            new += store.database.insert("completions", rows)
+        read += len(rows)
     return read, new
 
 
-def _checked(path: Path, row: dict[str, Any]) -> tuple[Any, ...]:
+def _imported(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield (number from 1, row of the table) of an export, each checked."""
+
+    def fault(told: str) -> DataError:
+        return DataError(f"{path} is no export of a ledger, as `lema ledger export` writes it, or was damaged: {told}")
+
+    with ExitStack() as stack:
+        with faults_as(fault):
+            file = stack.enter_context(path.open("rb"))
+        table = stack.enter_context(open_table(file, fault))
+        if lacking := sorted(set(COLUMNS) - set(table.schema.names)):
+            raise DataError(
+                f"{path} has no columns {lacking}: it is no export of a ledger; `lema ledger export` writes one"
+            )
+        makers: dict[str, KeyMaker] = {}
+        for number, row in enumerate(faultless(rows_of(table.batches(COLUMNS, size=PAGE)), fault), start=1):
+            yield number, _checked(path, number, row, makers)
+
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Label = Annotated[str, StringConstraints(max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Tokens = Annotated[int, Field(ge=0, le=1_000_000_000)]
+
+
+class _Completion(BaseModel):
+    """A row of an export. Its bounds are far beyond what one request may take, and keep sums finite."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+    key: Annotated[str, StringConstraints(pattern=rf"^[0-9a-f]{{{KEY_HEX}}}$")]
+    endpoint: Name
+    request: str
+    text: str
+    finish_reason: Label
+    prompt_tokens: Tokens
+    completion_tokens: Tokens
+    model: Label
+    cost: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None
+    run: Label
+    day: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+    @field_validator("day")
+    @classmethod
+    def _day_exists(cls, day: str) -> str:
+        dt.date.fromisoformat(day)
+        return day
+
+
+class _Request(BaseModel):
+    """The request of a row: what its key is made from."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", hide_input_in_errors=True)
+
+    endpoint: Name
+    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    params: dict[str, Any]
+    sample_index: Annotated[int, Field(ge=0, le=2**31)]
+
+    @field_validator("messages")
+    @classmethod
+    def _have_roles(cls, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if not all(isinstance(message.get("role"), str) and "content" in message for message in messages):
+            raise ValueError("each message needs role and content")
+        return messages
+
+
+def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, KeyMaker]) -> tuple[Any, ...]:
     """Return the table's row; an answer under the wrong key would be served for a question it does not answer."""
-    request = json.loads(row["request"])
-    if KeyMaker(request["endpoint"]).key(stored_request(request)) != row["key"]:
-        raise DataError(f"{path}: the row with key {row['key']} holds a request with another key; it was changed")
-    packed, answer = pack(canonical_json(request)), row["text"].encode()
-    return (row["key"], row["endpoint"], packed, answer, *(row[name] for name in COLUMNS[4:]))
+    try:
+        one = _Completion.model_validate(row)
+        request = _Request.model_validate(json.loads(one.request, parse_constant=_no_number))
+        plain = request.model_dump()
+        asked = stored_request(plain)
+        maker = makers.setdefault(request.endpoint, KeyMaker(request.endpoint))
+        key = maker.key(asked)
+        packed, answer = pack(canonical_json(plain)), one.text.encode()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "request"
+        raise _refused(path, number, f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+    except (LemaError, ValueError, TypeError, RecursionError) as error:
+        raise _refused(path, number, f"its request cannot be read: {said(error)}") from None
+    if request.endpoint != one.endpoint:
+        raise _refused(path, number, "its request names another endpoint")
+    if key != one.key:
+        raise _refused(path, number, f"the request has another key than {one.key}; it was changed")
+    numbers = (one.prompt_tokens, one.completion_tokens)
+    return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, one.model, one.cost, one.run, one.day)
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _refused(path: Path, number: int, what: str) -> DataError:
+    return DataError(f"{path}, row {number}: {what}. Nothing was imported; `lema ledger export` writes such files")
 
 
 def differences(one: Any, other: Any, at: str = "request") -> list[str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from lema_core.chunks import chunked
+from lema_core.errors import LedgerError
 from lema_core.llm.ledger.database import Database, connect
 from lema_core.llm.ledger.schema import SCHEMA
 from lema_core.llm.requests import Completion
@@ -77,8 +78,18 @@ def pack(text: str) -> bytes:
 
 
 def unpack(data: bytes) -> Any:
-    """Return a stored request as the structure it was made from."""
-    return json.loads(zlib.decompress(data).decode("utf-8", "surrogatepass"))
+    """Return a stored request as the structure it was made from.
+
+    Raises:
+        LedgerError: the bytes are not what ``pack`` made.
+    """
+    try:
+        return json.loads(zlib.decompress(data).decode("utf-8", "surrogatepass"))
+    except (TypeError, ValueError, RecursionError, zlib.error) as error:
+        raise LedgerError(f"the ledger holds a request that cannot be read ({error}): {DAMAGED}") from None
+
+
+DAMAGED = "it was damaged, or another program wrote into it. Restore a backup (`lema ledger backup` makes one)"
 
 
 def today() -> str:
@@ -87,7 +98,14 @@ def today() -> str:
 
 
 def _completion(row: Sequence[Any]) -> Completion:
-    return Completion(row[0], bytes(row[1]).decode("utf-8", "surrogatepass"), row[2], row[3], row[4], row[5])
+    try:
+        text = bytes(row[1]).decode("utf-8", "surrogatepass")
+    except (TypeError, ValueError):
+        text = None
+    # SQLite keeps a text in a column of numbers, and answers in it once more as a text.
+    if text is None or type(row[3]) is not int or type(row[4]) is not int or not isinstance(row[2], str):
+        raise LedgerError(f"the ledger's row with the key {row[0]!r} holds no completion: {DAMAGED}")
+    return Completion(row[0], text, row[2], row[3], row[4], row[5])
 
 
 class LedgerStore:
