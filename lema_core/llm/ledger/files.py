@@ -17,7 +17,7 @@ from lema_core.artifacts.files import atomic_local, said
 from lema_core.artifacts.parquet import TableWriter, faultless, faults_as, open_table, rows_of
 from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
-from lema_core.llm.ledger.store import DAMAGED, LedgerStore, pack, unpack
+from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
 from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
 
 COLUMNS = (
@@ -88,10 +88,11 @@ def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
     last = ""
     while page := store.database.query(_EXPORT, (last, PAGE)):
         last = page[-1][0]
-        yield [
-            (row[0], row[1], canonical_json(unpack(row[2])), bytes(row[3]).decode("utf-8", "replace"), *row[4:])
-            for row in page
-        ]
+        yield [(row[0], row[1], canonical_json(unpack(row[2])), _exported(row[0], row[3]), *row[4:]) for row in page]
+
+
+def _exported(key: str, answer: object) -> str:
+    return answer_text(key, answer).encode("utf-8", "replace").decode()  # Parquet holds valid UTF-8 only
 
 
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
@@ -156,6 +157,13 @@ class _Completion(BaseModel):
     cost: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None
     run: Label
     day: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+
+    @field_validator("cost", mode="before")
+    @classmethod
+    def _cost_is_a_number(cls, cost: object) -> object:
+        if type(cost) not in (float, int, type(None)):
+            raise ValueError("expected a number or nothing")
+        return cost
 
     @field_validator("day")
     @classmethod

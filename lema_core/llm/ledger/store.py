@@ -8,6 +8,7 @@ import datetime as dt
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -98,14 +99,23 @@ def today() -> str:
 
 
 def _completion(row: Sequence[Any]) -> Completion:
-    try:
-        text = bytes(row[1]).decode("utf-8", "surrogatepass")
-    except (TypeError, ValueError):
-        text = None
-    # SQLite keeps a text in a column of numbers, and answers in it once more as a text.
-    if text is None or type(row[3]) is not int or type(row[4]) is not int or not isinstance(row[2], str):
+    text = answer_text(row[0], row[1])
+    # SQLite keeps a text in a column of numbers, and gives it back as a text.
+    if type(row[3]) is not int or type(row[4]) is not int or not isinstance(row[2], str):
         raise LedgerError(f"the ledger's row with the key {row[0]!r} holds no completion: {DAMAGED}")
     return Completion(row[0], text, row[2], row[3], row[4], row[5])
+
+
+def answer_text(key: str, answer: object) -> str:
+    """Return a stored answer.
+
+    Raises:
+        LedgerError: it is no text.
+    """
+    if isinstance(answer, bytes | memoryview):
+        with suppress(UnicodeError):
+            return bytes(answer).decode("utf-8", "surrogatepass")
+    raise LedgerError(f"the ledger's row with the key {key!r} holds no answer: {DAMAGED}")
 
 
 class LedgerStore:

@@ -1,4 +1,5 @@
 import dataclasses
+import random
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from lema_core.artifacts.schema import table_of
-from lema_core.errors import ConfigError, DataError
+from lema_core.errors import ConfigError, DataError, LemaError
 from lema_core.records import Correction
 from lema_core.report.rating import RatingSheet, draw_pilot, read_corrections, summarise
 from lema_core.report.rating_page import rating_app
@@ -152,3 +153,47 @@ def test_text_of_models_is_escaped_on_the_page(tmp_path, pairs):
     pair = dataclasses.replace(pairs[0], question=hostile, explanation=hostile, gold=hostile)
     page = TestClient(rating_app(RatingSheet(tmp_path, "anna", [pair])), base_url="http://127.0.0.1").get("/").text
     assert hostile not in page
+
+
+def outcome(read):
+    try:
+        return read()
+    except LemaError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data, place: data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :],
+        lambda data, place: data[:place],
+        lambda data, place: data[:place] + bytes(len(data) - place),
+    ],
+    ids=["flipped", "torn", "zeroed"],
+)
+def test_damaged_ratings_are_one_error(tmp_path, make_correction, damage):
+    pairs = [make_correction(id=f"c-{number}") for number in range(4)]
+    sheet = RatingSheet(tmp_path, "ann", pairs)
+    sheet.rate(0, "good")
+    files, chance = sorted(tmp_path.glob("*.parquet")), random.Random(19)  # noqa: S311
+    before = summarise(tmp_path)
+    for path in files:
+        data = path.read_bytes()
+        for _ in range(25):
+            path.write_bytes(damage(data, chance.randrange(len(data))))
+            found = outcome(lambda: summarise(tmp_path))
+            assert found == before or isinstance(found, DataError)
+            found = outcome(lambda: RatingSheet(tmp_path, "ann", pairs).rated)
+            assert found == 1 or isinstance(found, DataError)
+            outcome(lambda: list(read_corrections(tmp_path / "pairs.parquet")))
+        path.write_bytes(data)
+
+
+def test_ratings_of_another_kind_are_refused(tmp_path, make_correction):
+    pairs = [make_correction(id=f"c-{number}") for number in range(4)]
+    RatingSheet(tmp_path, "ann", pairs).rate(0, "good")
+    strange = {"correction_id": [None], "rater": ["ann"], "rating": ["good"]}
+    for column in (strange, {"a": [1]}, strange | {"correction_id": ["c-0"], "rating": ["fine"]}):
+        pq.write_table(pa.table(column), tmp_path / "ratings-ann.parquet")
+        with pytest.raises(DataError, match="cannot be read as Parquet"):
+            summarise(tmp_path)
