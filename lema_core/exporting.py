@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.artifacts.files import atomic_local
+from lema_core.artifacts.files import atomic_local, said
+from lema_core.artifacts.manifest import damaged
 from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.chunks import chunked
-from lema_core.errors import ConfigError, EndpointError
+from lema_core.errors import ArtifactError, ConfigError, EndpointError
 from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
 from lema_core.redaction import Redactor
@@ -27,6 +28,9 @@ are.
 Kind = Literal["dataset", "model"]
 """Of a repository of the Hub."""
 CARD = "README.md"
+_OURS = "<!-- Written by `lema export`; the next export replaces it. -->"
+_OLDER = ("(LeMa)", "LeMa (Learning from Mistakes)")
+"""In the cards of versions that did not mark theirs."""
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
 
 
@@ -72,28 +76,59 @@ def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[st
     """
     if arm not in made.models:
         raise ConfigError(f"the run trains no arm {arm!r}; it trains {', '.join(made.models) or 'none'}")
-    store.manifest(made.models[arm])
+    manifest = store.manifest(made.models[arm])
     source = store.local_folder(made.models[arm]) / MODEL_FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    names = [file.removeprefix(f"{MODEL_FOLDER}/") for file in manifest.files if file.startswith(f"{MODEL_FOLDER}/")]
     written: dict[str, int] = {}
-    for path in sorted(path for path in source.iterdir() if path.is_file() and path.name != CARD):
-        with atomic_local(folder / path.name) as local:
-            shutil.copyfile(path, local)
-        written[path.name] = path.stat().st_size
+    for name in sorted(name for name in names if "/" not in name and name != CARD):
+        # What is not named by the manifest was put there by another program.
+        with atomic_local(folder / name) as local:
+            try:
+                shutil.copyfile(source / name, local)
+            except FileNotFoundError:
+                raise damaged(f"{source}/{name}", str(source.parent), "it is missing") from None
+        written[name] = (folder / name).stat().st_size
     return written
 
 
+def check_card(folder: Path) -> None:
+    """Make sure that a folder has no card, or one of ours: an export writes its own in that place.
+
+    Raises:
+        ConfigError: its README.md was written by someone else.
+    """
+    card = folder / CARD
+    try:
+        held = card.read_bytes().decode("utf-8", "replace") if card.exists() else _OURS
+    except OSError as error:
+        raise ConfigError(f"{card} cannot be read ({said(error)}). Name another folder with --to") from None
+    if not any(mark in held for mark in (_OURS, *_OLDER)):
+        raise ConfigError(
+            f"{card} was not written by `lema export`, which writes its own card there. Name an empty folder with "
+            "--to, or move that file away"
+        )
+
+
 def write_card(folder: Path, text: str) -> None:
-    """Write a card beside what it describes."""
+    """Write a card beside what it describes.
+
+    Raises:
+        ConfigError: the folder has a card that is not ours.
+    """
+    check_card(folder)
     with atomic_local(folder / CARD) as local:
-        local.write_text(text, encoding="utf-8")
+        local.write_text(f"{text.rstrip()}\n\n{_OURS}\n", encoding="utf-8")
 
 
-def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Callable[[str], None]) -> str:
-    """Upload a folder's files to the Hub and return their address; the token comes from ``HF_TOKEN`` only.
+def push(
+    folder: Path, names: Iterable[str], repository: str, kind: Kind, *, private: bool, told: Callable[[str], None]
+) -> str:
+    """Upload files to the Hub and return their address; the token comes from ``HF_TOKEN`` only.
 
     Args:
-        folder: what ``export`` or ``export_model`` wrote, and the card; every file in it leaves this machine.
+        folder: where the files are.
+        names: of the files that ``export`` or ``export_model`` wrote, and of the card. Nothing else of the folder is
+            sent.
         repository: ``owner/name``.
         kind: of the repository.
         private: whether others may see a new one.
@@ -101,10 +136,10 @@ def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Call
 
     Raises:
         ConfigError: there is no token, or the name cannot be one of the Hub's.
+        ArtifactError: a file is not there any more.
         EndpointError: the Hub refused.
     """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but exported by name only
 
     token = os.environ.get(TOKEN, "").strip()
@@ -115,20 +150,22 @@ def push(folder: Path, repository: str, kind: Kind, *, private: bool, told: Call
     except ValueError as error:
         raise ConfigError(f"{repository!r} cannot be a name on the Hub: {error}") from error
     api = HfApi(token=token)
-    files = sorted(path for path in folder.iterdir() if path.is_file())
+    files = [folder / name for name in sorted(names)]
+    if missing := [str(path) for path in files if not path.is_file()]:
+        raise ArtifactError(f"{missing[0]} is missing, which this export wrote. Nothing was sent; export again")
     size = sum(path.stat().st_size for path in files)
-    names = ", ".join(path.name for path in files)
+    listed = ", ".join(path.name for path in files)
     address = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"
-    told(f"Sending {names} ({size / 1e6:.1f} MB) to {address}, nothing else")
+    told(f"Sending {listed} ({size / 1e6:.1f} MB) to {address}, nothing else")
     try:
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=[path.name for path in files],
-            commit_message=f"The {kind} of a LeMa run",
+        api.create_commit(
+            repo_id=repository, repo_type=kind, commit_message=f"The {kind} of a LeMa run",
+            operations=[CommitOperationAdd(path_in_repo=path.name, path_or_fileobj=path) for path in files],
         )  # fmt: skip
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - the client's own errors and those of its HTTP stacks
         raise EndpointError(
-            f"the Hub refused the push of {repository}: {Redactor(token).redacted(str(error))}"
+            f"the Hub refused the push of {repository}: {Redactor(token).redacted(said(error))}"
         ) from None
     return address
 

@@ -29,7 +29,7 @@ def export(
     ] = "chat",
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm's examples, or its model. Repeatable.")] = None,
     push: Annotated[
-        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to the Hub, as a data set or a model.")
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the files to the Hub, as a data set or a model.")
     ] = None,
     public: Annotated[bool, typer.Option(help="With --push: a new repository is public; else it is private.")] = False,
     root: Root = ".lema",
@@ -37,8 +37,9 @@ def export(
 ) -> None:
     """Write a run's examples as chat JSONL or Parquet, or the model of an arm, with its card.
 
-    Nothing leaves this machine without --push. With it, everything in the folder is sent, after it was listed; the
-    token is read from HF_TOKEN. Licences for the card stand in the run file: [licences] data = "cc-by-4.0",
+    Nothing leaves this machine without --push. With it, the files that were just written are sent, after they were
+    listed, and nothing else of the folder; the token is read from HF_TOKEN. A README.md that LeMa did not write is not
+    overwritten. Licences for the card stand in the run file: [licences] data = "cc-by-4.0",
     model = "mit", questions = "mit", and one for each endpoint by its name.
 
     Example: lema export deployments/runs/demo.toml --format chat --to exported
@@ -57,17 +58,21 @@ def export(
     store, planner = Store(Runtime.of(run, root).root), Planner(run, root)
     for _ in planner.stages():
         pass
+    exporting.check_card(to)
     if form == "model":
-        _model(run, store, planner.made, arm or (), to)
+        names = _model(run, store, planner.made, arm or (), to)
     else:
-        _data(run, store, planner.made, arm or (), "chat" if form == "chat" else "parquet", to)
+        names = _data(run, store, planner.made, arm or (), "chat" if form == "chat" else "parquet", to)
     if push:
         kind: exporting.Kind = "model" if form == "model" else "dataset"
-        address = exporting.push(to, push, kind, private=not public, told=console.print)
+        address = exporting.push(to, names, push, kind, private=not public, told=console.print)
         console.print(f"Pushed: {address}", markup=False)
 
 
-def _data(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", form: "Format", to: Path) -> None:
+def _data(
+    run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", form: "Format", to: Path
+) -> list[str]:
+    """Write the data and their card; return the files' names."""
     from lema_core import exporting
     from lema_core.report.gathering import gather
     from lema_core.report.run_cards import data_card
@@ -78,9 +83,11 @@ def _data(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]"
     exporting.write_card(to, data_card(run, gather(store, run, made), rows))
     for name, count in rows.items():
         console.print(f"{to}/{name}: {count} rows", markup=False)
+    return [*rows, exporting.CARD]
 
 
-def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", to: Path) -> None:
+def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", to: Path) -> list[str]:
+    """Write the model and its card; return the files' names."""
     from lema_core import exporting
     from lema_core.errors import ConfigError
     from lema_core.report.gathering import gather
@@ -96,3 +103,4 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
     exporting.write_card(to, arm_card(run, gather(store, run, made), arms[0]))
     for name, size in sizes.items():
         console.print(f"{to}/{name}: {size / 1e6:.1f} MB", markup=False)
+    return [*sizes, exporting.CARD]

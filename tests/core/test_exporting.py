@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import pytest
 from support import kept
 
-from lema_core.artifacts import Store
-from lema_core.exporting import export
+from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.errors import ArtifactError, ConfigError
+from lema_core.exporting import export, export_model, write_card
 from lema_core.lineage import Lineage
 from lema_core.records import Example
 from lema_core.report import ReportData
@@ -55,3 +57,35 @@ def test_the_card_tells_pairs_from_chats():
     tables = data_card(run, data, {"cot.parquet": 3, "corrections.parquet": 2})
     assert "| `spliced` |" in tables
     assert "a line" not in tables
+
+
+@pytest.mark.parametrize("text", ["# My project\n", "", "\ufffd"])
+def test_a_card_of_someone_else_is_not_overwritten(tmp_path, text):
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(ConfigError, match="was not written by"):
+        write_card(tmp_path, "# Data")
+    assert (tmp_path / "README.md").read_text() == text
+
+
+def test_our_own_card_is_replaced(tmp_path):
+    write_card(tmp_path, "# Data")
+    write_card(tmp_path, "# More data")
+    assert (tmp_path / "README.md").read_text().startswith("# More data\n")
+    (tmp_path / "README.md").write_text("# From mistakes and corrections (LeMa), an older version's\n")
+    write_card(tmp_path, "# Data")
+
+
+def test_only_what_the_manifest_names_is_part_of_a_model(tmp_path):
+    store, identity = Store(str(tmp_path / "store")), Identity("training", {})
+    ref = ArtifactRef("training", identity.fingerprint)
+    folder = store.local_folder(ref) / "model"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", ".env", "README.md", "notes.txt"):
+        (folder / name).write_text(name)
+    files = ["model/config.json", "model/model.safetensors", "model/README.md", "log.txt"]
+    store.publish_files(identity, files, seconds=0)
+    made = Lineage(models={"lema": ref})
+    assert [*export_model(store, made, "lema", tmp_path / "out")] == ["config.json", "model.safetensors"]
+    (folder / "config.json").unlink()
+    with pytest.raises(ArtifactError, match="is missing"):
+        export_model(store, made, "lema", tmp_path / "again")

@@ -113,9 +113,15 @@ def test_a_model_is_pushed_as_one(hub, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{hub.server_port}")
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
     (tmp_path / "config.json").write_text("{}")
+    for other in (".env", ".netrc", "notes.txt", "data.sqlite"):
+        (tmp_path / other).write_text("words of mine")
     told = []
-    address = push(tmp_path, "me/model", "model", private=True, told=told.append)
+    names = ["config.json", "README.md"]
+    address = push(tmp_path, names, "me/model", "model", private=True, told=told.append)
     assert address.endswith("/me/model")
     assert "/datasets/" not in address
     assert address in told[0]
+    assert "Sending README.md, config.json (" in told[0]
     assert [path for path, _, _ in hub.seen if "/models/me/model/commit/" in path]
+    everything = b"".join(body for _, _, body in hub.seen)
+    assert not [name for name in (b".env", b".netrc", b"notes.txt", b"sqlite", b"words") if name in everything]
