@@ -12,6 +12,8 @@ from pydantic_core import ErrorDetails
 from lema_core.errors import ConfigError
 from lema_core.specs import RunSpec
 
+LARGEST = 16 << 20
+"""Bytes of a run file."""
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -21,18 +23,29 @@ def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
     Raises:
         ConfigError: the file is missing, is no TOML, or holds a wrong or misspelt option; the message lists them all.
     """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Run files are in deployments/runs/; give the path of one.") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+    document = _read_toml(path)
     for setting in settings:
         _lay_over(document, setting)
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
         raise ConfigError(f"{path}:\n" + "\n".join(problems(error))) from None
+    except RecursionError:
+        raise ConfigError(f"{path}: its values lie too deep in each other") from None
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ConfigError(f"{path} is larger than {LARGEST >> 20} MiB: it is no run file")
+        return tomllib.loads(content.decode("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Run files are in deployments/runs/; give the path of one.") from None
+    # ValueError: bytes that are no UTF-8, what is no TOML, an integer of thousands of digits.
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
 
 
 def _lay_over(document: dict[str, Any], setting: str) -> None:
@@ -43,6 +56,8 @@ def _lay_over(document: dict[str, Any], setting: str) -> None:
         value = tomllib.loads(f"v = {text}")["v"]
     except tomllib.TOMLDecodeError:
         value = text
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"--set {name}=...: the value cannot be read ({error})") from None
     *sections, option = name.strip().split(".")
     place: Any = document
     for section in sections:

@@ -30,7 +30,7 @@ BASE = "base"
 class Section(BaseModel):
     """A section of a run file: frozen, and an unknown option is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class StudentSpec(Section):

@@ -84,7 +84,7 @@ def tokenizer_of(model: str, *, download: bool = False) -> ModelTokenizer | None
         return _read(model, {name: folder / name for name in (VOCABULARY, TEMPLATE)}) if folder else None
     if path.is_dir():
         return _read(model, {name: path / name for name in (VOCABULARY, TEMPLATE, CONFIG)})
-    if not HUB_ID.fullmatch(model):
+    if not HUB_ID.fullmatch(model) or names_a_path(model):
         return None
     return _read(model, {name: _of_hub(model, name, download) for name in (VOCABULARY, TEMPLATE, CONFIG)})
 
@@ -103,15 +103,19 @@ def need_tokenizer(model: str) -> ModelTokenizer:
     )
 
 
+def names_a_path(model: str) -> bool:
+    """Tell whether a model's name can only be the path of a folder, not an id of the hub."""
+    return model.startswith(("/", "./", "../", "~"))
+
+
 def _of_hub(model: str, name: str, download: bool) -> Path | None:
-    found = try_to_load_from_cache(model, name)
-    if isinstance(found, str):
-        return Path(found)
-    if not download:
-        return None
     try:
-        return Path(hf_hub_download(model, name))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        found = try_to_load_from_cache(model, name)
+        if isinstance(found, str):
+            return Path(found)
+        return Path(hf_hub_download(model, name)) if download else None
+    # HFValidationError, a ValueError: what the hub takes for no id.
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
         return None
 
 

@@ -7,7 +7,7 @@ import typer
 
 
 def simulate(
-    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; 0 takes a free one.")] = 8123,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port on 127.0.0.1; 0 takes a free one.")] = 8123,
     questions: Annotated[
         list[Path] | None,
         typer.Option(help="Questions with rationales: a file or a folder of Parquet parts. Repeatable."),
@@ -17,7 +17,9 @@ def simulate(
         typer.Option(help="Recorded solutions, such as GSM8K's example_model_solutions.jsonl. Repeatable."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Another seed makes other answers.")] = 0,
-    error_rate: Annotated[float, typer.Option(help="Share of the simulated student's paths that are wrong.")] = 0.5,
+    error_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the simulated student's paths that are wrong.")
+    ] = 0.5,
     fault: Annotated[
         list[str] | None,
         typer.Option(help="name=value, such as latency_s=0.05, requests_per_second=100, server_error=0.1. Repeatable."),

@@ -103,10 +103,16 @@ def _verify_file(console: "Console", cases: str, out: Path | None, family: str, 
 
 def _verified(place: str, row: "Row", family: str) -> "Verification":
     from lema_core.answers.verify import family_of, verify_pair
+    from lema_core.artifacts.parquet import faults_as
+    from lema_core.errors import DataError
 
     choices = row.get("candidates")
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
+        raise DataError(f"{place}: `candidates` is {str(choices)[:60]!r}, expected a list of texts, one a choice")
     gold, pred = _text(row, "gold", place), _text(row, "pred", place)
-    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None)
+    with faults_as(lambda told: DataError(f"{place}: the row's `family` or `task` cannot be used ({told})")):
+        own = family_of(row, family)
+    return verify_pair(gold, pred, own, tuple(choices) if choices else None)
 
 
 def _found(result: "Verification") -> dict[str, str]:
@@ -115,9 +121,10 @@ def _found(result: "Verification") -> dict[str, str]:
 
 def _text(row: "Row", name: str, place: str) -> str:
     from lema_core.errors import DataError
+    from lema_core.questions.drafts import shown_fields
 
     if name not in row:
-        raise DataError(f"{place}: no field {name!r}; it has {', '.join(map(str, row))}")
+        raise DataError(f"{place}: no field {name!r}; it has {shown_fields(row)}")
     return "" if row[name] is None else str(row[name])
 
 
@@ -176,16 +183,13 @@ def _schema(cases: str) -> Any:
 
 @contextmanager
 def _told_of_columns(out: Path) -> "Iterator[None]":
-    import pyarrow as pa
-
+    from lema_core.artifacts.parquet import faults_as
     from lema_core.errors import DataError
 
-    try:
+    with faults_as(
+        lambda told: DataError(f"{out}: the cases do not fit the columns of Parquet ({told}). Write .jsonl instead")
+    ):
         yield
-    except (pa.ArrowException, UnicodeError, OverflowError) as error:
-        raise DataError(
-            f"{out}: the cases do not fit the columns of Parquet ({error}). Write .jsonl instead"
-        ) from error
 
 
 def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:

@@ -13,7 +13,7 @@ from lema_core.llm.sizes import CHARS_PER_TOKEN
 from lema_core.mixture.arms import Arm, View
 from lema_core.records import Example, Question
 from lema_core.tokens import tokenizer_of
-from lema_core.training.estimate import estimate
+from lema_core.training.estimate import check_base, estimate
 from lema_core.training.launch import ranks_here
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
@@ -82,7 +82,12 @@ def _view_rows(view: View, one: Collection, rows_of: Callable[[ArtifactRef], int
 
 
 def outlook(spec: TrainingSpec, launch: LaunchSpec, data: Data, utilisation: float) -> str:
-    """Return what a training stage needs in one line, or why that cannot be said."""
+    """Return what a training stage needs in one line, or why that cannot be said.
+
+    Raises:
+        ConfigError: the base model is named by a path that is not there.
+    """
+    check_base(spec.base)
     mean, counted = _mean_tokens(spec, data)
     try:
         ranks = ranks_here(launch)

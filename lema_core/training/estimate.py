@@ -16,6 +16,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.tokens import names_a_path
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 GIB = 2**30
@@ -110,7 +111,11 @@ def shape_of(base: str) -> Shape:
         return PAPER_SHAPES[base]
     if base in EMBEDDED_SHAPES:
         return EMBEDDED_SHAPES[base]
-    cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+    check_base(base)
+    try:
+        cached = try_to_load_from_cache(base, "config.json") if base.count("/") == 1 else None
+    except ValueError:
+        cached = None  # no id of the hub
     config = Path(cached) if isinstance(cached, str) else Path(base) / "config.json"
     if not config.is_file():
         raise ConfigError(
@@ -119,8 +124,21 @@ def shape_of(base: str) -> Shape:
         )
     try:
         return _shape(json.loads(config.read_text()))
-    except (KeyError, ValueError) as error:
+    except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{config} does not describe a LLaMA-like model ({error!r}): its size is not known") from None
+
+
+def check_base(base: str) -> None:
+    """Make sure that a base model that is named by a path is there: a run would else pay for its data in vain.
+
+    Raises:
+        ConfigError: the path does not exist, or is no folder.
+    """
+    if names_a_path(base) and not Path(base).expanduser().is_dir():
+        raise ConfigError(
+            f"training.base {base!r} is the path of a checkpoint folder, and there is no folder. Give one that exists, "
+            "or a model id of the Hugging Face hub"
+        )
 
 
 def _shape(raw: dict[str, Any]) -> Shape:
