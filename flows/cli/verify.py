@@ -186,10 +186,16 @@ def _told_of_columns(out: Path) -> "Iterator[None]":
     from lema_core.artifacts.parquet import faults_as
     from lema_core.errors import DataError
 
+    full: OSError | None = None
     with faults_as(
         lambda told: DataError(f"{out}: the cases do not fit the columns of Parquet ({told}). Write .jsonl instead")
     ):
-        yield
+        try:
+            yield
+        except OSError as error:
+            full = error
+    if full is not None:
+        raise full  # of the disk, which says nothing of the columns
 
 
 def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:

@@ -77,6 +77,25 @@ class FileSystem:
         with file:
             yield file
 
+    def find(self, folder: str) -> list[str]:
+        """Return the paths of all files under a folder, sorted."""
+        with self._translated(folder):
+            return sorted(map(str, self._driver.find(folder)))
+
+    def mv(self, source: str, target: str, *, recursive: bool = False) -> None:
+        """Move a file, or with ``recursive`` a folder."""
+        with self._translated(source):
+            self._driver.mv(source, target, recursive=recursive)
+
+    def rm_file(self, path: str) -> None:
+        """Remove a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self._translated(path):
+            self._driver.rm_file(path)
+
     def put_file(self, local: str, path: str) -> None:
         """Copy a local file there."""
         with self._translated(path):
@@ -208,7 +227,10 @@ def atomic_file(fs: FileSystem, path: str, *, private: bool = False) -> Iterator
         with _told(path, name):
             yield Path(name)
         with _told(path):
-            _place(fs, name, path, private=private)
+            if not private:
+                # mkstemp is stricter than what other programs of this user would write.
+                Path(name).chmod(0o666 & ~UMASK)
+            _place(fs, name, path)
     finally:
         Path(name).unlink(missing_ok=True)
 
@@ -264,13 +286,10 @@ def _temporary(fs: FileSystem, path: str) -> str:
     return name
 
 
-def _place(fs: FileSystem, name: str, path: str, *, private: bool) -> None:
+def _place(fs: FileSystem, name: str, path: str) -> None:
     if not fs.local:
         fs.put_file(name, path)
         return
     with Path(name).open("rb") as written:
         os.fsync(written.fileno())
-    # mkstemp is stricter than what other programs of this user would write.
-    if not private:
-        Path(name).chmod(0o666 & ~UMASK)
     Path(name).replace(path)

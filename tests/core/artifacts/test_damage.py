@@ -149,7 +149,7 @@ def test_the_parts_of_a_remote_root_are_compared_too():
 
 
 def old_part(path: Path, rows: list[Any], record: type, summary: PartSummary) -> None:
-    """Write a part as version 0.9 did, without a seal and without checksums."""
+    """Write a part as earlier versions did, without a seal and without checksums."""
     with pq.ParquetWriter(path, schema_of(record), compression="zstd", write_statistics=False) as writer:
         if rows:
             writer.write_table(table_of(rows, record))

@@ -58,7 +58,7 @@ class Broken(LocalFileSystem):
 def broken(request, monkeypatch):
     driver = Broken()
     driver.error = request.param
-    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda url, **_: (driver, "/b"))
+    monkeypatch.setattr(fsspec.core, "url_to_fs", lambda *_, **__: (driver, "/b"))
     return FileSystem(driver, "s3://b")
 
 
