@@ -12,8 +12,6 @@ from datetime import UTC, datetime
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from fsspec.implementations.local import LocalFileSystem
-
 from lema_core.artifacts.fingerprint import FINGERPRINT_HEX
 from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary
 from lema_core.artifacts.store import ArtifactRef, Store
@@ -55,13 +53,13 @@ def set_aside(store: Store, refs: Sequence[ArtifactRef]) -> str:
 
 
 def _move(store: Store, folder: str, place: str) -> None:
-    if isinstance(store.fs, LocalFileSystem):
+    if store.fs.local:
         Path(place).parent.mkdir(parents=True, exist_ok=True)
         Path(folder).rename(place)
         return
     # An object store moves file by file. The manifest goes last: without it the parts of a stage that is made again
     # would be taken for its own, unfinished work.
-    files = [path for path in map(str, store.fs.find(folder)) if not path.endswith(f"/{MANIFEST}")]
+    files = [path for path in store.fs.find(folder) if not path.endswith(f"/{MANIFEST}")]
     for path in (*files, f"{folder}/{MANIFEST}"):
         if store.fs.exists(path):
             store.fs.mv(path, f"{place}{path.removeprefix(folder)}")
