@@ -109,7 +109,7 @@ def parse_url(text: str, what: str, schemes: Collection[str], secrets_go: str) -
         raise ConfigError(_holds(what, scheme, f"{name} in its query", secrets_go))
     hosts = place.split(",") if scheme in POSTGRES else [place]
     strict = rest if scheme in HTTP | POSTGRES else authority
-    if _UNSAFE.search(strict) or "\0" in rest or not all(_HOST.fullmatch(host) for host in hosts):
+    if _UNSAFE.search(strict) or "\0" in rest or not all(map(_is_host, hosts)):
         raise ConfigError(
             f"{what} (a {scheme}:// URL) is malformed: its host is not of the form name, name:port or [IPv6]:port, or "
             "it holds blanks or control characters. If these belong to a password, it is not for the URL: "
@@ -160,6 +160,11 @@ def _holds(what: str, scheme: str, secret: str, secrets_go: str) -> str:
         f"{what} (a {scheme}:// URL) holds {secret}. Files, records, errors and the Prefect UI would show it: take it "
         f"out and {secrets_go}"
     )
+
+
+def _is_host(text: str) -> bool:
+    found = _HOST.fullmatch(text)
+    return found is not None and int((found[2] or "")[1:] or 0) < 65536
 
 
 def _split(rest: str) -> tuple[str, str, str, str]:

@@ -55,6 +55,8 @@ def test_a_base_url_with_a_user_is_refused_and_not_shown(form, password):
     "http://", "http:///v1", "http://:80/v1", "http://h:x/v1", "http://[::1/v1", "http://h/v1#x", "http://h h/v1",
     "h/v1",
     "", "https:/h", "file:///etc/passwd", "javascript://h", "http://h\n/v1", "http://h/v 1", "http://h:999999/",
+    "http://h:65536/",
+    "http://h:99999/",
 ])  # fmt: skip
 def test_a_malformed_base_url_is_one_clear_error(url):
     with pytest.raises(ConfigError):

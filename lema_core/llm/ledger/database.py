@@ -187,6 +187,7 @@ class _Sqlite:
 
     def backup(self, path: Path) -> None:
         try:
+            private_file(path)
             with closing(sqlite3.connect(path)) as copy:
                 self._connection.backup(copy)
                 (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()
