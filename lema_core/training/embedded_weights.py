@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.foreign_models import refuse_code
 from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embedded_gguf, weights_identity
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -24,7 +25,7 @@ def checkpoint_of(base: str) -> str:
     A ``.gguf`` file is converted once and kept in the cache by the hash of its weights.
 
     Raises:
-        ConfigError: ``base`` is none of these.
+        ConfigError: ``base`` is none of these, or a folder that brings code of its own.
         MissingDependencyError: the embedded student or the reader of its format is not installed.
     """
     if base == TINY:
@@ -36,6 +37,8 @@ def checkpoint_of(base: str) -> str:
                 f"no checkpoint at {base!r}: expected a folder with config.json,"
                 f" a model id (owner/name) or {EMBEDDED!r}"
             )
+        if path.is_dir():
+            refuse_code(path)
         return base
     gguf = embedded_gguf() if base == EMBEDDED else path
     target = cache_dir() / "checkpoints" / weights_identity(base).replace("@", "-")

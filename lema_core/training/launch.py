@@ -17,6 +17,7 @@ from typing import Any
 
 from lema_core import devices
 from lema_core.artifacts.files import atomic_local
+from lema_core.environment import HUB_TOKEN, TRACKER_KEY, program_environment
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.processes import die_with_parent, end_group
@@ -29,9 +30,6 @@ OnEvent = Callable[[dict[str, Any]], None]
 
 _TAIL_LINES = 30
 _LINE_LIMIT = 2**20
-_SECRETS = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
-_NEEDED_SECRETS = ("HF_TOKEN", "WANDB_API_KEY")
-"""The hub's and the trackers' keys are the only ones that a training run has a use for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,14 +158,11 @@ def launcher(launch: LaunchSpec) -> list[str]:
 
 
 def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str, str]:
-    """Return the environment of a run: no keys of model providers, no leftovers of another launcher."""
-    leftovers = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    kept = {
-        name: value
-        for name, value in given.items()
-        if name in _NEEDED_SECRETS or not (name in leftovers or name.upper().endswith(_SECRETS))
-    }
-    kept = devices.environment(kept)
+    """Return the environment of a run: what is allowed, with the hub's and the trackers' keys and no others.
+
+    Leftovers of another launcher (``RANK``, ``MASTER_ADDR``) are not among what is allowed.
+    """
+    kept = devices.environment(program_environment((HUB_TOKEN, TRACKER_KEY, *launch.environment), given=given))
     kept |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "TORCHELASTIC_ERROR_FILE": os.devnull}
     kept.setdefault("TRANSFORMERS_VERBOSITY", "error")
     kept.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

@@ -38,7 +38,7 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = checkpoint_of(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32
     # Without dropout: from_pretrained gives a model that does not train.

@@ -151,6 +151,8 @@ class LaunchSpec(BaseModel):
     """A DeepSpeed hostfile (``host slots=8`` a line): DeepSpeed's own launcher starts the run on all its hosts."""
     hostfile_launcher: Literal["pdsh", "openmpi", "mpich", "impi", "mvapich", "slurm"] = "pdsh"
     """How DeepSpeed's launcher reaches the hosts."""
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that training runs get beside the usual ones and HF_TOKEN and WANDB_API_KEY."""
     trackers: tuple[Tracker, ...] = ()
     """Where the figures of each step go besides Parquet and Prefect; the package has to be installed."""
     keep_checkpoints: int = Field(2, ge=2)
