@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from lema_core.artifacts import ArtifactRef, Manifest, PartWriter, Store
 from lema_core.core_dumps import without_core_dumps
@@ -28,7 +29,7 @@ from lema_core.llm.requests import Failure, Outcome
 from lema_core.loopback import keep_loopback_direct
 from lema_core.specs import Runtime
 from tasks._cluster import cluster_of, cluster_session
-from tasks._progress import Seen, Watch
+from tasks._progress import Seen, Watch, announce
 from tasks._publish import ShardTask, Stage, publish, published
 from tasks._secrets import keys_here, with_key
 
@@ -75,10 +76,14 @@ async def engine_of(runtime: Runtime, *endpoints: EndpointSpec) -> Engine:
 
 
 @asynccontextmanager
-async def serving(endpoint: EndpointSpec) -> AsyncIterator[EndpointSpec]:
-    """Give the endpoint with a URL, its server started where it has a command and stopped at the end."""
+async def serving(endpoint: EndpointSpec, runtime: Runtime) -> AsyncIterator[EndpointSpec]:
+    """Give the endpoint with a URL, its server started where it has a command and stopped at the end.
+
+    Its log is kept under ``servers/RUN/`` beside a local store, else under ``.lema``.
+    """
     ready = await with_key(endpoint)
-    async with running(ready) as url:
+    root = Path(".lema") if "://" in runtime.root else Path(runtime.root).parent
+    async with running(ready, root / "servers" / runtime.run, announce) as url:
         yield ready.at(url)
 
 
@@ -101,7 +106,7 @@ async def publish_asked(
         return ref
     stage = replace(stage, by_batch=any(endpoint.transport == "batch" for endpoint in endpoints))
     async with AsyncExitStack() as servers:
-        live = [await servers.enter_async_context(serving(endpoint)) for endpoint in endpoints]
+        live = [await servers.enter_async_context(serving(endpoint, runtime)) for endpoint in endpoints]
         engine = await engine_of(runtime)
 
         def check(counts: Mapping[str, int]) -> None:

@@ -45,7 +45,7 @@ def rate(
 def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:
     import uvicorn
 
-    from lema_core.llm.endpoints import free_port
+    from lema_core.llm.model_server import free_port
     from lema_core.report.rating_page import rating_app
 
     port, secret = port or free_port(), secrets.token_urlsafe(16)

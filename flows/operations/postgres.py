@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lema_core.errors import ConfigError
-from lema_core.llm.endpoints import free_port
+from lema_core.llm.model_server import free_port
 from lema_core.private_files import private_file
 
 USER = "lema"

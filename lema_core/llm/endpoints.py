@@ -4,25 +4,20 @@
 group is stopped at the end.
 """
 
-import asyncio
 import os
 import shlex
-import socket
-import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from lema_core import devices
-from lema_core.errors import ConfigError, EndpointError
+from lema_core.errors import ConfigError
 from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
-from lema_core.processes import die_with_parent, end_group
+from lema_core.llm.model_server import serving
 from lema_core.redaction import redactor_of
-from lema_core.server_gate import root_listens, session_listens
 from lema_core.urls import parse_base_url
 
 
@@ -73,6 +68,8 @@ class EndpointSpec(BaseModel):
     used up. Before its first answer 120 s are enough. Never longer than ``request_timeout_s``."""
     ready_timeout_s: float = Field(600.0, gt=0)
     """How long a command may take until its server answers."""
+    environment: tuple[str, ...] = ()
+    """Names of environment variables that the command's server gets beside the usual ones and HF_TOKEN."""
     length_retry_factor: float | None = Field(2.0, gt=1)
     """An answer cut off by its cap is asked for once more with the cap times this; None: keep it as it is."""
     transport: Literal["http", "batch"] = "http"
@@ -155,16 +152,11 @@ def _address(base_url: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def free_port() -> int:
-    """Return a port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @asynccontextmanager
-async def running(spec: EndpointSpec) -> AsyncIterator[str]:
-    """Yield the base URL of the endpoint, starting its server where it has a command.
+async def running(
+    spec: EndpointSpec, logs: Path | None = None, notify: Callable[[str], None] | None = None
+) -> AsyncIterator[str]:
+    """Yield the base URL of the endpoint, starting its server where it has a command; see `model_server.serving`.
 
     Raises:
         ConfigError: the spec names neither a URL nor a command, or the command's program does not exist.
@@ -175,98 +167,5 @@ async def running(spec: EndpointSpec) -> AsyncIterator[str]:
         return
     if not spec.command:
         raise ConfigError(f"endpoint {spec.name!r} has neither base_url nor command: say where {spec.model!r} answers")
-    with tempfile.TemporaryDirectory(prefix="lema-endpoint-") as folder:
-        process, port = await _started(spec, Path(folder) / "server.log")
-        try:
-            yield f"http://127.0.0.1:{port}/v1"
-        finally:
-            await end_group(process)
-
-
-PORTS = 3
-"""A chosen port may be taken before the server listens: the command is started with up to this many."""
-
-
-async def _started(spec: EndpointSpec, log: Path) -> tuple[asyncio.subprocess.Process, int]:
-    """Start the server of a command, wait until it answers, and return it with its port."""
-    for _ in range(PORTS):
-        port = free_port()
-        words = [word.replace("{model}", spec.model).replace("{port}", str(port)) for word in spec.command or ()]
-        process = await _start(spec, words, log)
-        ready = False
-        try:
-            ready = await _until_ready(spec, process, port, log)
-        finally:
-            if not ready:
-                await end_group(process)
-        if ready:
-            return process, port
-    raise EndpointError(
-        f"the server of endpoint {spec.name!r} was started {PORTS} times, and each time another process had taken its "
-        "port. Expected the command itself to listen there (a container: start it yourself and give its base_url). Run "
-        "the same command again"
-    )
-
-
-async def _start(spec: EndpointSpec, words: list[str], log: Path) -> asyncio.subprocess.Process:
-    with log.open("wb") as out:
-        try:
-            return await asyncio.create_subprocess_exec(
-                *words,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                env=devices.environment(),
-                start_new_session=True,
-                # A run that is killed must not leave a model server behind, with its memory and its GPU.
-                preexec_fn=die_with_parent,
-            )
-        except OSError as error:
-            raise ConfigError(f"endpoint {spec.name!r}: cannot start {words[0]!r} ({error.strerror})") from None
-
-
-async def _until_ready(spec: EndpointSpec, process: asyncio.subprocess.Process, port: int, log: Path) -> bool:
-    """Wait until the server answers; False where another process has its port.
-
-    Raises:
-        EndpointError: it ended, or did not answer within ``ready_timeout_s``.
-    """
-    deadline = asyncio.get_running_loop().time() + spec.ready_timeout_s
-    while asyncio.get_running_loop().time() < deadline:
-        if process.returncode is not None:
-            if await _answers(port):
-                return False
-            raise EndpointError(
-                f"the server of endpoint {spec.name!r} ended with {process.returncode} before it answered. "
-                f"The end of its log:\n{_tail(log)}"
-            )
-        if await _answers(port):
-            # Prompts and the key are sent there. Docker's proxy is root's, whom every user trusts.
-            return await asyncio.to_thread(session_listens, process.pid, port) or (
-                os.geteuid() != 0 and root_listens(port)
-            )
-        await asyncio.sleep(0.1)
-    raise EndpointError(
-        f"the server of endpoint {spec.name!r} did not answer GET /v1/models on port {port} within "
-        f"{spec.ready_timeout_s:.0f} s. The end of its log:\n{_tail(log)}"
-    )
-
-
-async def _answers(port: int) -> bool:
-    """Ask for /v1/models: servers listen long before their model is loaded, and answer 503 meanwhile."""
-    try:
-        async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-                await writer.drain()
-                status = (await reader.readline()).split()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError):
-        return False
-    return len(status) > 1 and status[1].isdigit() and int(status[1]) < 500
-
-
-def _tail(log: Path) -> str:
-    return log.read_text("utf-8", "replace")[-2000:] or "(empty)"
+    async with serving(spec, logs, notify) as url:
+        yield url

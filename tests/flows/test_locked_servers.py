@@ -30,7 +30,7 @@ from support import AUTH, ask, chromium, home_of, until
 
 from flows.operations.access import auth_string
 from flows.operations.server import login_url
-from lema_core.llm.endpoints import free_port
+from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.report.rating import RatingSheet
 from lema_core.report.rating_page import rating_app

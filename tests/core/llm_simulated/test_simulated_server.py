@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lema_core.errors import EndpointError
-from lema_core.llm.endpoints import EndpointSpec, free_port, running
+from lema_core.llm.endpoints import EndpointSpec, running
+from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
 
