@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.operations import server as prefect
-from lema_core.llm.endpoints import free_port
+from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated.serving import CONTROL_FROM
 
 CONTROL = secrets.token_urlsafe(16)
