@@ -1,7 +1,6 @@
 """A process of ours that outlives the command that started it: found again by its identity, and stopped."""
 
 import json
-import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ class Background:
         return self.home / f"{self.name}.log"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], **facts: int) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own, and remember it with some facts (a port)."""
+        """Start it in a session of its own with this environment, and remember it with some facts (a port)."""
         private_folder(self.home)
         private_file(self.log)
         with self.log.open("ab") as out:
             process = subprocess.Popen(
-                command, env=os.environ | dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
+                command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
         # Its end is ours to ask for until it is waited for: the kernel keeps its start, also of one that died at once.

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from lema_core.environment import program_environment
 from lema_core.errors import ConfigError
 from lema_core.llm.model_server import free_port
 from lema_core.private_files import private_file
@@ -111,7 +112,15 @@ class Postgres:
         private_file(log)
         with log.open("w+", encoding="utf-8") as out:
             done = subprocess.run(
-                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, text=True, check=False, cwd="/", **options
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                text=True,
+                check=False,
+                cwd="/",
+                env=program_environment(network=False),
+                **options,
             )
             out.seek(0)
             return subprocess.CompletedProcess(command, done.returncode, stdout="", stderr=out.read())

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from flows.operations.access import AUTH_FILE, LOGIN_PATH, auth_string, login_token, stored_login
 from flows.operations.background import Background
 from flows.operations.postgres import Postgres
+from lema_core.environment import program_environment
 from lema_core.errors import LemaError
 from lema_core.private_files import private_folder
 from lema_core.server_gate import listens
@@ -145,7 +146,9 @@ def _started(home: Path, port: int) -> bool:
     """Start a server at a port that was free a moment ago; False: another process took it meanwhile."""
     background = Background(home, "server")
     command = [sys.executable, "-m", "flows.operations.server_program"]
-    process = background.start(command, settings(home, port), port=port)
+    # Its own settings and no provider's key: the server needs none.
+    inherited = program_environment([name for name in os.environ if name.startswith("PREFECT_")])
+    process = background.start(command, inherited | settings(home, port), port=port)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if _answers(process.pid, port):

@@ -106,7 +106,7 @@ def _worker() -> str:
     if facts is None:
         command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
         # A worker looks for runs that are due every ten seconds by default: somebody who pressed a button waits.
-        WORKER.start(command, {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
+        WORKER.start(command, os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
     return f"log in {WORKER.log}"
 
 

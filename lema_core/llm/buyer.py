@@ -14,6 +14,7 @@ from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import Missed, Paid
 from lema_core.llm.limiter import Ticket
+from lema_core.llm.model_server import is_restarting
 from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
@@ -305,7 +306,10 @@ class Buyer:
     def _refused(self, trip: _Trip, ticket: Ticket, error: AttemptError, *, hurried: bool) -> None:
         """Tell the limiter what came of an attempt; ``hurried``: it had too little time left to say anything."""
         now = self._clock()
-        if not hurried:
+        if is_restarting(self._spec.base_url):
+            # A server of ours that died: its requests wait for it, and it is not away.
+            error.excused = True
+        elif not hurried:
             self._usability.failed(trip.flight.key, error, ticket.started, now)
         # One request that a proxy gave up must not make all others wait.
         broken = error.reason in BROKEN and (error.excused or not error.proxied)
