@@ -207,6 +207,7 @@ class BatchReader:
         await self._own_up(flight, error, final=final, batch=batch.id)
         self.tries[key] = line.tries
         if final:
+            self._desk.usability.words[error.reason] = error.detail
             self._told.append((flight, Failure(key, error.reason, error.detail, line.tries)))
             del self._flights[key]
 

@@ -20,6 +20,7 @@ from lema_core.errors import AuthenticationError, ConfigError, EndpointError
 from lema_core.llm import Completion, EndpointSpec, Engine, Failure
 from lema_core.llm.answers import AttemptError, read_answer, status_error
 from lema_core.llm.batch.api import BatchApi
+from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import LEAST_CAP_BYTES, MOST_BYTES, reply_limit, segment
 from lema_core.llm.client import Client
 from lema_core.loopback import is_loopback, keep_loopback_direct, proxy_of
@@ -111,16 +112,14 @@ async def test_any_exception_at_the_client_becomes_ours(hostile, keyed, monkeypa
 
 
 @pytest.mark.parametrize("error", FOREIGN[-4:], ids=lambda error: type(error).__name__)
-async def test_any_exception_under_the_batch_api_becomes_ours(hostile, keyed, monkeypatch, error):
+async def test_any_exception_under_the_batch_api_becomes_ours(hostile, keyed, monkeypatch, tmp_path, error):
     async def broken(*_args, **_options):
         raise error
 
-    monkeypatch.setattr("lema_core.llm.batch.api.ATTEMPTS", 1)
-    monkeypatch.setattr("lema_core.llm.batch.api.UNREACHABLE_S", 0)
     async with client_of(hostile.url("plain"), keyed) as client:
         monkeypatch.setattr(client._session._session, "request", broken)
         with pytest.raises(EndpointError) as found:
-            await BatchApi(client, 5).standing("batch")
+            await BatchApi(client, 5, tmp_path, BatchSettings(tries=1, unreachable_s=0)).standing("batch")
         assert _clean(found.value)
 
 
