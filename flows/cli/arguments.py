@@ -1,6 +1,8 @@
-"""What a shell hands to a command: text, or bytes that are no text in this locale."""
+"""Text between a shell and a command, in a locale that may lack some of it."""
 
+import io
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,13 @@ def check_text(arguments: Iterable[Any]) -> None:
                 f"{text!a} holds bytes that are no text in this locale. Rename the file or folder, or set "
                 "LC_ALL=C.UTF-8 where its name is UTF-8"
             )
+
+
+def print_any_text() -> None:
+    """Print a question mark for a character that the terminal's encoding lacks; Python would end the command there."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _texts(arguments: Iterable[Any]) -> Iterable[str]:

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from flows import stopping
-from flows.cli.arguments import check_text
+from flows.cli.arguments import check_text, print_any_text
 from lema_core.errors import LemaError
 from lema_core.printable import printable
 from lema_core.redaction import without_secrets
@@ -51,6 +51,7 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
     @wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
+            print_any_text()
             check_text((*args, *kwargs.values()))
             with stopping.heard():
                 return command(*args, **kwargs)

@@ -4,11 +4,12 @@ In this process, through the command line's own parser; nothing is sent anywhere
 """
 
 import os
+import subprocess
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
-from support import RUN
+from support import RUN, lema_command
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -279,3 +280,11 @@ def test_a_wrong_input_is_one_error(folder: Path, monkeypatch, words):
     assert SECRET not in done.output
     assert len(done.output) < 5_000
     done.output.encode()
+
+
+@pytest.mark.parametrize("words", [("plan", "run.toml"), ("options", "corrections"), ("verify", "v.jsonl")])
+def test_a_terminal_without_our_characters_gets_others(folder: Path, words):
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(lema_command(*words), cwd=folder, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
