@@ -19,6 +19,7 @@ from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
 from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
+from lema_core.printable import one_line
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
@@ -88,11 +89,15 @@ def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
     last = ""
     while page := store.database.query(_EXPORT, (last, PAGE)):
         last = page[-1][0]
-        yield [(row[0], row[1], canonical_json(unpack(row[2])), _exported(row[0], row[3]), *row[4:]) for row in page]
+        yield [_exported(row) for row in page]
 
 
-def _exported(key: str, answer: object) -> str:
-    return answer_text(key, answer).encode("utf-8", "replace").decode()  # Parquet holds valid UTF-8 only
+def _exported(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    # Parquet holds valid UTF-8 only. Older versions kept an endpoint's model and finish reason as they came.
+    text = answer_text(row[0], row[3]).encode("utf-8", "replace").decode()
+    names = {place: one_line(row[place], 1_000) for place in (4, 7, 9) if isinstance(row[place], str)}
+    rest = [names.get(place, row[place]) for place in range(4, len(row))]
+    return (row[0], row[1], canonical_json(unpack(row[2])), text, *rest)
 
 
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:

@@ -357,3 +357,12 @@ def test_a_bad_ledger_url_file_is_one_error(tmp_path, content):
     with pytest.raises(ConfigError) as refused:
         LedgerStore(ledger_under(str(tmp_path)))
     assert "S3cret" not in str(refused.value)
+
+
+def test_what_an_older_version_kept_of_an_endpoint_s_words_can_be_moved(store, tmp_path):
+    store.commit([paid(1)], "run")
+    store.database.query("UPDATE completions SET model = ?, finish_reason = ?", ("m\n\x1b[2J" + "x" * 2_000, "a\0b"))
+    export_ledger(store, tmp_path / "out.parquet")
+    other = LedgerStore(str(tmp_path / "other.sqlite"))
+    assert import_ledger(other, tmp_path / "out.parquet") == (1, 1)
+    assert other.lookup([paid(1).completion.key])[paid(1).completion.key].text == "The answer is 42."
