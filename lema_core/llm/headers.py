@@ -8,7 +8,7 @@ from email.utils import parsedate_to_datetime
 LONGEST_S = 10.0**9
 """Thirty years. A longer wait that is asked for is taken for this one."""
 MOST_IN_LIMIT = 10**12
-_NUMBER = re.compile(r"\s*([0-9]+)(\.[0-9]*)?\s*")
+_NUMBER = re.compile(r"\s*([0-9]+)(\.[0-9]*)?([eE]\+?[0-9]{1,3})?\s*")
 _LONGEST_HEADER = 64
 """Characters; no number or date needs more, and Python takes no 5,000 digits."""
 
@@ -37,12 +37,14 @@ def rate_limit(headers: Mapping[str, str], name: str) -> int | None:
 
 
 def _number(value: str | None) -> float | None:
-    """Return a decimal number without sign or exponent, in ASCII digits (``²`` is a digit to `str.isdigit`)."""
+    """Return a decimal number without a sign, in ASCII digits (``²`` is a digit to `str.isdigit`)."""
     found = _NUMBER.fullmatch(value[: 10 * _LONGEST_HEADER]) if value else None
     if found is None:
         return None
     whole = found[1].lstrip("0")
-    return LONGEST_S * 1000 if len(whole) > 15 else float(f"{whole or '0'}{found[2] or ''}")
+    if len(whole) > 15:
+        return LONGEST_S * 1000
+    return min(LONGEST_S * 1000, float(f"{whole or '0'}{found[2] or ''}{found[3] or ''}"))
 
 
 def _until(value: str, now: dt.datetime) -> float | None:
