@@ -422,8 +422,8 @@ def _sizes() -> None:
     blanks = OK + b"Content-Length: %d\r\n\r\n" % (10_000_000 + len(GOOD)) + b" " * 10_000_000 + GOOD
     _add("sizes", "size_blanks_before", _raw(blanks), "nothing", MALFORMED)
     _add("sizes", "size_many_choices", _reply(good() | {"choices": good()["choices"] * 20_000}), "nothing", MALFORMED)
-    _add("sizes", "size_400_kb_text", _reply(good("word " * 80_000)), "answered", ONCE)
-    _add("sizes", "size_long_names", _reply(good(finish="f" * 100_000, model="m" * 100_000)), "answered", ONCE)
+    _add("sizes", "size_100_kb_text", _reply(good("word " * 20_000)), "answered", ONCE)
+    _add("sizes", "size_long_names", _reply(good(finish="f" * 50_000, model="m" * 50_000)), "answered", ONCE)
     statuses = (
         ("200 OK", MALFORMED),
         ("401 No", ONCE),
@@ -705,7 +705,7 @@ def _plain() -> None:
         await (exchange.reply(good()) if exchange.prompt else exchange.reply(b"<html>", "404 None"))
 
     async def models_bomb(exchange: Exchange) -> None:
-        packed = await asyncio.to_thread(_bomb, BOMB_BYTES)
+        packed = await asyncio.to_thread(_bomb, BOMB_BYTES, 31)
         await (
             exchange.reply(good()) if exchange.prompt else exchange.reply(packed, "200 OK", "Content-Encoding: gzip")
         )
@@ -803,6 +803,12 @@ class HostileEndpoint:
             "usage",
             "limit headers",
         }
+
+
+def make_bombs() -> None:
+    """Compress what takes a second once, before a client waits for it."""
+    _bomb(BOMB_BYTES, 31)
+    _bomb(BOMB_BYTES, 15)
 
 
 def families() -> Iterator[tuple[str, list[Behaviour]]]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hostile_endpoint import BEHAVIOURS, Behaviour, HostileEndpoint
+from hostile_endpoint import BEHAVIOURS, Behaviour, HostileEndpoint, make_bombs
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 REQUESTS = 3
@@ -101,6 +101,8 @@ def _serve() -> tuple[int, int]:
     pid = os.fork()
     if pid:
         return int(os.read(reading, 16)), pid
+
+    make_bombs()
 
     async def serve() -> None:
         endpoint = HostileEndpoint()

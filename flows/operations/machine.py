@@ -80,7 +80,7 @@ def _group(name: str, purpose: str, members: "list[Requirement]", *, needed: boo
 
 
 def _importance(requirement: "Requirement") -> tuple[int, str]:
-    first = ("prefect", "openai", "pydantic", "pyarrow", "pandas", "math-verify", "fastapi", "sqlalchemy")
+    first = ("prefect", "aiohttp", "pydantic", "pyarrow", "pandas", "math-verify", "fastapi", "sqlalchemy")
     return (first.index(requirement.name) if requirement.name in first else len(first), requirement.name)
 
 

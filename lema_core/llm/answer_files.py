@@ -19,6 +19,8 @@ from lema_core.llm.requests import Completion, Outcome
 COMPLETIONS, REJECTED, MANIFEST = "completions.parquet", "rejected.parquet", "manifest.json"
 GROUP = 2000
 """Rows in a row group; so many are held in memory."""
+GROUP_CHARS = 16 * 2**20
+"""Long answers make smaller row groups, by their lengths alone: the same rows give the same bytes."""
 
 _COLUMNS = {
     COMPLETIONS: {
@@ -68,6 +70,8 @@ class AnswerWriter:
         self.rows = {COMPLETIONS: 0, REJECTED: 0}
         self.reasons: dict[str, int] = {}
         self._inputs = inputs
+        self._chars = 0
+        """In the buffers since the last flush of any of them."""
         self._buffers: dict[str, list[tuple[Any, ...]]] = {COMPLETIONS: [], REJECTED: []}
         self._schemas = {name: pa.schema(list(columns.items())) for name, columns in _COLUMNS.items()}
 
@@ -121,8 +125,9 @@ class AnswerWriter:
 
     def _append(self, name: str, row: tuple[Any, ...]) -> None:
         self._buffers[name].append(row)
+        self._chars += sum(len(cell) for cell in row if isinstance(cell, str))
         self.rows[name] += 1
-        if len(self._buffers[name]) >= GROUP:
+        if len(self._buffers[name]) >= GROUP or self._chars >= GROUP_CHARS:
             with self._writing():
                 self._flush(name)
 
@@ -139,6 +144,7 @@ class AnswerWriter:
         import pyarrow as pa
 
         rows, self._buffers[name] = self._buffers[name], []
+        self._chars = 0
         if rows:
             arrays = [
                 pa.array(column, field.type)

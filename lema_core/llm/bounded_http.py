@@ -7,7 +7,6 @@ Its exceptions hold the request with its headers, so none leaves this module: wh
 
 import asyncio
 import math
-import ssl
 import sys
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -24,21 +23,22 @@ from lema_core.loopback import proxy_of
 
 MOST_BYTES = 64 * 10**6
 """No reply may be larger, unpacked or not; only downloads into a file may."""
-LEAST_CAP_BYTES = 512 * 1024
-"""A reply may have this many bytes, however few tokens were asked for: servers add fields of their own."""
+LEAST_CAP_BYTES = 128 * 1024
+"""A reply may have this many bytes, however few tokens were asked for: servers add fields of their own, and some do not
+count thinking. A stream holds up to a thousand answers, so this bounds the memory."""
 BYTES_A_TOKEN = 32
 """Most tokens are five bytes of JSON; escaped CJK takes nine, and a server may repeat the thinking in three fields."""
 LOGPROB_BYTES = 400
 """Of one alternative of one token, with its text, its bytes and its number."""
-UNCAPPED_TOKENS = 2**18
-"""What a request without a cap is taken to allow."""
+UNCAPPED_TOKENS = 2**15
+"""What a request without a cap is taken to allow: 1 MiB, or 200,000 tokens of English in one field."""
 ERROR_BYTES = 64 * 1024
 """Kept of the body of an error: it is read for its message, and what follows is left."""
 ERROR_BODY_S = 5.0
 """How long to wait for that body once the status is known."""
-SMALL_BYTES = 2**20
+SMALL_BYTES = 512 * 1024
 """Replies up to this size are read side by side."""
-ALL_SMALL_BYTES = 48 * 10**6
+ALL_SMALL_BYTES = 32 * 10**6
 """What small replies may take together; with many connections each is small up to its part of it."""
 CONNECT_S = 9.0
 """For a connection and its TLS; after that nothing was sent, and nothing can be billed."""
@@ -97,7 +97,7 @@ class BoundedSession:
         self._tunnel = login if secure and login else None
         # Not the session's: aiohttp would send those to the proxy too, the key with them.
         self._headers = {"Accept-Encoding": "gzip, deflate", **headers, **({} if secure else login)}
-        connector = aiohttp.TCPConnector(limit=connections, ssl=_tls(self._base))
+        connector = aiohttp.TCPConnector(limit=connections)
         self._session = aiohttp.ClientSession(
             connector=connector,
             # Our own deadline ends an attempt; a second set of timers for each would only cost CPU.
@@ -245,15 +245,6 @@ def segment(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
 
 
-def _tls(base: URL) -> ssl.SSLContext | bool:
-    if base.scheme != "https":
-        return True
-    # The certificates that `openai` trusts, SSL_CERT_FILE included.
-    from httpx2 import create_ssl_context
-
-    return create_ssl_context()
-
-
 def _login(proxy: URL | None) -> dict[str, str]:
     if proxy is None or proxy.user is None:
         return {}
@@ -312,7 +303,8 @@ async def _pieces(response: aiohttp.ClientResponse, most: int) -> AsyncIterator[
 def _too_large(most: int, more: str = "") -> AttemptError:
     return AttemptError(
         "malformed",
-        f"the reply has more than {most} bytes{f' ({more})' if more else ''}: more than the request allows",
+        f"the reply has more than {most} bytes{f' ({more})' if more else ''}, the most that its max_tokens allows (a "
+        "request without max_tokens is taken to allow 32,768)",
         maybe_paid=True,
     )
 

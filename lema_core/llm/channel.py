@@ -94,7 +94,7 @@ class Channel:
         return await asyncio.shield(self._contact)
 
     async def _open(self) -> "tuple[Client, Buyer]":
-        # Here, because `openai` takes longer to import than many a repeated run that needs no endpoint at all.
+        # Here, because `aiohttp` takes longer to import than many a repeated run that needs no endpoint at all.
         from lema_core.llm.client import Client
 
         await self.close()

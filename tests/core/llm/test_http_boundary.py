@@ -116,10 +116,11 @@ async def test_any_exception_under_the_batch_api_becomes_ours(hostile, keyed, mo
     async def broken(*_args, **_options):
         raise error
 
+    once = BatchSettings(tries=1, unreachable_s=0)
     async with client_of(hostile.url("plain"), keyed) as client:
         monkeypatch.setattr(client._session._session, "request", broken)
         with pytest.raises(EndpointError) as found:
-            await BatchApi(client, 5, tmp_path, BatchSettings(tries=1, unreachable_s=0)).standing("batch")
+            await BatchApi(client, 5, tmp_path, once).standing("batch")
         assert _clean(found.value)
 
 
@@ -199,7 +200,7 @@ def test_a_part_of_a_path_stays_one_part():
         ({"max_tokens": 50}, LEAST_CAP_BYTES),
         ({"max_completion_tokens": 100_000}, 3_200_000),
         ({"max_tokens": 10**9}, MOST_BYTES),
-        ({}, 8_388_608),
+        ({}, 2**20),
         ({"max_tokens": 2000, "logprobs": True, "top_logprobs": 20}, 2000 * (32 + 21 * 400)),
     ],
 )
