@@ -49,7 +49,7 @@ async def serve(deployments: Sequence[RunnerDeployment]) -> None:
     """Run what is started or due of some deployments, without a work pool, until it is cancelled."""
     runner = _Runner(pause_on_shutdown=False)
     for deployment in deployments:
-        runner.add_deployment(deployment)
+        await runner.aadd_deployment(deployment)
     await _ending_runs_first(runner.start())
 
 

@@ -7,7 +7,7 @@ fail; what was not answered stands in the error file, and only what was answered
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from time import time
+from time import monotonic, time
 from typing import Any
 
 from lema_core.llm.simulated.engine import answer, error_body, request_hash
@@ -93,7 +93,7 @@ class Batches:
             "expires_at": now + WINDOW_S,
             "metadata": body.get("metadata"),
             "request_counts": {"total": lines, "completed": 0, "failed": 0},
-            "ready_at": time() + self.faults.batch_delay_s,
+            "ready_at": monotonic() + self.faults.batch_delay_s,
         }
         return self.get(batch_id)
 
@@ -115,7 +115,7 @@ class Batches:
         if batch_id not in self.batches:
             raise BatchError(404, f"there is no batch {batch_id!r}")
         batch = self.batches[batch_id]
-        if batch["status"] == "in_progress" and time() >= batch["ready_at"]:
+        if batch["status"] == "in_progress" and monotonic() >= batch["ready_at"]:
             self._work_off(batch)
         return {name: value for name, value in batch.items() if name != "ready_at"}
 
