@@ -14,7 +14,7 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lema_core.answers import extract, false_equations, judge, match
+from lema_core.answers import Match, extract, false_equations, judge, match
 from lema_core.answers.verify import verify_pair
 
 SECONDS_A_TEXT = 1.0
@@ -26,6 +26,7 @@ WORDS = r"""
 \frac \dfrac12 \sqrt \sqrt[3] \binom \text{ \boxed{ \begin{pmatrix} \end{pmatrix} \overline{3} \sum_{k=1}^{9}
 \int_0^1 \prod \log_2 \sin \cot \pi \infty ^\circ \lceil \rceil \cdot \times 9 99 9999999 0 0.5 .5 1e9 1/2 10:30
 12_7 x y n i e f(x) dx pm am cm dollars percent and or the is answer #### A: Q: Question: <<1+1=3>>
+<think> </think> <answer> </answer> <|im_end|> {"answer": Wait, not wrong Therefore, 答案： Réponse Choice: ### **
 __import__('os') {0.__class__} %s ½ ² √ ∞ ３ − ٣ 💥
 """
 PIECES = (*WORDS.split(), "The answer is ", "\n", " ", "\x00", "\ud800", "\u202e")
@@ -49,26 +50,40 @@ class FindingError(Exception):
     """A text that broke a promise."""
 
 
+def _extracted(text: str, family: str) -> tuple[str, str]:
+    found = extract(text, family, ("a", "b c") if family == "choice" else None, loose=True)
+    return found.outcome, found.cue
+
+
+def _judged(text: str, family: str) -> tuple[str, str]:
+    judged = judge(text, GOLD, family)
+    return judged.verdict, judged.decided_by
+
+
+def _matched(found: Match) -> tuple[str, str]:
+    return found.outcome, found.layer
+
+
 def check(text: str) -> float:
     """Try one text every way; return the slowest call's seconds."""
     slowest = 0.0
-    calls: tuple[Callable[[], str], ...] = (
-        lambda: extract(text, "numeric", loose=True).outcome,
-        lambda: extract(text, "latex", loose=True).outcome,
-        lambda: extract("The answer is " + text, "choice", ("a", "b c")).outcome,
-        lambda: judge("#### " + text, GOLD).verdict,
-        lambda: judge("\\boxed{" + text + "}", GOLD, "latex").verdict,
-        lambda: match(GOLD, text).outcome,
-        lambda: match(text, GOLD).outcome,
-        lambda: verify_pair(GOLD, text).verdict,
-        lambda: str(false_equations(text)),
+    calls: tuple[Callable[[], tuple[str, str]], ...] = (
+        lambda: _extracted(text, "numeric"),
+        lambda: _extracted(text, "latex"),
+        lambda: _extracted("The answer is " + text, "choice"),
+        lambda: _judged("#### " + text, "numeric"),
+        lambda: _judged("\\boxed{" + text + "}", "latex"),
+        lambda: _matched(match(GOLD, text)),
+        lambda: _matched(match(text, GOLD)),
+        lambda: _matched(verify_pair(GOLD, text).match),
+        lambda: (str(false_equations(text)), ""),
     )
     for call in calls:
         start = time.process_time()
-        outcome = call()
+        outcome, by = call()
         slowest = max(slowest, time.process_time() - start)
-        if outcome in {"right", "equal"}:
-            raise FindingError(f"{text!r} was called {outcome}")
+        if outcome in {"right", "equal"} or by == "error":  # the guard hides a defect from users, not from here
+            raise FindingError(f"{text!r} was called {outcome} by {by}")
     if slowest > SECONDS_A_TEXT:
         raise FindingError(f"{text[:200]!r} took {slowest:.2f} s")
     return slowest

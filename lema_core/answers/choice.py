@@ -1,6 +1,7 @@
-"""Multiple choice: which candidate an answer names, by its letter or its text; none or several is an answer too.
+r"""Multiple choice: which candidate an answer names, by its letter or its text; none or several is an answer too.
 
-It abstains where the published evaluator guessed: an answer that names no candidate is not the nearest one.
+It abstains where the published evaluator guessed: an answer that names no candidate is not the nearest one. Several
+letters (``B, D``) are an answer only where the gold answer has several.
 """
 
 import re
@@ -9,7 +10,11 @@ from functools import lru_cache
 
 from lema_core.answers.types import Extraction, Match
 
-_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*(?:[).:]|$)\s*")
+_LETTER = re.compile(
+    r"""[(\[<{]?\s*([A-Za-z])\s*(?:[).:\]>}]|$
+    |(?-i:(?<=[A-Z]))(?:[,;!?]|\s[-–—]+\s|\s*—|(?=\s*\()|(?=\s+(?:is|was|because|since|would|seems|for|as)\b)|(?=[\u3400-\u9fff])))\s*""",
+    re.VERBOSE,
+)
 _SPACES = re.compile(r"[\s_]+")
 _EDGES = " \t\n.,;:!?\"'`*()[]{}$"
 _REFUSALS = re.compile(
@@ -17,11 +22,33 @@ _REFUSALS = re.compile(
     r"|n't\b",
     re.IGNORECASE,
 )
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_FONT = re.compile(
+    r"\\+(?:text[a-z]{0,6}|math[a-z]{1,4}|boldsymbol|bf|rm|operatorname|mbox|emph|underline|boxed|fbox)\s{0,3}\{([^{}]*)\}"
+)
+_SIGNS = re.compile(r"\\[()\[\], ~;!]|\$")
+MAX_FONTS = 3
+"""Font commands nested in each other that are taken off."""
 _LABEL = re.compile(r"\s*(?:option|choice)\s+(?=\(?[A-Za-z]\b)", re.IGNORECASE)
 _CONTRAST = re.compile(r",\s*(?:and\s+)?not\s+(?:the\s+)?[\w() ]+[.\s]*$", re.IGNORECASE)
+_NOT_LETTERS = re.compile(
+    r"""[,;.—–-]?\s*(?:and\s+|but\s+|it\s+)?
+    (?:\bnot|\bcannot\ be|(?:can['’]?t|isn['’]?t|wouldn['’]?t)\s*(?:be)?|\brather\ than|\binstead\ of|\bunlike
+    |\bneither|而?不是)\s*(?:the\s+|options?\s+|choices?\s+)?\(?(?-i:[A-Z])\b\)?(?:\s*(?:,|or|and|nor|/|和|或)\s*\(?(?-i:[A-Z])\b\)?)*[.\s]*$""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Letters that are only ruled out: "D, it can't be A or B"."""
+_JUDGED = re.compile(
+    r"""(?<![A-Za-z])\(?(?P<letter>[A-Z])\)?[.:]?\s+(?:is|was|seems|looks|would\ be|must\ be)
+    (?P<denied>\s+(?:\w+ly\s+)?not|n['’]t)?\s+(?:the\s+|a\s+)?(?:\w+\s+){0,2}?
+    (?P<verdict>correct|right|true|best|answer|wrong|incorrect|false|unlikely|implausible)\b""",
+    re.VERBOSE,
+)
+_LETTERS = re.compile(r"[A-Z]{2,8}")
+_SEPARATOR = re.compile(r"\s*(?:[,;&+/、，]|\band\b)\s*(?:\band\b\s*)?", re.IGNORECASE)
+_LONE_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*[).:]?")
 _FURTHER = re.compile(r"\(([A-Za-z])\)|\b([A-Z])(?=[).:]|$)")
 _JOINED = re.compile(r"\b(?:or|and)\b|/", re.IGNORECASE)
+_LEADING = re.compile(r"[\s*_`\"'“(\[]*([A-Z])(?:[).:,;\s\]—–]|$|(?=[\u3400-\u9fff]))")
 MAX_CHOICE_CHARS = 500
 
 
@@ -32,11 +59,21 @@ def _fold(text: str) -> str:
 
 def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     """Return the candidate's text that ``answer`` names; none or ambiguous where it names no or several candidates."""
-    answer = _CONTRAST.sub("", _LABEL.sub("", _TEXT.sub(r"\1", answer[:MAX_CHOICE_CHARS])))
+    answer = _plain(answer)
     folded = _fold(answer)
     for candidate in candidates:
         if folded and _fold(candidate) == folded:
             return Extraction("value", candidate, "text")
+    several = _several(answer, candidates)
+    if several:
+        detail = f"{answer[:80]!r} names several candidates"
+        return Extraction("ambiguous", detail=detail, alternative=", ".join(several))
+    return _judged(answer, candidates) or _named_one(_NOT_LETTERS.sub("", answer), candidates)
+
+
+def _named_one(answer: str, candidates: tuple[str, ...]) -> Extraction:
+    """Return the one candidate that an answer names by a letter in front of it or by its text."""
+    folded = _fold(answer)
     lettered, named = _by_letter(answer, candidates), _named(folded, candidates)
     if lettered is not None and named and lettered not in named:
         return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
@@ -47,6 +84,52 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     if len(named) > 1:
         return Extraction("ambiguous", detail=f"{answer[:80]!r} names {len(named)} candidates")
     return Extraction("value", named[0], "text")
+
+
+def _plain(answer: str) -> str:
+    r"""Return an answer without fonts, delimiters, its label and what it rules out: ``\\textbf{(B)}`` is ``(B)``."""
+    answer = " ".join(answer[:MAX_CHOICE_CHARS].split())
+    for _ in range(MAX_FONTS if "\\" in answer else 0):
+        answer = _FONT.sub(r"\1", answer)
+    return _CONTRAST.sub("", _LABEL.sub("", _SIGNS.sub("", answer).strip(" *_\t\n")))
+
+
+def _judged(answer: str, candidates: tuple[str, ...]) -> Extraction | None:
+    """Return the letter that is called correct where others are called wrong: "A is wrong, B is correct"."""
+    right: set[str] = set()
+    for found in _JUDGED.finditer(answer):
+        good = found["verdict"] in {"correct", "right", "true", "best", "answer"}
+        if good and not found["denied"]:
+            right.add(found["letter"])
+    if not right:
+        return None
+    if len(right) > 1 or ord(max(right)) - ord("A") >= len(candidates):
+        return Extraction("ambiguous", detail=f"{answer[:80]!r} calls several candidates correct")
+    return Extraction("value", candidates[ord(right.pop()) - ord("A")], "letter")
+
+
+def _several(answer: str, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the letters of an answer that names two or more candidates: ``BD``, ``(B) and (D)``; else none."""
+    plain = answer.strip(_EDGES)
+    count = len(candidates) or 26
+    if _LETTERS.fullmatch(plain):
+        letters = set(plain)
+        valid = len(letters) == len(plain) and all(ord(letter) - ord("A") < count for letter in letters)
+        return tuple(sorted(letters)) if valid else ()
+    pieces = [piece for piece in _SEPARATOR.split(plain) if piece.strip()]
+    if not 2 <= len(pieces) <= 26:
+        return ()
+    named = {_piece(piece, candidates, count) for piece in pieces}
+    return tuple(sorted(named)) if len(named) > 1 and "" not in named else ()
+
+
+def _piece(piece: str, candidates: tuple[str, ...], count: int) -> str:
+    """Return the letter of one part of a list of choices, an empty text where it is none."""
+    letter = _LONE_LETTER.fullmatch(piece.strip())
+    if letter is not None:
+        return letter[1].upper() if ord(letter[1].upper()) - ord("A") < count else ""
+    folded = _fold(piece)
+    return next((chr(ord("A") + at) for at, text in enumerate(candidates) if _fold(text) == folded), "")
 
 
 def _settled(lettered: str, answer: str, folded: str, named: list[str], candidates: tuple[str, ...]) -> Extraction:
@@ -68,16 +151,15 @@ def _rejects(folded: str, named: Sequence[str]) -> bool:
 
 
 def _by_letter(answer: str, candidates: tuple[str, ...]) -> str | None:
-    stripped = answer.strip(" \t\n*`\"'$")
+    stripped = answer.strip(" \t\n*_`\"'“”$")
     match = _LETTER.match(stripped)
     if match is None:
         return None
-    bare = match.end() == len(stripped) or stripped[match.end() - 1 : match.end()] in ").: "
     index = ord(match[1].upper()) - ord("A")
     # A lone "a" at the start of a phrase is an article, not a choice.
     if match[1] == "a" and match.end() < len(stripped) and ")" not in match.group() and "." not in match.group():
         return None
-    return candidates[index] if bare and index < len(candidates) else None
+    return candidates[index] if index < len(candidates) else None
 
 
 def _named(folded: str, candidates: tuple[str, ...]) -> list[str]:
@@ -107,24 +189,34 @@ def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:
     """Compare two choices, each given by its text or its letter."""
     if _fold(gold) == _fold(pred) and _fold(gold):
         return Match("equal", "choice", "the same text")
+    several = _several(_plain(gold), candidates) if _fold(gold) not in map(_fold, candidates) else ()
+    if several:
+        return _match_several(several, pred, candidates)
     if not candidates:
         return _match_letters(gold, pred)
     left, right = choose(gold, candidates), choose(pred, candidates)
     if left.value is None or right.value is None:
-        return Match("unknown" if left.value is None else "different", "choice", left.detail or right.detail)
+        undecided = left.value is None or right.alternative is not None
+        return Match("unknown" if undecided else "different", "choice", left.detail or right.detail)
     return Match(
         "equal" if left.value == right.value else "different", "choice", f"{left.value!r} against {right.value!r}"
     )
 
 
+def _match_several(gold: tuple[str, ...], pred: str, candidates: tuple[str, ...]) -> Match:
+    """Compare with a gold answer of several letters, in any order: ``DB`` is ``B, D``."""
+    named = _several(_plain(pred), candidates)
+    return Match("equal" if named == gold else "different", "choice", f"{', '.join(gold)} against {pred[:80]!r}")
+
+
 def _match_letters(gold: str, pred: str) -> Match:
     """Without the candidates only the letters can be compared: ``(D) Alina`` is D."""
-    letters = [_leading_letter(text) for text in (gold, pred)]
+    letters = [_leading_letter(_plain(text)) for text in (gold, pred)]
     if None in letters:
         return Match("different" if None is not letters[0] else "unknown", "choice", "no letter to compare")
     return Match("equal" if letters[0] == letters[1] else "different", "choice", f"{letters[0]} against {letters[1]}")
 
 
 def _leading_letter(text: str) -> str | None:
-    found = re.match(r"\s*\(?([A-Z])(?:[).:\s]|$)", text)
+    found = _LEADING.match(text)
     return found[1] if found else None

@@ -1,57 +1,96 @@
 r"""Find the final answer in a solution: value, none, ambiguous or refused.
 
-Cues: ``#### 18``, ``\boxed{18}``, ``A: 18``, ``the answer is 18`` (any case, markdown around it). The last cue that
-holds an answer wins; a second question run on after the first answer is cut off. Without a cue there is no answer: a
-number that merely stands last in a text is none, unless the caller asks for it (``loose``).
+Cues: ``#### 18``, ``\boxed{18}``, ``A: 18``, ``the answer is 18``, a heading, ``<answer>18</answer>``,
+``{"answer": 18}`` and others (``cues.py``). The last cue that holds an answer wins; a second question run on after the
+first answer is cut off. An answer that is denied or taken back is ambiguous; thinking is not read. Without a cue there
+is no answer: a number that merely stands last in a text is none, unless the caller asks for it (``loose``).
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lema_core.answers.boxes import boxed
+from lema_core.answers.boxes import Box, find_boxes, joined
 from lema_core.answers.choice import choose
-from lema_core.answers.formulas import FORMULA, content, leading_formula
+from lema_core.answers.conclusions import NUMBER, SENTENCES, conclude
+from lema_core.answers.cues import MAX_CUES, Cue, cut_at_tag, find_cues, tag_end
+from lema_core.answers.formulas import formulas, leading_formula, without_formulas
 from lema_core.answers.lexer import to_ascii
 from lema_core.answers.limits import not_an_answer
-from lema_core.answers.phrases import denied
+from lema_core.answers.phrases import (
+    changed,
+    denied,
+    denied_inside,
+    denies,
+    denies_box,
+    explains,
+    taken_back,
+)
 from lema_core.answers.quantity import only_quantity
 from lema_core.answers.scorers import extract_with, is_scorer
+from lema_core.answers.sides import computed_side, stated_side
+from lema_core.answers.thinking import CONTROL_TOKEN, may_think, spoken, without_end_tokens
 from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
-
-MAX_CUES = 50
-"""Only so many of the last cues are looked at: a text with more is degenerate."""
+from lema_core.errors import LemaError
 
 _SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")
 _RUN_ON = re.compile(
     r"^[ \t]*(?:#{1,4}[ \t]+(?!\d)(?:Question|Problem|Instruction|Input)"
     r"|(?:\*\*)?(?:Question|Problem|Q|Instruction|Human|User)(?:[ ]\d+)?(?:\*\*)?:"
-    r"|<\|im_(?:start|end)\|>|<\|eot_id\|>|</s>|```)",
+    r"|```)",
     re.MULTILINE | re.IGNORECASE,
 )
-_CUE = re.compile(
-    r"(?P<hashes>####)"
-    r"|(?P<boxed>\\(?:boxed|fbox|beginboxed)(?=[ {]))"
-    r"|(?P<answer>\banswers?\b[ *_]{0,4}(?:to (?:the|this) (?:question|problem)[ ]?)?"
-    r"(?:(?:is|are|would be|will be|should be|must be|equals)\b|:|=|(?=\s*(?:\\[\[(]|\$)))"
-    r"[ :*_]{0,6})"
-    r"|(?P<letter>^[ \t]*(?:\*\*)?A(?:\*\*)?:(?:\*\*)?)"
-    r"|(?P<corrected>^[ \t]*(?:\*\*)?Corrected Answer(?:\*\*)?:(?:\*\*)?)",
-    re.MULTILINE | re.IGNORECASE,
-)
-_RESULT = re.compile(r"(?P<answer>\bresults?\b[ *_]{0,4}(?:(?:is|are|equals)\b|:|=)[ :*_]{0,6})", re.IGNORECASE)
+_RESULT = re.compile(r"(?P<answer>\bresults?\b[ *_]{0,4}(?:(?:is|are|equals)\b|[:：=])[ :*_]{0,6})", re.IGNORECASE)
 _SENTENCE = re.compile(
-    r"(?<![0-9])(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\.[A-Z])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*]|\s*$)|\n"
+    r"(?<![0-9])(?<!\bSt)(?<!\bMt)(?<!\bDr)(?<!\bMr)(?<!\bMrs)(?<!\.[A-Z])\.(?=\s|$)|(?<=[0-9])\.(?=\s+[A-Z*(]|\s*$)|\n"
+    r"|(?P<mark>(?<=[\w)}\]%])[!?]+)(?=\s+[A-Z]|\s*$)|[。！？]"
 )
-_CONCLUDES = re.compile(r"\s*(?:Therefore|Thus|Hence|So|Consequently|In conclusion)\b", re.IGNORECASE)
-_PREDICATES = re.compile(r"(?<![\\\w])(?:is|are|equals|at)\s+(?=[$\\0-9-])")
-_SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|\n\s*\n|<\|")
 _TRAILER = re.compile(
-    r"[,;]?\s+(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
+    r"[,;]?\s+\(?(?:because|since|as (?:it|we|they|the)|which|so that|if we|I hope|given that|by the|where)\b.*",
     re.DOTALL | re.IGNORECASE,
 )
-_NUMBER = re.compile(r"(?<![\w.])-?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?%?(?![\w])")
 _PREDICATE = re.compile(r"^(?:The|Its|This|That|So|Thus|Hence|Therefore)\b.*\b(?:is|are|equals)\s+(?=\S)", re.DOTALL)
-_DECORATION = ' \t\r\n*_`"“”:'
+_DECORATION = ' \t\r\n*_`"“”:：'
+_DISPLAYED = ("\\[", "\\(", "$$")
+"""What opens a formula in every family; one dollar may be money."""
+_CONTENT = re.compile(r'[^ \t\r\n*_`"“”:]')
+_CALLED_WRONG = re.compile(r"(?:not\s+(?:correct|right|true)|wrong|incorrect|false|mistaken|invalid)\b", re.IGNORECASE)
+_NO_ANSWER = re.compile(
+    r"(?:correct|right|verified|confirmed|reasonable|as follows|(?:given |shown )?(?:below|above))\b[\s.:!]*$",
+    re.IGNORECASE,
+)
+_DENIED_FIRST = re.compile(
+    r"(?:nicht|pas|non?|not|não|nie|niet|не|inte|ikke|değil|bukan|không|不|非)\b|[不非]", re.IGNORECASE
+)
+_BLANK_THOUSANDS = re.compile(
+    r"(?<![0-9.,/])([0-9]{1,3})((?:[ \u00a0\u2009\u202f][0-9]{3})+)"
+    r"(?![0-9/]|[.,][0-9]{3}(?![0-9])|\s?-?(?:\w+[ -])?(?:bill|coin|note|pack|bag|box)(?:e?s)?\b)"
+)
+_DECIMAL_COMMA = re.compile(r"(?<![0-9.,])([0-9]+),([0-9]{1,2}|[0-9]{4,})(?![0-9.,])")
+_BRACKETED = re.compile(r"(?P<head>[-+]?\$?[0-9][0-9.,/]*%?)\s+\((?P<remark>[^()]*(?:\([^()]*\)[^()]*)*)\)[\s.!]*")
+_CONTRAST = re.compile(r"\s*,\s*(?:and |but )?not \$?-?[0-9][0-9.,/]*%?(?: [a-z]+)?[.!]*$")
+_FIRST_NUMBER = re.compile(r"[0-9]++(?:[.,][0-9]++)*+")
+_HTML = re.compile(
+    r"</?(?:b|strong|i|em|u|code|span|p|div|font|mark|big|center|br|h[1-6])(?:\s[^<>]{0,80})?/?>", re.IGNORECASE
+)
+_SUPPOSED = re.compile(r"\b(?:if|had|suppose|assuming)\b[^.!?\n]{0,150}$", re.IGNORECASE)
+_IN_ITS_FORM = re.compile(r"\\[a-z]+\s*\{[^{}]*\}")
+_WORD = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{2,}+(?![}(])")
+_MATHEMATICS = frozenset(
+    [
+        "sqrt", "root", "cbrt", "log", "ln", "lg", "exp", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos",
+        "atan", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "max", "min", "gcd",
+        "lcm", "abs", "mod", "floor", "ceil", "binom", "choose", "pi", "theta", "alpha", "beta", "gamma", "and", "or",
+        "inf", "infinity", "frac", "times", "cdot", "pm", "deg", "det",
+    ]
+)  # fmt: skip
+"""Words that stand in formulas written without LaTeX: they make no prose."""
+_WORDS = re.compile(r"""####|["'<:]|boxed|fbox|NS|[Aa]ns\b|[^\x00-\x7f]|[A-Z]\]|(?<![\\A-Za-z{])[A-Za-z]{4,}""")
+"""A short text with none of these is a bare answer: it has no cue, no token and no sentence."""
+MAX_BARE = 200
+_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_PROSE_IDEOGRAPHS = 8
 
 
 def extract(
@@ -63,37 +102,53 @@ def extract(
     training data should not need it. Nothing raises: hostile text is refused or has no answer.
     """
     if len(text) > MAX_TEXT_CHARS:
-        return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
+        return _too_long(text)
     if is_scorer(family):
         return extract_with(family, text)
     if family == "numeric":
         quick = _simple(text)
         if quick is not None:
             return quick
-    found = _by_cue(_cut_run_on(text), family, candidates)
-    if found.outcome == "none" and family == "latex":
-        found = _conclusion(text, found)
-    if found.outcome == "none" and loose:
-        return _without_cue(text, family, candidates, found)
+    try:
+        return _extract(text, family, candidates, loose=loose)
+    except LemaError:
+        raise
+    except Exception as error:  # noqa: BLE001 no text may take its file or shard with it
+        return _failed(error)
+
+
+def _too_long(text: str) -> Extraction:
+    return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
+
+
+def _failed(error: Exception) -> Extraction:
+    return Extraction(
+        "refused", cue="error", detail=f"the text could not be read: {type(error).__name__}: {error}"[:200]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What a cue announces: the words, where they end, and another reading of them; or why it announces nothing."""
+
+    raw: str | None
+    end: int
+    alternative: str | None = None
+    outcome: Extraction | None = None
+
+
+def _extract(text: str, family: Family, candidates: tuple[str, ...] | None, *, loose: bool) -> Extraction:
+    said = spoken(text)
+    if said is None:
+        return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
+    said = without_end_tokens(said)
+    found = _by_cue(*_cut_run_on(said, family), family, candidates)
+    if found.outcome == "none" and not found.cue:
+        concluded = conclude(said, family) if family in {"latex", "numeric"} else found
+        found = concluded if concluded.value is not None else found
+    if found.outcome == "none" and found.cue not in {"boxed", "field"} and loose:
+        return _without_cue(said, family, candidates, found)
     return found
-
-
-def _conclusion(text: str, found: Extraction) -> Extraction:
-    """Take what a last sentence concludes ("Therefore, the area is $75$"); "so 15 is no solution" concludes nothing."""
-    last = _SENTENCES.split(text[-MAX_ANSWER_CHARS:].strip())[-1].replace("**", "")
-    if not _CONCLUDES.match(last) or not_an_answer(to_ascii(last)):
-        return found
-    predicates = list(_PREDICATES.finditer(last))
-    rest = last[predicates[-1].end() :].strip() if predicates else last
-    formula = leading_formula(rest) if predicates else None
-    if formula:
-        return Extraction("value", formula.strip(), "conclusion")
-    number = _NUMBER.match(rest) if predicates else None
-    stated = only_quantity(rest, "conclusion")
-    if not number or stated.value is None:
-        return found
-    plain = stated.value == number.group().replace(",", "")
-    return Extraction("value", number.group() if plain else stated.value, "conclusion")
 
 
 def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...] | None = None) -> Extraction:
@@ -104,30 +159,46 @@ def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...]
     """
     if len(text) > MAX_TEXT_CHARS or is_scorer(family):
         return extract(text, family, candidates)
-    if _CUE.search(text):
-        found = extract(text, family, candidates, loose=True)
-        return found if found.outcome != "none" else _bare(text)
-    if len(text) > MAX_ANSWER_CHARS or _is_sentence(text):
-        found = extract(text, family, candidates, loose=True)
-        return found if found.outcome != "none" else _bare(text)
-    return _bare(text)
+    try:
+        return _read(text, family, candidates)
+    except LemaError:
+        raise
+    except Exception as error:  # noqa: BLE001 no text may take its file with it
+        return _failed(error)
+
+
+def _read(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
+    if len(text) <= MAX_BARE and not _WORDS.search(text):
+        return _bare(text)
+    said = spoken(text)
+    if said is None:
+        return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
+    said = without_end_tokens(said)
+    solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or _is_sentence(said)
+    found = extract(said, family, candidates, loose=True) if solution else conclude(said, family)
+    return _bare(said) if found.outcome == "none" and found.cue not in {"boxed", "field"} else found
 
 
 def _bare(text: str) -> Extraction:
     stripped = text.strip()
+    if (
+        len(stripped) > 2
+        and stripped[0] == stripped[-1]
+        and stripped[0] in "'\"`"
+        and stripped[0] not in stripped[1:-1]
+    ):
+        stripped = stripped[1:-1].strip()
     return Extraction("value", stripped, "whole") if stripped else Extraction("none", detail="the text is empty")
 
 
 def _is_sentence(text: str) -> bool:
     """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
-    text = text[-MAX_ANSWER_CHARS:]  # the patterns below look ahead from every opening delimiter
-    outside = FORMULA.sub(" ", text)
+    text = text[-MAX_ANSWER_CHARS:]
     if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
         return False
-    return (
-        len(re.findall(r"(?<![\\{A-Za-z])[A-Za-z]{2,}(?![A-Za-z}])", re.sub(r"\\[a-z]+\s*\{[^{}]*\}", " ", outside)))
-        >= 3
-    )
+    outside = _IN_ITS_FORM.sub(" ", without_formulas(text))
+    words = sum(word.lower() not in _MATHEMATICS for word in _WORD.findall(outside))
+    return words >= 3 or len(_IDEOGRAPHS.findall(outside)) >= _PROSE_IDEOGRAPHS
 
 
 def _simple(text: str) -> Extraction | None:
@@ -144,9 +215,9 @@ def _simple(text: str) -> Extraction | None:
         return None
     tail = text[start:] if text[-1] != "." else text[start:-1]
     number = _SIMPLE_TAIL.fullmatch(tail)
-    if number and cue == "answer" and denied(text[max(0, at - 160) : at]):
+    if number is None or may_think(text) or (cue == "answer" and denied(text[max(0, at - 160) : at])):
         return None
-    return _simple_value(number[1], cue) if number else None
+    return _simple_value(number[1], cue)
 
 
 @lru_cache(maxsize=1 << 16)
@@ -154,87 +225,202 @@ def _simple_value(number: str, cue: str) -> Extraction:
     return Extraction("value", number, cue)
 
 
-def _cut_run_on(text: str) -> str:
-    """Cut what follows the first answer where a new question, turn or block begins."""
-    first = _CUE.search(text)
-    if first is None:
-        return text
-    cut = _RUN_ON.search(text, first.end())
-    while cut is not None and not text[first.end() : cut.start()].strip(_DECORATION):
-        cut = _RUN_ON.search(text, cut.end())
-    return text if cut is None else text[: cut.start()]
+def _cut_run_on(text: str, family: Family) -> tuple[str, list[Cue]]:
+    """Return a text up to where a new question, turn or block follows its first answer, and the cues up to there."""
+    cues = find_cues(text, family)
+    content = _CONTENT.search(text, cues[0].end) if cues else None
+    if content is None:
+        return text, cues
+    cuts = [cut.start() for pattern in (_RUN_ON, CONTROL_TOKEN) if (cut := pattern.search(text, content.end()))]
+    if not cuts:
+        return text, cues
+    end = min(cuts)
+    return text[:end], [cue for cue in cues if cue.end <= end]
 
 
-def _by_cue(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
-    cues = list(_CUE.finditer(text))[-MAX_CUES:] or _last_result(text)
+def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[str, ...] | None) -> Extraction:
+    cues = cues[-MAX_CUES:] or _last_result(text)
+    boxes = find_boxes(text, [(cue.start, cue.end) for cue in cues if cue.kind == "boxed"])
     worst = Extraction("none", detail="no answer cue" if not cues else "the cues hold no answer")
-    last_boxed = True
+    last_box = max(boxes, default=-1)
     for cue in reversed(cues):
-        kind = cue.lastgroup or ""
-        if kind == "answer" and denied(text[max(0, cue.start() - 160) : cue.start()]):
-            return Extraction("ambiguous", cue=kind, detail=f"{text[cue.start() :][:80]!r} is denied")
-        if kind == "boxed":
-            raw = boxed(text, cue, cues if last_boxed else [cue], family)
-            last_boxed = False
+        if _is_denied(text, cue):
+            return Extraction("ambiguous", cue=cue.kind, detail=f"{text[cue.start :][:80]!r} is denied")
+        if cue.kind == "boxed":
+            reading = _boxed(text, boxes, cue.start, family, last=cue.start == last_box)
+        elif cue.kind == "tag":
+            reading = _tagged(text, cue)
         else:
-            raw = _snippet(text, cue.end(), family)
-        if raw is None:
+            reading = _enclosed(cue) if cue.content is not None else _snippet(text, cue, family)
+        if reading.outcome is not None:
+            return reading.outcome
+        if reading.raw is None or _NO_ANSWER.match(reading.raw):
             continue
-        if len(raw) > MAX_ANSWER_CHARS:
-            return Extraction(
-                "refused", cue=kind, detail=f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
-            )
-        reason = not_an_answer(to_ascii(raw))
-        if reason is not None:
-            return Extraction("refused", cue=kind, detail=f"{raw[:80]!r}: {reason}")
-        found = _typed(raw, family, candidates, kind)
+        found = _checked(text, cue, reading, family, candidates)
         if found.outcome != "none":
             return found
         worst = found if worst.detail.startswith("no") else worst
     return worst
 
 
-def _last_result(text: str) -> list[re.Match[str]]:
+def _is_denied(text: str, cue: Cue) -> bool:
+    """Say whether the words in front of a cue deny its answer, or only suppose it: "if he had sold 3, it would be"."""
+    before = text[max(0, cue.start - 160) : cue.start]
+    if cue.kind == "boxed":
+        clause = before.lower().rpartition("answer")[0]
+        return denies_box(before) or (bool(clause) and "." not in before[len(clause) :] and denied(clause))
+    if cue.kind not in {"answer", "language", "choice", "result"}:
+        return False
+    if "would" in text[cue.start : cue.end] and _SUPPOSED.search(before):
+        return True
+    return denied(before)
+
+
+def _boxed(text: str, boxes: dict[int, Box], start: int, family: Family, *, last: bool) -> _Reading:
+    box = boxes[start]
+    if box.content is None and last:
+        return _Reading(None, box.end, outcome=Extraction("none", cue="boxed", detail="the last box is not closed"))
+    earlier = [other for other in boxes.values() if other.start < start] if last else []
+    raw, alternative = joined(text, box, earlier, family)
+    return _Reading(raw, box.end, alternative)
+
+
+def _tagged(text: str, cue: Cue) -> _Reading:
+    """Read ``<answer>18</answer>``: its one line, or the value alone where it has several and nothing announces it."""
+    closing, end = tag_end(text, cue.end)
+    lines = [line.strip() for line in _HTML.sub("", text[cue.end : closing]).split("\n") if line.strip(_DECORATION)]
+    if len(lines) > 1:
+        detail = f"the tag holds {len(lines)} lines and no other cue"
+        return _Reading(None, end, outcome=Extraction("ambiguous", cue="tag", detail=detail))
+    if not lines:
+        return _Reading(None, end)
+    formula = leading_formula(lines[0])
+    whole = formula is not None and not lines[0][formula[1] :].strip(" .")
+    return _Reading(formula[0] if whole and formula else lines[0].strip(_DECORATION), end)
+
+
+def _refusal(raw: str, cue: str) -> Extraction | None:
+    """Return why a text is refused as an answer whatever stands in it, or None."""
+    if len(raw) > MAX_ANSWER_CHARS:
+        detail = f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
+        return Extraction("refused", cue=cue, detail=detail)
+    reason = not_an_answer(to_ascii(raw))
+    return None if reason is None else Extraction("refused", cue=cue, detail=f"{raw[:80]!r}: {reason}")
+
+
+def _checked(text: str, cue: Cue, reading: _Reading, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
+    """Type what a cue announces; refuse what is no answer, and what is denied or taken back."""
+    raw = reading.raw or ""
+    found = _refusal(raw, cue.kind) or _typed(raw, family, candidates, cue.kind)
+    if found.outcome in {"none", "refused"}:
+        return found
+    if taken_back(text[reading.end :], raw):
+        return Extraction("ambiguous", cue=cue.kind, detail=f"{raw[:80]!r} is taken back")
+    if found.value is not None and reading.alternative is not None:
+        return replace(found, alternative=_typed(reading.alternative, family, candidates, cue.kind).value)
+    if found.value is not None and family == "latex" and cue.kind != "boxed":
+        return replace(found, alternative=stated_side(found.value))
+    return found
+
+
+def _last_result(text: str) -> list[Cue]:
     """A "result" is the answer only in a last sentence, for steps have results too."""
+    if "esult" not in text and "ESULT" not in text:
+        return []
     last = list(_RESULT.finditer(text, max(0, len(text) - MAX_ANSWER_CHARS)))[-1:]
     ends = [_SENTENCE.search(text, cue.end()) for cue in last]
-    return [] if any(end and text[end.end() :].strip(_DECORATION) for end in ends) else last
+    if any(end and text[end.end() :].strip(_DECORATION) for end in ends):
+        return []
+    return [Cue("result", cue.start(), cue.end()) for cue in last]
 
 
 def _typed(raw: str, family: Family, candidates: tuple[str, ...] | None, cue: str) -> Extraction:
     raw = raw.strip()
     if not any(character.isalnum() for character in raw):
         return Extraction("none", cue=cue, detail="nothing stands behind the cue")
+    if family == "choice" and candidates:
+        return replace(choose(raw, candidates), cue=cue)
+    if family in {"numeric", "latex"}:
+        raw = _without_remark(_BLANK_THOUSANDS.sub(_join, raw) if " " in raw or not raw.isascii() else raw)
     if family == "numeric":
         return only_quantity(raw, cue)
-    if family == "choice" and candidates:
-        chosen = choose(raw, candidates)
-        return Extraction(chosen.outcome, chosen.value, cue, chosen.detail)
-    return Extraction("value", raw, cue)
+    return Extraction("value", computed_side(raw) if family == "latex" and "=" in raw else raw, cue)
 
 
-def _snippet(text: str, start: int, family: Family) -> str | None:
+def _join(thousands: re.Match[str]) -> str:
+    return "".join(sign for sign in thousands.group() if sign.isdigit())
+
+
+def _without_remark(raw: str) -> str:
+    """``18 (9 eggs at $2 each)`` is 18, and so is ``18, not 20``; ``18 (20 with tax)`` stays as it is."""
+    contrast = _CONTRAST.search(raw) if "not" in raw else None
+    raw = raw[: contrast.start()] if contrast and contrast.start() else raw
+    found = _BRACKETED.fullmatch(raw) if raw.endswith((")", ").", ")!")) and "(" in raw else None
+    return found["head"] if found and explains(found["remark"], found["head"]) else raw
+
+
+def _enclosed(cue: Cue) -> _Reading:
+    """Read a field of JSON; one that was cut off inside of its value is no answer."""
+    if cue.content:
+        return _Reading(cue.content, cue.end)
+    return _Reading(None, cue.end, outcome=Extraction("none", cue=cue.kind, detail="the field is empty or cut off"))
+
+
+def _snippet(text: str, cue: Cue, family: Family) -> _Reading:
     """Return what stands behind a textual cue, up to the end of its sentence."""
-    rest = text[start : start + MAX_ANSWER_CHARS + 200]
-    rest = rest.lstrip(_DECORATION) if family != "latex" else rest.lstrip(_DECORATION + "\n")
-    if not rest:
-        return None
-    formula = leading_formula(rest) if family == "latex" else None
-    if formula:
-        return formula
+    window = text[cue.end : cue.end + MAX_ANSWER_CHARS + 200]
+    rest = window.lstrip(_DECORATION)
+    start = cue.end + len(window) - len(rest)
+    if "<" in rest or "[" in rest:
+        rest = cut_at_tag(_HTML.sub("", rest))
+    formula = leading_formula(rest) if family == "latex" or rest.startswith(_DISPLAYED) else None
+    if formula is not None:
+        return _Reading(formula[0], start + formula[1])
     end = _SENTENCE.search(rest)
     sentence = rest[: end.start()] if end else rest
-    if "\\boxed" in sentence or "\\fbox" in sentence:
-        return None  # the box's own cue is in front of this one
+    if not rest or "\\boxed" in sentence or "\\fbox" in sentence:
+        return _Reading(None, start)  # the box's own cue stands behind this one and was read first
+    supposed = "would" in text[cue.start : cue.end] and " if " in sentence
+    if supposed or (family != "choice" and _denies_itself(rest, sentence, cue.kind)):
+        detail = f"{sentence[:80]!r} is denied"
+        return _Reading(None, start, outcome=Extraction("ambiguous", cue=cue.kind, detail=detail))
+    raw = _phrase(sentence, family, cue.kind)
+    mark = raw is not None and family == "latex" and end is not None and end["mark"] == "!"
+    number = None if family == "choice" else _FIRST_NUMBER.search(sentence)
+    return _Reading(raw, start + (number.end() if number else len(sentence)), f"{raw}!" if mark else None)
+
+
+def _denies_itself(rest: str, sentence: str, kind: str) -> bool:
+    """Whether what stands behind a cue denies an answer: "wrong", "nicht 5", "5, which is incorrect"."""
+    foreign = kind == "language" and _DENIED_FIRST.match(sentence) is not None
+    return foreign or _CALLED_WRONG.match(rest) is not None or denied_inside(sentence)
+
+
+def _phrase(sentence: str, family: Family, kind: str) -> str | None:
+    """Return the answer that a sentence behind a cue states, without the reasons that follow it."""
     if family == "latex" and len(sentence) > 60:
-        inner = list(FORMULA.finditer(sentence))
-        if inner:
-            return content(inner[-1])
-    sentence = _TRAILER.sub("", " ".join(sentence.split()))
+        inner = list(formulas(sentence))
+        if inner and not denies(sentence[: inner[-1].start]):
+            return inner[-1].content
+    sentence = _TRAILER.sub("", " ".join(_to_brace(sentence).split()))
+    if kind == "language":
+        sentence = _DECIMAL_COMMA.sub(r"\1.\2", sentence)
     if family == "latex":
         # "The volume of $ABCD$ is 120" says 120
         sentence = _PREDICATE.sub("", sentence)
     return sentence.strip(_DECORATION).rstrip(".,;") or None
+
+
+def _to_brace(sentence: str) -> str:
+    r"""Cut at a brace that closes what was opened in front of the cue: ``\boxed{\text{The answer is 460}}``."""
+    if "}" not in sentence:
+        return sentence
+    depth = 0
+    for at, sign in enumerate(sentence):
+        depth += (sign == "{") - (sign == "}")
+        if depth < 0 and sentence[at - 1 : at] != "\\":
+            return sentence[:at]
+    return sentence
 
 
 def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, found: Extraction) -> Extraction:
@@ -245,18 +431,29 @@ def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, 
     if family == "numeric":
         return _last_number(stripped)
     if family == "latex" and _is_sentence(stripped):
-        tails = (_last_value(sentence) for sentence in reversed(_SENTENCES.split(stripped[-MAX_ANSWER_CHARS:])))
-        return next((tail for tail in tails if tail.outcome == "value"), found)
+        sentences = [part for part in SENTENCES.split(stripped[-MAX_ANSWER_CHARS:]) if part]
+        tails = (_last_value(sentence) for sentence in reversed(sentences))
+        return next((tail for tail in tails if tail.outcome != "none"), found)
     return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
 
 
 def _last_value(sentence: str) -> Extraction:
-    formulas = [content(match) for match in FORMULA.finditer(sentence)]
-    return Extraction("value", formulas[-1].strip(), "formula") if formulas else _last_number(sentence)
+    found = list(formulas(sentence))
+    if not found:
+        return _last_number(sentence)
+    return _stated(sentence, found[-1].start, found[-1].end, found[-1].content.strip(), "formula")
 
 
 def _last_number(text: str) -> Extraction:
-    numbers = _NUMBER.findall(text[-MAX_ANSWER_CHARS:])
+    text = text[-MAX_ANSWER_CHARS:]
+    numbers = list(NUMBER.finditer(text))
     if not numbers:
         return Extraction("none", detail="no cue and no number")
-    return Extraction("value", numbers[-1], "last number")
+    return _stated(text, numbers[-1].start(), numbers[-1].end(), numbers[-1].group(), "last number")
+
+
+def _stated(text: str, start: int, end: int, value: str, cue: str) -> Extraction:
+    """Return a value of prose unless the words around it deny it."""
+    if changed(text[max(0, start - 160) : start]) or taken_back(text[end:], value):
+        return Extraction("ambiguous", cue=cue, detail=f"{value[:80]!r} is denied")
+    return Extraction("value", value, cue)

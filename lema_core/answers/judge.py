@@ -22,10 +22,16 @@ def judge(
 ) -> Judgement:
     """Return the verdict on one solution: right, wrong, or why there is none (none, ambiguous, refused, unknown)."""
     found = extract(text, family, candidates)
-    if found.value is None:
+    judged = None if found.value is None else _compared(gold, found.value, family, candidates, workers)
+    if found.alternative is not None and (judged is None or judged.verdict != "right"):
+        other = _compared(gold, found.alternative, family, candidates, workers)
+        # Only the gold answer can confirm this reading; that several letters are wrong, a gold of several letters says
+        if other.verdict == "right" or (judged is None and other.verdict == "wrong"):
+            return other
+    if judged is None:
         verdict: Any = found.outcome
         return Judgement(verdict, None, "extraction")
-    return _compared(gold, found.value, family, candidates, workers)
+    return judged
 
 
 @lru_cache(maxsize=CACHE)

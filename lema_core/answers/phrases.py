@@ -1,16 +1,121 @@
-"""What the words around a number do to it: deny it, compare it, compute with it, or merely tell its context."""
+"""What the words around an answer do to it: deny it, take it back, compare it, compute with it, explain it."""
 
 import re
+from fractions import Fraction
+from itertools import accumulate
+from operator import add, mul
 
 _CLAUSE = re.compile(r"[.,;:!?\n]|\b(?:so|then|and|but|therefore|thus|hence|because|since)\b", re.IGNORECASE)
 _DENIAL = re.compile(
-    r"\b(?:not(?! (?:hard|difficult|only))|never|cannot|doubt|wrong|false|incorrect|unlikely|hardly)\b|n['’]t\b",
+    r"\b(?:not(?! (?:hard|difficult|only))|never|cannot|doubt|wrong|false|incorrect|unlikely|hardly"
+    r"|nobody|no one|nicht|n['’]est pas|no es|não|non è|niet|не|nie)\b|n['’]t\b|不是|不等于|不等於",
     re.IGNORECASE,
 )
+_ELSEWHERE = re.compile(
+    r"""\b(?:mistake|mistakenly|wrongly|incorrectly|tempt(?:ed|ing)|at\ first|first\ glance|naive(?:ly)?|trap)\b
+    |\b(?:you|one|someone|somebody|people|some|many|most|students?|they|he|she|others?)\s+
+        (?:(?:may|might|could|would|will|often|usually|also)\s+){0,3}(?:think|believe|say|claim|guess|conclude|assume)s?\b
+    |\b(?:you|one|people|some|many|students?|they)\s+(?:may|might|could|would)\s+(?:\w+\s+)?(?:get|obtain|answer|write|expect|find)\b
+    |\b(?!I\b|we\b|who\b)\w+\s+(?:thinks|believes|says|claims|guesses|argues|suggests|assumes|insists|hopes)\b
+    |\b\w+\s+(?:thought|believed|said|claimed|guessed|argued|suggested|assumed|hoped|wished)\b(?!\s+process)
+    |\bto\s+(?:think|believe|say|claim|guess|assume|conclude)\b(?=\s+that\b|\s*$|\s+(?:the|its|his|her|their)\s*$)
+    |\bwould\ have\ been\b|\bused\ to\ be\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""Whoever thinks so, it is not the writer: "Bob thinks the answer is", "a common mistake is to say"."""
+_ATTRIBUTED = re.compile(
+    r"\baccording to (?!the\b|our\b|this\b|these\b|that\b|my\b|its\b|step)"
+    r"|\bin (?!my\b|our\b)\w+(?:['’]s?)?(?: \w+)? (?:opinion|view)\b",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"[.!?\n]")
+_DENIED_BOX = re.compile(
+    r"""(?:\bnot|n['’]t|\bnever|\bcannot|\bneither|\bnor|\brather\ than|\binstead\ of|\bother\ than|\bdifferent\ from
+        |\bunlike
+        |\\neq?\b|≠|!=
+        |\b(?:wrong|incorrect|false|mistaken|untrue|doubt|deny|impossible|unlikely)(?:ly)?(?:\s+\w+){0,3}?)
+    (?:\s+(?:be|is|was|are|to|equal|simply|just|exactly|actually|the|of|as|obtain|get|give|gives|value|answer|number|quite
+        |really|necessarily|possibly|have|been|correct|correctly|right)){0,6}
+    [\s$\\(\[{:]*(?:\w{1,12}\s*=\s*)?$""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_WRONG = r"(?:wrong|incorrect|mistaken|false|erroneous|inaccurate|impossible|invalid|unreasonable|nonsense|off\s+by)"
+_SUBJECT = r"""(?:that|this|it|which|these|they|(?:the|my|our)\s+(?:\w+\s+){0,2}?
+    (?:answer|result|value|calculation|computation|solution|work|reasoning|number|total|sum|box|conclusion)s?)"""
+_RETRACTION = re.compile(
+    rf"""\b{_SUBJECT}(?:['’]s|\s+(?:is|was|are|were|looks|seems|must\ be|would\ be|can\ be))\s+(?:\w+\s+){{0,3}}?
+        (?:{_WRONG}|(?:an?|the|my)\s+(?:mistake|error)|too\s+(?:small|large|big|high|low|much|many|few|hasty))\b(?!\s+to\b)
+    |\b{_SUBJECT}\s+(?:contradicts?|violates?|fails?)\b
+    |\b(?:I['’]m|I\ am|I\ was)\s+(?:\w+\s+)?{_WRONG}\b
+    |\bthere\s+(?:is|was|must\ be|are|were)\s+(?:an?\s+|some\s+)?(?:mistake|error|slip|typo)s?\b
+    |(?:^|[.!?…\n])[ \t]*+(?:(?:mistake|error)[ \t]*[!:.]|not\s+(?:quite|right|correct|so|exactly|really)\b)
+    |\b{_SUBJECT}\s*(?:(?:is|was|are|were|does|do|did|can|could|would|should|will|must|has|have)\s*(?:not|n['’]t)|['’]s\s+not|cannot|can['’]?t|won['’]?t)\s+(?:\w+\s+){{0,2}}?
+        (?:right|correct|true|valid|match|work|hold|make\ sense|satisfy|add\ up|possible|be|agree|fit|consistent|what
+        |the\ answer
+        |the\ (?:right|correct)|reasonable|[$\\(]*-?[0-9])
+    |\bthat\s+(?:gives|contradicts|violates)\b
+    |\b(?:edit|update|revision|(?:revised|corrected|amended)(?:\s+\w+)?)\s*:
+    |\b(?:I|we)\s+(?:\w+\s+){{0,2}}?(?:made\s+(?:an?|the|some|my)|forgot|miscalculat|misread|misunderst|misinterpret|mis-?count
+        |missed|overlooked|messed|was\s+{_WRONG}|were\s+{_WRONG}|should\ have|apologi[sz]e|meant
+        |need\s+to\s+(?:re|correct|fix|add|subtract|check|double)
+        |don['’]t\s+think|do\s+not\s+think|doubt|take\s+(?:that|it)\s+back|mixed\ up|confused)
+    |\b(?:oops|whoops|my\ bad|my\ mistake|scratch\ that|strike\ that|never\ ?mind
+        |on\ (?:second\ thoughts?|reflection|closer\ \w+)
+        |disregard
+        |correction|retract(?:ed)?|miscalculat\w+|sorry|apologies|ignore\ (?:that|this|the\ (?:above|previous))
+        |no,?\ wait|wait,?\ no|start(?:ing)?\ over|try(?:ing)?\ (?:this\ |it\ )?again
+        |check(?:ing)?\ (?:this\ |it\ |that\ )?again|let['’]?s?\ (?:me\ )?(?:correct|fix
+        |re-?(?:check|calcul|comput|consider|do|read|visit|think|evaluat|examin|count|assess|verif|work|solv)\w*))\b
+    |\b(?:should|ought\ to|must)\s+(?:\w+\s+)?(?:be|have\ been)\s+[$\\(*]{{0,4}}(?:boxed\{{)?-?[0-9]
+    |\b(?:correct|right|real|actual|true)\s+(?:answer|value|result|number|one|total)\s+(?:is|was|would\ be|should\ be)\b
+    |(?:^|[.!?…,;:—–\n-])[ \t]*+(?:no|nope|nah|wrong|incorrect|false)(?:[,.;:!—–-]|\s*$|\s+it\b|\s+that\b)
+    |等等|等一下|不对|不對|错了|錯了|搞错|算错|更正|应该是|應該是|有误
+    |\b(?:falsch|fehler|korrektur|moment\ mal|erreur|faux|en\ fait|pardon|incorrecto|equivocad\w+|corrección
+        |en\ realidad|errado|na\ verdade|sbagliato|ошиб\w+|неверно|неправильно|на\ самом\ деле)\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+_AT_ONCE = re.compile(
+    rf"""[\s$\\)\]}}*_.,;:"'”!?—–-]*+(?:\(|\[|which\s)?\s*+
+    (?:would\ (?:be|have)\b|(?:does|do|did)\s*(?:not|n['’]t)\s+(?:satisfy|work|fit|hold|match|make|solve|add|agree)
+    |(?:(?:is|was|would\ be|looks|seems|(?:cannot|can['’]?t|can\ not)\ be)\s+(?:\w+\s+){{0,2}}?)?{_WRONG}\b(?!\s+to\b)
+    |(?:is|was)(?:\s+not\b|n['’]t\b)(?!\s+(?:only|hard|surpris))
+    |(?:cannot|can['’]?t|can\ not)\s+be\b|no\s+longer\b)
+    |\s*+(?:\?++|\.\.\.+|…|,)\s*+no\b""",
+    re.VERBOSE | re.IGNORECASE,
+)
+"""What denies an answer in the words right behind it: "5 (wrong)", "5 is incorrect", "5? No"."""
+_DENIED_INSIDE = re.compile(
+    rf"(?:\(|[,;—–]\s*|\b(?:is|was)\s+)(?:\w+\s+){{0,2}}?(?:{_WRONG}|not\s+(?:right|correct|true|valid))\b(?!\s+to\b)",
+    re.VERBOSE | re.IGNORECASE,
+)
+_DOUBT = re.compile(
+    r"(?:^|[.!?…,;:)\]}$>*`\n—–-])[ \t\"“*_(\\]*+"
+    r"(wait|hmm+|hm|hold on|hang on|but|however|although|actually|instead|rather|in fact|then again)\b",
+    re.IGNORECASE,
+)
+_STATED_ANEW = re.compile(
+    r"\b(?:it['’]s|it is|is it|turns? out to be|make that|it becomes|it must be)\s+(?:actually |really |about )?"
+    r"[$\\(*]{0,4}(-?[0-9]++(?:[.,][0-9]++)*+)(?![0-9]|\s?[-+*/^×=])",
+    re.IGNORECASE,
+)
+"""Another number in the place of the answer: "Or is it 6?"."""
+_SAYS_ANSWER = re.compile(r"\banswers?\b", re.IGNORECASE)
+_CONFIRMED = re.compile(
+    r"(?<!not )(?<!n't )\b(?:correct|right|yes|yep|confirm(?:s|ed)?|verif(?:ies|ied)|checks out|indeed|still|stands"
+    r"|matches|consistent|works|holds|(?:all|looks) good|okay|ok|fine|as (?:expected|before)|agrees?|same)\b|[✓✔✅]",
+    re.IGNORECASE,
+)
+_DIGITS = re.compile(r"[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+")
+_NUMBER_BEFORE = re.compile(r"(?<=[0-9])(?![0-9])")
+_LETTER = re.compile(r"[^\W\d_]")
+MAX_AFTERWORDS = 2_000
+"""Only this many characters behind an answer are searched for what takes it back."""
 _SMALL = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty)"
 _HEDGES = re.compile(
     rf"""\b(?:not|never|cannot|neither|either|or|except|unlikely|hardly|doubt)\b|n['’]t\b
-    |(?:\b(?:(?:less|more|fewer|greater|larger|bigger|smaller|higher|lower)\ than|at\ (?:least|most)|up\ to|under|over
+    |(?:\b(?:(?:less|more|fewer|greater|larger|bigger|smaller|higher|lower)\ than|at\ (?:least|most)
+        |close\ to|other\ than|almost|nearly
+        |supposedly|allegedly|up\ to|under|over
         |below|above|between|from|anything\ but|without
         |twice|thrice|double|triple|half|third|quarter|{_SMALL}\ times|times|root|square|cube|sqrt|log|ln|abs|sin|cos
         |tan|exp|factorial|reciprocal|opposite|inverse|negation|decrease|reduction|decline|drop|fall|loss
@@ -41,18 +146,107 @@ _DURING = re.compile(
 )
 _TIME = re.compile(r"[\s-]?(?:second|minute|hour|day|night|week|weekend|month|year|decade)s?\b", re.IGNORECASE)
 _RESTATES = re.compile(r"[(:;]|\b(?:that is|which is|i\.e\.|or|so)\b", re.IGNORECASE)
+_OTHERWISE = re.compile(r"^\s*(?:or|not|and|else|otherwise)\b", re.IGNORECASE)
+_ROUNDED = re.compile(r"\b(?:round(?:ed|ing|s)?|approx\w*|about|nearest|exact(?:ly)?|truncated)\b|≈", re.IGNORECASE)
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+MAX_TERMS = 8
 _OPERATES = re.compile(r"\b(?:minus|plus|times|divided|multiplied|power|over|remainder)\b|[-+*/^]", re.IGNORECASE)
 
 
 def denied(before: str) -> bool:
-    """Say whether the clause in front of a cue denies what follows: "I don't think the answer is"."""
+    """Say whether the words in front of a cue deny what follows: "I don't think the answer is", "Bob thinks"."""
+    if "cording" in before or "opinion" in before or " view" in before:
+        sentence = _SENTENCE_END.split(before[-160:])[-1]
+        if _ATTRIBUTED.search(sentence):
+            return True
     clause = _CLAUSE.split(before[-160:])[-1]
-    return bool(clause.strip()) and _DENIAL.search(clause) is not None
+    if not clause.strip():
+        return False
+    return _DENIAL.search(clause) is not None or _ELSEWHERE.search(clause) is not None
+
+
+def denies_box(before: str) -> bool:
+    r"""Say whether the words right in front of a box deny it: ``not $\boxed{5}$``, ``instead of \boxed{5}``."""
+    before = before[-160:]
+    return _DENIED_BOX.search(before) is not None or _ELSEWHERE.search(_CLAUSE.split(before)[-1]) is not None
+
+
+def denies(words: str) -> bool:
+    """Say whether words in front of a value deny it: "certainly not equal to"."""
+    return _DENIAL.search(words) is not None
+
+
+def denied_inside(phrase: str) -> bool:
+    """Say whether a phrase denies the value that it states: "5, which is wrong", "5 (incorrect)"."""
+    return _DENIED_INSIDE.search(phrase) is not None
+
+
+def taken_back(behind: str, value: str) -> bool:
+    """Say whether what stands behind an answer takes it back: "Wait, that is wrong. It should be 6."
+
+    Words that only doubt take it back where nothing confirms the answer: "Wait" at once, "However" where another number
+    follows.
+    """
+    behind = behind[:MAX_AFTERWORDS]
+    if len(behind) < 3 or not _LETTER.search(behind):
+        return False
+    if _AT_ONCE.match(behind) or _RETRACTION.search(behind):
+        return True
+    if any(found[1] not in value for found in _STATED_ANEW.finditer(behind)):
+        return True
+    doubt = _DOUBT.search(behind)
+    return doubt is not None and _stays_in_doubt(doubt, behind[doubt.end() :], value)
+
+
+def _stays_in_doubt(doubt: re.Match[str], rest: str, value: str) -> bool:
+    if _CONFIRMED.search(rest):
+        return False
+    numbers = set(_DIGITS.findall(rest)) - set(_DIGITS.findall(value))
+    stops = doubt[1].lower().startswith(("wait", "hm", "hold", "hang"))
+    return bool(numbers) or (stops and _SAYS_ANSWER.search(rest) is None)
+
+
+def explains(remark: str, value: str) -> bool:
+    """Say whether a remark in brackets only tells how a number came about: "(9 eggs at $2 each)" behind 18.
+
+    It does if it states or computes the number, or rounds it; a remark with other numbers is another answer.
+    """
+    target = _number(value)
+    if target is None or _OTHERWISE.search(remark):
+        return False
+    numbers = [number for text in _DIGITS.findall(remark) if (number := _number(text)) is not None]
+    if len(numbers) > MAX_TERMS:
+        return False
+    if _ROUNDED.search(remark) and any(abs(number - target) < 1 for number in numbers):
+        return True
+    if "=" in remark:
+        return target in numbers
+    return len(numbers) > 1 and target in _results(numbers)
+
+
+def _results(numbers: list[Fraction]) -> set[Fraction]:
+    """Return what a few numbers give by one operation from left to right."""
+    difference = numbers[0] - sum(numbers[1:])
+    results = {*list(accumulate(numbers, add))[-1:], *list(accumulate(numbers, mul))[-1:], difference, -difference}
+    if len(numbers) == 2 and all(numbers):
+        results |= {numbers[0] / numbers[1], numbers[1] / numbers[0]}
+    return results
+
+
+def _number(text: str) -> Fraction | None:
+    plain = text.strip().replace(",", "").replace("$", "")
+    return Fraction(plain) if len(plain) <= 30 and _PLAIN_NUMBER.fullmatch(plain) else None
 
 
 def hedged(before: str, behind: str = "") -> bool:
     """Say whether the words beside a number change it: "less than 5", "half of 10", "5 squared", "5 or more"."""
     return _HEDGES.search(before) is not None or _SUFFIXES.match(behind) is not None
+
+
+def changed(before: str) -> bool:
+    """Say whether the words between a number and the one before it deny or change it: "there are at least"."""
+    words = _NUMBER_BEFORE.split(_CLAUSE.split(before[-160:])[-1])[-1]
+    return denied(words) or hedged(words)
 
 
 def is_context(between: str, behind: str) -> bool:

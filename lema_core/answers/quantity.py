@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import prod
 
 from lema_core.answers.lexer import to_ascii
-from lema_core.answers.phrases import hedged, is_context, restates
+from lema_core.answers.phrases import explains, hedged, is_context, restates
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.types import Extraction
 
@@ -67,7 +67,7 @@ def only_quantity(phrase: str, cue: str) -> Extraction:
 def _explained(bracket: re.Match[str], cue: str) -> Extraction:
     """``18 (3 * 6 = 18)`` says 18 twice; ``18 (20 with tax)`` says two numbers."""
     head, inner = only_quantity(bracket["head"], cue), only_quantity(bracket["inner"], cue)
-    if head.value is not None and head.value != inner.value:
+    if head.value is not None and head.value != inner.value and not explains(bracket["inner"], head.value):
         return Extraction("ambiguous", cue=cue, detail=f"{head.value} and in brackets {bracket['inner'][:80]!r}")
     return head
 

@@ -30,6 +30,8 @@ class Extraction:
     """What marked it: ``####``, ``boxed``, ``answer``, ``whole``, ..."""
     detail: str = ""
     """What was seen, where it is not a value."""
+    alternative: str | None = None
+    """Another reading of the same words that only the gold answer can confirm: ``5!`` of "The answer is 5!"."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,15 @@ from typing import Any
 
 from lema_core.answers.extraction import read_answer
 from lema_core.answers.matching import match
-from lema_core.answers.scorers import is_scorer
-from lema_core.answers.types import Extraction, Family, Match
+from lema_core.answers.types import Extraction, Family, Match, MatchOutcome
 from lema_core.answers.workers import Workers
 
 _TASKS: Mapping[str, Family] = {
     "gsm8k": "numeric", "svamp": "numeric", "asdiv": "numeric", "arithmetic": "numeric", "math": "latex",
     "csqa": "choice", "commonsenseqa": "choice", "commonsense_qa": "choice",
 }  # fmt: skip
-_FAMILIES: tuple[Family, ...] = ("numeric", "latex", "choice", "text")
+FAMILIES: tuple[Family, ...] = ("numeric", "latex", "choice", "text")
+"""What a row of a file may name as its family."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,37 @@ class Verification:
 
 
 def family_of(row: Mapping[str, Any], default: Family = "latex") -> Family:
-    """Return the family that a case asks for by its ``family``, ``task`` or ``kind``, else ``default``."""
-    for name in (row.get("family"), row.get("kind")):
-        if isinstance(name, str) and (name in _FAMILIES or is_scorer(name)):
-            return name
-    if row.get("candidates"):
+    """Return the family that a case asks for by its ``family``, ``candidates``, ``task`` or ``kind``, else ``default``.
+
+    A row names one of the four families and nothing else: code is imported only for a scorer that the caller gives as
+    ``default``. ``kind`` is a common label in files of others, so it counts last; ``ignored_family`` says what was not
+    understood.
+    """
+    family, task = row.get("family"), row.get("task")
+    if isinstance(family, str) and (_is_family(family) or family == default):
+        return family
+    if isinstance(row.get("candidates"), list | tuple) and row["candidates"]:
         return "choice"
-    return _TASKS.get(str(row.get("task") or "").lower(), default)
+    if isinstance(task, str) and task.lower() in _TASKS:
+        return _TASKS[task.lower()]
+    return row["kind"] if takes_kind(row) else default
+
+
+def takes_kind(row: Mapping[str, Any]) -> bool:
+    """Whether only the label ``kind`` of a case says how its answers are written."""
+    task, kind = row.get("task"), row.get("kind")
+    named = _is_family(row.get("family")) or row.get("candidates") or (isinstance(task, str) and task.lower() in _TASKS)
+    return not named and _is_family(kind)
+
+
+def _is_family(name: object) -> bool:
+    return isinstance(name, str) and name in FAMILIES
+
+
+def ignored_family(row: Mapping[str, Any], default: Family = "latex") -> str | None:
+    """Return the ``family`` of a case that is none of the four and not the one that the caller gave, None if it is."""
+    family = row.get("family")
+    return None if family is None or family == default or _is_family(family) else str(family)
 
 
 def verify_pair(
@@ -52,12 +76,26 @@ def verify_pair(
 ) -> Verification:
     """Compare two texts, each a bare answer or a whole solution. ``gold`` comes first."""
     left, right = read_answer(gold, family, candidates), read_answer(pred, family, candidates)
-    for side, found in (("gold", left), ("pred", right)):
-        if found.value is None:
-            empty = side == "pred" and found.outcome == "none"
-            result = Match(
-                "different" if empty else "unknown", "extraction", f"{side}: {found.outcome}, {found.detail}"
-            )
-            return Verification(family, left, right, result)
-    result = match(left.value or "", right.value or "", family, candidates, workers=workers)
+    if left.outcome == "none" and left.cue == "boxed":
+        left = Extraction("value", gold.strip(), "whole")  # a box that is not closed cuts off a prediction, not a gold
+    result = _compare(left, right, family, candidates, workers)
     return Verification(family, left, right, result)
+
+
+def _compare(
+    left: Extraction, right: Extraction, family: Family, candidates: tuple[str, ...] | None, workers: Workers | None
+) -> Match:
+    """Compare what was read; another reading of the prediction counts where it is the gold answer."""
+    if left.value is None and left.alternative is None:
+        return Match("unknown", "extraction", f"gold: {left.outcome}, {left.detail}")
+    gold = left.value if left.value is not None else left.alternative or ""
+    first = None if right.value is None else match(gold, right.value, family, candidates, workers=workers)
+    if right.alternative is not None and (first is None or first.outcome != "equal"):
+        other = match(gold, right.alternative, family, candidates, workers=workers)
+        if other.outcome == "equal" or (first is None and other.outcome == "different"):
+            return other
+    if first is not None:
+        return first
+    # A text without an answer is no right answer; one that was taken back or has several is undecided
+    outcome: MatchOutcome = "different" if right.outcome == "none" else "unknown"
+    return Match(outcome, "extraction", f"pred: {right.outcome}, {right.detail}")
