@@ -19,6 +19,8 @@ FOUND = ("verdict", "layer", "ground")
 """What is written beside a row's own columns."""
 BATCH = 1_000
 WIDTH = 60
+MAX_NOTES = 5
+"""Kinds of notes on how rows were read that are printed."""
 
 
 def verify(
@@ -35,9 +37,10 @@ def verify(
 ) -> None:
     r"""Compare gold answers with predicted ones, each a bare answer or a whole solution.
 
-    A line is a JSON object with `gold` and `pred`; `task` (gsm8k, math, csqa, ...) or `family` selects how answers are
-    read, `candidates` are the choices of a multiple-choice question, and `equal` says what is right, so that the
-    agreement can be counted. The verdict is equal, different or unknown; unknown is never counted as equal.
+    A line is a JSON object with `gold` and `pred`; `family` (numeric, latex, choice, text) or `task` (gsm8k, math,
+    csqa, ...) selects how answers are read, `candidates` are the choices of a multiple-choice question, and `equal`
+    says what is right, so that the agreement can be counted. The verdict is equal, different or unknown; unknown is
+    never counted as equal. A scorer's code is loaded only for `--family`, never because a line names it.
 
         lema verify cases.jsonl --out verdicts.jsonl
 
@@ -81,15 +84,19 @@ def _explain(console: "Console", pair: tuple[str, str], family: str) -> None:
 
 
 def _verify_file(console: "Console", cases: str, out: Path | None, family: str, show: int) -> None:
+    from rich.markup import escape
+
     from lema_core.chunks import chunked
     from lema_core.questions.files import read_rows
 
     layers: Counter[tuple[str, str]] = Counter()
     labels: Counter[tuple[bool, str]] = Counter()
     disagreements: list[tuple[Any, Verification]] = []
+    notes = Counter[str]()
     with _writer(out, cases) as write:
         for some in chunked(read_rows(cases), BATCH):
             judged = [(row, _verified(place, row, family)) for place, row in some]
+            notes.update(note for row, _ in judged if (note := _note(row, family)))
             write([{**row, **_found(result)} for row, result in judged])
             for row, result in judged:
                 layers[result.match.layer, result.verdict] += 1
@@ -98,21 +105,32 @@ def _verify_file(console: "Console", cases: str, out: Path | None, family: str, 
                     if bool(row["equal"]) != (result.verdict == "equal") and len(disagreements) < show:
                         disagreements.append((row, result))
     _print_layers(console, layers)
+    for note, count in notes.most_common(MAX_NOTES):
+        console.print(escape(f"{count} rows: {note}"), highlight=False)
     _print_agreement(console, labels, disagreements)
 
 
 def _verified(place: str, row: "Row", family: str) -> "Verification":
     from lema_core.answers.verify import family_of, verify_pair
-    from lema_core.artifacts.parquet import faults_as
     from lema_core.errors import DataError
 
     choices = row.get("candidates")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
         raise DataError(f"{place}: `candidates` is {str(choices)[:60]!r}, expected a list of texts, one a choice")
     gold, pred = _text(row, "gold", place), _text(row, "pred", place)
-    with faults_as(lambda told: DataError(f"{place}: the row's `family` or `task` cannot be used ({told})")):
-        own = family_of(row, family)
-    return verify_pair(gold, pred, own, tuple(choices) if choices else None)
+    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None)
+
+
+def _note(row: "Row", family: str) -> str | None:
+    """Return what a user must know about how a case was read, by its fields."""
+    from lema_core.answers.verify import ignored_family, takes_kind
+
+    ignored = ignored_family(row, family)
+    if ignored is not None:
+        return f"`family` {ignored[:60]!r} is none of numeric, latex, choice and text, and is ignored"
+    if takes_kind(row):
+        return f"read as {row['kind']}, for `kind` says so; write `family` if that is meant, or rename the label"
+    return None
 
 
 def _found(result: "Verification") -> dict[str, str]:

@@ -141,3 +141,32 @@ def test_an_object_without_fields_has_no_parquet_column(tmp_path):
     with pytest.raises(DataError, match="do not fit the columns"):
         verify(cases=str(cases), out=tmp_path / "out.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["cases.jsonl"]
+
+
+def test_no_row_chooses_code_and_none_takes_the_file(tmp_path, monkeypatch):
+    module = tmp_path / "evil_module_of_a_row.py"
+    module.write_text("open('imported', 'w').close()\nclass s:\n    extract = match = staticmethod(print)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        *({"gold": "5", "pred": "7", name: f"{module.stem}:s"} for name in ("family", "kind", "task")),
+        {"gold": "5", "pred": "5", "family": ["x"], "candidates": 5},
+        {"gold": "5", "pred": "5", "family": {"a": 1}, "candidates": [1, None, {"x": 2}], "task": 7},
+        {"gold": ["5"], "pred": {"answer": 5}, "kind": []},
+        {"gold": "x^2+y^2=9", "pred": r"\\boxed{\\sqrt{x^2+y^2}=3}"},
+        {"gold": "\ud800", "pred": "\ud800"},
+    ]
+    cases, out = tmp_path / "cases.jsonl", tmp_path / "out.jsonl"
+    cases.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    result = runner.invoke(app, [str(cases), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "imported").exists()
+    assert [json.loads(line)["verdict"] for line in out.read_text("utf-8").splitlines()][:3] == ["different"] * 3
+    assert "is none of numeric, latex, choice and text" in " ".join(result.output.split())
+
+
+def test_a_label_that_decides_the_reading_is_told(tmp_path):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text('{"gold": "0.5", "pred": "1/2", "kind": "text"}\n{"gold": "1", "pred": "1", "kind": "hard"}\n')
+    result = runner.invoke(app, [str(cases)])
+    assert "1 rows: read as text, for `kind` says so" in " ".join(result.output.split())
