@@ -11,13 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
+from math import floor
 
 from lema_core.answers.arithmetic_sides import Side, chains
 from lema_core.answers.arithmetic_tokens import Token
+from lema_core.answers.formulas import formulas
 
 MAX_BITS = 2048
 """Numerators and denominators beyond this are given up: exact arithmetic must stay cheap."""
 MAX_EXPONENT = 32
+ROUNDED_DECIMALS = 3
+"""Decimals from which on a number in a computation may be a rounded one: ``1.414`` is, the 1.25 of a price is not."""
 MAX_STEP_CHARS = 20_000
 """Only this much of a step is read."""
 
@@ -51,10 +55,29 @@ _CONVERTIBLE = frozenset(
         "min", "hr", "sec", "lb", "oz", "ft", "in", "hrs", "mins", "k",
     ]
 )  # fmt: skip
+_DIMENSIONS = (
+    frozenset(["second", "minute", "hour", "day", "week", "month", "year", "decade", "century", "min", "hr", "sec",
+        "hrs", "mins"]),
+    frozenset(["inch", "inche", "foot", "feet", "yard", "mile", "mm", "cm", "m", "km", "meter", "metre", "centimeter",
+        "millimeter", "kilometer", "ft", "in"]),
+    frozenset(["ounce", "pound", "ton", "g", "kg", "gram", "kilogram", "lb", "oz"]),
+    frozenset(["ml", "l", "liter", "litre", "gallon", "quart", "pint", "cup"]),
+)  # fmt: skip
+"""Units of one kind: a side with two of them converts, ``1 minute / 60 seconds = 1``."""
 _COUNTED = frozenset(["dozen", "hundred", "thousand", "million", "billion", "trillion", "gross", "k"])
 """Numbers written as units: beside another unit, or none, they are factors that are not computed here."""
 _CLOCK = frozenset(["am", "pm", "o'clock", "o’clock"])
 _COINS = frozenset(["cent", "penny", "pennie", "nickel", "dime", "quarter"])
+_OTHER_BASE = re.compile(
+    r"\bin\s+base\b|\bbase[- ]\$?(?:two|three|five|eight|twelve|sixteen)\b|\bbase-\$?[0-9]|\bbinary\b|\bhexadecimal\b"
+    r"|[0-9]_\{?[0-9]",
+    re.IGNORECASE,
+)
+"""A step that counts in another base is not read."""
+_REMAINDER = re.compile(
+    r"[^.;\n=]{0,60}?\b(?:with|and|leaving|leaves|remainder|R)\b[^.;\n=]{0,60}?(?:\b(?:left|leftover|remain(?:s|ing|der)?|over|extra|spare)\b|(?<=R)\s?[0-9])",
+    re.DOTALL,
+)
 _ROUNDING = re.compile(r"round|approx|about|nearest|whole|around|roughly|almost|≈|remainder|left ?over", re.IGNORECASE)
 
 
@@ -65,7 +88,7 @@ def false_equations(text: str) -> list[FalseEquation]:
     money, mixed numbers, units after numbers and chains of equals signs are understood.
     """
     text = text[:MAX_STEP_CHARS]
-    if "=" not in text:
+    if "=" not in text or _OTHER_BASE.search(text):
         return []
     loose = bool(_ROUNDING.search(text))
     found = []
@@ -73,10 +96,21 @@ def false_equations(text: str) -> list[FalseEquation]:
         for left, right in pairwise(chain):
             if left is None or right is None or not _checkable(text, left, right):
                 continue
+            if _leaves_remainder(text, left, right):
+                continue
             difference = _difference(left, right, loose)
             if difference is not None:
                 found.append(_report(text, left, right, *difference))
     return found
+
+
+def _leaves_remainder(text: str, left: Side, right: Side) -> bool:
+    """Whether a quotient without its fraction is said to leave something: "10 / 3 = 3 with 1 left"."""
+    if len(right.tokens) != 1 or not any(token.text in {"/", "÷"} for token in left.tokens):
+        return False
+    computed = _value(left.tokens, "fraction")
+    whole = computed is not None and floor(computed) == right.tokens[0].value
+    return whole and _REMAINDER.match(text, right.tokens[-1].end) is not None
 
 
 def _report(text: str, left: Side, right: Side, computed: Fraction, claimed: Fraction) -> FalseEquation:
@@ -85,15 +119,31 @@ def _report(text: str, left: Side, right: Side, computed: Fraction, claimed: Fra
 
 
 def _checkable(text: str, left: Side, right: Side) -> bool:
-    if not any(token.kind == "op" for token in left.tokens[1:]):
+    if not any(token.kind == "op" or token.product is not None for token in left.tokens[1:]) and (
+        left.tokens[0].product is None
+    ):
         return False  # "60 minutes = 1 hour" converts, "x = 5" defines: nothing is computed
     if [token.text for token in left.tokens] == [token.text for token in right.tokens[: len(left.tokens)]]:
         return False  # "Ann ate 1/6 = 1/6 * 12 = 2 slices" names a share, then computes it
-    if _scales(text, left, right):
+    if _scales(text, left, right) or _defines(text, left, right):
         return False
     return (
         left.units == right.units or not (left.units | right.units) & _CONVERTIBLE or not (left.units and right.units)
     )
+
+
+def _defines(text: str, left: Side, right: Side) -> bool:
+    r"""Whether a sign is used as defined by the question: ``$2 * 6 = 2^6 + 6^2$``, ``(3) x (5) = (3 + 5)^2``."""
+    operators = [token for token in left.tokens if token.kind == "op"]
+    stars = all(text[token.start : token.end] in {"*", "x"} for token in operators)
+    others = {token.text for token in right.tokens[1:] if token.kind == "op"} - {"*"}
+    if not stars or not others or not ("^" in others or "$" in text or "\\" in text):
+        return False
+    numbers = {token.value for token in left.tokens if token.kind == "num"}
+    if not numbers <= {token.value for token in right.tokens if token.kind == "num"}:
+        return False
+    start, end = left.tokens[0].start, right.tokens[-1].end
+    return "^" in others or any(formula.start <= end and start <= formula.end for formula in formulas(text))
 
 
 def _scales(text: str, left: Side, right: Side) -> bool:
@@ -104,6 +154,8 @@ def _scales(text: str, left: Side, right: Side) -> bool:
         return True
     if units & _COINS and re.search(r"[$£€]", text[max(0, left.tokens[0].start - 2) : right.tokens[-1].end]):
         return True
+    if any(len(side.units & units_of_one) > 1 for side in (left, right) for units_of_one in _DIMENSIONS):
+        return True
     return any(len(side.units & _CONVERTIBLE) > 1 for side in sums)
 
 
@@ -111,13 +163,55 @@ def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fractio
     """Return the two values where every reading of the link is false, else None."""
     first: tuple[Fraction, Fraction] | None = None
     for computed in _readings(left):
-        for claimed in _readings(right):
+        for claimed in (*_readings(right), *_without_of(right)):
             if computed is None or claimed is None:
                 return None
             if _agree(computed, claimed, right, loose) or _runs_on(computed, right):
                 return None
             first = first or (computed, claimed)
+    if first is None or _agree_as_thousands(left, right) or _agree_as_rounded(left, right, *first):
+        return None
     return first
+
+
+def _without_of(side: Side) -> Iterator[Fraction | None]:
+    """``3/24 = 1/8 of 2 feet`` claims an eighth, whatever it is of."""
+    at = next((index for index, token in enumerate(side.tokens) if token.text == "of"), None)
+    if at is not None:
+        value = _value(side.tokens[:at], "fraction")
+        yield from () if value is None else (value,)
+
+
+def _agree_as_thousands(left: Side, right: Side) -> bool:
+    """``1.000 + 1 = 1.001`` as it is written in Europe, where the point separates thousands."""
+    tokens = (*left.tokens, *right.tokens)
+    if not any(token.decimals == 3 and 1 <= token.value < 1000 for token in tokens):
+        return False
+    sides = [
+        _value(
+            [replace(token, value=token.value * 1000) if token.decimals == 3 else token for token in side.tokens],
+            "fraction",
+        )
+        for side in (left, right)
+    ]
+    return sides[0] is not None and sides[0] == sides[1]
+
+
+def _agree_as_rounded(left: Side, right: Side, computed: Fraction, claimed: Fraction) -> bool:
+    """Whether rounded numbers on the way explain the difference: ``(1.414)^2 = 2``, ``452 / 1.05^14 = 452 / 1.98``."""
+    written = {token.text for token in left.tokens}
+    tolerance = Fraction(0)
+    for side, least in ((left, ROUNDED_DECIMALS), (right, ROUNDED_DECIMALS if len(right.tokens) == 1 else 2)):
+        for index, token in enumerate(side.tokens):
+            if token.decimals < least or (side is right and (token.text in written or len(side.tokens) == 1)):
+                continue
+            shifted = list(side.tokens)
+            shifted[index] = replace(token, value=token.value + Fraction(1, 2 * 10**token.decimals))
+            value, base = _value(shifted, "fraction"), _value(side.tokens, "fraction")
+            if value is None or base is None:
+                return False
+            tolerance += abs(value - base)
+    return 0 < abs(computed - claimed) <= tolerance
 
 
 def _runs_on(computed: Fraction, right: Side) -> bool:
@@ -146,6 +240,9 @@ def _readings(side: Side) -> Iterator[Fraction | None]:
         yield _value(side.tokens, "relative")
     if side.bullet:
         yield _value(side.tokens[1:], "fraction")
+    products = [token if token.product is None else replace(token, value=token.product) for token in side.tokens]
+    if products != list(side.tokens):
+        yield _value(products, "fraction")
     repeating = [_unrounded(token) for token in side.tokens]
     if len(repeating) > 1 and repeating != list(side.tokens):
         yield _value(repeating, "fraction")

@@ -63,7 +63,8 @@ def _segments(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
     segment: list[list[Token]] = [[]]
     for position, token in enumerate(tokens):
         follows = tokens[position + 1].kind if position + 1 < len(tokens) else ""
-        if token.kind == "cut" and token.text.startswith("\n") and follows == "=":
+        continued = follows == "=" or (segment[-1] and _continues(segment[-1][-1]))
+        if token.kind == "cut" and token.text.startswith("\n") and continued:
             continue
         if token.kind in {"cut", "approx"}:
             if len(segment) > 1:
@@ -75,6 +76,11 @@ def _segments(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
             segment[-1].append(token)
     if len(segment) > 1:
         yield segment
+
+
+def _continues(last: Token) -> bool:
+    """Whether a line that ends with this sign goes on in the next one; a dash may be the writer's."""
+    return last.kind == "op" and last.text in {"+", "*", "/"}
 
 
 def _runs(side: Sequence[Token]) -> list[Side | None]:
@@ -91,6 +97,7 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
             index += 1
             continue
         words, index = _words(side, index)
+        index = _behind_power(side, index)
         after = side[index] if index < len(side) else None
         if _is_of(words, current, after):
             current.append(Token("op", token.start, token.end, "of"))
@@ -100,10 +107,22 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
             if current or tainted:
                 runs.append(None if tainted else _side(current, units, dash=True))
             current, units = [], []
+            if runs and after is None and words[-1] not in _BREAKING and _BREAKING.intersection(words):
+                runs.append(None)  # "x = 7/2 and ab = 1": the words name what the next equation is about
             tainted = words[-1].rstrip("_0123456789") in _TAINTING or _is_function(side[index - 1], after)
     if current or tainted or not runs:
         runs.append(None if tainted else _side(current, units, dash=bool(runs)))
     return runs
+
+
+def _behind_power(side: Sequence[Token], index: int) -> int:
+    r"""Return the index behind the power of a unit: ``440\\text{ cm}^2``."""
+    if index >= len(side) or side[index].text != "^":
+        return index
+    braced = [token.kind for token in side[index + 1 : index + 4]] == ["(", "num", ")"]
+    if braced:
+        return index + 4
+    return index + 2 if index + 1 < len(side) and side[index + 1].kind == "num" else index
 
 
 def _words(side: Sequence[Token], index: int) -> tuple[list[str], int]:
@@ -147,8 +166,8 @@ def _side(tokens: list[Token], units: list[list[str]], *, dash: bool) -> Side | 
     if not tokens or (tokens[0].kind == "op" and tokens[0].text not in {"+", "-"}):
         return None
     bullet = tokens[0].kind == "op" and len(tokens) > 1 and tokens[1].start > tokens[0].end
-    if bullet and dash:
-        return None  # "24 hours in a day - 10 hours": the first operand stands in the prose
+    if (bullet and dash) or tokens[0].text == "+":
+        return None  # "24 hours in a day - 10 hours", "+ 5 = 8": the first operand stands in what is not read
     names = frozenset(unit.removesuffix("s") for words in units for unit in words)
     uniform = len(units) == sum(token.kind == "num" for token in tokens)
     return Side(tuple(tokens), names, bullet, uniform)

@@ -6,8 +6,10 @@ calculator wrote what stands in them, not the model).
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 
 MAX_DIGITS = 40
 """Longer numbers are taken as unknowns: no word problem needs them, and huge integers cost time."""
@@ -26,12 +28,16 @@ class Token:
     decimals: int = 0
     """Digits after the point, as written: the precision that the writer claims."""
     percent: bool = False
+    product: Fraction | None = None
+    r"""The other reading of ``2\\frac{1}{3}``: two times a third."""
 
 
 _LEXER = re.compile(
     r"""(?P<mark><<[^<>]*>>)
     |(?P<clock>[0-9]{1,2}:[0-9]{2}(?![0-9]))
-    |(?P<mixed>[0-9]{1,4}[ ][0-9]{1,3}/[0-9]{1,4}(?![0-9/.]))
+    |(?P<ratio>(?<=[0-9)}]):(?=[0-9.({\\])|(?<=[0-9)}])[ ]:[ ](?=[0-9({\\]))
+    |(?P<mixed>[0-9]{1,4}(?:[ ]|[ ]and[ ]\$?)[0-9]{1,3}/[0-9]{1,4}(?![0-9/.]))
+    |(?P<mixedfrac>(?<![0-9.,])[0-9]{1,4}[ ]?\\[dtc]?frac\s?(?:\{[0-9]{1,3}\}\s?\{[0-9]{1,4}\}|[0-9][0-9](?![0-9])))
     |(?P<num>(?:[0-9]{1,3}(?:(?:,|\{,\}|,\\!)[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)
     |(?P<shortfrac>\\[dt]?frac\s?[0-9][0-9])
     |(?P<latex>\\[A-Za-z]+|\\.)
@@ -46,11 +52,16 @@ _LEXER = re.compile(
     |(?P<other>.)""",
     re.VERBOSE | re.DOTALL,
 )
-_PLAIN_KINDS = {"open": "(", "close": ")", "cut": "cut", "other": "var", "clock": "var"}
+_TEXT_COMMAND = re.compile(r"\\(?:text[a-z]{0,6}|mbox|mathrm|mathit|rm)\s?$")
+TEXT_BRACE = "text{"
+"""The text of a brace that holds words, not a formula."""
+_MIXED_PARTS = re.compile(r"([0-9]+)[^0-9]+([0-9](?=[0-9]$)|[0-9]+)[^0-9]*([0-9]+)")
+_PLAIN_KINDS = {"open": "(", "close": ")", "cut": "cut", "other": "var", "clock": "var", "ratio": "var"}
 _OPERATORS = {"×": "*", "·": "*", "⋅": "*", "∙": "*", "∗": "*", "÷": "/", "−": "-", "–": "-", "**": "^"}
-_LATEX_OPERATORS = {"times": "*", "cdot": "*", "ast": "*", "div": "/"}
+_LATEX_OPERATORS = {"times": "*", "cdot": "*", "div": "/"}
 _LATEX_SPACE = {
-    "left", "right", "text", "mathrm", "textbf", "mathbf", "mbox", "boxed", "quad", "qquad", "displaystyle", "big",
+    "left", "right", "text", "textrm", "textit", "mathit", "rm", "mathrm", "textbf", "mathbf", "mbox", "boxed", "quad",
+    "qquad", "displaystyle", "big",
     "Big", "bigl", "bigr", "hspace", ",", ";", "!", " ", ":", "$",
 }  # fmt: skip
 _TOUCHING_UNITS = frozenset(
@@ -59,6 +70,12 @@ _TOUCHING_UNITS = frozenset(
         "secs", "am", "pm", "mph", "cents", "k",
     ]
 )  # fmt: skip
+_LETTER_WORDS = "gmLlshkKaI"
+"""Letters that may be words or units; every other one alone is an unknown."""
+_BEHIND_LETTER = re.compile(
+    r"[ $]{0,3}(?:(?P<application>(?:\\left\s?|\\bigl?\s?)?\()|[-+*/^_=<>≤≥)}\]&≈·×]"
+    r"|\\(?:cdot|times|div|frac|leq?|geq?|approx|right|\)|\]|\\)|[$,.]?\s*$)"
+)
 _WORD_OPERATORS = {"plus": "+", "minus": "-", "times": "*"}
 
 
@@ -76,8 +93,9 @@ def _token(match: re.Match[str], before: list[Token]) -> Token | None:
     kind, text, (start, end) = match.lastgroup or "other", match.group(), match.span()
     plain = _PLAIN_KINDS.get(kind)
     if plain is not None:
-        return Token(plain, start, end, text)
-    if kind in {"num", "mixed", "shortfrac"}:
+        says = text == "{" and _TEXT_COMMAND.search(match.string, max(0, start - 12), start)
+        return Token(plain, start, end, TEXT_BRACE if says else text)
+    if kind in {"num", "mixed", "shortfrac", "mixedfrac"}:
         return _number(kind, text, start, end)
     if kind == "eq":
         return Token("=" if text in {"=", "=="} else "approx", start, end, text)
@@ -98,17 +116,26 @@ def _percent(before: list[Token], start: int, end: int) -> Token | None:
 def _number(kind: str, text: str, start: int, end: int) -> Token:
     if end - start > MAX_DIGITS:
         return Token("var", start, end, text)
-    if kind == "mixed":
-        whole, _, fraction = text.partition(" ")
-        top, bottom = (int(part) for part in fraction.split("/"))
-        if not 0 < top < bottom:
-            return Token("var", start, end, text)
-        return Token("num", start, end, text, int(whole) + Fraction(top, bottom))
+    if kind in {"mixed", "mixedfrac"}:
+        return _mixed(kind, text, start, end)
     if kind == "shortfrac":
         top, bottom = int(text[-2]), int(text[-1])
         return Token("num", start, end, text, Fraction(top, bottom)) if bottom else Token("var", start, end, text)
+    if len(text) > 2 and text[0] == "0" and text.isdigit():
+        return Token("var", start, end, text)  # 0730 is a time or a code
     digits = text.replace("{,}", "").replace(",\\!", "").replace(",", "")
     return Token("num", start, end, text, Fraction(digits), len(digits.partition(".")[2]))
+
+
+def _mixed(kind: str, text: str, start: int, end: int) -> Token:
+    r"""Read ``2 1/3`` as seven thirds; ``2\\frac{1}{3}`` too, which may also be a product."""
+    whole, top, bottom = (int(part) for part in _MIXED_PARTS.match(text).groups())  # type: ignore[union-attr]
+    if not bottom or (kind == "mixed" and not 0 < top < bottom):
+        return Token("var", start, end, text)
+    part = Fraction(top, bottom)
+    if kind == "mixed":
+        return Token("num", start, end, text, whole + part)
+    return Token("num", start, end, text, whole + part if 0 < part < 1 else whole * part, product=whole * part)
 
 
 def _latex(name: str, before: list[Token], start: int, end: int) -> Token | None:
@@ -135,10 +162,21 @@ def _word(match: re.Match[str], before: list[Token]) -> Token:
         if text.lower() in _WORD_OPERATORS:
             return Token("op", start, end, _WORD_OPERATORS[text.lower()])
     # In "2x", "5s" and "1st" the letters are no unit; in "5cm" and "3 m" they are.
-    touching = bool(before) and before[-1].kind == "num" and before[-1].end == start
-    if (touching and text.lower() not in _TOUCHING_UNITS) or (len(text) == 1 and text not in "gmLlhskKaI"):
+    touching = bool(before) and before[-1].kind in {"num", ")"} and before[-1].end == start
+    if (touching and text.lower() not in _TOUCHING_UNITS) or (len(text) == 1 and text not in _LETTER_WORDS):
+        return Token("var", start, end, text)
+    if len(text) == 1 and _is_unknown(match, before):
         return Token("var", start, end, text)
     return Token("word", start, end, text)
+
+
+def _is_unknown(match: re.Match[str], before: list[Token]) -> bool:
+    """Say whether one letter is an unknown or a function: "a + 3 = 5", "g(2)"; "a dozen" and "5 m" are words."""
+    following = _BEHIND_LETTER.match(match.string, match.end())
+    if following is None:
+        return False
+    is_unit = bool(before) and before[-1].kind in {"num", ")"} and match.group() not in "aI"
+    return not is_unit or following["application"] is not None
 
 
 def _operator(match: re.Match[str], before: list[Token]) -> Token | None:
@@ -169,22 +207,50 @@ def _classify_brackets(tokens: list[Token]) -> list[Token]:
                 equations.add(stack[-1])
         elif token.kind in {"=", "approx", "cut"} and stack:
             equations.add(stack[-1])
-    numbers = [0]
-    for token in tokens:
-        numbers.append(numbers[-1] + (token.kind in {"num", "var"}))
+    numbers = [0, *accumulate(token.kind in {"num", "var"} for token in tokens)]
     result: list[Token] = []
     index = 0
     while index < len(tokens):
         token, other = tokens[index], partner.get(index)
         if token.kind in "()" and (other is None or min(index, other) in equations):
-            result.append(Token("cut", token.start, token.end, token.text))
+            # "$100+($100*(1/10) = 110": what stands in front of a bracket that is not closed is part of the sum
+            broken = other is None and token.kind == "(" and bool(result) and result[-1].kind == "op"
+            result.append(Token("var" if broken else "cut", token.start, token.end, token.text))
         elif token.kind == "(" and other is not None and numbers[other] == numbers[index]:
-            result.append(Token("word", token.start, tokens[other].end, "(...)"))
+            result.extend(_words_in(tokens, index, other, partner, result[-1] if result else None))
             index = other
         else:
             result.append(token)
         index += 1
     return result
+
+
+def _words_in(
+    tokens: list[Token], opening: int, closing: int, partner: dict[int, int], before: Token | None
+) -> Iterator[Token]:
+    r"""Yield what stands for brackets without a number: the words of ``\\text{...}``, a remark, or an unknown.
+
+    ".1(number of minutes)" is a product, and so is ``{AB}`` in a formula.
+    """
+    token = tokens[opening]
+    if token.text == TEXT_BRACE:
+        yield from (inner for inner in tokens[opening + 1 : closing] if inner.kind == "word")
+        return
+    touches = before is not None and before.kind in {"num", ")"} and before.end == token.start
+    unknown = touches or token.text == "{" or _names(tokens, opening, closing, partner)
+    yield Token("var" if unknown else "word", token.start, tokens[closing].end, "(...)")
+
+
+def _names(tokens: list[Token], opening: int, closing: int, partner: dict[int, int]) -> bool:
+    r"""Whether brackets hold a name of the formula, ``(\\text{arc } ABC)``; ``(\\text{light blue})`` is a remark."""
+    index, says, names = opening + 1, False, False
+    while index < closing:
+        if tokens[index].text == TEXT_BRACE and index in partner:
+            says, index = True, partner[index]
+        else:
+            names = names or tokens[index].kind == "word"
+        index += 1
+    return says and names
 
 
 def _expand_fractions(tokens: list[Token]) -> list[Token]:

@@ -88,6 +88,65 @@ def test_what_is_true_or_unreadable_is_left_alone(text):
     assert false_equations(text) == []
 
 
+READ_AS_MEANT = [
+    r"\(a + 3(-5) = 10\)", "$a+4(9/2)=20$", r"2\frac{1}{3} = \frac{7}{3}", r"\frac{7}{3} = 2\frac{1}{3}",
+    r"\frac14 \text{ inch} = 10 \text{ miles}",
+    r"800 \div 360 = 2 \text{ full rotations with } 80 \text{ degrees remaining}", "(1.414)^2 = 2", "(1.7321)^2 = 3",
+    r"g\left(\frac{2}{3}\right) = \frac{-1}{\frac23+1}", "10 / 3 = 3 with 1 left", "1.000 + 1 = 1.001",
+    "So a = 5 - 2 = 3.", "h(3) = 2(3)+1 = 7", r"\(s + 2 = 5\)", r"k = 3 \cdot 4 = 12 = k", "m + 3 = 10, so m = 7",
+    r"$l \cdot 3 = 12$", "1:2 = 3:6", "The ratio is 1:2^2=1:4", "1^2 +\n2^2 +3^2 = 14", r"10 \div 4 = 2 R 2",
+    "17/3 = 5 and 2/3 loads", "100 stickers / 3 friends = 33 stickers for each friend, with 1 remaining.",
+    "7 * 3 = 1 (mod 10)", r"7 \cdot 3 = 1 \pmod{10}", r"44 \times 55 = 3506 in base 7", "5! = 120",
+    r"\binom{5}{2} = 10", r"\log_2 8 = 3", "|3 - 5| = 2", r"3 \ast 10 = 2(3)+5(10)-(3)(10)", "2 * 6 = 2^6 + 6^2",
+    r"441 - 1 = \boxed{440\text{ cm}^2}", r"3 \text{ cm} \times 4 \text{ cm} = 12 \text{ cm}^2",
+    r"3.14 \times 5^2 = 78.5", r"\sqrt{2}^2 = 1.4142^2 = 2", r"2.718 \cdot 2.718 = 7.389", r"0.333 \times 3 = 1",
+    "1/3 + 1/3 = 0.667", r"3\frac12 + 1\frac12 = 5", "1.500 + 1.500 = 3.000", "12.345 + 1 = 12.346",
+    r"x = \frac{1}{5}$ or $a=2$", "$7/2$ and $ab = 2/2 = 1$", r"\frac{1}{2}AB=1", r"\frac{1}{2}h = 3",
+    r"\frac{CJ}{4-3}=\frac{3}{4}", r"\frac{1}{2} (\text{arc } ABC) = (1/2)(140)",
+    r"1 \text{ foot}^2 = 12^2 \text{ inches}^2", r"\frac{60 \text{ minutes}}{1 \text{ hour}} = 1",
+    r"3/24=\frac{1}{8}$ of 2 feet", "0900-0130 = 0730 hours", "$100+($100*(10/100) = $110",
+    ".1(Number of Minutes) + 1 = .15(Number of Minutes)", r"K(2) = 3 \cdot 2 = 6", "I + 3 = 5", "L - 2 = 5",
+    r"50\% \text{ of } 80 = 40", r"22 = 2 \cdot 11 = 22",
+    r"\frac{1}{5}E_W + \frac{4}{5}E_B = \frac{1}{5}(\$90) + \frac{4}{5}(\$2.5)", "10:30 + 2 = 12:30",
+    "f(2) = 2^2 - 1 = 3, g(2) = 5", "4 weeks + 3 days = 31 days", r"6 \cdot \frac{1}{2} = 3",
+    r"2 \times 10^3 = 2000", r"1\,000 + 5 = 1\,005", "7 + a = 12", "s(t) = 5 t", "a_1 + 3 = 10", "$a$ + 3 = 10",
+    r"\text{Area} = \frac12 \cdot 6 \cdot 4 = 12 \text{ square units}", r"90^\circ - 30^\circ = 60^\circ",
+    r"5 \text{ dimes} + 2 \text{ nickels} = 60 \text{ cents}",
+]  # fmt: skip
+"""True, or not to be computed: mixed numbers, letters, units in ``\\text``, remainders, rounded roots, other signs."""
+
+NOT_EXCUSED = [
+    "3 + 4 = 8", "2 * 6 = 13", "3 * 4 = 13", "5 - 3 = 1 left", "7 - 2 = 4 are left", r"2\frac{1}{3} = \frac{8}{3}",
+    r"\frac{9}{3} = 2", r"3 \times 4 \text{ cm} = 13 \text{ cm}", r"\(12 + 5 = 18\) flamingos", "Step 1: 3 + 4 = 8",
+    "So 5 m + 3 m = 9 m", "1.25 * 4 = 5.01", "$5 + $3 = $9", "10 / 2 = 4 with 1 left", "10 / 3 = 4 with 1 left",
+    "100 * 2 = 300 and then 5 + 1 = 6", "1/2 + 1/4 = 2/6", "20% of 50 = 15", "(1.5)^2 = 2", "x = 7/2 - 1 = 3",
+    r"50\% \text{ of } 80 = 45", r"3\frac12 + 1\frac12 = 6", "1 + 2 +\n3 = 7", r"\frac{2}{3} \cdot 9 = 5",
+    "6 * 2.5 = 18", "1.414^2 = 3", r"441 - 1 = \boxed{430\text{ cm}^2}", "12 eggs * 2 = 25 eggs",
+    "The sum is 4 + 4 + 6 = 18 hot dogs", "10/2=6", "3 * 4 = 3 + 3 + 3 + 4", "1,000 + 500 = 1,600",
+]  # fmt: skip
+"""False, and beside each of the readings above."""
+
+
+@pytest.mark.parametrize("text", READ_AS_MEANT)
+def test_what_is_read_as_it_is_meant_is_left_alone(text):
+    assert false_equations(text) == []
+    assert false_equations(f"Step 2: So we get {text}.\nStep 3: It follows.") == []
+
+
+@pytest.mark.parametrize("text", NOT_EXCUSED)
+def test_no_reading_excuses_a_false_equation(text):
+    assert len(false_equations(text)) == 1
+
+
+@given(st.integers(1, 40), st.integers(1, 11), st.integers(2, 12), st.integers(0, 2))
+@settings(max_examples=200, deadline=None)
+def test_a_mixed_number_is_a_sum(whole, top, bottom, off):
+    top = top % bottom or 1
+    for mixed in (rf"{whole}\frac{{{top}}}{{{bottom}}}", f"{whole} {top}/{bottom}", f"{whole} and {top}/{bottom}"):
+        found = false_equations(f"So {mixed} + 0 = {whole * bottom + top + off * bottom}/{bottom} of it")
+        assert bool(found) == (off != 0), mixed
+
+
 terms = st.lists(st.tuples(st.sampled_from("+-*"), st.integers(0, 99)), min_size=1, max_size=6)
 
 
