@@ -115,7 +115,7 @@ def superlinear(
     function: Callable[[str], object],
     texts: Callable[[int], Mapping[str, str]] = patterns,
     *,
-    small: int = 4_000,
+    small: int = 2_000,
     factor: int = 4,
     slack: float = 2.5,
     floor: float = 0.02,

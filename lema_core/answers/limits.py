@@ -19,7 +19,7 @@ MAX_SIGNS = 6
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _CODE = re.compile(
     r"__[a-z]|\b(?:exec|eval|getattr|globals|subprocess|compile|print|open|system|popen)\s*\(|"
-    r"\bimport\s+[a-z]|\blambda\s+\w*\s*:|[A-Za-z_]\w*\.[a-z]+\(|\bos\.[a-z]|<script|/bin/",
+    r"\bimport\s+[a-z]|\blambda\s+\w*\s*:|[^\W\d]\d*+\.[a-z]++\(|\bos\.[a-z]|<script|/bin/",
     re.IGNORECASE,
 )
 _TOWER = re.compile(r"(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)")
