@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from lema_core.answers import MatchPolicy
     from lema_core.answers.verify import Verification
     from lema_core.questions.drafts import Row
 
@@ -34,6 +35,12 @@ def verify(
     ] = "latex",
     why: Annotated[tuple[str, str] | None, typer.Option(help="Explain one pair: GOLD PRED.")] = None,
     show: Annotated[int, typer.Option(help="How many disagreements to show.")] = 20,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What answers may differ in, as NAME=VALUE: units=ignore, names=ignore, ...; see docs/answers.md."
+        ),
+    ] = None,
 ) -> None:
     r"""Compare gold answers with predicted ones, each a bare answer or a whole solution.
 
@@ -49,15 +56,15 @@ def verify(
     from flows.cli.console import SafeConsole
 
     console = SafeConsole()
-    checked = _family(family)
+    checked, chosen = _family(family), _policy(policy or [])
     if why is not None:
-        _explain(console, why, checked)
+        _explain(console, why, checked, chosen)
     elif cases is None:
         raise typer.BadParameter("give a file of cases, or --why GOLD PRED to explain one pair")
     elif out is not None and out.resolve() == Path(cases).resolve():
         raise typer.BadParameter(f"--out {out} is the file of cases itself, which it would overwrite; name another one")
     else:
-        _verify_file(console, cases, out, checked, show)
+        _verify_file(console, cases, out, checked, show, chosen)
 
 
 def _family(name: str) -> str:
@@ -69,12 +76,33 @@ def _family(name: str) -> str:
     return name
 
 
-def _explain(console: "Console", pair: tuple[str, str], family: str) -> None:
+def _policy(settings: list[str]) -> "MatchPolicy":
+    """Return the policy of the options; a name or value that does not exist is an error with those that do."""
+    from dataclasses import fields, replace
+    from typing import get_args, get_type_hints
+
+    from lema_core.answers import MatchPolicy
+
+    policy, kinds = MatchPolicy(), get_type_hints(MatchPolicy)
+    for setting in settings:
+        name, _, text = setting.partition("=")
+        if name not in kinds:
+            raise typer.BadParameter(f"--policy {setting}: expected one of {', '.join(f.name for f in fields(policy))}")
+        values: dict[str, Any] = (
+            {"true": True, "false": False} if kinds[name] is bool else {one: one for one in get_args(kinds[name])}
+        )
+        if text not in values:
+            raise typer.BadParameter(f"--policy {setting}: expected {name}={' or '.join(values)}")
+        policy = replace(policy, **{name: values[text]})
+    return policy
+
+
+def _explain(console: "Console", pair: tuple[str, str], family: str, policy: "MatchPolicy") -> None:
     from rich.markup import escape
 
     from lema_core.answers.verify import verify_pair
 
-    result = verify_pair(*pair, family)
+    result = verify_pair(*pair, family, policy=policy)
     for name, found in (("gold", result.gold), ("pred", result.pred)):
         seen = f"{found.value!r} (cue: {found.cue})" if found.value is not None else f"{found.outcome}: {found.detail}"
         console.print(f"{name:9}{escape(seen)}", highlight=False)
@@ -83,7 +111,9 @@ def _explain(console: "Console", pair: tuple[str, str], family: str) -> None:
     console.print(f"ground   {escape(result.match.ground)}", highlight=False)
 
 
-def _verify_file(console: "Console", cases: str, out: Path | None, family: str, show: int) -> None:
+def _verify_file(
+    console: "Console", cases: str, out: Path | None, family: str, show: int, policy: "MatchPolicy"
+) -> None:
     from rich.markup import escape
 
     from lema_core.chunks import chunked
@@ -95,7 +125,7 @@ def _verify_file(console: "Console", cases: str, out: Path | None, family: str, 
     notes = Counter[str]()
     with _writer(out, cases) as write:
         for some in chunked(read_rows(cases), BATCH):
-            judged = [(row, _verified(place, row, family)) for place, row in some]
+            judged = [(row, _verified(place, row, family, policy)) for place, row in some]
             notes.update(note for row, _ in judged if (note := _note(row, family)))
             write([{**row, **_found(result)} for row, result in judged])
             for row, result in judged:
@@ -110,7 +140,7 @@ def _verify_file(console: "Console", cases: str, out: Path | None, family: str, 
     _print_agreement(console, labels, disagreements)
 
 
-def _verified(place: str, row: "Row", family: str) -> "Verification":
+def _verified(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
     from lema_core.answers.verify import family_of, verify_pair
     from lema_core.errors import DataError
 
@@ -118,7 +148,7 @@ def _verified(place: str, row: "Row", family: str) -> "Verification":
     if choices is not None and not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
         raise DataError(f"{place}: `candidates` is {str(choices)[:60]!r}, expected a list of texts, one a choice")
     gold, pred = _text(row, "gold", place), _text(row, "pred", place)
-    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None)
+    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None, policy=policy)
 
 
 def _note(row: "Row", family: str) -> str | None:

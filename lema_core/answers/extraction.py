@@ -86,7 +86,10 @@ _MATHEMATICS = frozenset(
     ]
 )  # fmt: skip
 """Words that stand in formulas written without LaTeX: they make no prose."""
-_WORDS = re.compile(r"""####|["'<:]|boxed|fbox|NS|[Aa]ns\b|[^\x00-\x7f]|[A-Z]\]|(?<![\\A-Za-z{])[A-Za-z]{4,}""")
+_WORDS = re.compile(
+    r"""####|["'<:]|boxed|fbox|NS|[Aa]ns\b|[^\x00-\x7f]|[A-Z]\]"""
+    r"""|(?<![\\A-Za-z{])[A-Za-z]{2,}(?:[A-Za-z]{2}|,? [A-Za-z]{2})"""
+)
 """A short text with none of these is a bare answer: it has no cue, no token and no sentence."""
 MAX_BARE = 200
 _IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")

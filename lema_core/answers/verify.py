@@ -1,12 +1,13 @@
 """Compare pairs of texts as ``lema verify`` does, keeping what was extracted and why it was decided so."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from lema_core.answers.extraction import read_answer
 from lema_core.answers.matching import match
-from lema_core.answers.types import Extraction, Family, Match, MatchOutcome
+from lema_core.answers.types import DEFAULT_POLICY, Extraction, Family, Match, MatchOutcome, MatchPolicy
 from lema_core.answers.workers import Workers
 
 _TASKS: Mapping[str, Family] = {
@@ -73,25 +74,35 @@ def verify_pair(
     candidates: tuple[str, ...] | None = None,
     *,
     workers: Workers | None = None,
+    policy: MatchPolicy = DEFAULT_POLICY,
 ) -> Verification:
     """Compare two texts, each a bare answer or a whole solution. ``gold`` comes first."""
     left, right = read_answer(gold, family, candidates), read_answer(pred, family, candidates)
     if left.outcome == "none" and left.cue == "boxed":
         left = Extraction("value", gold.strip(), "whole")  # a box that is not closed cuts off a prediction, not a gold
-    result = _compare(left, right, family, candidates, workers)
+    result = _compare(left, right, partial(_match, family, candidates, workers, policy))
     return Verification(family, left, right, result)
 
 
-def _compare(
-    left: Extraction, right: Extraction, family: Family, candidates: tuple[str, ...] | None, workers: Workers | None
+def _match(
+    family: Family,
+    candidates: tuple[str, ...] | None,
+    workers: Workers | None,
+    policy: MatchPolicy,
+    gold: str,
+    pred: str,
 ) -> Match:
+    return match(gold, pred, family, candidates, workers=workers, policy=policy)
+
+
+def _compare(left: Extraction, right: Extraction, matched: Callable[[str, str], Match]) -> Match:
     """Compare what was read; another reading of the prediction counts where it is the gold answer."""
     if left.value is None and left.alternative is None:
         return Match("unknown", "extraction", f"gold: {left.outcome}, {left.detail}")
     gold = left.value if left.value is not None else left.alternative or ""
-    first = None if right.value is None else match(gold, right.value, family, candidates, workers=workers)
+    first = None if right.value is None else matched(gold, right.value)
     if right.alternative is not None and (first is None or first.outcome != "equal"):
-        other = match(gold, right.alternative, family, candidates, workers=workers)
+        other = matched(gold, right.alternative)
         if other.outcome == "equal" or (first is None and other.outcome == "different"):
             return other
     if first is not None:

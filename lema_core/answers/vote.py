@@ -3,11 +3,15 @@
 from collections.abc import Sequence
 
 from lema_core.answers.matching import match
-from lema_core.answers.types import Family, Vote
+from lema_core.answers.types import DEFAULT_POLICY, Family, MatchPolicy, Vote
 
 
 def majority_vote(
-    answers: Sequence[str | None], family: Family = "numeric", candidates: tuple[str, ...] | None = None
+    answers: Sequence[str | None],
+    family: Family = "numeric",
+    candidates: tuple[str, ...] | None = None,
+    *,
+    policy: MatchPolicy = DEFAULT_POLICY,
 ) -> Vote:
     """Return the answer that most of ``answers`` agree on; None entries (no answer) do not vote.
 
@@ -20,7 +24,8 @@ def majority_vote(
             continue
         for members in classes:
             others = (str(answers[member]) for member in members)
-            if all(match(other, answer, family, candidates).outcome == "equal" for other in dict.fromkeys(others)):
+            matches = (match(other, answer, family, candidates, policy=policy) for other in dict.fromkeys(others))
+            if all(one.outcome == "equal" for one in matches):
                 members.append(position)
                 break
         else:

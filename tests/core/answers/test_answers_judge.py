@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from lema_core.answers import extract, extraction, judge, judge_batch, majority_vote, match, matching
+from lema_core.answers import MatchPolicy, extract, extraction, judge, judge_batch, majority_vote, match, matching
 from lema_core.answers.verify import family_of, ignored_family, takes_kind, verify_pair
 from lema_core.errors import ConfigError
 
@@ -151,3 +151,15 @@ def test_a_row_names_one_of_the_four_families_and_nothing_else(row, family):
 def test_the_scorer_that_the_user_gave_may_stand_in_the_rows(scorer):
     assert family_of({"family": scorer}, scorer) == scorer
     assert family_of({"family": scorer}) == "latex"
+
+
+def test_a_policy_reaches_every_comparison():
+    loose = MatchPolicy(units="ignore", currencies="ignore")
+    assert verify_pair("5 cm", "5 m").verdict != "equal"
+    assert verify_pair("5 cm", "5 m", policy=loose).verdict == "equal"
+    assert judge(r"\boxed{5\text{ m}}", r"5\text{ cm}", "latex").verdict != "right"
+    assert judge(r"\boxed{5\text{ m}}", r"5\text{ cm}", "latex", policy=loose).verdict == "right"
+    assert majority_vote(["5 cm", "5 m", "6"], "latex").count == 1
+    assert majority_vote(["5 cm", "5 m", "6"], "latex", policy=loose).count == 2
+    texts, golds = pa.array([r"\boxed{5\text{ m}}"]), pa.array([r"5\text{ cm}"])
+    assert judge_batch(texts, golds, "latex", policy=loose).column("verdict").to_pylist() == ["right"]
