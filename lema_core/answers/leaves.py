@@ -59,6 +59,8 @@ def quantity(tokens: Tokens) -> Answer | None:
     node = _percentage(tokens[:end]) or parse_expression(tokens[:end]) if end else None
     if node is None:
         return None
+    if end == len(tokens):
+        return Answer("value", tokens, node, "deg" * (node.op == "deg"))
     behind = [lexeme[1:] for lexeme in tokens[end:] if lexeme.startswith("'")]
     if NEGATIONS.intersection(behind) or (has_unknowns(node) and not UNITS.issuperset(behind) and behind[0] != "for"):
         return None

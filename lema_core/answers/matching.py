@@ -176,7 +176,10 @@ def _as_products(gold: str, pred: str, left: Answer, right: Answer) -> bool:
         return False
     if all(words) and not _are_unknowns(gold):
         return False
-    sides = [parse_answer(text, letters=word) for text, word in zip((gold, pred), words, strict=True)]
+    sides = [
+        parse_answer(text, letters=True) if word else parse_answer(text)
+        for text, word in zip((gold, pred), words, strict=True)
+    ]
     return compare(sides[0], sides[1]) is True
 
 

@@ -37,7 +37,7 @@ def parse_answer(text: str, *, letters: bool = False) -> Answer:
     date = date_of(to_ascii(text).strip())
     if date is not None:
         return date
-    tokens = tokens_of(text, letters=letters)
+    tokens = tokens_of(text, letters=True) if letters else tokens_of(text)  # the lexer's cache tells the two apart
     if tokens[:1] == ("{",) and tokens.count("{") > tokens.count("}"):
         tokens = tokens[1:]  # a box that was never closed
     remarks = without_remarks(tokens)
