@@ -70,9 +70,9 @@ def test_hostile_text_is_data(name, tmp_path):
         lambda: false_equations(text),
     ]
     for call in calls:
-        start = time.perf_counter()
+        start = time.process_time()  # all in this process: other load on the machine does not count
         call()
-        assert time.perf_counter() - start < SECONDS
+        assert time.process_time() - start < SECONDS
     for check in (
         lambda: judge("#### " + text, "18").verdict,
         lambda: judge("The answer is " + text, "18", "latex").verdict,
