@@ -43,7 +43,7 @@ Choice = Mapping[str, Any]
 
 REVISIONS = {
     "questions": 2,
-    "reasoning_paths": 2,
+    "reasoning_paths": 3,
     "verdicts": 2,
     "mistakes": 2,
     "quality_gate": 1,

@@ -71,16 +71,14 @@ def without_end_tokens(text: str) -> str:
     """Return the text without the control tokens that it begins and ends with, up to where the user's turn follows."""
     if not any(sign in text for sign in ("<", "[")):
         return text
-    end = _last_tokens(text)
-    start = _FIRST_TOKENS.match(text, 0, end)
-    begin = start.end() if start else 0
-    following = _NEXT_TURN.search(text, begin, end)
-    return text[begin : following.start() if following else end]
+    first = _FIRST_TOKENS.match(text)
+    start = first.end() if first else 0
+    following = _NEXT_TURN.search(text, start)
+    return text[start : _last_tokens(text, following.start() if following else len(text))]
 
 
-def _last_tokens(text: str) -> int:
-    """Return where the control tokens at the end of a text begin."""
-    end = len(text)
+def _last_tokens(text: str, end: int) -> int:
+    """Return where the control tokens in front of ``end`` begin."""
     for _ in range(MAX_TOKENS):
         closing = end
         while closing and text[closing - 1].isspace():

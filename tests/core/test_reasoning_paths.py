@@ -71,6 +71,17 @@ def test_a_student_that_goes_on_with_a_second_question_is_cut():
     )
 
 
+@pytest.mark.parametrize(
+    "token", ["<|im_end|>", "</s>", "<|eot_id|>\n", " <end_of_turn>", "<|endoftext|><|endoftext|>"]
+)
+def test_an_end_token_is_no_part_of_a_path(token):
+    solved = "Step 1: 3 + 4 = 7.\nThe answer is 7."
+    assert without_run_on(solved + token, "gsm8k") == solved
+    assert without_run_on("<|im_start|>assistant\n" + solved + token, "gsm8k") == solved
+    assert without_run_on(f"{solved}{token}<|im_start|>user\nThe answer is 8.", "gsm8k") == solved
+    assert without_run_on(token, "gsm8k") == ""
+
+
 @pytest.mark.parametrize("between", ["", "\n", "\n\n"])
 def test_a_student_that_goes_on_with_the_prompts_instruction_is_cut(between):
     solved = "Step 1: 3 + 4 = 7.\nThe answer is 7."
