@@ -11,12 +11,15 @@ _DENIAL = re.compile(
     r"|nobody|no one|nicht|n['’]est pas|no es|não|non è|niet|не|nie)\b|n['’]t\b|不是|不等于|不等於",
     re.IGNORECASE,
 )
+_RELATIVE = re.compile(r"\b(?:that|which|who) (?:do|does|did|are|is|were|was|have|has)(?:n['’]t| not)\b", re.IGNORECASE)
+"""What says "... that do not work" denies nothing of the answer."""
 _ELSEWHERE = re.compile(
     r"""\b(?:mistake|mistakenly|wrongly|incorrectly|tempt(?:ed|ing)|at\ first|first\ glance|naive(?:ly)?|trap)\b
     |\b(?:you|one|someone|somebody|people|some|many|most|students?|they|he|she|others?)\s+
         (?:(?:may|might|could|would|will|often|usually|also)\s+){0,3}(?:think|believe|say|claim|guess|conclude|assume)s?\b
     |\b(?:you|one|people|some|many|students?|they)\s+(?:may|might|could|would)\s+(?:\w+\s+)?(?:get|obtain|answer|write|expect|find)\b
-    |\b(?!I\b|we\b|who\b)\w+\s+(?:thinks|believes|says|claims|guesses|argues|suggests|assumes|insists|hopes)\b
+    |\b(?!(?:I|we|who|the|all|both|these|those|his|her|their|its|my|our|your|of|such|several|many|some|more|random|wrong
+        |right|correct|two|three|four|five|six|seven|eight|nine|ten|[0-9]++)\b)\w+\s+(?:thinks|believes|says|claims|guesses|argues|suggests|assumes|insists|hopes)\b
     |\b\w+\s+(?:thought|believed|said|claimed|guessed|argued|suggested|assumed|hoped|wished)\b(?!\s+process)
     |\bto\s+(?:think|believe|say|claim|guess|assume|conclude)\b(?=\s+that\b|\s*$|\s+(?:the|its|his|her|their)\s*$)
     |\bwould\ have\ been\b|\bused\ to\ be\b""",
@@ -32,8 +35,10 @@ _SENTENCE_END = re.compile(r"[.!?\n]")
 _DENIED_BOX = re.compile(
     r"""(?:\bnot|n['’]t|\bnever|\bcannot|\bneither|\bnor|\brather\ than|\binstead\ of|\bother\ than|\bdifferent\ from
         |\bunlike
-        |\\neq?\b|≠|!=
-        |\b(?:wrong|incorrect|false|mistaken|untrue|doubt|deny|impossible|unlikely)(?:ly)?(?:\s+\w+){0,3}?)
+        |\\neq?\b|≠|(?<![\w)}\]])!=
+        |\b(?:wrong|incorrect|false|mistaken|untrue)(?:ly)?
+            (?:\s+(?:\w+\s+)?(?:answer|value|result|conclusion|solution|guess|total|choice|option|number|one)s?)?
+        |\b(?:doubt|deny|impossible|unlikely)(?:\s+\w+){0,3}?)
     (?:\s+(?:be|is|was|are|to|equal|simply|just|exactly|actually|the|of|as|obtain|get|give|gives|value|answer|number|quite
         |really|necessarily|possibly|have|been|correct|correctly|right)){0,6}
     [\s$\\(\[{:]*(?:\w{1,12}\s*=\s*)?$""",
@@ -42,17 +47,24 @@ _DENIED_BOX = re.compile(
 _WRONG = r"(?:wrong|incorrect|mistaken|false|erroneous|inaccurate|impossible|invalid|unreasonable|nonsense|off\s+by)"
 _SUBJECT = r"""(?:that|this|it|which|these|they|(?:the|my|our)\s+(?:\w+\s+){0,2}?
     (?:answer|result|value|calculation|computation|solution|work|reasoning|number|total|sum|box|conclusion)s?)"""
+_NOT = r"""(?:(?:is|was|are|were|does|do|did|can|could|would|should|will|must|has|have)\s*(?:not|n['’]t)|['’]s\s+not
+    |cannot|can['’]?t|won['’]?t)"""
+_RIGHT = r"""(?:(?:\w+\s+)?(?:right|correct|true|valid|possible|accurate|reasonable|acceptable|allowed|consistent)
+    |(?:it|so|what|our|my|negative)
+    |(?:the|an?)\s+(?:(?!extraneous|only|other)\w+\s+)?(?:answer|value|result|solution|case|one|number|integer|total|possibility|option))"""
+"""What an answer must be; not "is not on the line" or "cannot be simplified"."""
 _RETRACTION = re.compile(
     rf"""\b{_SUBJECT}(?:['’]s|\s+(?:is|was|are|were|looks|seems|must\ be|would\ be|can\ be))\s+(?:\w+\s+){{0,3}}?
-        (?:{_WRONG}|(?:an?|the|my)\s+(?:mistake|error)|too\s+(?:small|large|big|high|low|much|many|few|hasty))\b(?!\s+to\b)
+        (?:{_WRONG}|(?:an?|the|my)\s+(?:mistake|error)|too\s+(?:small|large|big|high|low|much|many|few|hasty))\b
+        (?!\s+(?:to|for|that)\b)
     |\b{_SUBJECT}\s+(?:contradicts?|violates?|fails?)\b
     |\b(?:I['’]m|I\ am|I\ was)\s+(?:\w+\s+)?{_WRONG}\b
     |\bthere\s+(?:is|was|must\ be|are|were)\s+(?:an?\s+|some\s+)?(?:mistake|error|slip|typo)s?\b
     |(?:^|[.!?…\n])[ \t]*+(?:(?:mistake|error)[ \t]*[!:.]|not\s+(?:quite|right|correct|so|exactly|really)\b)
-    |\b{_SUBJECT}\s*(?:(?:is|was|are|were|does|do|did|can|could|would|should|will|must|has|have)\s*(?:not|n['’]t)|['’]s\s+not|cannot|can['’]?t|won['’]?t)\s+(?:\w+\s+){{0,2}}?
-        (?:right|correct|true|valid|match|work|hold|make\ sense|satisfy|add\ up|possible|be|agree|fit|consistent|what
-        |the\ answer
-        |the\ (?:right|correct)|reasonable|[$\\(]*-?[0-9])
+    |\b{_SUBJECT}\s*{_NOT}\s+(?:\w+\s+){{0,2}}?
+        (?:right|correct|true|valid|match|work|hold|make\ sense|satisfy|add\ up|possible|agree|fit|consistent|what
+        |the\ answer|the\ (?:right|correct)|reasonable)\b
+    |\b{_SUBJECT}\s*{_NOT}\s+(?:be\s+)?(?:{_RIGHT}\b|(?:equal\s+to\s+)?[$\\(]*-?[0-9])
     |\bthat\s+(?:gives|contradicts|violates)\b
     |\b(?:edit|update|revision|(?:revised|corrected|amended)(?:\s+\w+)?)\s*:
     |\b(?:I|we)\s+(?:\w+\s+){{0,2}}?(?:made\s+(?:an?|the|some|my)|forgot|miscalculat|misread|misunderst|misinterpret|mis-?count
@@ -78,8 +90,8 @@ _AT_ONCE = re.compile(
     rf"""[\s$\\)\]}}*_.,;:"'”!?—–-]*+(?:\(|\[|which\s)?\s*+
     (?:would\ (?:be|have)\b|(?:does|do|did)\s*(?:not|n['’]t)\s+(?:satisfy|work|fit|hold|match|make|solve|add|agree)
     |(?:(?:is|was|would\ be|looks|seems|(?:cannot|can['’]?t|can\ not)\ be)\s+(?:\w+\s+){{0,2}}?)?{_WRONG}\b(?!\s+to\b)
-    |(?:is|was)(?:\s+not\b|n['’]t\b)(?!\s+(?:only|hard|surpris))
-    |(?:cannot|can['’]?t|can\ not)\s+be\b|no\s+longer\b)
+    |(?:is|was)(?:\s+not|n['’]t)(?:\s+{_RIGHT}\b|\s*+(?:[.!;]|$))
+    |(?:cannot|can['’]?t|can\ not)\s+be\s+{_RIGHT}\b|no\s+longer\b)
     |\s*+(?:\?++|\.\.\.+|…|,)\s*+no\b""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -90,7 +102,7 @@ _DENIED_INSIDE = re.compile(
 )
 _DOUBT = re.compile(
     r"(?:^|[.!?…,;:)\]}$>*`\n—–-])[ \t\"“*_(\\]*+"
-    r"(wait|hmm+|hm|hold on|hang on|but|however|although|actually|instead|rather|in fact|then again)\b",
+    r"(wait|hmm+|hm|hold on|hang on|but|however|although|actually|instead(?! of)|rather(?! than)|in fact|then again)\b",
     re.IGNORECASE,
 )
 _STATED_ANEW = re.compile(
@@ -108,6 +120,13 @@ _CONFIRMED = re.compile(
 _DIGITS = re.compile(r"[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+")
 _NUMBER_BEFORE = re.compile(r"(?<=[0-9])(?![0-9])")
 _LETTER = re.compile(r"[^\W\d_]")
+_CONCLUDES = re.compile(
+    r"(?:=|\b(?:answer|so|thus|therefore|hence|gives?|giving|leav(?:es|ing)|remain|left|total|it['’]?s|it is|makes?"
+    r"|becomes?|should|must|results?|get|have|need)\b)[^.!?\n0-9]{0,40}?([0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+)"
+    r"|([0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+)(?= (?:\w+ )?(?:remain|left)\b)",
+    re.IGNORECASE,
+)
+MAX_CASE_APART = 60
 MAX_AFTERWORDS = 2_000
 """Only this many characters behind an answer are searched for what takes it back."""
 _SMALL = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty)"
@@ -159,7 +178,7 @@ def denied(before: str) -> bool:
         sentence = _SENTENCE_END.split(before[-160:])[-1]
         if _ATTRIBUTED.search(sentence):
             return True
-    clause = _CLAUSE.split(before[-160:])[-1]
+    clause = _RELATIVE.sub("", _CLAUSE.split(before[-160:])[-1])
     if not clause.strip():
         return False
     return _DENIAL.search(clause) is not None or _ELSEWHERE.search(clause) is not None
@@ -187,10 +206,10 @@ def taken_back(behind: str, value: str) -> bool:
     Words that only doubt take it back where nothing confirms the answer: "Wait" at once, "However" where another number
     follows.
     """
-    behind = behind[:MAX_AFTERWORDS]
+    behind = without_drawings(behind[:MAX_AFTERWORDS])
     if len(behind) < 3 or not _LETTER.search(behind):
         return False
-    if _AT_ONCE.match(behind) or _RETRACTION.search(behind):
+    if _AT_ONCE.match(behind) or any(_is_of_the_answer(found) for found in _RETRACTION.finditer(behind)):
         return True
     if any(found[1] not in value for found in _STATED_ANEW.finditer(behind)):
         return True
@@ -198,12 +217,35 @@ def taken_back(behind: str, value: str) -> bool:
     return doubt is not None and _stays_in_doubt(doubt, behind[doubt.end() :], value)
 
 
+def without_drawings(text: str) -> str:
+    """Return the text without Asymptote's drawings (MATH), which are code; one without an end goes to the text's end."""
+    kept, at = [], 0
+    while (start := text.find("[asy]", at)) >= 0:
+        kept.append(text[at:start])
+        end = text.find("[/asy]", start)
+        if end < 0:
+            return "".join(kept)
+        at = end + len("[/asy]")
+    return "".join([*kept, text[at:]])
+
+
+def _is_of_the_answer(found: re.Match[str]) -> bool:
+    # Further on, "this is impossible" closes a case of a proof.
+    return "impossible" not in found.group().lower() or found.start() < MAX_CASE_APART
+
+
 def _stays_in_doubt(doubt: re.Match[str], rest: str, value: str) -> bool:
     if _CONFIRMED.search(rest):
         return False
-    numbers = set(_DIGITS.findall(rest)) - set(_DIGITS.findall(value))
-    stops = doubt[1].lower().startswith(("wait", "hm", "hold", "hang"))
-    return bool(numbers) or (stops and _SAYS_ANSWER.search(rest) is None)
+    own, numbers = set(_DIGITS.findall(value)), _DIGITS.findall(rest)
+    word = doubt[1].lower()
+    if word.startswith(("wait", "hm", "hold", "hang")):
+        return bool(set(numbers) - own) or _SAYS_ANSWER.search(rest) is None
+    if word in {"actually", "rather"}:
+        return bool(set(numbers) - own)
+    # "8 is enough, but 7 is not" adds something; what takes 8 back concludes with another number.
+    concluded = [first or second for first, second in _CONCLUDES.findall(rest)]
+    return bool(set(concluded) - own) and numbers[-1] not in own
 
 
 def explains(remark: str, value: str) -> bool:
