@@ -22,6 +22,8 @@ MAX_BITS = 2048
 MAX_EXPONENT = 32
 ROUNDED_DECIMALS = 3
 """Decimals from which on a number in a computation may be a rounded one: ``1.414`` is, the 1.25 of a price is not."""
+FLOAT_DECIMALS = 12
+"""Decimals beyond which a number was printed by a program: its last ones are not exact."""
 MAX_STEP_CHARS = 20_000
 """Only this much of a step is read."""
 
@@ -152,7 +154,8 @@ def _scales(text: str, left: Side, right: Side) -> bool:
     sums = [side for side in (left, right) if any(token.text in {"+", "-"} for token in side.tokens[1:])]
     if units & _CLOCK or (units & _COUNTED and (left.units != right.units or not all(side.uniform for side in sums))):
         return True
-    if units & _COINS and re.search(r"[$£€]", text[max(0, left.tokens[0].start - 2) : right.tokens[-1].end]):
+    written = text[max(0, left.tokens[0].start - 2) : right.tokens[-1].end + 1]
+    if (units & _COINS or "¢" in written) and re.search(r"[$£€]", written):
         return True
     if any(len(side.units & units_of_one) > 1 for side in (left, right) for units_of_one in _DIMENSIONS):
         return True
@@ -228,7 +231,8 @@ def _agree(computed: Fraction, claimed: Fraction, right: Side, loose: bool) -> b
         percent = right.tokens[0].value  # 1/3 = 33% is rounded to a whole percent
         return min(abs(computed - percent), abs(100 * computed - percent)) < Fraction(1, 10**decimals)
     if decimals or loose:
-        return abs(computed - claimed) < Fraction(1, 10**decimals)
+        # 0.1 + 0.2 = 0.30000000000000004 was computed in binary
+        return abs(computed - claimed) < Fraction(1, 10 ** min(decimals, FLOAT_DECIMALS))
     cents = {"cent", "dollar", "$"} & (right.units) and computed in {claimed * 100, claimed / 100}
     return bool(cents)
 
@@ -246,6 +250,8 @@ def _readings(side: Side) -> Iterator[Fraction | None]:
     repeating = [_unrounded(token) for token in side.tokens]
     if len(repeating) > 1 and repeating != list(side.tokens):
         yield _value(repeating, "fraction")
+    if "/" in {token.text for token in side.tokens}:
+        yield from (value for value in (_value(side.tokens, "fraction", implied="of"),) if value is not None)
     tight = _tight_fractions(side.tokens)
     if tight != side.tokens:
         yield _value(tight, "fraction")
@@ -280,8 +286,10 @@ def _tight_fractions(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
 class _Calculator:
     """Operator precedence with two explicit stacks: no recursion, whatever the nesting."""
 
-    def __init__(self, percent: str) -> None:
+    def __init__(self, percent: str, implied: str) -> None:
         self.percent = percent
+        self.implied = implied
+        """How a product without a sign binds: as "*", or as "of" first, for people read 6/2(1+2) both ways."""
         self.values: list[tuple[Fraction, bool]] = []
         self.operators: list[str] = []
         self.operand_next = True
@@ -296,9 +304,9 @@ class _Calculator:
     def take_operand(self, token: Token) -> bool:
         if token.kind == "(":
             implied = not self.operand_next
-            if implied and (token.start != self.previous_end or not self.apply(_PRECEDENCE["*"])):
+            if implied and (token.start != self.previous_end or not self.apply(_PRECEDENCE[self.implied])):
                 return False
-            self.operators.extend(["*", "("] if implied else ["("])
+            self.operators.extend([self.implied, "("] if implied else ["("])
             self.operand_next = True
             return True
         if not self.operand_next:
@@ -343,8 +351,8 @@ class _Calculator:
         return True
 
 
-def _value(tokens: Sequence[Token], percent: str) -> Fraction | None:
-    calculator = _Calculator(percent)
+def _value(tokens: Sequence[Token], percent: str, implied: str = "*") -> Fraction | None:
+    calculator = _Calculator(percent, implied)
     return calculator.result() if all(calculator.take(token) for token in tokens) else None
 
 
