@@ -58,7 +58,8 @@ def peer_solution(case: Case) -> bool:
 
 
 def our_pair(case: Case) -> bool:
-    return verify_pair(case["gold"], case["pred"], family_of(case)).verdict == "equal"
+    choices = tuple(case["candidates"]) if case.get("candidates") else None
+    return verify_pair(case["gold"], case["pred"], family_of(case), choices).verdict == "equal"
 
 
 def our_solution(family: str) -> Callable[[Case], bool]:

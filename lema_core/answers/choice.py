@@ -48,7 +48,9 @@ _SEPARATOR = re.compile(r"\s*(?:[,;&+/、，]|\band\b)\s*(?:\band\b\s*)?", re.IG
 _LONE_LETTER = re.compile(r"\(?\s*([A-Za-z])\s*[).:]?")
 _FURTHER = re.compile(r"\(([A-Za-z])\)|\b([A-Z])(?=[).:]|$)")
 _JOINED = re.compile(r"\b(?:or|and)\b|/", re.IGNORECASE)
-_LEADING = re.compile(r"[\s*_`\"'“(\[]*([A-Z])(?:[).:,;\s\]—–]|$|(?=[\u3400-\u9fff]))")
+_LABELLED = re.compile(r"([A-H])\s(?!.*\b(?:or|and)\b)", re.DOTALL)
+_UNKNOWN_TEXTS = tuple(f"\x00{chr(letter)}" for letter in range(ord("A"), ord("Z") + 1))
+"""Stand for the texts of candidates that were not given: no answer holds them, so only letters choose one."""
 MAX_CHOICE_CHARS = 500
 
 
@@ -209,14 +211,19 @@ def _match_several(gold: tuple[str, ...], pred: str, candidates: tuple[str, ...]
     return Match("equal" if named == gold else "different", "choice", f"{', '.join(gold)} against {pred[:80]!r}")
 
 
+def _letter(answer: str) -> str | None:
+    """Return the letter that an answer chooses where the candidates are not known: also ``C Cecile`` is C."""
+    chosen = choose(answer, _UNKNOWN_TEXTS)
+    if chosen.value is not None:
+        return chosen.value[-1]
+    labelled = _LABELLED.match(_plain(answer)) if chosen.outcome == "none" else None
+    return labelled[1] if labelled is not None and not _rejects(_fold(answer), ()) else None
+
+
 def _match_letters(gold: str, pred: str) -> Match:
     """Without the candidates only the letters can be compared: ``(D) Alina`` is D."""
-    letters = [_leading_letter(_plain(text)) for text in (gold, pred)]
+    letters = [_letter(text) for text in (gold, pred)]
     if None in letters:
         return Match("different" if None is not letters[0] else "unknown", "choice", "no letter to compare")
-    return Match("equal" if letters[0] == letters[1] else "different", "choice", f"{letters[0]} against {letters[1]}")
-
-
-def _leading_letter(text: str) -> str | None:
-    found = _LEADING.match(text)
-    return found[1] if found else None
+    equal = letters[0] == letters[1]
+    return Match("equal" if equal else "different", "choice", f"{gold[:80]!r} against {pred[:80]!r}")
