@@ -37,9 +37,13 @@ class Background:
                 command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
                 start_new_session=True,
             )  # fmt: skip
-        # Its end is ours to ask for until it is waited for: the kernel keeps its start, also of one that died at once.
-        state = {**identity_of(process.pid).model_dump(), **facts}
-        self._file.write_text(json.dumps(state), encoding="utf-8")
+        try:
+            state = {**identity_of(process.pid).model_dump(), **facts}
+        except ProcessLookupError:
+            # It died at once, and nothing of it is to be found again: whoever waits for it sees how it ended.
+            self._file.unlink(missing_ok=True)
+        else:
+            self._file.write_text(json.dumps(state), encoding="utf-8")
         return process
 
     def facts(self) -> dict[str, Any] | None:

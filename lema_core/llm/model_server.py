@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from lema_core import devices
 from lema_core.environment import HUB_TOKEN, program_environment
 from lema_core.errors import ConfigError, EndpointError
+from lema_core.private_files import private_file
 from lema_core.processes import die_with_parent, end_group
 from lema_core.server_gate import root_listens, session_listens
 
@@ -104,6 +105,7 @@ class _Server:
             EndpointError: it ended, did not answer in time, or never got a port.
         """
         self._log.parent.mkdir(parents=True, exist_ok=True)
+        private_file(self._log)  # some servers write prompts into their log
         self._log.write_bytes(b"")
         for _ in range(PORTS):
             self._port = free_port()
