@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 from support import (
+    ask,
     environment,
     lema_command,
     runs,
@@ -273,38 +274,67 @@ def test_other_commands_that_ask_keep_what_is_in_flight(run_file, simulated, pre
 
 
 @pytest.fixture
-def worker(checkout, prefect_api) -> Iterator[Command]:
-    """Give a worker in a checkout whose deployments are registered."""
-    given = environment(prefect_api, checkout) | {"PREFECT_WORKER_QUERY_SECONDS": "1", "PWD": str(checkout)}
+def registered(checkout, prefect_api) -> dict[str, str]:
+    """Register the deployments and the automations of a checkout; give an environment for workers there."""
+    given = environment(prefect_api, checkout) | {
+        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+    }
     done = subprocess.run(lema_command("deploy"), cwd=checkout, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with running(checkout, "worker", env=given) as command:
-        until("the worker", lambda: "started" in command.said, command.process)
-        yield command
+    return given
+
+
+def served(api: str) -> bool:
+    """Return whether the last deployment is registered, and served rather than left to a worker."""
+    found = {one["name"]: one["work_pool_name"] for one in ask(api, "deployments/filter", {})}
+    return found.get("ablation", "") is None
+
+
+def resumes(api: str) -> int:
+    """Return how often the automation has asked for the deployment ``resume``."""
+    return len(ask(api, "flow_runs/filter", {"deployments": {"name": {"any_": ["resume"]}}}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("whom", ["worker", "run"])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("command", "signalled"),
+    [
+        ("worker", "run"),
+        ("worker", "worker"),
+        pytest.param(
+            "serve", "worker", marks=pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="a minute more")
+        ),
+    ],
+)
 def test_a_run_under_a_worker_settles_and_says_that_it_was_ended(
-    worker, checkout, simulated, prefect_api, whom
+    registered, checkout, simulated, prefect_api, command, signalled
 ) -> None:
-    simulated.faults, root = Faults(latency_s=1.5), str(checkout / "out")
-    given = {"run_file": "deployments/runs/test.toml", "settings": [f"name=of_{whom}"], "root": "out"}
-    run = start_run(prefect_api, "lema-run/whole-run", **given)
-    until("all are out", lambda: simulated.stats.in_flight == 16, worker.process, every_s=0.02)
-    (process,) = [
-        one
-        for one in psutil.Process(worker.process.pid).children()
-        if one.pid == record_of(root, f"of_{whom}").owner.pid
-    ]
-    if whom == "worker":
-        worker.stop(signal.SIGTERM, soon_s=30)
-        worker.ended_well(signal.SIGTERM)
-    else:
-        process.terminate()
-        assert not psutil.wait_procs([process], timeout=SOON_S)[1]
-    state = state_of(prefect_api, run)
-    assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
-    assert "its process was ended by SIGTERM" in state["message"]
-    assert record_of(root, f"of_{whom}").state == "failed"
-    assert kept(checkout / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
+    simulated.faults, root, name = Faults(latency_s=1.5), str(checkout / ".lema"), f"{command}_{signalled}"
+    given = {"run_file": "deployments/runs/test.toml", "settings": [f"name={name}"], "root": ".lema"}
+    with running(checkout, command, env=registered) as worker:
+        if command == "serve":
+            until("serving", lambda: served(prefect_api), worker.process)
+        before = resumes(prefect_api)
+        run = start_run(prefect_api, "lema-run/whole-run", **given)
+        until("all are out", lambda: simulated.stats.in_flight == 16, worker.process, every_s=0.02)
+        process = psutil.Process(record_of(root, name).owner.pid)
+        assert process.ppid() == worker.process.pid
+        if signalled == "run":
+            process.terminate()
+            assert not psutil.wait_procs([process], timeout=SOON_S)[1]
+        else:
+            worker.stop(signal.SIGTERM, soon_s=30)
+            worker.ended_well(signal.SIGTERM)
+        state = state_of(prefect_api, run)
+        assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
+        assert "its process was ended by SIGTERM" in state["message"]
+        assert record_of(root, name).state == "failed"
+        assert kept(checkout / ".lema" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
+        until("the automation", lambda: resumes(prefect_api) > before)
+        if signalled == "run":
+            simulated.faults = Faults()
+            until("the run's end", lambda: record_of(root, name).state == "completed", worker.process)
+            assert simulated.stats.report()["paid_twice"] == 0
+        assert resumes(prefect_api) == before + 1, "one resume for one end"
