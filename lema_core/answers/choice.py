@@ -73,6 +73,11 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     return _judged(answer, candidates) or _named_one(_NOT_LETTERS.sub("", answer), candidates)
 
 
+def is_candidate(text: str, candidates: tuple[str, ...] | None) -> bool:
+    """Say whether a text is one of the candidates, word for word, as "below" may be."""
+    return candidates is not None and _fold(text) in {_fold(candidate) for candidate in candidates}
+
+
 def _named_one(answer: str, candidates: tuple[str, ...]) -> Extraction:
     """Return the one candidate that an answer names by a letter in front of it or by its text."""
     folded = _fold(answer)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from lema_core.answers.boxes import Box, find_boxes, joined
-from lema_core.answers.choice import choose
+from lema_core.answers.choice import choose, is_candidate
 from lema_core.answers.conclusions import NUMBER, SENTENCES, conclude
 from lema_core.answers.cues import MAX_CUES, Cue, cut_at_tag, find_cues, tag_end
 from lema_core.answers.formulas import formulas, leading_formula, without_formulas
@@ -257,7 +257,7 @@ def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[st
             reading = _enclosed(cue) if cue.content is not None else _snippet(text, cue, family)
         if reading.outcome is not None:
             return reading.outcome
-        if reading.raw is None or _NO_ANSWER.match(reading.raw):
+        if reading.raw is None or (_NO_ANSWER.match(reading.raw) and not is_candidate(reading.raw, candidates)):
             continue
         found = _checked(text, cue, reading, family, candidates)
         if found.outcome != "none":
@@ -405,7 +405,8 @@ def _phrase(sentence: str, family: Family, kind: str) -> str | None:
         inner = list(formulas(sentence))
         if inner and not denies(sentence[: inner[-1].start]):
             return inner[-1].content
-    sentence = _TRAILER.sub("", " ".join(_to_brace(sentence).split()))
+    sentence = " ".join(_to_brace(sentence).split())
+    sentence = _TRAILER.sub("", sentence) or sentence
     if kind == "language":
         sentence = _DECIMAL_COMMA.sub(r"\1.\2", sentence)
     if family == "latex":

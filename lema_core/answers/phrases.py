@@ -218,7 +218,7 @@ def taken_back(behind: str, value: str) -> bool:
 
 
 def without_drawings(text: str) -> str:
-    """Return the text without Asymptote's drawings (MATH), which are code; one without an end goes to the text's end."""
+    """Return the text without Asymptote's drawings (MATH), which are code; one that is cut off goes to the end."""
     kept, at = [], 0
     while (start := text.find("[asy]", at)) >= 0:
         kept.append(text[at:start])

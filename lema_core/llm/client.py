@@ -1,16 +1,21 @@
-"""The one client: chat completions and whatever else one endpoint is asked, through `bounded_http`.
+"""The one client: `openai` for chat completions, over a transport of ours that bounds what comes in.
 
-No SDK between: building `openai`'s response models costs more than the request itself, its exceptions hold the
-request's headers, and it reads bodies whole. We read a few fields of the JSON ourselves.
+The SDK makes the request; its response models are not built (they cost half the CPU of a request), its retries are
+off, and none of its exceptions leaves this module: they hold the request's headers. Files and batches go through
+`bounded_http` directly, since the SDK reads bodies whole.
 """
 
 import asyncio
 import json
 import os
 from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import aiohttp
+import httpx2
+import openai
 
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm.answers import REDIRECTS, Answer, AttemptError, read_answer, status_error
@@ -36,6 +41,17 @@ class Client:
         self._spec = spec
         self.where = f"{spec.model!r} at {spec.base_url}"
         self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, spec.concurrency + 8)
+        base = httpx2.URL(spec.base_url)
+        # Our transport knows of proxies, redirects and deadlines; the session adds the query of the base URL.
+        self._api = openai.AsyncOpenAI(
+            base_url=base.copy_with(query=None),
+            api_key=self._key,
+            http_client=httpx2.AsyncClient(
+                transport=_Transport(self._session, base.path), trust_env=False, follow_redirects=False, timeout=None
+            ),
+            max_retries=0,
+            timeout=None,
+        )
 
     async def ask(self, body: Mapping[str, Any], prompt_chars: int, seconds: float) -> tuple[Answer, Mapping[str, str]]:
         """Send one chat completion; return the answer, which may take ``seconds``, and the response's headers.
@@ -47,11 +63,30 @@ class Client:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
-        most = reply_limit(body, len(content))
-        reply = await self._session.send("POST", "/chat/completions", data=content, most=most, seconds=seconds)
+        reply = await self._by_sdk(content, reply_limit(body, len(content)), seconds)
         if not reply.good:
             raise self.refusal(reply)
         return read_answer(self.redact(reply.content), prompt_chars, self.where), reply.headers
+
+    async def _by_sdk(self, content: bytes, most: int, seconds: float) -> Reply:
+        attempt = _Attempt(most, seconds)
+        _attempt.set(attempt)
+        try:
+            await self._api.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=content,
+                options={"headers": {"Content-Type": "application/json"}},
+            )
+        except Exception as error:  # noqa: BLE001 whatever the SDK raises holds the request's headers
+            failed = attempt.failed or self._unknown(error)
+        if attempt.reply is not None:
+            return attempt.reply
+        # Outside of the handler, so that no traceback finds the SDK's exception as the context of ours.
+        raise failed
+
+    def _unknown(self, error: Exception) -> AttemptError:
+        return AttemptError("connection", self.redact(f"{type(error).__name__}: {error}"), maybe_paid=True)
 
     async def send(
         self,
@@ -108,7 +143,45 @@ class Client:
 
     async def close(self) -> None:
         """Close the connections."""
+        await self._api.close()
         await self._session.close()
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What the transport must know of the request that this task sends, and what became of it."""
+
+    most: int
+    """Bytes that its reply may have."""
+    seconds: float
+    reply: Reply | None = None
+    failed: AttemptError | None = None
+
+
+_attempt: ContextVar[_Attempt] = ContextVar("attempt")
+
+
+class _Transport(httpx2.AsyncBaseTransport):
+    """Sends the SDK's requests through our session."""
+
+    def __init__(self, session: BoundedSession, base_path: str) -> None:
+        self._session = session
+        self._base_path = base_path.rstrip("/")
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request within the limits of its task, and leave the whole reply there."""
+        attempt = _attempt.get()
+        path = request.url.path.removeprefix(self._base_path)
+        data = await request.aread()
+        try:
+            attempt.reply = await self._session.send(
+                request.method, path, data=data, most=attempt.most, seconds=attempt.seconds
+            )
+        except AttemptError as error:
+            attempt.failed = error
+            raise
+        # Only what the SDK looks at: whether it is an error. The body's encoding, cookies and dates are not for it.
+        return httpx2.Response(attempt.reply.status, content=b"", request=request)
 
 
 def _no_contact(where: str, error: AttemptError) -> str:
