@@ -125,7 +125,7 @@ URL = {"base_url": "http://127.0.0.1:9/v1"}
     [
         ("nothing.jsonl", {}, {"model": "m", **URL}, "is no file and no task"),
         ("{file}", {}, {"model": "m"}, "nothing says which model answers"),
-        ("{file}", {}, {"model": "m", "base_url": "127.0.0.1"}, "must start with http"),
+        ("{file}", {}, {"model": "m", "base_url": "127.0.0.1"}, "Expected https:"),
         ("{file}", {"base_prompt": "few_shot"}, {"model": "m", **URL}, "their own prompts"),
         ("{file}", {"samples": -1}, {"model": "m", **URL}, "--samples"),
         ("gsm8k", {"base_prompt": "one_shot"}, {"model": "m", **URL}, "--prompt: "),
