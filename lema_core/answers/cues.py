@@ -30,7 +30,7 @@ _LINK = (
     r"(?:(?:is|are|would be|will be|should be|must be|has to be|becomes|comes to|turns out to be|equals)\b"
     r"|[:：=→➡⇒]\ufe0f?"
     r"|(?=\s*(?:\\[\[(]|\$)))"
-    r"(?:[ ](?:therefore|thus|then|hence|simply|just|exactly|indeed)\b)?[ :*_]{0,6}"
+    r"(?:[ ](?:therefore|thus|then|hence|simply|just|exactly|indeed)(?=[ ]*[:$*\\(0-9-]))?[ :*_]{0,6}"
 )
 _ANSWER = rf"(?<![^\W_].)(?:nswers?|NSWERS?)(?![^\W_])(?i:{_LINK})"
 COMMON = re.compile(

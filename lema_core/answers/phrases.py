@@ -38,7 +38,8 @@ _DENIED_BOX = re.compile(
         |\\neq?\b|≠|(?<![\w)}\]])!=
         |\b(?:wrong|incorrect|false|mistaken|untrue)(?:ly)?
             (?:\s+(?:\w+\s+)?(?:answer|value|result|conclusion|solution|guess|total|choice|option|number|one)s?)?
-        |\b(?:doubt|deny|impossible|unlikely)(?:\s+\w+){0,3}?)
+        |\b(?:doubt|deny|impossible|unlikely)(?:\s+\w+){0,3}?
+        |\b(?:wrong|false|untrue)\s+that(?:\s+\w+){0,3}?)
     (?:\s+(?:be|is|was|are|to|equal|simply|just|exactly|actually|the|of|as|obtain|get|give|gives|value|answer|number|quite
         |really|necessarily|possibly|have|been|correct|correctly|right)){0,6}
     [\s$\\(\[{:]*(?:\w{1,12}\s*=\s*)?$""",
