@@ -27,7 +27,9 @@ def judge(
     """
     found = extract(text, family, candidates)
     judged = None if found.value is None else _compared(gold, found.value, family, candidates, workers, policy)
-    if found.alternative is not None and (judged is None or judged.verdict != "right"):
+    if judged is not None and judged.verdict == "right":
+        return judged
+    if found.alternative is not None:
         other = _compared(gold, found.alternative, family, candidates, workers, policy)
         # Only the gold answer can confirm this reading; that several letters are wrong, a gold of several letters says
         if other.verdict == "right" or (judged is None and other.verdict == "wrong"):

@@ -15,7 +15,7 @@ _MARK = re.compile(
     |\[(?P<closebracket>/?)THINK(?:ING)?\]""",
     re.VERBOSE | re.IGNORECASE,
 )
-_NO_TAG = re.compile(r"(?:[^<]*+<(?![|/A-Za-z]))*+[^<]*+")
+_NO_TAG = re.compile(r"(?:[^<]*+<(?:<[^<|/A-Za-z]|[^<|/A-Za-z]))*+[^<]*+")
 """A text without a tag or a token; ``<<3*4=12>>`` is none. The fastest way to look: every solution is."""
 _CONTROL = r"""<[|｜][A-Za-z0-9_▁/ .-]{1,40}[|｜]>|<\|?(?:start|end)_of_(?:turn|text)\|?>|</?s>|<(?:eos|bos|pad|unk)>
     |\[/?INST\]|\[(?:EOS|SEP|PAD|CLS)\]|<turn\|>"""
@@ -37,7 +37,7 @@ def may_think(text: str) -> bool:
     """Say fast whether a text may hold a mark of thinking; False is sure. It is asked for every solution."""
     if "<" in text and _NO_TAG.fullmatch(text) is None:
         return True
-    return "[THINK" in text or "◁" in text or text.startswith("analysis")
+    return ("[" in text and "[THINK" in text) or "◁" in text or text.startswith("analysis")
 
 
 def spoken(text: str) -> str | None:
