@@ -11,7 +11,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+ROOT = Path(__file__).resolve().parents[1]
+# The root first: with the tests alone, tests/flows would stand for the package flows of an editable installation.
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from hostile_endpoint import BEHAVIOURS  # type: ignore[import-not-found]
 from hostile_trials import as_table, trials  # type: ignore[import-not-found]

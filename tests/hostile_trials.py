@@ -29,6 +29,8 @@ from typing import Any
 
 from hostile_endpoint import BEHAVIOURS, Behaviour, HostileEndpoint, make_bombs
 
+from lema_core.processes import die_with_parent
+
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 REQUESTS = 3
 ATTEMPT_S, REQUEST_S, OUTAGE_S = 5.0, 12.0, 4.0
@@ -102,6 +104,8 @@ def _serve() -> tuple[int, int]:
     if pid:
         return int(os.read(reading, 16)), pid
 
+    # Else it would outlive a parent that fails, and hold its output open.
+    die_with_parent()
     make_bombs()
 
     async def serve() -> None:

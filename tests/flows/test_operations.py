@@ -154,9 +154,12 @@ def test_a_killed_run_is_shown_as_crashed_and_resumed_by_the_automation(
     run = start_run(prefect_api, "lema-run/whole-run", run_file="deployments/runs/test.toml")
     until("the first answers", lambda: simulated.stats.counts["ok"] > 40)
     victim = flow_process_of(serving, run)
+    # Other tests of the session crash runs as well.
+    before = {one["id"] for one in runs(prefect_api, "resume  under .lema")}
     kill_all(victim.pid)
     assert ended(prefect_api, run)["type"] == "CRASHED"
-    resumed = until("the automation", lambda: runs(prefect_api, "resume  under .lema"))[-1]
+    asked = lambda: [one for one in runs(prefect_api, "resume  under .lema") if one["id"] not in before]  # noqa: E731
+    (resumed,) = until("the automation", asked)
     state = ended(prefect_api, resumed)
     assert (state["type"], state["message"]) == ("COMPLETED", "finished flow_test")
     assert simulated.stats.report()["paid_twice"] <= 16
