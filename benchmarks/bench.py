@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.operations import server as prefect
+from flows.local_stack import server as prefect
 from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated.serving import CONTROL_FROM
 

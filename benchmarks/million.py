@@ -58,12 +58,12 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     from lema_core import identities
     from lema_core.artifacts import Store
     from lema_core.corrections.specs import CorrectionsSpec
-    from lema_core.lineage import Collection, Lineage
     from lema_core.mixture import get_arm
     from lema_core.questions import QuestionsSpec
     from lema_core.records import Correction, JudgedPath, Question, ReasoningPath
-    from lema_core.specs import MistakesSpec, MixtureSpec, Runtime, StudentSpec, VerdictsSpec
-    from tasks._endpoints import engine_session
+    from lema_core.run.artifacts import Collection, Lineage
+    from lema_core.run.spec import MistakesSpec, MixtureSpec, Runtime, StudentSpec, VerdictsSpec
+    from tasks.engine_session import engine_session
     from tasks.mixture import mixture
     from tasks.questions import questions
     from tasks.verdicts import mistakes, verdicts

@@ -38,8 +38,8 @@ class Bench:
 
         from lema_core.llm.endpoints import EndpointSpec
         from lema_core.questions import QuestionsSpec
-        from lema_core.specs import Runtime, StudentSpec
-        from tasks._endpoints import engine_session
+        from lema_core.run.spec import Runtime, StudentSpec
+        from tasks.engine_session import engine_session
         from tasks.questions import questions
         from tasks.reasoning_paths import reasoning_paths
 

@@ -17,15 +17,15 @@ from flows.titles import title_of
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.devices import Devices, shared_out, using
 from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
-from lema_core.lineage import Lineage
-from lema_core.specs import RunSpec, Runtime
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec, Runtime
+from lema_core.system.devices import Devices, shared_out, using
 from lema_core.training.launch import gpus_here
-from tasks._boundary import flow
-from tasks._endpoints import engine_session
 from tasks.ablation import HTML
 from tasks.ablation import ablation as comparison
+from tasks.boundary import flow
+from tasks.engine_session import engine_session
 
 
 @dataclass(frozen=True, slots=True)

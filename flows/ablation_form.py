@@ -6,15 +6,15 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from pydantic import Field, ValidationError
 
+from flows.cancelling import ending_in_a_state
 from flows.deployed import ROOT, RUN_FILES, RunFile, carried_out, titled
-from flows.operations.cancelling import ending_in_a_state
 from lema_core.ablation.cells import expand
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
-from lema_core.run_files import problems, read_run_file
-from lema_core.specs import RunSpec
-from tasks._boundary import flow
+from lema_core.run.files import problems, read_run_file
+from lema_core.run.spec import RunSpec
+from tasks.boundary import flow
 
 SMOKE = str(RUN_FILES / "ablation_smoke.toml")
 """What the form starts with: it needs no key and costs nothing."""

@@ -6,9 +6,9 @@ from flows.endpoints import Endpoints, Student
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.corrections.specs import CorrectionsSpec
-from lema_core.lineage import Collection
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.specs import RunSpec, Runtime
+from lema_core.run.artifacts import Collection
+from lema_core.run.spec import RunSpec, Runtime
 from tasks.corrections import corrections
 from tasks.quality_gate import approval, quality_gate
 from tasks.reasoning_paths import reasoning_paths

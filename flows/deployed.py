@@ -15,22 +15,22 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.ablation import ablation
+from flows.cancelling import ending_in_a_state, wished
 from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
-from flows.operations.cancelling import ending_in_a_state, wished
 from flows.planning.planner import Planner
 from flows.preflight import preflight
 from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
 from flows.titles import title_of
 from lema_core.artifacts import Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
-from lema_core.lineage import Lineage
-from lema_core.run_files import read_run_file
-from lema_core.specs import RunSpec, Runtime
-from tasks._boundary import flow
-from tasks._endpoints import engine_session
-from tasks._secrets import with_key
+from lema_core.run.artifacts import Lineage
+from lema_core.run.files import read_run_file
+from lema_core.run.spec import RunSpec, Runtime
+from tasks.boundary import flow
+from tasks.endpoint_keys import with_key
+from tasks.engine_session import engine_session
 from tasks.questions import questions
 from tasks.report import show_scores
 

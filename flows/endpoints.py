@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.identities import served_as
-from lema_core.lineage import Lineage
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.specs import BASE, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import BASE, PromptKind, RunSpec, Runtime, StudentSpec
 from lema_core.training import MODEL_FOLDER
 
 

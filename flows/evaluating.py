@@ -2,10 +2,10 @@
 
 from flows.endpoints import Endpoints
 from flows.measuring import GO_ON, Measured, asked_for
-from lema_core.lineage import Lineage
-from lema_core.specs import RunSpec, Runtime
-from tasks._boundary import flow
-from tasks._endpoints import engine_session
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec, Runtime
+from tasks.boundary import flow
+from tasks.engine_session import engine_session
 from tasks.evaluation import evaluation
 from tasks.questions import questions
 

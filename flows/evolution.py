@@ -4,8 +4,8 @@ from flows.corrections import collect_corrections
 from flows.endpoints import Endpoints
 from flows.fine_tuning import fine_tune_arm
 from lema_core.evolution import Kind
-from lema_core.lineage import Collection, Lineage
-from lema_core.specs import EvolutionSpec, RunSpec, Runtime
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import EvolutionSpec, RunSpec, Runtime
 from tasks.evolution import evolution, evolution_created, evolution_novel
 
 

@@ -3,8 +3,8 @@
 from flows.endpoints import Endpoints
 from flows.selection import trained
 from lema_core.artifacts import Store
-from lema_core.lineage import Lineage
-from lema_core.specs import RunSpec, Runtime
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec, Runtime
 from tasks.evaluation import evaluation
 from tasks.mixture import mixture
 from tasks.perplexity import perplexity

@@ -9,10 +9,10 @@ from flows.fine_tuning import evaluate, fine_tune
 from flows.planning.forecasts import telling_what_remains
 from flows.selection import hold_out
 from flows.titles import title_of
-from lema_core.lineage import Collection, Lineage
-from lema_core.specs import RunSpec, Runtime
-from tasks._boundary import flow
-from tasks._endpoints import engine_session
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import RunSpec, Runtime
+from tasks.boundary import flow
+from tasks.engine_session import engine_session
 from tasks.questions import questions
 from tasks.report import report
 

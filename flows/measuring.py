@@ -9,12 +9,12 @@ from flows.endpoints import Endpoints
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.errors import ConfigError
-from lema_core.lineage import Lineage
 from lema_core.llm.embedded import EMBEDDED, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import TASKS, QuestionsSpec, detect_task, get_task
-from lema_core.run_files import of_options, read_run_file
-from lema_core.specs import EvaluationSpec, RunSpec, Runtime
+from lema_core.run.artifacts import Lineage
+from lema_core.run.files import of_options, read_run_file
+from lema_core.run.spec import EvaluationSpec, RunSpec, Runtime
 
 GO_ON = "the same command again"
 """Nothing records an evaluation: what it needs to go on is the ledger and the store."""

@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Iterable
 from flows.planning.sweep import stages_of
 from lema_core.ablation.cells import cell_runs
 from lema_core.llm.client import Client
+from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.specs import RunSpec
-from lema_core.tokens import need_tokenizer
+from lema_core.run.spec import RunSpec
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
 """Fetches an endpoint's key from where only flows can read it."""

@@ -10,9 +10,9 @@ from flows.run_records import records
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.remaking import derived, set_aside
 from lema_core.errors import ConfigError, LemaError
-from lema_core.failed_requests import failures_of, unanswered
-from lema_core.quality_gate import decision_folder
-from lema_core.specs import RunSpec, Runtime
+from lema_core.rating.gate import decision_folder
+from lema_core.run.failed_requests import failures_of, unanswered
+from lema_core.run.spec import RunSpec, Runtime
 
 
 @dataclass(frozen=True, slots=True)

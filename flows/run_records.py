@@ -17,15 +17,15 @@ from flows import stopping
 from lema_core.artifacts.documents import read_document, write_document
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
-from lema_core.llm.batch.book import waits_for_batches
+from lema_core.llm.batch.records import waits_for_batches
 from lema_core.llm.ledger.claims import LEASE_S, owner_lives
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.processes import ProcessIdentity, this_process
-from lema_core.run_files import problems
-from lema_core.runtime_spec import ledger_at
-from lema_core.specs import RunSpec
-from lema_core.unexpected import as_ours
+from lema_core.run.files import problems
+from lema_core.run.runtime import ledger_at
+from lema_core.run.spec import RunSpec
+from lema_core.system.processes import ProcessIdentity, this_process
+from lema_core.system.unexpected import as_ours
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
 """``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody

@@ -7,10 +7,10 @@ from pathlib import Path
 from flows.endpoints import Endpoints
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef
-from lema_core.lineage import Lineage
+from lema_core.evaluation.selection_spec import SelectionSpec
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.selection_spec import SelectionSpec
-from lema_core.specs import EvaluationSpec, RunSpec, Runtime
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import EvaluationSpec, RunSpec, Runtime
 from lema_core.training import TrainingSpec
 from tasks.evaluation import evaluation
 from tasks.selection import held_out, selected, selection

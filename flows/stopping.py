@@ -3,7 +3,7 @@
 The first signal cancels the work: nothing new is sent, answers in flight are awaited and committed as they arrive,
 training and model servers are ended. A second signal gives up what is still in flight, and so does SIGTERM by itself
 after ``grace_s()``: who sends it (docker, Slurm, Kubernetes, systemd) kills soon after. A process that does not end
-even then is ended by ``LAST_S``: what it started dies with it (``lema_core.processes.die_with_parent``).
+even then is ended by ``LAST_S``: what it started dies with it (``lema_core.system.processes.die_with_parent``).
 """
 
 import asyncio

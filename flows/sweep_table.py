@@ -7,7 +7,7 @@ from rich.table import Table
 
 from lema_core.ablation.comparison import Row, SweepTable
 from lema_core.ablation.contrasts import Contrast
-from lema_core.report.story import interval, p_value, percent, points
+from lema_core.report.prose import interval, p_value, percent, points
 from lema_core.report.sweeps import label_of, smallest_seen
 
 FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")

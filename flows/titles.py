@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 
 def title_of(run: RunSpec) -> str:

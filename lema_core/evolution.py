@@ -15,12 +15,12 @@ from typing import Literal
 from lema_core.answers import MAX_TEXT_CHARS, Family, extract, majority_vote
 from lema_core.errors import DataError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
-from lema_core.overlap import KnownQuestions, NearDuplicates
 from lema_core.prompts import evolution_prompt
 from lema_core.questions import get_task, question_id
+from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
 from lema_core.reasoning_paths import seed_of, without_run_on
 from lema_core.records import Correction, Question, Rejection
-from lema_core.specs import EvolutionSpec
+from lema_core.run.spec import EvolutionSpec
 from lema_core.steps import numbered_path
 
 REASONS = {

@@ -13,11 +13,11 @@ from lema_core.artifacts.manifest import damaged
 from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
-from lema_core.chunks import chunked
 from lema_core.errors import ArtifactError, ConfigError, EndpointError
-from lema_core.lineage import Lineage
 from lema_core.records import Correction, Example, JudgedPath
-from lema_core.redaction import Redactor
+from lema_core.run.artifacts import Lineage
+from lema_core.system.chunking import chunked
+from lema_core.system.redaction import Redactor
 from lema_core.training.specs import MODEL_FOLDER
 
 Format = Literal["chat", "parquet"]

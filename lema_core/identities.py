@@ -14,19 +14,19 @@ from lema_core import questions as question_source
 from lema_core.ablation.cells import CellResult, reference_of
 from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.corrections.specs import CorrectionsSpec
+from lema_core.evaluation.selection_spec import SelectionSpec
 from lema_core.evolution import Kind
-from lema_core.lineage import Collection, Lineage
 from lema_core.llm import embedded
+from lema_core.llm.costs.prices import price_of
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
-from lema_core.llm.prices import price_of
 from lema_core.mixture import Arm, reads
 from lema_core.mixture import prompt_identity as mixture_prompts
-from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions import QuestionsSpec, get_task
+from lema_core.rating.gate_spec import QualityGateSpec
 from lema_core.reasoning_paths import prompt_identity as path_prompts
-from lema_core.selection_spec import SelectionSpec
-from lema_core.specs import (
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import (
     EvaluationSpec,
     EvolutionSpec,
     MistakesSpec,

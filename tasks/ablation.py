@@ -20,9 +20,9 @@ from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
 from lema_core.report.sweeps import cells_table, headline_of, render_sweep_html, render_sweep_markdown, rows_table
-from lema_core.specs import RunSpec, Runtime
-from tasks._boundary import task
-from tasks._publish import SHARD_TASK, Stage, published
+from lema_core.run.spec import RunSpec, Runtime
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, published
 
 HTML, MARKDOWN = "report.html", "report.md"
 TABLES = {"cells": cells_table, "arms": rows_table}

@@ -8,16 +8,16 @@ from prefect.client.schemas.objects import State
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.corrections import select
-from lema_core.corrections.requesting import Tried, agreed, correction_requests, reviewed
+from lema_core.corrections.requests import Tried, agreed, correction_requests, reviewed
 from lema_core.corrections.specs import CorrectionsSpec
-from lema_core.failed_requests import SECOND
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
-from lema_core.specs import Runtime
-from tasks._boundary import task
-from tasks._endpoints import counted, engine_of, publish_asked
-from tasks._publish import SHARD_TASK, Stage, outcome
+from lema_core.run.failed_requests import SECOND
+from lema_core.run.spec import Runtime
+from tasks.boundary import task
+from tasks.engine_session import counted, engine_of, publish_asked
+from tasks.run_stage import SHARD_TASK, Stage, outcome
 
 
 @task(name="corrections", task_run_name="corrections {shard.start}-{shard.stop}", **SHARD_TASK)

@@ -7,14 +7,14 @@ from prefect.client.schemas.objects import State
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
-from lema_core.evaluation import greedy_requests, judged_answer
+from lema_core.evaluation.greedy import greedy_requests, judged_answer
+from lema_core.evaluation.votes import vote_requests
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
-from lema_core.specs import EvaluationSpec, PromptKind, Runtime
-from lema_core.votes import vote_requests
-from tasks._boundary import task
-from tasks._endpoints import counted, engine_of, publish_asked
-from tasks._publish import SHARD_TASK, Stage, outcome
+from lema_core.run.spec import EvaluationSpec, PromptKind, Runtime
+from tasks.boundary import task
+from tasks.engine_session import counted, engine_of, publish_asked
+from tasks.run_stage import SHARD_TASK, Stage, outcome
 
 
 @task(name="evaluation", task_run_name="{out.stage} {name} {shard.start}-{shard.stop}", **SHARD_TASK)

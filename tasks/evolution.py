@@ -10,14 +10,14 @@ from prefect.client.schemas.objects import State
 from lema_core import evolution as core
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
-from lema_core.lineage import Collection
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import Correction, Question
-from lema_core.specs import EvolutionSpec, Runtime
-from tasks._boundary import task
-from tasks._endpoints import counted, engine_of, publish_asked
-from tasks._publish import SHARD_TASK, Stage, outcome, publish
+from lema_core.run.artifacts import Collection
+from lema_core.run.spec import EvolutionSpec, Runtime
+from tasks.boundary import task
+from tasks.engine_session import counted, engine_of, publish_asked
+from tasks.run_stage import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="evolution_created", task_run_name="evolution_created {kind} {shard.start}-{shard.stop}", **SHARD_TASK)

@@ -8,13 +8,13 @@ from prefect.client.schemas.objects import State
 from lema_core import identities
 from lema_core import mixture as core
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
-from lema_core.lineage import Collection, Lineage
-from lema_core.overlap import KnownQuestions
+from lema_core.llm.costs.tokenizers import need_tokenizer
+from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
-from lema_core.specs import MixtureSpec, Runtime
-from lema_core.tokens import need_tokenizer
-from tasks._boundary import task
-from tasks._publish import SHARD_TASK, Stage, outcome, publish
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import MixtureSpec, Runtime
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="mixture", task_run_name="mixture {arm.name}", **SHARD_TASK)

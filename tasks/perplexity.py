@@ -10,11 +10,11 @@ from prefect.states import Completed
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.report.gathering import PERPLEXITY_FILE as FILE
-from lema_core.specs import Runtime
+from lema_core.report.load import PERPLEXITY_FILE as FILE
+from lema_core.run.spec import Runtime
 from lema_core.training.launch import clean_environment, run_group
-from tasks._boundary import task
-from tasks._publish import SHARD_TASK, Stage, published_alone
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, published_alone
 
 MODEL_FOLDER = "model"
 

@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.errors import QualityGateError
-from lema_core.quality_gate import (
+from lema_core.rating.gate import (
     Decision,
     Findings,
     decision_folder,
@@ -24,13 +24,13 @@ from lema_core.quality_gate import (
     read_decision,
     write_decision,
 )
-from lema_core.quality_gate_spec import GateRule, QualityGateSpec
+from lema_core.rating.gate_spec import GateRule, QualityGateSpec
+from lema_core.rating.pilot import draw_pilot
 from lema_core.records import JudgedPath
-from lema_core.report.rating import draw_pilot
-from lema_core.specs import Runtime
-from tasks._boundary import task
-from tasks._progress import announce
-from tasks._publish import SHARD_TASK, Stage, outcome, publish
+from lema_core.run.spec import Runtime
+from tasks.boundary import task
+from tasks.progress import announce
+from tasks.run_stage import SHARD_TASK, Stage, outcome, publish
 
 POLL_SECONDS = 2
 

@@ -9,9 +9,9 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
-from lema_core.specs import Runtime
-from tasks._boundary import task
-from tasks._publish import SHARD_TASK, Stage, outcome, publish
+from lema_core.run.spec import Runtime
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="questions", task_run_name="questions", **SHARD_TASK)

@@ -9,10 +9,10 @@ from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import path_from, path_requests
 from lema_core.records import Question, ReasoningPath
-from lema_core.specs import Runtime, StudentSpec
-from tasks._boundary import task
-from tasks._endpoints import counted, engine_of, publish_asked
-from tasks._publish import SHARD_TASK, Stage, outcome
+from lema_core.run.spec import Runtime, StudentSpec
+from tasks.boundary import task
+from tasks.engine_session import counted, engine_of, publish_asked
+from tasks.run_stage import SHARD_TASK, Stage, outcome
 
 
 @task(name="reasoning_paths", task_run_name="reasoning_paths {shard.start}-{shard.stop}", **SHARD_TASK)

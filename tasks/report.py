@@ -9,16 +9,16 @@ from prefect.states import Completed
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
-from lema_core.lineage import Lineage
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
-from lema_core.report.gathering import evaluation_of, gather
+from lema_core.report.load import evaluation_of, gather
+from lema_core.report.prose import percent
 from lema_core.report.run_cards import arm_card
-from lema_core.report.story import percent
-from lema_core.specs import RunSpec, Runtime
-from tasks._boundary import task
-from tasks._progress import decorative
-from tasks._publish import SHARD_TASK, Stage, published
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec, Runtime
+from tasks.boundary import task
+from tasks.progress import decorative
+from tasks.run_stage import SHARD_TASK, Stage, published
 
 HTML, MARKDOWN = "report.html", "report.md"
 

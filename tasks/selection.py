@@ -13,15 +13,21 @@ from prefect.states import Completed
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
 from lema_core.errors import ArtifactError
+from lema_core.evaluation.checkpoint_selection import (
+    SELECTION_FILE,
+    CheckpointScore,
+    hold_out,
+    score_checkpoints,
+    write_selection,
+)
+from lema_core.evaluation.selection_spec import SelectionSpec
 from lema_core.records import JudgedPath, Question
-from lema_core.selection import SELECTION_FILE, CheckpointScore, hold_out, score_checkpoints, write_selection
-from lema_core.selection_spec import SelectionSpec
-from lema_core.specs import Runtime
+from lema_core.run.spec import Runtime
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model
-from tasks._boundary import task
-from tasks._progress import artifact_key, decorative
-from tasks._publish import SHARD_TASK, Stage, files_under, outcome, publish, published
+from tasks.boundary import task
+from tasks.progress import artifact_key, decorative
+from tasks.run_stage import SHARD_TASK, Stage, files_under, outcome, publish, published
 
 Tables = Mapping[int, ArtifactRef]
 """By a checkpoint's step, the artifact of its judged answers."""

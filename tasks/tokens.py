@@ -8,11 +8,11 @@ from prefect.states import Completed
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.specs import Runtime
+from lema_core.run.spec import Runtime
 from lema_core.training import TrainingSpec, run_tokenising
-from tasks._boundary import task
-from tasks._models import based_on
-from tasks._publish import SHARD_TASK, Stage, published_alone
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, published_alone
+from tasks.starting_model import based_on
 
 FILES = ["meta.json", "rejected.parquet", "tokens.arrow"]
 

@@ -14,13 +14,13 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.artifacts.parquet import read_batches
 from lema_core.errors import ArtifactError
-from lema_core.specs import Runtime
+from lema_core.run.spec import Runtime
 from lema_core.training import TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, whole_checkpoints
-from tasks._boundary import task
-from tasks._models import based_on
-from tasks._progress import Seen, artifact_key, decorative, watched
-from tasks._publish import SHARD_TASK, Stage, alone, files_under, published_alone
+from tasks.boundary import task
+from tasks.progress import Seen, artifact_key, decorative, watched
+from tasks.run_stage import SHARD_TASK, Stage, alone, files_under, published_alone
+from tasks.starting_model import based_on
 
 KEPT = ("model", "metrics.parquet", "spec.json")
 """What of the output folder is the artifact; checkpoints and the log belong to the run."""

@@ -10,10 +10,10 @@ from prefect.client.schemas.objects import State
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, PartWriter, Shard, Store
 from lema_core.records import JudgedPath, ReasoningPath
-from lema_core.specs import MistakesSpec, Runtime, VerdictsSpec
+from lema_core.run.spec import MistakesSpec, Runtime, VerdictsSpec
 from lema_core.verdicts import MistakeSelection, judge_path
-from tasks._boundary import task
-from tasks._publish import SHARD_TASK, Stage, outcome, publish
+from tasks.boundary import task
+from tasks.run_stage import SHARD_TASK, Stage, outcome, publish
 
 
 @task(name="verdicts", task_run_name="verdicts {shard.start}-{shard.stop}", **SHARD_TASK)

@@ -33,7 +33,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Any]:
     """Start a real server of ours in a temporary folder, or skip where PostgreSQL is not installed."""
-    from flows.operations.postgres import Postgres, _as_user, _binaries
+    from flows.local_stack.postgres import Postgres, _as_user, _binaries
     from lema_core.errors import ConfigError
 
     try:

@@ -29,7 +29,7 @@ from typing import Any
 
 from hostile_endpoint import BEHAVIOURS, Behaviour, HostileEndpoint, make_bombs
 
-from lema_core.processes import die_with_parent
+from lema_core.system.processes import die_with_parent
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 REQUESTS = 3
@@ -120,7 +120,7 @@ def _serve() -> tuple[int, int]:
 
 def _prepare() -> None:
     """Import everything once, and shorten what waits by design."""
-    from lema_core.llm import outage
+    from lema_core.llm.limits import outage
 
     module: Any = importlib.import_module("flows.cli.complete")
     spec = module._spec
@@ -239,7 +239,7 @@ def _text(value: object) -> str:
 
 
 def _holds_key(text: str, key: str = KEY) -> bool:
-    """Say whether a text holds the key in any spelling. Written without a look at `lema_core.redaction`."""
+    """Say whether a text holds the key in any spelling. Written without a look at `lema_core.system.redaction`."""
     unescaped = re.sub(r"\\+u([0-9a-fA-F]{4})", lambda found: chr(int(found[1], 16)), text)
     readings = [text, unescaped, html.unescape(text), urllib.parse.unquote(urllib.parse.unquote(text))]
     wanted = [key, key.encode().hex()]

@@ -66,7 +66,7 @@ AUTH: dict[str, str] = {}
 
 def start_server(home: Path) -> str:
     """Start a Prefect server and note its authentication string; return its API address."""
-    from flows.operations import access, server
+    from flows.local_stack import access, server
 
     api = server.api_url(server.start(home))
     AUTH[api] = access.auth_string(home)

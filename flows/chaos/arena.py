@@ -11,7 +11,7 @@ from flows.chaos.outcome import Outcome
 from flows.planning.planned import PlannedStage
 from flows.planning.planner import Planner
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 
 @dataclass(slots=True)

@@ -21,8 +21,8 @@ from flows.cli.simulate import simulate
 from flows.cli.stack import deploy, down, serve, up, work
 from flows.cli.ui import ui_app
 from flows.cli.verify import verify
-from lema_core.core_dumps import without_core_dumps
-from lema_core.loopback import keep_loopback_direct
+from lema_core.system.core_dumps import without_core_dumps
+from lema_core.system.loopback import keep_loopback_direct
 
 
 class _App(typer.Typer):

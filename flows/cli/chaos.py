@@ -37,9 +37,9 @@ def chaos(
     Example: lema chaos deployments/runs/smoke.toml --quick
     """
     from flows.chaos import Arena, chosen, judged
-    from flows.operations.server import ensure_server
+    from flows.local_stack.server import ensure_server
     from lema_core.errors import LemaError
-    from lema_core.run_files import read_run_file
+    from lema_core.run.files import read_run_file
 
     run, scenarios = read_run_file(run_file, settings or ()), chosen(only or (), quick=quick)
     place = folder or Path(tempfile.mkdtemp(prefix="lema-chaos-"))

@@ -12,8 +12,8 @@ from flows.cli.console import console, errors
 
 if TYPE_CHECKING:
     from lema_core.llm import Budget, EndpointSpec
-    from lema_core.llm.answer_files import AnswerWriter
     from lema_core.llm.request_file import RequestFile
+    from lema_core.llm.result_files import AnswerWriter
 
 
 def complete(
@@ -54,9 +54,9 @@ def complete(
     --api-key-env OPENAI_API_KEY --budget 5
     """
     from lema_core.errors import EndpointError
-    from lema_core.llm.answer_files import AnswerWriter, finished
+    from lema_core.llm.limits.usability import nothing_answered
     from lema_core.llm.request_file import RequestFile, digest, unchanged
-    from lema_core.llm.usability import nothing_answered
+    from lema_core.llm.result_files import AnswerWriter, finished
 
     spec = _spec(
         model=model,
@@ -90,9 +90,9 @@ def complete(
 async def _run(
     lines: "RequestFile", spec: "EndpointSpec", writer: "AnswerWriter", ledger: str, budget: "Budget | None", run: str
 ) -> "Summary":
-    from flows.cli.live import live
+    from flows.cli.live_display import live
     from lema_core.llm import Engine, Failure
-    from lema_core.llm.prices import money
+    from lema_core.llm.costs.prices import money
 
     ids: Any = _Ids(lines)
     words: dict[str, str] = {}
@@ -164,7 +164,7 @@ class _Ids:
 
 def _spec(**fields: Any) -> "EndpointSpec":
     from lema_core.llm import EndpointSpec
-    from lema_core.run_files import of_options
+    from lema_core.run.files import of_options
 
     spec = of_options(EndpointSpec, {"name": "complete", **fields})
     return spec.model_copy(update={"identity": spec.answers_as})

@@ -12,9 +12,9 @@ from rich.segment import Segment
 from flows import stopping
 from flows.cli.arguments import check_text, print_any_text
 from lema_core.errors import LemaError
-from lema_core.printable import printable
-from lema_core.redaction import without_secrets
-from lema_core.unexpected import as_ours
+from lema_core.system.printable import printable
+from lema_core.system.redaction import without_secrets
+from lema_core.system.unexpected import as_ours
 
 P = ParamSpec("P")
 R = TypeVar("R")

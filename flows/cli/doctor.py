@@ -12,13 +12,13 @@ from urllib.request import Request, urlopen
 import typer
 
 from flows.cli.console import console
-from flows.operations import machine, server, stack
-from flows.operations.machine import Finding
+from flows.local_stack import machine, server, stack
+from flows.local_stack.machine import Finding
 from lema_core.errors import ConfigError, LemaError
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec
-    from lema_core.specs import RunSpec
+    from lema_core.run.spec import RunSpec
 
 INTERPRETER = "{python}"
 """In an endpoint's command: the Python that runs LeMa."""
@@ -99,7 +99,7 @@ def _artifacts(root: str) -> Iterator[Finding]:
 def _needs(run_file: Path | None) -> Needs:
     if run_file is None:
         return Needs()
-    from lema_core.run_files import read_run_file
+    from lema_core.run.files import read_run_file
 
     run = read_run_file(run_file)
     specs = [spec if spec.name != "endpoint" else spec.model_copy(update={"name": name}) for name, spec in _asked(run)]

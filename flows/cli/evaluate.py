@@ -12,7 +12,7 @@ from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
     from flows.measuring import Measured
-    from lema_core.specs import RunSpec
+    from lema_core.run.spec import RunSpec
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def evaluate(
         run = run_of_questions(questions, task, limit, asking, endpoint)
     if max_failed is not None:
         run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
-    from flows.cli.evaluation_shown import reference_of, show
+    from flows.cli.print_evaluation import reference_of, show
 
     if remake_failed:
         _set_aside(run, root)
@@ -103,7 +103,7 @@ def _set_aside(run: "RunSpec", root: str) -> None:
     from flows.measuring import already_there
     from flows.remaking import lossy, put_aside
     from lema_core.artifacts import Store
-    from lema_core.specs import Runtime
+    from lema_core.run.spec import Runtime
 
     runtime = Runtime.of(run, root)
     there = already_there(run, root)
@@ -115,15 +115,15 @@ def _set_aside(run: "RunSpec", root: str) -> None:
 def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import listened
+    from flows.local_stack.server import ensure_server, login_url
     from flows.measuring import GO_ON, already_there, asked_for
-    from flows.operations.server import ensure_server, login_url
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
 
     if there := already_there(run, root):
         from lema_core.artifacts import Store
-        from lema_core.specs import Runtime
-        from tasks._endpoints import check_answered
+        from lema_core.run.spec import Runtime
+        from tasks.engine_session import check_answered
 
         runtime = Runtime.of(run, root).model_copy(update={"go_on": GO_ON})
         for ref in filter(None, (there.greedy, there.votes)):
@@ -136,9 +136,9 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     stopping.run(all_answer({run.endpoint(name)}))
     console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    from flows.cancelling import cancellable
     from flows.cli.progress import bars
     from flows.evaluating import evaluate as evaluate_flow
-    from flows.operations.cancelling import cancellable
 
     with bars() as listener:
         measured: Measured = stopping.run(listened(cancellable(evaluate_flow, run, root, GO_ON), listener))

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from lema_core.artifacts import Store
     from lema_core.exporting import Format
-    from lema_core.lineage import Lineage
-    from lema_core.specs import RunSpec
+    from lema_core.run.artifacts import Lineage
+    from lema_core.run.spec import RunSpec
 
 
 def export(
@@ -49,8 +49,8 @@ def export(
     from lema_core import exporting
     from lema_core.artifacts import Store
     from lema_core.errors import ConfigError
-    from lema_core.run_files import read_run_file
-    from lema_core.specs import Runtime
+    from lema_core.run.files import read_run_file
+    from lema_core.run.spec import Runtime
 
     if form not in {"chat", "parquet", "model"}:
         raise ConfigError(f"--format {form}: expected chat, parquet or model")
@@ -74,7 +74,7 @@ def _data(
 ) -> list[str]:
     """Write the data and their card; return the files' names."""
     from lema_core import exporting
-    from lema_core.report.gathering import gather
+    from lema_core.report.load import gather
     from lema_core.report.run_cards import data_card
 
     # Models and evaluations are no part of the data, and need not be there yet.
@@ -90,7 +90,7 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
     """Write the model and its card; return the files' names."""
     from lema_core import exporting
     from lema_core.errors import ConfigError
-    from lema_core.report.gathering import gather
+    from lema_core.report.load import gather
     from lema_core.report.run_cards import arm_card
 
     if len(arms) != 1:

@@ -52,7 +52,7 @@ def _opened_or_made(where: str) -> Iterator["LedgerStore"]:
 
 
 def _ledger_here() -> str:
-    from lema_core.runtime_spec import ledger_under
+    from lema_core.run.runtime import ledger_under
 
     return ledger_under(".lema")
 
@@ -68,8 +68,8 @@ def totals(context: typer.Context, ledger: Where) -> None:
         return
     from rich.table import Table
 
+    from lema_core.llm.costs.prices import money
     from lema_core.llm.ledger.store import By
-    from lema_core.llm.prices import money
 
     with _opened(ledger) as store:
         for by in get_args(By):
@@ -163,7 +163,7 @@ def forget_batch(
     ledger: Where,
 ) -> None:
     """Give up a batch that its endpoint does not know any more: the next run buys again what it owes."""
-    from lema_core.llm.batch import book as batch_book
+    from lema_core.llm.batch import records as batch_book
 
     with _opened(ledger) as store:
         owed = batch_book.forget_batch(store, batch)

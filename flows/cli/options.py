@@ -8,7 +8,7 @@ import typer
 from flows.cli.console import console
 
 if TYPE_CHECKING:
-    from lema_core.run_options import OptionSection
+    from lema_core.run.options import OptionSection
 
 
 def options(
@@ -22,7 +22,7 @@ def options(
     from rich.table import Table
 
     from lema_core.errors import ConfigError
-    from lema_core.run_options import run_options
+    from lema_core.run.options import run_options
 
     known = run_options()
     if markdown:

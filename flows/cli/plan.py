@@ -12,8 +12,8 @@ from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
     from flows.planning.planned import PlannedStage
-    from lema_core.llm.forecast import Forecast, Interval
-    from lema_core.specs import Runtime
+    from lema_core.llm.costs.forecast import Forecast, Interval
+    from lema_core.run.spec import Runtime
 
 
 def plan(
@@ -39,8 +39,8 @@ def plan(
     """
     from flows.planning.forecasts import forecast_of, reading
     from flows.planning.sweep import stages_of
-    from lema_core.run_files import read_run_file
-    from lema_core.specs import Runtime
+    from lema_core.run.files import read_run_file
+    from lema_core.run.spec import Runtime
 
     spec = read_run_file(run_file, settings or ())
     runtime, stages = Runtime.of(spec, root), list(stages_of(spec, root))
@@ -59,7 +59,7 @@ def plan(
 
 async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
     from flows.planning.forecasts import pilot_stages, pilots
-    from lema_core.llm.prices import money
+    from lema_core.llm.costs.prices import money
 
     chosen = pilot_stages(stages)
     if not chosen:
@@ -91,7 +91,7 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
 
 
 def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:
-    from lema_core.llm.prices import money
+    from lema_core.llm.costs.prices import money
 
     name = stage.endpoint.name if stage.endpoint else ""
     dollars = money(forecast.dollars.likely) if forecast.dollars else ""
@@ -114,7 +114,7 @@ def _between(interval: "Interval") -> str:
 
 
 def _show_totals(forecasts: "list[Forecast]") -> None:
-    from lema_core.llm.prices import money
+    from lema_core.llm.costs.prices import money
 
     if not forecasts:
         console.print("Nothing to ask for: everything that needs a model is there.")
@@ -135,7 +135,7 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
 
 def _show_budget(runtime: "Runtime", dollars: float, tokens: int) -> None:
     """Print what the budget counts: it goes by the run's name, and a top-up has another one."""
-    from lema_core.llm.prices import money
+    from lema_core.llm.costs.prices import money
 
     limits = []
     if runtime.budget.usd is not None:

@@ -11,7 +11,7 @@ import typer
 from flows.cli.console import console
 
 if TYPE_CHECKING:
-    from lema_core.report.rating import PilotSummary, RatingSheet
+    from lema_core.rating.pilot import PilotSummary, RatingSheet
 
 
 def rate(
@@ -35,7 +35,7 @@ def rate(
     the command with Ctrl-C and go on later. A second rater uses the same --out and another --rater, and sees the first
     one's ratings only when done; the agreement (Cohen's kappa) is printed at the end.
     """
-    from lema_core.report.rating import RatingSheet, draw_pilot, read_corrections, summarise
+    from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarise
 
     sheet = RatingSheet(out, rater, draw_pilot(read_corrections(corrections), pairs, seed))
     _serve(sheet, port, open_page=browser)
@@ -46,7 +46,7 @@ def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:
     import uvicorn
 
     from lema_core.llm.model_server import free_port
-    from lema_core.report.rating_page import rating_app
+    from lema_core.rating.page import rating_app
 
     port, secret = port or free_port(), secrets.token_urlsafe(16)
     url = f"http://127.0.0.1:{port}/{secret}/"
@@ -64,7 +64,7 @@ def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:
 def _print(summary: "PilotSummary") -> None:
     from rich.table import Table
 
-    from lema_core.report.rating import RATINGS
+    from lema_core.rating.pilot import RATINGS
 
     table = Table("rater", *RATINGS, "of", box=None, header_style="bold")
     for rater, counts in summary.by_rater.items():

@@ -13,7 +13,7 @@ from flows import stopping
 from flows.cli.console import console
 
 if TYPE_CHECKING:
-    from lema_core.specs import RunSpec
+    from lema_core.run.spec import RunSpec
 
 Made = TypeVar("Made")
 Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
@@ -33,7 +33,7 @@ def run(
     nothing. After a crash or a kill, the same command goes on where it stopped. Without PREFECT_API_URL, a Prefect
     server is started on loopback so that you can watch the run; `lema ui stop` ends it.
     """
-    from lema_core.run_files import read_run_file
+    from lema_core.run.files import read_run_file
 
     # A run is of the arms of [mixture]; what is recorded says whether it is to be resumed as a sweep.
     execute(read_run_file(run_file, settings or ()).model_copy(update={"ablation": None}), root)
@@ -50,7 +50,7 @@ def sweep(
     (or `lema resume`) makes only what is missing. `lema plan` shows what a sweep would make and ask for.
     """
     from lema_core.ablation.specs import AblationSpec
-    from lema_core.run_files import read_run_file
+    from lema_core.run.files import read_run_file
 
     spec = read_run_file(run_file, settings or ())
     execute(spec.model_copy(update={"ablation": spec.ablation or AblationSpec()}), root)
@@ -98,7 +98,7 @@ def resume(
 
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
-    from flows.operations.server import ensure_server, login_url
+    from flows.local_stack.server import ensure_server, login_url
     from flows.preflight import preflight
 
     started = time.monotonic()
@@ -113,10 +113,10 @@ def execute(spec: "RunSpec", root: str) -> None:
     # As the standard library's manual has it for production: lines that could not be logged are not announced.
     logging.raiseExceptions = False
     from flows.ablation import ablation
-    from flows.cli.outcome import show, show_sweep
+    from flows.cancelling import cancellable
+    from flows.cli.print_results import show, show_sweep
     from flows.cli.progress import bars
     from flows.lema import lema
-    from flows.operations.cancelling import cancellable
     from flows.run_records import recorded
 
     with recorded(spec, root), bars() as listener:
@@ -137,7 +137,7 @@ def _announced(text: str) -> None:
 
 async def listened(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
     """Await a flow run, its stages' progress told to the listener."""
-    from tasks._progress import listening
+    from tasks.progress import listening
 
     async with listening(listener, _announced):
         return await flow_run

@@ -25,7 +25,7 @@ def up(
     What runs already is left alone, so the same command starts what is missing, as after a reboot. Everything listens
     on loopback only and lies under .lema; `lema down` stops it and keeps the data. The ledger moves to PostgreSQL too.
     """
-    from flows.operations import stack
+    from flows.local_stack import stack
 
     for part, where in stack.up(notify, sqlite=sqlite):
         console.print(f"{part:<12} {where}")
@@ -33,7 +33,7 @@ def up(
 
 def down() -> None:
     """Stop the worker, the server and PostgreSQL. All data stays; interrupted runs go on after `lema up`."""
-    from flows.operations import stack
+    from flows.local_stack import stack
 
     for part, ran in stack.down():
         console.print(f"{part:<12} {'stopped' if ran else 'was not running'}")
@@ -45,10 +45,10 @@ def deploy(notify: Notify = None) -> None:
     The server is the one PREFECT_API_URL names, else the one of this folder, which is started. Runs need a worker:
     `lema up` starts one here; `lema worker` is one in any terminal of this folder.
     """
-    from flows.operations.server import ensure_server, login_url
+    from flows.local_stack.server import ensure_server, login_url
 
     api = ensure_server()
-    from flows.operations import automations, deploying
+    from flows.registration import automations, deploying
 
     for name in deploying.register():
         console.print(f"deployment   {name}")
@@ -60,10 +60,11 @@ def deploy(notify: Notify = None) -> None:
 
 def serve(notify: Notify = None) -> None:
     """Register the deployments and run what is started or due, in this process, until Ctrl-C: no worker is needed."""
-    from flows.operations.server import ensure_server, login_url
+    from flows.local_stack.server import ensure_server, login_url
 
     api = ensure_server()
-    from flows.operations import automations, deploying, worker
+    from flows.local_stack import worker
+    from flows.registration import automations, deploying
 
     stopping.run(automations.register(notify))
     served = deploying.served()
@@ -80,10 +81,10 @@ def work(
     Unlike `prefect worker start`, which kills its runs when it is stopped, it lets each settle what is paid and in
     flight, for LEMA_GRACE_S seconds (20 by default) at most.
     """
-    from flows.operations.server import ensure_server
+    from flows.local_stack.server import ensure_server
 
     api = ensure_server()
-    from flows.operations import worker
+    from flows.local_stack import worker
 
     console.print(f"Working for the pool {pool} of {api}")
     stopping.run(worker.work(pool))

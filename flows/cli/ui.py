@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.console import console
-from flows.operations.server import HOME, api_url, client_settings, ensure_server, login_url, running_port, stop
+from flows.local_stack.server import HOME, api_url, client_settings, ensure_server, login_url, running_port, stop
 from lema_core.errors import ConfigError
 
 ui_app = typer.Typer(help="The Prefect server and UI that `lema run` starts when PREFECT_API_URL is not set.")

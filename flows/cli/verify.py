@@ -116,8 +116,8 @@ def _verify_file(
 ) -> None:
     from rich.markup import escape
 
-    from lema_core.chunks import chunked
     from lema_core.questions.files import read_rows
+    from lema_core.system.chunking import chunked
 
     layers: Counter[tuple[str, str]] = Counter()
     labels: Counter[tuple[bool, str]] = Counter()
@@ -218,8 +218,8 @@ def _schema(cases: str) -> Any:
     """Return the columns of all cases together: a first pass, for a column may come late or begin with nulls."""
     import pyarrow as pa
 
-    from lema_core.chunks import chunked
     from lema_core.questions.files import read_rows
+    from lema_core.system.chunking import chunked
 
     schema = pa.schema([])
     for some in chunked((row for _, row in read_rows(cases)), BATCH):

@@ -8,14 +8,14 @@ from flows.endpoints import Endpoints
 from flows.planning.planned import Asked, PlannedStage, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
-from lema_core.corrections.requesting import correction_requests
+from lema_core.corrections.requests import correction_requests
 from lema_core.corrections.specs import CorrectionsSpec
-from lema_core.lineage import Collection
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.quality_gate_spec import QualityGateSpec
 from lema_core.questions import get_task
+from lema_core.rating.gate_spec import QualityGateSpec
 from lema_core.records import JudgedPath
-from lema_core.specs import RunSpec
+from lema_core.run.artifacts import Collection
+from lema_core.run.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)

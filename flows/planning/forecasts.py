@@ -9,16 +9,16 @@ from pathlib import Path
 from flows.planning.planned import PlannedStage
 from flows.planning.sweep import stages_of
 from lema_core.errors import BudgetExceededError
+from lema_core.llm.costs.forecast import Forecast, forecast, forecast_unread, pilot
+from lema_core.llm.costs.tokenizers import tokenizer_of
 from lema_core.llm.endpoints import running
 from lema_core.llm.engine import Engine
-from lema_core.llm.forecast import Forecast, forecast, forecast_unread, pilot
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.progress import remaining
 from lema_core.llm.requests import Completion
-from lema_core.specs import RunSpec, Runtime
-from lema_core.tokens import tokenizer_of
+from lema_core.run.spec import RunSpec, Runtime
 
 
 @dataclass(frozen=True, slots=True)

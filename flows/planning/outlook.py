@@ -8,11 +8,11 @@ from typing import Any
 
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, MissingDependencyError
-from lema_core.lineage import Collection
-from lema_core.llm.sizes import CHARS_PER_TOKEN
+from lema_core.llm.costs.token_estimates import CHARS_PER_TOKEN
+from lema_core.llm.costs.tokenizers import tokenizer_of
 from lema_core.mixture.arms import Arm, View
 from lema_core.records import Example, Question
-from lema_core.tokens import tokenizer_of
+from lema_core.run.artifacts import Collection
 from lema_core.training.estimate import check_base, estimate
 from lema_core.training.launch import ranks_here
 from lema_core.training.specs import LaunchSpec, TrainingSpec

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef
-from lema_core.lineage import Collection
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.records import Question
+from lema_core.run.artifacts import Collection
 
 Asked = Callable[[], Iterable[CompletionRequest]]
 Questions = Callable[[], Iterable[Question]]

@@ -15,19 +15,19 @@ from flows.planning.outlook import Data, of_mixture, of_pool, of_tokens, outlook
 from flows.planning.planned import Asked, PlannedStage, Questions, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
-from lema_core.evaluation import greedy_requests
+from lema_core.evaluation.checkpoint_selection import check_rest
+from lema_core.evaluation.greedy import greedy_requests
+from lema_core.evaluation.votes import vote_requests
 from lema_core.evolution import Kind
-from lema_core.lineage import Collection, Lineage
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import Example, Question
-from lema_core.selection import check_rest
-from lema_core.specs import EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import EvaluationSpec, EvolutionSpec, PromptKind, RunSpec, Runtime, StudentSpec
 from lema_core.training import TrainingSpec
 from lema_core.training.options import check_overrides
-from lema_core.votes import vote_requests
 
 
 class Planner:

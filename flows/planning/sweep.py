@@ -6,7 +6,7 @@ from dataclasses import replace
 from flows.planning.planned import PlannedStage
 from flows.planning.planner import Planner
 from lema_core.ablation.cells import Setting, expand
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 
 def stages_of(run: RunSpec, root: str) -> Iterator[PlannedStage]:

@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
-from lema_core.run_files import problems
-from lema_core.specs import BASE, RunSpec
+from lema_core.run.files import problems
+from lema_core.run.spec import BASE, RunSpec
 
 OWN = "as in the run file"
 """The only setting of a sweep that names none."""

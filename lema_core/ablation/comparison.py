@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from lema_core import statistics
 from lema_core.ablation.cells import CellResult
 from lema_core.ablation.contrasts import Contrast, accuracy_of, contrast_of
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
-from lema_core.seeds import SeedSpread, seed_spread
-from lema_core.specs import BASE
-from lema_core.statistics import Estimate, Proportion
+from lema_core.evaluation import statistics
+from lema_core.evaluation.seeds import SeedSpread, seed_spread
+from lema_core.evaluation.statistics import Estimate, Proportion
+from lema_core.run.spec import BASE
 
 Right = Mapping[str, bool]
 """By question: whether the answer is right."""

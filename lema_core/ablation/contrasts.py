@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lema_core import statistics
-from lema_core.seeds import SeedSpread, TestedDifference, accuracy_over_seeds, difference_over_seeds
-from lema_core.statistics import Estimate
+from lema_core.evaluation import statistics
+from lema_core.evaluation.seeds import SeedSpread, TestedDifference, accuracy_over_seeds, difference_over_seeds
+from lema_core.evaluation.statistics import Estimate
 
 Runs = Sequence[Sequence[bool]]
 """Right or wrong, by seed and item."""

@@ -5,12 +5,12 @@ here raises because of a text, and "unknown", "none", "ambiguous" and "refused" 
 libraries are imported only by the worker processes that need them. What it does not do: judge the reasoning.
 """
 
-from lema_core.answers.arithmetic import FalseEquation, false_equations
 from lema_core.answers.extraction import extract
 from lema_core.answers.judge import judge, judge_batch
 from lema_core.answers.matching import match
-from lema_core.answers.types import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, MatchPolicy, Vote
+from lema_core.answers.results import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, MatchPolicy, Vote
 from lema_core.answers.vote import majority_vote
+from lema_core.step_checker.check import FalseEquation, false_equations
 
 __all__ = [
     "MAX_TEXT_CHARS",

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lema_core.answers.types import Family
+from lema_core.answers.results import Family
 
 MAX_BRACES = 5_000
 """A box that holds more is given up."""

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from lema_core.answers.types import Extraction, Match
+from lema_core.answers.results import Extraction, Match
 
 _LETTER = re.compile(
     r"""[(\[<{]?\s*([A-Za-z])\s*(?:[).:\]>}]|$

@@ -17,9 +17,9 @@ from lema_core.answers.parameters import same_family
 from lema_core.answers.policies import is_rounding_of, same_angle, same_number
 from lema_core.answers.ratios import is_time, ratio_is_value, same_ratio
 from lema_core.answers.relations import as_interval, flipped, same_equation
+from lema_core.answers.results import DEFAULT_POLICY, MatchPolicy
 from lema_core.answers.sampling import unknowns
-from lema_core.answers.typed import Answer, Kind
-from lema_core.answers.types import DEFAULT_POLICY, MatchPolicy
+from lema_core.answers.typed_answers import Answer, Kind
 
 _INFINITE = {("inf",), ("+", "inf"), ("-", "inf")}
 _WITH_ORDER = frozenset(["value", "list", "tuple", "relation", "ratio", "set"])

@@ -7,8 +7,8 @@ from lema_core.answers.lexer import to_ascii
 from lema_core.answers.limits import not_an_answer
 from lema_core.answers.phrases import denies
 from lema_core.answers.quantity import only_quantity
+from lema_core.answers.results import MAX_ANSWER_CHARS, Extraction, Family
 from lema_core.answers.sides import stated_side
-from lema_core.answers.types import MAX_ANSWER_CHARS, Extraction, Family
 
 SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|(?<=[。！？])\s*|\n\s*\n|<\|")
 NUMBER = re.compile(

@@ -22,7 +22,7 @@ from lema_core.answers.sampling import (
     unknowns,
     zeros,
 )
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 
 MAX_UNKNOWNS = 4
 MAX_LEAVES = 24

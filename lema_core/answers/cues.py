@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lema_core.answers.types import Family
+from lema_core.answers.results import Family
 
 MAX_CUES = 50
 """Only this many of the last cues are looked at: a text with more is degenerate."""

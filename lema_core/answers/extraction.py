@@ -28,10 +28,10 @@ from lema_core.answers.phrases import (
     taken_back,
 )
 from lema_core.answers.quantity import only_quantity
+from lema_core.answers.results import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
 from lema_core.answers.scorers import extract_with, is_scorer
 from lema_core.answers.sides import computed_side, stated_side
 from lema_core.answers.thinking import CONTROL_TOKEN, may_think, spoken, without_end_tokens
-from lema_core.answers.types import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
 from lema_core.errors import LemaError
 
 _SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")

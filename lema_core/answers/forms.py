@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from lema_core.answers.expressions import Tokens
-from lema_core.answers.typed import Answer, closes_at_end, split_top
+from lema_core.answers.typed_answers import Answer, closes_at_end, split_top
 
 _NO = frozenset(["'no", "'none"])
 _NOUNS = frozenset(["'solution", "'solutions", "'root", "'roots"])

@@ -6,8 +6,8 @@ from typing import Any
 
 from lema_core.answers.extraction import extract
 from lema_core.answers.matching import CACHE, match
-from lema_core.answers.types import DEFAULT_POLICY, Family, Judgement, MatchOutcome, MatchPolicy, Verdict
-from lema_core.answers.workers import Workers
+from lema_core.answers.results import DEFAULT_POLICY, Family, Judgement, MatchOutcome, MatchPolicy, Verdict
+from lema_core.answers.worker_pool import Workers
 
 _VERDICTS: Mapping[MatchOutcome, Verdict] = {"equal": "right", "different": "wrong", "unknown": "unknown"}
 

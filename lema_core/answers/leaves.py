@@ -2,7 +2,7 @@
 
 from lema_core.answers.expressions import Node, Tokens, parse_expression
 from lema_core.answers.lexicon import FILLERS, NEGATIONS, QUALIFIERS, SCALES, UNIT_NAMES, UNITS
-from lema_core.answers.typed import Answer, split_top
+from lema_core.answers.typed_answers import Answer, split_top
 from lema_core.answers.values import has_unknowns
 
 MAX_TIME_DIGITS = 6

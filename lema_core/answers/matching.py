@@ -14,11 +14,11 @@ from lema_core.answers.compare import compare
 from lema_core.answers.lexer import to_ascii, tokens_of
 from lema_core.answers.lexicon import ENGLISH
 from lema_core.answers.limits import not_an_answer
+from lema_core.answers.results import DEFAULT_POLICY, MAX_ANSWER_CHARS, Family, Match, MatchPolicy
 from lema_core.answers.scorers import is_scorer, match_with
 from lema_core.answers.structure import parse_answer
-from lema_core.answers.typed import Answer
-from lema_core.answers.types import DEFAULT_POLICY, MAX_ANSWER_CHARS, Family, Match, MatchPolicy
-from lema_core.answers.workers import Workers, shared_workers
+from lema_core.answers.typed_answers import Answer
+from lema_core.answers.worker_pool import Workers, shared_workers
 from lema_core.errors import LemaError
 
 CACHE = 1 << 17

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from lema_core.answers.expressions import GREEK, Tokens
 from lema_core.answers.lexicon import GENERIC_LABELS
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 
 
 def same_up_to_names(gold: Answer, pred: Answer) -> bool | None:

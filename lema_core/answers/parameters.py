@@ -9,7 +9,7 @@ from fractions import Fraction
 from lema_core.answers.evaluation import NoValueError, Number, divide, evaluate
 from lema_core.answers.expressions import Node
 from lema_core.answers.sampling import INTEGER_LETTERS, degree_in, operations, unknowns
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 from lema_core.answers.values import same_value
 
 _CONSTANTS = frozenset(["C", "c", "C_1", "c_1", "C_0", "c_0", "K", "const"])

@@ -4,7 +4,7 @@ from fractions import Fraction
 from typing import Any
 
 from lema_core.answers.expressions import Node
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 from lema_core.answers.values import has_unknowns, same_value, value_of
 
 MIN_ROUNDED_DIGITS = 5

@@ -11,8 +11,8 @@ from math import prod
 
 from lema_core.answers.lexer import to_ascii
 from lema_core.answers.phrases import explains, hedged, is_context, restates
+from lema_core.answers.results import Extraction
 from lema_core.answers.structure import parse_answer
-from lema_core.answers.types import Extraction
 
 # A sign is a sign unless a value or a name stands before it; there it stands between two of them.
 _SIGN = r"(?:^[-+]\s?|(?<![0-9A-Za-z)\]}%.])-|(?<=[:=(\[{,]\s)-\s)?(?:\$\s?-?)?"

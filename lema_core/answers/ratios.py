@@ -1,7 +1,7 @@
 """The policies on ratios and clock times. docs/answers.md states them."""
 
 from lema_core.answers.expressions import Node
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 from lema_core.answers.values import same_value
 
 

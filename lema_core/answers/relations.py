@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from lema_core.answers.conditions import same_condition
 from lema_core.answers.expressions import Node
-from lema_core.answers.typed import Answer
+from lema_core.answers.typed_answers import Answer
 from lema_core.answers.values import constant_ratio
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "!=": "!=", "=": "="}

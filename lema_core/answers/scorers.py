@@ -8,7 +8,7 @@ import importlib
 from functools import lru_cache
 from typing import Protocol, cast
 
-from lema_core.answers.types import Extraction, Match
+from lema_core.answers.results import Extraction, Match
 from lema_core.errors import ConfigError
 
 

@@ -15,7 +15,7 @@ from lema_core.answers.leaves import is_prose, quantity, typed_number, words
 from lema_core.answers.lexer import to_ascii, tokens_of
 from lema_core.answers.lexicon import GENERIC_LABELS
 from lema_core.answers.relations import as_interval
-from lema_core.answers.typed import CLOSING, OPENING, Answer, closes_at_end, split_top
+from lema_core.answers.typed_answers import CLOSING, OPENING, Answer, closes_at_end, split_top
 
 MAX_ITEMS = 64
 MAX_NESTING = 6

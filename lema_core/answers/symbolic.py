@@ -11,7 +11,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, Expr, Rational, nan, simplify, zoo
 
 from lema_core.answers.lexer import tokens_of
-from lema_core.answers.types import Match
+from lema_core.answers.results import Match
 
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False

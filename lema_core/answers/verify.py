@@ -7,8 +7,8 @@ from typing import Any
 
 from lema_core.answers.extraction import read_answer
 from lema_core.answers.matching import match
-from lema_core.answers.types import DEFAULT_POLICY, Extraction, Family, Match, MatchOutcome, MatchPolicy
-from lema_core.answers.workers import Workers
+from lema_core.answers.results import DEFAULT_POLICY, Extraction, Family, Match, MatchOutcome, MatchPolicy
+from lema_core.answers.worker_pool import Workers
 
 _TASKS: Mapping[str, Family] = {
     "gsm8k": "numeric", "svamp": "numeric", "asdiv": "numeric", "arithmetic": "numeric", "math": "latex",

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lema_core.answers.matching import match
-from lema_core.answers.types import DEFAULT_POLICY, Family, MatchPolicy, Vote
+from lema_core.answers.results import DEFAULT_POLICY, Family, MatchPolicy, Vote
 
 
 def majority_vote(

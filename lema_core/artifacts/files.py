@@ -17,8 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import available_protocols
 
 from lema_core.errors import ArtifactError, ConfigError
-from lema_core.machine import this_machine
-from lema_core.urls import parse_url, scheme_of
+from lema_core.system.machine import this_machine
+from lema_core.system.urls import parse_url, scheme_of
 
 
 class FileSystem:

@@ -7,6 +7,7 @@ of ``REASONS``, and raises nothing for what a model wrote. The paper's only filt
 catch what that one lets through.
 """
 
+from lema_core.corrections.choose_tries import require_agreement, select
 from lema_core.corrections.parsing import (
     Fault,
     ParsedCorrection,
@@ -15,8 +16,7 @@ from lema_core.corrections.parsing import (
     render_choice_correction,
     render_correction,
 )
-from lema_core.corrections.reviewing import REASONS, first_false_step, review
-from lema_core.corrections.selection import require_agreement, select
+from lema_core.corrections.review import REASONS, first_false_step, review
 
 __all__ = [
     "REASONS",

@@ -18,8 +18,8 @@ from urllib.parse import quote
 import aiohttp
 from yarl import URL
 
-from lema_core.llm.answers import AttemptError
-from lema_core.loopback import proxy_of
+from lema_core.llm.responses import AttemptError
+from lema_core.system.loopback import proxy_of
 
 MOST_BYTES = 64 * 10**6
 """No reply may be larger, unpacked or not; only downloads into a file may."""

@@ -18,10 +18,10 @@ import httpx2
 import openai
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm.answers import REDIRECTS, Answer, AttemptError, read_answer, status_error
 from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.redaction import redactor_of
+from lema_core.llm.responses import REDIRECTS, Answer, AttemptError, read_answer, status_error
+from lema_core.system.redaction import redactor_of
 
 PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """A server that is just starting gets three seconds before the run fails."""

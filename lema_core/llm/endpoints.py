@@ -17,8 +17,8 @@ from lema_core.errors import ConfigError
 from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.model_server import serving
-from lema_core.redaction import redactor_of
-from lema_core.urls import parse_base_url
+from lema_core.system.redaction import redactor_of
+from lema_core.system.urls import parse_base_url
 
 
 class Price(BaseModel):

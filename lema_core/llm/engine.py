@@ -15,21 +15,21 @@ from dataclasses import replace
 from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
-from lema_core.llm.budget import Account
-from lema_core.llm.buyer import Desk
-from lema_core.llm.channel import Channel, Chunks, pool_of
-from lema_core.llm.descriptors import Descriptors
+from lema_core.llm.connection import Channel, Chunks, pool_of
+from lema_core.llm.costs.budget import Account
+from lema_core.llm.costs.prices import need_price
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.flight import Flight
-from lema_core.llm.gate import Gate
+from lema_core.llm.http_transport import Desk
 from lema_core.llm.ledger.claims import BEAT_S
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.ledger import Ledger
-from lema_core.llm.prices import need_price
+from lema_core.llm.limits.admission_queue import Gate
+from lema_core.llm.limits.descriptors import Descriptors
+from lema_core.llm.limits.usability import Usability
+from lema_core.llm.pending import Flight
 from lema_core.llm.progress import Counters, Snapshot
+from lema_core.llm.read_ahead import Window, chunks
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
-from lema_core.llm.usability import Usability
-from lema_core.llm.window import Window, chunks
 
 GIVEN_UP_S = 1.0
 """For the end of requests that are given up while they are out."""

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lema_core import devices
-from lema_core.environment import HUB_TOKEN, program_environment
 from lema_core.errors import ConfigError, EndpointError
-from lema_core.private_files import private_file
-from lema_core.processes import die_with_parent, end_group
-from lema_core.server_gate import root_listens, session_listens
+from lema_core.system import devices
+from lema_core.system.environment import HUB_TOKEN, program_environment
+from lema_core.system.private_files import private_file
+from lema_core.system.processes import die_with_parent, end_group
+from lema_core.system.server_gate import root_listens, session_listens
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from lema_core.llm.limiter import Limiter
-from lema_core.llm.prices import money
+from lema_core.llm.costs.prices import money
+from lema_core.llm.limits.limiter import Limiter
 
 RATE_WINDOW_S = 30
 LOCKED_S = 3.0

@@ -13,7 +13,7 @@ from lema_core.errors import DataError
 from lema_core.mixture.arms import Arm, Match, View
 from lema_core.mixture.pool import Pool, examples
 from lema_core.mixture.shuffling import Shuffle, rank
-from lema_core.overlap import KnownQuestions
+from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Example, Question, Rejection, content_id
 
 REASONS = {

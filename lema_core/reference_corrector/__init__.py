@@ -13,9 +13,9 @@ from fractions import Fraction
 from lema_core.corrections import Shape, render_choice_correction, render_correction
 from lema_core.reference_corrector.diagnosis import Diagnosis, diagnose
 from lema_core.reference_corrector.equations import Equation, numbers
-from lema_core.reference_corrector.knowledge import Knowledge, Step, know, read_steps
-from lema_core.reference_corrector.solution import missing_steps, plain, repaired, with_result
-from lema_core.reference_corrector.wording import explain, sentence
+from lema_core.reference_corrector.explanations import explain, sentence
+from lema_core.reference_corrector.gold_rationale import Knowledge, Step, know, read_steps
+from lema_core.reference_corrector.repair import missing_steps, plain, repaired, with_result
 from lema_core.steps import same_step, split_path
 
 __all__ = ["Problem", "correct"]

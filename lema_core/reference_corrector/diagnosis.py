@@ -16,7 +16,7 @@ from typing import Literal
 from lema_core.answers import FalseEquation, false_equations
 from lema_core.reference_corrector.equations import Equation, key, keys, known_numbers, numbers
 from lema_core.reference_corrector.expansion import Expander, Expansion, is_factor, is_part
-from lema_core.reference_corrector.knowledge import Knowledge, Step
+from lema_core.reference_corrector.gold_rationale import Knowledge, Step
 
 Kind = Literal["arithmetic", "off_course", "stops_short", "no_way_on", "past_the_goal", "answer_line"]
 _CONVERSIONS = {

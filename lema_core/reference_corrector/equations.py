@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
-from lema_core.answers.arithmetic_tokens import Token, tokenize
+from lema_core.step_checker.tokens import Token, tokenize
 
 MAX_STEP_CHARS = 4_000
 """Only this much of a step is read: a degenerate answer may repeat itself without end."""

@@ -6,8 +6,8 @@ whenever and wherever. Sections without data are left out. Text of models is esc
 
 from lema_core.report.cards import Source, dataset_card, model_card
 from lema_core.report.data import Funnel, LossCurve, Provenance, ReportData, Usage
+from lema_core.report.prose import Story, story_of
 from lema_core.report.render import render_html, render_markdown
-from lema_core.report.story import Story, story_of
 
 __all__ = [
     "Funnel",

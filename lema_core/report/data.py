@@ -6,12 +6,12 @@ A section whose data is absent is left out of the page. Times are those of the m
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lema_core.accuracy import Evaluation
+from lema_core.evaluation.accuracy import Evaluation
+from lema_core.evaluation.checkpoint_selection import CheckpointScore
+from lema_core.evaluation.statistics import PerplexityGap
+from lema_core.evaluation.votes import VoteScore
 from lema_core.records import Correction
-from lema_core.selection import CheckpointScore
-from lema_core.statistics import PerplexityGap
 from lema_core.verdicts import Difficulty
-from lema_core.votes import VoteScore
 
 __all__ = ["Bill", "EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
 

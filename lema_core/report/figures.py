@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from lema_core.ablation.comparison import Row
-from lema_core.accuracy import Evaluation
+from lema_core.evaluation.accuracy import Evaluation
+from lema_core.evaluation.statistics import PerplexityGap
 from lema_core.report.data import LossCurve
-from lema_core.statistics import PerplexityGap
 
 __all__ = [
     "accuracy_figure",

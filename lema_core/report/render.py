@@ -8,10 +8,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from lema_core.llm.prices import money
-from lema_core.report import story
+from lema_core.llm.costs.prices import money
+from lema_core.report import prose
 from lema_core.report.data import Funnel, ReportData
-from lema_core.report.pairs import pair_of
+from lema_core.report.diff import pair_of
 
 __all__ = ["environment", "render_html", "render_markdown", "tidy", "view_of"]
 
@@ -43,11 +43,11 @@ def view_of(data: ReportData) -> dict[str, Any]:
     """Return what the templates of the report and the cards read."""
     return {
         "data": data,
-        "story": story.story_of(data),
+        "story": prose.story_of(data),
         "stages": _stages(data.funnel) if data.funnel else [],
         "pairs": [pair_of(correction) for correction in data.examples],
         "levels": _levels(data),
-        "bill": story.bill_text(data) if data.bill else "",
+        "bill": prose.bill_text(data) if data.bill else "",
     }
 
 
@@ -101,8 +101,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "count": story.count, "percent": story.percent, "points": story.points, "interval": story.interval,
-        "p": story.p_value, "money": money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
+        "count": prose.count, "percent": prose.percent, "points": prose.points, "interval": prose.interval,
+        "p": prose.p_value, "money": money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
     }  # fmt: skip
     return environment
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lema_core.report.cards import Source, dataset_card, model_card
 from lema_core.report.data import ReportData
-from lema_core.report.run_facts import base_of, parameters_of
-from lema_core.specs import RunSpec
+from lema_core.report.settings import base_of, parameters_of
+from lema_core.run.spec import RunSpec
 
 UNKNOWN = "unknown"
 """The Hub's identifier of a licence that nobody told."""

@@ -9,9 +9,9 @@ from markupsafe import Markup
 from lema_core.ablation.cells import OWN
 from lema_core.ablation.comparison import Row, SweepTable
 from lema_core.ablation.contrasts import Contrast
-from lema_core.report import story
+from lema_core.report import prose
 from lema_core.report.render import environment, tidy
-from lema_core.specs import BASE
+from lema_core.run.spec import BASE
 
 __all__ = [
     "cells_table",
@@ -76,19 +76,19 @@ def headline_of(table: SweepTable) -> str:
     """Return the result in one sentence: lema against the reference, else the largest difference of an arm."""
     compared = [(row, row.to_reference) for row in table.rows if row.to_reference and row.arm != BASE]
     if not compared:
-        evaluated = f", on {story.count(table.n)} held-out questions" if table.n else ""
+        evaluated = f", on {prose.count(table.n)} held-out questions" if table.n else ""
         return f"{len(table.rows)} arms{evaluated}: nothing to compare with {table.reference}."
     main = [one for one in compared if one[0].arm == "lema"]
     row, contrast = main[0] if main else max(compared, key=lambda one: abs(one[1].difference.value))
     moved = f"{label_of(row, table)} is {_apart(contrast)}"
     if contrast.shown:
-        return f"{moved}: the interval leaves zero out, {story.holm(contrast.holm_p)}."
+        return f"{moved}: the interval leaves zero out, {prose.holm(contrast.holm_p)}."
     return f"{moved}: a difference that this sweep cannot tell from chance."
 
 
 def _apart(contrast: Contrast) -> str:
     points = f"{100 * abs(contrast.difference.value):.1f} points"
-    reach = story.interval(contrast.difference, contrast.n, signed=True)
+    reach = prose.interval(contrast.difference, contrast.n, signed=True)
     side = "above" if contrast.difference.value >= 0 else "below"
     return f"{points} {side} {contrast.to} ({reach})"
 
@@ -105,13 +105,13 @@ def _caveats(table: SweepTable) -> Iterator[str]:
         detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)
         if detectable:
             yield (
-                f"With {story.count(table.n)} questions one pair of models shows a true difference of "
+                f"With {prose.count(table.n)} questions one pair of models shows a true difference of "
                 f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
             )
         test = "of the same t test as the interval" if table.over_seeds else "McNemar's, exact"
         yield f"p: {test}. Holm p: adjusted for all {len(table.contrasts)} comparisons of the table."
     if table.left_out:
-        lost = "; ".join(f"{name}: {story.count(number)}" for name, number in table.left_out.items())
+        lost = "; ".join(f"{name}: {prose.count(number)}" for name, number in table.left_out.items())
         yield (
             "Examples longer than training.max_length (or empty) were left out, so that arms of matched sizes are no "
             f"longer of one size: {lost}."

@@ -23,13 +23,13 @@ import pyarrow as pa
 from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
-from lema_core.chat_templates import RENDER_CPU_SECONDS, render_chat
-from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
+from lema_core.system.chat_templates import RENDER_CPU_SECONDS, render_chat
+from lema_core.system.chunking import chunked
 from lema_core.training.events import emit
 from lema_core.training.program import carried_out
 from lema_core.training.specs import TrainingSpec, load_specs
-from lema_core.training.tokens import META_FILE, SCHEMA, TOKENS_FILE
+from lema_core.training.token_file import META_FILE, SCHEMA, TOKENS_FILE
 
 REJECTED_FILE = "rejected.parquet"
 

@@ -8,7 +8,7 @@ from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from lema_core.training.batches import Plan
-from lema_core.training.tokens import TokenisedData
+from lema_core.training.token_file import TokenisedData
 from lema_core.training.trainer import Planned
 from lema_core.training.watch import diverged
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError, MissingDependencyError
-from lema_core.foreign_models import refuse_code
 from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embedded_gguf, weights_identity
+from lema_core.system.foreign_models import refuse_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 
 from lema_core.errors import ConfigError, MissingDependencyError
-from lema_core.tokens import names_a_path
+from lema_core.llm.costs.tokenizers import names_a_path
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 GIB = 2**30

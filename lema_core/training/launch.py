@@ -2,7 +2,7 @@
 
 The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
 when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks
-(``lema_core.processes``).
+(``lema_core.system.processes``).
 """
 
 import asyncio
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lema_core import devices
 from lema_core.artifacts.files import atomic_local
-from lema_core.environment import HUB_TOKEN, TRACKER_KEY, program_environment
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
-from lema_core.processes import die_with_parent, end_group
+from lema_core.system import devices
+from lema_core.system.environment import HUB_TOKEN, TRACKER_KEY, program_environment
+from lema_core.system.processes import die_with_parent, end_group
 from lema_core.training.checkpoints import complete_checkpoints
 from lema_core.training.disk import told_when_full
 from lema_core.training.events import parse

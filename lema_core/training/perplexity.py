@@ -18,9 +18,9 @@ import torch
 from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
-from lema_core.chunks import chunked
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
+from lema_core.system.chunking import chunked
 from lema_core.training.embedded_weights import checkpoint_of
 from lema_core.training.events import emit
 from lema_core.training.program import carried_out

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lema_core.errors import LemaError
-from lema_core.processes import die_with_parent
+from lema_core.system.processes import die_with_parent
 from lema_core.training.disk import told_when_full
 from lema_core.training.events import emit
 

@@ -24,7 +24,7 @@ from lema_core.training.events import emit, step_row
 from lema_core.training.preflight import check_machine
 from lema_core.training.program import carried_out
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
-from lema_core.training.tokens import TokenisedData
+from lema_core.training.token_file import TokenisedData
 
 
 def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) -> None:

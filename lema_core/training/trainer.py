@@ -11,7 +11,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from lema_core.errors import TrainingError
 from lema_core.training.batches import Plan
-from lema_core.training.tokens import TokenisedData
+from lema_core.training.token_file import TokenisedData
 from lema_core.training.watch import Pace, diverged
 
 IGNORED = -100

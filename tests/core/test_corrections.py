@@ -16,7 +16,7 @@ from lema_core.corrections import (
     review,
     select,
 )
-from lema_core.corrections.selection import without_false_steps
+from lema_core.corrections.choose_tries import without_false_steps
 from lema_core.llm.requests import Completion, Failure
 from lema_core.records import Correction, JudgedPath, Rejection
 from lema_core.steps import split_path
@@ -162,7 +162,7 @@ def test_no_answer():
 )
 def test_every_other_verdict_has_its_reason(monkeypatch, verdict, reason):
     judgement = Judgement(verdict, "11 or 12", "test")
-    monkeypatch.setattr("lema_core.corrections.reviewing.judge", lambda *_: judgement)
+    monkeypatch.setattr("lema_core.corrections.review.judge", lambda *_: judgement)
     row = reviewed(GOOD)
     assert (row.reason, "11 or 12" in row.detail) == (reason, True)
 

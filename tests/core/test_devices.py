@@ -2,8 +2,8 @@ import sys
 
 import pytest
 
-from lema_core.devices import environment, shared_out, using
 from lema_core.llm.endpoints import EndpointSpec, running
+from lema_core.system.devices import environment, shared_out, using
 from lema_core.training.launch import clean_environment, ranks_here
 from lema_core.training.specs import LaunchSpec
 

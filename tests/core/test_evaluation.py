@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from lema_core.accuracy import evaluate
 from lema_core.errors import DataError
+from lema_core.evaluation.accuracy import evaluate
 from lema_core.records import JudgedPath
 
 

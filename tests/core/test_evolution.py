@@ -16,12 +16,12 @@ from lema_core.evolution import (
     parse_created,
     seed_counts,
 )
-from lema_core.lineage import Collection
 from lema_core.llm.requests import Completion, Failure, Sampling, request_key
-from lema_core.overlap import KnownQuestions, NearDuplicates
 from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
 from lema_core.records import Question, Rejection
-from lema_core.specs import EvolutionSpec
+from lema_core.run.artifacts import Collection
+from lema_core.run.spec import EvolutionSpec
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=20)))
 SEED = QUESTIONS[0]

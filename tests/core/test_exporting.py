@@ -9,11 +9,11 @@ from support import kept
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.errors import ArtifactError, ConfigError
 from lema_core.exporting import export, export_model, write_card
-from lema_core.lineage import Lineage
 from lema_core.records import Example
 from lema_core.report import ReportData
 from lema_core.report.run_cards import data_card
-from lema_core.specs import RunSpec
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec
 
 PAIR = Example(
     id="e1", kind="preference", source_id="c1", question_id="q1", input="Question: 2 + 3 + 4?",

@@ -8,7 +8,7 @@ from lema_core import identities
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import QuestionsSpec, detect_task, read_questions
 from lema_core.reasoning_paths import path_messages
-from lema_core.specs import EvaluationSpec
+from lema_core.run.spec import EvaluationSpec
 
 WORKED = {
     "prompt": "Please solve the following math problem.\nQuestion: Ann has 3 pens and buys 4. How many pens?\n"

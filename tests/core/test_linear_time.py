@@ -13,20 +13,19 @@ from hostile_texts import cpu_seconds, patterns, repeated, superlinear
 
 from lema_core.answers import MAX_TEXT_CHARS
 from lema_core.corrections import parse_correction, render_correction, review
-from lema_core.corrections.reviewing import first_false_step
+from lema_core.corrections.review import first_false_step
 from lema_core.evolution import Novelty, answered, created_from, parse_created
 from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import requests as simulated
 from lema_core.mixture.building import count_words
-from lema_core.overlap import KnownQuestions, NearDuplicates, normalised, with_signs
 from lema_core.prompts import layouts
+from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates, normalised, with_signs
 from lema_core.questions.rationales import rationale_from
 from lema_core.questions.tasks.math import boxed_gold
 from lema_core.reasoning_paths import path_from, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
-from lema_core.redaction import Redactor
-from lema_core.reference_corrector import Problem, correct, equations, knowledge, wording
-from lema_core.report.pairs import pair_of
+from lema_core.reference_corrector import Problem, correct, equations, explanations, gold_rationale
+from lema_core.report.diff import pair_of
 from lema_core.steps import (
     numbered_path,
     render_path,
@@ -37,6 +36,7 @@ from lema_core.steps import (
     step_label,
     strip_marks,
 )
+from lema_core.system.redaction import Redactor
 from lema_core.verdicts import judge_path, mistake_key
 
 QUESTION = Question(id="q", task="gsm8k", text="Tom has 3 apples and buys 4. How many has he?", gold="7")
@@ -111,9 +111,9 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "reference_corrector.numbers": equations.numbers,
     "reference_corrector.given_numbers": equations.given_numbers,
     "reference_corrector.known_numbers": equations.known_numbers,
-    "reference_corrector.read_steps": knowledge.read_steps,
-    "reference_corrector.know": lambda text: knowledge.know(text, text, "7"),
-    "reference_corrector.sentence": wording.sentence,
+    "reference_corrector.read_steps": gold_rationale.read_steps,
+    "reference_corrector.know": lambda text: gold_rationale.know(text, text, "7"),
+    "reference_corrector.sentence": explanations.sentence,
     "prompts.path_prompt": lambda text: layouts.path_prompt("gsm8k", text),
     "prompts.correction_prompt": lambda text: layouts.correction_prompt("gsm8k", text, text),
     "prompts.evolution_prompt": lambda text: layouts.evolution_prompt("gsm8k", text),

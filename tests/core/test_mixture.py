@@ -22,9 +22,9 @@ from lema_core.mixture import (
     preference_of_correction,
 )
 from lema_core.mixture.shuffling import Shuffle
-from lema_core.overlap import KnownQuestions
 from lema_core.prompts import path_input
 from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Rejection
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=60)))

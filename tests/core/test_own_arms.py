@@ -7,10 +7,10 @@ import pytest
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
-from lema_core.lineage import Collection, Lineage
 from lema_core.mixture import ARMS, ArmSpec, get_arm
-from lema_core.run_files import read_run_file
-from lema_core.specs import MixtureSpec
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.files import read_run_file
+from lema_core.run.spec import MixtureSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")

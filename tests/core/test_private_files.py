@@ -6,11 +6,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from flows.operations.access import auth_string
-from flows.operations.background import Background
+from flows.local_stack.access import auth_string
+from flows.local_stack.background import Background
 from lema_core.errors import ConfigError
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.private_files import private_file, private_folder, write_private_once
+from lema_core.system.private_files import private_file, private_folder, write_private_once
 
 
 @contextmanager

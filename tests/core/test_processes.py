@@ -10,10 +10,10 @@ import psutil
 import pytest
 from support import shifted, until
 
-from flows.operations.background import Background
-from lema_core import processes
+from flows.local_stack.background import Background
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.processes import ProcessIdentity, end_group, identity_of, lives, lives_by_clock, this_process
+from lema_core.system import processes
+from lema_core.system.processes import ProcessIdentity, end_group, identity_of, lives, lives_by_clock, this_process
 
 HELPER = """
 import signal, sys, time
@@ -78,7 +78,10 @@ def test_a_stopped_process_lives() -> None:
 
 
 def test_the_identity_is_the_same_in_every_process_of_a_machine_and_holds_no_clock() -> None:
-    code = "import os; from lema_core.processes import identity_of; print(identity_of(os.getppid()).model_dump_json())"
+    code = (
+        "import os; from lema_core.system.processes import identity_of; "
+        "print(identity_of(os.getppid()).model_dump_json())"
+    )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert ProcessIdentity.model_validate_json(seen) == this_process()
     started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
@@ -107,7 +110,7 @@ def test_what_runs_in_the_background_is_found_whatever_the_clock_says(tmp_path) 
     assert facts is not None
     assert (facts["pid"], facts["port"]) == (process.pid, 1)
     asked = (
-        "import psutil; from pathlib import Path; from flows.operations.background import Background;"
+        "import psutil; from pathlib import Path; from flows.local_stack.background import Background;"
         f"print(psutil.Process({process.pid}).create_time());"
         f"print(Background(Path({str(tmp_path)!r}), 'sleeper').facts() is not None)"
     )

@@ -7,7 +7,7 @@ import pytest
 from hostile_endpoint import SPELLINGS
 from hostile_trials import _holds_key
 
-from lema_core.redaction import Redactor, redactor_of, without_secrets
+from lema_core.system.redaction import Redactor, redactor_of, without_secrets
 
 KEYS = [
     "sk-proj-REALKEY-never+echoed/0987654321&x",

@@ -4,8 +4,8 @@ from hypothesis import strategies as st
 
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.errors import DataError
+from lema_core.evaluation.checkpoint_selection import hold_out, read_selection, score_checkpoints, write_selection
 from lema_core.records import JudgedPath, Question
-from lema_core.selection import hold_out, read_selection, score_checkpoints, write_selection
 
 
 def answers(right: int, n: int) -> list[JudgedPath]:

@@ -14,7 +14,7 @@ from lema_core.errors import EndpointError
 from lema_core.llm import model_server
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.simulated import SimulatedEndpoint
-from lema_core.server_gate import Gate, GatedApp, listens, session_listens
+from lema_core.system.server_gate import Gate, GatedApp, listens, session_listens
 
 OWN = "127.0.0.1:4200"
 TAKEN = [

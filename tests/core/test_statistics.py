@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lema_core import statistics
 from lema_core.errors import DataError
+from lema_core.evaluation import statistics
 
 
 def outcomes(both, only_reference, only_arm, neither):

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lema_core import tokens
 from lema_core.errors import ConfigError
+from lema_core.llm.costs import tokenizers
+from lema_core.llm.costs.tokenizers import need_tokenizer, tokenizer_of
 from lema_core.llm.embedded import embedded_gguf
-from lema_core.tokens import need_tokenizer, tokenizer_of
 
 TEMPLATE = (
     "{% for one in messages %}<{{ one.role }}> {{ one.content }} {% endfor %}{% if add_generation_prompt %}>{% endif %}"
@@ -112,14 +112,14 @@ def test_the_embedded_tokenizer_is_taken_out_of_its_weights_once(tmp_path, monke
     pytest.importorskip("gguf")
     try:
         embedded_gguf()
-    except tokens.MissingDependencyError:
+    except tokenizers.MissingDependencyError:
         pytest.skip("the embedded student is not installed")
     monkeypatch.setenv("LEMA_CACHE", str(tmp_path))
     first = tokenizer_of("smollm2")
     assert first is not None
     # Single digits, and white space before a digit in one piece: what GPT-2's rule alone would cut otherwise.
     assert [first.count(text) for text in ("1234", "x\n\n1", "a  5 b")] == [4, 3, 4]
-    monkeypatch.setattr(tokens, "_extract", lambda *_: pytest.fail("taken out again"))
+    monkeypatch.setattr(tokenizers, "_extract", lambda *_: pytest.fail("taken out again"))
     tokenizer_of.cache_clear()
     again = tokenizer_of("smollm2")
     assert again is not None

@@ -3,7 +3,7 @@
 import pytest
 
 from lema_core.errors import ConfigError
-from lema_core.urls import parse_base_url, parse_url, postgres_url, scheme_of
+from lema_core.system.urls import parse_base_url, parse_url, postgres_url, scheme_of
 
 SECRET = "S3cr"
 PASSWORDS = ["S3cret", "S3cr%t", "S3cr%20t", "S3cr t", "S3cr/t", "S3cr[t", "S3cr]t", "S3cr@t", "S3cr:t", "S3cr?t",

@@ -3,12 +3,12 @@ import dataclasses
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.evaluation import judged_answer
+from lema_core.evaluation.greedy import judged_answer
+from lema_core.evaluation.votes import vote_requests, vote_scores
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import JudgedPath
-from lema_core.specs import EvaluationSpec
-from lema_core.votes import vote_requests, vote_scores
+from lema_core.run.spec import EvaluationSpec
 
 SAMPLE = JudgedPath(
     id="p", question_id="q", task="numeric", question="Q", gold="0.5", candidates=None, rationale=None, level=None,

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from support import RUN, ask, environment, lema_command, parts, start_server, until
 
-from flows.operations import server
+from flows.local_stack import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question

@@ -13,7 +13,7 @@ from flows.ablation_form import ablation_form, swept_by
 from lema_core.ablation.specs import AblationSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = RunSpec.model_validate(

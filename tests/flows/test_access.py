@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.operations import access, server
-from flows.operations.access import LOGIN_S, Logins, auth_string, login_token
+from flows.local_stack import access, server
+from flows.local_stack.access import LOGIN_S, Logins, auth_string, login_token
 from lema_core.errors import ConfigError, LemaError
 
 AUTH = "lema:a-string-for-tests"

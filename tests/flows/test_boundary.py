@@ -19,8 +19,8 @@ from support import ask, environment
 import flows
 import tasks
 from lema_core.errors import BudgetExceededError, LemaError, UnexpectedError
-from lema_core.redaction import redactor_of
-from tasks._boundary import OWN_ERRORS, own_errors
+from lema_core.system.redaction import redactor_of
+from tasks.boundary import OWN_ERRORS, own_errors
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 
@@ -31,7 +31,7 @@ def test_every_task_and_every_flow_raises_our_errors():
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if module.name.endswith("__main__"):
                 continue
-            if module.name == "tasks._dask":
+            if module.name == "tasks.dask_cluster":
                 pytest.importorskip("distributed")
             for name, value in vars(importlib.import_module(module.name)).items():
                 if isinstance(value, prefect.Task | prefect.Flow):

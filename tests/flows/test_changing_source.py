@@ -9,7 +9,7 @@ from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
 from lema_core.errors import DataError
 from lema_core.questions import QuestionsSpec
-from lema_core.specs import Runtime
+from lema_core.run.spec import Runtime
 from tasks.questions import questions_shard
 
 

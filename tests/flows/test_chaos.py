@@ -16,7 +16,7 @@ from flows.chaos.outcome import content_hash
 from flows.cli import app
 from lema_core.errors import ConfigError, LedgerError
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.run_files import read_run_file
+from lema_core.run.files import read_run_file
 
 WHOLE = """
 name = "whole"

@@ -10,7 +10,7 @@ from pathlib import Path
 from support import environment
 
 from flows.run_records import record_of
-from lema_core.llm.batch.book import waits_for_batches
+from lema_core.llm.batch.records import waits_for_batches
 from lema_core.llm.ledger.store import LedgerStore, pack
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches

@@ -15,14 +15,14 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from support import AUTH, ask, environment, runs, until
 
 from flows.deployed import _those, what_is_trained
-from flows.operations.deploying import served
 from flows.planning.planner import Planner
+from flows.registration.deploying import served
 from flows.run_records import awaits_batches, record_of, recorded, records, save, unfinished
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Faults
 from lema_core.records import Example
-from lema_core.run_files import read_run_file
+from lema_core.run.files import read_run_file
 
 PROGRAM = """
 import asyncio, json, sys

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.evaluating import evaluate
 from flows.measuring import run_of_file, run_of_questions
-from flows.operations.automations import crashed
+from flows.registration.automations import crashed
 from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Library, SimulatedEndpoint

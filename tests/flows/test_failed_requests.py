@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 
 from lema_core.errors import RequestsFailedError
-from lema_core.failed_requests import check_stage
 from lema_core.llm.requests import Completion, Failure
-from lema_core.specs import Runtime
-from tasks._endpoints import counted
+from lema_core.run.failed_requests import check_stage
+from lema_core.run.spec import Runtime
+from tasks.engine_session import counted
 
 
 def settle(reasons: dict[str, int], good: int, max_failed: float = 0.2) -> Counter[str]:

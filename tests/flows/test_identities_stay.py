@@ -15,7 +15,7 @@ import pytest
 
 from flows.planning.sweep import stages_of
 from lema_core.llm import request_key
-from lema_core.run_files import read_run_file
+from lema_core.run.files import read_run_file
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "deployments" / "runs"

@@ -12,8 +12,8 @@ import psutil
 import pytest
 from support import AUTH, ended, kill_all, lema_command, runs, start_run, state_of, until
 
-from flows.operations.access import auth_string
-from flows.operations.server import api_url
+from flows.local_stack.access import auth_string
+from flows.local_stack.server import api_url
 from lema_core.llm.simulated import Faults
 
 pytestmark = [

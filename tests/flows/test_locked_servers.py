@@ -28,13 +28,13 @@ import pytest
 import uvicorn
 from support import AUTH, ask, chromium, home_of, until
 
-from flows.operations.access import auth_string
-from flows.operations.server import login_url
+from flows.local_stack.access import auth_string
+from flows.local_stack.server import login_url
 from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
-from lema_core.report.rating import RatingSheet
-from lema_core.report.rating_page import rating_app
-from lema_core.specs import Runtime
+from lema_core.rating.page import rating_app
+from lema_core.rating.pilot import RatingSheet
+from lema_core.run.spec import Runtime
 
 pytestmark = pytest.mark.slow
 KEY = "sk-SECRET-BLOCK-KEY-42"
@@ -403,7 +403,7 @@ def test_another_user_reads_and_starts_nothing(targets):
         ("pair", "rate"), 404
     )
     shown = as_nobody(listed)
-    assert b"flows.operations.server_program" in shown
+    assert b"flows.local_stack.server_program" in shown
     assert AUTH[targets.api].encode() not in shown
     assert targets.untouched()
 
@@ -418,7 +418,7 @@ def test_a_cluster_on_this_machine_takes_no_work_of_others(tmp_path):
 async def cluster_attacked(tmp_path):
     import distributed
 
-    from tasks._dask import _local
+    from tasks.dask_cluster import _local
 
     runtime = Runtime(root=str(tmp_path), ledger=str(tmp_path / "ledger"), run="r", workers=1)
     before = listeners(set())

@@ -1,10 +1,10 @@
 """What no arm may be trained on, from the artifacts that say so."""
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
-from lema_core.lineage import Collection, Lineage
 from lema_core.mixture import get_arm
 from lema_core.records import Question
-from lema_core.specs import MixtureSpec
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import MixtureSpec
 from tasks.mixture import rules_of
 
 

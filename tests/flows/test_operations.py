@@ -26,9 +26,9 @@ from support import (
     until,
 )
 
-from flows.operations import stack
-from flows.operations.postgres import Postgres
-from flows.operations.server import stop
+from flows.local_stack import stack
+from flows.local_stack.postgres import Postgres
+from flows.local_stack.server import stop
 from lema_core.errors import ConfigError, LedgerError, LemaError
 from lema_core.llm.ledger.claims import Claims
 from lema_core.llm.ledger.store import LedgerStore

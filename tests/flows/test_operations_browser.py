@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from support import ask, ended, home_of, state_of, until
 
-from flows.operations.server import login_url, ui_url
+from flows.local_stack.server import login_url, ui_url
 from lema_core.llm.simulated import Faults
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,12 @@ from flows.planning.planner import Planner
 from flows.planning.sweep import stages_of
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.lineage import Collection, Lineage
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.mixture import count_words, get_arm
 from lema_core.records import Correction, Example, Question
-from lema_core.run_files import read_run_file
-from lema_core.specs import MixtureSpec, Runtime
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.files import read_run_file
+from lema_core.run.spec import MixtureSpec, Runtime
 from lema_core.training import LaunchSpec, TrainingSpec
 from tasks.mixture import rules_of
 

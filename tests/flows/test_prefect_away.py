@@ -9,10 +9,10 @@ import pytest
 from prefect.client.schemas.objects import State
 from prefect.exceptions import PrefectHTTPStatusError
 
-from flows.operations import cancelling
+from flows import cancelling
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ServerGoneError
-from tasks import _progress
+from tasks import progress
 
 RUN = SimpleNamespace(name="r")
 
@@ -89,10 +89,10 @@ def test_progress_that_cannot_be_shown_fails_no_stage(monkeypatch, status):
     async def refuse(**_):
         raise answered(status)
 
-    monkeypatch.setattr(_progress, "acreate_progress_artifact", refuse)
+    monkeypatch.setattr(progress, "acreate_progress_artifact", refuse)
 
     async def stage() -> str:
-        async with _progress.watched(ArtifactRef("questions", "f"), None, done=0, total=1) as tick:
+        async with progress.watched(ArtifactRef("questions", "f"), None, done=0, total=1) as tick:
             tick()
         return "published"
 
@@ -112,14 +112,14 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
         if which == made[0]:
             raise answered(404)
 
-    monkeypatch.setattr(_progress, "acreate_progress_artifact", make)
-    monkeypatch.setattr(_progress, "aupdate_progress_artifact", update)
-    monkeypatch.setattr(_progress, "UPDATE_SECONDS", 0.01)
+    monkeypatch.setattr(progress, "acreate_progress_artifact", make)
+    monkeypatch.setattr(progress, "aupdate_progress_artifact", update)
+    monkeypatch.setattr(progress, "UPDATE_SECONDS", 0.01)
     shares = iter(range(1000))
 
     async def stage() -> str:
-        watch = lambda: _progress.Seen(0.5, {"done": str(next(shares))})  # noqa: E731
-        async with _progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
+        watch = lambda: progress.Seen(0.5, {"done": str(next(shares))})  # noqa: E731
+        async with progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
             await again.wait()
         return "published"
 
@@ -129,7 +129,7 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
 
 def test_a_defect_in_what_is_shown_fails_no_stage():
     async def stage() -> str:
-        async with _progress.watched(ArtifactRef("questions", "f"), lambda: 1 / 0, done=0, total=1):
+        async with progress.watched(ArtifactRef("questions", "f"), lambda: 1 / 0, done=0, total=1):
             pass
         return "published"
 
@@ -137,5 +137,5 @@ def test_a_defect_in_what_is_shown_fails_no_stage():
 
 
 def test_any_name_gives_a_key_that_prefect_takes():
-    assert _progress.artifact_key("losses", "corrector_gpt-4.1") == "losses-corrector-gpt-4-1"
-    assert _progress.artifact_key("losses", "MyArm") == "losses-myarm"
+    assert progress.artifact_key("losses", "corrector_gpt-4.1") == "losses-corrector-gpt-4-1"
+    assert progress.artifact_key("losses", "MyArm") == "losses-myarm"

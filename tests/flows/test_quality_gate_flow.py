@@ -10,9 +10,9 @@ import pytest
 from support import ask, environment, lema_command, of_stage, until
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.quality_gate import read_decision
+from lema_core.rating.gate import read_decision
+from lema_core.rating.pilot import RatingSheet
 from lema_core.records import Correction, JudgedPath
-from lema_core.report.rating import RatingSheet
 
 pytestmark = pytest.mark.slow
 PILOT = 6

@@ -46,8 +46,8 @@ def test_a_process_that_works_on_a_run_may_dump_no_core(tmp_path):
     # As a cluster's worker does, which no `lema` command started.
     work = f"""
 import asyncio, ctypes, resource
-from lema_core.specs import Runtime
-from tasks._endpoints import process_engine
+from lema_core.run.spec import Runtime
+from tasks.engine_session import process_engine
 
 async def main():
     async with process_engine(Runtime(root={str(tmp_path)!r}, ledger={str(tmp_path / "ledger")!r}, run="r")):

@@ -5,8 +5,8 @@ import pytest
 from support import environment, killed_at, lema_command, of_stage
 
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.evaluation.checkpoint_selection import read_selection
 from lema_core.records import Example, Question
-from lema_core.selection import read_selection
 
 pytest.importorskip("trl", reason="training is not installed (lema-pipeline[train])")
 pytestmark = pytest.mark.slow

@@ -9,15 +9,15 @@ import psutil
 import pytest
 from support import AUTH, home_of, lema_command
 
-from flows.operations import server
-from flows.operations.access import auth_string
+from flows.local_stack import server
+from flows.local_stack.access import auth_string
 from lema_core.errors import LemaError
 
 pytestmark = pytest.mark.slow
 START = """
 import sys
 from pathlib import Path
-from flows.operations import server
+from flows.local_stack import server
 server._free_port = lambda wished, real=server._free_port: int(sys.argv[2]) if wished == 4200 else real(wished)
 print(server.start(Path(sys.argv[1])), flush=True)
 """

@@ -5,9 +5,9 @@ import pytest
 from flows.endpoints import Endpoints
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef
-from lema_core.lineage import Lineage
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
-from lema_core.specs import EvaluationSpec, RunSpec, Runtime
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import EvaluationSpec, RunSpec, Runtime
 
 MODEL = ArtifactRef("training", "f" * 64)
 OWN, EMBEDDED = ("serve", "{model}"), ("{python}", "-m", "lema_core.llm.embedded", "--model", "{model}")

@@ -12,7 +12,7 @@ from flows.deployed import corrections_of
 from flows.planning.planner import Planner
 from lema_core.prompts import load, path_input, path_prompt
 from lema_core.prompts.layouts import THINK
-from lema_core.run_files import read_run_file
+from lema_core.run.files import read_run_file
 
 pytest.importorskip("deepspeed", reason="training is not installed (lema-pipeline[train])")
 RUNS = Path(__file__).resolve().parents[2] / "deployments" / "runs"

@@ -92,7 +92,7 @@ ALL_IN_ONE_PROCESS = """
 import sys
 from pathlib import Path
 from flows.cli.run import execute
-from lema_core.run_files import read_run_file
+from lema_core.run.files import read_run_file
 for name in sys.argv[1:]:
     execute(read_run_file(Path(name)), Path(name).stem)
 """

@@ -10,9 +10,9 @@ import pytest
 from lema_core.artifacts import Identity, Shard, Store
 from lema_core.errors import ArtifactError
 from lema_core.records import Question
-from lema_core.specs import Runtime
-from tasks import _publish
-from tasks._publish import Stage, publish, published_alone
+from lema_core.run.spec import Runtime
+from tasks import run_stage
+from tasks.run_stage import Stage, publish, published_alone
 
 STAGE = Stage(Identity("questions", {"n": 10}), rows=10)
 ROWS = [Question(id=f"q-{n}", task="t", text=f"What is {n}?", gold=str(n)) for n in range(10)]
@@ -29,9 +29,9 @@ def _unseen(monkeypatch):
     async def shown(*_) -> None:
         return
 
-    monkeypatch.setattr(_publish, "watched", watched)
-    monkeypatch.setattr(_publish, "show_published", shown)
-    monkeypatch.setattr(_publish, "show_cached", shown)
+    monkeypatch.setattr(run_stage, "watched", watched)
+    monkeypatch.setattr(run_stage, "show_published", shown)
+    monkeypatch.setattr(run_stage, "show_cached", shown)
 
 
 def runtime(root, shard_requests: int = 4) -> Runtime:
@@ -92,8 +92,8 @@ def test_a_shard_without_a_part_is_an_error_and_nothing_is_published(tmp_path):
 def test_two_runs_never_work_in_one_local_folder(tmp_path, monkeypatch):
     store, stage, made = Store(str(tmp_path)), Stage(Identity("training", {"n": 1}), rows=0), []
     waiting = asyncio.Event()
-    monkeypatch.setattr(_publish, "announce", lambda _: waiting.set())
-    monkeypatch.setattr(_publish, "LOOK_S", 0.01)
+    monkeypatch.setattr(run_stage, "announce", lambda _: waiting.set())
+    monkeypatch.setattr(run_stage, "LOOK_S", 0.01)
 
     async def make(name: str) -> None:
         await waiting.wait()  # the other one is there and does not come in

@@ -16,14 +16,14 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
-from lema_core.llm.answers import AttemptError
 from lema_core.llm.batch.replies import METADATA, BatchReply, ListPage, words
 from lema_core.llm.batch.results import ResultFiles, kept_files, room_in, scratch_file
 from lema_core.llm.batch.rows import PIECE_BYTES, SHOWN
 from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import segment
 from lema_core.llm.client import Client
-from lema_core.printable import one_line
+from lema_core.llm.responses import AttemptError
+from lema_core.system.printable import one_line
 
 T = TypeVar("T")
 

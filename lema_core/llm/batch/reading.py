@@ -9,18 +9,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from lema_core.chunks import chunked
 from lema_core.errors import LemaError
-from lema_core.llm.answers import Answer, AttemptError, answer_of, error_named, status_error
-from lema_core.llm.batch.book import Batch, BatchBook
+from lema_core.llm.batch.records import Batch, BatchBook
 from lema_core.llm.batch.replies import words
 from lema_core.llm.batch.results import ResultFiles, Says, body_of, what_says
-from lema_core.llm.buyer import Desk
-from lema_core.llm.flight import Flight
+from lema_core.llm.costs.token_estimates import prompt_chars
+from lema_core.llm.http_transport import Desk
 from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.limits.retry import TRIES
+from lema_core.llm.pending import Flight
 from lema_core.llm.requests import CompletionRequest, Failure, FailureReason, Outcome, stored_request
-from lema_core.llm.retries import TRIES
-from lema_core.llm.sizes import prompt_chars
+from lema_core.llm.responses import Answer, AttemptError, answer_of, error_named, status_error
+from lema_core.system.chunking import chunked
 
 ROUNDS = 5
 """In how many batches an id is submitted before it becomes a failure, where `TRIES` does not say less."""

@@ -15,16 +15,16 @@ from pathlib import Path
 
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
 from lema_core.llm.batch.api import BatchApi, line_of
-from lema_core.llm.batch.book import Batch, BatchBook, Line
 from lema_core.llm.batch.reading import BatchReader, Harvest, Missing
+from lema_core.llm.batch.records import Batch, BatchBook, Line
 from lema_core.llm.batch.replies import QUEUE_FULL, BatchReply
 from lema_core.llm.batch.results import ResultFiles, kept_files, results_folder
-from lema_core.llm.budget import POLL_S
-from lema_core.llm.buyer import Desk, cap_of, larger_cap
 from lema_core.llm.client import Client
+from lema_core.llm.costs.budget import POLL_S
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.flight import Flight
+from lema_core.llm.http_transport import Desk, cap_of, larger_cap
 from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.pending import Flight
 from lema_core.llm.progress import BatchWait
 from lema_core.llm.requests import Failure
 

@@ -1,11 +1,11 @@
 """Who is paying for what right now: claims coalesce identical requests across processes that share a ledger.
 
-A claim holds while its owner lives. On the same machine /proc alone says whether it does (``lema_core.processes``): no
-step of the wall clock makes a living process dead, or a dead one alive. On another machine an owner lives while it
-gives signs of life: one that changes none within ``LEASE_S`` by our own monotonic clock is dead. Only the first sight
-of an owner has nothing but the sign's age by the wall clock, which on PostgreSQL is the server's for everybody; a sign
-further in the future than ``LEASE_S`` is dead as well. A process that was killed therefore blocks nobody on its own
-machine, and others for a minute.
+A claim holds while its owner lives. On the same machine /proc alone says whether it does
+(``lema_core.system.processes``): no step of the wall clock makes a living process dead, or a dead one alive. On another
+machine an owner lives while it gives signs of life: one that changes none within ``LEASE_S`` by our own monotonic clock
+is dead. Only the first sight of an owner has nothing but the sign's age by the wall clock, which on PostgreSQL is the
+server's for everybody; a sign further in the future than ``LEASE_S`` is dead as well. A process that was killed
+therefore blocks nobody on its own machine, and others for a minute.
 """
 
 import math
@@ -13,10 +13,10 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from lema_core.chunks import chunked
 from lema_core.llm.ledger.credit import keep_lost
 from lema_core.llm.ledger.store import LOOKUP, LedgerStore, marks
-from lema_core.processes import ProcessIdentity, lives, this_process
+from lema_core.system.chunking import chunked
+from lema_core.system.processes import ProcessIdentity, lives, this_process
 
 LEASE_S = 60.0
 STUCK_S = 600.0

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from lema_core.errors import LedgerError, MissingDependencyError
-from lema_core.private_files import close_file, private_file
-from lema_core.urls import Url, postgres_url
+from lema_core.system.private_files import close_file, private_file
+from lema_core.system.urls import Url, postgres_url
 
 BUSY_MS = 120_000
 """With 24 writers SQLite's lock is handed out unfairly; a commit takes milliseconds, so minutes mean a stuck disk."""

@@ -15,11 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 
 from lema_core.artifacts.files import atomic_local, said
 from lema_core.artifacts.parquet import TableWriter, faultless, faults_as, open_table, rows_of
-from lema_core.chunks import chunked
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
 from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
-from lema_core.printable import one_line
+from lema_core.system.chunking import chunked
+from lema_core.system.printable import one_line
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),

@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from lema_core.chunks import chunked
 from lema_core.errors import LedgerError
 from lema_core.llm.ledger.database import Database, connect
 from lema_core.llm.ledger.schema import SCHEMA
 from lema_core.llm.requests import Completion
+from lema_core.system.chunking import chunked
 
 By = Literal["run", "endpoint", "day"]
 OPEN = "state IN ('intended', 'submitted')"

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from lema_core.reference_corrector.equations import Equation, equations
-from lema_core.reference_corrector.solution import plain
+from lema_core.reference_corrector.repair import plain
 
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\d.,])\d+(?:\.\d+)?")
 LARGEST = 10**9

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from lema_core.llm.simulated.rewriting import numbers_of, rewrite, substitute
 from lema_core.reference_corrector import Problem
-from lema_core.reference_corrector.solution import plain
+from lema_core.reference_corrector.repair import plain
 from lema_core.steps import render_path, split_path
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ from lema_core.ablation.cells import OWN, expand, reference_of
 from lema_core.ablation.specs import AblationSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
-from lema_core.run_files import read_run_file
-from lema_core.specs import BASE, RunSpec
+from lema_core.run.files import read_run_file
+from lema_core.run.spec import BASE, RunSpec
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = {

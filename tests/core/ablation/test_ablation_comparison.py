@@ -3,11 +3,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markupsafe import escape
 
-from lema_core import statistics
 from lema_core.ablation.cells import CellResult, expand
 from lema_core.ablation.comparison import compare
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
+from lema_core.evaluation import statistics
 from lema_core.report.sweeps import (
     cells_table,
     headline_of,
@@ -16,7 +16,7 @@ from lema_core.report.sweeps import (
     render_sweep_markdown,
     rows_table,
 )
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 N = 200
 RUN = {

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from lema_core.answers import extract, judge
 from lema_core.answers.extraction import read_answer
-from lema_core.answers.types import MAX_TEXT_CHARS
+from lema_core.answers.results import MAX_TEXT_CHARS
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from lema_core.answers import extract, false_equations, judge, majority_vote, match
 from lema_core.answers.verify import verify_pair
-from lema_core.answers.workers import Workers
+from lema_core.answers.worker_pool import Workers
 
 HOSTILE = {
     "tower": "9**9**9**9",

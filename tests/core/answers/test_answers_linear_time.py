@@ -19,10 +19,10 @@ from lema_core.answers.lexer import to_ascii, tokens_of
 from lema_core.answers.limits import not_an_answer, too_heavy
 from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, explains, hedged, taken_back
 from lema_core.answers.quantity import only_quantity
+from lema_core.answers.results import MAX_ANSWER_CHARS
 from lema_core.answers.sides import computed_side, stated_side
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.thinking import spoken, without_end_tokens
-from lema_core.answers.types import MAX_ANSWER_CHARS
 from lema_core.verdicts import mistake_key
 
 CANDIDATES = ("bank", "a b", "word word")

@@ -21,7 +21,7 @@ from lema_core.artifacts.parquet import READ_BATCH, TableFile, write_table
 from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError, ConfigError, DataError, LemaError
 from lema_core.records import Question, Rejection
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 
 FLIPS = 400
 IDENTITY = Identity("questions", {"name": "damage"})

@@ -11,8 +11,8 @@ from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
 from lema_core.artifacts.files import LOCAL, FileSystem, open_root
 from lema_core.artifacts.table_files import part_files
 from lema_core.errors import ArtifactError, ConfigError
+from lema_core.rating.pilot import begun, read_corrections
 from lema_core.records import Question
-from lema_core.report.rating import begun, read_corrections
 
 aws = pytest.importorskip("botocore.exceptions")
 SIGNED = "https://b.example/x?X-Amz-Signature=S3cret&Expires=1"

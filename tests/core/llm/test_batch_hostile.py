@@ -15,7 +15,7 @@ from hostile_batches import CUT, SILENT, Behaviour, Hostile, Raw, Status, servin
 from lema_core.errors import EndpointError, LemaError
 from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine, Failure
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.book import forget_batch
+from lema_core.llm.batch.records import forget_batch
 from lema_core.llm.batch.replies import BatchReply
 from lema_core.llm.batch.results import kept_files
 from lema_core.llm.batch.settings import BatchSettings

@@ -10,7 +10,7 @@ from batching import answered, batched, buy, let_end
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Engine, Failure
-from lema_core.llm.batch.book import Batch, BatchBook, Line
+from lema_core.llm.batch.records import Batch, BatchBook, Line
 from lema_core.llm.ledger.credit import Amount, Credit
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import LedgerStore, Paid

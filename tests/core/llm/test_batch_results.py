@@ -9,7 +9,7 @@ from batching import QUICK, answered, batched, buy, submitted
 
 from lema_core.errors import EndpointError
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.book import waits_for_batches
+from lema_core.llm.batch.records import waits_for_batches
 from lema_core.llm.client import Client
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated.batches import BatchError, Batches

@@ -11,13 +11,13 @@ from aiohttp import web
 from batching import QUICK, answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, request_key, window
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, read_ahead, request_key
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.book import Batch, BatchBook, Line, forget_batch, waits_for_batches
+from lema_core.llm.batch.records import Batch, BatchBook, Line, forget_batch, waits_for_batches
 from lema_core.llm.batch.replies import BatchReply
 from lema_core.llm.batch.results import Says, what_says
 from lema_core.llm.client import Client
-from lema_core.llm.forecast import pilot
+from lema_core.llm.costs.forecast import pilot
 from lema_core.llm.ledger.credit import Amount, Credit
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import LedgerStore, Paid
@@ -287,7 +287,7 @@ async def test_a_full_queue_is_waited_for_with_smaller_batches(endpoint, ask, le
 
 
 async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(window, "BATCH_WINDOW", 512)
+    monkeypatch.setattr(read_ahead, "BATCH_WINDOW", 512)
     await buy(ledger, batched(endpoint), ask(4096))
     assert sum(submitted(endpoint)) == 4096
     assert len(submitted(endpoint)) <= 9

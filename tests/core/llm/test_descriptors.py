@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lema_core.llm.descriptors import RESERVE, Descriptors
+from lema_core.llm.limits.descriptors import RESERVE, Descriptors
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import pytest
 from support import until
 
 from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.embedded import embedded_gguf, gguf_of, weights_identity
 from lema_core.llm.requests import Sampling
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.reasoning_paths import path_requests
 from lema_core.records import Question
-from lema_core.tokens import need_tokenizer
 
 pytest.importorskip("xllamacpp", reason="the embedded server is not installed (lema-pipeline[local])")
 

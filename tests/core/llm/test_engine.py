@@ -12,7 +12,7 @@ from lema_core.errors import AuthenticationError, BudgetExceededError, ConfigErr
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import LedgerStore, unpack
-from lema_core.llm.retries import Patience
+from lema_core.llm.limits.retry import Patience
 
 
 def answer(text="The answer is 42.", finish="stop", tokens=10):
@@ -111,8 +111,8 @@ async def test_a_prompt_that_always_fails_is_one_row_and_the_next_run_tries_only
     ],
 )
 async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts, monkeypatch) -> None:  # noqa: PLR0913, PLR0917
-    monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.0)
-    monkeypatch.setattr("lema_core.llm.limiter.BACKOFF_S", 0.001)
+    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.0)
+    monkeypatch.setattr("lema_core.llm.limits.limiter.BACKOFF_S", 0.001)
     fake.decide = lambda _body, _tries: (status, body, {})
     outcomes, _ = await buy(ledger, spec, ask(1))
     assert [(one.reason, one.attempts) for one in outcomes] == [(reason, attempts)]
@@ -224,7 +224,7 @@ async def test_an_unforeseen_error_is_told_to_who_waits_and_nowhere_else(spec, a
     async def broken(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("lema_core.llm.channel.Channel.buy", broken)
+    monkeypatch.setattr("lema_core.llm.connection.Channel.buy", broken)
     told: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     with pytest.raises(RuntimeError, match="a defect"):
@@ -331,7 +331,7 @@ async def test_text_that_no_file_format_takes_is_made_harmless(fake, spec, ask, 
 
 
 async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(fake, spec, ask, ledger, monkeypatch):
-    monkeypatch.setattr("lema_core.llm.outage.UNREACHABLE_S", 0.3)
+    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.3)
     fake.decide = lambda _body, _tries: (-1, {}, {}) if fake.hits > 20 else None
     with pytest.raises(EndpointError, match="stopped answering"):
         await buy(ledger, spec, ask(200))
@@ -426,7 +426,7 @@ async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, l
 
 
 async def test_failed_attempts_are_counted_once_and_by_class(fake, spec, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.0)
+    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.0)
     ends: dict[str, list[Any]] = {
         "0": [(200, answer(text=None), {})] * 3,
         "1": [(500, "", {}), (500, "", {})],
@@ -475,8 +475,8 @@ async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tigh
 
 @pytest.mark.parametrize(("chars", "most"), [(10, 1024), (5_000, 40), (200_000, 16)])
 async def test_long_prompts_are_not_read_far_ahead(spec, ledger, monkeypatch, chars, most) -> None:
-    monkeypatch.setattr("lema_core.llm.window.WINDOW_CHARS", 100_000)
-    monkeypatch.setattr("lema_core.llm.window.CHUNK_CHARS", 100_000)
+    monkeypatch.setattr("lema_core.llm.read_ahead.WINDOW_CHARS", 100_000)
+    monkeypatch.setattr("lema_core.llm.read_ahead.CHUNK_CHARS", 100_000)
     read = given = ahead = 0
 
     def requests() -> Iterator[CompletionRequest]:

@@ -13,9 +13,9 @@ from lema_core.llm import (
     Sampling,
     request_key,
 )
-from lema_core.llm.forecast import forecast, forecast_unread, pilot
+from lema_core.llm.costs.forecast import forecast, forecast_unread, pilot
+from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import LedgerStore, Paid
-from lema_core.llm.prices import cost_of, price_of
 from lema_core.llm.requests import canonical_json, canonical_request
 
 SPEC = EndpointSpec(

@@ -18,12 +18,12 @@ from hostile_trials import _holds_key
 
 from lema_core.errors import AuthenticationError, ConfigError, EndpointError
 from lema_core.llm import Completion, EndpointSpec, Engine, Failure
-from lema_core.llm.answers import AttemptError, read_answer, status_error
 from lema_core.llm.batch.api import BatchApi
 from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import LEAST_CAP_BYTES, MOST_BYTES, reply_limit, segment
 from lema_core.llm.client import Client
-from lema_core.loopback import is_loopback, keep_loopback_direct, proxy_of
+from lema_core.llm.responses import AttemptError, read_answer, status_error
+from lema_core.system.loopback import is_loopback, keep_loopback_direct, proxy_of
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 

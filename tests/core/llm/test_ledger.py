@@ -21,7 +21,7 @@ from lema_core.llm.ledger.database import connect, is_postgres
 from lema_core.llm.ledger.files import differences, entry, export_ledger, import_ledger, move_ledger
 from lema_core.llm.ledger.store import LedgerStore, Missed, Paid, pack
 from lema_core.llm.requests import canonical_json, canonical_request
-from lema_core.processes import ProcessIdentity
+from lema_core.system.processes import ProcessIdentity
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lema_core.llm.limiter import Bucket, Limiter
+from lema_core.llm.limits.limiter import Bucket, Limiter
 
 Verdict = tuple[str, float | None]
 """ok, 429, 503, lost or bad, and Retry-After."""

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price
-from lema_core.llm.answers import AttemptError, FailureReason
 from lema_core.llm.client import Client
-from lema_core.llm.limiter import FIRST_WINDOW
-from lema_core.llm.outage import FEWEST, MOST, UNREACHABLE_S, Outage
+from lema_core.llm.limits.limiter import FIRST_WINDOW
+from lema_core.llm.limits.outage import FEWEST, MOST, UNREACHABLE_S, Outage
+from lema_core.llm.responses import AttemptError, FailureReason
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
 
@@ -172,7 +172,7 @@ async def test_seconds_of_502_lose_no_row(endpoint, tmp_path) -> None:
 async def test_an_endpoint_that_stays_away_behind_a_proxy_ends_the_run(
     endpoint, tmp_path, monkeypatch, faults, told
 ) -> None:
-    monkeypatch.setattr("lema_core.llm.outage.UNREACHABLE_S", 0.3)
+    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.3)
     endpoint.faults = Faults(failures_in_a_row=10**6, **faults)
     spec = spec_of(endpoint, attempt_timeout_s=0.2, concurrency=8)
     outcomes = []
@@ -187,7 +187,7 @@ async def test_refused_connections_cost_nothing(tmp_path, monkeypatch) -> None:
         """The server went away after the first contact."""
 
     monkeypatch.setattr(Client, "preflight", passes)
-    monkeypatch.setattr("lema_core.llm.outage.UNREACHABLE_S", 0.5)
+    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.5)
     spec = EndpointSpec(
         model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10)
     )

@@ -39,7 +39,7 @@ async def ended(spec, requests, ledger) -> str:
 async def test_an_endpoint_that_refuses_all_ends_the_run_with_few_requests(
     fake, spec, ask, ledger, decide, says, most, monkeypatch
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("lema_core.llm.retries._wait", lambda _state: 0.01)
+    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.01)
     fake.decide = decide
     assert says in await ended(spec, ask(500), ledger)
     assert fake.hits <= most
@@ -89,7 +89,7 @@ async def test_a_wait_beyond_the_deadline_ends_the_run_and_rejects_nobody(
 
 @pytest.mark.parametrize("status", [429, 503, 529])
 async def test_push_backs_for_ever_end_with_the_endpoints_words(fake, spec, ask, ledger, status, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.usability.FIRST_PATIENCE_S", 1.0)
+    monkeypatch.setattr("lema_core.llm.limits.usability.FIRST_PATIENCE_S", 1.0)
     fake.decide = refusing(status, "the quota of today is used up")
     text = await ended(spec, ask(64), ledger)
     assert "pushed back every attempt" in text

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm.answers import AttemptError
+from lema_core.llm.limits.retry import PACED, TRIES
+from lema_core.llm.limits.usability import FIRST_PATIENCE_S, FIRST_REFUSALS, Usability, nothing_answered
 from lema_core.llm.requests import FailureReason
-from lema_core.llm.retries import PACED, TRIES
-from lema_core.llm.usability import FIRST_PATIENCE_S, FIRST_REFUSALS, Usability, nothing_answered
+from lema_core.llm.responses import AttemptError
 
 
 @dataclass

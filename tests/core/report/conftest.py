@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from lema_core.accuracy import evaluate
+from lema_core.evaluation.accuracy import evaluate
+from lema_core.evaluation.statistics import perplexity_gap
 from lema_core.records import Correction, JudgedPath
 from lema_core.report import Funnel, LossCurve, Provenance, ReportData, Usage
-from lema_core.statistics import perplexity_gap
 
 PAIRS = [
     (

@@ -5,7 +5,7 @@ from huggingface_hub import DatasetCard, ModelCard
 
 from lema_core.errors import ConfigError
 from lema_core.report.cards import Source, check_card, dataset_card, model_card
-from lema_core.report.story import story_of
+from lema_core.report.prose import story_of
 
 SOURCES = (
     Source(name="GSM8K", kind="questions", licence="mit", url="https://github.com/openai/grade-school-math"),

@@ -10,18 +10,18 @@ from support import kept
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.lineage import Collection, Lineage
 from lema_core.llm.ledger.store import LedgerStore, Missed, Paid
 from lema_core.llm.requests import Completion
-from lema_core.quality_gate import Decision, decision_folder, write_decision
 from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.rating.gate import Decision, decision_folder, write_decision
 from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
 from lema_core.report import Usage, render_html, render_markdown, story_of
-from lema_core.report.gathering import PERPLEXITY_FILE, bill_of, gather
+from lema_core.report.load import PERPLEXITY_FILE, bill_of, gather
+from lema_core.report.prose import bill_text
 from lema_core.report.run_cards import arm_card, data_card
-from lema_core.report.story import bill_text
-from lema_core.specs import RunSpec
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.spec import RunSpec
 from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path
 

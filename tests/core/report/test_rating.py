@@ -8,9 +8,9 @@ from fastapi.testclient import TestClient
 
 from lema_core.artifacts.schema import table_of
 from lema_core.errors import ConfigError, DataError, LemaError
+from lema_core.rating.page import rating_app
+from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarise
 from lema_core.records import Correction
-from lema_core.report.rating import RatingSheet, draw_pilot, read_corrections, summarise
-from lema_core.report.rating_page import rating_app
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lema_core.report import Funnel, ReportData, render_html, render_markdown, story_of
-from lema_core.report.pairs import pair_of
+from lema_core.report.diff import pair_of
 
 HOSTILE = '<script>alert("x")</script> | **bold** `tick` ``` fence\n| a | b | $5 {{ 7*7 }}'
 

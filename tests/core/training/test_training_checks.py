@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from lema_core.errors import ConfigError
-from lema_core.specs import RunSpec
+from lema_core.run.spec import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.checks import check_options, overridden
 from lema_core.training.options import check_overrides, deepspeed_options, trl_config, trl_options

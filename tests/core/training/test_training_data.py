@@ -11,7 +11,7 @@ from lema_core.exporting import chat_line
 from lema_core.records import Example
 from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
-from lema_core.training.tokens import TokenisedData
+from lema_core.training.token_file import TokenisedData
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 

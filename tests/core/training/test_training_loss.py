@@ -10,7 +10,7 @@ import torch
 from lema_core.training.batches import Plan
 from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
-from lema_core.training.tokens import TokenisedData
+from lema_core.training.token_file import TokenisedData
 from lema_core.training.trainer import Collator, LemaTrainer
 
 ROWS: list[dict[str, Any]] = [

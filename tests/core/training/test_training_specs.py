@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, MissingDependencyError
-from lema_core.run_files import read_run_file
-from lema_core.specs import RunSpec
+from lema_core.run.files import read_run_file
+from lema_core.run.spec import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.estimate import PAPER_SHAPES, Estimate, estimate
 from lema_core.training.events import parse

@@ -1,0 +1,1 @@
+"""Registering deployments and automations on a Prefect server."""

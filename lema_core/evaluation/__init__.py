@@ -1,0 +1,1 @@
+"""Held-out questions: accuracy, votes, seeds, statistics, the choice of a checkpoint."""

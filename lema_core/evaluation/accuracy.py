@@ -1,0 +1,198 @@
+"""Accuracy of the base model and of each arm on the same held-out questions, compared item by item.
+
+Takes judged paths, gives figures; it neither runs a model nor judges an answer. A path counts as right only where its
+verdict is ``right``: an answer that is missing, ambiguous or undecided is not right, and is counted by name.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from lema_core.errors import DataError
+from lema_core.evaluation import statistics
+from lema_core.evaluation.statistics import PairedDifference, Proportion
+from lema_core.records import JudgedPath
+
+__all__ = ["ArmScore", "Comparison", "Evaluation", "LevelScore", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmScore:
+    """One model's accuracy on the items."""
+
+    name: str
+    accuracy: Proportion
+    verdicts: Mapping[str, int]
+    """How many paths got each verdict; sums to the number of items."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One arm against a reference on the same items."""
+
+    arm: str
+    reference: str
+    difference: PairedDifference
+    holm_p: float
+    """McNemar's p adjusted for all arms compared with the same reference."""
+
+    @property
+    def shown(self) -> bool:
+        """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
+        return self.difference.resolved and self.holm_p < statistics.SURE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelScore:
+    """One model's accuracy on the items of one difficulty."""
+
+    level: str
+    arm: str
+    accuracy: Proportion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """The figures of one evaluation: scores in the order base, arms."""
+
+    base: str | None
+    """None where only arms were evaluated."""
+    n: int
+    scores: tuple[ArmScore, ...]
+    comparisons: tuple[Comparison, ...]
+    levels: tuple[LevelScore, ...]
+    detectable: float
+    """The smallest difference this many items show with 80 % power, at the largest share of disagreements seen; 1 where
+    nothing was compared."""
+
+    def score(self, name: str) -> ArmScore:
+        """Return the score of ``name``; KeyError where there is none."""
+        return {score.name: score for score in self.scores}[name]
+
+    def comparison(self, arm: str, reference: str | None) -> Comparison | None:
+        """Return the comparison of two names, None where it was not asked for."""
+        return next((c for c in self.comparisons if (c.arm, c.reference) == (arm, reference)), None)
+
+
+def evaluate(
+    base: Iterable[JudgedPath] | None,
+    arms: Mapping[str, Iterable[JudgedPath]],
+    base_name: str = "base",
+    pairs: Sequence[tuple[str, str]] = (("lema", "cot"),),
+) -> Evaluation:
+    """Compare every arm with the base model, and the arms of ``pairs`` (arm, reference) where both are there.
+
+    Args:
+        base: one judged greedy path a question; None: only the arms are compared.
+        arms: the same for each arm, by name.
+        base_name: what the base model is called.
+        pairs: further comparisons; those naming an absent arm are left out.
+
+    Raises:
+        DataError: no items, an item twice, or arms that were not asked the same questions.
+    """
+    if base_name in arms:
+        raise DataError(f"An arm is called {base_name!r} like the base model. Give it another name.")
+    given = arms if base is None else {base_name: base, **arms}
+    if not given:
+        raise DataError("There is nothing to evaluate: expected a base model, an arm, or both.")
+    tables = {name: _by_question(name, rows) for name, rows in given.items()}
+    items = _same_items(tables)
+    right = {name: [table[i].verdict == "right" for i in items] for name, table in tables.items()}
+    to_base = [] if base is None else [(arm, base_name) for arm in arms]
+    asked = to_base + [(a, b) for a, b in pairs if a in arms and b in arms]
+    comparisons = _compare(right, asked)
+    return Evaluation(
+        base=None if base is None else base_name,
+        n=len(items),
+        scores=tuple(_score(name, table.values(), right[name]) for name, table in tables.items()),
+        comparisons=comparisons,
+        levels=_by_level(tables, items),
+        detectable=_detectable(comparisons, len(items)),
+    )
+
+
+def _by_question(name: str, rows: Iterable[JudgedPath]) -> dict[str, JudgedPath]:
+    table: dict[str, JudgedPath] = {}
+    for row in rows:
+        if row.question_id in table:
+            raise DataError(
+                f"{name} has two paths for question {row.question_id}; an evaluation takes one greedy path a question. "
+                "Evaluate with one sample at temperature 0."
+            )
+        table[row.question_id] = row
+    if not table:
+        raise DataError(
+            f"{name} has no judged paths: there is nothing to evaluate. Expected one greedy answer a test question: "
+            "see the rejected rows of its evaluation, or ask more test questions."
+        )
+    return table
+
+
+def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
+    first = next(iter(tables))
+    base = tables[first].keys()
+    for name, table in tables.items():
+        missing, extra = sorted(base - table.keys()), sorted(table.keys() - base)
+        if missing or extra:
+            raise DataError(
+                f"{first} and {name} were not asked the same questions: {name} lacks {len(missing)} "
+                f"{missing[:3]} and has {len(extra)} others {extra[:3]}. A paired comparison needs the same items: "
+                "evaluate both on the same test questions."
+            )
+    return sorted(base)
+
+
+def _score(name: str, rows: Iterable[JudgedPath], right: Sequence[bool]) -> ArmScore:
+    verdicts = Counter(row.verdict for row in rows)
+    accuracy = statistics.wilson(sum(right), len(right))
+    return ArmScore(name=name, accuracy=accuracy, verdicts=dict(sorted(verdicts.items())))
+
+
+def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
+    found = {(a, b): statistics.paired_difference(right[b], right[a]) for a, b in asked}
+    adjusted: dict[tuple[str, str], float] = {}
+    for reference in {b for _, b in asked}:
+        family = {a: d.p_value for (a, b), d in found.items() if b == reference}
+        adjusted |= {(a, reference): p for a, p in statistics.holm(family).items()}
+    return tuple(Comparison(arm=a, reference=b, difference=d, holm_p=adjusted[a, b]) for (a, b), d in found.items())
+
+
+def _detectable(comparisons: Sequence[Comparison], n: int) -> float:
+    if not comparisons:
+        return 1.0
+    shares = [(c.difference.only_arm + c.difference.only_reference) / n for c in comparisons]
+    # Without a single disagreement the data say nothing about the spread; one item is the least it can be.
+    return statistics.minimal_detectable_difference(n, max([*shares, 1 / n]))
+
+
+def _by_level(tables: Mapping[str, Mapping[str, JudgedPath]], items: Sequence[str]) -> tuple[LevelScore, ...]:
+    first = next(iter(tables.values()))
+    levels: dict[str, list[str]] = {}
+    for item in items:
+        levels.setdefault(_level(first[item]), []).append(item)
+    if len(levels) < 2:
+        return ()
+    return tuple(
+        LevelScore(level=level, arm=name, accuracy=_accuracy(table, members))
+        for level, members in sorted(levels.items(), key=lambda pair: _natural(pair[0]))
+        for name, table in tables.items()
+    )
+
+
+def _accuracy(table: Mapping[str, JudgedPath], members: Sequence[str]) -> Proportion:
+    return statistics.wilson(sum(table[item].verdict == "right" for item in members), len(members))
+
+
+def _level(row: JudgedPath) -> str:
+    """Return the source's level, else the length of the gold rationale: the only difficulty that is always known."""
+    if row.level is not None:
+        return row.level
+    steps = len(re.findall(r"^Step \d+:", row.rationale or "", flags=re.MULTILINE))
+    return "unknown" if steps == 0 else f"{steps} step{'s' if steps > 1 else ''}"
+
+
+def _natural(text: str) -> list[tuple[int, int, str]]:
+    """Order "Level 2" before "Level 10"."""
+    return [(0, int(s), "") if s.isdigit() else (1, 0, s) for s in re.split(r"(\d+)", text)]

@@ -1,0 +1,79 @@
+"""maj@k: several sampled answers to each held-out question, and the one that most of them agree on.
+
+Answers vote by equivalence, as the matcher sees it: 0.5 and 1/2 are one answer. Sampled beside the greedy answers of an
+evaluation and never in place of them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+
+from lema_core.answers import majority_vote
+from lema_core.errors import DataError
+from lema_core.evaluation import statistics
+from lema_core.evaluation.statistics import Estimate, Proportion
+from lema_core.llm.requests import Sampling
+from lema_core.questions import get_task
+from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests
+from lema_core.records import JudgedPath, Question
+from lema_core.run.spec import EvaluationSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteScore:
+    """One model's accuracy where the majority of ``k`` samples answers."""
+
+    name: str
+    k: int
+    accuracy: Proportion
+    """A tie counts by the share of the tied answers that are right."""
+    difference: Estimate | None
+    """To the base model on the same items (bootstrap over items); None for the base model itself."""
+
+
+def vote_requests(questions: Iterable[Question], spec: EvaluationSpec, prompt: PromptKind) -> Iterator[PathRequest]:
+    """Yield ``spec.samples`` requests a question; each question has its own seed, and more samples keep the first."""
+    sampling = Sampling(temperature=spec.temperature, top_p=spec.top_p, max_tokens=spec.max_tokens)
+    return path_requests(questions, sampling, spec.samples, prompt)
+
+
+def vote_scores(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") -> tuple[VoteScore, ...]:
+    """Return maj@k of each model, in the order of ``tables``; a model's rows come question by question.
+
+    Raises:
+        DataError: no rows, questions with different numbers of samples, or models asked different questions.
+    """
+    if not tables:
+        return ()
+    voted = {name: _voted(name, rows) for name, rows in tables.items()}
+    first, reference = next(iter(voted.values())), voted.get(base)
+    for name, found in voted.items():
+        if found.keys() != first.keys():
+            raise DataError(f"maj@k: {name} was asked other questions than the first model: evaluate both on the same.")
+    scores = []
+    for name, found in voted.items():
+        value, k = [found[item][0] for item in first], max(k for _, k in found.values())
+        difference = None
+        if reference is not None and name != base:
+            difference = statistics.paired_bootstrap([reference[item][0] for item in first], value)
+        accuracy = statistics.wilson(sum(value), len(value))
+        scores.append(VoteScore(name=name, k=k, accuracy=accuracy, difference=difference))
+    return tuple(scores)
+
+
+def _voted(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float, int]]:
+    """Return each question's (share of the vote that is right, samples)."""
+    found: dict[str, tuple[float, int]] = {}
+    for question, paths in groupby(rows, key=lambda row: row.question_id):
+        item = list(paths)
+        found[question] = (statistics.majority_credit(_classes(item)), len(item))
+    if len({k for _, k in found.values()}) != 1:
+        raise DataError(f"maj@k: {name} has {len(found)} questions with different numbers of samples; expected one k.")
+    return found
+
+
+def _classes(item: list[JudgedPath]) -> list[tuple[str | None, bool]]:
+    """Return each sample as (its class, whether it is right): two spellings of one wrong answer vote together."""
+    vote = majority_vote([row.answer for row in item], get_task(item[0].task).family, item[0].candidates)
+    classes = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
+    return [(classes.get(position), row.verdict == "right") for position, row in enumerate(item)]

@@ -1,0 +1,1 @@
+"""What requests cost: tokens, prices, forecasts, budgets."""

@@ -1,0 +1,233 @@
+"""What a set of requests would cost, before the first is sent: requests, tokens and money, with an interval.
+
+Prompt tokens are exact with a tokenizer, else estimated from the tokens a character that the endpoint billed before.
+Output tokens come from the answers the ledger holds of the same endpoint to requests of the same kind: with the same
+cap, and prompts that begin alike, for a model may solve in 100 tokens and correct in 600. A pilot buys some of the very
+requests, which the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the
+spread of single answers and the error of a mean known from few.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from os.path import commonprefix
+from statistics import fmean, stdev
+from typing import Any
+
+from lema_core.llm.costs.prices import cost_of, price_of
+from lema_core.llm.costs.token_estimates import UNKNOWN_OUTPUT, prompt_chars
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.engine import Engine
+from lema_core.llm.ledger.store import LedgerStore, unpack
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Message, Outcome
+from lema_core.system.chunking import chunked
+
+Z95 = 1.96
+SAMPLE = 500
+"""Earlier requests of the same kind to learn from."""
+SEARCHED = 5000
+"""Earlier requests among which to look for them."""
+CountTokens = Callable[[Sequence[Message]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A likely value and the bounds it lies between, at 95 % where it rests on data."""
+
+    low: float
+    likely: float
+    high: float
+
+    def __add__(self, other: "Interval") -> "Interval":
+        return Interval(self.low + other.low, self.likely + other.likely, self.high + other.high)
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What is asked, what the ledger holds of it, and what the rest would take."""
+
+    requests: int
+    distinct: int
+    held: int
+    prompt_tokens: Interval
+    completion_tokens: Interval
+    dollars: Interval | None
+    """None: nobody knows the price."""
+    prompts_counted: bool
+    """The prompts were counted by the model's tokenizer; else they are estimated."""
+    prompt_basis: str
+    output_basis: str
+
+    @property
+    def to_buy(self) -> int:
+        """Return the requests that would be sent."""
+        return self.distinct - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Requests that are to be bought, added up."""
+
+    count: int
+    chars: int
+    exact_tokens: int
+    caps: int
+    """The sum of their caps; a default stands for a missing one."""
+    kind: "_Kind"
+
+
+class _Kind:
+    """What requests have in common: their caps, and how the first message of all of them begins."""
+
+    def __init__(self, caps: Iterable[int | None] = ()) -> None:
+        self.caps = set(caps)
+        self._opening: str | None = None
+
+    def add(self, request: CompletionRequest) -> None:
+        self.caps.add(request.sampling.cap)
+        first = _first(request.messages)
+        if self._opening is None:
+            self._opening = first
+        elif not first.startswith(self._opening):
+            self._opening = commonprefix([self._opening, first])  # noqa: RUF071 - of texts, not of paths
+
+    def has(self, document: Mapping[str, Any]) -> bool:
+        """Tell whether an earlier request, as the ledger keeps it, is of this kind."""
+        same_cap = document["params"].get("max_tokens") in self.caps
+        return same_cap and _first(document["messages"]).startswith(self._opening or "")
+
+
+def _first(messages: Sequence[Message]) -> str:
+    return str(messages[0].get("content")) if messages else ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Earlier:
+    """What the ledger tells of requests of one kind."""
+
+    ratios: list[float]
+    """Tokens a character of the prompts."""
+    answers: list[int]
+    """Tokens of the answers."""
+
+
+def _earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _Earlier:
+    ratios, answers = [], []
+    for packed, prompt, answer in islice(store.sample(spec.identity), SEARCHED):
+        document = unpack(packed)
+        if kind.has(document):
+            chars = sum(len(str(message.get("content"))) for message in document["messages"])
+            ratios.append(prompt / max(1, chars))
+            answers.append(answer)
+        if len(answers) == SAMPLE:
+            break
+    return _Earlier(ratios, answers)
+
+
+def forecast(
+    store: LedgerStore,
+    spec: EndpointSpec,
+    requests: Iterable[CompletionRequest],
+    count_tokens: CountTokens | None = None,
+) -> Forecast:
+    """Return what the requests would cost at an endpoint. Nothing is sent; memory grows with the number of keys only.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    keys, seen = KeyMaker(spec.identity), set[str]()
+    tokens_of = _once_a_prompt(count_tokens) if count_tokens else None
+    asked = held = count = chars = exact = caps = 0
+    kind = _Kind()
+    for chunk in chunked(requests, SAMPLE):
+        asked += len(chunk)
+        fresh = {key: one for one in chunk if (key := keys.key(one)) not in seen}
+        seen.update(fresh)
+        there = store.lookup(list(fresh))
+        held += len(there)
+        for key, one in fresh.items():
+            if key not in there:
+                count += 1
+                chars += prompt_chars(one)
+                exact += tokens_of(one.messages) if tokens_of else 0
+                caps += one.sampling.cap or UNKNOWN_OUTPUT
+                kind.add(one)
+    batch = _Batch(count, chars, exact, caps, kind)
+    return _priced(store, spec, (asked, len(seen), held), batch, exact=bool(count_tokens))
+
+
+def _once_a_prompt(count_tokens: CountTokens) -> CountTokens:
+    """Return the count that knows the last prompt: the samples of one request share it, and follow each other."""
+    last: tuple[Sequence[Message], int] | None = None
+
+    def counted(messages: Sequence[Message]) -> int:
+        nonlocal last
+        if last is None or last[0] is not messages:
+            last = messages, count_tokens(messages)
+        return last[1]
+
+    return counted
+
+
+def forecast_unread(
+    store: LedgerStore, spec: EndpointSpec, requests: int, chars: int, max_tokens: int | None
+) -> Forecast:
+    """Return the forecast for requests that cannot be written yet, of about so many characters each."""
+    kind = _Kind([max_tokens])
+    batch = _Batch(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT), kind)
+    return _priced(store, spec, (requests, requests, 0), batch, exact=False)
+
+
+async def pilot(
+    engine: Engine, spec: EndpointSpec, requests: Iterable[CompletionRequest], total: int, size: int
+) -> list[Outcome]:
+    """Buy ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to go by.
+
+    They are sent one by one, also where the endpoint's transport is ``batch``: nobody waits a day for a forecast. What
+    a batch under way owes is ``pending``.
+    """
+    chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
+    soon = spec.model_copy(update={"transport": "http", "wait_for_batch": False})
+    return [outcome async for outcome in engine.stream(soon, chosen)]
+
+
+def _priced(
+    store: LedgerStore, spec: EndpointSpec, counts: tuple[int, int, int], batch: _Batch, *, exact: bool
+) -> Forecast:
+    earlier = _earlier(store, spec, batch.kind)
+    prompt, prompt_basis = _prompt(earlier.ratios, batch, exact=exact)
+    output, output_basis = _output(earlier.answers, batch)
+    price = price_of(spec)
+    pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
+    costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
+    dollars = Interval(*costs) if costs else None
+    return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
+
+
+def _prompt(ratios: Sequence[float], batch: _Batch, *, exact: bool) -> tuple[Interval, str]:
+    if exact:
+        return Interval(batch.exact_tokens, batch.exact_tokens, batch.exact_tokens), "counted by the tokenizer"
+    if len(ratios) < 2:
+        chars = batch.chars
+        return Interval(chars / 6, chars / 4, chars / 2), "4 characters a token (no earlier prompts)"
+    mean = fmean(ratios)
+    low, high = _sum_interval(mean, stdev(ratios), batch.count, len(ratios))
+    scale = batch.chars / max(1, batch.count)
+    basis = f"{mean:.3f} tokens a character, as in {len(ratios)} earlier prompts"
+    return Interval(low * scale, mean * batch.chars, high * scale), basis
+
+
+def _output(answers: Sequence[int], batch: _Batch) -> tuple[Interval, str]:
+    if len(answers) < 2:
+        return Interval(batch.count, batch.caps / 2, batch.caps), "between one token and the cap (no earlier answers)"
+    mean, spread = fmean(answers), stdev(answers)
+    low, high = _sum_interval(mean, spread, batch.count, len(answers))
+    basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {len(answers)} earlier ones"
+    return Interval(max(low, min(batch.count, high)), mean * batch.count, high), basis
+
+
+def _sum_interval(mean: float, spread: float, count: int, known: int) -> tuple[float, float]:
+    """Return the 95 % prediction interval of the sum of ``count`` more values."""
+    half = Z95 * spread * math.sqrt(count + count * count / known)
+    return max(0.0, mean * count - half), mean * count + half

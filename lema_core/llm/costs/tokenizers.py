@@ -1,0 +1,189 @@
+"""Exact token counts of a model's prompts and texts, without the model and without torch.
+
+A tokenizer is found by the model's name: the embedded student, its ``.gguf`` file, a checkpoint folder, or a model id
+of the Hugging Face hub whose ``tokenizer.json`` is in the cache already. Nothing is downloaded unless asked for.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import tokenizers
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.llm.embedded import EMBEDDED, TINY, cache_dir, embedded_gguf
+from lema_core.system.chat_templates import render_chat
+from lema_core.system.hashing import file_sha256
+
+VOCABULARY, TEMPLATE, CONFIG = "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+SMOLLM = "smollm"
+"""The splitting rule, by llama.cpp's name, that we can rebuild from a ``.gguf`` file: single digits, then GPT-2's."""
+
+
+@dataclass(frozen=True)
+class ModelTokenizer:
+    """A model's tokenizer, and its chat template if it has one."""
+
+    model: str
+    vocabulary: Path
+    template: str | None
+    special: Mapping[str, str]
+    """The template's names for special tokens, as ``bos_token``."""
+
+    @cached_property
+    def _tokenizer(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_file(str(self.vocabulary))
+
+    def count(self, text: str) -> int:
+        """Return the tokens of a plain text."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def count_prompt(self, messages: Sequence[Mapping[str, Any]]) -> int:
+        """Return the tokens of a chat as a server bills them: the template around it, the answer's opening included.
+
+        Raises:
+            ConfigError: the model has no chat template, or the template refuses these messages.
+        """
+        if self.template is None:
+            raise ConfigError(f"the tokenizer of {self.model!r} has no chat template: expected {TEMPLATE} beside it")
+        return self.count(render_chat(self.template, messages, self.special))
+
+
+@lru_cache(maxsize=8)
+def tokenizer_of(model: str, *, download: bool = False) -> ModelTokenizer | None:
+    """Return the tokenizer of a model, None where it is not on this machine.
+
+    Args:
+        model: as an endpoint or a training run names it.
+        download: fetch the few files of a model id of the hub that are not in the cache.
+
+    Raises:
+        ConfigError: there are tokenizer files, and they cannot be read.
+    """
+    path = Path(model)
+    if model in {EMBEDDED, TINY} or path.suffix == ".gguf":
+        folder = _of_gguf(path if path.suffix == ".gguf" else None)
+        return _read(model, {name: folder / name for name in (VOCABULARY, TEMPLATE)}) if folder else None
+    if path.is_dir():
+        return _read(model, {name: path / name for name in (VOCABULARY, TEMPLATE, CONFIG)})
+    if not HUB_ID.fullmatch(model) or names_a_path(model):
+        return None
+    return _read(model, {name: _of_hub(model, name, download) for name in (VOCABULARY, TEMPLATE, CONFIG)})
+
+
+def need_tokenizer(model: str) -> ModelTokenizer:
+    """Return the tokenizer of a model; the files of a model id are fetched from the hub if they are not cached.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if found := tokenizer_of(model, download=True):
+        return found
+    raise ConfigError(
+        f"no tokenizer for {model!r}: expected a folder with {VOCABULARY}, {EMBEDDED!r}, or a model id of the Hugging "
+        f"Face hub that is in its cache or can be fetched (`hf download OWNER/NAME {VOCABULARY}`)"
+    )
+
+
+def names_a_path(model: str) -> bool:
+    """Tell whether a model's name can only be the path of a folder, not an id of the hub."""
+    return model.startswith(("/", "./", "../", "~"))
+
+
+def _of_hub(model: str, name: str, download: bool) -> Path | None:
+    try:
+        found = try_to_load_from_cache(model, name)
+        if isinstance(found, str):
+            return Path(found)
+        return Path(hf_hub_download(model, name)) if download else None
+    # HFValidationError, a ValueError: what the hub takes for no id.
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def _read(model: str, files: Mapping[str, Path | None]) -> ModelTokenizer | None:
+    there = {name: path for name, path in files.items() if path is not None and path.is_file()}
+    if VOCABULARY not in there:
+        return None
+    try:
+        config = json.loads(there[CONFIG].read_text("utf-8")) if CONFIG in there else {}
+        template = there[TEMPLATE].read_text("utf-8") if TEMPLATE in there else _default(config.get("chat_template"))
+        found = ModelTokenizer(model, there[VOCABULARY], template, _special(config))
+        found.count("")
+    except Exception as error:  # noqa: BLE001  the library raises plain Exception for a file that it cannot read
+        raise ConfigError(
+            f"the tokenizer of {model!r} at {there[VOCABULARY].parent} cannot be read ({error})"
+        ) from None
+    return found
+
+
+def _default(template: object) -> str | None:
+    """Return the template of an older configuration file: one text, or several by name."""
+    if isinstance(template, list):
+        return next((str(one["template"]) for one in template if one.get("name") == "default"), None)
+    return None if template is None else str(template)
+
+
+def _special(config: Mapping[str, Any]) -> dict[str, str]:
+    named = {name: value for name, value in config.items() if name.endswith("_token") and value}
+    texts = {name: value.get("content", "") if isinstance(value, dict) else value for name, value in named.items()}
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
+
+
+def _of_gguf(path: Path | None) -> Path | None:
+    """Return a folder with a ``.gguf`` file's tokenizer, made once: reading 50,000 tokens out of it takes seconds."""
+    if importlib.util.find_spec("gguf") is None:
+        return None
+    try:
+        path = path or embedded_gguf()
+    except MissingDependencyError:
+        return None
+    target = cache_dir() / "tokenizers" / file_sha256(path)[:16]
+    there = (target / VOCABULARY).is_file() or _extract(path, target)
+    return target if there else None
+
+
+def _extract(path: Path, target: Path) -> bool:
+    """Write the tokenizer of a ``.gguf`` file in the common form; say whether its splitting rule is one we know."""
+    from gguf import GGUFReader
+
+    fields = GGUFReader(path).fields
+    held = {name: fields[key].contents() for name in _GGUF if (key := f"tokenizer.{name}") in fields}
+    if held.get("ggml.pre") != SMOLLM:
+        return False
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=target.parent) as scratch:
+        whole = Path(scratch) / "tokenizer"
+        whole.mkdir()
+        if "chat_template" in held:
+            (whole / TEMPLATE).write_text(held["chat_template"], "utf-8")
+        _rebuilt(held["ggml.tokens"], held["ggml.token_type"], held["ggml.merges"]).save(str(whole / VOCABULARY))
+        with suppress(OSError):  # another process was first, and its folder came whole
+            whole.rename(target)
+    return True
+
+
+_GGUF = ("ggml.pre", "ggml.tokens", "ggml.token_type", "ggml.merges", "chat_template")
+_NORMAL = 1
+"""llama.cpp's type of a token that is no special one."""
+
+
+def _rebuilt(tokens: list[str], kinds: list[int], merges: list[str]) -> tokenizers.Tokenizer:
+    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
+    model = tokenizers.models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=pairs)
+    made = tokenizers.Tokenizer(model)
+    split = tokenizers.pre_tokenizers
+    made.pre_tokenizer = split.Sequence([split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)])
+    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind != _NORMAL]
+    made.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
+    return made

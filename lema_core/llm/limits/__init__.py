@@ -1,0 +1,1 @@
+"""How many requests an endpoint is sent, when one is sent again, and when to stop."""

@@ -1,0 +1,1 @@
+"""The human rating of a pilot of corrections, and the quality gate."""

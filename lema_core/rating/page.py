@@ -1,0 +1,96 @@
+"""The page on which a rater reads the pairs of a pilot, one at a time, and rates them with the keys 1, 2 and 3.
+
+One process serves one rater on loopback. The page keeps nothing: what was rated is read from the sheet, so a reload,
+a second tab or a restart goes on where the rater was. Only its own pages may rate (``lema_core.system.server_gate``),
+and all its addresses begin with a secret, without which other users of the machine see nothing.
+"""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, FastAPI, HTTPException, Path
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel
+
+from lema_core.rating.pilot import RATINGS, RatingSheet, summarise
+from lema_core.report.diff import pair_of
+from lema_core.report.render import environment
+from lema_core.system.server_gate import Gate, GatedApp
+
+__all__ = ["rating_app"]
+
+MEANINGS = {
+    "excellent": "The step is the first wrong one, the reason is right, the corrected steps continue the earlier ones.",
+    "good": "Step and reason are right; the corrected steps break a little with the earlier ones.",
+    "poor": "The step or the reason is wrong.",
+}
+
+
+class Verdict(BaseModel):
+    """A rating as the page sends it."""
+
+    rating: Literal["excellent", "good", "poor"]
+
+
+def rating_app(sheet: RatingSheet, secret: str = "") -> GatedApp:
+    """Return the web application around one rater's sheet; its paths begin with ``/secret`` where one is given."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    base = f"/{secret}" if secret else ""
+    app.include_router(_routes(sheet, base), prefix=base)
+    return GatedApp(app, Gate())
+
+
+def _routes(sheet: RatingSheet, base: str) -> APIRouter:
+    router = APIRouter()
+    last = len(sheet.pairs)
+
+    @router.get("/")
+    async def start() -> RedirectResponse:
+        number = sheet.next_unrated()
+        return RedirectResponse(f"{base}/done" if number is None else f"{base}/pair/{number + 1}")
+
+    @router.get("/pair/{number}")
+    async def pair(number: Annotated[int, Path(ge=1)]) -> HTMLResponse:
+        if number > last:
+            raise HTTPException(404, f"there are {last} pairs")
+        return HTMLResponse(_pair_page(sheet, number - 1, base))
+
+    @router.post("/pair/{number}")
+    async def rate(number: Annotated[int, Path(ge=1)], verdict: Verdict) -> dict[str, str]:
+        if number > last:
+            raise HTTPException(404, f"there are {last} pairs")
+        sheet.rate(number - 1, verdict.rating)
+        following = sheet.next_unrated(number - 1)
+        return {"next": f"{base}/done" if following is None else f"{base}/pair/{following + 1}"}
+
+    @router.get("/done")
+    async def done() -> HTMLResponse:
+        return HTMLResponse(_done_page(sheet, base))
+
+    return router
+
+
+def _pair_page(sheet: RatingSheet, position: int, base: str) -> str:
+    return (
+        environment()
+        .get_template("rating.html.j2")
+        .render(
+            pair=pair_of(sheet.pairs[position]),
+            number=position + 1,
+            ratings=[sheet.rating(i) for i in range(len(sheet.pairs))],
+            current=sheet.rating(position),
+            rater=sheet.rater,
+            meanings=MEANINGS,
+            base=base,
+        )
+    )
+
+
+def _done_page(sheet: RatingSheet, base: str) -> str:
+    complete = sheet.rated == len(sheet.pairs)
+    # Before the end a rater must not see what the others said.
+    summary = summarise(sheet.folder) if complete else None
+    return (
+        environment()
+        .get_template("rated.html.j2")
+        .render(sheet=sheet, summary=summary, ratings=RATINGS, total=len(sheet.pairs), base=base)
+    )

@@ -1,0 +1,239 @@
+"""Ratings of a drawn pilot of corrections: who rated what, kept in Parquet, and how far two raters agree.
+
+The paper (section 2.1 and its appendix) rated 50 pairs by hand before it let the corrector loose: *excellent* (the step
+and the reason are right, and the corrected steps continue the earlier ones), *good* (the same, with small breaks) and
+*poor* (the step or the reason is wrong). A folder holds ``pairs.parquet``, the drawn corrections, and one
+``ratings-<rater>.parquet`` a rater, replaced whole after every rating: killing the page loses nothing.
+"""
+
+import hashlib
+import heapq
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol, TypeVar
+
+import pyarrow as pa
+
+from lema_core.artifacts.files import FileSystem, atomic_file, open_root
+from lema_core.artifacts.parquet import TableFile, faultless, faults_as, open_table, write_table
+from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of, table_of
+from lema_core.artifacts.table_files import part_files
+from lema_core.errors import ConfigError, DataError
+from lema_core.evaluation.statistics import Agreement, rater_agreement
+from lema_core.records import Correction
+
+__all__ = ["RATINGS", "PilotSummary", "Rating", "RatingSheet", "begun", "draw_pilot", "read_corrections", "summarise"]
+
+
+class Identified(Protocol):
+    """A row with an id made from content."""
+
+    @property
+    def id(self) -> str: ...
+
+
+T = TypeVar("T", bound=Identified)
+RATINGS = ("excellent", "good", "poor")
+PILOT = 50
+"""The paper's number of rated pairs."""
+_PAIRS = "pairs.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """One rater's word on one correction."""
+
+    correction_id: str
+    rater: str
+    rating: str
+    """excellent, good or poor."""
+
+
+@dataclass(frozen=True, slots=True)
+class PilotSummary:
+    """What the raters found."""
+
+    pairs: int
+    by_rater: Mapping[str, Mapping[str, int]]
+    """Ratings by rater and class; every class is there."""
+    agreement: Mapping[tuple[str, str], Agreement]
+    """Cohen's kappa of every two raters over the pairs that both rated."""
+
+    @property
+    def poor_share(self) -> float:
+        """The largest share of poor ratings that any rater gave; 1 where nobody rated: silence is no approval."""
+        shares = [counts["poor"] / sum(counts.values()) for counts in self.by_rater.values() if sum(counts.values())]
+        return max(shares, default=1.0)
+
+    def finished(self, raters: int = 1) -> bool:
+        """Tell whether at least so many raters rated every pair."""
+        return sum(sum(counts.values()) >= self.pairs for counts in self.by_rater.values()) >= raters
+
+
+def read_corrections(place: Path | str) -> Iterator[Correction]:
+    """Yield the corrections of a Parquet file, or of an artifact's folder (its ``part-*.parquet``), by path or URL.
+
+    Raises:
+        DataError: nothing is there, or it holds no corrections.
+    """
+    fs, path = open_root(str(place))
+    files = part_files(fs, path) if fs.isdir(path) else [path]
+    if not files or not all(fs.isfile(file) for file in files):
+        raise DataError(
+            f"there are no corrections at {place}: expected a Parquet file, or a folder with part-*.parquet, "
+            "such as .lema/store/corrections/<fingerprint>"
+        )
+    for file in files:
+        yield from _corrections(fs, file)
+
+
+def _corrections(fs: FileSystem, file: str) -> Iterator[Correction]:
+    with _opened(fs, file) as table:
+        lacking = sorted(set(schema_of(Correction).names) - set(table.schema.names))
+        if lacking:
+            raise DataError(
+                f"{file} has no columns {lacking}: it does not hold corrections; expected a Parquet file of "
+                "`.lema/store/corrections/<fingerprint>`"
+            )
+        for batch in faultless(cast_to(table.batches(schema_of(Correction).names), Correction), _fault(file)):
+            yield from rows_from_batch(batch, Correction)
+
+
+def _fault(file: str) -> Callable[[str], DataError]:
+    return lambda told: DataError(
+        f"{file} cannot be read as Parquet, or not as what it should hold ({told}). It was damaged or changed, or is "
+        "another file: restore it, or remove it to begin anew."
+    )
+
+
+@contextmanager
+def _opened(fs: FileSystem, file: str) -> Iterator[TableFile]:
+    with ExitStack() as stack:
+        with faults_as(_fault(file)):
+            source = stack.enter_context(fs.open(file))
+        yield stack.enter_context(open_table(source, _fault(file)))
+
+
+def draw_pilot(rows: Iterable[T], size: int = PILOT, seed: int = 0) -> list[T]:
+    """Draw ``size`` rows without replacement, the same ones whatever the order of the rows, in flat memory."""
+
+    def chance(row: T) -> bytes:
+        return hashlib.sha256(f"{seed}\0{row.id}".encode()).digest()
+
+    return heapq.nsmallest(size, rows, key=chance)
+
+
+class RatingSheet:
+    """The pilot of one folder, and the ratings of one rater."""
+
+    def __init__(self, folder: Path | str, rater: str, pairs: list[Correction]) -> None:
+        """Open the folder (a path or a URL), or begin it with ``pairs``.
+
+        Raises:
+            ConfigError: the rater's name cannot name a file, or the folder was begun with other pairs.
+            DataError: there is nothing to rate.
+        """
+        if not re.fullmatch(r"[\w-]{1,40}", rater):
+            raise ConfigError(f"the rater {rater!r} must be 1 to 40 letters, digits, _ or -: it names a file")
+        if not pairs:
+            raise DataError("there is nothing to rate: no accepted corrections were given")
+        self.folder, self.rater, self.pairs = folder, rater, pairs
+        self._fs, self._path = open_root(str(folder))
+        self._begin()
+        self._ratings = {one.correction_id: one.rating for one in _ratings_of(self._fs, self._file)}
+
+    @property
+    def _file(self) -> str:
+        return f"{self._path}/ratings-{self.rater}.parquet"
+
+    def _begin(self) -> None:
+        held = f"{self._path}/{_PAIRS}"
+        if not self._fs.exists(held):
+            _write(self._fs, held, table_of(self.pairs, Correction))
+        elif [row.id for row in _corrections(self._fs, held)] != [pair.id for pair in self.pairs]:
+            raise ConfigError(
+                f"{self.folder} was begun with other pairs (another artifact, --pairs or --seed). Give the ones it was "
+                "begun with, or another --out."
+            )
+
+    def rating(self, number: int) -> str | None:
+        """Return this rater's rating of pair ``number`` (from 0), None where there is none yet."""
+        return self._ratings.get(self.pairs[number].id)
+
+    def rate(self, number: int, rating: str) -> None:
+        """Keep a rating of pair ``number``; it is on disk when this returns. A later one replaces it.
+
+        Raises:
+            DataError: there is no such pair or no such rating.
+        """
+        if rating not in RATINGS or not 0 <= number < len(self.pairs):
+            raise DataError(
+                f"expected a pair in 0..{len(self.pairs) - 1} and one of {RATINGS}; got {number}, {rating!r}"
+            )
+        self._ratings[self.pairs[number].id] = rating
+        rows = [
+            Rating(correction_id=pair.id, rater=self.rater, rating=self._ratings[pair.id])
+            for pair in self.pairs
+            if pair.id in self._ratings
+        ]
+        _write(self._fs, self._file, table_of(rows, Rating))
+
+    @property
+    def rated(self) -> int:
+        """How many pairs this rater has rated."""
+        return len(self._ratings)
+
+    def next_unrated(self, after: int = -1) -> int | None:
+        """Return the next pair without a rating, looking on from ``after`` and then from the start."""
+        order = [*range(after + 1, len(self.pairs)), *range(min(after + 1, len(self.pairs)))]
+        return next((number for number in order if self.rating(number) is None), None)
+
+
+def begun(folder: Path | str) -> bool:
+    """Tell whether somebody has begun to rate a pilot in a folder."""
+    fs, path = open_root(str(folder))
+    return bool(fs.exists(f"{path}/{_PAIRS}"))
+
+
+def summarise(folder: Path | str) -> PilotSummary:
+    """Count all raters' ratings in a folder and compare every two of them on what both rated.
+
+    Raises:
+        DataError: nobody has begun to rate there.
+    """
+    if not begun(folder):
+        raise DataError(f"{folder} holds no pilot: begin one with `lema rate CORRECTIONS --out {folder}`")
+    fs, path = open_root(str(folder))
+    files = fs.glob(f"{path}/ratings-*.parquet")
+    tables = {PurePosixPath(file).stem.removeprefix("ratings-"): _ratings_of(fs, file) for file in files}
+    words = {rater: {one.correction_id: one.rating for one in rows} for rater, rows in tables.items()}
+    counts = {rater: {name: Counter(said.values())[name] for name in RATINGS} for rater, said in words.items()}
+    raters = list(words)
+    pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
+    agreement = {(a, b): found for a, b in pairs if (found := _agreement(words[a], words[b])) is not None}
+    with _opened(fs, f"{path}/{_PAIRS}") as drawn:
+        return PilotSummary(drawn.rows, counts, agreement)
+
+
+def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement | None:
+    both = sorted(first.keys() & second.keys())
+    return rater_agreement([first[i] for i in both], [second[i] for i in both]) if both else None
+
+
+def _ratings_of(fs: FileSystem, file: str) -> list[Rating]:
+    if not fs.isfile(file):
+        return []
+    with _opened(fs, file) as table, faults_as(_fault(file)):
+        rows = [row for batch in cast_to(table.batches(), Rating) for row in rows_from_batch(batch, Rating)]
+        if unknown := {row.rating for row in rows} - {*RATINGS}:
+            raise ValueError(f"it holds ratings {sorted(unknown)[:3]}, expected {RATINGS}")
+        return rows
+
+
+def _write(fs: FileSystem, path: str, table: pa.Table) -> None:
+    with atomic_file(fs, path) as local:
+        write_table(table, local)

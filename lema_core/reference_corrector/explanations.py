@@ -1,0 +1,220 @@
+"""Explanations in plain words: what the wrong step does, why that is wrong, and what is needed instead."""
+
+import re
+from collections import Counter
+from fractions import Fraction
+
+from lema_core.reference_corrector.diagnosis import Diagnosis
+from lema_core.reference_corrector.equations import Equation, key, keys, numbers
+from lema_core.reference_corrector.gold_rationale import Knowledge, Step
+from lema_core.reference_corrector.repair import plain
+
+SAME_SUBJECT = 0.4
+"""Share of common words from which on two steps are taken to speak of the same quantity."""
+RELATED = 0.15
+"""The same for steps that have their numbers in common."""
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "the and are was were has have had for with that this then his her she they their its will would can could "
+        "from per each all find first next total number altogether there many much more than because since which",
+    )
+)
+_DOES = {"+": "adds", "-": "subtracts", "*": "multiplies", "/": "divides", "of": "multiplies"}
+_DONE = {"+": "added", "-": "subtracted", "*": "multiplied", "/": "divided", "of": "multiplied"}
+
+
+def explain(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step], final: str) -> str:
+    """Return the explanation; ``final`` is the answer that the mistaken path states."""
+    said = {
+        "arithmetic": _arithmetic,
+        "off_course": _off_course,
+        "past_the_goal": _past_the_goal,
+        "stops_short": _stops_short,
+        "no_way_on": _no_way_on,
+        "answer_line": _answer_line,
+    }[diagnosis.kind](diagnosis, steps, known, missing)
+    if diagnosis.kind == "answer_line" and final:
+        return f"{said} The solution states {final} instead."
+    return said
+
+
+def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    expression, computed, claimed = _false_link(diagnosis)
+    right = plain(computed)
+    said = f"Step {diagnosis.step} claims that {expression} equals {plain(claimed)}, but {expression} is {right}."
+    if key(computed) in known.computed:
+        return f"{said} The wrong result spoils everything that is computed from it."
+    return f"{said} Nor is {right} a value that the question calls for. {_needed(missing)}".strip()
+
+
+def _false_link(diagnosis: Diagnosis) -> tuple[str, Fraction, Fraction]:
+    """Return the expression, what it is, and what the step says it is."""
+    if diagnosis.false is not None:
+        false = diagnosis.false
+        return false.text.rpartition("=")[0].strip(), false.computed, false.claimed
+    equation = diagnosis.equation
+    return (equation.expression, equation.computed, equation.value) if equation else ("", Fraction(0), Fraction(0))
+
+
+def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    number, value = diagnosis.step, diagnosis.value
+    step = steps[number - 1]
+    meant = _meant(step, missing)
+    if diagnosis.foreign is not None:
+        fault = (
+            f"Step {number} uses {plain(diagnosis.foreign)}, a number that the question does not give "
+            "and that no earlier step has computed."
+        )
+    elif diagnosis.equation is not None:
+        fault = _wrong_computation(step, number, diagnosis.equation, known, missing) or _wrong_quantity(
+            number, diagnosis.equation, steps, meant
+        )
+    elif value is not None:
+        fault = f"Step {number} states {plain(value)} without computing it, and that number is not right."
+    else:
+        fault = f"Step {number} does not follow from the question."
+    said_already = meant is not None and missing and meant is missing[0] and sentence(meant.text) in fault
+    needed = "" if said_already else _needed(missing)
+    return " ".join(part for part in (fault, _left_out(steps, known, missing), needed) if part)
+
+
+def _wrong_quantity(number: int, equation: Equation, steps: tuple[Step, ...], meant: Step | None) -> str:
+    value = plain(equation.value)
+    # Where the numbers do not give the result, we have not read the whole computation and must not quote it.
+    does = f"computes {equation.text}" if key(equation.computed) == key(equation.value) else f"arrives at {value}"
+    again = next((i for i, step in enumerate(steps[: number - 1], 1) if key(equation.value) in keys(step.values)), None)
+    if meant is not None and meant.value is not None:
+        return f"Step {number} {does}, where {plain(meant.value)} is right: {sentence(meant.text)}"
+    if again is not None and does.startswith("computes"):
+        return f"Step {number} {does}, which only repeats the value of step {again} and brings nothing new."
+    return f"Step {number} {does}, but {value} is not one of the quantities that lead to the answer."
+
+
+def _meant(step: Step, missing: list[Step]) -> Step | None:
+    """Return the rationale's step that speaks of the same thing as the wrong one, if one clearly does."""
+    best, best_share = None, 0.0
+    for candidate in missing:
+        share = _overlap(step, candidate)
+        differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
+        # The same words over quite other numbers are another quantity.
+        related = candidate is missing[0] or _related(step, candidate)
+        common = len(_content_words(step.text) & _content_words(candidate.text))
+        if share > best_share and common > 2 and differs and related and candidate.equations:
+            best, best_share = candidate, share
+    return best if best_share >= SAME_SUBJECT else None
+
+
+def _related(left: Step, right: Step) -> bool:
+    longer = abs(len(_numbers_of(left)) - len(_numbers_of(right))) > 1
+    return not longer and bool(_numbers_of(left) & _numbers_of(right))
+
+
+def _overlap(left: Step, right: Step) -> float:
+    """Return the share of content words that two steps have in common."""
+    own, theirs = _content_words(left.text), _content_words(right.text)
+    return len(own & theirs) / max(1, len(own | theirs))
+
+
+def _numbers_of(step: Step) -> set[int]:
+    return keys(operand for equation in step.equations for operand in equation.operands)
+
+
+def _content_words(text: str) -> set[str]:
+    words = {word.removesuffix("s") for word in re.findall(r"[a-z]{3,}", text.lower())} - _FUNCTION_WORDS
+    return words | set(re.findall(r"\b[B-HJ-Z]\b", text))
+
+
+def _wrong_computation(
+    step: Step, number: int, equation: Equation, known: Knowledge, missing: list[Step]
+) -> str | None:
+    """Compare the step with what the rationale computes from nearly the same numbers for the same purpose."""
+    if key(equation.computed) != key(equation.value):
+        return None
+    own = Counter(map(key, equation.operands))
+    rights = [(right, _overlap(step, other)) for other in missing for right in other.equations]
+    for right, overlap in rights:
+        same = Counter(map(key, right.operands)) == own
+        if same and overlap >= RELATED and len(set(equation.operators)) == len(set(right.operators)) == 1:
+            return _wrong_operator(number, equation, right)
+    for right, overlap in rights:
+        if right.operators == equation.operators and len(right.operands) == 2:
+            theirs = Counter(map(key, right.operands))
+            taken = [operand for operand in equation.operands if key(operand) in own - theirs]
+            wanted = [operand for operand in right.operands if key(operand) in theirs - own]
+            one_each = len(taken) == len(wanted) == 1
+            if one_each and (overlap >= SAME_SUBJECT or _made_from(wanted[0], taken[0], known)):
+                return _wrong_operand(number, equation, right, taken[0], wanted[0])
+    return None
+
+
+def _made_from(wanted: Fraction, taken: Fraction, known: Knowledge) -> bool:
+    """Whether the rationale computes the wanted number from the taken one, so that the step took it too early."""
+    sources = [e for step in known.steps for e in step.equations if key(e.value) == key(wanted)]
+    return any(key(taken) in keys(source.operands) for source in sources)
+
+
+def _wrong_operand(number: int, equation: Equation, right: Equation, taken: Fraction, wanted: Fraction) -> str:
+    return (
+        f"Step {number} computes {equation.text}, but it takes {plain(taken)} where {plain(wanted)} "
+        f"is the number to work with: {right.text}."
+    )
+
+
+def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | None:
+    does, done = _DOES.get(equation.operators[0]), _DONE.get(right.operators[0])
+    pair = " and ".join(plain(operand) for operand in equation.operands)
+    if does is None or done is None:
+        return None
+    if _DOES[right.operators[0]] == does:
+        return f"Step {number} has the right numbers but in the wrong order: {equation.text} should be {right.text}."
+    return f"Step {number} {does} where {pair} have to be {done}: it must be {right.text}, not {equation.text}."
+
+
+def _past_the_goal(diagnosis: Diagnosis, _: tuple[Step, ...], __: Knowledge, ___: list[Step]) -> str:
+    number, equation = diagnosis.step, diagnosis.equation
+    does = f"Step {number} goes on to compute {equation.text}" if equation else f"Step {number} goes on"
+    return f"{does}, but step {number - 1} has already arrived at what the question asks for."
+
+
+def _stops_short(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    number, value = diagnosis.step, diagnosis.value
+    ends = f"The solution stops at step {number}"
+    ends += f" and takes {plain(value)} for the answer." if value is not None else "."
+    right = f"{plain(value)} is only a value on the way to what the question asks for." if value is not None else ""
+    return " ".join(part for part in (ends, right, _left_out(steps, known, missing), _needed(missing)) if part)
+
+
+def _no_way_on(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    arrives = f" arrives at {plain(diagnosis.value)}, but that" if diagnosis.value is not None else ""
+    said = f"Step {diagnosis.step}{arrives} is not what the question asks for."
+    return " ".join(part for part in (said, _left_out(steps, known, missing), _needed(missing)) if part)
+
+
+def _answer_line(diagnosis: Diagnosis, _: tuple[Step, ...], __: Knowledge, ___: list[Step]) -> str:
+    value = f" at {plain(diagnosis.value)}" if diagnosis.value is not None else ""
+    return f"Step {diagnosis.step} arrives{value}, which is right, but the final answer does not say so."
+
+
+def _left_out(steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+    """Name a number of the question that the answer depends on and that the path never uses."""
+    used = {key(number) for step in steps for number in numbers(step.text)}
+    used |= {key(operand) for step in steps for equation in step.equations for operand in equation.operands}
+    for operand in _operands(missing):
+        if key(operand) in known.stated and key(operand) not in used and operand > 2:
+            return f"It leaves out the {plain(operand)} that the question gives."
+    return ""
+
+
+def _operands(steps: list[Step]) -> list[Fraction]:
+    return [operand for step in steps for equation in step.equations for operand in equation.operands]
+
+
+def _needed(missing: list[Step]) -> str:
+    return f"What is needed next is this: {sentence(missing[0].text)}" if missing else ""
+
+
+def sentence(text: str) -> str:
+    """Return the text with a full stop at its end."""
+    text = text.rstrip()
+    return text if text.endswith((".", "!", "?")) else f"{text}."

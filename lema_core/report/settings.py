@@ -1,0 +1,124 @@
+"""What a report says of a run beside its figures: the parameters, and what a careful reader has to know."""
+
+from collections.abc import Iterator
+
+from lema_core import identities
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.rating.gate import Decision, decision_folder, read_decision
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import RunSpec
+from lema_core.training.specs import TrainingSpec
+
+
+def parameters_of(run: RunSpec, arm: str | None = None) -> dict[str, str]:
+    """Return what was run, by name; of one arm's model only what made that model."""
+    found = {"run": run.name, "task": run.questions.task}
+    for student in run.students:
+        found[f"paths of {student.endpoint}"] = (
+            f"{student.samples} a question, temperature {student.temperature:g}, {student.prompt.replace('_', '-')}"
+        )
+    if run.corrections:
+        found["corrections"] = f"{run.corrections.tries} a mistake, keep {run.corrections.keep}"
+    if run.training:
+        found |= _fine_tunings(run, run.training) if arm is None else _fine_tunings_up_to(run, arm)
+    return found
+
+
+def base_of(run: RunSpec, arm: str) -> str:
+    """Return the model that an arm's training began from, before all arms that it builds on."""
+    return run.training_of(_chain(run, arm)[0]).base
+
+
+def _fine_tunings(run: RunSpec, common: TrainingSpec) -> Iterator[tuple[str, str]]:
+    yield "fine-tuning", _fine_tuning(run, common)
+    for arm in run.mixture.arms if run.mixture else ():
+        told = _fine_tuning(run, run.training_of(arm))
+        if told != _fine_tuning(run, common):
+            yield f"fine-tuning of {arm}", told
+
+
+def _fine_tunings_up_to(run: RunSpec, arm: str) -> Iterator[tuple[str, str]]:
+    *before, last = _chain(run, arm)
+    for one in before:
+        yield f"fine-tuning of {one}", _fine_tuning(run, run.training_of(one))
+    yield "fine-tuning", _fine_tuning(run, run.training_of(last))
+
+
+def _chain(run: RunSpec, arm: str) -> list[str]:
+    """Return the arms whose models an arm's model was made from, the first one first, and the arm itself last."""
+    start = run.training_of(arm).starts_from_arm
+    return [*(_chain(run, start) if start else ()), arm]
+
+
+def _fine_tuning(run: RunSpec, spec: TrainingSpec) -> str:
+    length = f"{spec.max_steps} steps" if spec.max_steps else f"{spec.epochs:g} epochs"
+    how = (
+        f"{spec.method}, {length}, batch {spec.batch_size}, learning rate {spec.learning_rate:g}, "
+        f"ZeRO stage {run.launch.zero_stage}"
+    )
+    start = f", from the model of {spec.starts_from_arm}" if spec.starts_from_arm else ""
+    return f"DPO with beta {spec.beta:g}, {how}{start}" if spec.objective == "dpo" else how + start
+
+
+def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
+    """Yield what a careful reader has to know.
+
+    Raises:
+        DataError: the decision of a quality gate cannot be read.
+    """
+    if run.corrections and "reference" in run.endpoints[run.corrections.endpoint].identity:
+        yield (
+            "The corrector is the reference corrector: a deterministic program that reads the gold rationale, not a "
+            "language model."
+        )
+    yield from _gates(store, run, made)
+    if run.evaluation and run.evaluation.base:
+        shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
+        yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
+    if left_out := list(_left_out(store, made)):
+        told = "; ".join(left_out)
+        yield f"Examples longer than training.max_length (or empty) were left out of the training: {told}."
+    if made.perplexity and run.evaluation:
+        yield (
+            f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
+            "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "
+            "corrections were trained on mostly the same ones: it tells how well they were learned, not how far that "
+            "carries."
+        )
+
+
+def _left_out(store: Store, made: Lineage) -> Iterator[str]:
+    for arm, ref in made.tokens.items():
+        found = store.manifest(ref).extra
+        if lost := int(found["rejected"]):
+            yield f"{lost:,} of {arm}, which was trained on {int(found['examples']):,}"
+
+
+def _gates(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
+    """Yield what was decided about the pilot of each corrector, where the run waited for that."""
+    first = made.collections[0].mistakes if made.collections else None
+    if run.quality_gate is None or run.corrections is None or first is None:
+        return
+    pilot = identities.quality_gate(run.quality_gate, first.fingerprint).fingerprint
+    second = _named(run, run.corrections.second) if run.corrections.second else None
+    for name in run.corrections.endpoints:
+        teacher = _named(run, name)
+        corrected = identities.corrections(run.corrections, teacher.identity, run.questions.task, pilot, second)
+        ref = ArtifactRef(corrected.stage, corrected.fingerprint)
+        if decision := read_decision(decision_folder(store.root, ref)):
+            yield _gate(teacher.model, decision)
+
+
+def _gate(corrector: str, decision: Decision) -> str:
+    bounds = decision.bounds.model_dump(exclude_none=True) if decision.bounds else {}
+    told = " and ".join(f"{name} = {bound:g}" for name, bound in bounds.items())
+    by = "a person" if decision.by == "person" else f"the rule {told}".rstrip()
+    said = f" Note: {decision.note}" if decision.note else ""
+    verb = "approved" if decision.approved else "refused"
+    return f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"
+
+
+def _named(run: RunSpec, name: str) -> EndpointSpec:
+    endpoint = run.endpoint(name)
+    return endpoint.model_copy(update={"identity": endpoint.answers_as})

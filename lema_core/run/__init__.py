@@ -1,0 +1,1 @@
+"""One run: its file, its options, what it has made."""

@@ -1,0 +1,83 @@
+"""How many requests of a stage may fail and become rejected rows of an artifact; and which artifacts hold such rows.
+
+A failed request is in no artifact's identity: the same artifact could be made with its answer. So a part counts its
+failures, and an artifact that holds too many of them is not published.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from lema_core.artifacts.manifest import Manifest
+from lema_core.errors import RequestsFailedError
+from lema_core.llm.limits.usability import remedy
+from lema_core.llm.requests import PROMPTS_FAULT
+
+FAILED = "failed_"
+"""Begins a part's counts of requests that failed, by reason."""
+ANSWERED = "completions"
+"""A part's count of requests that were answered."""
+SECOND = "second_"
+"""Begins the counts of a stage's second endpoint."""
+REJECTED = "request_failed"
+"""The reason of a row that is rejected because its request failed."""
+SMALL = 20
+"""Fewer requests may lose as many as one of this size: one of four is no sign that an endpoint does not work."""
+
+
+def failures_in(counts: Mapping[str, int], prefix: str = "") -> Counter[str]:
+    """Return how many requests failed, by reason, from the counts of a part or a manifest.
+
+    ``prefix`` names the endpoint: empty for the first one, `SECOND` for the second.
+    """
+    start = f"{prefix}{FAILED}"
+    return Counter({name.removeprefix(start): count for name, count in counts.items() if name.startswith(start)})
+
+
+def all_failures(counts: Mapping[str, int]) -> Counter[str]:
+    """Return how many requests failed at any endpoint of a stage, by reason."""
+    return failures_in(counts) + failures_in(counts, SECOND)
+
+
+def failures_of(manifest: Manifest) -> Counter[str]:
+    """Return how many requests failed when an artifact was made, by reason."""
+    # The first versions counted them as rejected rows of one reason only.
+    old = Counter({REJECTED: manifest.reasons.get(REJECTED, 0)})
+    return all_failures(manifest.counts) or +old
+
+
+def unanswered(manifest: Manifest) -> Counter[str]:
+    """Return the failures of an endpoint that answered none of a stage's requests; empty where each answered some."""
+    counts = manifest.counts
+    for prefix in ("", SECOND):
+        if (failed := failures_in(counts, prefix)) and not counts.get(f"{prefix}{ANSWERED}"):
+            return failed
+    failed = failures_of(manifest)
+    return failed if not counts.get(ANSWERED) and failed.total() == manifest.rows_in else Counter()
+
+
+def too_many(failed: Mapping[str, int], requests: int, allowed: float) -> bool:
+    """Tell whether more requests failed than may become rejected rows, not counting those that are a prompt's fault."""
+    counted = sum(count for reason, count in failed.items() if reason not in PROMPTS_FAULT)
+    return counted > allowed * max(requests, SMALL)
+
+
+def failed_error(
+    failed: Mapping[str, int], requests: int, allowed: float, words: Mapping[str, str]
+) -> RequestsFailedError:
+    """Return the error for requests that failed; ``words`` is what the endpoint said, by reason."""
+    reasons = {reason: count for reason, count in sorted(failed.items()) if count}
+    main = max(reasons, key=lambda reason: reasons[reason])
+    said = {reason: words[reason] for reason in reasons if reason in words}
+    return RequestsFailedError(reasons, requests, allowed, said, remedy(main, said.get(main, "")))
+
+
+def check_stage(counts: Mapping[str, int], allowed: float, prefix: str, words: Mapping[str, str]) -> None:
+    """Make sure that a whole stage may be published: each of its parts alone may be too small to judge.
+
+    Raises:
+        RequestsFailedError: one of its endpoints answered nothing, or too many of its requests failed.
+    """
+    failed, answered = failures_in(counts, prefix), counts.get(f"{prefix}{ANSWERED}", 0)
+    requests = failed.total() + answered
+    if failed and allowed < 1 and (not answered or too_many(failed, requests, allowed)):
+        raise failed_error(failed, requests, allowed, words)

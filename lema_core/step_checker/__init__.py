@@ -1,0 +1,1 @@
+"""False equations in a reasoning step."""

@@ -1,0 +1,1 @@
+"""What the operating system, other programs and other people's files are trusted with."""

@@ -1,0 +1,64 @@
+"""The process that renders chat templates for ``chat_templates``: a job is a line of JSON, and so is its answer."""
+
+import json
+import os
+import resource
+import sys
+from functools import lru_cache
+from typing import Any, TextIO
+
+from jinja2 import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from lema_core.system.isolation import isolate
+
+MAX_PROMPT_CHARS = 16_000_000
+
+
+def main() -> None:
+    """Render until the input ends, each job within its limits: beyond them the kernel ends this process."""
+    cpu_seconds, memory = int(sys.argv[1]), int(sys.argv[2]) << 20
+    isolate()
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    out = os.fdopen(os.dup(1), "w", encoding="ascii")
+    for line in sys.stdin:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        # Whole seconds of all CPU time since the start: at least as many as are given to a job.
+        used = int(usage.ru_utime + usage.ru_stime) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_seconds, resource.RLIM_INFINITY))
+        _answer(out, line)
+
+
+def _answer(out: TextIO, line: str) -> None:
+    try:
+        text = _rendered(json.loads(line))
+        reply = {"text": text} if len(text) <= MAX_PROMPT_CHARS else {"refused": f"it makes {len(text)} characters"}
+        answer = json.dumps(reply)
+    except (Exception, RecursionError) as error:  # noqa: BLE001  a template is a program and may raise anything
+        words = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+        answer = json.dumps({"refused": words[:400]})
+    out.write(answer + "\n")
+    out.flush()
+
+
+def _rendered(job: dict[str, Any]) -> str:
+    chat = {"messages": job["messages"], "add_generation_prompt": job["generation_prompt"]}
+    text: str = _compiled(job["template"]).render(**chat, **job["special"])
+    return text
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> Any:
+    """Compile a template as transformers does."""
+    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+    room.globals["raise_exception"] = _refuse
+    return room.from_string(template)
+
+
+def _refuse(reason: str) -> None:
+    raise TemplateError(reason)
+
+
+if __name__ == "__main__":
+    main()
