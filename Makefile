@@ -32,7 +32,7 @@ smoke: install ## The whole flow with a simulated student and a tiny model (unde
 	@$(BIN)/lema run deployments/runs/smoke.toml
 
 chaos: install ## Disturb the smoke run in every way we know; nothing may be lost or paid for in vain (about 8 minutes)
-	@$(BIN)/lema chaos deployments/runs/smoke.toml
+	@PYTHONPATH=tests $(BIN)/python -m chaos deployments/runs/smoke.toml
 
 test: install-dev ## Run the tests (15 to 25 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

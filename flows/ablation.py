@@ -12,15 +12,15 @@ from flows.endpoints import Endpoints
 from flows.fine_tuning import build_examples, evaluate, fine_tune
 from flows.lema import collect
 from flows.planning.forecasts import telling_what_remains
-from flows.sweep_table import as_text
-from flows.titles import title_of
+from flows.run_records import title_of
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
+from lema_core.report.sweeps import sweep_text
 from lema_core.run.artifacts import Lineage
 from lema_core.run.spec import RunSpec, Runtime
-from lema_core.system.devices import Devices, shared_out, using
+from lema_core.system.programs import Devices, share_devices, use_devices
 from lema_core.training.launch import gpus_here
 from tasks.ablation import HTML
 from tasks.ablation import ablation as comparison
@@ -130,7 +130,7 @@ async def _finish(started: Sequence[_Started], at: Runtime, parallel: int) -> li
 def _slots(parallel: int) -> asyncio.Queue[Devices]:
     """Return as many slots as cells may run at a time, each with its share of the GPUs."""
     slots: asyncio.Queue[Devices] = asyncio.Queue()
-    for share in shared_out(gpus_here(), parallel) if parallel > 1 else [()]:
+    for share in share_devices(gpus_here(), parallel) if parallel > 1 else [()]:
         slots.put_nowait(share)
     return slots
 
@@ -139,7 +139,7 @@ def _slots(parallel: int) -> asyncio.Queue[Devices]:
 async def _slot(slots: asyncio.Queue[Devices]) -> AsyncIterator[None]:
     share = await slots.get()
     try:
-        with using(share):
+        with use_devices(share):
             yield
     finally:
         slots.put_nowait(share)
@@ -167,7 +167,7 @@ def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) ->
             *(f"  {result.cell.name}: {result.error}" for result in table.failed),
             f"Go on with: lema resume {run.name}{where} (it makes these cells only)",
             f"Report of the others: {Store(Runtime.of(run, root).root).folder(report)}/{HTML}",
-            as_text(table),
+            sweep_text(table),
         ]
     )
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from pydantic import Field, ValidationError
 
-from flows.cancelling import ending_in_a_state
+from flows.cancelling import end_in_a_state
 from flows.deployed import ROOT, RUN_FILES, RunFile, carried_out, titled
 from lema_core.ablation.cells import expand
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0)]
 
 
 @flow(name="lema-ablation", flow_run_name=titled("ablation: "), persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
     run_file: RunFile = SMOKE,
     arms: list[BundledArm] = [],  # noqa: B006 - a form shows plain defaults only
@@ -54,12 +54,14 @@ async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
         "arms": [*arms, *own_arms], "seeds": seeds, "reference": reference, "settings": changes, "parallel": parallel,
         "bases": [base.model_dump() for base in bases],
     }  # fmt: skip
-    run = swept_by(read_run_file(Path(run_file), settings), {name: value for name, value in filled.items() if value})
+    run = fill_in_sweep(
+        read_run_file(Path(run_file), settings), {name: value for name, value in filled.items() if value}
+    )
     expand(run)
     return await carried_out(run, root)
 
 
-def swept_by(run: RunSpec, filled: dict[str, Any]) -> RunSpec:
+def fill_in_sweep(run: RunSpec, filled: dict[str, Any]) -> RunSpec:
     """Return the run with what was filled in in the place of its own sweep's.
 
     Raises:

@@ -1,8 +1,8 @@
-"""The end of a flow run that somebody wants to end: by a cancel in the UI, by Ctrl-C, or by SIGTERM.
+"""Ends a flow run on request: a cancel in the UI, Ctrl-C, or SIGTERM.
 
-A run that no worker looks after watches for the cancel itself. In each case the flow's body is cancelled in a task of
-its own, settles what is in flight, and the flow run ends in a state that says why: ``Cancelled`` where a person wished
-it, ``Crashed`` after SIGTERM, which the automation ``resume`` goes on with.
+A run without a worker polls for the cancel itself. In each case the flow's body is cancelled in a task of its own,
+settles what is in flight, and the flow run ends in a state with the reason: ``Cancelled`` where a person asked for it,
+``Crashed`` after SIGTERM, which the automation ``resume`` continues.
 """
 
 import asyncio
@@ -11,6 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial, update_wrapper, wraps
 from types import FrameType
 from typing import Any, ParamSpec, cast
@@ -21,7 +22,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.flows import FlowStateHook
 from prefect.states import Cancelled, Crashed
-from prefect.utilities import engine as prefects
+from prefect.utilities import engine as prefect_engine
 
 from flows import stopping
 from lema_core.errors import CancelledRunError, ServerGoneError
@@ -31,36 +32,46 @@ from tasks.progress import announce, bearing_absence, server_gone
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
 
-LOOK_S, ANSWER_S = 2.0, 10.0
-"""How often the server is asked whether a person wishes the end, and how long an answer may take."""
-STATE_S = 10.0
-"""For the last state of a flow run that is ended: a server with too much to do must not hold up the end."""
-WISHED = {StateType.CANCELLING, StateType.CANCELLED}
-"""The server takes a paused run to cancelled at once."""
 
-_raise_in_prefect = prefects._prefect_sigterm_handler  # noqa: SLF001 - see below
+@dataclass(frozen=True, slots=True)
+class CancelSettings:
+    """How a flow run watches for its cancellation, in seconds."""
+
+    poll_s: float = 2.0
+    """Between two requests for the run's state."""
+    answer_s: float = 10.0
+    """For one answer of the server."""
+    final_state_s: float = 10.0
+    """For setting the last state: an overloaded server must not delay the end."""
 
 
-def _prefects_handler(signum: int, frame: FrameType | None = None) -> None:
-    """Stand in for Prefect's handler of SIGTERM, which raises where the program happens to be.
+DEFAULTS = CancelSettings()
+_CANCEL_REQUESTED = {StateType.CANCELLING, StateType.CANCELLED}
+"""A paused run goes to cancelled at once, without cancelling."""
 
-    In an event loop that ends the loop, with every request that is in flight. Prefect installs the handler for each
-    flow run, and acknowledges a cancel of its worker only while it finds that one installed: so it is replaced where
-    Prefect looks it up, and not in the process. Where no work of ours can be cancelled it does what it did.
+_raise_in_prefect = prefect_engine._prefect_sigterm_handler  # noqa: SLF001 - see below
+
+
+def _handle_sigterm(signum: int, frame: FrameType | None = None) -> None:
+    """Replace Prefect's handler of SIGTERM, which raises wherever the program happens to be.
+
+    In an event loop that ends the loop, with every request in flight. Prefect installs the handler for each flow run,
+    and acknowledges a cancel of its worker only while it finds that one installed: so it is replaced where Prefect
+    looks it up, and not in the process. Where no work of ours can be cancelled, Prefect's own handler runs.
     """
-    if stopping.awaited():
+    if stopping.is_handled():
         stopping.handle(signum)
     else:
         _raise_in_prefect(signum, frame)
 
 
-prefects._prefect_sigterm_handler = _prefects_handler  # type: ignore[assignment]  # noqa: SLF001 - there is no other way
+prefect_engine._prefect_sigterm_handler = _handle_sigterm  # type: ignore[assignment]  # noqa: SLF001 - there is no other way
 
 
 _waiting: list[asyncio.Future[UUID]] = []
-"""Who waits to hear which run began. Not the hook's own: the flow travels to Dask's workers, and a future cannot."""
+"""Futures for the id of the run that starts. Not in the hook: the flow is pickled for Dask, and a future cannot be."""
 _settled: list[asyncio.Event] = []
-"""Set when the body of a flow that is called off has settled what was in flight. Kept here for the same reason."""
+"""Set when the body of a cancelled flow has settled what was in flight. A module variable for the same reason."""
 
 
 def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG001 - Prefect gives them by position
@@ -69,11 +80,13 @@ def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG0
             begun.set_result(flow_run.id)
 
 
-async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str = "") -> Any:
+async def run_cancellable(
+    flow: Flow[..., Any], run: RunSpec, root: str, go_on: str = "", settings: CancelSettings = DEFAULTS
+) -> Any:
     """Run a flow in this process, and end it within seconds when somebody cancels it in the UI or by the API.
 
-    Cancelled itself, by a signal, it ends the flow in the same way. ``go_on`` is what a person does to go on
-    afterwards, by default ``lema resume``.
+    When it is cancelled itself, by a signal, it ends the flow in the same way. ``go_on`` is the command with which a
+    person continues, by default ``lema resume``.
 
     Raises:
         CancelledRunError: it was cancelled in the UI or by the API.
@@ -84,10 +97,10 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str 
     _waiting.append(begun)
     _settled[:] = [asyncio.Event()]
     noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
-    # With the signature that Prefect asks for; nothing local to this call, for it travels as well.
-    noted.fn = update_wrapper(partial(_ending_in_a_state, flow.fn, _a_person_wished_it, go_on), flow.fn)
+    # With the signature that Prefect reads; without closures, since it is pickled too.
+    noted.fn = update_wrapper(partial(_ending_in_a_state, flow.fn, _by_a_person, go_on), flow.fn)
     work = asyncio.create_task(cast("Coroutine[Any, Any, Any]", noted(run, root)))
-    watch = asyncio.create_task(_until_wished(begun))
+    watch = asyncio.create_task(_until_cancel_requested(begun, settings))
     try:
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         if not work.done() and (failure := watch.exception()):
@@ -95,22 +108,22 @@ async def cancellable(flow: Flow[..., Any], run: RunSpec, root: str, go_on: str 
             await asyncio.wait([work])
     except asyncio.CancelledError:
         watch.cancel()
-        _say_what_is_awaited()
-        await _end(work)
+        _announce_waiting()
+        await _end(work, settings.final_state_s)
         raise
     if not work.done():
-        await _end(work)
+        await _end(work, settings.final_state_s)
         raise CancelledRunError(f"the run was cancelled. What was paid is kept; go on with: {go_on}")
     watch.cancel()
     return _result(work, go_on)
 
 
-async def _end(work: asyncio.Task[Any]) -> None:
-    """Cancel a flow run and wait until its body has settled, and a while for its last state."""
+async def _end(work: asyncio.Task[Any], final_state_s: float) -> None:
+    """Cancel a flow run, wait until its body has settled, and at most ``final_state_s`` longer for its last state."""
 
     async def limit() -> None:
         await _settled[0].wait()
-        await asyncio.sleep(STATE_S)
+        await asyncio.sleep(final_state_s)
 
     work.cancel()
     last = asyncio.create_task(limit())
@@ -121,7 +134,7 @@ async def _end(work: asyncio.Task[Any]) -> None:
 
 
 def _result(work: "asyncio.Future[Any]", go_on: str) -> Any:
-    """Return what a flow made, or raise its error, in our words where its server or a person ended it."""
+    """Return a flow's result, or raise its error, as ours where its server or a person ended it."""
     try:
         return work.result()
     except Exception as error:
@@ -133,25 +146,25 @@ def _result(work: "asyncio.Future[Any]", go_on: str) -> Any:
         ) from None
 
 
-def _say_what_is_awaited() -> None:
-    if stopping.asked() is signal.SIGTERM:
-        announce(f"SIGTERM: waiting at most {stopping.grace_s():.0f} s for answers that are under way.")
+def _announce_waiting() -> None:
+    if stopping.stop_signal() is signal.SIGTERM:
+        announce(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
     else:
         announce("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
 
 
-def ending_in_a_state(
+def end_in_a_state(
     flow_function: Callable[P, Coroutine[Any, Any, State[None]]],
 ) -> Callable[P, Coroutine[Any, Any, State[None]]]:
-    """Wrap the function of a flow that has a process of its own: a signal ends it in a state that says so."""
+    """Wrap the function of a flow that has a process of its own: a signal ends it in a state with the reason."""
 
     @wraps(flow_function)
     async def wrapped(*args: P.args, **kwargs: P.kwargs) -> State[None]:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("a flow runs in a task")
-        with stopping.stop().watching(task):
-            ended = _ending_in_a_state(flow_function, wished, "the deployment resume", *args, **kwargs)
+        with stopping.stop_request().cancels(task):
+            ended = _ending_in_a_state(flow_function, is_cancel_requested, "the deployment resume", *args, **kwargs)
             return cast("State[None]", await ended)
 
     return wrapped
@@ -166,7 +179,7 @@ async def _ending_in_a_state(
 ) -> Any:
     """Run a flow's body in a task of its own; where that is cancelled, return the state that the flow run ends in.
 
-    Were the flow run's own task cancelled, Prefect would call it a crash of the runtime environment.
+    If the flow run's own task were cancelled, Prefect would report a crash of the runtime environment.
     """
     body = asyncio.create_task(flow_function(*args, **kwargs))
     called_off = await stopping.until_done(body)
@@ -177,37 +190,37 @@ async def _ending_in_a_state(
     kept = f"Everything that was paid and had arrived is kept; go on with: {go_on}"
     if by_a_person():
         return Cancelled(message=f"cancelled. {kept}")
-    why = stopping.asked() or signal.SIGINT
+    why = stopping.stop_signal() or signal.SIGINT
     return Crashed(message=f"its process was ended by {why.name}: the machine or the worker stops. {kept}")
 
 
-def _a_person_wished_it() -> bool:
-    """Return whether a command's run was ended by a cancel in the UI or by Ctrl-C, which only a person takes back."""
-    return stopping.asked() is not signal.SIGTERM
+def _by_a_person() -> bool:
+    """Return whether a person ended a command's run, by a cancel in the UI or by Ctrl-C."""
+    return stopping.stop_signal() is not signal.SIGTERM
 
 
-def wished() -> bool:
-    """Return whether a person cancelled the flow run whose process this is; no, where the server does not say."""
+def is_cancel_requested() -> bool:
+    """Return whether a person cancelled this process's flow run; False where the server does not answer."""
     run_id = os.environ.get("PREFECT__FLOW_RUN_ID") or runtime.flow_run.id
     with bearing_absence(), get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(run_id)).state
-        return state is not None and state.type in WISHED
+        return state is not None and state.type in _CANCEL_REQUESTED
     return False
 
 
-async def _until_wished(begun: "asyncio.Future[UUID]") -> None:
+async def _until_cancel_requested(begun: "asyncio.Future[UUID]", settings: CancelSettings) -> None:
     flow_run = await begun
     away = False
-    while (state := await _state_of(flow_run)) is None or state.type not in WISHED:
+    while (state := await _state_of(flow_run, settings.answer_s)) is None or state.type not in _CANCEL_REQUESTED:
         if state is None and not away:
             announce("The Prefect server does not answer. The run goes on as far as it can, unseen.")
         away = state is None
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(settings.poll_s)
 
 
-async def _state_of(flow_run: UUID) -> State[Any] | None:
-    """Return a flow run's state; None where the server is away, and so was not asked to cancel anything."""
+async def _state_of(flow_run: UUID, answer_s: float) -> State[Any] | None:
+    """Return a flow run's state; None where the server does not answer."""
     with bearing_absence(), suppress(TimeoutError):
-        async with asyncio.timeout(ANSWER_S), get_client() as client:
+        async with asyncio.timeout(answer_s), get_client() as client:
             return (await client.read_flow_run(flow_run)).state
     return None

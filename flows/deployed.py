@@ -15,14 +15,13 @@ from prefect.states import Completed, Failed
 from pydantic import Field
 
 from flows.ablation import ablation
-from flows.cancelling import ending_in_a_state, wished
+from flows.cancelling import end_in_a_state, is_cancel_requested
 from flows.endpoints import Endpoints
 from flows.fine_tuning import evaluate
 from flows.lema import lema
 from flows.planning.planner import Planner
 from flows.preflight import preflight
-from flows.run_records import RunRecord, awaits_batches, record_of, recorded, records
-from flows.titles import title_of
+from flows.run_records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
 from lema_core.artifacts import Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
 from lema_core.run.artifacts import Lineage
@@ -65,7 +64,7 @@ def titled(prefix: str = "") -> Any:
 
 
 @flow(name="lema-run", flow_run_name=titled(), persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - a form shows plain defaults only
     """Teach a model from its mistakes, from the questions to the report. What is there already is not made again.
 
@@ -79,7 +78,7 @@ async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root
 
 
 @flow(name="lema-corrections", flow_run_name=titled("corrections: "), persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def corrections_only(
     run_file: RunFile = FREE_RUN,
     settings: list[str] = [],  # noqa: B006 - as above
@@ -117,7 +116,7 @@ def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
 
 
 @flow(name="lema-collect-batch", flow_run_name="collect batches under {root}", persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def collect_batch(root: str = ROOT) -> State[None]:
     """Go on with every run that waits for batches, also where it failed meanwhile; what is not done goes on waiting.
 
@@ -128,7 +127,7 @@ async def collect_batch(root: str = ROOT) -> State[None]:
 
 
 @flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(ge=1)] = 3) -> State[None]:
     """Run what is missing of the runs that failed or were killed: their unfinished and failed shards, nothing else.
 
@@ -138,9 +137,9 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
     if run:
-        named = record_of(root, run)
+        named = read_record(root, run)
         if named is None:
-            raise ConfigError(f"no run {run!r} under {root}; there are {[r.name for r in records(root)]}")
+            raise ConfigError(f"no run {run!r} under {root}; there are {[r.name for r in read_records(root)]}")
         return await _each([named], [], root)
     stopped = {"running", "failed"}
     return await _each(
@@ -149,7 +148,7 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
 
 
 @flow(name="lema-evaluate", flow_run_name=titled("evaluation: "), persist_result=False)
-@ending_in_a_state
+@end_in_a_state
 async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], root: str = ROOT) -> State[None]:  # noqa: B006 - as above
     """Measure the base model and every arm that is trained already on the run file's held-out questions, or on others.
 
@@ -204,7 +203,7 @@ def _trained(run: RunSpec, root: str) -> Lineage | None:
 def _those(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:
     """Return the records that are wanted, and why that cannot be told of others: a ledger that is away, say."""
     found, failures = list[RunRecord](), list[str]()
-    for record in records(root):
+    for record in read_records(root):
         try:
             found += [record] if wanted(record) else []
         except LemaError as error:
@@ -246,7 +245,7 @@ async def carried_on(run: RunSpec, root: str) -> State[None]:
 async def carried_out(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
-        with recorded(run, root, wished):
+        with record_run(run, root, is_cancel_requested):
             await preflight(run, root, with_key)
             await (ablation.fn(run, root) if run.ablation else lema.fn(run, root))
     except BatchPendingError as error:

@@ -7,8 +7,8 @@ from flows.endpoints import Endpoints
 from flows.evolution import evolve
 from flows.fine_tuning import evaluate, fine_tune
 from flows.planning.forecasts import telling_what_remains
+from flows.run_records import title_of
 from flows.selection import hold_out
-from flows.titles import title_of
 from lema_core.run.artifacts import Collection, Lineage
 from lema_core.run.spec import RunSpec, Runtime
 from tasks.boundary import flow

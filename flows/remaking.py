@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from flows.planning.sweep import stages_of
-from flows.run_records import records
+from flows.run_records import read_records
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.artifacts.remaking import derived, set_aside
+from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
 from lema_core.rating.gate import decision_folder
 from lema_core.run.failed_requests import failures_of, unanswered
@@ -54,7 +54,7 @@ def lossy_of(run: RunSpec, root: str) -> list[Lossy]:
 def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
     """Return the name of a recorded run for each artifact that belongs to one, the newest where several do."""
     wanted, names = set(refs), dict[ArtifactRef, str]()
-    for record in records(root):
+    for record in read_records(root):
         # A run whose file or source is gone, or that another version wrote, cannot be planned; others can.
         with suppress(LemaError):
             for stage in stages_of(record.spec, root):
@@ -87,10 +87,10 @@ def put_aside(
         ConfigError: a run under this root is being run.
     """
     store = Store(runtime.root)
-    stale = derived(list(store.manifests()), found)
+    stale = find_derived(list(store.manifests()), found)
     if not stale:
         return []
-    if busy := [record.name for record in records(root) if record.running(root)]:
+    if busy := [record.name for record in read_records(root) if record.running(root)]:
         raise ConfigError(f"{', '.join(busy)} is being run under {root}, and may read what would be set aside: stop it")
     # What was begun from the old rows has parts under the same name. Its identity is not written anywhere yet.
     begun = [ref for ref in planned if not store.exists(ref) and store.fs.exists(store.folder(ref))]

@@ -1,7 +1,7 @@
-"""What was asked for: each run's spec and state under ``<root>/runs/``, so that it can be resumed.
+"""Each run's spec and state under ``<root>/runs/``, so that it can be resumed.
 
-The store and the ledger hold what was done; this holds only what to do, and which process is at it. A run that was
-killed stays ``running`` here with a dead process, which is what makes it unfinished.
+The store and the ledger hold what was done; a record holds only what to do, and which process works on it. A run that
+was killed stays ``running`` here with a dead process: so it counts as unfinished.
 """
 
 import signal
@@ -14,8 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from flows import stopping
-from lema_core.artifacts.documents import read_document, write_document
 from lema_core.artifacts.files import atomic_file, open_root
+from lema_core.artifacts.manifest import read_document, write_document
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
 from lema_core.llm.batch.records import waits_for_batches
 from lema_core.llm.ledger.claims import LEASE_S, owner_lives
@@ -24,28 +24,28 @@ from lema_core.llm.ledger.store import LedgerStore
 from lema_core.run.files import problems
 from lema_core.run.runtime import ledger_at
 from lema_core.run.spec import RunSpec
+from lema_core.system.messages import to_lema_error
 from lema_core.system.processes import ProcessIdentity, this_process
-from lema_core.system.unexpected import as_ours
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
-"""``waiting``: batches are submitted, and nothing else is left to do before they are collected. ``cancelled``: somebody
-stopped it on purpose, so that only somebody starts it again."""
+"""``waiting``: batches are submitted, and nothing else can be done before they are collected. ``cancelled``: a person
+stopped it on purpose, so only a person starts it again."""
 
 
 class RunRecord(BaseModel):
-    """One run's spec and where it stands."""
+    """One run's spec and state."""
 
     model_config = ConfigDict(frozen=True)
 
     document: dict[str, Any] = Field(alias="spec")
-    """The spec as it was written: another version of LeMa may not take it, which must not hide the other runs."""
+    """The spec as written. Another version of LeMa may refuse it, which must not hide the other runs."""
     state: RunState
     updated: str
     error: str = ""
     owner: ProcessIdentity | None = None
-    """The process that runs it, or was the last to."""
+    """The process that runs it, or the last one that did."""
     crashes: int = 0
-    """How often in a row its process died or was ended, not by somebody who cancelled it."""
+    """How often in a row its process died or was ended, cancellations not counted."""
 
     @field_validator("document")
     @classmethod
@@ -67,15 +67,15 @@ class RunRecord(BaseModel):
         """Return what is to be run.
 
         Raises:
-            ConfigError: this version of LeMa does not take it.
+            ConfigError: this version of LeMa refuses it.
         """
         try:
             return RunSpec.model_validate(self.document)
         except ValidationError as error:
-            told = "\n".join(problems(error))
+            wrong = "\n".join(problems(error))
             raise ConfigError(
                 f"the run {self.name!r} was recorded by another version of LeMa, and this one cannot go on with it:\n"
-                f"{told}\nCorrect its run file and start it again with: lema run RUN.toml; what was paid is kept"
+                f"{wrong}\nCorrect its run file and start it again with: lema run RUN.toml; what was paid is kept"
             ) from None
 
     def ledger(self, root: str) -> str:
@@ -83,46 +83,46 @@ class RunRecord(BaseModel):
         return ledger_at(root, (self.document.get("runtime") or {}).get("ledger"))
 
     def running(self, root: str) -> bool:
-        """Tell whether a living process is at it: by /proc on this machine, else by its sign of life in the ledger."""
+        """Return whether a living process works on it, by /proc on this machine or by its heartbeat in the ledger."""
         return self.state == "running" and self.owner is not None and owner_lives(self.owner, self.ledger(root))
 
 
 @contextmanager
-def recorded(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def record_run(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda: False) -> Iterator[None]:
     """Record a run as running, and at the end as completed, waiting for batches, cancelled or failed.
 
-    ``cancelled`` says of a run that did not finish whether somebody wished that; Ctrl-C is a person's wish, too. A
-    machine that goes down sends SIGTERM, as the worker of a run that is cancelled does: its run has failed, so that it
-    is resumed.
+    ``cancelled`` returns whether a person cancelled a run that did not finish; Ctrl-C counts as cancelling. A machine
+    that shuts down sends SIGTERM, and so does the worker of a cancelled run: without a cancellation such a run has
+    failed, so that it is resumed.
 
     Raises:
-        ConfigError: another living process is at this run.
+        ConfigError: another living process works on this run.
     """
-    before = record_of(root, spec.name)
+    before = read_record(root, spec.name)
     if before and before.running(root) and before.owner != this_process():
         raise ConfigError(_occupied(before))
     crashes = before.crashes + (before.state == "running") if before else 0
-    save(root, spec, "running", crashes=crashes)
+    write_record(root, spec, "running", crashes=crashes)
     try:
         yield
     except BatchPendingError as error:
-        save(root, spec, "waiting", str(error))
+        write_record(root, spec, "waiting", str(error))
         raise
     except BaseException as error:
-        if isinstance(error, CancelledRunError | KeyboardInterrupt) and stopping.asked() is not signal.SIGTERM:
-            save(root, spec, "cancelled")
+        if isinstance(error, CancelledRunError | KeyboardInterrupt) and stopping.stop_signal() is not signal.SIGTERM:
+            write_record(root, spec, "cancelled")
             raise
         signalled = not isinstance(error, Exception)
-        by = f" by {sign.name}" if (sign := stopping.asked()) else ""
-        told = f"its process was ended{by}" if signalled else str(as_ours(error)) or type(error).__name__
-        # On a full disk this fails too; what the user has to hear is what failed first.
+        by = f" by {sign.name}" if (sign := stopping.stop_signal()) else ""
+        cause = f"its process was ended{by}" if signalled else str(to_lema_error(error)) or type(error).__name__
+        # On a full disk this fails too, but the user must see the first error.
         with suppress(LemaError):
-            save(root, spec, "failed", told, crashes=crashes + 1 if signalled else 0)
-            # Asked last: a signal leaves seconds, and only the server knows who wished it.
+            write_record(root, spec, "failed", cause, crashes=crashes + 1 if signalled else 0)
+            # Asked last: a signal leaves seconds, and only the server knows whether a person cancelled the run.
             if cancelled():
-                save(root, spec, "cancelled")
+                write_record(root, spec, "cancelled")
         raise
-    save(root, spec, "completed")
+    write_record(root, spec, "completed")
 
 
 def _occupied(record: RunRecord) -> str:
@@ -134,7 +134,7 @@ def _occupied(record: RunRecord) -> str:
     )
 
 
-def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: int = 0) -> None:
+def write_record(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: int = 0) -> None:
     """Write a run's record in one step."""
     fs, path = open_root(root)
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -144,7 +144,7 @@ def save(root: str, spec: RunSpec, state: RunState, error: str = "", crashes: in
         local.write_text(write_document(record), encoding="utf-8")
 
 
-def records(root: str) -> list[RunRecord]:
+def read_records(root: str) -> list[RunRecord]:
     """Return the records under a root, the newest first.
 
     Raises:
@@ -155,7 +155,7 @@ def records(root: str) -> list[RunRecord]:
     return sorted(found, key=lambda record: record.updated, reverse=True)
 
 
-def record_of(root: str, name: str) -> RunRecord | None:
+def read_record(root: str, name: str) -> RunRecord | None:
     """Return a run's record, or None where it never ran under this root.
 
     Raises:
@@ -168,12 +168,12 @@ def record_of(root: str, name: str) -> RunRecord | None:
 
 def _read(file: str, content: bytes) -> RunRecord:
     return read_document(
-        content, RunRecord, lambda told: ConfigError(f"{file} is no record of a run ({told}): move it away")
+        content, RunRecord, lambda cause: ConfigError(f"{file} is no record of a run ({cause}): move it away")
     )
 
 
 def awaits_batches(record: RunRecord, root: str) -> bool:
-    """Tell whether a run waits for batches, or failed while some were under way: a poll that was not answered, say."""
+    """Return whether a run waits for batches, or failed while some were submitted, e.g. by a poll without an answer."""
     ledger = record.ledger(root)
     if record.state != "failed" or not (is_postgres(ledger) or Path(ledger).is_file()):
         return record.state == "waiting"
@@ -184,20 +184,32 @@ def awaits_batches(record: RunRecord, root: str) -> bool:
         store.close()
 
 
-def unfinished(root: str, name: str | None = None) -> RunSpec:
+def find_unfinished(root: str, name: str | None = None) -> RunSpec:
     """Return the spec of the named run, or of the newest run that has not completed.
 
     Raises:
         ConfigError: there is no such run, or this version of LeMa does not take its spec.
     """
     if name is not None:
-        found = record_of(root, name)
+        found = read_record(root, name)
         if found is None:
             raise ConfigError(f"no run {name!r} under {root}; start one with: lema run RUN.toml --root {root}")
         return found.spec
-    everything = records(root)
+    everything = read_records(root)
     open_runs = [record for record in everything if record.state != "completed"]
     if not open_runs:
         names = [record.name for record in everything]
         raise ConfigError(f"every run under {root} has completed: {names}; nothing to resume")
     return open_runs[0].spec
+
+
+def title_of(run: RunSpec) -> str:
+    """Return a flow run's name, as ``gsm8k_openai: gsm8k, Qwen2.5-1.5B-Instruct taught by gpt-4.1``."""
+    students = ", ".join(dict.fromkeys(_short(run, student.endpoint) for student in run.students))
+    teacher = f"taught by {_short(run, run.corrections.endpoint)}" if run.corrections else ""
+    return " ".join(filter(None, (f"{run.name}: {run.questions.task}{', ' if students else ''}{students}", teacher)))
+
+
+def _short(run: RunSpec, endpoint: str) -> str:
+    """Return a model's name without its owner or folder."""
+    return Path(run.endpoints[endpoint].model).name

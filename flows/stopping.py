@@ -1,9 +1,10 @@
-"""SIGINT and SIGTERM as a wish to stop: one way for every command, and for a run's process under a worker.
+"""SIGINT and SIGTERM as requests to stop: one mechanism for every command and for a run's process under a worker.
 
 The first signal cancels the work: nothing new is sent, answers in flight are awaited and committed as they arrive,
-training and model servers are ended. A second signal gives up what is still in flight, and so does SIGTERM by itself
-after ``grace_s()``: who sends it (docker, Slurm, Kubernetes, systemd) kills soon after. A process that does not end
-even then is ended by ``LAST_S``: what it started dies with it (``lema_core.system.processes.die_with_parent``).
+training runs and model servers are ended. A second signal abandons what is still in flight. SIGTERM does so by itself
+after ``grace_seconds()``, because its sender (docker, Slurm, Kubernetes, systemd) kills soon after. A process that has
+not ended ``LAST_S`` later exits at once, and what it started dies with it
+(``lema_core.system.processes.die_with_parent``).
 """
 
 import asyncio
@@ -30,19 +31,19 @@ EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 15.0
 """For the exit of the interpreter: Prefect's threads wait there, without a limit, until their server has taken every
 event."""
 SAME_S = 1.0
-"""Signals within this time are one wish: a service manager signals a process and its parent, which passes it on."""
+"""Signals within this time count as one: a service manager signals a process and its parent, which passes it on."""
 DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal has ended the work. Not an Exception, so that nothing takes it for a failure of its own."""
+    """A signal ended the work. Not an Exception, so that no handler of failures catches it."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signal = signal.Signals(signum)
 
 
-def grace_s() -> float:
+def grace_seconds() -> float:
     """Return for how many seconds answers in flight are awaited after SIGTERM.
 
     Raises:
@@ -58,21 +59,21 @@ def grace_s() -> float:
     return seconds
 
 
-class Stop:
-    """The wish to stop of one process, from the first signal on."""
+class StopRequest:
+    """The request to stop this process: no signal yet, or the first one and what it cancels."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self.work: asyncio.Task[Any] | None = None
         """What a signal cancels, in an event loop of the main thread; None: a signal raises ``Stopped``."""
         self._since = 0.0
-        self._grace = grace_s()
+        self._grace = grace_seconds()
 
-    def ask(self, signum: int) -> None:
-        """Take a signal in: cancel the work, or raise, at the first; give up what is in flight at a later one.
+    def receive(self, signum: int) -> None:
+        """Handle a signal: the first one cancels the work, or raises; a later one abandons what is in flight.
 
-        Runs between two instructions of the main thread, whatever that does, so that a second signal is heard while the
-        event loop is busy.
+        Runs between two instructions of the main thread, so that a second signal is handled while the event loop is
+        busy.
 
         Raises:
             Stopped: the first signal, and no event loop runs the work.
@@ -96,9 +97,9 @@ class Stop:
             self.work.get_loop().call_soon_threadsafe(self.work.cancel)
 
     @contextmanager
-    def watching(self, work: asyncio.Task[Any]) -> Iterator[None]:
-        """Have signals cancel a task while the block runs."""
-        with heard():
+    def cancels(self, work: asyncio.Task[Any]) -> Iterator[None]:
+        """Let signals cancel a task while the block runs."""
+        with handle_signals():
             self.work = work
             try:
                 yield
@@ -106,40 +107,40 @@ class Stop:
                 self.work = None
 
 
-_stop: Stop | None = None
+_stop: StopRequest | None = None
 
 
-def stop() -> Stop:
-    """Return this process's wish to stop; there is one."""
+def stop_request() -> StopRequest:
+    """Return the one request to stop of this process."""
     global _stop  # noqa: PLW0603 - signals belong to the process
     if _stop is None:
-        _stop = Stop()
+        _stop = StopRequest()
     return _stop
 
 
-def asked() -> signal.Signals | None:
-    """Return the signal that has asked this process to end, if one has."""
+def stop_signal() -> signal.Signals | None:
+    """Return the first signal that asked this process to end, if any."""
     return _stop.signal if _stop else None
 
 
-def awaited() -> bool:
-    """Return whether a signal cancels work at present, or has asked already: nobody else needs to act on it."""
+def is_handled() -> bool:
+    """Return whether a signal would cancel our work, or already did: no other handler needs to act on it."""
     return _stop is not None and (_stop.work is not None or _stop.signal is not None)
 
 
 def handle(signum: int, _frame: FrameType | None = None) -> None:
-    """Handle a signal as a wish to stop."""
-    stop().ask(signum)
+    """Handle a signal as a request to stop."""
+    stop_request().receive(signum)
 
 
 @contextmanager
-def heard() -> Iterator[None]:
-    """Handle SIGINT and SIGTERM as a wish to stop while the block runs, and on once one has come.
+def handle_signals() -> Iterator[None]:
+    """Handle SIGINT and SIGTERM as requests to stop while the block runs, and for ever once one arrived.
 
-    A handler that is another's stays, such as that of a shell's background jobs, which ignore the terminal's SIGINT.
+    A handler that somebody else installed stays, such as that of a shell's background jobs, which ignore SIGINT.
     """
     ours = list[signal.Signals]()
-    stop()
+    stop_request()
     if threading.current_thread() is threading.main_thread():
         ours = [sign for sign, default in DEFAULTS.items() if signal.getsignal(sign) is default]
     for sign in ours:
@@ -147,7 +148,7 @@ def heard() -> Iterator[None]:
     try:
         yield
     finally:
-        if asked() is None:
+        if stop_signal() is None:
             for sign in ours:
                 signal.signal(sign, DEFAULTS[sign])
 
@@ -173,14 +174,14 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         Stopped: a signal ended it.
     """
     task = asyncio.run(_watched(work))
-    if task.cancelled() and (signum := asked()):
+    if task.cancelled() and (signum := stop_signal()):
         raise Stopped(signum)
     return task.result()
 
 
 async def _watched(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.ensure_future(work)
-    with stop().watching(task):
+    with stop_request().cancels(task):
         await asyncio.wait([task])
     return task
 

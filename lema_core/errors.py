@@ -14,7 +14,7 @@ LemaError
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
-├── ServerGoneError          the orchestrator's server went away; what was paid is kept
+├── ServerGoneError          the server of the UI stopped answering; what was paid is kept
 ├── CancelledRunError        somebody cancelled the run; what was paid is kept
 ├── ShardsFailedError        some shards of a stage failed; the others are kept
 ├── CellsFailedError         some cells of a sweep failed; the others are kept
@@ -90,7 +90,7 @@ class RequestsFailedError(EndpointError):
 
     @property
     def refused(self) -> bool:
-        """Say whether every request failed, and none of them by an outage or an overload."""
+        """Return whether every request failed, and none of them by an outage or an overload."""
         refusals = {"bad_request", "malformed", "content_filter"}
         return sum(self.reasons.values()) == self.requests and self.reasons.keys() <= refusals
 
@@ -140,7 +140,7 @@ class MissingDependencyError(LemaError):
 
 
 class ServerGoneError(LemaError):
-    """The orchestrator's server went away. What was paid and finished is kept."""
+    """The server that shows the runs stopped answering. What was paid and finished is kept."""
 
 
 class CancelledRunError(LemaError):

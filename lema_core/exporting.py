@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.artifacts.files import atomic_local, said
-from lema_core.artifacts.manifest import damaged
+from lema_core.artifacts.files import atomic_local, error_text
+from lema_core.artifacts.manifest import damage_error
 from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
@@ -58,8 +58,8 @@ def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folde
         name = f"{arm}.jsonl" if form == "chat" else f"{arm}.parquet"
         written[name] = _chat(rows, folder / name) if form == "chat" else _parquet(rows, Example, folder / name)
     if form == "parquet" and not chosen:
-        corrections = [ref for one in made.collections for ref in one.corrections.values()]
-        verdicts = [ref for one in made.collections for ref in one.verdicts]
+        corrections = [ref for collection in made.collections for ref in collection.corrections.values()]
+        verdicts = [ref for collection in made.collections for ref in collection.verdicts]
         for name, refs, record in (("corrections", corrections, Correction), ("paths", verdicts, JudgedPath)):
             written[f"{name}.parquet"] = _parquet(_all(store, refs, record), record, folder / f"{name}.parquet")
     if not written:
@@ -86,13 +86,13 @@ def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[st
             try:
                 shutil.copyfile(source / name, local)
             except FileNotFoundError:
-                raise damaged(f"{source}/{name}", str(source.parent), "it is missing") from None
+                raise damage_error(f"{source}/{name}", str(source.parent), "it is missing") from None
         written[name] = (folder / name).stat().st_size
     return written
 
 
 def check_card(folder: Path) -> None:
-    """Make sure that a folder has no card, or one of ours: an export writes its own in that place.
+    """Refuse a folder whose card is not ours: an export replaces the card.
 
     Raises:
         ConfigError: its README.md was written by someone else.
@@ -101,7 +101,7 @@ def check_card(folder: Path) -> None:
     try:
         held = card.read_bytes().decode("utf-8", "replace") if card.exists() else _OURS
     except OSError as error:
-        raise ConfigError(f"{card} cannot be read ({said(error)}). Name another folder with --to") from None
+        raise ConfigError(f"{card} cannot be read ({error_text(error)}). Name another folder with --to") from None
     if not any(mark in held for mark in (_OURS, *_OLDER)):
         raise ConfigError(
             f"{card} was not written by `lema export`, which writes its own card there. Name an empty folder with "
@@ -121,7 +121,7 @@ def write_card(folder: Path, text: str) -> None:
 
 
 def push(
-    folder: Path, names: Iterable[str], repository: str, kind: Kind, *, private: bool, told: Callable[[str], None]
+    folder: Path, names: Iterable[str], repository: str, kind: Kind, *, private: bool, notify: Callable[[str], None]
 ) -> str:
     """Upload files to the Hub and return their address; the token comes from ``HF_TOKEN`` only.
 
@@ -132,7 +132,7 @@ def push(
         repository: ``owner/name``.
         kind: of the repository.
         private: whether others may see a new one.
-        told: is told, before anything is sent, what leaves and where to.
+        notify: called before the upload with a description of what is sent, and where.
 
     Raises:
         ConfigError: there is no token, or the name cannot be one of the Hub's.
@@ -156,7 +156,7 @@ def push(
     size = sum(path.stat().st_size for path in files)
     listed = ", ".join(path.name for path in files)
     address = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repository}"
-    told(f"Sending {listed} ({size / 1e6:.1f} MB) to {address}, nothing else")
+    notify(f"Sending {listed} ({size / 1e6:.1f} MB) to {address}, nothing else")
     try:
         api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
         api.create_commit(
@@ -165,7 +165,7 @@ def push(
         )  # fmt: skip
     except Exception as error:  # noqa: BLE001 - the client's own errors and those of its HTTP stacks
         raise EndpointError(
-            f"the Hub refused the push of {repository}: {Redactor(token).redacted(said(error))}"
+            f"the Hub refused the push of {repository}: {Redactor(token).redact(error_text(error))}"
         ) from None
     return address
 

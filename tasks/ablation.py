@@ -19,7 +19,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
-from lema_core.report.sweeps import cells_table, headline_of, render_sweep_html, render_sweep_markdown, rows_table
+from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep_markdown, rows_table, summarize_sweep
 from lema_core.run.spec import RunSpec, Runtime
 from tasks.boundary import task
 from tasks.run_stage import SHARD_TASK, Stage, published
@@ -62,7 +62,7 @@ def _write(store: Store, title: str, table: SweepTable, stage: Stage) -> State[N
             local.write_text(text, encoding="utf-8")
     files = [*pages, *(file for name, of in TABLES.items() for file in _tables(store, folder, name, of(table)))]
     store.publish_files(stage.identity, files, seconds=time.monotonic() - started)
-    return Completed(message=f"{headline_of(table)} {folder}/{HTML}")
+    return Completed(message=f"{summarize_sweep(table)} {folder}/{HTML}")
 
 
 def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:
@@ -93,6 +93,8 @@ async def ablation(runtime: Runtime, run: RunSpec, results: Sequence[CellResult]
     link = store.fs.address(page)
     await acreate_link_artifact(link=link, key="ablation-page", link_text=f"{run.name}: ablation")
     text = render_sweep_markdown(title, table)
-    await acreate_markdown_artifact(markdown=text, key="ablation-report", description=headline_of(table))
-    await acreate_table_artifact(table=rows_table(table).to_pylist(), key="ablation", description=headline_of(table))
+    await acreate_markdown_artifact(markdown=text, key="ablation-report", description=summarize_sweep(table))
+    await acreate_table_artifact(
+        table=rows_table(table).to_pylist(), key="ablation", description=summarize_sweep(table)
+    )
     return stage.ref, table

@@ -13,7 +13,7 @@ import prefect
 from prefect.exceptions import PrefectException
 from prefect.utilities.hashing import file_hash
 
-from lema_core.system.unexpected import as_ours
+from lema_core.system.messages import to_lema_error
 from tasks.progress import server_gone
 
 P = ParamSpec("P")
@@ -67,4 +67,4 @@ def own_errors(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _passed(error: Exception) -> Exception:
-    return error if isinstance(error, PrefectException) or server_gone(error) else as_ours(error)
+    return error if isinstance(error, PrefectException) or server_gone(error) else to_lema_error(error)

@@ -26,8 +26,8 @@ from lema_core.run.failed_requests import (
     unanswered,
 )
 from lema_core.run.spec import Runtime
-from lema_core.system.core_dumps import without_core_dumps
 from lema_core.system.loopback import keep_loopback_direct
+from lema_core.system.redaction import disable_core_dumps
 from tasks.cluster_session import cluster_of, cluster_session
 from tasks.endpoint_keys import keys_here, with_key
 from tasks.progress import Seen, Watch, announce
@@ -49,7 +49,7 @@ async def engine_session(runtime: Runtime) -> AsyncIterator[Engine]:
 async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
     """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
     # A worker of a cluster or of a deployment holds keys as well.
-    without_core_dumps()
+    disable_core_dumps()
     keep_loopback_direct()
     key = (runtime, id(asyncio.get_running_loop()))
     budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)

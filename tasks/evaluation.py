@@ -7,8 +7,7 @@ from prefect.client.schemas.objects import State
 
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Shard, Store
-from lema_core.evaluation.greedy import greedy_requests, judged_answer
-from lema_core.evaluation.votes import vote_requests
+from lema_core.evaluation.answers import greedy_requests, judge_answer, vote_requests
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath, Question
 from lema_core.run.spec import EvaluationSpec, PromptKind, Runtime
@@ -38,7 +37,7 @@ async def evaluation_shard(
         part.rows_in = len(asked)
         answers = counted(runtime, outcomes, part, len(asked))
         for one in asked:
-            row = await asyncio.to_thread(judged_answer, one, model.identity, await anext(answers))
+            row = await asyncio.to_thread(judge_answer, one, model.identity, await anext(answers))
             part.counts[row.verdict] += 1
             part.add(row)
     return outcome(part)

@@ -78,15 +78,15 @@ async def approval(runtime: Runtime, spec: QualityGateSpec, pilot: ArtifactRef, 
     write_decision(folder, decision)
     if not decision.approved:
         raise QualityGateError(
-            f"the pilot was refused by the {decision.by}{': ' if decision.note else ''}{decision.note}. {found.told()} "
-            "Nothing more is paid. Change the corrector ([corrections]) or the task's correction prompt, or the bounds "
-            f"of [quality_gate], and run again; to be asked again: lema resume {runtime.run}"
+            f"the pilot was refused by the {decision.by}{': ' if decision.note else ''}{decision.note}. "
+            f"{found.describe()} Nothing more is paid. Change the corrector ([corrections]) or the task's correction "
+            f"prompt, or the bounds of [quality_gate], and run again; to be asked again: lema resume {runtime.run}"
         )
 
 
 def _by_rule(rule: GateRule, found: Findings) -> Decision:
     against = objections(rule, found)
-    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.told(), bounds=rule)
+    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.describe(), bounds=rule)
 
 
 async def _by_person(
@@ -103,14 +103,14 @@ async def _by_person(
             f"nobody approved the pilot within {spec.wait_hours:g} hours. Nothing more is paid. Be asked again with: "
             f"lema resume {runtime.run}; or set quality_gate.rule"
         ) from error
-    return Decision(approved=said.approve == "yes", by="person", note=said.note, findings=found.told())
+    return Decision(approved=said.approve == "yes", by="person", note=said.note, findings=found.describe())
 
 
 def _instructions(corrections: str, folder: str, rows: int, found: Findings) -> str:
     """Return what a person has to know and do, as Markdown that reads well in a terminal too."""
     page = (PREFECT_API_URL.value() or "").removesuffix("/").removesuffix("/api")
     return (
-        f"The quality gate waits for your approval. {found.told()}\n\n"
+        f"The quality gate waits for your approval. {found.describe()}\n\n"
         f"Rate the pilot: `lema rate {corrections} --out {folder} --pairs {rows} --rater YOUR_NAME`\n\n"
         f"Approve or refuse, with Resume in the menu (three dots) of the run: {page}/v2/runs/flow-run/{flow_run.id}"
     )

@@ -11,9 +11,9 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
-from lema_core.report.load import evaluation_of, gather
-from lema_core.report.prose import percent
-from lema_core.report.run_cards import arm_card
+from lema_core.report.cards import run_model_card
+from lema_core.report.load import load_evaluation, load_report_data
+from lema_core.report.prose import format_percent
 from lema_core.run.artifacts import Lineage
 from lema_core.run.spec import RunSpec, Runtime
 from tasks.boundary import task
@@ -29,11 +29,11 @@ async def write_report(runtime: Runtime, run: RunSpec, made: Lineage, stage: Sta
     started, store = time.monotonic(), Store(runtime.root)
     ledger = LedgerStore(runtime.ledger)
     try:
-        data = gather(store, run, made, ledger)
+        data = load_report_data(store, run, made, ledger)
     finally:
         ledger.close()
     texts = {HTML: render_html(data), MARKDOWN: render_markdown(data)}
-    texts |= {f"model_card_{arm}.md": arm_card(run, data, arm) for arm in made.models}
+    texts |= {f"model_card_{arm}.md": run_model_card(run, data, arm) for arm in made.models}
     for name, text in texts.items():
         with atomic_file(store.fs, f"{store.folder(stage.ref)}/{name}") as local:
             local.write_text(text, encoding="utf-8")
@@ -60,10 +60,10 @@ async def _show(store: Store, run: RunSpec, ref: ArtifactRef) -> None:
 
 async def show_scores(store: Store, made: Lineage) -> str:
     """Put the accuracy of every evaluated model into Prefect as a table; return it as one line."""
-    evaluation = evaluation_of(store, made)
+    evaluation = load_evaluation(store, made)
     if evaluation is None:
         return "nothing was evaluated"
-    scores = {score.name: percent(score.accuracy.value, evaluation.n) for score in evaluation.scores}
+    scores = {score.name: format_percent(score.accuracy.value, evaluation.n) for score in evaluation.scores}
     table = [{"model": name, "accuracy": accuracy} for name, accuracy in scores.items()]
     await acreate_table_artifact(table=table, key="scores", description=f"{evaluation.n} held-out questions")
     return ", ".join(f"{name} {accuracy}" for name, accuracy in scores.items())

@@ -23,7 +23,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartSummary, PartWriter, Shard, Store, shards_of
-from lema_core.artifacts.remaking import drop_parts
+from lema_core.artifacts.derivation import drop_parts
 from lema_core.errors import (
     ArtifactError,
     BatchPendingError,

@@ -66,10 +66,10 @@ AUTH: dict[str, str] = {}
 
 def start_server(home: Path) -> str:
     """Start a Prefect server and note its authentication string; return its API address."""
-    from flows.local_stack import access, server
+    from flows.local_stack import server
 
     api = server.api_url(server.start(home))
-    AUTH[api] = access.auth_string(home)
+    AUTH[api] = server.auth_string(home)
     return api
 
 

@@ -5,7 +5,6 @@ from typing import Any
 import typer
 
 from flows import stopping
-from flows.cli.chaos import chaos
 from flows.cli.complete import complete
 from flows.cli.console import exit_on_error
 from flows.cli.doctor import doctor
@@ -18,11 +17,10 @@ from flows.cli.plan import plan
 from flows.cli.rate import rate
 from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
-from flows.cli.stack import deploy, down, serve, up, work
-from flows.cli.ui import ui_app
+from flows.cli.stack import deploy, down, serve, ui_app, up, work
 from flows.cli.verify import verify
-from lema_core.system.core_dumps import without_core_dumps
 from lema_core.system.loopback import keep_loopback_direct
+from lema_core.system.redaction import disable_core_dumps
 
 
 class _App(typer.Typer):
@@ -48,7 +46,7 @@ app = _App(
     ),
 )
 COMMANDS = (
-    *(run, sweep, plan, options, resume, explain, evaluate, export, verify, complete, simulate, chaos, rate, doctor),
+    *(run, sweep, plan, options, resume, explain, evaluate, export, verify, complete, simulate, rate, doctor),
     *(up, down, deploy, serve),
 )
 for command in COMMANDS:
@@ -58,7 +56,7 @@ app.command("worker")(exit_on_error(work))
 
 @app.callback()
 def _protect() -> None:
-    without_core_dumps()
+    disable_core_dumps()
     keep_loopback_direct()
 
 

@@ -23,7 +23,7 @@ def complete(
     base_url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")],
     model: Annotated[str, typer.Option(help="The model's name there.")],
     out: Annotated[Path, typer.Option(help="Folder for completions.parquet and rejected.parquet.")],
-    concurrency: Annotated[int, typer.Option(min=1, help="At most so many requests in flight.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Most requests in flight at a time.")] = 64,
     identity: Annotated[
         str,
         typer.Option(
@@ -69,7 +69,7 @@ def complete(
         attempt_timeout_s=attempt_timeout,
         price=_price(price),
     )
-    # Before the file is checked: a finished one was, and checking takes longer than reading the answers.
+    # Before the file is checked: the finished run checked it, and checking takes longer than reading the answers.
     inputs = {"requests_sha256": digest(requests), "endpoint": spec.identity}
     if manifest := finished(out, inputs):
         console.print(f"{manifest['rows']} rows are complete in {out}: 0 requests sent")
@@ -90,7 +90,7 @@ def complete(
 async def _run(
     lines: "RequestFile", spec: "EndpointSpec", writer: "AnswerWriter", ledger: str, budget: "Budget | None", run: str
 ) -> "Summary":
-    from flows.cli.live_display import live
+    from flows.cli.display import live_figures
     from lema_core.llm import Engine, Failure
     from lema_core.llm.costs.prices import money
 
@@ -98,13 +98,13 @@ async def _run(
     words: dict[str, str] = {}
     async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
         try:
-            with live(engine):
+            with live_figures(engine):
                 async for outcome in engine.stream(spec, ids):
                     writer.add(ids.next_id(), outcome)
                     if isinstance(outcome, Failure) and outcome.reason != "pending":
                         words[outcome.reason] = outcome.detail
         except BaseException:
-            _say_what_is_awaited(engine.snapshot().in_flight, spec.attempt_timeout_s)
+            _print_waiting(engine.snapshot().in_flight, spec.attempt_timeout_s)
             raise
         end = engine.snapshot()
     failed = ", ".join(f"{count} {reason}" for reason, count in sorted(writer.reasons.items()))
@@ -118,11 +118,11 @@ async def _run(
     return Summary(text, end.done - end.failures, given_up, words)
 
 
-def _say_what_is_awaited(count: int, at_most_s: float) -> None:
-    """Say, after a signal or an error, why the command has not ended, and what ends it at once."""
-    sign = stopping.asked()
+def _print_waiting(count: int, at_most_s: float) -> None:
+    """Print, after a signal or an error, what the command still waits for, and how to end it at once."""
+    sign = stopping.stop_signal()
     if sign is signal.SIGTERM:
-        at_most_s = min(at_most_s, stopping.grace_s())
+        at_most_s = min(at_most_s, stopping.grace_seconds())
     if count:
         again = "; another Ctrl-C gives them up" if sign is signal.SIGINT else ""
         errors.print(f"waiting for {count} answers that are under way and paid, at most {at_most_s:.0f} s{again}")
@@ -130,14 +130,14 @@ def _say_what_is_awaited(count: int, at_most_s: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What came of a file of requests."""
+    """The result of a file of requests."""
 
     text: str
     answered: int
     failed: dict[str, int]
-    """By reason; those that wait for a batch are no failures."""
+    """By reason; requests that wait for a batch are not failures."""
     words: dict[str, str]
-    """What the endpoint said to the last one that failed, by reason."""
+    """The endpoint's message for the last failure of each reason."""
 
 
 class _Ids:

@@ -1,20 +1,61 @@
-"""One console for the whole command line, and one place where an error becomes a message and an exit code."""
+"""One console for the whole command line: safe text in and out, and one place where an error becomes an exit code."""
 
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
-from typing import NoReturn, ParamSpec, TypeVar
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from flows import stopping
-from flows.cli.arguments import check_text, print_any_text
-from lema_core.errors import LemaError
-from lema_core.system.printable import printable
-from lema_core.system.redaction import without_secrets
-from lema_core.system.unexpected import as_ours
+from lema_core.errors import ConfigError, LemaError
+from lema_core.system.messages import printable, to_lema_error
+from lema_core.system.redaction import redact_secrets
+
+
+def check_text(arguments: Iterable[Any]) -> None:
+    """Refuse arguments, and a working directory, that are not text.
+
+    Python keeps undecodable bytes as half surrogates. No record, table or log can hold them, so a command would fail
+    in the middle of its work.
+
+    Raises:
+        ConfigError: one of them is not.
+    """
+    for text in (*_texts(arguments), _working_directory()):
+        if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+            raise ConfigError(
+                f"{text!a} holds bytes that are no text in this locale. Rename the file or folder, or set "
+                "LC_ALL=C.UTF-8 where its name is UTF-8"
+            )
+
+
+def print_any_text() -> None:
+    """Print a question mark for a character that the terminal's encoding lacks; Python would raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _texts(arguments: Iterable[Any]) -> Iterable[str]:
+    for argument in arguments:
+        if isinstance(argument, str | Path):
+            yield str(argument)
+        elif isinstance(argument, list | tuple):
+            yield from _texts(argument)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()  # noqa: PTH109 - the text itself
+    except OSError as error:
+        raise ConfigError(f"the working directory is gone or cannot be entered ({error}): go to another one") from None
+
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,7 +79,7 @@ class SafeConsole(Console):
 console = SafeConsole(soft_wrap=True, highlight=False)
 errors = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 if not console.is_terminal:
-    # A file or a pipe has no width: tables must not be cut to the 80 columns that rich assumes.
+    # A file or a pipe has no width: tables must not be truncated to the 80 columns that rich assumes.
     console = SafeConsole(soft_wrap=True, highlight=False, width=160)
 
 
@@ -53,10 +94,14 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
         try:
             print_any_text()
             check_text((*args, *kwargs.values()))
-            with stopping.heard():
+            with stopping.handle_signals():
                 return command(*args, **kwargs)
         except KeyboardInterrupt as error:
-            _end_by(error.signal if isinstance(error, stopping.Stopped) else signal.SIGINT)
+            why = error.signal if isinstance(error, stopping.Stopped) else signal.SIGINT
+            stopping.end_within(stopping.LAST_S, 128 + why)
+            name = "Ctrl-C" if why is signal.SIGINT else why.name
+            errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
+            sys.exit(128 + why)
         except Exception as error:
             said = _said(error)
             if said is None:
@@ -68,13 +113,6 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _end_by(why: signal.Signals) -> NoReturn:
-    stopping.end_within(stopping.LAST_S, 128 + why)
-    name = "Ctrl-C" if why is signal.SIGINT else why.name
-    errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
-    sys.exit(128 + why)
-
-
 def _said(error: Exception) -> str | None:
     """Return the message of an error; None where it is typer's to end the command."""
     from pyarrow import ArrowInvalid
@@ -84,4 +122,4 @@ def _said(error: Exception) -> str | None:
         return None
     if isinstance(error, ArrowInvalid):
         error = LemaError(f"a Parquet file cannot be read or written: {error}")
-    return without_secrets(str(as_ours(error)))
+    return redact_secrets(str(to_lema_error(error)))

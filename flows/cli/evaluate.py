@@ -12,6 +12,7 @@ from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
     from flows.measuring import Measured
+    from lema_core.artifacts import ArtifactRef
     from lema_core.run.spec import RunSpec
 
 
@@ -30,14 +31,14 @@ def evaluate(
     command: Annotated[
         str | None, typer.Option(help="Instead of a URL: a server to start, with {python}, {model} and {port}.")
     ] = None,
-    task: Annotated[str | None, typer.Option(help="The questions' task, where their fields do not tell it.")] = None,
+    task: Annotated[str | None, typer.Option(help="The questions' task, where their fields do not show it.")] = None,
     prompt: Annotated[
         str | None, typer.Option(help="few_shot (four worked examples) or zero_shot.", show_default="few_shot")
     ] = None,
-    samples: Annotated[int | None, typer.Option(help="Ask so many sampled answers too, for maj@k.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Also sample this many answers per question, for maj@k.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.", show_default="0.7")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="At most so many an answer.", show_default="2048")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many questions.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.", show_default="2048")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions.")] = None,
     against: Annotated[
         str | None, typer.Option(help="Another evaluation to compare with, item by item: its folder or fingerprint.")
     ] = None,
@@ -45,7 +46,7 @@ def evaluate(
     api_key_env: Annotated[
         str | None, typer.Option(help="Name of the environment variable that holds the key.")
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="At most so many requests in flight.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Most requests in flight at a time.")] = None,
     max_failed: Annotated[
         float | None,
         typer.Option(
@@ -86,12 +87,28 @@ def evaluate(
         run = run_of_questions(questions, task, limit, asking, endpoint)
     if max_failed is not None:
         run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
-    from flows.cli.print_evaluation import reference_of, show
-
     if remake_failed:
         _set_aside(run, root)
-    other = reference_of(run, root, against) if against else None
-    show(console, run, root, _measured(run, root), other)
+    other = _find_evaluation(run, root, against) if against else None
+    measured = _measured(run, root)
+    from flows.cli.print_results import show_evaluation
+
+    show_evaluation(console, run, root, measured, other)
+
+
+def _find_evaluation(run: "RunSpec", root: str, name: str) -> "ArtifactRef":
+    """Return the published evaluation that a folder or the beginning of a fingerprint names."""
+    from lema_core.artifacts import ArtifactRef, Store
+    from lema_core.errors import ConfigError
+    from lema_core.run.spec import Runtime
+
+    store, wanted = Store(Runtime.of(run, root).root), name.rstrip("/").rpartition("/")[2]
+    published = [manifest.fingerprint for manifest in store.manifests() if manifest.stage == "evaluation"]
+    found = [fingerprint for fingerprint in published if fingerprint.startswith(wanted)]
+    if len(found) != 1:
+        known = ", ".join(fingerprint[:12] for fingerprint in published) or "none"
+        raise ConfigError(f"--against {name}: {len(found)} evaluations under {root} are called so; there are {known}")
+    return ArtifactRef("evaluation", found[0])
 
 
 def _given(**options: Any) -> dict[str, Any]:
@@ -99,7 +116,7 @@ def _given(**options: Any) -> dict[str, Any]:
 
 
 def _set_aside(run: "RunSpec", root: str) -> None:
-    """Take an evaluation with failed requests out of the store, so that they are asked again."""
+    """Set aside an evaluation with failed requests, so that they are sent again."""
     from flows.measuring import already_there
     from flows.remaking import lossy, put_aside
     from lema_core.artifacts import Store
@@ -108,13 +125,13 @@ def _set_aside(run: "RunSpec", root: str) -> None:
     runtime = Runtime.of(run, root)
     there = already_there(run, root)
     refs = [ref for ref in (there.greedy, there.votes) if ref] if there else []
-    aside = put_aside(root, runtime, [one.ref for one in lossy(Store(runtime.root), refs)])
+    aside = put_aside(root, runtime, [artifact.ref for artifact in lossy(Store(runtime.root), refs)])
     console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
 
 
 def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
-    from flows.cli.run import listened
+    from flows.cli.run import run_with_listener
     from flows.local_stack.server import ensure_server, login_url
     from flows.measuring import GO_ON, already_there, asked_for
     from flows.preflight import all_answer
@@ -130,16 +147,16 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
             check_answered(runtime, Store(runtime.root).manifest(ref))
         return there
     source, _, name = asked_for(run)
-    # A question that cannot be used is told now, before a server is started or anything is paid.
+    # An unusable question is reported now, before a server is started or anything is paid.
     for _ in read_questions(source):
         pass
     stopping.run(all_answer({run.endpoint(name)}))
     console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    from flows.cancelling import cancellable
-    from flows.cli.progress import bars
+    from flows.cancelling import run_cancellable
+    from flows.cli.display import progress_bars
     from flows.evaluating import evaluate as evaluate_flow
 
-    with bars() as listener:
-        measured: Measured = stopping.run(listened(cancellable(evaluate_flow, run, root, GO_ON), listener))
+    with progress_bars() as listener:
+        measured: Measured = stopping.run(run_with_listener(run_cancellable(evaluate_flow, run, root, GO_ON), listener))
         return measured

@@ -19,9 +19,9 @@ def explain(
     """
     from rich.panel import Panel
 
-    from lema_core.artifacts.ancestry import ancestry
+    from lema_core.artifacts.derivation import trace_ancestry
 
-    for found in ancestry(f"{root.rstrip('/')}/store", row_id):
+    for found in trace_ancestry(f"{root.rstrip('/')}/store", row_id):
         lines = [f"[bold]{name}[/bold]: {_escaped(value)}" for name, value in found.fields.items()]
         console.print(Panel("\n".join(lines), title=f"{found.stage} {found.fingerprint}", title_align="left"))
 

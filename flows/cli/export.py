@@ -1,4 +1,4 @@
-"""``lema export``: a run's training data or a model, with its card, and to the Hub if you say so."""
+"""``lema export``: a run's training data or a model, with its card, and uploads it on request."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -65,7 +65,7 @@ def export(
         names = _data(run, store, planner.made, arm or (), "chat" if form == "chat" else "parquet", to)
     if push:
         kind: exporting.Kind = "model" if form == "model" else "dataset"
-        address = exporting.push(to, names, push, kind, private=not public, told=console.print)
+        address = exporting.push(to, names, push, kind, private=not public, notify=console.print)
         console.print(f"Pushed: {address}", markup=False)
 
 
@@ -74,13 +74,13 @@ def _data(
 ) -> list[str]:
     """Write the data and their card; return the files' names."""
     from lema_core import exporting
-    from lema_core.report.load import gather
-    from lema_core.report.run_cards import data_card
+    from lema_core.report.cards import run_dataset_card
+    from lema_core.report.load import load_report_data
 
     # Models and evaluations are no part of the data, and need not be there yet.
     made.models, made.evaluations, made.votes, made.perplexity = {}, {}, {}, {}
     rows = exporting.export(store, made, arms, form, to)
-    exporting.write_card(to, data_card(run, gather(store, run, made), rows))
+    exporting.write_card(to, run_dataset_card(run, load_report_data(store, run, made), rows))
     for name, count in rows.items():
         console.print(f"{to}/{name}: {count} rows", markup=False)
     return [*rows, exporting.CARD]
@@ -90,8 +90,8 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
     """Write the model and its card; return the files' names."""
     from lema_core import exporting
     from lema_core.errors import ConfigError
-    from lema_core.report.load import gather
-    from lema_core.report.run_cards import arm_card
+    from lema_core.report.cards import run_model_card
+    from lema_core.report.load import load_report_data
 
     if len(arms) != 1:
         raise ConfigError(f"--format model writes one model: name its arm with --arm, one of {', '.join(made.models)}")
@@ -100,7 +100,7 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
     for named in (made.mixtures, made.models, made.evaluations, made.votes, made.perplexity):
         for name in [name for name, ref in named.items() if not store.exists(ref)]:
             del named[name]
-    exporting.write_card(to, arm_card(run, gather(store, run, made), arms[0]))
+    exporting.write_card(to, run_model_card(run, load_report_data(store, run, made), arms[0]))
     for name, size in sizes.items():
         console.print(f"{to}/{name}: {size / 1e6:.1f} MB", markup=False)
     return [*sizes, exporting.CARD]

@@ -1,10 +1,10 @@
-"""``lema ledger``: what was paid for, by run, endpoint and day; what is behind a key; export and import."""
+"""``lema ledger``: what was paid for, by run, endpoint and day; the request behind a key; export and import."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -97,18 +97,14 @@ def explain(
     with _opened(ledger) as store:
         first = entry(store, key)
         if not other:
-            _show(first)
+            import json
+
+            console.print(json.dumps(first, indent=2, ensure_ascii=False), markup=False)
             return
         second = entry(store, other)
     lines = differences(first["request"], second["request"]) or ["nothing: it is the same request"]
     for line in lines:
         console.print(line, markup=False)
-
-
-def _show(found: dict[str, Any]) -> None:
-    import json
-
-    console.print(json.dumps(found, indent=2, ensure_ascii=False), markup=False)
 
 
 @ledger_app.command("export")
@@ -129,7 +125,7 @@ def import_(
     path: Annotated[Path, typer.Argument(metavar="FILE.parquet", help="A file that `lema ledger export` wrote.")],
     ledger: Where,
 ) -> None:
-    """Add a file's completions; what the ledger holds already stands. A new ledger is made where there is none."""
+    """Add a file's completions; those that the ledger already holds stay. A missing ledger is created."""
     from lema_core.llm.ledger.files import import_ledger
 
     with _opened_or_made(ledger) as store:
@@ -162,7 +158,7 @@ def forget_batch(
     batch: Annotated[str, typer.Argument(help="The batch's id in the ledger, as the error message named it.")],
     ledger: Where,
 ) -> None:
-    """Give up a batch that its endpoint does not know any more: the next run buys again what it owes."""
+    """Give up a batch that its endpoint no longer knows: the next run sends its pending requests again."""
     from lema_core.llm.batch import records as batch_book
 
     with _opened(ledger) as store:

@@ -1,4 +1,4 @@
-"""``lema options``: what a run file may hold, with defaults and help, as the specs say it."""
+"""``lema options``: what a run file may hold, with defaults and help from the specs."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
@@ -33,16 +33,16 @@ def options(
     table = Table(*(("option", "type", "default", "what it does") if section else ("section", "what it is")))
     if section:
         one = known[section]
-        console.print(_told(one), markup=False)
+        console.print(_describe(one), markup=False)
         for option in one.options:
             table.add_row(option.name, option.kind, option.default, option.about)
     else:
-        for one in known.values():
-            table.add_row(one.title or "(before the first section)", _told(one))
+        for known_section in known.values():
+            table.add_row(known_section.title or "(before the first section)", _describe(known_section))
     console.print(table, markup=False)
 
 
-def _told(section: "OptionSection") -> str:
+def _describe(section: "OptionSection") -> str:
     return f"{section.about} Its options are those of {section.like}." if section.like else section.about
 
 
@@ -52,7 +52,7 @@ def _page(known: "dict[str, OptionSection]") -> Iterator[str]:
     yield "Every section and option, by `lema options --markdown`; `lema options SECTION` shows one in a terminal."
     yield "`needed` options have no default; `none` as a default means that nothing is set."
     for section in known.values():
-        yield f"\n## {_cell(section.title) or 'Before the first section'}\n\n{_told(section)}"
+        yield f"\n## {_cell(section.title) or 'Before the first section'}\n\n{_describe(section)}"
         if section.options:
             yield "\n| option | type | default | what it does |\n|---|---|---|---|"
         for option in section.options:

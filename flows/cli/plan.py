@@ -1,4 +1,4 @@
-"""``lema plan``: what a run would make, ask for and cost, before anything is paid."""
+"""``lema plan``: the artifacts, requests and cost of a run, before anything is paid."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ def plan(
         float, typer.Option(min=0.01, max=1, help="Share of the devices' peak (launch.peak_tflops) training reaches.")
     ] = 0.4,
     pilot: Annotated[
-        int, typer.Option(min=0, help="Buy so many requests of each endpoint first, to forecast from their answers.")
+        int, typer.Option(min=0, help="First buy N requests per endpoint, to forecast from their answers.")
     ] = 0,
 ) -> None:
     """Show each artifact of a run as hit (there) or miss, and what the missing ones would ask for and cost.
@@ -67,10 +67,11 @@ async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size
         return
     names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
     console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in the ledger.")
-    async for one in pilots(runtime, chosen, size):
-        cost = "" if one.dollars is None else f", {money(one.dollars)}"
+    async for pilot in pilots(runtime, chosen, size):
+        cost = "" if pilot.dollars is None else f", {money(pilot.dollars)}"
         console.print(
-            f"Pilot: {one.stage.name}: {one.answered} answered, {one.failed} failed; {one.bought} bought now{cost}."
+            f"Pilot: {pilot.stage.name}: {pilot.answered} answered, {pilot.failed} failed; "
+            f"{pilot.bought} bought now{cost}."
         )
 
 
@@ -101,7 +102,7 @@ def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:
 
 
 def _short(number: float) -> str:
-    """Return a count as people say it: 1.2M, 62k, 840."""
+    """Return a count in short form: 1.2M, 62k, 840."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= size:
             scaled = number / size
@@ -134,7 +135,7 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
 
 
 def _show_budget(runtime: "Runtime", dollars: float, tokens: int) -> None:
-    """Print what the budget counts: it goes by the run's name, and a top-up has another one."""
+    """Print what the budget has counted: it is kept by the run's name, and a top-up has another name."""
     from lema_core.llm.costs.prices import money
 
     limits = []

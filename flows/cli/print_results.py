@@ -1,4 +1,4 @@
-"""What a finished run prints: the funnel, the table of arms, and where the report is."""
+"""What a finished command prints: a run's funnel and table of arms, a sweep's table, an evaluation's figures."""
 
 from collections import Counter
 
@@ -6,27 +6,30 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.ablation import Sweep
-from flows.sweep_table import sweep_table
-from lema_core.artifacts import Store
-from lema_core.evaluation.accuracy import Evaluation
-from lema_core.report.load import evaluation_of, funnel_of
-from lema_core.report.prose import interval, p_value, percent, points
-from lema_core.report.sweeps import headline_of
+from flows.measuring import Measured, asked_for
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.evaluation import statistics
+from lema_core.evaluation.accuracy import Evaluation, compare_models
+from lema_core.evaluation.answers import score_votes
+from lema_core.records import JudgedPath
+from lema_core.report.load import count_funnel, load_evaluation
+from lema_core.report.prose import format_interval, format_p_value, format_percent, format_points
+from lema_core.report.sweeps import summarize_sweep, terminal_table
 from lema_core.run.artifacts import Lineage
 from lema_core.run.failed_requests import failures_of
 from lema_core.run.spec import RunSpec, Runtime
 from tasks.report import HTML
 
 
-def show(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:
+def show_run(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:
     """Print the figures of a run and the report's place."""
     store = Store(Runtime.of(run, root).root)
-    if funnel := funnel_of(store, run, made):
+    if funnel := count_funnel(store, run, made):
         console.print(
             f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
             f"{funnel.accepted} accepted corrections"
         )
-    if evaluation := evaluation_of(store, made):
+    if evaluation := load_evaluation(store, made):
         console.print(_table(evaluation))
     if failed := failed_requests(store, made):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
@@ -47,8 +50,8 @@ def failed_requests(store: Store, made: Lineage) -> Counter[str]:
 
 def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:
     """Print the table of a sweep and the report's place."""
-    console.print(sweep_table(swept.table))
-    console.print(headline_of(swept.table))
+    console.print(terminal_table(swept.table))
+    console.print(summarize_sweep(swept.table))
     console.print(f"Report: {Store(Runtime.of(run, root).root).folder(swept.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
 
@@ -59,11 +62,102 @@ def _table(evaluation: Evaluation) -> Table:
     for column in columns if evaluation.base else columns[:3]:
         table.add_column(column, justify="left" if column == "model" else "right")
     for score in evaluation.scores:
-        cells = [score.name, percent(score.accuracy.value, evaluation.n), interval(score.accuracy, evaluation.n)]
+        cells = [
+            score.name,
+            format_percent(score.accuracy.value, evaluation.n),
+            format_interval(score.accuracy, evaluation.n),
+        ]
         compared = evaluation.comparison(score.name, evaluation.base)
         if compared:
             difference = compared.difference
-            cells += [points(difference.value, evaluation.n), interval(difference, evaluation.n, signed=True)]
-            cells.append(p_value(difference.p_value))
+            cells += [
+                format_points(difference.value, evaluation.n),
+                format_interval(difference, evaluation.n, signed=True),
+            ]
+            cells.append(format_p_value(difference.p_value))
         table.add_row(*cells)
     return table
+
+
+OTHER = "the other"
+
+
+def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measured, other: ArtifactRef | None) -> None:
+    """Print one model's figures, and those against ``other``.
+
+    Raises:
+        DataError: the other evaluation asked other questions.
+    """
+    source, _, name = asked_for(run)
+    store, model = Store(Runtime.of(run, root).root), run.endpoints[name].model
+    rows = store.rows(measured.greedy, JudgedPath)
+    found = (
+        compare_models(store.rows(other, JudgedPath), {model: rows}, OTHER)
+        if other
+        else compare_models(rows, {}, model)
+    )
+    console.print(f"{model} on {found.n} questions ({source.task})", markup=False)
+    score, n = found.score(model), found.n
+    tally = ", ".join(f"{count} {verdict}" for verdict, count in score.verdicts.items())
+    console.print(
+        f"  pass@1  {format_percent(score.accuracy.value, n)} ({format_interval(score.accuracy, n)})   {tally}"
+    )
+    _say_what_failed(console, store, measured)
+    if measured.votes:
+        (vote,) = score_votes({model: store.rows(measured.votes, JudgedPath)}, base=model)
+        console.print(
+            f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
+        )
+    if found.levels:
+        console.print(_levels(found, model))
+    if other:
+        _compare(console, found, store, measured.greedy, other)
+    console.print(f"Answers: {store.folder(measured.greedy)}", markup=False)
+    if measured.votes:
+        console.print(f"Sampled answers: {store.folder(measured.votes)}", markup=False)
+
+
+def _say_what_failed(console: Console, store: Store, measured: Measured) -> None:
+    """Print how many requests failed: the figures count them as not right."""
+    failed = sum((failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.votes) if ref), Counter[str]())
+    if failed:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        console.print(
+            f"  {failed.total()} requests failed ({reasons}) and count as not right; ask for them again with "
+            "--remake-failed",
+            markup=False,
+        )
+
+
+def _levels(found: Evaluation, model: str) -> Table:
+    table = Table(box=None, header_style="bold", padding=(0, 2))
+    for column in ("difficulty", "questions", "right", "95 % interval"):
+        table.add_column(column, justify="left" if column == "difficulty" else "right")
+    for level in found.levels:
+        if level.arm == model:
+            a = level.accuracy
+            table.add_row(level.level, str(a.n), format_percent(a.value, a.n), format_interval(a, a.n))
+    return table
+
+
+def _compare(console: Console, found: Evaluation, store: Store, one: ArtifactRef, other: ArtifactRef) -> None:
+    (comparison,), n = found.comparisons, found.n
+    difference, before = comparison.difference, found.score(OTHER).accuracy
+    right = [{row.question_id: row.verdict == "right" for row in store.rows(ref, JudgedPath)} for ref in (other, one)]
+    items = sorted(right[0])
+    boot = statistics.paired_bootstrap([right[0][i] for i in items], [right[1][i] for i in items])
+    console.print(
+        f"Against {other.fingerprint[:12]}, which has {format_percent(before.value, n)} ({format_interval(before, n)}):"
+    )
+    console.print(
+        f"  {format_points(difference.value, n)} points ({format_interval(difference, n, signed=True)} by Tango's "
+        f"score, {format_interval(boot, n, signed=True)} by paired bootstrap); {difference.only_arm} questions won, "
+        f"{difference.only_reference} lost; McNemar p {format_p_value(difference.p_value)}"
+    )
+    if not comparison.shown:
+        reach = (
+            f"{n} questions show a true difference of {100 * found.detectable:.0f} points four times in five"
+            if found.detectable < 1
+            else "Too few questions are answered differently to say what difference would be seen"
+        )
+        console.print(f"  This test cannot tell them apart. {reach}.")

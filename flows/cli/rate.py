@@ -35,11 +35,11 @@ def rate(
     the command with Ctrl-C and go on later. A second rater uses the same --out and another --rater, and sees the first
     one's ratings only when done; the agreement (Cohen's kappa) is printed at the end.
     """
-    from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarise
+    from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarize_ratings
 
     sheet = RatingSheet(out, rater, draw_pilot(read_corrections(corrections), pairs, seed))
     _serve(sheet, port, open_page=browser)
-    _print(summarise(out))
+    _print(summarize_ratings(out))
 
 
 def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:

@@ -35,7 +35,7 @@ def run(
     """
     from lema_core.run.files import read_run_file
 
-    # A run is of the arms of [mixture]; what is recorded says whether it is to be resumed as a sweep.
+    # A run trains the arms of [mixture]; its record decides whether it is resumed as a sweep.
     execute(read_run_file(run_file, settings or ()).model_copy(update={"ablation": None}), root)
 
 
@@ -77,20 +77,20 @@ def resume(
     in the folder `replaced` of the root. Models that were trained on such rows are trained again.
     """
     from flows.remaking import lossy_of, remade
-    from flows.run_records import unfinished
+    from flows.run_records import find_unfinished
     from lema_core.errors import ConfigError
 
     if remake_failed and name is None:
         raise ConfigError("--remake-failed needs the name of a run: lema resume RUN --remake-failed")
-    spec = unfinished(root, name)
+    spec = find_unfinished(root, name)
     if remake_failed:
         aside = remade(spec, root)
         names = ", ".join(dict.fromkeys(ref.stage for ref in aside))
         console.print(f"{len(aside)} artifacts are made again: {names}" if aside else "no artifact has failed requests")
     else:
-        for one in lossy_of(spec, root):
+        for artifact in lossy_of(spec, root):
             console.print(
-                f"requests failed in {one}. To ask for them again: lema resume {spec.name} --remake-failed",
+                f"requests failed in {artifact}. To ask for them again: lema resume {spec.name} --remake-failed",
                 markup=False,
             )
     execute(spec, root)
@@ -105,39 +105,39 @@ def execute(spec: "RunSpec", root: str) -> None:
     stopping.run(preflight(spec, root))
     api = ensure_server()
     console.print(f"Prefect UI: {login_url(api, 'runs')}")
-    # The full story goes to the server; the terminal shows bars, and at the end one message. Prefect reads its
-    # settings when it is imported: only now.
+    # All logs go to the server; the terminal shows bars, and at the end one message. Prefect reads its settings when
+    # it is imported: only now.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    # One line an event that a server which went away did not take: the run says so once.
+    # One line per event that a stopped server did not accept: the run reports it once.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
-    # As the standard library's manual has it for production: lines that could not be logged are not announced.
+    # As the standard library's manual recommends for production: logging errors are not printed.
     logging.raiseExceptions = False
     from flows.ablation import ablation
-    from flows.cancelling import cancellable
-    from flows.cli.print_results import show, show_sweep
-    from flows.cli.progress import bars
+    from flows.cancelling import run_cancellable
+    from flows.cli.display import progress_bars
+    from flows.cli.print_results import show_run, show_sweep
     from flows.lema import lema
-    from flows.run_records import recorded
+    from flows.run_records import record_run
 
-    with recorded(spec, root), bars() as listener:
+    with record_run(spec, root), progress_bars() as listener:
         if spec.ablation:
-            swept = stopping.run(listened(cancellable(ablation, spec, root), listener))
+            swept = stopping.run(run_with_listener(run_cancellable(ablation, spec, root), listener))
         else:
-            made = stopping.run(listened(cancellable(lema, spec, root), listener))
+            made = stopping.run(run_with_listener(run_cancellable(lema, spec, root), listener))
     seconds = time.monotonic() - started
     if spec.ablation:
         show_sweep(console, spec, root, swept, seconds)
     else:
-        show(console, spec, root, made, seconds)
+        show_run(console, spec, root, made, seconds)
 
 
-def _announced(text: str) -> None:
+def _print_line(text: str) -> None:
     console.print(text, markup=False)
 
 
-async def listened(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
-    """Await a flow run, its stages' progress told to the listener."""
+async def run_with_listener(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
+    """Await a flow run while its stages report progress to the listener."""
     from tasks.progress import listening
 
-    async with listening(listener, _announced):
+    async with listening(listener, _print_line):
         return await flow_run

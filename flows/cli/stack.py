@@ -1,4 +1,4 @@
-"""``lema up``, ``down``, ``deploy``, ``serve``, ``worker``: the local stack, and deployments on any Prefect server."""
+"""``lema up``, ``down``, ``deploy``, ``serve``, ``worker``, ``ui``: the local stack, and deployments on any server."""
 
 from typing import Annotated
 
@@ -6,12 +6,14 @@ import typer
 
 from flows import stopping
 from flows.cli.console import console
+from flows.local_stack.server import HOME, api_url, client_settings, ensure_server, login_url, running_port, stop
+from lema_core.errors import ConfigError
 
 Notify = Annotated[
     str | None,
     typer.Option(
         metavar="TYPE/NAME",
-        help="A notification block, as slack-webhook/team, told of runs that failed, crashed or spent their budget.",
+        help="A notification block, as slack-webhook/team, for runs that failed, crashed or spent their budget.",
     ),
 ]
 
@@ -48,11 +50,11 @@ def deploy(notify: Notify = None) -> None:
     from flows.local_stack.server import ensure_server, login_url
 
     api = ensure_server()
-    from flows.registration import automations, deploying
+    from flows import registration
 
-    for name in deploying.register():
+    for name in registration.register_deployments():
         console.print(f"deployment   {name}")
-    for name in stopping.run(automations.register(notify)):
+    for name in stopping.run(registration.register_automations(notify)):
         console.print(f"automation   {name}")
     console.print(f"Prefect UI: {login_url(api, 'deployments')}")
     console.print("Runs need a worker: lema worker")
@@ -63,12 +65,12 @@ def serve(notify: Notify = None) -> None:
     from flows.local_stack.server import ensure_server, login_url
 
     api = ensure_server()
+    from flows import registration
     from flows.local_stack import worker
-    from flows.registration import automations, deploying
 
-    stopping.run(automations.register(notify))
-    served = deploying.served()
-    console.print(f"Serving {', '.join(one.name for one in served)}")
+    stopping.run(registration.register_automations(notify))
+    served = registration.deployments_to_serve()
+    console.print(f"Serving {', '.join(deployment.name for deployment in served)}")
     console.print(f"Prefect UI: {login_url(api, 'deployments')}")
     stopping.run(worker.serve(served))
 
@@ -88,3 +90,44 @@ def work(
 
     console.print(f"Working for the pool {pool} of {api}")
     stopping.run(worker.work(pool))
+
+
+ui_app = typer.Typer(help="The Prefect server and UI that `lema run` starts when PREFECT_API_URL is not set.")
+
+
+@ui_app.command("start")
+def start_command() -> None:
+    """Start the server (if it does not run already) and print an address that logs your browser in, once."""
+    console.print(f"Prefect UI: {login_url(ensure_server(), 'dashboard')}")
+
+
+@ui_app.command("env")
+def env_command() -> None:
+    """Print the settings with which `prefect` commands use the server of this directory, as shell commands.
+
+    They hold the server's authentication string. Example: eval "$(lema ui env)" && prefect flow-run ls
+    """
+    import shlex
+
+    port = running_port(HOME)
+    if port is None:
+        raise ConfigError("no Prefect server runs here; `lema ui start` starts it")
+    for name, value in client_settings(HOME, port).items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@ui_app.command("stop")
+def stop_command() -> None:
+    """Stop the server that was started from this directory. Its history stays."""
+    console.print("stopped" if stop(HOME) else "no server was running")
+
+
+@ui_app.command("status")
+def status_command(quiet: Annotated[bool, typer.Option(help="Print only the API URL.")] = False) -> None:
+    """Say whether the server is running and where."""
+    port = running_port(HOME)
+    if port is None:
+        console.print("not running; `lema ui start` starts it")
+        raise typer.Exit(1)
+    api = api_url(port)
+    console.print(api if quiet else f"running: {login_url(api, 'dashboard')} (API {api})")

@@ -89,7 +89,7 @@ def _policy(settings: list[str]) -> "MatchPolicy":
         if name not in kinds:
             raise typer.BadParameter(f"--policy {setting}: expected one of {', '.join(f.name for f in fields(policy))}")
         values: dict[str, Any] = (
-            {"true": True, "false": False} if kinds[name] is bool else {one: one for one in get_args(kinds[name])}
+            {"true": True, "false": False} if kinds[name] is bool else {value: value for value in get_args(kinds[name])}
         )
         if text not in values:
             raise typer.BadParameter(f"--policy {setting}: expected {name}={' or '.join(values)}")
@@ -125,9 +125,14 @@ def _verify_file(
     notes = Counter[str]()
     with _writer(out, cases) as write:
         for some in chunked(read_rows(cases), BATCH):
-            judged = [(row, _verified(place, row, family, policy)) for place, row in some]
+            judged = [(row, _verify_row(place, row, family, policy)) for place, row in some]
             notes.update(note for row, _ in judged if (note := _note(row, family)))
-            write([{**row, **_found(result)} for row, result in judged])
+            write(
+                [
+                    {**row, **dict(zip(FOUND, (result.verdict, result.match.layer, result.match.ground), strict=True))}
+                    for row, result in judged
+                ]
+            )
             for row, result in judged:
                 layers[result.match.layer, result.verdict] += 1
                 if row.get("equal") is not None:
@@ -140,12 +145,12 @@ def _verify_file(
     _print_agreement(console, labels, disagreements)
 
 
-def _verified(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
+def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
     from lema_core.answers.verify import family_of, verify_pair
     from lema_core.errors import DataError
 
     choices = row.get("candidates")
-    if choices is not None and not (isinstance(choices, list) and all(isinstance(one, str) for one in choices)):
+    if choices is not None and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
         raise DataError(f"{place}: `candidates` is {str(choices)[:60]!r}, expected a list of texts, one a choice")
     gold, pred = _text(row, "gold", place), _text(row, "pred", place)
     return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None, policy=policy)
@@ -163,10 +168,6 @@ def _note(row: "Row", family: str) -> str | None:
     return None
 
 
-def _found(result: "Verification") -> dict[str, str]:
-    return dict(zip(FOUND, (result.verdict, result.match.layer, result.match.ground), strict=True))
-
-
 def _text(row: "Row", name: str, place: str) -> str:
     from lema_core.errors import DataError
     from lema_core.questions.drafts import shown_fields
@@ -178,7 +179,7 @@ def _text(row: "Row", name: str, place: str) -> str:
 
 @contextmanager
 def _writer(out: Path | None, cases: str) -> "Iterator[Callable[[list[Row]], object]]":
-    """Give what writes rows to JSONL or Parquet; the file appears when all are written, without a path none does."""
+    """Yield a writer of rows to JSONL or Parquet, which does nothing without a path; the file appears at the end."""
     import json
 
     from lema_core.artifacts.files import atomic_local
@@ -201,21 +202,21 @@ def _parquet(local: Path, out: Path, cases: str) -> "Iterator[Callable[[list[Row
 
     from lema_core.artifacts.parquet import TableWriter
 
-    with _told_of_columns(out):
+    with _translate_column_faults(out):
         schema = _schema(cases)
 
     def write(rows: "list[Row]") -> None:
-        with _told_of_columns(out):
+        with _translate_column_faults(out):
             file.write(pa.Table.from_pylist(rows, schema=schema))
 
     with ExitStack() as stack:
-        with _told_of_columns(out):
+        with _translate_column_faults(out):
             file = stack.enter_context(TableWriter(local, schema))
         yield write
 
 
 def _schema(cases: str) -> Any:
-    """Return the columns of all cases together: a first pass, for a column may come late or begin with nulls."""
+    """Return the columns of all cases together: a first pass, since a column may appear late or begin with nulls."""
     import pyarrow as pa
 
     from lema_core.questions.files import read_rows
@@ -230,20 +231,20 @@ def _schema(cases: str) -> Any:
 
 
 @contextmanager
-def _told_of_columns(out: Path) -> "Iterator[None]":
-    from lema_core.artifacts.parquet import faults_as
+def _translate_column_faults(out: Path) -> "Iterator[None]":
+    from lema_core.artifacts.parquet import raise_faults_as
     from lema_core.errors import DataError
 
     full: OSError | None = None
-    with faults_as(
-        lambda told: DataError(f"{out}: the cases do not fit the columns of Parquet ({told}). Write .jsonl instead")
+    with raise_faults_as(
+        lambda cause: DataError(f"{out}: the cases do not fit the columns of Parquet ({cause}). Write .jsonl instead")
     ):
         try:
             yield
         except OSError as error:
             full = error
     if full is not None:
-        raise full  # of the disk, which says nothing of the columns
+        raise full  # an error of the disk, not of the columns
 
 
 def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""A process of ours that outlives the command that started it: found again by its identity, and stopped."""
+"""A process of ours that outlives the command that started it, found again by its identity."""
 
 import json
 import subprocess
@@ -9,11 +9,11 @@ from typing import Any
 
 import psutil
 
-from lema_core.system.private_files import private_file, private_folder
-from lema_core.system.processes import ProcessIdentity, identity_of, lives, lives_by_clock
+from lema_core.system.files import make_private_file, make_private_folder
+from lema_core.system.processes import ProcessIdentity, identity_of, is_alive, is_alive_by_clock
 
 STOP_SECONDS = 40
-"""A worker passes the stop on to its runs, which settle what is paid and in flight."""
+"""A worker passes the stop on to its runs, which settle what is in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +29,9 @@ class Background:
         return self.home / f"{self.name}.log"
 
     def start(self, command: Sequence[str], environment: Mapping[str, str], **facts: int) -> subprocess.Popen[bytes]:
-        """Start it in a session of its own with this environment, and remember it with some facts (a port)."""
-        private_folder(self.home)
-        private_file(self.log)
+        """Start it in a session of its own with this environment, and store its identity and some facts (a port)."""
+        make_private_folder(self.home)
+        make_private_file(self.log)
         with self.log.open("ab") as out:
             process = subprocess.Popen(
                 command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=out, stderr=out,
@@ -40,19 +40,19 @@ class Background:
         try:
             state = {**identity_of(process.pid).model_dump(), **facts}
         except ProcessLookupError:
-            # It died at once, and nothing of it is to be found again: whoever waits for it sees how it ended.
+            # It died at once, so there is nothing to find again; the caller sees how it ended.
             self._file.unlink(missing_ok=True)
         else:
             self._file.write_text(json.dumps(state), encoding="utf-8")
         return process
 
     def facts(self) -> dict[str, Any] | None:
-        """Return what was remembered, where the process lives."""
+        """Return the stored identity and facts; None where the process is dead."""
         state = self._state()
         return state if state and _lives(state) else None
 
     def stop(self) -> bool:
-        """Stop it and what it started; tell whether it lived."""
+        """Stop it and what it started; return whether it lived."""
         state = self.facts()
         self._file.unlink(missing_ok=True)
         if state is None:
@@ -82,6 +82,6 @@ class Background:
 
 def _lives(state: Mapping[str, Any]) -> bool:
     if "machine" in state:
-        return lives(ProcessIdentity.model_validate(state)) is True
-    # Written by an older version, which may have started what still runs.
-    return lives_by_clock(int(state["pid"]), float(state["started"]))
+        return is_alive(ProcessIdentity.model_validate(state)) is True
+    # Written by an older version, whose process may still run.
+    return is_alive_by_clock(int(state["pid"]), float(state["started"]))

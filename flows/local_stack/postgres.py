@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from lema_core.errors import ConfigError
 from lema_core.llm.model_server import free_port
-from lema_core.system.environment import program_environment
-from lema_core.system.private_files import private_file
+from lema_core.system.files import make_private_file
+from lema_core.system.programs import program_environment
 
 USER = "lema"
 DATABASES = ("prefect", "ledger")
@@ -23,14 +23,14 @@ _PORT_FILE = "lema.port"
 
 
 class Postgres:
-    """The server whose data lies in ``folder``."""
+    """The server whose data folder is ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
 
     @property
     def made(self) -> bool:
-        """Tell whether there is one."""
+        """Return whether its data folder exists."""
         return (self.folder / _PORT_FILE).exists()
 
     def url(self, database: str, driver: str = "postgresql") -> str:
@@ -48,14 +48,19 @@ class Postgres:
         if not self.running():
             options = f"-p {self._port()} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
             self._call("pg_ctl", "-w", "-l", str(self.folder / LOG), "-o", options, "start")
-        self._make_databases()
+        import psycopg
+
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+            for database in set(DATABASES) - there:
+                connection.execute(f"CREATE DATABASE {database}".encode())
 
     def running(self) -> bool:
-        """Tell whether the server runs."""
+        """Return whether the server runs."""
         return self.made and self._run("pg_ctl", ["status"]).returncode == 0
 
     def stop(self) -> bool:
-        """Stop the server; tell whether it ran."""
+        """Stop the server; return whether it ran."""
         running = self.running()
         if running:
             self._call("pg_ctl", "-w", "-m", "fast", "stop")
@@ -66,7 +71,7 @@ class Postgres:
         return self.folder.with_name("postgres.pass")
 
     def _make(self) -> None:
-        """Make the data folder; its port is written last, so that one which was begun and not finished is made anew."""
+        """Make the data folder; its port is written last, so that an unfinished one is made again."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         password, user = secrets.token_urlsafe(32), _as_user()
@@ -76,10 +81,10 @@ class Postgres:
             for path in (self.folder, once.name):
                 if user:
                     shutil.chown(path, user)
-            # Every user of the machine reaches loopback, and this role may start programs: not without a password.
+            # Every user of the machine reaches loopback, and this role may start programs: it needs a password.
             words = ("--auth=scram-sha-256", f"--pwfile={once.name}", f"--username={USER}")
             self._call("initdb", *words, "--encoding=UTF8", "--locale=C")
-        private_file(self._passfile)
+        make_private_file(self._passfile)
         self._passfile.write_text(f"127.0.0.1:*:*:{USER}:{password}\n", encoding="utf-8")
         (self.folder / _PORT_FILE).write_text(f"{free_port()}\n", encoding="utf-8")
 
@@ -94,14 +99,6 @@ class Postgres:
                 hint = f". It runs as {user}, who must be able to enter every folder above; or: lema up --sqlite"
             raise ConfigError(f"PostgreSQL's {program} in {self.folder} failed: {done.stderr.strip()}{hint}")
 
-    def _make_databases(self) -> None:
-        import psycopg
-
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
-            for database in set(DATABASES) - there:
-                connection.execute(f"CREATE DATABASE {database}".encode())
-
     def _run(self, program: str, words: Sequence[str]) -> subprocess.CompletedProcess[str]:
         return self._execute([str(_binaries() / program), "-D", str(self.folder), *words])
 
@@ -109,7 +106,7 @@ class Postgres:
         # A started server inherits our output: with a pipe we would wait for its end.
         options: dict[str, Any] = {"user": user} if (user := _as_user()) else {}
         log = self.folder.with_name("postgres-control.log")
-        private_file(log)
+        make_private_file(log)
         with log.open("w+", encoding="utf-8") as out:
             done = subprocess.run(
                 command,

@@ -5,11 +5,18 @@ at a run afterwards. Ours stays: ``lema run`` starts it once, ``lema ui stop`` e
 server is used and nothing is started.
 
 Whoever may use this server can read its Secret blocks and start programs through its worker. So it asks for the
-authentication string of its folder (``access``) and takes requests of no other origin (``server_program``).
+authentication string of its folder and takes requests of no other origin (``server_program``). The string is made
+with the folder and kept in a file that only its owner can read. Commands, workers and the runs that they start get it
+through their environment, never through their arguments, which every user can list.
 """
 
+import base64
 import fcntl
+import hashlib
+import hmac
 import os
+import re
+import secrets
 import socket
 import sys
 import time
@@ -20,13 +27,86 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
-from flows.local_stack.access import AUTH_FILE, LOGIN_PATH, auth_string, login_token, stored_login
 from flows.local_stack.background import Background
 from flows.local_stack.postgres import Postgres
-from lema_core.errors import LemaError
-from lema_core.system.environment import program_environment
-from lema_core.system.private_files import private_folder
-from lema_core.system.server_gate import listens
+from lema_core.errors import ConfigError, LemaError
+from lema_core.system.files import make_private_folder, write_private_once
+from lema_core.system.loopback import is_listening
+from lema_core.system.programs import program_environment
+
+AUTH_FILE = "auth"
+LOGIN_S = 24 * 3600
+"""How long a printed address logs a browser in: people look at a run the morning after."""
+LOGIN_PATH = "/open"
+_KNOWN = "PREFECT_SERVER_API_AUTH_STRING"
+
+
+def auth_string(home: Path) -> str:
+    """Return the authentication string of the server in ``home``, which is made where none exists.
+
+    The first one is that of PREFECT_SERVER_API_AUTH_STRING where it is set, else random.
+
+    Raises:
+        ConfigError: the file holds none, or the folder belongs to another user.
+    """
+    file = make_private_folder(home) / AUTH_FILE
+    try:
+        if not file.exists():
+            write_private_once(file, os.environ.get(_KNOWN) or f"lema:{secrets.token_urlsafe(24)}")
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file.absolute()} cannot be read or written ({error}); {_remedy(file)}") from None
+    if not re.fullmatch(r"[!-~]{8,}", text):
+        raise ConfigError(
+            f"{file.absolute()} holds no authentication string: expected at least 8 visible ASCII characters on one "
+            f"line; {_remedy(file)}"
+        )
+    return text
+
+
+def _remedy(file: Path) -> str:
+    return f"stop the server (lema down, or lema ui stop) and remove {file.name}: the next start makes a new one"
+
+
+def stored_login(auth: str) -> str:
+    """Return the string as the UI keeps it in the browser, and as clients send it after ``Basic``."""
+    return base64.b64encode(auth.encode()).decode()
+
+
+def login_token(auth: str, server: int) -> str:
+    """Return a token that logs a browser in once, within a day, to the server process with this id.
+
+    It is signed, so that a command can make it without asking the server.
+    """
+    words = f"{secrets.token_urlsafe(9)}.{int(time.time()) + LOGIN_S:x}"
+    return f"{_signed(auth, server, words)}.{words}"
+
+
+class Logins:
+    """The server's side of login tokens: each is taken once."""
+
+    def __init__(self, auth: str, server: int) -> None:
+        self._auth, self._server = auth, server
+        self._used: dict[str, float] = {}
+        """Tokens that were taken, with the time (seconds since 1970) after which they are refused anyway."""
+
+    def take(self, token: str) -> bool:
+        """Return whether a token is ours, not expired and not used before; it is used now."""
+        signature, _, words = token.partition(".")
+        if not token.isascii() or not hmac.compare_digest(signature, _signed(self._auth, self._server, words)):
+            return False
+        now, until = time.time(), float(int(words.rpartition(".")[2], 16))
+        self._used = {used: end for used, end in self._used.items() if end > now}
+        if not now < until or token in self._used:
+            return False
+        self._used[token] = until
+        return True
+
+
+def _signed(auth: str, server: int, words: str) -> str:
+    digest = hmac.digest(auth.encode(), f"login {server} {words}".encode(), hashlib.sha256)
+    return base64.urlsafe_b64encode(digest[:18]).decode()
+
 
 DEFAULT_PORT = 4200
 START_SECONDS = 120
@@ -34,11 +114,11 @@ HOME = Path(".lema") / "prefect"
 """Under the current directory, beside the default root: a checkout has its own server and its own history."""
 
 HEARTBEAT_S = 30
-"""The most often that Prefect lets a flow run give a sign of life."""
+"""The shortest heartbeat interval that Prefect accepts."""
 QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
-    # By the default of 180 s a killed run would be noticed after nine minutes.
+    # With the default of 180 s a killed run would be detected after nine minutes.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_S),
 }
 
@@ -81,7 +161,7 @@ def ensure_server() -> str:
     given = os.environ.get("PREFECT_API_URL")
     if given:
         return given
-    with _alone(HOME):
+    with _locked(HOME):
         port = running_port(HOME)
         if port is None:
             port = start(HOME)
@@ -115,7 +195,7 @@ def login_url(api: str, page: str = "", home: Path = HOME) -> str:
     facts = Background(home, "server").facts()
     if facts is None or api != api_url(int(facts["port"])):
         return ui_url(api, page)
-    # A fragment is not sent to servers, so it stands in no log of theirs.
+    # A fragment is not sent to servers, so no log of theirs holds it.
     return f"{api.removesuffix('/api')}{LOGIN_PATH}/{page}#{login_token(auth_string(home), int(facts['pid']))}"
 
 
@@ -133,16 +213,16 @@ def start(home: Path) -> int:
     """
     database = Postgres(home.parent / "postgres")
     if database.made:
-        # Once `lema up` made it, the history lies there, also for a server that `lema run` starts.
+        # Once `lema up` made it, it holds the history, also for a server that `lema run` starts.
         database.start()
     for wished in (DEFAULT_PORT, 0, 0):
         port = _free_port(wished)
-        if port and _started(home, port):
+        if port and _start_at(home, port):
             return port
     raise LemaError("the ports for the Prefect server were taken by others, three times; run the same command again")
 
 
-def _started(home: Path, port: int) -> bool:
+def _start_at(home: Path, port: int) -> bool:
     """Start a server at a port that was free a moment ago; False: another process took it meanwhile."""
     background = Background(home, "server")
     command = [sys.executable, "-m", "flows.local_stack.server_program"]
@@ -165,7 +245,7 @@ def _started(home: Path, port: int) -> bool:
 
 
 def stop(home: Path) -> bool:
-    """Stop the server started from ``home``; tell whether there was one."""
+    """Stop the server started from ``home``; return whether there was one."""
     return Background(home, "server").stop()
 
 
@@ -204,10 +284,10 @@ def _status(port: int, path: str, auth: str | None = None) -> int:
 
 
 @contextmanager
-def _alone(home: Path) -> Iterator[None]:
-    """Hold a lock that the kernel frees when we die: two runs at once must not start two servers."""
+def _locked(home: Path) -> Iterator[None]:
+    """Hold a lock that the kernel releases when we die: two runs must not start two servers."""
     try:
-        lock = (private_folder(home) / "lock").open("w")
+        lock = (make_private_folder(home) / "lock").open("w")
     except OSError as error:
         raise LemaError(
             f"{home.absolute()} cannot be written ({error}), and the Prefect server keeps its records there. "
@@ -219,8 +299,8 @@ def _alone(home: Path) -> Iterator[None]:
 
 
 def _answers(pid: int, port: int) -> bool:
-    """Tell whether this very process answers there: another folder's server at the same port is not ours."""
-    return listens(pid, port) and _status(port, "/health") == 200
+    """Return whether this very process answers: another folder's server may have the same port."""
+    return is_listening(pid, port) and _status(port, "/health") == 200
 
 
 def _free_port(wished: int) -> int | None:

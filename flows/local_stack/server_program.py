@@ -1,7 +1,7 @@
 """``python -m flows.local_stack.server_program``: the Prefect server that we start, behind a gate.
 
 It serves what ``prefect server start`` serves, by the same settings. In addition it takes requests only from its own
-pages and from programs (``lema_core.system.server_gate``), and has one page of ours, which logs a browser in. Prefect's
+pages and from programs (``lema_core.system.loopback``), and has one page of ours, which logs a browser in. Prefect's
 own protection against cross-site request forgery stays off: a browser adds no credentials by itself here, for the UI
 sends them in a header from its own storage.
 """
@@ -17,8 +17,8 @@ from prefect.server.api.server import create_app
 from prefect.settings import get_current_settings
 from pydantic import BaseModel
 
-from flows.local_stack.access import LOGIN_PATH, Logins, stored_login
-from lema_core.system.server_gate import Gate, GatedApp, Receive, Scope, Send
+from flows.local_stack.server import LOGIN_PATH, Logins, stored_login
+from lema_core.system.loopback import FilteredApp, Receive, RequestFilter, Scope, Send
 
 LOGIN_PAGE = """<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>LeMa</title><link rel="icon" href="data:,">
@@ -92,12 +92,12 @@ def main() -> None:
     os.umask(0o077)
     name = urlsplit(settings.server.ui.api_url or "").hostname or "localhost"
     origins = settings.server.api.cors_allowed_origins.lower().split(",")
-    gate = Gate(hosts=tuple(dict.fromkeys([*Gate().hosts, name])), origins=tuple(origins))
+    gate = RequestFilter(hosts=tuple(dict.fromkeys([*RequestFilter().hosts, name])), origins=tuple(origins))
     # Prefect's UI asks an analytics service for its settings, also where analytics are off.
     sockets = [origin.replace("http", "ws", 1) for origin in origins]
     policy = f"connect-src 'self' {' '.join([*origins, *sockets])}"
     uvicorn.run(
-        GatedApp(Served(prefect_app, secret.get_secret_value()), gate, policy),
+        FilteredApp(Served(prefect_app, secret.get_secret_value()), gate, policy),
         host=settings.server.api.host,
         port=settings.server.api.port,
         timeout_keep_alive=settings.server.api.keepalive_timeout,

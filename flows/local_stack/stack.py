@@ -1,6 +1,6 @@
 """The local stack: PostgreSQL, the Prefect server on it, deployments, automations and a worker, all on loopback.
 
-Everything lies under ``.lema`` of the present folder. What runs is left alone: ``up`` after a reboot starts the rest.
+Everything is stored under ``.lema`` of the present folder. Running parts stay: ``up`` after a reboot starts the rest.
 """
 
 import hashlib
@@ -33,10 +33,10 @@ def up(notify: str | None = None, *, sqlite: bool = False) -> Iterator[tuple[str
     api = server.ensure_server()
     yield "Prefect", server.login_url(api, "dashboard")
     # Prefect reads its settings when it is imported: only now.
-    from flows.registration import automations, deploying
+    from flows import registration
 
-    yield "deployments", ", ".join(deploying.register())
-    yield "automations", ", ".join(stopping.run(automations.register(notify)))
+    yield "deployments", ", ".join(registration.register_deployments())
+    yield "automations", ", ".join(stopping.run(registration.register_automations(notify)))
     yield "worker", _worker()
 
 
@@ -47,8 +47,8 @@ def down() -> Iterator[tuple[str, bool]]:
     yield "PostgreSQL", Postgres(FOLDER / "postgres").stop()
 
 
-def examined() -> Iterator[tuple[str, str, str, str]]:
-    """Yield what `lema doctor` says of the stack: part, state (ok, absent, missing), what was seen, the remedy."""
+def examine() -> Iterator[tuple[str, str, str, str]]:
+    """Yield the stack's lines of `lema doctor`: part, state (ok, absent, missing), what was seen, the remedy."""
     database = Postgres(FOLDER / "postgres")
     if not database.made:
         yield "PostgreSQL", "absent", "none of ours; the ledger is a file", "nothing to do: `lema up` makes one"
@@ -75,7 +75,7 @@ def _database() -> str:
 
 
 def _move_ledger(url: str) -> None:
-    """Have every run under .lema use PostgreSQL's ledger, and bring along what the file holds: it was paid for."""
+    """Move every run under .lema to PostgreSQL's ledger, with the file's completions, which are paid."""
     named, file = FOLDER / "ledger.url", FOLDER / "ledger.sqlite"
     if named.exists():
         return
@@ -97,20 +97,16 @@ def _move_ledger(url: str) -> None:
 
 
 def _worker() -> str:
-    serves = _access_now()
+    # A number that changes with the server's address and authentication string, and shows neither.
+    used = [os.environ.get(name, "") for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
+    serves = int.from_bytes(hashlib.sha256("\0".join(used).encode()).digest()[:6], "big")
     facts = WORKER.facts()
     if facts and facts.get("access") != serves:
-        # Its server has another address or authentication string by now: it would be refused for ever.
+        # Its server has another address or authentication string now, and would refuse it.
         WORKER.stop()
         facts = None
     if facts is None:
         command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
-        # A worker looks for runs that are due every ten seconds by default: somebody who pressed a button waits.
+        # A worker polls for due runs every ten seconds by default: too slow for somebody who pressed a button.
         WORKER.start(command, os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
     return f"log in {WORKER.log}"
-
-
-def _access_now() -> int:
-    """Return a number that changes with the server's address and authentication string, and shows neither."""
-    used = [os.environ.get(name, "") for name in ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING")]
-    return int.from_bytes(hashlib.sha256("\0".join(used).encode()).digest()[:6], "big")

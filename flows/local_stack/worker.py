@@ -1,8 +1,8 @@
 """A worker, and a server of deployments, that end their runs before themselves.
 
-Prefect's own kill the process of a run at once when they are signalled: what it has in flight is lost, and nobody marks
-the run, which is shown as Running until its heartbeats are missed. These ask each run's process to end first, wait
-until it has settled what is in flight and has set its state, and start no other run meanwhile.
+Prefect's own kill a run's process at once when they are signalled: its requests in flight are lost, and the run is
+shown as Running until its heartbeats are missed. These first ask each run's process to end, wait until it has settled
+what is in flight and has set its state, and start no other run meanwhile.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from prefect.runner import Runner
 from prefect.workers.process import ProcessWorker
 
 from flows import stopping
-from lema_core.system.processes import ProcessIdentity, identity_of, lives
+from lema_core.system.processes import ProcessIdentity, identity_of, is_alive
 
 CHECK_S = 0.2
 
 
 class LemaWorker(ProcessWorker):
-    """Prefect's worker of a process pool; it takes no run that is due once a signal has asked it to end."""
+    """Prefect's worker of a process pool, which starts no run after a signal."""
 
     type = "process"
 
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """Start what is due, which Prefect calls every few seconds."""
-        return [] if stopping.asked() else await super().get_and_submit_flow_runs()
+        return [] if stopping.stop_signal() else await super().get_and_submit_flow_runs()
 
 
 class _Runner(Runner):
-    """Prefect's runner of served deployments; SIGTERM is for ``_ending_runs_first`` to act on."""
+    """Prefect's runner of served deployments; SIGTERM is for ``_serve_and_end_runs_first`` to act on."""
 
     def handle_sigterm(self, *args: Any, **_kwargs: Any) -> None:
         """Handle SIGTERM as every command of ours does."""
@@ -42,7 +42,7 @@ class _Runner(Runner):
 
 async def work(pool: str) -> None:
     """Run what is started or due in a work pool, each run in a process of its own, until it is cancelled."""
-    await _ending_runs_first(LemaWorker(work_pool_name=pool).start())
+    await _serve_and_end_runs_first(LemaWorker(work_pool_name=pool).start())
 
 
 async def serve(deployments: Sequence[RunnerDeployment]) -> None:
@@ -50,11 +50,11 @@ async def serve(deployments: Sequence[RunnerDeployment]) -> None:
     runner = _Runner(pause_on_shutdown=False)
     for deployment in deployments:
         await runner.aadd_deployment(deployment)
-    await _ending_runs_first(runner.start())
+    await _serve_and_end_runs_first(runner.start())
 
 
-async def _ending_runs_first(serving: Coroutine[Any, Any, None]) -> None:
-    """Await a worker; when it is cancelled end the runs' processes, and then the worker. Cancelled again: at once."""
+async def _serve_and_end_runs_first(serving: Coroutine[Any, Any, None]) -> None:
+    """Await a worker; when cancelled, end the runs' processes and then the worker; cancelled again, end at once."""
     task = asyncio.create_task(serving)
     try:
         await asyncio.wait([task])
@@ -74,5 +74,5 @@ async def _end_runs() -> None:
         with suppress(ProcessLookupError, PermissionError, psutil.NoSuchProcess):
             runs.append(identity_of(child.pid))
             child.terminate()
-    while any(lives(run) for run in runs):  # noqa: ASYNC110 - processes set no event
+    while any(is_alive(run) for run in runs):  # noqa: ASYNC110 - processes set no event
         await asyncio.sleep(CHECK_S)

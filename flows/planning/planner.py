@@ -15,9 +15,8 @@ from flows.planning.outlook import Data, of_mixture, of_pool, of_tokens, outlook
 from flows.planning.planned import Asked, PlannedStage, Questions, named, times
 from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Identity, Store
-from lema_core.evaluation.checkpoint_selection import check_rest
-from lema_core.evaluation.greedy import greedy_requests
-from lema_core.evaluation.votes import vote_requests
+from lema_core.evaluation.answers import greedy_requests, vote_requests
+from lema_core.evaluation.checkpoint_selection import check_training_questions_left
 from lema_core.evolution import Kind
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
@@ -143,7 +142,7 @@ class Planner:
         made, spec = self.made, self.run.selection
         if spec is None or made.questions is None:
             return
-        check_rest(self._rows(made.questions) or 0, spec.questions)
+        check_training_questions_left(self._rows(made.questions) or 0, spec.questions)
         held_out = self._stage("held_out", identities.held_out(spec, made.questions.fingerprint), spec.questions)
         made.held_out = held_out.ref
         yield held_out

@@ -19,7 +19,7 @@ from lema_core.run.spec import BASE, RunSpec
 OWN = "as in the run file"
 """The only setting of a sweep that names none."""
 UNSHOWN = {"samples": 0, "perplexity": 0}
-"""What a sweep's table has no column for is not asked."""
+"""Not measured, since a sweep's table has no column for it."""
 FIXED = ("name", "title", "test_questions", "endpoints", "launch", "budget", "runtime", "ablation")
 """Sections that no setting changes."""
 
@@ -31,7 +31,7 @@ class Cell:
     arm: str
     """``base`` for the untouched model."""
     seed: int | None
-    """None for the untouched model, in which nothing is by chance."""
+    """None for the untouched model, which has no randomness."""
     base: str
     setting: str
     run: RunSpec
@@ -39,7 +39,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Return what people call it."""
+        """Return its name for people."""
         seed = "" if self.seed is None else f"seed {self.seed}"
         setting = "" if self.setting == OWN else self.setting
         return ", ".join(filter(None, (self.arm, seed, self.base, setting)))
@@ -126,7 +126,12 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
     for base in bases:
         for arm in sweep.arms:
             for seed in sweep.seeds:
-                one = _fine_tuned(run, base, arm, seed)
+                change: dict[str, Any] = {"mixture": {"arms": _with_starts(run, arm), "seed": seed}}
+                if run.training:
+                    change["training"] = {"base": base.train, "seed": seed}
+                if run.evaluation:
+                    change["evaluation"] = {"base": None} | UNSHOWN
+                one = _checked(run, change)
                 yield Cell(arm=arm, seed=seed, base=base.name, setting=setting, run=one)
 
 
@@ -139,15 +144,6 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
 def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
     nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
     return _checked(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
-
-
-def _fine_tuned(run: RunSpec, base: BaseModelSpec, arm: str, seed: int) -> RunSpec:
-    change: dict[str, Any] = {"mixture": {"arms": _with_starts(run, arm), "seed": seed}}
-    if run.training:
-        change["training"] = {"base": base.train, "seed": seed}
-    if run.evaluation:
-        change["evaluation"] = {"base": None} | UNSHOWN
-    return _checked(run, change)
 
 
 def _with_starts(run: RunSpec, arm: str) -> tuple[str, ...]:
@@ -168,7 +164,7 @@ def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CellResult:
-    """What became of a cell."""
+    """The result of a cell."""
 
     cell: Cell
     mixture: ArtifactRef | None = None
@@ -176,6 +172,6 @@ class CellResult:
     model: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
     error: str = ""
-    """Why it failed; empty where it did not."""
+    """Why it failed; empty if it did not."""
     waiting: bool = False
-    """It did not fail: a batch is submitted, and a later run collects it."""
+    """It waits: a batch is submitted, and a later run collects it."""

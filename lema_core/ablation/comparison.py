@@ -1,7 +1,7 @@
 """The table of a sweep: each arm's accuracy over items and seeds, and its paired difference to the reference.
 
 Takes judged answers, gives figures. A seed is paired with the same seed of the reference; the untouched base model, in
-which nothing is by chance, is paired with each.
+which nothing is random, is paired with each.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,15 +9,99 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from lema_core.ablation.cells import CellResult
-from lema_core.ablation.contrasts import Contrast, accuracy_of, contrast_of
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
-from lema_core.evaluation.seeds import SeedSpread, seed_spread
+from lema_core.evaluation.seeds import (
+    SeedSpread,
+    TestedDifference,
+    accuracy_over_seeds,
+    difference_over_seeds,
+    seed_spread,
+)
 from lema_core.evaluation.statistics import Estimate, Proportion
 from lema_core.run.spec import BASE
 
-Right = Mapping[str, bool]
+Runs = Sequence[Sequence[bool]]
+"""Right or wrong, by seed and item."""
+Pair = tuple[Sequence[bool], Sequence[bool]]
+"""The reference's and the arm's run of one seed, right or wrong by item."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contrast:
+    """One row of the table against another, on the same items."""
+
+    to: str
+    """The other row's arm, or its setting."""
+    difference: Estimate
+    """Over items and seeds."""
+    p_value: float
+    """McNemar's exact p where no arm of the sweep has two seeds, else that of the interval's t over items and seeds."""
+    holm_p: float
+    """The same, adjusted for all contrasts of the sweep."""
+    won: int
+    """Answers that only this row got right, over the seeds."""
+    lost: int
+    n: int
+    runs: int
+    """Pairs of runs that were compared."""
+
+    @property
+    def shown(self) -> bool:
+        """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
+        apart = self.difference.low > 0 or self.difference.high < 0
+        return apart and self.holm_p < statistics.SIGNIFICANCE_LEVEL
+
+    @property
+    def detectable(self) -> float:
+        """Return the smallest difference that one pair of runs shows with 80 % power, at these disagreements."""
+        share = max((self.won + self.lost) / (self.n * self.runs), 1 / self.n)
+        return statistics.minimal_detectable_difference(self.n, share)
+
+
+def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
+    """Return the mean accuracy of some runs with its interval, over the seeds too where their spread is known.
+
+    Args:
+        runs: those of an arm; the single one of an untouched model, which no seed moves, has no ``spread``.
+        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
+    """
+    if spread is None:
+        return statistics.wilson(sum(runs[0]), len(runs[0]))
+    found = accuracy_over_seeds(runs, spread)
+    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
+def contrast_of(to: str, pairs: Sequence[Pair], spread: SeedSpread | None, *, trained: bool) -> Contrast:
+    """Compare runs seed by seed.
+
+    Args:
+        to: what the other row is called.
+        pairs: (reference, arm) of each seed, right or wrong by item.
+        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
+        trained: False for the untouched model, which is the same run in all pairs and which no seed moves.
+    """
+    each = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
+    found = each[0] if spread is None else _over_seeds(pairs, spread, trained)
+    return Contrast(
+        to=to,
+        difference=found,
+        p_value=found.p_value,
+        holm_p=found.p_value,
+        won=sum(pair.only_arm for pair in each),
+        lost=sum(pair.only_reference for pair in each),
+        n=each[0].n,
+        runs=len(each),
+    )
+
+
+def _over_seeds(pairs: Sequence[Pair], spread: SeedSpread, trained: bool) -> TestedDifference:
+    references, arms = zip(*pairs, strict=True)
+    return difference_over_seeds(references, arms if trained else arms[0], spread)
+
+
+AnswersRight = Mapping[str, bool]
 """By question: whether the answer is right."""
 
 
@@ -86,7 +170,7 @@ class SweepTable:
 def compare(
     results: Sequence[CellResult],
     reference: str,
-    right_of: Callable[[ArtifactRef], Right],
+    right_of: Callable[[ArtifactRef], AnswersRight],
     examples_of: Callable[[CellResult], tuple[int, int] | None],
     level_of: Mapping[str, str | None],
 ) -> SweepTable:
@@ -97,7 +181,7 @@ def compare(
         reference: the arm that the others are compared with.
         right_of: reads an evaluation: by question, whether the answer is right.
         examples_of: reads how many examples a cell was trained on and how many were too long; None: has none.
-        level_of: the difficulty of each question, where its source tells one.
+        level_of: the difficulty of each question, where its source has one.
 
     Raises:
         DataError: two cells were not asked the same questions.
@@ -133,7 +217,7 @@ def _groups(results: Sequence[CellResult]) -> dict[Place, list[CellResult]]:
     return groups
 
 
-def _same_items(answers: Mapping[str, Right]) -> list[str]:
+def _same_items(answers: Mapping[str, AnswersRight]) -> list[str]:
     items: set[str] = set()
     for name, table in answers.items():
         if items and items != table.keys():
@@ -224,10 +308,10 @@ def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[boo
 
 
 def _adjusted(rows: Sequence[Row]) -> Iterator[Row]:
-    """Adjust every p of the table for all of them: whoever reads it looks at all."""
+    """Adjust every p for all comparisons of the table, since a reader looks at all."""
     contrasts = [(row.to_reference, row.to_first_setting) for row in rows]
     values = {f"{i} {j}": c.p_value for i, pair in enumerate(contrasts) for j, c in enumerate(pair) if c}
-    adjusted = statistics.holm(values)
+    adjusted = statistics.adjust_by_holm(values)
     for i, row in enumerate(rows):
         first, second = (c and replace(c, holm_p=adjusted[f"{i} {j}"]) for j, c in enumerate(contrasts[i]))
         yield replace(row, to_reference=first, to_first_setting=second)

@@ -10,10 +10,9 @@ know what the rows mean and starts no work.
 
 from lema_core.artifacts.fingerprint import Identity, canonical_json
 from lema_core.artifacts.manifest import Manifest, PartSummary
-from lema_core.artifacts.part import PartWriter
+from lema_core.artifacts.part import PartWriter, part_files
 from lema_core.artifacts.schema import rows_from_batch, schema_of, table_of
 from lema_core.artifacts.store import ArtifactRef, Shard, Store, shards_of
-from lema_core.artifacts.table_files import part_files
 
 __all__ = [
     "ArtifactRef",

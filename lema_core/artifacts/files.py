@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on any fsspec file system."""
+"""Files that appear complete or not at all, on any file system of fsspec."""
 
 import errno
 import hashlib
@@ -17,7 +17,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.registry import available_protocols
 
 from lema_core.errors import ArtifactError, ConfigError
-from lema_core.system.machine import this_machine
+from lema_core.system.processes import this_machine
 from lema_core.system.urls import parse_url, scheme_of
 
 
@@ -25,29 +25,29 @@ class FileSystem:
     """The file system under a root or a path: the few calls that LeMa makes, each driver's errors turned into ours.
 
     Drivers raise what their libraries raise (botocore's, aiohttp's, paramiko's errors, plain OSErrors). Only
-    ``FileNotFoundError`` passes, because callers ask for what may be missing.
+    ``FileNotFoundError`` passes, because callers ask for files that may be missing.
 
     Raises:
         ArtifactError: from every method, where the driver refuses.
     """
 
     def __init__(self, driver: fsspec.AbstractFileSystem, place: str = "") -> None:
-        """Wrap a driver of fsspec; ``place`` is how messages call it."""
+        """Wrap a driver of fsspec; ``place`` is its name in messages."""
         self._driver, self._place = driver, place
         self.local = isinstance(driver, LocalFileSystem)
 
     def exists(self, path: str) -> bool:
-        """Tell whether a file or folder is there."""
+        """Return whether a file or folder exists."""
         with self._translated(path):
             return bool(self._driver.exists(path))
 
     def isfile(self, path: str) -> bool:
-        """Tell whether a file is there."""
+        """Return whether a file exists."""
         with self._translated(path):
             return bool(self._driver.isfile(path))
 
     def isdir(self, path: str) -> bool:
-        """Tell whether a folder is there."""
+        """Return whether a folder exists."""
         with self._translated(path):
             return bool(self._driver.isdir(path))
 
@@ -60,17 +60,17 @@ class FileSystem:
         """Return a file's bytes.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
         with self._translated(path):
             return bytes(self._driver.cat_file(path))
 
     @contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        """Give a file to read; what goes wrong while it is read is the reader's to translate.
+        """Open a file for reading; the reader translates errors that occur while it is read.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
         with self._translated(path):
             file = self._driver.open(path, "rb")
@@ -91,7 +91,7 @@ class FileSystem:
         """Remove a file.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
         with self._translated(path):
             self._driver.rm_file(path)
@@ -113,9 +113,9 @@ class FileSystem:
             raise
         except Exception as error:  # noqa: BLE001 - drivers raise errors of many libraries
             raise ArtifactError(
-                f"{shown_path(path)} cannot be used{f' (root {self._place})' if self._place else ''}: {said(error)}. "
-                "Expected a place that this user may read and write: check the path, its rights and, of a URL, the "
-                "credentials in the environment."
+                f"{shown_path(path)} cannot be used{f' (root {self._place})' if self._place else ''}: "
+                f"{error_text(error)}. Expected a place that this user may read and write: check the path, its rights "
+                "and, of a URL, the credentials in the environment."
             ) from None
 
 
@@ -123,8 +123,8 @@ LOCAL = FileSystem(LocalFileSystem())
 """This machine's own files."""
 
 
-def said(error: BaseException) -> str:
-    """Return an error of a library in one short line: its kind and its words, without control characters and queries.
+def error_text(error: BaseException) -> str:
+    """Return a library's error in one short line: its type and message, without control characters and queries.
 
     A URL's query may hold a signature.
     """
@@ -136,7 +136,7 @@ def said(error: BaseException) -> str:
 
 
 def shown_path(path: object) -> str:
-    """Return a path for a message: bytes that are no text are spelled out."""
+    """Return a path for a message, with undecodable bytes escaped."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
@@ -148,23 +148,23 @@ def open_root(root: str) -> tuple[FileSystem, str]:
             or holds a secret.
     """
     check_place(root, "the root")
-    # Other processes write there too: a listing that is kept would hide what they have made.
+    # Other processes write there too: a cached listing would hide their files.
     options = {"use_listings_cache": False} if "://" in root else {}
     try:
         driver, path = fsspec.core.url_to_fs(root, **options)
     except Exception as error:  # noqa: BLE001 - drivers connect, and raise errors of many libraries
         raise ConfigError(
-            f"the root {shown_path(root)!r} cannot be opened ({said(error)}). Give a folder or a URL that fsspec "
+            f"the root {shown_path(root)!r} cannot be opened ({error_text(error)}). Give a folder or a URL that fsspec "
             "knows, with its driver installed and its credentials in the environment."
         ) from None
     return FileSystem(driver, root if "://" in root else ""), str(path).rstrip("/")
 
 
 def check_place(place: str, what: str) -> None:
-    """Make sure that a root or a source is a path, or a URL of a known protocol without a secret.
+    """Refuse a root or a source that is neither a path nor a URL of a known protocol without a secret.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is neither.
     """
     if "\0" in place:
         raise ConfigError(f"{what} holds a NUL character. Give a path or a URL.")
@@ -185,20 +185,20 @@ _COMMON = ("s3", "gs", "az", "abfs", "hf", "https", "sftp")
 _WRITING = ".writing-"
 
 UMASK = os.umask(0o077)
-os.umask(UMASK)  # it can be read only by being set
+os.umask(UMASK)  # it can only be read by setting it
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ESTALE}
-"""What is wrong with a disk; writing tells it without a file's name."""
+"""Errors of a disk; an OSError of these names no file."""
 
 
 def _prefix(writer: object = "") -> str:
-    """Return how a temporary file's name begins: with its machine, for another one's process ids say nothing here."""
+    """Return the prefix of a temporary file's name; it names the machine, since process ids are valid on one only."""
     machine = hashlib.sha256(this_machine().encode()).hexdigest()[:8]
     return f"{_WRITING}{machine}-{writer}"
 
 
-def sweep(fs: FileSystem, folder: str) -> None:
-    """Remove what processes of this machine that are gone had begun to write into a local folder."""
+def remove_leftovers(fs: FileSystem, folder: str) -> None:
+    """Remove temporary files that dead processes of this machine left in a local folder."""
     if not fs.local:
         return
     for file in Path(folder).glob(f"{_prefix()}*"):
@@ -210,25 +210,25 @@ def sweep(fs: FileSystem, folder: str) -> None:
 
 @contextmanager
 def atomic_file(fs: FileSystem, path: str, *, private: bool = False) -> Iterator[Path]:
-    """Give a local file to write; on leaving without an error it appears at ``path`` in one step.
+    """Yield a local file to write; when the block ends without an error it appears at ``path`` in one step.
 
-    ``private``: only its owner may read it; else it has the rights that the umask allows.
+    ``private``: only its owner may read it; else the umask decides.
 
-    Object stores put a whole object at once; on a local disk the file is synced and then renamed, so neither a crash
-    nor a power cut leaves half a file under the final name.
+    Object stores write a whole object at once. On a local disk the file is synced and then renamed, so neither a crash
+    nor a power failure leaves half a file under the final name.
 
     Raises:
-        ArtifactError: if the disk is full or the place cannot be written; nothing is left under ``path``. Other errors
-            of who writes (an endpoint that does not answer) stay what they are.
+        ArtifactError: the disk is full or the place cannot be written; nothing is left under ``path``. Other errors of
+            the block (an endpoint that does not answer) pass unchanged.
     """
-    with _told(path):
+    with _translate_write_errors(path):
         name = _temporary(fs, path)
     try:
-        with _told(path, name):
+        with _translate_write_errors(path, name):
             yield Path(name)
-        with _told(path):
+        with _translate_write_errors(path):
             if not private:
-                # mkstemp is stricter than what other programs of this user would write.
+                # mkstemp creates files with 0600; other programs of this user expect the umask's rights.
                 Path(name).chmod(0o666 & ~UMASK)
             _place(fs, name, path)
     finally:
@@ -237,24 +237,24 @@ def atomic_file(fs: FileSystem, path: str, *, private: bool = False) -> Iterator
 
 @contextmanager
 def atomic_local(path: Path, *, private: bool = False) -> Iterator[Path]:
-    """Do what ``atomic_file`` does for a path of this machine; what a kill left of an earlier attempt is removed.
+    """Do what ``atomic_file`` does for a path of this machine, and remove what a killed attempt left there.
 
     Raises:
-        ArtifactError: as ``atomic_file``, and if something that is no file is in the place.
+        ArtifactError: as ``atomic_file``, or the path exists and is no file.
     """
     place = path.resolve()  # a link stays one
     if place.exists() and not place.is_file():
         raise ArtifactError(f"{path} is no ordinary file, so none can be written there. Name another one.")
-    sweep(LOCAL, str(place.parent))
+    remove_leftovers(LOCAL, str(place.parent))
     with atomic_file(LOCAL, str(place), private=private) as local:
         yield local
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """Give an empty folder to fill; on leaving without an error it takes the place of ``target``.
+    """Yield an empty folder to fill; when the block ends without an error it replaces ``target``.
 
-    For one writer at a time: what a kill left of an earlier attempt has the same name and is removed, for it is large.
+    For one writer at a time: a killed attempt left a folder of the same name, which is removed because it is large.
     """
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -265,8 +265,8 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _told(path: str, name: str | None = None) -> Iterator[None]:
-    """Turn an error of writing ``path`` into ours; with ``name`` only one of that temporary file or of a disk."""
+def _translate_write_errors(path: str, name: str | None = None) -> Iterator[None]:
+    """Translate an error of writing ``path``; with ``name`` only errors of that temporary file or of the disk."""
     try:
         yield
     except OSError as error:

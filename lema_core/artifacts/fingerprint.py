@@ -1,4 +1,4 @@
-"""What an artifact's name is made of: canonical JSON of values that have exactly one, hashed.
+"""An artifact's identity: the hash of the canonical JSON of everything that decides its content.
 
 A value without a stable text (a set, an object, NaN) is refused: two runs would give it two names, or two values one.
 """
@@ -31,7 +31,10 @@ def _stable(value: object, place: str) -> Any:
     if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, float):
-        return _stable_float(value, place)
+        if not math.isfinite(value):
+            raise UnstableValueError(f"{place} is {value}, which JSON cannot hold. Give a finite number.")
+        # 1.0 and 1 are the same setting: TOML writes one, a form the other.
+        return int(value) if value.is_integer() and abs(value) < 2**53 else value
     if isinstance(value, Enum):
         return _stable(value.value, place)
     if isinstance(value, BaseModel):
@@ -52,16 +55,9 @@ def _stable_key(key: object, place: str) -> str:
     raise UnstableValueError(f"{place} has the key {key!r}: only strings can be keys of a value with an identity.")
 
 
-def _stable_float(value: float, place: str) -> float | int:
-    if not math.isfinite(value):
-        raise UnstableValueError(f"{place} is {value}, which JSON cannot hold. Give a finite number.")
-    # 1.0 and 1 are the same setting: TOML writes one, a form the other.
-    return int(value) if value.is_integer() and abs(value) < 2**53 else value
-
-
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Everything that decides an artifact's content; where it lies and how it is made is not in it."""
+    """Everything that decides an artifact's content, but not where it is stored or how it is made."""
 
     stage: str
     spec: object

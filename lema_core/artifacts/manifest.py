@@ -1,13 +1,54 @@
-"""The manifest: what an artifact holds, what it was made from, and the proof that no row was lost."""
+"""The manifest: what an artifact holds, what it was made from, and the proof that no row was lost.
 
+It is a small JSON document that proves it is what was written: its last field, ``sha256``, is a hash over all others. A
+document without it was written by an older version.
+"""
+
+import hashlib
+import json
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from lema_core.artifacts.documents import read_document
 from lema_core.artifacts.files import FileSystem
+from lema_core.artifacts.parquet import Fault, raise_faults_as
 from lema_core.errors import ArtifactError
+
+M = TypeVar("M", bound=BaseModel)
+_HASH = "sha256"
+
+
+def write_document(model: BaseModel) -> str:
+    """Return a model as the text of its file."""
+    fields = model.model_dump(mode="json", by_alias=True)
+    return json.dumps(fields | {_HASH: _digest(fields)}, indent=2, ensure_ascii=True) + "\n"
+
+
+def read_document(content: bytes, kind: type[M], fault: Fault) -> M:
+    """Return the model of a file's bytes.
+
+    Raises:
+        LemaError: as ``fault`` makes it, where the file is damaged or holds something else.
+    """
+    with raise_faults_as(fault):
+        fields = json.loads(content.decode("utf-8"), parse_constant=_refuse)
+        if not isinstance(fields, dict):
+            raise ValueError(f"it holds a JSON {type(fields).__name__}, expected an object")  # noqa: TRY004
+        written = fields.pop(_HASH, None)
+        if written is not None and written != _digest(fields):
+            raise ValueError("its content does not have the hash that it names: it was changed or damaged")
+        return kind.model_validate(fields)
+
+
+def _digest(fields: dict[str, Any]) -> str:
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number of JSON")
+
 
 MANIFEST = "manifest.json"
 
@@ -64,13 +105,13 @@ class Manifest(BaseModel):
             content = fs.cat_file(path)
         except FileNotFoundError:
             raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from None
-        return read_document(content, cls, lambda told: damaged(path, folder, told))
+        return read_document(content, cls, lambda cause: damage_error(path, folder, cause))
 
 
-def damaged(path: str, folder: str, told: str) -> ArtifactError:
+def damage_error(path: str, folder: str, cause: str) -> ArtifactError:
     """Return the error of a file of a published artifact that is not what was written, with how it is made again."""
     return ArtifactError(
-        f"{path} is damaged or was changed ({told}). Remove the folder {folder} and run the same command again: the "
+        f"{path} is damaged or was changed ({cause}). Remove the folder {folder} and run the same command again: the "
         "artifact is made again, and what the ledger holds is not paid again."
     )
 

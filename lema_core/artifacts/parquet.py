@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Self, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lema_core.artifacts.files import said
+from lema_core.artifacts.files import error_text
 from lema_core.errors import ArtifactError, LemaError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ _KEY = "lema_seal"
 _MARK = b"lema-seal-1:"
 _HEX = 64
 _OPEN = b"0" * _HEX
-"""Stands for the footer's own hash while that is computed."""
+"""Placeholder of the footer's hash while the hash is computed."""
 _MAGIC = b"PAR1"
 _TAIL = 8
 """Bytes behind the footer: its length and the magic."""
@@ -71,7 +71,7 @@ class TableWriter:
             _seal(file)
 
     def abandon(self) -> None:
-        """Close a file that is not complete: it is removed, so why it cannot be closed says nothing more."""
+        """Close an incomplete file, which is removed afterwards: errors of closing it do not matter."""
         try:
             self._file.close()
         except (OSError, pa.ArrowException):
@@ -121,7 +121,9 @@ def _group_starts(metadata: pq.FileMetaData) -> list[int]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         columns = (group.column(place) for place in range(group.num_columns))
-        starts.append(min(min(filter(None, (one.dictionary_page_offset, one.data_page_offset))) for one in columns))
+        starts.append(
+            min(min(filter(None, (column.dictionary_page_offset, column.data_page_offset))) for column in columns)
+        )
     return starts
 
 
@@ -295,11 +297,11 @@ def _row_groups(metadata: pq.FileMetaData, low: int, high: int) -> tuple[list[in
 
 
 Fault = Callable[[str], LemaError]
-"""Makes our error from what a library said of a file."""
+"""Makes our error of a library's message on a file."""
 
 
 @contextmanager
-def faults_as(fault: Fault) -> Iterator[None]:
+def raise_faults_as(fault: Fault) -> Iterator[None]:
     """Turn every error of the libraries that read files into ours. Code that calls back does not belong inside.
 
     Damage shows as whatever the decoder runs into: Arrow's errors, OSError, UnicodeError, KeyError, RecursionError,
@@ -310,13 +312,13 @@ def faults_as(fault: Fault) -> Iterator[None]:
     except LemaError:
         raise
     except Exception as error:  # noqa: BLE001 - see above
-        raise fault(said(error)) from None
+        raise fault(error_text(error)) from None
 
 
-def faultless(items: Iterator[T], fault: Fault) -> Iterator[T]:
+def translate_faults(items: Iterator[T], fault: Fault) -> Iterator[T]:
     """Yield what an iterator over a file yields; its errors, and no one else's, are turned into ours."""
     while True:
-        with faults_as(fault):
+        with raise_faults_as(fault):
             try:
                 item = next(items)
             except StopIteration:
@@ -330,7 +332,7 @@ def open_table(file: BinaryIO, fault: Fault) -> Iterator[TableFile]:
 
     Rows are read by ``faultless(table.batches(...), fault)``.
     """
-    with faults_as(fault):
+    with raise_faults_as(fault):
         table = TableFile(file)
     yield table
 
@@ -348,11 +350,11 @@ def read_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iter
         ArtifactError: it is missing, damaged or no Parquet, or lacks a column.
     """
 
-    def fault(told: str) -> ArtifactError:
-        return ArtifactError(f"{path} cannot be read as Parquet ({told}). Make it again: remove it and run again.")
+    def fault(cause: str) -> ArtifactError:
+        return ArtifactError(f"{path} cannot be read as Parquet ({cause}). Make it again: remove it and run again.")
 
     with ExitStack() as stack:
-        with faults_as(fault):
+        with raise_faults_as(fault):
             file = stack.enter_context(Path(path).open("rb"))
         table = stack.enter_context(open_table(file, fault))
-        yield from faultless(table.batches(columns), fault)
+        yield from translate_faults(table.batches(columns), fault)

@@ -1,4 +1,4 @@
-"""Writing one shard: its rows and its rejected rows, each in a Parquet file of its own."""
+"""The files of a table artifact: their names, and the writer of one shard's rows and rejected rows."""
 
 from collections import Counter
 from contextlib import ExitStack
@@ -8,12 +8,36 @@ from typing import Any, Self
 import pyarrow as pa
 
 from lema_core.artifacts.files import FileSystem, atomic_file
-from lema_core.artifacts.manifest import MANIFEST, PartSummary
+from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary
 from lema_core.artifacts.parquet import TableWriter
 from lema_core.artifacts.schema import schema_of, table_of
-from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
+
+
+def part_name(start: int, stop: int) -> str:
+    """Return the name of the file with the rows that input rows ``start`` to ``stop`` gave.
+
+    The range is in the name: runs that cut the same rows into other shards must not overwrite each other's parts.
+    """
+    return f"part-{start:09d}-{stop:09d}.parquet"
+
+
+def rejected_name(start: int, stop: int) -> str:
+    """Return the name of the file with the rejected rows of the same range."""
+    return f"rejected-{start:09d}-{stop:09d}.parquet"
+
+
+def part_files(fs: FileSystem, folder: str) -> list[str]:
+    """Return the Parquet files of a folder's table, in the order of their rows.
+
+    Where there is a manifest they are those that it names: beside them may lie what a run left that was cut otherwise.
+    """
+    if not fs.exists(f"{folder}/{MANIFEST}"):
+        return fs.glob(f"{folder}/part-*.parquet")
+    parts = Manifest.read(fs, folder).parts
+    return [f"{folder}/{part_name(part.start, part.stop)}" for part in parts]
+
 
 SUMMARY = "lema"
 """The entry of a part's metadata with its summary."""
@@ -63,7 +87,7 @@ class PartWriter:
 
     def __enter__(self) -> Self:
         with ExitStack() as files:
-            # Entered first, so placed last: a part that is there has its rejected rows beside it.
+            # Entered first, so placed last: where a part exists, its rejected rows exist too.
             kept = files.enter_context(atomic_file(self._fs, f"{self._folder}/{part_name(*self._span)}"))
             rejected = files.enter_context(atomic_file(self._fs, f"{self._folder}/{rejected_name(*self._span)}"))
             self._kept, self._rejected = _Table(str(kept), self._record), _Table(str(rejected), Rejection)

@@ -14,14 +14,12 @@ from typing import Any, TypeVar
 
 import pyarrow.compute as pc
 
-from lema_core.artifacts.documents import write_document
-from lema_core.artifacts.files import atomic_file, open_root, sweep
+from lema_core.artifacts.files import atomic_file, open_root, remove_leftovers
 from lema_core.artifacts.fingerprint import Identity
-from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up, damaged
-from lema_core.artifacts.parquet import Fault, TableFile, faultless, faults_as, open_table
-from lema_core.artifacts.part import SUMMARY, PartWriter
+from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up, damage_error, write_document
+from lema_core.artifacts.parquet import Fault, TableFile, open_table, raise_faults_as, translate_faults
+from lema_core.artifacts.part import SUMMARY, PartWriter, part_name, rejected_name
 from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of
-from lema_core.artifacts.table_files import part_name, rejected_name
 from lema_core.errors import ArtifactError, LemaError
 from lema_core.records import Rejection
 
@@ -71,7 +69,7 @@ class Store:
         return f"{self.path}/{ref.folder}"
 
     def exists(self, ref: ArtifactRef) -> bool:
-        """Tell whether the artifact is published."""
+        """Return whether the artifact is published."""
         return bool(self.fs.exists(f"{self.folder(ref)}/{MANIFEST}"))
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
@@ -97,7 +95,7 @@ class Store:
         names = (part_name(*span), rejected_name(*span)) if verified else (part_name(*span),)
         found = [self._summary(f"{self.folder(ref)}/{name}", verify=verified) for name in names]
         summary = found[0]
-        same = summary is not None and all(one == summary for one in found)
+        same = summary is not None and all(other == summary for other in found)
         return summary if summary and same and (summary.start, summary.stop) == span else None
 
     def _summary(self, path: str, *, verify: bool) -> PartSummary | None:
@@ -107,7 +105,7 @@ class Store:
             self.fs.open(path) as file,
             open_table(file, _UnreadableError) as table,
         ):
-            with faults_as(_UnreadableError):
+            with raise_faults_as(_UnreadableError):
                 summary = PartSummary.model_validate_json(table.entry(SUMMARY) or b"")
                 if verify:
                     table.verify()
@@ -117,7 +115,7 @@ class Store:
     def finished_parts(
         self, ref: ArtifactRef, shards: Sequence[Shard], *, verified: bool = False
     ) -> list[PartSummary | None]:
-        """Return `finished_part` of every shard; on an object store many are asked for at a time."""
+        """Return `finished_part` of every shard; on an object store several at a time."""
 
         def one(shard: Shard) -> PartSummary | None:
             return self.finished_part(ref, shard, verified=verified)
@@ -149,7 +147,7 @@ class Store:
     def publish_files(
         self, identity: Identity, files: list[str], *, seconds: float, extra: Mapping[str, Any] | None = None
     ) -> Manifest:
-        """Write the manifest of an artifact of plain files that already lie in its folder (a checkpoint, a report)."""
+        """Write the manifest of an artifact whose plain files are already in its folder (a checkpoint, a report)."""
         return self._write_manifest(
             identity,
             seconds=seconds,
@@ -168,7 +166,7 @@ class Store:
             created=created, seconds=round(seconds, 3), **fields,
         )  # fmt: skip
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
-        sweep(self.fs, folder)
+        remove_leftovers(self.fs, folder)
         with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
             local.write_text(write_document(manifest), encoding="utf-8")
         return manifest
@@ -201,9 +199,15 @@ class Store:
 
     def _part_rows(self, ref: ArtifactRef, name: str, record: type[T], rows: int, low: int, high: int) -> Iterator[T]:
         with self.open_table(ref, name) as table:
-            self._check(table, ref, name, record, rows)
+            if missing := sorted(set(schema_of(record).names) - set(table.schema.names)):
+                raise ArtifactError(
+                    f"{self.folder(ref)}/{name} has no column {missing}: another version wrote it. Remove the folder "
+                    f"{self.folder(ref)} and run again."
+                )
+            if table.rows != rows:
+                raise self._fault(ref, name)(f"it holds {table.rows} rows, its manifest says {rows}")
             batches = cast_to(table.batches(schema_of(record).names, low, high), record)
-            for batch in faultless(batches, self._fault(ref, name)):
+            for batch in translate_faults(batches, self._fault(ref, name)):
                 yield from rows_from_batch(batch, record)
 
     @contextmanager
@@ -215,7 +219,7 @@ class Store:
         """
         path, fault = f"{self.folder(ref)}/{name}", self._fault(ref, name)
         with ExitStack() as stack:
-            with faults_as(fault):
+            with raise_faults_as(fault):
                 file = stack.enter_context(self.fs.open(path))
             yield stack.enter_context(open_table(file, fault))
 
@@ -225,13 +229,13 @@ class Store:
         Raises:
             ArtifactError: it is missing or damaged, or lacks a column.
         """
-        with self.open_table(ref, name) as table, faults_as(self._fault(ref, name)):
+        with self.open_table(ref, name) as table, raise_faults_as(self._fault(ref, name)):
             if missing := sorted({*columns} - {*table.schema.names}):
                 raise ValueError(f"it has no column {missing}")
             return [row for batch in table.batches(columns) for row in batch.to_pylist()]
 
     def rows_with(self, ref: ArtifactRef, name: str, column: str, value: str) -> Iterator[dict[str, Any]]:
-        """Yield the rows of a Parquet file of a published artifact in which a column, if it is there, has a value.
+        """Yield the rows of a Parquet file of a published artifact in which a column, if it exists, has a value.
 
         Raises:
             ArtifactError: the file is missing or damaged.
@@ -239,20 +243,11 @@ class Store:
         with self.open_table(ref, name) as table:
             batches = table.batches() if column in table.schema.names else iter(())
             found = (batch.filter(pc.field(column) == value) for batch in batches)
-            yield from faultless((row for batch in found for row in batch.to_pylist()), self._fault(ref, name))
+            yield from translate_faults((row for batch in found for row in batch.to_pylist()), self._fault(ref, name))
 
     def _fault(self, ref: ArtifactRef, name: str) -> Fault:
         folder = self.folder(ref)
-        return lambda told: damaged(f"{folder}/{name}", folder, told)
-
-    def _check(self, table: TableFile, ref: ArtifactRef, name: str, record: type, rows: int) -> None:
-        if missing := sorted(set(schema_of(record).names) - set(table.schema.names)):
-            raise ArtifactError(
-                f"{self.folder(ref)}/{name} has no column {missing}: another version wrote it. Remove the folder "
-                f"{self.folder(ref)} and run again."
-            )
-        if table.rows != rows:
-            raise self._fault(ref, name)(f"it holds {table.rows} rows, its manifest says {rows}")
+        return lambda cause: damage_error(f"{folder}/{name}", folder, cause)
 
     def local_path(self, ref: ArtifactRef) -> Path:
         """Return where the artifact's folder is or will be, for programs that read plain files.
@@ -267,7 +262,7 @@ class Store:
         return Path(self.folder(ref))
 
     def local_folder(self, ref: ArtifactRef) -> Path:
-        """Return the same, made where it is not there yet.
+        """Return the same folder, created if it is missing.
 
         Raises:
             ArtifactError: if the root is not a local folder.

@@ -14,7 +14,7 @@ from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import PairedDifference, Proportion
 from lema_core.records import JudgedPath
 
-__all__ = ["ArmScore", "Comparison", "Evaluation", "LevelScore", "evaluate"]
+__all__ = ["ArmScore", "Comparison", "Evaluation", "LevelScore", "compare_models"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Comparison:
     @property
     def shown(self) -> bool:
         """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
-        return self.difference.resolved and self.holm_p < statistics.SURE
+        return self.difference.resolved and self.holm_p < statistics.SIGNIFICANCE_LEVEL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +71,11 @@ class Evaluation:
         return {score.name: score for score in self.scores}[name]
 
     def comparison(self, arm: str, reference: str | None) -> Comparison | None:
-        """Return the comparison of two names, None where it was not asked for."""
+        """Return the comparison of two names; None where there is none."""
         return next((c for c in self.comparisons if (c.arm, c.reference) == (arm, reference)), None)
 
 
-def evaluate(
+def compare_models(
     base: Iterable[JudgedPath] | None,
     arms: Mapping[str, Iterable[JudgedPath]],
     base_name: str = "base",
@@ -155,7 +155,7 @@ def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str
     adjusted: dict[tuple[str, str], float] = {}
     for reference in {b for _, b in asked}:
         family = {a: d.p_value for (a, b), d in found.items() if b == reference}
-        adjusted |= {(a, reference): p for a, p in statistics.holm(family).items()}
+        adjusted |= {(a, reference): p for a, p in statistics.adjust_by_holm(family).items()}
     return tuple(Comparison(arm=a, reference=b, difference=d, holm_p=adjusted[a, b]) for (a, b), d in found.items())
 
 

@@ -17,7 +17,7 @@ from lema_core.mixture import held_out_questions
 from lema_core.records import JudgedPath, Question
 
 SELECTION_FILE = "selection.parquet"
-"""Beside the model in its artifact: a row a checkpoint."""
+"""Beside the model in its artifact: one row per checkpoint."""
 
 Answers = Mapping[int, Iterable[JudgedPath]]
 """By a checkpoint's step, its judged greedy answers."""
@@ -45,7 +45,7 @@ class CheckpointScore:
 
     @property
     def test(self) -> Estimate | None:
-        """Return the accuracy on the test questions with its interval, None where they were not asked."""
+        """Return the accuracy on the test questions with its interval; None without test answers."""
         if self.test_accuracy is None or self.test_low is None or self.test_high is None:
             return None
         return Estimate(self.test_accuracy, self.test_low, self.test_high)
@@ -58,15 +58,15 @@ def hold_out(questions: Iterable[Question], count: int, seed: int) -> list[Quest
         DataError: no question would be left to train on.
     """
     rows = list(questions)
-    check_rest(len(rows), count)
+    check_training_questions_left(len(rows), count)
     return held_out_questions(rows, count, seed)
 
 
-def check_rest(rows: int, count: int) -> None:
-    """Refuse to keep back so many of ``rows`` questions that none is left.
+def check_training_questions_left(rows: int, count: int) -> None:
+    """Refuse to hold out ``count`` of ``rows`` questions where none would be left to train on.
 
     Raises:
-        DataError: none would be.
+        DataError: none would be left.
     """
     if rows <= count:
         raise DataError(
@@ -76,7 +76,7 @@ def check_rest(rows: int, count: int) -> None:
 
 
 def score_checkpoints(held_out: Answers, test: Answers) -> list[CheckpointScore]:
-    """Return every checkpoint's score by step; exactly one is chosen, and ``test`` (which may be empty) has no say.
+    """Return every checkpoint's score by step; exactly one is chosen; ``test`` (may be empty) does not decide.
 
     Raises:
         DataError: there is no checkpoint, or one without an answer.

@@ -46,7 +46,7 @@ def seed_spread(arms: Iterable[npt.ArrayLike]) -> SeedSpread:
     """Return the spread between seeds, pooled over arms; each has shape (seeds, items), one seed teaches nothing.
 
     Raises:
-        DataError: too few seeds to tell, over all arms.
+        DataError: no arm has two seeds.
     """
     squares, degrees, noise, noise_degrees = 0.0, 0, 0.0, 0
     for arm in arms:

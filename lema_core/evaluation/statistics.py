@@ -2,7 +2,7 @@
 
 A function takes plain sequences and returns a small frozen record; nothing here reads a file or knows an arm. Shares
 and differences are fractions in [0, 1] and [-1, 1], never percents. Intervals are two-sided; ``confidence`` is 0.95
-unless told. Every function raises ``DataError`` where the input allows no answer.
+by default. Every function raises ``DataError`` where the input allows no answer.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ __all__ = [
     "PairedDifference",
     "PerplexityGap",
     "Proportion",
-    "holm",
+    "adjust_by_holm",
     "majority_credit",
     "minimal_detectable_difference",
     "paired_bootstrap",
@@ -52,7 +52,7 @@ class Proportion(Estimate):
     n: int
 
 
-SURE = 0.05
+SIGNIFICANCE_LEVEL = 0.05
 """A difference counts as shown where its interval excludes zero and its p, adjusted over all arms, is below this."""
 
 
@@ -76,7 +76,7 @@ class PairedDifference(Estimate):
 
 @dataclass(frozen=True, slots=True)
 class PerplexityGap(Estimate):
-    """Mean over pairs of PPL(mistaken path) - PPL(corrected path), with a bootstrap interval (paper, section 4.4)."""
+    """Mean over pairs of PPL(mistaken path) - PPL(corrected path), with a bootstrap interval (the paper's appendix)."""
 
     median: float
     share_positive: float
@@ -182,8 +182,8 @@ def _resampled_means(
     return np.array([generator.multinomial(n, shares) @ values / n for _ in range(resamples)])
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return each arm's p adjusted by Holm's step-down method (1979) for having looked at all of them."""
+def adjust_by_holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return each arm's p adjusted for all of them by Holm's step-down method (1979)."""
     if not p_values:
         return {}
     from statsmodels.stats.multitest import multipletests

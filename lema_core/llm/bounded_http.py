@@ -19,7 +19,7 @@ import aiohttp
 from yarl import URL
 
 from lema_core.llm.responses import AttemptError
-from lema_core.system.loopback import proxy_of
+from lema_core.system.loopback import find_proxy
 
 MOST_BYTES = 64 * 10**6
 """No reply may be larger, unpacked or not; only downloads into a file may."""
@@ -88,7 +88,7 @@ class BoundedSession:
     ) -> None:
         self._base = URL(base_url)
         self._redact = redact
-        named = proxy_of(base_url)
+        named = find_proxy(base_url)
         proxy = URL(named) if named else None
         self._proxy = proxy and proxy.with_user(None)
         login = _login(proxy)

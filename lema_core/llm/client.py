@@ -21,7 +21,7 @@ from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.responses import REDIRECTS, Answer, AttemptError, read_answer, status_error
-from lema_core.system.redaction import redactor_of
+from lema_core.system.redaction import get_redactor
 
 PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
 """A server that is just starting gets three seconds before the run fails."""
@@ -37,7 +37,7 @@ class Client:
         if spec.base_url is None:
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
         self._key = spec.api_key()
-        self.redact = redactor_of(self._key).redacted
+        self.redact = get_redactor(self._key).redact
         self._spec = spec
         self.where = f"{spec.model!r} at {spec.base_url}"
         self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, spec.concurrency + 8)

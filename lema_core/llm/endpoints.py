@@ -17,7 +17,7 @@ from lema_core.errors import ConfigError
 from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.model_server import serving
-from lema_core.system.redaction import redactor_of
+from lema_core.system.redaction import get_redactor
 from lema_core.system.urls import parse_base_url
 
 
@@ -140,7 +140,7 @@ class EndpointSpec(BaseModel):
                 "typographic quotes or others outside ASCII): copy the key alone into it"
             )
         # From here on every error's text is searched for it, wherever the error comes from.
-        redactor_of(key)
+        get_redactor(key)
         return key
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lema_core.errors import ConfigError, EndpointError
-from lema_core.system import devices
-from lema_core.system.environment import HUB_TOKEN, program_environment
-from lema_core.system.private_files import private_file
+from lema_core.system.files import make_private_file
+from lema_core.system.loopback import is_root_listening, is_session_listening
 from lema_core.system.processes import die_with_parent, end_group
-from lema_core.system.server_gate import root_listens, session_listens
+from lema_core.system.programs import HUB_TOKEN, device_environment, program_environment
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec
@@ -105,7 +104,7 @@ class _Server:
             EndpointError: it ended, did not answer in time, or never got a port.
         """
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        private_file(self._log)  # some servers write prompts into their log
+        make_private_file(self._log)  # some servers write prompts into their log
         self._log.write_bytes(b"")
         for _ in range(PORTS):
             self._port = free_port()
@@ -172,7 +171,7 @@ class _Server:
         return ready
 
     async def _spawn(self, words: list[str]) -> asyncio.subprocess.Process:
-        environment = devices.environment(program_environment((HUB_TOKEN, *self._spec.environment)))
+        environment = device_environment(program_environment((HUB_TOKEN, *self._spec.environment)))
         with self._log.open("ab") as out:
             try:
                 return await asyncio.create_subprocess_exec(
@@ -208,8 +207,8 @@ class _Server:
                 )
             if await _answers(port):
                 # Prompts and the key are sent there. Docker's proxy is root's, whom every user trusts.
-                return await asyncio.to_thread(session_listens, process.pid, port) or (
-                    os.geteuid() != 0 and root_listens(port)
+                return await asyncio.to_thread(is_session_listening, process.pid, port) or (
+                    os.geteuid() != 0 and is_root_listening(port)
                 )
             await asyncio.sleep(0.1)
         raise EndpointError(

@@ -14,7 +14,7 @@ from typing import Any, Self
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import ArtifactError, LemaError
 from lema_core.llm.requests import Completion, Outcome
-from lema_core.system.hashing import file_sha256
+from lema_core.system.files import file_sha256
 
 COMPLETIONS, REJECTED, MANIFEST = "completions.parquet", "rejected.parquet", "manifest.json"
 GROUP = 2000

@@ -19,8 +19,8 @@ import fsspec
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
-from lema_core.artifacts.files import check_place, said, shown_path
-from lema_core.artifacts.parquet import Fault, faultless, faults_as, open_table, rows_of
+from lema_core.artifacts.files import check_place, error_text, shown_path
+from lema_core.artifacts.parquet import Fault, open_table, raise_faults_as, rows_of, translate_faults
 from lema_core.errors import DataError
 from lema_core.questions.drafts import Row
 
@@ -53,8 +53,10 @@ def open_source(path: str) -> Iterator[IO[bytes]]:
         except FileNotFoundError:
             raise DataError(f"No file at {shown}. Check the path (of questions: `path` in the run file).") from None
         except Exception as error:  # noqa: BLE001 - drivers raise errors of many libraries
-            raise DataError(f"{shown} cannot be opened ({said(error)}). Expected a readable file or URL.") from None
-        with faults_as(_fault(shown, "cannot be unpacked", "Fetch it again")):
+            raise DataError(
+                f"{shown} cannot be opened ({error_text(error)}). Expected a readable file or URL."
+            ) from None
+        with raise_faults_as(_fault(shown, "cannot be unpacked", "Fetch it again")):
             unpacked = _unpacked(packed, infer_compression(path))
         yield stack.enter_context(unpacked)
 
@@ -125,7 +127,7 @@ def source_sha256(path: str) -> str:
     """
     with (
         open_source(path) as file,
-        faults_as(_fault(shown_path(path), "cannot be read", "Repair it or fetch it again")),
+        raise_faults_as(_fault(shown_path(path), "cannot be read", "Repair it or fetch it again")),
     ):
         return _Hashed(file).hexdigest()
 
@@ -159,15 +161,15 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
             file = cast("IO[bytes]", io.BufferedReader(hashed, _CHUNK))
         if kind == "parquet" and (sha256 is not None or infer_compression(path)):
             # Parquet is read from its end: a copy makes of the one reading one that can be hashed.
-            with faults_as(fault):
+            with raise_faults_as(fault):
                 file = stack.enter_context(_copy(file))
-        rows = faultless(READERS[kind](file, name), fault)
+        rows = translate_faults(READERS[kind](file, name), fault)
         for number, row in enumerate(rows):
             if stop is not None and number >= stop:
                 break
             yield row
         if hashed is not None:
-            with faults_as(fault):
+            with raise_faults_as(fault):
                 found = hashed.hexdigest()
             if found != sha256:
                 raise DataError(
@@ -237,13 +239,13 @@ def _row(value: Any, place: str) -> Row:
 def _parquet(file: IO[bytes], name: str) -> Placed:
     fault = _fault(name, "cannot be read as Parquet", "Write it again")
     with open_table(cast("Any", file), fault) as table:
-        for number, row in enumerate(faultless(rows_of(table.batches(size=1_000)), fault), start=1):
+        for number, row in enumerate(translate_faults(rows_of(table.batches(size=1_000)), fault), start=1):
             yield f"{name}:{number}", row
 
 
 def _xml(file: IO[bytes], name: str) -> Placed:
     """Yield each ``Problem`` element as its attributes and its children's texts (ASDiv's format)."""
-    with faults_as(_fault(name, "is not XML", "Repair it or fetch it again")):
+    with raise_faults_as(_fault(name, "is not XML", "Repair it or fetch it again")):
         # expat >= 2.4 refuses entity expansion, and ElementTree loads no external entity.
         tree = ET.ElementTree(ET.fromstring(_whole(file, name)))  # noqa: S314
     for number, problem in enumerate(tree.iter("Problem"), start=1):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from lema_core.artifacts.parquet import faultless, faults_as, open_table, rows_of
+from lema_core.artifacts.parquet import open_table, raise_faults_as, rows_of, translate_faults
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.questions.files import Placed
 from lema_core.questions.specs import QuestionsSpec
@@ -28,7 +28,7 @@ def commit(spec: QuestionsSpec, task: Task) -> str:
         return f"hub:{source.id}@{spec.hub_revision}"
     from huggingface_hub import HfApi
 
-    with faults_as(partial(_unreachable, source)):
+    with raise_faults_as(partial(_unreachable, source)):
         info = HfApi().dataset_info(source.id, revision=PARQUET_BRANCH)
     return f"hub:{source.id}@{info.sha}"
 
@@ -53,10 +53,10 @@ def read_rows(spec: QuestionsSpec, task: Task, commit: str | None = None) -> Pla
     system, paths = _files(source, revision, folder)
     for path in paths:
         with ExitStack() as stack:
-            with faults_as(fault):
+            with raise_faults_as(fault):
                 file = stack.enter_context(system.open(path))
             table = stack.enter_context(open_table(file, fault))
-            for row in faultless(rows_of(table.batches(size=1_000)), fault):
+            for row in translate_faults(rows_of(table.batches(size=1_000)), fault):
                 number += 1
                 yield f"{source.id}/{folder}:{number}", row
 
@@ -65,7 +65,7 @@ def _files(source: HubDataset, revision: str, folder: str) -> tuple[Any, list[st
     """Return the Hub's file system and the paths of a folder's Parquet files."""
     from huggingface_hub import HfFileSystem
 
-    with faults_as(partial(_unreachable, source)):
+    with raise_faults_as(partial(_unreachable, source)):
         system = HfFileSystem()
         root = f"datasets/{source.id}@{revision.replace('/', '%2F')}"
         paths = sorted(map(str, system.glob(f"{root}/{folder}/*.parquet")))

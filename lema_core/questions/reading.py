@@ -13,8 +13,8 @@ from itertools import islice
 from typing import Any
 
 from lema_core.answers import Family, extract, judge
-from lema_core.artifacts.files import said
-from lema_core.artifacts.parquet import Fault, faults_as
+from lema_core.artifacts.files import error_text
+from lema_core.artifacts.parquet import Fault, raise_faults_as
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import hub
 from lema_core.questions.drafts import Draft, Row, Unusable, shown_fields
@@ -52,7 +52,7 @@ def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Q
     empty = True
     for place, draft in rows:
         empty = False
-        with faults_as(_row_fault(place, task)):
+        with raise_faults_as(_row_fault(place, task)):
             question = checker.question(place, draft)
         yield question
     if empty:
@@ -115,7 +115,7 @@ def _drafts(
 
 def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Draft | Unusable:
     if mapping is not None or task.draft is None:
-        with faults_as(_row_fault(place, task)):
+        with raise_faults_as(_row_fault(place, task)):
             return draft_by_mapping(row, place, mapping or FieldMapping(), task.family)
     missing = [name for name in task.fields if name not in row]
     if missing:
@@ -128,7 +128,7 @@ def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Dr
     except DataError as error:
         raise _row_fault(place, task)(str(error)) from None
     except Exception as error:  # noqa: BLE001 - a row may hold anything, and a task reads it as its own format
-        raise _row_fault(place, task)(said(error)) from None
+        raise _row_fault(place, task)(error_text(error)) from None
 
 
 def question_id(task: str, text: str, candidates: tuple[str, ...] | None = None, key: str | None = None) -> str:
@@ -156,13 +156,13 @@ def _listed(candidates: tuple[str, ...]) -> str:
 
 def _gold_fault(gold: str, family: Family) -> str | None:
     """Return why a path that says the gold answer, and nothing else, would not be right; None where it is."""
-    said = rf"The answer is \boxed{{{gold}}}." if family == "latex" else f"The answer is {gold}."
-    found = extract(said, family)
+    statement = rf"The answer is \boxed{{{gold}}}." if family == "latex" else f"The answer is {gold}."
+    found = extract(statement, family)
     if not gold or found.outcome != "value":
         return found.outcome
     if family == "text":
         return None  # a sentence's end within the gold ("St. Louis") is cut off in extraction
-    verdict = judge(said, gold, family).verdict
+    verdict = judge(statement, gold, family).verdict
     if family == "numeric" and OVER_ZERO.search(gold):
         return "a division by zero"  # as text it equals itself
     return None if verdict == "right" else f"only {str(found.value)[:80]!r} is read of it"

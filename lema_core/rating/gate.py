@@ -1,8 +1,8 @@
 """The quality gate: a pilot of corrections is judged before the rest is paid for (paper, section 2.1: 50 by hand).
 
-The pilot's mistakes are a seeded draw from all of them, and its corrections are an artifact like any other. What people
-say about it lies beside the store, in a folder a pilot: the ratings (``report/rating``) and the decision. Neither the
-gate nor its decision enters the identity of the corrections: it says whether they are made, not what they are.
+The pilot's mistakes are a seeded draw from all of them, and its corrections are an artifact like any other. The
+ratings (``rating.pilot``) and the decision are stored beside the store, in one folder per pilot. Neither the gate nor
+its decision enters the identity of the corrections: it decides whether they are made, not what they are.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import DataError
 from lema_core.rating.gate_spec import GateRule
-from lema_core.rating.pilot import PilotSummary, begun, summarise
+from lema_core.rating.pilot import PilotSummary, is_begun, summarize_ratings
 from lema_core.records import Correction
 
 DECISION = "decision.json"
@@ -23,7 +23,7 @@ DECISION = "decision.json"
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What is known of a pilot when it is judged."""
+    """What is known about a pilot when it is judged."""
 
     mistakes: int
     corrected: int
@@ -31,14 +31,14 @@ class Findings:
     reasons: Mapping[str, int]
     """Rejected tries by reason."""
     ratings: PilotSummary | None
-    """None where nobody has begun to rate."""
+    """None where nobody has started to rate."""
 
     @property
     def accepted_share(self) -> float:
         """Return the share of mistakes with an accepted correction; 1 where there are no mistakes to correct."""
         return self.corrected / self.mistakes if self.mistakes else 1.0
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return the findings as sentences."""
         found = f"{self.corrected} of {self.mistakes} mistakes have an accepted correction ({self.accepted_share:.0%})."
         if self.reasons:
@@ -51,17 +51,17 @@ class Findings:
 
 
 class Decision(BaseModel):
-    """What was decided about a pilot, and what was known then."""
+    """The decision on a pilot, and the findings that it was based on."""
 
     model_config = ConfigDict(frozen=True)
 
     approved: bool
     by: Literal["person", "rule"]
     note: str = ""
-    """A person's own words, or the bounds that the pilot does not keep."""
+    """A person's note, or the bounds that the pilot does not meet."""
     findings: str
     bounds: GateRule | None = None
-    """Of the rule that decided; the run file's may be another one by now."""
+    """Of the rule that decided; the run file may have changed since."""
 
 
 def findings(store: Store, pilot: ArtifactRef, corrections: ArtifactRef, ratings: str) -> Findings:
@@ -71,12 +71,12 @@ def findings(store: Store, pilot: ArtifactRef, corrections: ArtifactRef, ratings
         mistakes=store.manifest(pilot).rows_out,
         corrected=len(paths),
         reasons=store.manifest(corrections).reasons,
-        ratings=summarise(ratings) if begun(ratings) else None,
+        ratings=summarize_ratings(ratings) if is_begun(ratings) else None,
     )
 
 
 def objections(rule: GateRule, found: Findings) -> list[str]:
-    """Return the bounds of a rule that a pilot does not keep, in words; none: it passes."""
+    """Return the bounds of a rule that a pilot does not meet, in words; empty: it passes."""
     return list(_objections(rule, found))
 
 
@@ -89,15 +89,15 @@ def _objections(rule: GateRule, found: Findings) -> Iterator[str]:
 
 
 def decision_folder(root: str, corrections: ArtifactRef) -> str:
-    """Return where people's words on a pilot's corrections lie: beside the store, for no stage made them."""
+    """Return the folder of a pilot's ratings and decision: beside the store, since no stage made them."""
     return f"{root.removesuffix('/store')}/quality_gate/{corrections.fingerprint}"
 
 
 def read_decision(folder: str) -> Decision | None:
-    """Return the decision on the pilot of a folder, None where there is none.
+    """Return the decision on the pilot of a folder; None where there is none.
 
     Raises:
-        DataError: the file is there and cannot be read.
+        DataError: the file exists and cannot be read.
     """
     fs, path = open_root(folder)
     try:
@@ -111,7 +111,7 @@ def read_decision(folder: str) -> Decision | None:
 
 
 def write_decision(folder: str, decision: Decision) -> None:
-    """Keep the decision on a pilot; it is there whole when this returns."""
+    """Store the decision on a pilot in one step."""
     fs, path = open_root(folder)
     with atomic_file(fs, f"{path}/{DECISION}") as local:
         local.write_text(decision.model_dump_json(indent=2) + "\n", encoding="utf-8")

@@ -32,6 +32,6 @@ class QualityGateSpec(BaseModel):
     seed: int = 0
     """Fixes the draw."""
     rule: GateRule | None = None
-    """None: the run waits until a person approves in the Prefect UI."""
+    """None: the run waits until a person approves in the UI."""
     wait_hours: float = Field(168, gt=0)
     """How long it waits; afterwards the run ends, and ``lema resume`` asks again."""

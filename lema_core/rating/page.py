@@ -1,7 +1,7 @@
 """The page on which a rater reads the pairs of a pilot, one at a time, and rates them with the keys 1, 2 and 3.
 
 One process serves one rater on loopback. The page keeps nothing: what was rated is read from the sheet, so a reload,
-a second tab or a restart goes on where the rater was. Only its own pages may rate (``lema_core.system.server_gate``),
+a second tab or a restart goes on where the rater was. Only its own pages may rate (``lema_core.system.loopback``),
 and all its addresses begin with a secret, without which other users of the machine see nothing.
 """
 
@@ -11,10 +11,10 @@ from fastapi import APIRouter, FastAPI, HTTPException, Path
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
-from lema_core.rating.pilot import RATINGS, RatingSheet, summarise
-from lema_core.report.diff import pair_of
-from lema_core.report.render import environment
-from lema_core.system.server_gate import Gate, GatedApp
+from lema_core.rating.pilot import RATINGS, RatingSheet, summarize_ratings
+from lema_core.report.diff import align_correction
+from lema_core.report.render import template_environment
+from lema_core.system.loopback import FilteredApp, RequestFilter
 
 __all__ = ["rating_app"]
 
@@ -31,12 +31,12 @@ class Verdict(BaseModel):
     rating: Literal["excellent", "good", "poor"]
 
 
-def rating_app(sheet: RatingSheet, secret: str = "") -> GatedApp:
-    """Return the web application around one rater's sheet; its paths begin with ``/secret`` where one is given."""
+def rating_app(sheet: RatingSheet, secret: str = "") -> FilteredApp:
+    """Return the web application around one rater's sheet; its paths begin with the secret, if there is one."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     base = f"/{secret}" if secret else ""
     app.include_router(_routes(sheet, base), prefix=base)
-    return GatedApp(app, Gate())
+    return FilteredApp(app, RequestFilter())
 
 
 def _routes(sheet: RatingSheet, base: str) -> APIRouter:
@@ -71,10 +71,10 @@ def _routes(sheet: RatingSheet, base: str) -> APIRouter:
 
 def _pair_page(sheet: RatingSheet, position: int, base: str) -> str:
     return (
-        environment()
+        template_environment()
         .get_template("rating.html.j2")
         .render(
-            pair=pair_of(sheet.pairs[position]),
+            pair=align_correction(sheet.pairs[position]),
             number=position + 1,
             ratings=[sheet.rating(i) for i in range(len(sheet.pairs))],
             current=sheet.rating(position),
@@ -87,10 +87,10 @@ def _pair_page(sheet: RatingSheet, position: int, base: str) -> str:
 
 def _done_page(sheet: RatingSheet, base: str) -> str:
     complete = sheet.rated == len(sheet.pairs)
-    # Before the end a rater must not see what the others said.
-    summary = summarise(sheet.folder) if complete else None
+    # Before the end a rater must not see the others' ratings.
+    summary = summarize_ratings(sheet.folder) if complete else None
     return (
-        environment()
+        template_environment()
         .get_template("rated.html.j2")
         .render(sheet=sheet, summary=summary, ratings=RATINGS, total=len(sheet.pairs), base=base)
     )

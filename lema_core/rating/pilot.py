@@ -1,9 +1,9 @@
-"""Ratings of a drawn pilot of corrections: who rated what, kept in Parquet, and how far two raters agree.
+"""Ratings of a drawn pilot of corrections: who rated what, stored in Parquet, and the raters' agreement.
 
-The paper (section 2.1 and its appendix) rated 50 pairs by hand before it let the corrector loose: *excellent* (the step
-and the reason are right, and the corrected steps continue the earlier ones), *good* (the same, with small breaks) and
-*poor* (the step or the reason is wrong). A folder holds ``pairs.parquet``, the drawn corrections, and one
-``ratings-<rater>.parquet`` a rater, replaced whole after every rating: killing the page loses nothing.
+The paper (section 2.1 and its appendix) rated 50 pairs by hand before it ran the corrector on the rest: *excellent*
+(the step and the reason are right, and the corrected steps continue the earlier ones), *good* (the same, with small
+breaks) and *poor* (the step or the reason is wrong). A folder holds ``pairs.parquet``, the drawn corrections, and one
+``ratings-<rater>.parquet`` per rater, replaced as a whole after every rating: killing the page loses nothing.
 """
 
 import hashlib
@@ -19,14 +19,23 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 
 from lema_core.artifacts.files import FileSystem, atomic_file, open_root
-from lema_core.artifacts.parquet import TableFile, faultless, faults_as, open_table, write_table
+from lema_core.artifacts.parquet import TableFile, open_table, raise_faults_as, translate_faults, write_table
+from lema_core.artifacts.part import part_files
 from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of, table_of
-from lema_core.artifacts.table_files import part_files
 from lema_core.errors import ConfigError, DataError
 from lema_core.evaluation.statistics import Agreement, rater_agreement
 from lema_core.records import Correction
 
-__all__ = ["RATINGS", "PilotSummary", "Rating", "RatingSheet", "begun", "draw_pilot", "read_corrections", "summarise"]
+__all__ = [
+    "RATINGS",
+    "PilotSummary",
+    "Rating",
+    "RatingSheet",
+    "draw_pilot",
+    "is_begun",
+    "read_corrections",
+    "summarize_ratings",
+]
 
 
 class Identified(Protocol):
@@ -45,7 +54,7 @@ _PAIRS = "pairs.parquet"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """One rater's word on one correction."""
+    """One rater's rating of one correction."""
 
     correction_id: str
     rater: str
@@ -59,18 +68,18 @@ class PilotSummary:
 
     pairs: int
     by_rater: Mapping[str, Mapping[str, int]]
-    """Ratings by rater and class; every class is there."""
+    """Ratings by rater and class; no class is missing."""
     agreement: Mapping[tuple[str, str], Agreement]
     """Cohen's kappa of every two raters over the pairs that both rated."""
 
     @property
     def poor_share(self) -> float:
-        """The largest share of poor ratings that any rater gave; 1 where nobody rated: silence is no approval."""
+        """The largest share of poor ratings of any rater; 1 where nobody rated, since silence is no approval."""
         shares = [counts["poor"] / sum(counts.values()) for counts in self.by_rater.values() if sum(counts.values())]
         return max(shares, default=1.0)
 
-    def finished(self, raters: int = 1) -> bool:
-        """Tell whether at least so many raters rated every pair."""
+    def is_finished(self, raters: int = 1) -> bool:
+        """Return whether at least this many raters rated every pair."""
         return sum(sum(counts.values()) >= self.pairs for counts in self.by_rater.values()) >= raters
 
 
@@ -99,13 +108,13 @@ def _corrections(fs: FileSystem, file: str) -> Iterator[Correction]:
                 f"{file} has no columns {lacking}: it does not hold corrections; expected a Parquet file of "
                 "`.lema/store/corrections/<fingerprint>`"
             )
-        for batch in faultless(cast_to(table.batches(schema_of(Correction).names), Correction), _fault(file)):
+        for batch in translate_faults(cast_to(table.batches(schema_of(Correction).names), Correction), _fault(file)):
             yield from rows_from_batch(batch, Correction)
 
 
 def _fault(file: str) -> Callable[[str], DataError]:
-    return lambda told: DataError(
-        f"{file} cannot be read as Parquet, or not as what it should hold ({told}). It was damaged or changed, or is "
+    return lambda cause: DataError(
+        f"{file} cannot be read as Parquet, or not as what it should hold ({cause}). It was damaged or changed, or is "
         "another file: restore it, or remove it to begin anew."
     )
 
@@ -113,13 +122,13 @@ def _fault(file: str) -> Callable[[str], DataError]:
 @contextmanager
 def _opened(fs: FileSystem, file: str) -> Iterator[TableFile]:
     with ExitStack() as stack:
-        with faults_as(_fault(file)):
+        with raise_faults_as(_fault(file)):
             source = stack.enter_context(fs.open(file))
         yield stack.enter_context(open_table(source, _fault(file)))
 
 
 def draw_pilot(rows: Iterable[T], size: int = PILOT, seed: int = 0) -> list[T]:
-    """Draw ``size`` rows without replacement, the same ones whatever the order of the rows, in flat memory."""
+    """Draw ``size`` rows without replacement, independent of the rows' order, in constant memory."""
 
     def chance(row: T) -> bytes:
         return hashlib.sha256(f"{seed}\0{row.id}".encode()).digest()
@@ -143,14 +152,6 @@ class RatingSheet:
             raise DataError("there is nothing to rate: no accepted corrections were given")
         self.folder, self.rater, self.pairs = folder, rater, pairs
         self._fs, self._path = open_root(str(folder))
-        self._begin()
-        self._ratings = {one.correction_id: one.rating for one in _ratings_of(self._fs, self._file)}
-
-    @property
-    def _file(self) -> str:
-        return f"{self._path}/ratings-{self.rater}.parquet"
-
-    def _begin(self) -> None:
         held = f"{self._path}/{_PAIRS}"
         if not self._fs.exists(held):
             _write(self._fs, held, table_of(self.pairs, Correction))
@@ -159,6 +160,11 @@ class RatingSheet:
                 f"{self.folder} was begun with other pairs (another artifact, --pairs or --seed). Give the ones it was "
                 "begun with, or another --out."
             )
+        self._ratings = {rating.correction_id: rating.rating for rating in _ratings_of(self._fs, self._file)}
+
+    @property
+    def _file(self) -> str:
+        return f"{self._path}/ratings-{self.rater}.parquet"
 
     def rating(self, number: int) -> str | None:
         """Return this rater's rating of pair ``number`` (from 0), None where there is none yet."""
@@ -193,24 +199,24 @@ class RatingSheet:
         return next((number for number in order if self.rating(number) is None), None)
 
 
-def begun(folder: Path | str) -> bool:
-    """Tell whether somebody has begun to rate a pilot in a folder."""
+def is_begun(folder: Path | str) -> bool:
+    """Return whether a folder holds a pilot."""
     fs, path = open_root(str(folder))
     return bool(fs.exists(f"{path}/{_PAIRS}"))
 
 
-def summarise(folder: Path | str) -> PilotSummary:
+def summarize_ratings(folder: Path | str) -> PilotSummary:
     """Count all raters' ratings in a folder and compare every two of them on what both rated.
 
     Raises:
         DataError: nobody has begun to rate there.
     """
-    if not begun(folder):
+    if not is_begun(folder):
         raise DataError(f"{folder} holds no pilot: begin one with `lema rate CORRECTIONS --out {folder}`")
     fs, path = open_root(str(folder))
     files = fs.glob(f"{path}/ratings-*.parquet")
     tables = {PurePosixPath(file).stem.removeprefix("ratings-"): _ratings_of(fs, file) for file in files}
-    words = {rater: {one.correction_id: one.rating for one in rows} for rater, rows in tables.items()}
+    words = {rater: {row.correction_id: row.rating for row in rows} for rater, rows in tables.items()}
     counts = {rater: {name: Counter(said.values())[name] for name in RATINGS} for rater, said in words.items()}
     raters = list(words)
     pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
@@ -227,7 +233,7 @@ def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement
 def _ratings_of(fs: FileSystem, file: str) -> list[Rating]:
     if not fs.isfile(file):
         return []
-    with _opened(fs, file) as table, faults_as(_fault(file)):
+    with _opened(fs, file) as table, raise_faults_as(_fault(file)):
         rows = [row for batch in cast_to(table.batches(), Rating) for row in rows_from_batch(batch, Rating)]
         if unknown := {row.rating for row in rows} - {*RATINGS}:
             raise ValueError(f"it holds ratings {sorted(unknown)[:3]}, expected {RATINGS}")

@@ -4,22 +4,22 @@
 whenever and wherever. Sections without data are left out. Text of models is escaped. Nothing is fetched by the page.
 """
 
-from lema_core.report.cards import Source, dataset_card, model_card
+from lema_core.report.cards import CardSource, dataset_card, model_card
 from lema_core.report.data import Funnel, LossCurve, Provenance, ReportData, Usage
-from lema_core.report.prose import Story, story_of
+from lema_core.report.prose import Summary, summarize
 from lema_core.report.render import render_html, render_markdown
 
 __all__ = [
+    "CardSource",
     "Funnel",
     "LossCurve",
     "Provenance",
     "ReportData",
-    "Source",
-    "Story",
+    "Summary",
     "Usage",
     "dataset_card",
     "model_card",
     "render_html",
     "render_markdown",
-    "story_of",
+    "summarize",
 ]

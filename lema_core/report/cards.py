@@ -5,17 +5,20 @@ matter is refused by the Hub only after the upload.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lema_core.errors import ConfigError
 from lema_core.report.data import ReportData
-from lema_core.report.render import environment, tidy, view_of
+from lema_core.report.render import collapse_blank_lines, template_environment, template_variables
+from lema_core.report.settings import base_of, parameters_of
+from lema_core.run.spec import RunSpec
 
-__all__ = ["Source", "check_card", "dataset_card", "model_card"]
+__all__ = ["CardSource", "check_card", "dataset_card", "model_card"]
 
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -28,7 +31,7 @@ _CITATION = """@article{an2023lema,
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class CardSource:
     """Something the data were made from, with the licence it came under."""
 
     name: str
@@ -44,7 +47,7 @@ def dataset_card(
     *,
     name: str,
     licence: str,
-    sources: Sequence[Source],
+    sources: Sequence[CardSource],
     configs: Mapping[str, str],
     rows: int,
     language: Sequence[str] = ("en",),
@@ -86,7 +89,7 @@ def model_card(
     arm: str,
     base_model: str,
     licence: str,
-    sources: Sequence[Source] = (),
+    sources: Sequence[CardSource] = (),
     datasets: Sequence[str] = (),
     language: Sequence[str] = ("en",),
 ) -> str:
@@ -114,7 +117,7 @@ def model_card(
 
 
 def check_card(text: str) -> dict[str, Any]:
-    """Return a card's front matter, or say what the Hub would refuse. Reads no network.
+    """Return a card's front matter, or raise what the Hub would refuse. Uses no network.
 
     Raises:
         ConfigError: the front matter is missing, is no YAML, or holds a wrong licence, language or config.
@@ -134,24 +137,23 @@ def check_card(text: str) -> dict[str, Any]:
     for config in matter.get("configs", []):
         if not config.get("config_name") or not config.get("data_files"):
             raise ConfigError(f"the config {config} needs a name and its files")
-    _check_with_hub_library(text, is_model="base_model" in matter)
-    return matter
-
-
-def _check_with_hub_library(text: str, *, is_model: bool) -> None:
-    """Read the card as the Hub's own library does."""
     from huggingface_hub import DatasetCard, ModelCard
 
     try:
-        (ModelCard if is_model else DatasetCard)(text)
+        (ModelCard if ("base_model" in matter) else DatasetCard)(text)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"huggingface_hub does not read this card: {error}") from error
+    return matter
 
 
 def _card(template: str, matter: dict[str, Any], data: ReportData, **more: object) -> str:
     front = yaml.safe_dump(matter, sort_keys=False, allow_unicode=True, width=1000)
-    body = environment().get_template(template).render(**view_of(data), licence=matter["license"], **more)
-    text = f"---\n{front}---\n\n{tidy(body)}"
+    body = (
+        template_environment()
+        .get_template(template)
+        .render(**template_variables(data), licence=matter["license"], **more)
+    )
+    text = f"---\n{front}---\n\n{collapse_blank_lines(body)}"
     check_card(text)
     return text
 
@@ -171,3 +173,57 @@ def _result(data: ReportData, arm: str) -> dict[str, Any]:
         "dataset": {"type": task, "name": f"{task}, {accuracy.n} held-out questions"},
         "metrics": [{"type": "accuracy", "name": "accuracy, greedy", "value": round(100 * accuracy.value, 2)}],
     }
+
+
+UNKNOWN = "unknown"
+"""The Hub's identifier of a licence that the run file does not name."""
+
+
+def run_dataset_card(run: RunSpec, data: ReportData, rows: Mapping[str, int]) -> str:
+    """Return the card of a run's exported data; ``rows`` are those of each file.
+
+    Raises:
+        ConfigError: a licence that the Hub would refuse.
+    """
+    configs = {name.rpartition(".")[0]: name for name in rows}
+    arms = set(run.mixture.arms if run.mixture else ())
+    return dataset_card(
+        data,
+        name=run.title or run.name,
+        licence=run.licences.get("data", UNKNOWN),
+        sources=list(_sources(run)),
+        configs=configs,
+        rows=max(rows.values(), default=0),
+        preferences=[name for name in configs if name in arms and run.arm(name).preferences],
+    )
+
+
+def run_model_card(run: RunSpec, data: ReportData, arm: str) -> str:
+    """Return the card of the model that was fine-tuned on an arm.
+
+    Raises:
+        ConfigError: a licence that the Hub would refuse.
+    """
+    base = base_of(run, arm) if run.training else UNKNOWN
+    return model_card(
+        replace(data, parameters=parameters_of(run, arm)),
+        name=f"{run.name}-{arm}",
+        arm=arm,
+        # A folder's place is this machine's own business.
+        base_model=Path(base).name if Path(base).exists() else base,
+        licence=run.licences.get("model", UNKNOWN),
+        sources=list(_sources(run)),
+    )
+
+
+def _sources(run: RunSpec) -> Iterator[CardSource]:
+    named = run.questions.hub or (Path(run.questions.path).name if run.questions.path else run.questions.task)
+    yield CardSource(name=named, kind="questions", licence=run.licences.get("questions", UNKNOWN))
+    used = [("student", student.endpoint) for student in run.students]
+    used += [("corrector", name) for name in (run.corrections.endpoints if run.corrections else ())]
+    if run.corrections and run.corrections.second:
+        used.append(("second teacher", run.corrections.second))
+    if run.evolution:
+        used += zip(("writer of new questions", "answerer of new questions"), run.evolution.endpoints, strict=True)
+    for kind, name in dict.fromkeys(used):
+        yield CardSource(name=run.endpoints[name].model, kind=kind, licence=run.licences.get(name, UNKNOWN))

@@ -1,15 +1,15 @@
-"""What a report is made of: plain figures, each section optional, nothing that depends on when it is shown.
+"""The data of a report: plain figures, each section optional, independent of when the page is rendered.
 
-A section whose data is absent is left out of the page. Times are those of the manifests, never of now.
+A section without data is left out of the page. Times are those of the manifests, never of now.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lema_core.evaluation.accuracy import Evaluation
+from lema_core.evaluation.answers import VoteScore
 from lema_core.evaluation.checkpoint_selection import CheckpointScore
 from lema_core.evaluation.statistics import PerplexityGap
-from lema_core.evaluation.votes import VoteScore
 from lema_core.records import Correction
 from lema_core.verdicts import Difficulty
 
@@ -120,7 +120,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
-    """One run, ready to be told. Only ``title``, ``task``, ``students`` and ``corrector`` are always there."""
+    """The figures of one run. Only ``title``, ``task``, ``students`` and ``corrector`` are always set."""
 
     title: str
     task: str
@@ -141,7 +141,7 @@ class ReportData:
     evolved: tuple[EvolvedFunnel, ...] = ()
     """The rounds on evolved questions."""
     difficulty: tuple[Difficulty, ...] = ()
-    """What the students made of easy and hard questions: by level where there are several, by share of right paths."""
+    """The students' results by difficulty: by level where there are several, and by share of right paths."""
     evaluation: Evaluation | None = None
     votes: tuple[VoteScore, ...] = ()
     """maj@k by model, where answers were sampled."""
@@ -151,9 +151,9 @@ class ReportData:
     mistake_steps: Mapping[int, int] = field(default_factory=dict)
     """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""
     perplexity: Mapping[str, PerplexityGap] = field(default_factory=dict)
-    """delta-PPL by model (paper, section 4.4)."""
+    """delta-PPL by model (the paper's appendix)."""
     examples: tuple[Correction, ...] = ()
     usage: tuple[Usage, ...] = ()
     bill: Bill | None = None
-    """What the ledger says that the run has paid; None where no ledger was read."""
+    """What the run has paid by its ledger; None where no ledger was read."""
     provenance: tuple[Provenance, ...] = ()

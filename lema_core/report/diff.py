@@ -12,12 +12,12 @@ from itertools import zip_longest
 from lema_core.records import Correction
 from lema_core.steps import split_path
 
-__all__ = ["Pair", "PairRow", "Span", "StepView", "pair_of"]
+__all__ = ["AlignedPair", "AlignedRow", "Span", "StepView", "align_correction"]
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a step; ``changed`` where the other side says something else there."""
+    """A piece of a step; ``changed`` where the other side differs."""
 
     text: str
     changed: bool
@@ -39,30 +39,30 @@ class StepView:
 
 
 @dataclass(frozen=True, slots=True)
-class PairRow:
-    """The lines of both sides that stand beside each other; None where one side has no more."""
+class AlignedRow:
+    """One row of the two sides; None where a side has no more lines."""
 
     mistake: StepView | None
     correction: StepView | None
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class AlignedPair:
     """One correction as a reader sees it."""
 
     correction: Correction
-    rows: tuple[PairRow, ...]
+    rows: tuple[AlignedRow, ...]
 
 
 _WORD = re.compile(r"\d[\d,.]*\d|\w+|[^\w\s]")
 _ALIKE = 0.5
-"""Below this share of common words, marks would cover everything and say nothing."""
+"""Below this share of common words, marks would cover everything."""
 _MAX_WORK = 600_000
 """Comparisons of words for one correction, at most some 50 ms: SequenceMatcher takes cubic time on repeated words, a
 minute for 1,000 of them. Two lines of 60 English words take 13,000; what does not fit stays unmarked."""
 
 
-def pair_of(correction: Correction) -> Pair:
+def align_correction(correction: Correction) -> AlignedPair:
     """Return the correction as aligned rows: the unchanged steps, then what was wrong against what is right."""
     mistaken, corrected = split_path(correction.original), split_path(correction.spliced)
     steps = enumerate(zip_longest(mistaken.steps, corrected.steps), start=1)
@@ -70,22 +70,22 @@ def pair_of(correction: Correction) -> Pair:
     rows = [_step_row(marker, number, left, right, correction.step) for number, (left, right) in steps]
     if mistaken.answer_line or corrected.answer_line:
         rows.append(_row(marker, None, mistaken.answer_line, corrected.answer_line, "after"))
-    return Pair(correction, tuple(rows))
+    return AlignedPair(correction, tuple(rows))
 
 
-def _step_row(marker: "_Marker", number: int, left: str | None, right: str | None, wrong: int) -> PairRow:
+def _step_row(marker: "_Marker", number: int, left: str | None, right: str | None, wrong: int) -> AlignedRow:
     if wrong == 0:  # CommonsenseQA's shape names no step: its lines are explanations of the candidates
         return _row(marker, None, left, right, "wrong")
     if number < wrong:
-        return PairRow(_plain(number, left, "same"), _plain(number, right, "same"))
+        return AlignedRow(_plain(number, left, "same"), _plain(number, right, "same"))
     return _row(marker, number, left, right, "wrong" if number == wrong else "after")
 
 
-def _row(marker: "_Marker", number: int | None, left: str | None, right: str | None, state: str) -> PairRow:
+def _row(marker: "_Marker", number: int | None, left: str | None, right: str | None, state: str) -> AlignedRow:
     if left is None or right is None:
-        return PairRow(_plain(number, left, state), _plain(number, right, "corrected"))
+        return AlignedRow(_plain(number, left, state), _plain(number, right, "corrected"))
     marked_left, marked_right = marker.mark(left, right)
-    return PairRow(StepView(number, marked_left, state), StepView(number, marked_right, "corrected"))
+    return AlignedRow(StepView(number, marked_left, state), StepView(number, marked_right, "corrected"))
 
 
 def _plain(number: int | None, text: str | None, state: str) -> StepView | None:
@@ -117,7 +117,7 @@ class _Marker:
 
 
 def _work(left: list[str], right: list[str]) -> int:
-    """Return the most that SequenceMatcher does: a look at every word and every pair of equal words for each match."""
+    """Return the most that SequenceMatcher does: per match, one look at every word and every pair of equal words."""
     count = Counter(right)
     equal_pairs = sum(count[word] for word in left)
     return min(equal_pairs, len(left), len(right)) * (len(left) + equal_pairs)

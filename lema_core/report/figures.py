@@ -1,4 +1,4 @@
-"""The plots of a report, as SVG text to stand inside a page.
+"""The plots of a report, as SVG text to embed in a page.
 
 Drawn once for light and dark: every colour is a placeholder that becomes a CSS variable of the page, and text stays
 text in the page's font. The same data gives the same bytes. Names are shown as they are, never read as formulas.
@@ -104,7 +104,13 @@ def sweep_figure(rows: Sequence[tuple[str, Row]], colours: Mapping[str, str]) ->
             if a is None:
                 continue
             axes.plot([100 * a.low, 100 * a.high], [place, place], color=colour, linewidth=7, alpha=0.28)
-            axes.plot([100 * one for one in row.per_seed], [place] * len(row.per_seed), "o", color=colour, markersize=4)
+            axes.plot(
+                [100 * accuracy for accuracy in row.per_seed],
+                [place] * len(row.per_seed),
+                "o",
+                color=colour,
+                markersize=4,
+            )
             axes.plot(100 * a.value, place, "o", color=colour, markersize=9)
             axes.annotate(f"{100 * a.value:.1f} %", (100 * a.high, place), (8, -4), textcoords="offset points")
         axes.set_yticks(range(len(rows)), [label for label, _ in rows], color=_VARIABLES["ink"])

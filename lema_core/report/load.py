@@ -1,4 +1,4 @@
-"""The figures of a run, read back from its artifacts: what the report tells, and nothing it has not seen there."""
+"""The figures of a run, read back from its artifacts and nothing else."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -6,10 +6,10 @@ from itertools import islice
 from math import isfinite
 
 from lema_core.artifacts import ArtifactRef, Manifest, Store
-from lema_core.evaluation.accuracy import Evaluation, evaluate
+from lema_core.evaluation.accuracy import Evaluation, compare_models
+from lema_core.evaluation.answers import score_votes
 from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, read_selection
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
-from lema_core.evaluation.votes import vote_scores
 from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.records import Correction, JudgedPath, Question
@@ -23,17 +23,17 @@ from lema_core.verdicts import Difficulty, difficulty, right_shares
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
 PERPLEXITY_FILE = "perplexity.parquet"
-"""What the delta-PPL program writes: a row a pair."""
+"""What the delta-PPL program writes: one row per pair."""
 
 
-def gather(store: Store, run: RunSpec, made: Lineage, ledger: LedgerStore | None = None) -> ReportData:
+def load_report_data(store: Store, run: RunSpec, made: Lineage, ledger: LedgerStore | None = None) -> ReportData:
     """Return a run's figures, reading each table as a stream; with its ledger also what it has paid.
 
     Raises:
         ArtifactError: an artifact of the run is not in the store.
         DataError: the evaluations are not of the same questions.
     """
-    corrections = [ref for one in made.collections for ref in one.corrections.values()]
+    corrections = [ref for collection in made.collections for ref in collection.corrections.values()]
     steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
     return ReportData(
         title=run.title or run.name,
@@ -44,18 +44,18 @@ def gather(store: Store, run: RunSpec, made: Lineage, ledger: LedgerStore | None
         learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
         parameters=parameters_of(run),
         notes=tuple(notes_of(store, run, made)),
-        funnel=funnel_of(store, run, made),
+        funnel=count_funnel(store, run, made),
         difficulty=tuple(_difficulty(store, run, made)),
-        evolved=tuple(_evolved(store, one) for one in made.collections[1:]),
-        evaluation=evaluation_of(store, made),
-        votes=vote_scores({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
+        evolved=tuple(_evolved(store, collection) for collection in made.collections[1:]),
+        evaluation=load_evaluation(store, made),
+        votes=score_votes({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
         perplexity={arm: gap for arm, ref in made.perplexity.items() if (gap := _gap(store, ref))},
         curves=tuple(_curves(store, made)),
         selections=tuple(_selections(store, made)),
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
         usage=tuple(_usage(store, run, made)),
-        bill=bill_of(ledger, run.name) if ledger else None,
+        bill=load_bill(ledger, run.name) if ledger else None,
         provenance=tuple(_provenance(store.manifest(ref)) for ref in made),
     )
 
@@ -64,7 +64,7 @@ def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
 
 
-def funnel_of(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
+def count_funnel(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
     """Return how many of the own questions' rows each data stage kept, None before there are verdicts.
 
     Teachers' paths are in its counts of CoT data only.
@@ -141,10 +141,10 @@ def _rows(store: Store, ref: ArtifactRef | None) -> int:
     return store.manifest(ref).rows_out if ref else 0
 
 
-def evaluation_of(store: Store, made: Lineage) -> Evaluation | None:
+def load_evaluation(store: Store, made: Lineage) -> Evaluation | None:
     """Return the scores of the base model and the arms, and how they compare; None where nothing was evaluated."""
     tables = {name: store.rows(ref, JudgedPath) for name, ref in made.evaluations.items()}
-    return evaluate(tables.pop(BASE, None), tables) if tables else None
+    return compare_models(tables.pop(BASE, None), tables) if tables else None
 
 
 def _curves(store: Store, made: Lineage) -> Iterator[LossCurve]:
@@ -175,7 +175,7 @@ def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:
     yield from islice(store.rows(corrections, Correction), 0, stride * EXAMPLES, stride)
 
 
-def bill_of(ledger: LedgerStore, run: str) -> Bill:
+def load_bill(ledger: LedgerStore, run: str) -> Bill:
     """Return what a ledger has booked for a run.
 
     Raises:
@@ -194,17 +194,17 @@ def bill_of(ledger: LedgerStore, run: str) -> Bill:
 
 
 def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
-    for one in made.collections:
-        evolved = [*one.made_by[:1], one.questions] if run.evolution and one.round else []
+    for collection in made.collections:
+        evolved = [*collection.made_by[:1], collection.questions] if run.evolution and collection.round else []
         asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
-        asked += [*zip(one.reasoning_paths, one.students, strict=True)]
-        asked += [(ref, name) for name, ref in one.corrections.items()]
+        asked += [*zip(collection.reasoning_paths, collection.students, strict=True)]
+        asked += [(ref, name) for name, ref in collection.corrections.items()]
         for ref, name in asked:
             # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
             endpoint = name if name in run.endpoints else None
             yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
         if run.corrections and (second := run.corrections.second):
-            for ref in one.corrections.values():
+            for ref in collection.corrections.values():
                 yield _used(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
     for name, ref in (*made.evaluations.items(), *made.votes.items()):
         endpoint = run.evaluation.base if run.evaluation and name == BASE else None

@@ -5,9 +5,19 @@ from dataclasses import dataclass
 from lema_core.evaluation.accuracy import Comparison, Evaluation
 from lema_core.evaluation.statistics import Estimate
 from lema_core.llm.costs.prices import money
-from lema_core.report.data import Funnel, ReportData
+from lema_core.report.data import ReportData
 
-__all__ = ["Story", "bill_text", "count", "holm", "interval", "p_value", "percent", "points", "story_of"]
+__all__ = [
+    "Summary",
+    "describe_bill",
+    "format_count",
+    "format_interval",
+    "format_p_value",
+    "format_percent",
+    "format_points",
+    "holm_clause",
+    "summarize",
+]
 
 _NBSP = "\u202f"
 _ENOUGH_FOR_A_DECIMAL = 500
@@ -15,52 +25,52 @@ _ENOUGH_FOR_A_DECIMAL = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class Summary:
     """The report's prose."""
 
     headline: str
     """The result, in one sentence."""
     lede: str
-    """What was done, in one paragraph for somebody who never heard of LeMa."""
+    """What was done, in one paragraph for readers new to LeMa."""
     caveats: tuple[str, ...]
     """How far the result carries, as sentences."""
 
 
-def count(number: int) -> str:
+def format_count(number: int) -> str:
     """Return 12345 as ``12,345``."""
     return f"{number:,}"
 
 
-def percent(share: float, n: int = 0) -> str:
+def format_percent(share: float, n: int = 0) -> str:
     """Return a share as percent, with a decimal where ``n`` items are enough for one."""
     return f"{100 * share:.{1 if n >= _ENOUGH_FOR_A_DECIMAL else 0}f}{_NBSP}%"
 
 
-def points(difference: float, n: int = 0) -> str:
+def format_points(difference: float, n: int = 0) -> str:
     """Return a difference of shares in points, signed with a true minus."""
     digits = 1 if n >= _ENOUGH_FOR_A_DECIMAL else 0
     return f"{100 * difference:+.{digits}f}".replace("-", "−")
 
 
-def interval(estimate: Estimate, n: int = 0, *, signed: bool = False) -> str:
+def format_interval(estimate: Estimate, n: int = 0, *, signed: bool = False) -> str:
     """Return the interval in percent or points, without a unit: ``22 to 40``."""
     digits = 1 if n >= _ENOUGH_FOR_A_DECIMAL else 0
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
     return " to ".join(form.format(100 * bound).replace("-", "−") for bound in (estimate.low, estimate.high))
 
 
-def p_value(p: float) -> str:
+def format_p_value(p: float) -> str:
     """Return a p value as it is read: three decimals, or ``< 0.001``."""
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def holm(p: float) -> str:
+def holm_clause(p: float) -> str:
     """Return an adjusted p value as a clause."""
-    return f"Holm's p is {'below 0.001' if p < 0.001 else p_value(p)}"
+    return f"Holm's p is {'below 0.001' if p < 0.001 else format_p_value(p)}"
 
 
-def bill_text(data: ReportData) -> str:
-    """Return how what the stages used and what the run paid by its ledger go together, in money or else in tokens."""
+def describe_bill(data: ReportData) -> str:
+    """Return how the stages' usage and the ledger's payments agree, in money or else in tokens."""
     bill = data.bill
     if bill is None:
         return ""
@@ -69,14 +79,18 @@ def bill_text(data: ReportData) -> str:
     paid, failed, used = (
         (bill.cost or 0.0, bill.failed_cost or 0.0, sum(costs))
         if priced
-        else (bill.tokens, bill.failed_tokens, sum(one.prompt_tokens + one.completion_tokens for one in data.usage))
+        else (
+            bill.tokens,
+            bill.failed_tokens,
+            sum(used.prompt_tokens + used.completion_tokens for used in data.usage),
+        )
     )
     shown = money if priced else (lambda tokens: f"{tokens:,.0f} tokens")
     reasons = ", ".join(f"{number} {reason.replace('_', ' ')}" for reason, number in bill.failed.items())
     lost = f" and {shown(failed)} for attempts without an answer that could be used ({reasons})" if reasons else ""
     text = (
         f"By its ledger, which its budget counts by, the run had paid {shown(paid + failed)} when this page was made: "
-        f"{shown(paid)} for {count(bill.answers)} answers{lost}. The stages in the table used {shown(used)}"
+        f"{shown(paid)} for {format_count(bill.answers)} answers{lost}. The stages in the table used {shown(used)}"
     )
     rest = paid - used
     if abs(rest) < 1e-9 * max(1.0, paid):
@@ -91,100 +105,91 @@ def bill_text(data: ReportData) -> str:
     )
 
 
-def story_of(data: ReportData) -> Story:
-    """Tell the run."""
-    return Story(_headline(data), _lede(data), tuple(_caveats(data)))
+def summarize(data: ReportData) -> Summary:
+    """Return a run's prose."""
+    return Summary(_write_headline(data), _describe_method(data), tuple(_list_caveats(data)))
 
 
-def _headline(data: ReportData) -> str:
+def _write_headline(data: ReportData) -> str:
     if data.evaluation is not None:
-        best = _main_comparison(data.evaluation)
+        to_base = [c for c in data.evaluation.comparisons if c.reference == data.evaluation.base]
+        best = next((c for c in to_base if c.arm == "lema"), to_base[-1] if to_base else None)
         if best is not None:
-            return _result(data, data.evaluation, best)
+            return _describe_difference(data, data.evaluation, best)
         if data.evaluation.base is None:
-            return _scores(data.evaluation)
+            # The arms' accuracies, for an evaluation without a base model.
+            n, scores = data.evaluation.n, data.evaluation.scores
+            accuracies = ", ".join(f"{score.name} {format_percent(score.accuracy.value, n)}" for score in scores)
+            said = f"Right on {format_count(n)} held-out questions: {accuracies}"
+            compared = [comparison.shown for comparison in data.evaluation.comparisons]
+            return f"{said}." if any(compared) or not compared else f"{said}; this test cannot tell them apart."
     if data.funnel is not None:
-        return _harvest(data, data.funnel)
+        funnel = data.funnel
+        share = f" ({format_percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
+        return (
+            f"{format_count(funnel.corrected)} of {format_count(funnel.mistakes)} mistakes{share} that "
+            f"{_students(data)} made in {format_count(funnel.paths)} solutions now have a checked correction."
+        )
     return f"{_students(data)} on {data.task}, corrected by {data.corrector}."
 
 
 def _students(data: ReportData) -> str:
     """Return the students as a subject: more than two are counted, and named once in the lede."""
     names = data.students
-    return f"{_number(len(names))} models" if len(names) > 2 else " and ".join(names) or "the student"
+    return f"{_spell_number(len(names))} models" if len(names) > 2 else " and ".join(names) or "the student"
 
 
-def _number(n: int) -> str:
+def _spell_number(n: int) -> str:
     words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    return words[n] if n < len(words) else count(n)
+    return words[n] if n < len(words) else format_count(n)
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _main_comparison(evaluation: Evaluation) -> Comparison | None:
-    """Return LeMa against base, else the last arm against base."""
-    to_base = [c for c in evaluation.comparisons if c.reference == evaluation.base]
-    return next((c for c in to_base if c.arm == "lema"), to_base[-1] if to_base else None)
-
-
-def _result(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
+def _describe_difference(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
     n = evaluation.n
     before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
     verb = "fell" if best.difference.high < 0 else "went"
     how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
-    # Whoever made the mistakes: the one that learned is the base model of the evaluation.
+    # The model that learned is the evaluation's base model, whichever model made the mistakes.
     learner = data.learner or f"The model {evaluation.base}"
-    moved = f"{verb} from {percent(before, n)} to {percent(after, n)} right on {count(n)} held-out questions"
-    said = f"{learner} {moved} {how}"
+    moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
+    said = f"{learner} {moved} right on {format_count(n)} held-out questions {how}"
     if best.shown:
         return f"{said}."
     return f"{said}: a difference this test cannot tell from chance."
 
 
-def _scores(evaluation: Evaluation) -> str:
-    """Tell what the arms reached where no base model says from where."""
-    n, scores = evaluation.n, evaluation.scores
-    told = ", ".join(f"{score.name} {percent(score.accuracy.value, n)}" for score in scores)
-    said = f"Right on {count(n)} held-out questions: {told}"
-    compared = [comparison.shown for comparison in evaluation.comparisons]
-    return f"{said}." if any(compared) or not compared else f"{said}; this test cannot tell them apart."
-
-
-def _harvest(data: ReportData, funnel: Funnel) -> str:
-    share = f" ({percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
-    return (
-        f"{count(funnel.corrected)} of {count(funnel.mistakes)} mistakes{share} that {_students(data)} made in "
-        f"{count(funnel.paths)} solutions now have a checked correction."
-    )
-
-
-def _lede(data: ReportData) -> str:
+def _describe_method(data: ReportData) -> str:
     teacher = (
         f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave "
         "the solution from there on; a correction was kept only if it led to the right answer."
     )
     sentences = [
         "LeMa teaches a language model from mistakes.",
-        _asked(data),
+        _describe_students(data),
         teacher,
     ]
     if data.funnel is not None:
-        paths, mistakes, kept = (count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted))
+        paths, mistakes, kept = (
+            format_count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted)
+        )
         sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
     if data.evaluation is not None:
         arms = len(data.evaluation.scores) - (data.evaluation.base is not None)
-        trained = _capital("one model was" if arms == 1 else f"{_number(arms)} models were")
+        trained = _capital("one model was" if arms == 1 else f"{_spell_number(arms)} models were")
         other = f" of another task ({data.test_task})" if data.test_task not in {None, data.task} else ""
         sentences.append(
             f"{trained} fine-tuned on the result, and all answered the same "
-            f"{count(data.evaluation.n)} held-out questions{other}, once each and without chance in the sampling."
+            f"{format_count(data.evaluation.n)} held-out questions{other}, once each and without chance in the "
+            "sampling."
         )
     return " ".join(sentences)
 
 
-def _asked(data: ReportData) -> str:
+def _describe_students(data: ReportData) -> str:
     several = len(data.students) > 1
     named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
     verb, possessive = ("were", "their") if several else ("was", "its")
@@ -192,25 +197,25 @@ def _asked(data: ReportData) -> str:
     return f"{subject} {verb} asked questions ({data.task}) and wrote {possessive} solutions step by step."
 
 
-def _caveats(data: ReportData) -> list[str]:
+def _list_caveats(data: ReportData) -> list[str]:
     evaluation = data.evaluation
     if evaluation is None:
         return []
-    found = [_verdict(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.shown]
+    found = [_describe_comparison(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.shown]
     if evaluation.detectable < 1:
         found.append(
-            f"With {count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} points is "
-            "found four times in five; smaller ones are mostly missed."
+            f"With {format_count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} "
+            "points is found four times in five; smaller ones are mostly missed."
         )
     return found
 
 
-def _verdict(comparison: Comparison) -> str:
-    """Say in words what a comparison settles; its figures stand in the table."""
+def _describe_comparison(comparison: Comparison) -> str:
+    """Return in words what a comparison settles; its figures are in the table."""
     difference = comparison.difference
     if not difference.resolved:
         return f"This test cannot tell {comparison.arm} from {comparison.reference}: the interval holds zero."
-    interval_and_p = f"the interval leaves zero out, {holm(comparison.holm_p)}"
+    interval_and_p = f"the interval leaves zero out, {holm_clause(comparison.holm_p)}"
     if not comparison.shown:
         return f"{comparison.arm} against {comparison.reference} stays open: {interval_and_p}."
     better, worse = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]

@@ -1,4 +1,4 @@
-"""Fills the two templates. All wording of results is in ``story``, all plots are in ``figures``."""
+"""Fills the two templates. All wording of results is in ``prose``, all plots are in ``figures``."""
 
 import re
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from markupsafe import Markup
 from lema_core.llm.costs.prices import money
 from lema_core.report import prose
 from lema_core.report.data import Funnel, ReportData
-from lema_core.report.diff import pair_of
+from lema_core.report.diff import align_correction
 
-__all__ = ["environment", "render_html", "render_markdown", "tidy", "view_of"]
+__all__ = ["collapse_blank_lines", "render_html", "render_markdown", "template_environment", "template_variables"]
 
 
 def render_html(data: ReportData) -> str:
@@ -25,29 +25,33 @@ def render_html(data: ReportData) -> str:
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
     # Our own SVG: names in it were escaped by matplotlib.
     plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
-    return environment().get_template("report.html.j2").render(**view_of(data), colours=colours, plots=plots)
+    return (
+        template_environment()
+        .get_template("report.html.j2")
+        .render(**template_variables(data), colours=colours, plots=plots)
+    )
 
 
 def render_markdown(data: ReportData) -> str:
     """Return the same figures as GitHub-flavoured Markdown, without plots."""
-    text = environment().get_template("report.md.j2").render(**view_of(data))
-    return tidy(text)
+    text = template_environment().get_template("report.md.j2").render(**template_variables(data))
+    return collapse_blank_lines(text)
 
 
-def tidy(markdown: str) -> str:
+def collapse_blank_lines(markdown: str) -> str:
     """Return Markdown without the blank lines that sections left out leave behind."""
     return re.sub(r"\n{3,}", "\n\n", markdown).strip() + "\n"
 
 
-def view_of(data: ReportData) -> dict[str, Any]:
+def template_variables(data: ReportData) -> dict[str, Any]:
     """Return what the templates of the report and the cards read."""
     return {
         "data": data,
-        "story": prose.story_of(data),
+        "summary": prose.summarize(data),
         "stages": _stages(data.funnel) if data.funnel else [],
-        "pairs": [pair_of(correction) for correction in data.examples],
+        "pairs": [align_correction(correction) for correction in data.examples],
         "levels": _levels(data),
-        "bill": prose.bill_text(data) if data.bill else "",
+        "bill": prose.describe_bill(data) if data.bill else "",
     }
 
 
@@ -91,20 +95,21 @@ def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
 
 
 @cache
-def environment() -> Environment:
+def template_environment() -> Environment:
     """Return the templates' environment: HTML is escaped, Markdown is escaped cell by cell by its own filters."""
-    environment = Environment(
+    templates = Environment(
         loader=PackageLoader("lema_core.report"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "count": prose.count, "percent": prose.percent, "points": prose.points, "interval": prose.interval,
-        "p": prose.p_value, "money": money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
+    templates.filters |= {
+        "count": prose.format_count, "percent": prose.format_percent, "points": prose.format_points,
+        "interval": prose.format_interval, "p": prose.format_p_value, "money": money, "words": _words,
+        "cell": _cell, "fence": _fence, "seconds": _seconds,
     }  # fmt: skip
-    return environment
+    return templates
 
 
 def _words(code: str) -> str:

@@ -1,26 +1,28 @@
-"""The page of an ablation sweep, its Markdown twin, and its two tables as Arrow: a ``SweepTable``, told."""
+"""The results of an ablation sweep: its page, the Markdown twin, the table in a terminal, and two tables as Arrow."""
 
+import io
 from collections.abc import Iterator
 from math import isfinite
 
 import pyarrow as pa
 from markupsafe import Markup
+from rich.console import Console
+from rich.table import Table
 
 from lema_core.ablation.cells import OWN
-from lema_core.ablation.comparison import Row, SweepTable
-from lema_core.ablation.contrasts import Contrast
+from lema_core.ablation.comparison import Contrast, Row, SweepTable
 from lema_core.report import prose
-from lema_core.report.render import environment, tidy
+from lema_core.report.render import collapse_blank_lines, template_environment
 from lema_core.run.spec import BASE
 
 __all__ = [
     "cells_table",
-    "headline_of",
-    "label_of",
+    "format_detectable",
     "render_sweep_html",
     "render_sweep_markdown",
+    "row_label",
     "rows_table",
-    "smallest_seen",
+    "summarize_sweep",
 ]
 
 
@@ -30,25 +32,25 @@ def render_sweep_html(title: str, table: SweepTable) -> str:
 
     names = dict.fromkeys(row.arm for row in table.rows)
     colours = figures.arm_colours(list(names), BASE if BASE in names else None)
-    shown = [(label_of(row, table), row) for row in table.rows if row.accuracy]
+    shown = [(row_label(row, table), row) for row in table.rows if row.accuracy]
     # Our own SVG: names in it were escaped by matplotlib.
     plot = Markup(figures.sweep_figure(shown, colours)) if shown else ""  # noqa: S704
     view = _view(title, table) | {"colours": colours, "plot": plot}
-    return environment().get_template("sweep.html.j2").render(**view)
+    return template_environment().get_template("sweep.html.j2").render(**view)
 
 
 def render_sweep_markdown(title: str, table: SweepTable) -> str:
     """Return the same figures as GitHub-flavoured Markdown, without the plot."""
-    return tidy(environment().get_template("sweep.md.j2").render(**_view(title, table)))
+    return collapse_blank_lines(template_environment().get_template("sweep.md.j2").render(**_view(title, table)))
 
 
 def _view(title: str, table: SweepTable) -> dict[str, object]:
     return {
         "title": title,
         "table": table,
-        "label": lambda row: label_of(row, table),
-        "smallest": smallest_seen,
-        "headline": headline_of(table),
+        "label": lambda row: row_label(row, table),
+        "smallest": format_detectable,
+        "headline": summarize_sweep(table),
         "caveats": list(_caveats(table)),
         "several_settings": len(table.settings) > 1,
         "accuracies": [
@@ -59,7 +61,7 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
     }
 
 
-def label_of(row: Row, table: SweepTable) -> str:
+def row_label(row: Row, table: SweepTable) -> str:
     """Return what a row is called: its base model and its setting only where there are several."""
     parts = [row.arm]
     parts += [row.base] if len(table.bases) > 1 else []
@@ -67,30 +69,30 @@ def label_of(row: Row, table: SweepTable) -> str:
     return ", ".join(parts)
 
 
-def smallest_seen(contrast: Contrast) -> str:
-    """Return the smallest detectable difference in points; a dash where so few disagreements show none."""
+def format_detectable(contrast: Contrast) -> str:
+    """Return the smallest detectable difference in points; a dash where there are too few disagreements."""
     return f"{100 * contrast.detectable:.1f}" if isfinite(contrast.detectable) else "–"
 
 
-def headline_of(table: SweepTable) -> str:
+def summarize_sweep(table: SweepTable) -> str:
     """Return the result in one sentence: lema against the reference, else the largest difference of an arm."""
     compared = [(row, row.to_reference) for row in table.rows if row.to_reference and row.arm != BASE]
     if not compared:
-        evaluated = f", on {prose.count(table.n)} held-out questions" if table.n else ""
+        evaluated = f", on {prose.format_count(table.n)} held-out questions" if table.n else ""
         return f"{len(table.rows)} arms{evaluated}: nothing to compare with {table.reference}."
-    main = [one for one in compared if one[0].arm == "lema"]
-    row, contrast = main[0] if main else max(compared, key=lambda one: abs(one[1].difference.value))
-    moved = f"{label_of(row, table)} is {_apart(contrast)}"
+    main = [comparison for comparison in compared if comparison[0].arm == "lema"]
+    row, contrast = main[0] if main else max(compared, key=lambda comparison: abs(comparison[1].difference.value))
+    moved = f"{row_label(row, table)} is {_apart(contrast)}"
     if contrast.shown:
-        return f"{moved}: the interval leaves zero out, {prose.holm(contrast.holm_p)}."
+        return f"{moved}: the interval leaves zero out, {prose.holm_clause(contrast.holm_p)}."
     return f"{moved}: a difference that this sweep cannot tell from chance."
 
 
 def _apart(contrast: Contrast) -> str:
-    points = f"{100 * abs(contrast.difference.value):.1f} points"
-    reach = prose.interval(contrast.difference, contrast.n, signed=True)
+    distance = f"{100 * abs(contrast.difference.value):.1f} points"
+    reach = prose.format_interval(contrast.difference, contrast.n, signed=True)
     side = "above" if contrast.difference.value >= 0 else "below"
-    return f"{points} {side} {contrast.to} ({reach})"
+    return f"{distance} {side} {contrast.to} ({reach})"
 
 
 def _caveats(table: SweepTable) -> Iterator[str]:
@@ -105,13 +107,13 @@ def _caveats(table: SweepTable) -> Iterator[str]:
         detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)
         if detectable:
             yield (
-                f"With {prose.count(table.n)} questions one pair of models shows a true difference of "
+                f"With {prose.format_count(table.n)} questions one pair of models shows a true difference of "
                 f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
             )
         test = "of the same t test as the interval" if table.over_seeds else "McNemar's, exact"
         yield f"p: {test}. Holm p: adjusted for all {len(table.contrasts)} comparisons of the table."
     if table.left_out:
-        lost = "; ".join(f"{name}: {prose.count(number)}" for name, number in table.left_out.items())
+        lost = "; ".join(f"{name}: {prose.format_count(number)}" for name, number in table.left_out.items())
         yield (
             "Examples longer than training.max_length (or empty) were left out, so that arms of matched sizes are no "
             f"longer of one size: {lost}."
@@ -121,7 +123,7 @@ def _caveats(table: SweepTable) -> Iterator[str]:
 
 
 def cells_table(table: SweepTable) -> pa.Table:
-    """Return a row a cell: its coordinates, its figures, its artifacts, and why it failed where it did."""
+    """Return one row per cell: its coordinates, figures and artifacts, and the error of a failed one."""
     return pa.Table.from_pylist(list(_cells(table)), schema=_CELLS)
 
 
@@ -136,21 +138,21 @@ _CELLS = pa.schema(
 
 
 def _cells(table: SweepTable) -> Iterator[dict[str, object]]:
-    for one in table.cells:
-        cell, score = one.cell, table.scores.get(one.cell.name)
-        made = {"mixture": one.mixture, "model": one.model, "evaluation": one.evaluation}
+    for result in table.cells:
+        cell, score = result.cell, table.scores.get(result.cell.name)
+        artifacts = {"mixture": result.mixture, "model": result.model, "evaluation": result.evaluation}
         yield {
             "arm": cell.arm, "seed": cell.seed, "base": cell.base, "setting": cell.setting,
             "examples": table.examples.get(cell.name),
             "questions": score and score.n, "right": score and round(score.successes),
             "accuracy": score and score.value, "low": score and score.low, "high": score and score.high,
-            **{name: ref and ref.fingerprint for name, ref in made.items()},
-            "error": one.error or None,
+            **{name: ref and ref.fingerprint for name, ref in artifacts.items()},
+            "error": result.error or None,
         }  # fmt: skip
 
 
 def rows_table(table: SweepTable) -> pa.Table:
-    """Return a row an arm, base model and setting: accuracy and differences with their intervals, as fractions."""
+    """Return one row per arm, base model and setting: accuracy and differences with intervals, as fractions."""
     return pa.Table.from_pylist(list(_rows(table)), schema=_ROWS)
 
 
@@ -189,3 +191,45 @@ def _figures(prefix: str, contrast: Contrast | None) -> dict[str, object]:
         d.value, d.low, d.high, contrast.won, contrast.lost, contrast.p_value, contrast.holm_p, contrast.detectable,
     )  # fmt: skip
     return {f"{prefix}{name}": value for name, value in zip(_CONTRAST, values, strict=True)}
+
+
+FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")
+
+
+def terminal_table(table: SweepTable) -> Table:
+    """Return the rows of a sweep; without an evaluation, only their sizes."""
+    title = f"Accuracy on {table.n} held-out questions; differences to {table.reference}" if table.n else None
+    shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
+    for column in ("arm", "seeds", "examples", *(FIGURES if table.n else ())):
+        shown.add_column(column, justify="left" if column == "arm" else "right")
+    for row in table.rows:
+        shown.add_row(*_terminal_cells(row, table))
+    return shown
+
+
+def _terminal_cells(row: Row, table: SweepTable) -> list[str]:
+    seeds = str(len(row.seeds) or "") + (f" ({row.missing} failed)" if row.missing else "")
+    cells = [row_label(row, table), seeds, "" if row.examples is None else str(row.examples)]
+    if row.accuracy:
+        cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
+        cells += _terminal_contrast(row.to_reference) if row.to_reference else []
+    return cells
+
+
+def _terminal_contrast(contrast: Contrast) -> list[str]:
+    difference, n = contrast.difference, contrast.n
+    tests = [prose.format_p_value(contrast.p_value), prose.format_p_value(contrast.holm_p)]
+    return [
+        prose.format_points(difference.value, n),
+        prose.format_interval(difference, n, signed=True),
+        *tests,
+        format_detectable(contrast),
+    ]
+
+
+def sweep_text(table: SweepTable) -> str:
+    """Return the table as plain text."""
+    console = Console(file=io.StringIO(), width=160, color_system=None, highlight=False)
+    with console.capture() as captured:
+        console.print(terminal_table(table))
+    return captured.get().rstrip()

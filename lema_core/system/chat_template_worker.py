@@ -5,12 +5,12 @@ import os
 import resource
 import sys
 from functools import lru_cache
-from typing import Any, TextIO
+from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lema_core.system.isolation import isolate
+from lema_core.system.programs import isolate
 
 MAX_PROMPT_CHARS = 16_000_000
 
@@ -26,19 +26,15 @@ def main() -> None:
         # Whole seconds of all CPU time since the start: at least as many as are given to a job.
         used = int(usage.ru_utime + usage.ru_stime) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_seconds, resource.RLIM_INFINITY))
-        _answer(out, line)
-
-
-def _answer(out: TextIO, line: str) -> None:
-    try:
-        text = _rendered(json.loads(line))
-        reply = {"text": text} if len(text) <= MAX_PROMPT_CHARS else {"refused": f"it makes {len(text)} characters"}
-        answer = json.dumps(reply)
-    except (Exception, RecursionError) as error:  # noqa: BLE001  a template is a program and may raise anything
-        words = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
-        answer = json.dumps({"refused": words[:400]})
-    out.write(answer + "\n")
-    out.flush()
+        try:
+            text = _rendered(json.loads(line))
+            reply = {"text": text} if len(text) <= MAX_PROMPT_CHARS else {"refused": f"it makes {len(text)} characters"}
+            answer = json.dumps(reply)
+        except (Exception, RecursionError) as error:  # noqa: BLE001  a template is a program and may raise anything
+            words = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+            answer = json.dumps({"refused": words[:400]})
+        out.write(answer + "\n")
+        out.flush()
 
 
 def _rendered(job: dict[str, Any]) -> str:

@@ -1,11 +1,20 @@
-"""Folders with models of others: their weights and tables are read, and no code of theirs is run."""
+"""Models of others: their weights and tables are read, their chat templates rendered, and no code of theirs is run.
+
+A chat template comes with a model and is a program: Jinja's sandbox keeps it from files and attributes, not from two
+nested loops that take hours, or a text of 10 GB. So a process of its own renders it, within limits of time and memory.
+"""
 
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError
+from lema_core.system.programs import program_environment
 
 DATA_FILES = (
     "*.safetensors",
@@ -70,3 +79,99 @@ def _keys(value: Any) -> Iterator[str]:
             waiting.extend(child for child in item.values() if isinstance(child, dict | list))
         elif isinstance(item, list):
             waiting.extend(child for child in item if isinstance(child, dict | list))
+
+
+RENDER_CPU_SECONDS = 3
+"""For one prompt; the longest real templates take a few milliseconds."""
+MEMORY_MIB = 1024
+
+
+class ChatTemplates:
+    """Renders templates in one child process, started with the first one. Safe from several threads."""
+
+    def __init__(self, *, cpu_seconds: int = RENDER_CPU_SECONDS, memory_mib: int = MEMORY_MIB) -> None:
+        self._limits = cpu_seconds, memory_mib
+        self._child: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+
+    def render(
+        self,
+        template: str,
+        messages: Sequence[Mapping[str, Any]],
+        special: Mapping[str, str] | None = None,
+        *,
+        generation_prompt: bool = True,
+    ) -> str:
+        """Return a chat rendered by a template; ``special`` holds its special tokens by name.
+
+        Raises:
+            ConfigError: the template refuses the chat, fails, or exceeds its limit of time or memory.
+        """
+        job = {"template": template, "messages": list(messages), "generation_prompt": generation_prompt}
+        line = json.dumps(job | {"special": dict(special or {})})
+        with self._lock:
+            reply = self._send_job(line)
+        if "text" in reply:
+            return str(reply["text"])
+        raise ConfigError(
+            f"the chat template refuses a prompt ({reply['refused']}): the model's server would, too. Use another "
+            "model, or another prompt"
+        )
+
+    def close(self) -> None:
+        """End the child; a later call starts another one."""
+        with self._lock:
+            self._end()
+
+    def _send_job(self, line: str) -> dict[str, Any]:
+        child = self._child = self._child or self._start_child()
+        try:
+            assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018  both are pipes
+            child.stdin.write(line + "\n")
+            child.stdin.flush()
+            answer = child.stdout.readline()
+        except OSError:
+            answer = ""
+        if answer:
+            reply: dict[str, Any] = json.loads(answer)
+            return reply
+        self._end()
+        seconds, memory = self._limits
+        return {"refused": f"it takes more than {seconds} s of CPU time or {memory} MiB for one prompt"}
+
+    def _start_child(self) -> "subprocess.Popen[str]":
+        root = str(Path(__file__).resolve().parents[2])
+        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+        return subprocess.Popen(  # noqa: S603  our own module in our own interpreter
+            [sys.executable, "-m", "lema_core.system.chat_template_worker", *map(str, self._limits)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            encoding="utf-8",
+            env=program_environment(network=False) | {"PYTHONPATH": path},
+        )
+
+    def _end(self) -> None:
+        child, self._child = self._child, None
+        if child is None:
+            return
+        child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+_shared = ChatTemplates()
+
+
+def render_chat(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    special: Mapping[str, str] | None = None,
+    *,
+    generation_prompt: bool = True,
+) -> str:
+    """Render by this process's own child; see `ChatTemplates.render`."""
+    return _shared.render(template, messages, special, generation_prompt=generation_prompt)

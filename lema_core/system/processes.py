@@ -1,9 +1,9 @@
 """Processes: none that we start outlives us, not even a stopped one; and which of them still live.
 
 A process is known by its machine, its id and its start, counted in clock ticks since the machine's boot: no step of the
-wall clock changes them (``psutil.Process.create_time`` moves with it). Where the kernel tells no boot id or has no
-``/proc``, the start is taken in seconds since 1970, and a process whose clock was set by more than a second meanwhile
-counts as dead.
+wall clock changes them (``psutil.Process.create_time`` moves with it). Where the kernel has no boot id or no ``/proc``,
+the start is taken in seconds since 1970, and a process whose clock was set by more than a second meanwhile counts as
+dead.
 """
 
 import asyncio
@@ -11,22 +11,47 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
+from functools import cache
 from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from lema_core.system.machine import boot_id, this_machine
+_NAMESPACES = ("pid", "time")
+"""In another namespace a process has another id, or another start time."""
+
+
+def boot_id() -> str:
+    """Return the id of the kernel's present boot; empty where the kernel has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
+@cache
+def this_machine() -> str:
+    """Return the host's name, its boot, and the namespaces of this process: a container or pod is a machine of its own.
+
+    It contains no clock. The boot id is random per boot, so two hosts of one name differ. Containers of one host share
+    it, and the initial namespaces have the same numbers on every host: only together they identify a process table. It
+    is read once: renaming the host while we run must not turn this process into another one.
+    """
+    links = [Path("/proc/self/ns", name) for name in _NAMESPACES]
+    inside = ",".join(link.readlink().as_posix() for link in links if link.is_symlink())
+    return f"{socket.gethostname()}/{boot_id()}/{inside}"
+
 
 _PR_SET_PDEATHSIG = 1
 _STATE, _START = 0, 19
 """Places in ``/proc/PID/stat`` after the command's name: fields 3 and 22."""
 _DEAD = {"Z", "X", "x"}
-"""A zombie has ended; only its parent has not asked for its status yet."""
+"""A zombie has ended; its parent has not read its status yet."""
 
 
 class ProcessIdentity(BaseModel):
-    """What distinguishes a process from every other."""
+    """What distinguishes a process from every other one."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +60,7 @@ class ProcessIdentity(BaseModel):
     their processes are on another machine, and so are this version's to them."""
     pid: int
     started: float
-    """Clock ticks from the boot to its start; seconds since 1970 where the kernel tells no boot id."""
+    """Clock ticks from the boot to its start; seconds since 1970 where the kernel has no boot id."""
 
 
 def identity_of(pid: int) -> ProcessIdentity:
@@ -43,7 +68,7 @@ def identity_of(pid: int) -> ProcessIdentity:
 
     Raises:
         ProcessLookupError: there is no such process.
-        PermissionError: the kernel does not show it to us.
+        PermissionError: the kernel hides it from us.
     """
     return ProcessIdentity(machine=this_machine(), pid=pid, started=_start_of(pid))
 
@@ -53,20 +78,21 @@ def this_process() -> ProcessIdentity:
     return identity_of(os.getpid())
 
 
-def lives(process: ProcessIdentity) -> bool | None:
-    """Return whether a process lives; None where that cannot be seen from here: it is on another machine, or hidden."""
+def is_alive(process: ProcessIdentity) -> bool | None:
+    """Return whether a process is alive; None where it cannot be seen: on another machine, or hidden."""
     if process.machine != this_machine():
         return None
     try:
-        return _same_start(process.started, _start_of(process.pid))
+        other = _start_of(process.pid)
+        return process.started == other if boot_id() else abs(process.started - other) < 1.0
     except ProcessLookupError:
         return False
     except PermissionError:
         return None
 
 
-def lives_by_clock(pid: int, started: float) -> bool:
-    """Return whether a process of this machine lives whose start an older version stored in seconds since 1970."""
+def is_alive_by_clock(pid: int, started: float) -> bool:
+    """Return whether a process of this machine is alive, by a start in seconds since 1970 (older records)."""
     try:
         process = psutil.Process(pid)
         return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 1.0
@@ -103,16 +129,12 @@ def _clock_start_of(pid: int) -> float:
         raise PermissionError(f"process {pid} exists, and is not shown to us") from None
 
 
-def _same_start(one: float, other: float) -> bool:
-    return one == other if boot_id() else abs(one - other) < 1.0
-
-
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens).
 
-    SIGKILL and not SIGTERM: a stopped process would keep SIGTERM pending for ever. There is nothing to tidy up, since
-    checkpoints are complete or absent and servers keep no state. A launcher and each of its ranks ask for it, so that a
-    whole chain falls.
+    SIGKILL and not SIGTERM, which would stay pending for ever in a stopped process. Nothing has to be cleaned up:
+    checkpoints are complete or absent, and servers keep no state. A launcher and each of its ranks ask for it, so that
+    the whole chain dies.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
@@ -120,9 +142,9 @@ def die_with_parent() -> None:
 
 
 async def end_group(leader: asyncio.subprocess.Process, patience: float = 10.0) -> None:
-    """End a process and its whole group: first politely, then for good, after so many seconds.
+    """End a process and its group: by SIGTERM, and after ``patience`` seconds by SIGKILL.
 
-    Also after the leader's own end: helpers of its group may still hold memory and GPUs.
+    Also after the leader itself ended: helpers of its group may still hold memory and GPUs.
     """
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:

@@ -1,18 +1,20 @@
-"""Keys are in nothing that is written or shown, however a server spells them when it repeats what it was sent.
+"""Keeps keys out of everything that is written or shown, however a server spells them when it repeats a request.
 
-Found are: as it is; in JSON, also in JSON within JSON; percent-encoded; HTML-escaped; in base64 (of the key, of the
-header, of a longer text that holds it) and in hex; in other case; each also broken by line ends or blanks.
+Detected spellings: as it is; in JSON, also in JSON within JSON; percent-encoded; HTML-escaped; in base64 (of the key,
+of the header, of a longer text that holds it) and in hex; in other case; each also broken by line ends or blanks.
 """
 
 import base64
+import ctypes
 import html.entities
 import os
 import re
+import resource
 from functools import cache
 from typing import AnyStr, Final
 
 SHORTEST = 5
-"""A secret of fewer characters stays: it would be found in every text."""
+"""A shorter secret stays: it would match in every text."""
 LOOSE_FROM = 16
 """Shorter keys are place-holders (``EMPTY``, ``test-key``) and are words of texts in other case or broken."""
 _PIECE: Final = 6
@@ -23,16 +25,25 @@ _ESCAPES = (re.compile(rb"%[0-9a-fA-F]{2}"), re.compile(rb"&(?:#|[a-zA-Z]{2,12};
 
 
 class Redactor:
-    """Takes one secret out of what servers say."""
+    """Removes one secret from text of servers."""
 
     def __init__(self, secret: str) -> None:
         self._plain = secret.encode("utf-8", "surrogatepass")
         self._active = len(secret) >= SHORTEST
         self._loose = len(secret) >= LOOSE_FROM
-        self._spellings = _any_spelling(self._plain, loose=self._loose)
+        # The pattern of a key in every spelling; of a short one only escaped, in its own case and unbroken.
+        gap = _BREAK if self._loose else b""
+        patterns = [gap.join(_character(byte) for byte in self._plain)]
+        if self._loose:
+            patterns += [
+                gap.join(_character(byte) if byte in b"+/=" else re.escape(bytes([byte])) for byte in core)
+                for core in _base64_cores(self._plain)
+            ]
+            patterns.append(gap.join(b"%02x" % byte for byte in self._plain))
+        self._spellings = re.compile(b"|".join(patterns), re.IGNORECASE if self._loose else 0)
         self._pieces, self._cased = _pieces_of(self._plain) if self._loose else ((), ())
 
-    def redacted(self, said: AnyStr) -> AnyStr:
+    def redact(self, said: AnyStr) -> AnyStr:
         """Return a text, or a body of JSON, with ``***`` in place of the secret; one of up to four characters stays."""
         if isinstance(said, bytes):
             return self._clean(said)
@@ -46,7 +57,7 @@ class Redactor:
         return self._spellings.sub(b"***", content) if self._suspects(content) else content
 
     def _suspects(self, content: bytes) -> bool:
-        """Say whether another spelling may be in a text: one that is broken or re-cased leaves some piece whole."""
+        """Return whether a text may hold another spelling: a broken or re-cased one leaves some piece whole."""
         if any(escape.search(content) for escape in _ESCAPES):
             return True
         if not self._loose:
@@ -67,25 +78,15 @@ def _pieces_of(key: bytes) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
 
 
 def _base64_cores(key: bytes) -> tuple[bytes, ...]:
-    """Return the base64 of a key as it stands at each offset in a longer text, without what its neighbours change."""
+    """Return the base64 of a key at each offset in a longer text, without the characters that its neighbours change."""
     cores = []
     for offset in range(3):
         encoded = base64.b64encode(b"\0" * offset + key)
-        # The first characters hold bits of what stands before, the last ones of what follows.
+        # The first characters hold bits of the text before, the last ones of the text after.
         start, end = -(-8 * offset // 6), len(encoded) - (0 if (offset + len(key)) % 3 == 0 else 4)
         cores.append(encoded[start:end])
         cores.append(base64.urlsafe_b64encode(b"\0" * offset + key)[start:end])
     return tuple(dict.fromkeys(cores))
-
-
-def _any_spelling(key: bytes, *, loose: bool) -> re.Pattern[bytes]:
-    """Return the pattern of a key in every spelling; of a short one only escaped, in its own case and unbroken."""
-    gap = _BREAK if loose else b""
-    patterns = [gap.join(_character(byte) for byte in key)]
-    if loose:
-        patterns += [gap.join(_base64_character(byte) for byte in core) for core in _base64_cores(key)]
-        patterns.append(gap.join(b"%02x" % byte for byte in key))
-    return re.compile(b"|".join(patterns), re.IGNORECASE if loose else 0)
 
 
 @cache
@@ -101,11 +102,6 @@ def _character(byte: int) -> bytes:
     )  # fmt: skip
 
 
-def _base64_character(byte: int) -> bytes:
-    # A URL or JSON escapes these three.
-    return _character(byte) if byte in b"+/=" else re.escape(bytes([byte]))
-
-
 _NAMES: dict[int, list[bytes]] = {}
 for _name, _value in html.entities.html5.items():
     if len(_value) == 1 and ord(_value) < 0x80 and _name.endswith(";"):
@@ -116,22 +112,38 @@ _SECRET_NAME = re.compile(r"key|token|secret|pass|pwd|credential|auth", re.IGNOR
 _known: dict[str, Redactor] = {}
 
 
-def redactor_of(secret: str) -> Redactor:
-    """Return the redactor of a secret, which `without_secrets` takes out of every text from now on."""
+def get_redactor(secret: str) -> Redactor:
+    """Return the redactor of a secret; from now on `redact_secrets` removes it from every text."""
     known = _known.get(secret)
     if known is None:
         known = _known[secret] = Redactor(secret)
     return known
 
 
-def without_secrets(text: str) -> str:
+def redact_secrets(text: str) -> str:
     """Return a text without the secrets that this process has read or has in its environment.
 
-    It is for errors whose origin is not known, so it may take out too much.
+    It is for errors of unknown origin, so it may remove too much.
     """
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= LOOSE_FROM:
-            redactor_of(value)
+            get_redactor(value)
     for redactor in list(_known.values()):
-        text = redactor.redacted(text)
+        text = redactor.redact(text)
     return text
+
+
+_PR_SET_DUMPABLE = 4
+
+
+def disable_core_dumps() -> None:
+    """Ask the kernel to write no core dump of this process, nor of those it starts.
+
+    The limit is inherited by what we start, and a handler behind a pipe (systemd, apport) ignores it; the flag stops
+    that too, on Linux, and is this process's own. As with any private process, its memory is then closed to debuggers
+    of the same user.
+    """
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

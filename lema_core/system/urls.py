@@ -1,7 +1,7 @@
 """URLs that people write into run files and options: parsed strictly, in one place, and without secrets.
 
-A URL of a ledger, a root, a source, an endpoint or a scheduler stands in run files, records, errors and Prefect's
-parameters. So none of them may hold a password or a key, and a URL that is not plainly of an expected kind is refused
+A URL of a ledger, a root, a source, an endpoint or a scheduler stands in run files, records, errors and the parameters
+of flows. So none of them may hold a password or a key, and a URL that is not plainly of an expected kind is refused
 rather than taken for the path of a file. No error shows more of a refused URL than its scheme.
 """
 
@@ -42,7 +42,7 @@ _OF_LIBPQ = frozenset({
 })  # fmt: skip
 """Parameters that libpq takes in a URL, less those that are secrets."""
 _PAIRS_BEFORE_HOST = frozenset({"github"})
-"""``github://owner:repository@branch/path``: what stands before the ``@`` is no password."""
+"""``github://owner:repository@branch/path``: the part before the ``@`` is no password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +92,15 @@ def parse_url(text: str, what: str, schemes: Collection[str], secrets_go: str) -
     """
     scheme = scheme_of(text)
     if scheme is None or scheme not in schemes:
-        expected = " or ".join(f"{one}://" for one in sorted(schemes, reverse=True)[:4])
+        expected = " or ".join(f"{known}://" for known in sorted(schemes, reverse=True)[:4])
         seen = f"starts with {scheme}://" if scheme else "is no URL"
         raise ConfigError(f"{what} {seen}, which is not usable here. Expected {expected}")
     rest = text.strip()[len(scheme) + 3 :]
     authority, path, query, fragment = _split(rest)
-    if "@" in path + query + fragment and _may_be_cut(scheme, authority):
+    # The authority may be the first half of ``user:password@host``.
+    if "@" in path + query + fragment and (
+        scheme in POSTGRES or (":" in authority and "@" not in authority and scheme not in _PAIRS_BEFORE_HOST)
+    ):
         # A password with / ? or # ends the authority early, and its second half would be taken for a path.
         raise ConfigError(
             _holds(what, scheme, "an @ behind its host, as where a password stands before it", secrets_go)
@@ -157,7 +160,7 @@ def postgres_url(text: str) -> Url | None:
 
 def _holds(what: str, scheme: str, secret: str, secrets_go: str) -> str:
     return (
-        f"{what} (a {scheme}:// URL) holds {secret}. Files, records, errors and the Prefect UI would show it: take it "
+        f"{what} (a {scheme}:// URL) holds {secret}. Files, records, errors and the UI would show it: take it "
         f"out and {secrets_go}"
     )
 
@@ -173,11 +176,6 @@ def _split(rest: str) -> tuple[str, str, str, str]:
     rest, _, query = rest.partition("?")
     authority, slash, path = rest.partition("/")
     return authority, slash + path, query, fragment
-
-
-def _may_be_cut(scheme: str, authority: str) -> bool:
-    """Tell whether an authority may be the first half of ``user:password@host``."""
-    return scheme in POSTGRES or (":" in authority and "@" not in authority and scheme not in _PAIRS_BEFORE_HOST)
 
 
 def _secret_in(query: str, scheme: str) -> str | None:

@@ -1,9 +1,16 @@
-"""The checkpoints of a finished run as plain models, to choose among them, and the chosen one put in its place."""
+"""The checkpoints of a finished run as plain models, to choose among them, and the chosen one put in its place.
 
+``python -m lema_core.training.candidates --spec S --out DIR`` merges the adapters that a run kept into the base model.
+``DIR`` is the output folder of ``lema_core.training.sft`` with ``keep_weights``. Each ``DIR/merged-<step>`` is complete
+or missing; an existing one stays as it is.
+"""
+
+import argparse
 import json
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,7 +18,8 @@ from typing import Any, Self
 from lema_core.artifacts.files import atomic_folder, atomic_local
 from lema_core.training.checkpoints import STATES, kept_weights
 from lema_core.training.launch import OnEvent, clean_environment, run_group
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.program import emit, run_program
+from lema_core.training.specs import LaunchSpec, TrainingSpec, load_specs
 
 RUN_FOLDER = "run"
 """In the folder of a model that is still to be chosen: what the training program works in. Goes when it is chosen."""
@@ -61,13 +69,21 @@ async def whole_checkpoints(
     kept = kept_weights(out)
     if spec.method == "full":
         return kept
-    command = [sys.executable, "-m", "lema_core.training.merging", "--spec", str(out / "spec.json"), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "lema_core.training.candidates",
+        "--spec",
+        str(out / "spec.json"),
+        "--out",
+        str(out),
+    ]
     await run_group(command, logs / "log.txt", clean_environment(os.environ, launch), on_event)
     return {step: merged_folder(out, step) for step in kept}
 
 
 def merged_folder(out: Path, step: int) -> Path:
-    """Return where a checkpoint's adapter lies merged into the base model."""
+    """Return the folder of a checkpoint whose adapter is merged into the base model."""
     return out / f"merged-{step}"
 
 
@@ -82,3 +98,33 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def merge_kept(spec: TrainingSpec, out: Path) -> None:
+    """Merge every kept adapter that is not merged yet."""
+    from lema_core.training.embedded_weights import checkpoint_of
+
+    base = checkpoint_of(spec.base)
+    for step, adapter in kept_weights(out).items():
+        if not merged_folder(out, step).is_dir():
+            from lema_core.training.data import load_tokenizer
+            from lema_core.training.models import merge_adapter
+
+            with atomic_folder(merged_folder(out, step)) as part:
+                merge_adapter(base, adapter, part)
+                # The checkpoint's own tokenizer: it carries the chat template of the training.
+                load_tokenizer(str(adapter)).save_pretrained(part)
+            emit("merged", step=step)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; a known failure ends with an ``error`` event and status 3."""
+    parser = argparse.ArgumentParser(prog="python -m lema_core.training.candidates", description=(__doc__ or "")[:200])
+    parser.add_argument("--spec", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args(argv)
+    return run_program(lambda: merge_kept(load_specs(given.spec.read_text())[0], given.out), given.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
-"""Checkpoints are complete or absent: a marker file is written last, and only a folder with it counts.
+"""Checkpoints are complete or absent: a marker file is written last, and a folder without it is ignored.
 
-The marker says how the states were shared out: under ZeRO DeepSpeed reads them in the same parts only.
+The marker holds how the states are sharded: under ZeRO, DeepSpeed reads them with the same sharding only.
 """
 
 import json
@@ -16,12 +16,12 @@ STATES = (
     "global_step*", "rng_state*", "optimizer*", "scheduler.pt", "trainer_state.json", "training_args.bin", "latest",
     "zero_to_*.py", MARKER,
 )  # fmt: skip
-"""What a checkpoint's folder holds beside its weights: only a continuation needs it."""
+"""What a checkpoint's folder holds beside its weights, needed only to continue the run."""
 _NAME = re.compile(r"(?:checkpoint|weights)-(\d+)")
 
 
 def mark_complete(folder: Path, ranks: int, zero_stage: int) -> None:
-    """Declare that every one of so many ranks has written its part of the checkpoint."""
+    """Mark a checkpoint complete, after all ``ranks`` ranks have written their parts."""
     with atomic_local(folder / MARKER) as local:
         local.write_text(json.dumps({"ranks": ranks, "zero_stage": zero_stage}))
 
@@ -32,7 +32,7 @@ def complete_checkpoints(out: Path) -> list[Path]:
 
 
 def check_continues(out: Path, ranks: int, zero_stage: int) -> None:
-    """Refuse to go on from a checkpoint whose states are shared out in another way; ZeRO 0 does not share them out.
+    """Refuse to continue from a checkpoint whose states are sharded in another way; ZeRO 0 does not shard them.
 
     Raises:
         TrainingError: the newest complete checkpoint was written by another number of ranks, or under another stage.
@@ -55,41 +55,41 @@ def step_of(folder: Path) -> int:
     return int(found.group(1)) if found else -1
 
 
-def remove_torn(out: Path) -> list[str]:
-    """Delete checkpoints that a kill left incomplete and return their names."""
-    torn = [p for p in _folders(out) if not (p / MARKER).is_file()]
-    for folder in torn:
+def delete_incomplete(out: Path) -> list[str]:
+    """Delete incomplete checkpoints, which a kill left, and return their names."""
+    incomplete = [p for p in _folders(out) if not (p / MARKER).is_file()]
+    for folder in incomplete:
         shutil.rmtree(folder)
-    return sorted(p.name for p in torn)
+    return sorted(p.name for p in incomplete)
 
 
-def drop_old(out: Path, keep: int, *, spare_weights: bool = False) -> None:
+def delete_old(out: Path, keep: int, *, spare_weights: bool = False) -> None:
     """Delete all but the newest ``keep`` complete checkpoints, each marker first; the weights may stay.
 
-    Spared weights go to ``weights-<step>``, where no continuation looks for its state.
+    Spared weights move to ``weights-<step>``, where no continuation looks for state.
     """
     for folder in complete_checkpoints(out)[:-keep]:
         if spare_weights:
-            drop_states(folder.rename(out / f"weights-{step_of(folder)}"))
+            delete_states(folder.rename(out / f"weights-{step_of(folder)}"))
             continue
         (folder / MARKER).unlink()
         shutil.rmtree(folder)
 
 
-def drop_states(folder: Path) -> None:
+def delete_states(folder: Path) -> None:
     """Delete everything in a checkpoint's folder but its weights, configuration and tokenizer."""
     for state in (found for pattern in STATES for found in folder.glob(pattern)):
         shutil.rmtree(state) if state.is_dir() else state.unlink()
 
 
 def kept_weights(out: Path) -> dict[int, Path]:
-    """Return by step where the weights of every checkpoint lie that the run wrote and kept."""
+    """Return the folder of every checkpoint whose weights the run kept, by step."""
     spared = [p for p in out.glob("weights-*") if _NAME.fullmatch(p.name)]
     return {step_of(folder): folder for folder in sorted([*spared, *complete_checkpoints(out)], key=step_of)}
 
 
-def drop_optimiser_states(out: Path) -> None:
-    """Delete what only a continuation needs, once there is nothing to continue; the checkpoints' weights stay."""
+def delete_optimiser_states(out: Path) -> None:
+    """Delete optimiser states once the run is finished; the checkpoints' weights stay."""
     for folder in complete_checkpoints(out):
         for state in folder.glob("global_step*"):
             shutil.rmtree(state)

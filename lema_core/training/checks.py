@@ -1,47 +1,15 @@
-"""What a training run cannot be, told from its specs alone: nothing is loaded, no training library is needed."""
+"""What a training run needs, checked before anything is paid or loaded: of its specs, and of the machine."""
 
+import importlib.util
+import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
-from lema_core.errors import ConfigError
-from lema_core.training.specs import LaunchSpec, Objective, TrainingSpec, check_starts
+from lema_core.errors import ConfigError, MissingDependencyError
+from lema_core.training.options import check_options
+from lema_core.training.specs import LaunchSpec, TrainingSpec, check_starts
 
-_ORDER = "which examples a step computes, in which order and micro-batches, is planned beforehand"
-_TOKENS = "the examples are tokens already, with exact masks"
-_LOSS = "the loss of a step is our own"
-_MODEL = "the base model is loaded by our own code"
-_ASKED = "models are evaluated through an endpoint, after training"
-_KEPT = "which checkpoints there are, and where a run goes on, is decided by save_steps and [launch]"
-_PLACE = "precision, processes and recomputation are decided by [training].precision and [launch]"
-_EVERY: Mapping[str, str] = {
-    _ORDER: "accelerator_config auto_find_batch_size data_seed dataloader_drop_last dataloader_in_order "
-    "dataloader_multiprocessing_context dataloader_persistent_workers dataloader_prefetch_factor ignore_data_skip "
-    "length_column_name num_train_epochs padding_free parallelism_config train_sampling_strategy",
-    _TOKENS: "dataset_num_proc pad_to_multiple_of pad_token truncation_mode",
-    _LOSS: "average_tokens_across_devices label_smoothing_factor use_cache",
-    _MODEL: "model_init_kwargs trust_remote_code",
-    _ASKED: "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
-    "eval_on_start eval_steps eval_strategy eval_use_gather_object greater_is_better include_for_metrics label_names "
-    "load_best_model_at_end metric_for_best_model per_device_eval_batch_size prediction_loss_only",
-    _KEPT: "enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token "
-    "logging_first_step logging_strategy push_to_hub restore_callback_states_from_checkpoint resume_from_checkpoint "
-    "save_on_each_node save_only_model save_total_limit",
-    _PLACE: "activation_checkpointing bf16_full_eval ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
-    "ddp_find_unused_parameters ddp_static_graph fp16 fp16_full_eval fsdp fsdp_config local_rank use_cpu",
-}
-_OF_SFT: Mapping[str, str] = {
-    _ORDER: "packing packing_strategy shuffle_dataset",
-    _TOKENS: "assistant_only_loss chat_template_path completion_only_loss dataset_text_field eos_token eval_packing",
-    _LOSS: "loss_type router_aux_loss_coef",
-}
-_OF_DPO: Mapping[str, str] = {_ORDER: "precompute_ref_batch_size precompute_ref_log_probs"}
 _TORCH_ADAMW = ("adamw_torch", "adamw_torch_fused")
-
-
-def overridden(objective: Objective) -> dict[str, str]:
-    """Return by name the options of TRL that change nothing here, or break the run, and why."""
-    groups = (_EVERY, _OF_SFT if objective == "sft" else _OF_DPO)
-    return {name: why for group in groups for why, names in group.items() for name in names.split()}
 
 
 def check_arms(arms: Mapping[str, TrainingSpec], launch: LaunchSpec) -> None:
@@ -79,16 +47,40 @@ def check_possible(spec: TrainingSpec, launch: LaunchSpec) -> None:
         )
 
 
-def check_options(spec: TrainingSpec) -> None:
-    """Refuse options of TRL and DeepSpeed that another setting, or our trainers, decide.
+_HOST = re.compile(r"\S+\s+slots=[1-9]\d*(\s*#.*)?")
+
+
+def check_machine(spec: TrainingSpec, launch: LaunchSpec) -> None:
+    """Refuse a run that this machine cannot do.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: the specs do not go together, qlora is asked for without a CUDA GPU, or the hostfile names no
+            hosts.
+        MissingDependencyError: a tracker is asked for that is not installed, or qlora without bitsandbytes.
     """
-    refused = overridden(spec.objective)
-    for name in spec.trl:
-        if name in refused:
-            raise ConfigError(f"trl.{name} has no place in training by {spec.objective}: {refused[name]}. Take it out")
-    zero: Any = spec.deepspeed.get("zero_optimization")
-    if isinstance(zero, Mapping) and "stage" in zero:
-        raise ConfigError("deepspeed.zero_optimization.stage is decided by launch.zero_stage: set it there")
+    check_possible(spec, launch)
+    for tracker in launch.trackers:
+        if importlib.util.find_spec(tracker) is None:
+            raise MissingDependencyError(
+                f"launch.trackers has {tracker!r}, which is not installed: run `pip install {tracker}`, or take it out"
+            )
+    if launch.hostfile:
+        # DeepSpeed would run on this machine alone, with no more than a line in its log.
+        file = Path(launch.hostfile)
+        if not file.is_file():
+            raise ConfigError(
+                f"launch.hostfile = '{file}': there is no such file; expected a line `host slots=8` a node"
+            )
+        lines = [line for line in map(str.strip, file.read_text().splitlines()) if line and not line.startswith("#")]
+        if wrong := [line for line in lines if not _HOST.fullmatch(line)]:
+            raise ConfigError(f"{file} has the line {wrong[0]!r}: expected `host slots=8`")
+        if not lines:
+            raise ConfigError(f"{file} names no host: expected a line `host slots=8` a node")
+    # With a hostfile the ranks are on other machines than the one that starts them.
+    if spec.method == "qlora" and not launch.hostfile:
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError("method = 'qlora' needs a CUDA GPU (NF4 kernels): use 'lora' or 'full' on this machine")
+        if importlib.util.find_spec("bitsandbytes") is None:
+            raise MissingDependencyError("method = 'qlora' needs bitsandbytes: run `pip install bitsandbytes`")

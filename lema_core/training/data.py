@@ -1,4 +1,4 @@
-"""Examples as tokens, once: exact masks, nothing cut, kept as a memory-mapped Arrow file.
+"""Examples as tokens, once: exact masks, nothing cut, kept as an Arrow file that every rank maps into memory.
 
 The prompt's tokens are what the chat template gives for one user message with a generation prompt: just what a server
 computes at evaluation, default system prompt included. The trained tokens are the output's own tokens and the
@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,68 @@ from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
-from lema_core.system.chat_templates import RENDER_CPU_SECONDS, render_chat
 from lema_core.system.chunking import chunked
-from lema_core.training.events import emit
-from lema_core.training.program import carried_out
+from lema_core.system.foreign_models import RENDER_CPU_SECONDS, render_chat
+from lema_core.training.program import emit, run_program
 from lema_core.training.specs import TrainingSpec, load_specs
-from lema_core.training.token_file import META_FILE, SCHEMA, TOKENS_FILE
+
+TOKENS_FILE = "tokens.arrow"
+META_FILE = "meta.json"
+
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("kind", pa.string()),
+        ("input_ids", pa.list_(pa.int32())),
+        ("prompt_tokens", pa.int32()),
+        ("weight", pa.float64()),
+        ("worse_ids", pa.list_(pa.int32())),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenisedExample:
+    """``input_ids[prompt_tokens:]`` is trained: the output and the end-of-sequence token."""
+
+    id: str
+    kind: str
+    input_ids: list[int]
+    prompt_tokens: int
+    weight: float
+    worse_ids: list[int] | None = None
+    """Of a preference pair: the same prompt, then the output that is not preferred."""
+
+
+class TokenisedData(Sequence[TokenisedExample]):
+    """The tokenised examples of a folder; the tokens stay on disk and are mapped into memory.
+
+    Raises:
+        DataError: the folder is not complete.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / META_FILE).is_file():
+            raise DataError(f"{folder} holds no tokenised examples: run `python -m lema_core.training.data` first")
+        self.counts: dict[str, Any] = json.loads((folder / META_FILE).read_text())
+        self._table = pa.ipc.open_file(pa.memory_map(str(folder / TOKENS_FILE))).read_all()
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        row = self._table.slice(index, 1).to_pylist()[0]
+        return TokenisedExample(**row)
+
+    def lengths(self) -> list[int]:
+        """Return the number of tokens of each example, of a pair those of both."""
+        import pyarrow.compute as pc
+
+        ours, worse = (pc.list_value_length(self._table[name]).to_pylist() for name in ("input_ids", "worse_ids"))
+        return [int(one) + int(other or 0) for one, other in zip(ours, worse, strict=True)]
+
 
 REJECTED_FILE = "rejected.parquet"
 
@@ -43,7 +100,7 @@ _REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", 
 
 
 class ExampleTokenizer:
-    """Turns input and output into tokens with an exact border between what is read and what is trained.
+    """Tokenises input and output with an exact border between what is read and what is trained.
 
     Raises:
         ConfigError: the model has no chat template or no end-of-sequence token, or its template ends an answer in a
@@ -55,14 +112,16 @@ class ExampleTokenizer:
         if tokenizer.eos_token_id is None:
             raise ConfigError("the tokenizer has no end-of-sequence token: the model could never learn to stop")
         if template == "plain":
-            tokenizer.chat_template = _pass_through(tokenizer)
+            probe = tokenizer.encode("1")
+            adds_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
+            tokenizer.chat_template = PLAIN_TEMPLATE.replace("{{ bos }}", "{{ bos_token }}" if adds_bos else "")
         elif not tokenizer.chat_template:
             raise ConfigError("the base model has no chat template: set template = 'plain'")
         else:
             self._check_template()
 
     def read(self, text_in: str, prefix: str = "") -> list[int]:
-        """Return the tokens of what is read: the prompt, and the beginning of the answer that is given."""
+        """Return the tokens that are read, not trained: the prompt and the given prefix of the answer."""
         return [*self._tokens(self.prompt(text_in)), *self._tokens(prefix)]
 
     def trained(self, text_out: str, *, stops: bool = True) -> list[int]:
@@ -74,7 +133,7 @@ class ExampleTokenizer:
         return found
 
     def prompt(self, text_in: str) -> str:
-        """Return the text that a server makes of one user message before it generates."""
+        """Return the prompt that a server would render from one user message."""
         messages = [{"role": "user", "content": text_in}]
         with _limited_time():
             rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
@@ -117,12 +176,6 @@ def _limited_time() -> Iterator[None]:
         signal.signal(signal.SIGVTALRM, before)
 
 
-def _pass_through(tokenizer: Any) -> str:
-    probe = tokenizer.encode("1")
-    adds_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
-    return PLAIN_TEMPLATE.replace("{{ bos }}", "{{ bos_token }}" if adds_bos else "")
-
-
 def load_tokenizer(base: str) -> Any:
     """Return the transformers tokenizer of ``base``, a checkpoint folder or model id; no code of the model is run.
 
@@ -156,7 +209,10 @@ def tokenise(
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
                 counts["examples"] += len(rows)
                 for row in rows:
-                    _count(row, counts)
+                    for ids in filter(None, (row["input_ids"], row["worse_ids"])):
+                        counts["tokens"] += len(ids)
+                        counts["trained_tokens"] += len(ids) - row["prompt_tokens"]
+                        counts["longest"] = max(counts["longest"], len(ids))
         counts["rejected"] = len(rejected)
         if not counts["examples"]:
             raise DataError(
@@ -175,7 +231,10 @@ def _encode_all(
     rejected: list[dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
     for example in examples:
-        _check_objective(example, spec)
+        pair = example.get("worse") is not None
+        if pair != (spec.objective == "dpo"):
+            seen = "a preference pair" if pair else "a single output"
+            raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
         if not example["output"].strip():
             rejected.append({"id": example["id"], "reason": "no_output", "detail": "the output is empty"})
             continue
@@ -196,20 +255,6 @@ def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: Train
         return row | {"input_ids": [*read, *tokenizer.trained(example["output"])]}
     better, worse = (tokenizer.trained(t, stops=not t.endswith("\n")) for t in (example["output"], example["worse"]))
     return row | {"input_ids": [*read, *better], "worse_ids": [*read, *worse]}
-
-
-def _check_objective(example: Mapping[str, Any], spec: TrainingSpec) -> None:
-    pair = example.get("worse") is not None
-    if pair != (spec.objective == "dpo"):
-        seen = "a preference pair" if pair else "a single output"
-        raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
-
-
-def _count(row: Mapping[str, Any], counts: dict[str, Any]) -> None:
-    for ids in filter(None, (row["input_ids"], row["worse_ids"])):
-        counts["tokens"] += len(ids)
-        counts["trained_tokens"] += len(ids) - row["prompt_tokens"]
-        counts["longest"] = max(counts["longest"], len(ids))
 
 
 def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
@@ -247,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tokenizer = ExampleTokenizer(load_tokenizer(checkpoint_of(spec.base)), spec.template)
         emit("tokenised", **tokenise(read_examples(given.examples), tokenizer, spec, given.out))
 
-    return carried_out(work, given.out)
+    return run_program(work, given.out)
 
 
 if __name__ == "__main__":

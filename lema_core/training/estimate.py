@@ -11,7 +11,6 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 
@@ -72,7 +71,7 @@ EMBEDDED_SHAPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class TrainingEstimate:
     """Bytes a device and a node, and the length of the run."""
 
     parameters: int
@@ -123,13 +122,23 @@ def shape_of(base: str) -> Shape:
             f"config.json`), or name one of {', '.join(PAPER_SHAPES)}"
         )
     try:
-        return _shape(json.loads(config.read_text()))
+        raw = json.loads(config.read_text())
+        heads = raw["num_attention_heads"]
+        width = raw.get("head_dim") or raw["hidden_size"] // heads
+        return Shape(
+            raw["hidden_size"],
+            raw["intermediate_size"],
+            raw["num_hidden_layers"],
+            width * (raw.get("num_key_value_heads") or heads),
+            raw["vocab_size"],
+            bool(raw.get("tie_word_embeddings", False)),
+        )
     except (AttributeError, KeyError, OSError, RecursionError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ConfigError(f"{config} does not describe a LLaMA-like model ({error!r}): its size is not known") from None
 
 
 def check_base(base: str) -> None:
-    """Make sure that a base model that is named by a path is there: a run would else pay for its data in vain.
+    """Refuse a base model whose path does not exist, before the run pays for its data.
 
     Raises:
         ConfigError: the path does not exist, or is no folder.
@@ -141,22 +150,9 @@ def check_base(base: str) -> None:
         )
 
 
-def _shape(raw: dict[str, Any]) -> Shape:
-    heads = raw["num_attention_heads"]
-    width = raw.get("head_dim") or raw["hidden_size"] // heads
-    return Shape(
-        raw["hidden_size"],
-        raw["intermediate_size"],
-        raw["num_hidden_layers"],
-        width * (raw.get("num_key_value_heads") or heads),
-        raw["vocab_size"],
-        bool(raw.get("tie_word_embeddings", False)),
-    )
-
-
 def estimate(
     spec: TrainingSpec, launch: LaunchSpec, examples: int, mean_tokens: float, ranks: int, utilisation: float = 0.4
-) -> Estimate:
+) -> TrainingEstimate:
     """Estimate a run.
 
     Args:
@@ -184,7 +180,7 @@ def estimate(
     speed = launch.peak_tflops * 1e12 * utilisation * ranks * launch.nodes if launch.peak_tflops else None
     hours = operations / speed / 3600 if speed else None
     device, node = states + reference, host + reference_host
-    return Estimate(total, trained, device, _activations(launch, shape), node, steps, tokens, hours)
+    return TrainingEstimate(total, trained, device, _activations(launch, shape), node, steps, tokens, hours)
 
 
 def _reference(spec: TrainingSpec, launch: LaunchSpec, total: int, ranks: int) -> tuple[int, int]:

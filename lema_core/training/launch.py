@@ -1,4 +1,4 @@
-"""Starts a training run as processes of their own, passes its events on, and never leaves one behind.
+"""Starts a training run as processes of their own, passes its events on, and leaves no process behind.
 
 The run is ``torchrun`` (or DeepSpeed's launcher where there is a hostfile) in a new process group. The group is ended
 when the caller is cancelled; should this process die, the kernel ends the launcher, and then the ranks
@@ -18,12 +18,18 @@ from typing import Any
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
-from lema_core.system import devices
-from lema_core.system.environment import HUB_TOKEN, TRACKER_KEY, program_environment
 from lema_core.system.processes import die_with_parent, end_group
+from lema_core.system.programs import (
+    HUB_TOKEN,
+    TRACKER_KEY,
+    VISIBLE_DEVICES,
+    Devices,
+    assigned_devices,
+    device_environment,
+    program_environment,
+)
 from lema_core.training.checkpoints import complete_checkpoints
-from lema_core.training.disk import told_when_full
-from lema_core.training.events import parse
+from lema_core.training.program import parse_event, report_full_disk
 from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
 OnEvent = Callable[[dict[str, Any]], None]
@@ -34,12 +40,12 @@ _LINE_LIMIT = 2**20
 
 @dataclass(frozen=True, slots=True)
 class TrainingResult:
-    """What lies in the output folder after a run."""
+    """What a run left in its output folder."""
 
     model: Path
     """A whole checkpoint for ``from_pretrained``, tokenizer and chat template included."""
     metrics: Path
-    """Parquet, a row a step: step, loss, learning_rate, grad_norm, tokens, tokens_per_second, mfu."""
+    """Parquet, one row per step: step, loss, learning_rate, grad_norm, tokens, tokens_per_second, mfu."""
     checkpoints: tuple[Path, ...]
     start: dict[str, Any] = field(default_factory=dict)
     """The run's ``start`` event: ranks, pieces, precision, attention, padding, counts of the data."""
@@ -48,14 +54,14 @@ class TrainingResult:
 async def run_training(
     spec: TrainingSpec, launch: LaunchSpec, examples: Path, out: Path, on_event: OnEvent | None = None
 ) -> TrainingResult:
-    """Tokenise a mixture's folder and fine-tune on it; the same call goes on from the newest complete checkpoint.
+    """Tokenise a mixture's folder and fine-tune on it; the same call continues from the newest complete checkpoint.
 
     Args:
         spec: what is trained.
         launch: on how many ranks, and how.
         examples: folder with ``part-*.parquet`` of ``records.Example`` rows.
-        out: gets ``spec.json``, ``tokens/`` (made anew each time), ``model/``, ``metrics.parquet``, ``log.txt`` and
-            checkpoints.
+        out: receives ``spec.json``, ``tokens/`` (written again each time), ``model/``, ``metrics.parquet``, ``log.txt``
+            and checkpoints.
         on_event: called with each event: ``tokenised``, ``start``, ``step``, ``checkpoint``, ``done``.
 
     Raises:
@@ -73,7 +79,7 @@ async def run_tokenising(spec: TrainingSpec, examples: Path, out: Path, on_event
     """
     command = [sys.executable, "-m", "lema_core.training.data", "--spec", str(_write_spec(spec, LaunchSpec(), out))]
     command += ["--examples", str(examples), "--out", str(out)]
-    await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or _unheard)
+    await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or _ignore_event)
 
 
 async def run_on_tokens(
@@ -87,7 +93,7 @@ async def run_on_tokens(
 ) -> TrainingResult:
     """Fine-tune on what ``run_tokenising`` wrote; for the rest see ``run_training``.
 
-    ``logs`` is where ``log.txt`` and ``tensorboard/`` go, ``out`` unless given: who deletes ``out`` keeps them there.
+    ``logs`` is the folder of ``log.txt`` and ``tensorboard/``, by default ``out``.
     """
     seen: dict[str, dict[str, Any]] = {}
 
@@ -105,27 +111,27 @@ async def run_on_tokens(
     return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
 
 
-def _unheard(_: dict[str, Any]) -> None:
-    """Stand in for a listener."""
+def _ignore_event(_: dict[str, Any]) -> None:
+    """Ignore an event."""
 
 
 def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
-    with told_when_full(out), atomic_local(out / "spec.json") as local:  # another node may be reading it
+    with report_full_disk(out), atomic_local(out / "spec.json") as local:  # another node may be reading it
         local.write_text(dump_specs(spec, launch))
     return out / "spec.json"
 
 
 def ranks_here(launch: LaunchSpec) -> int:
-    """Return the number of processes on this machine: one a GPU that we may use, else at most two CPU ranks."""
-    return launch.ranks or len(devices.given() or gpus_here()) or min(os.cpu_count() or 1, 2)
+    """Return the number of processes on this machine: one per GPU that we may use, else at most two CPU ranks."""
+    return launch.ranks or len(assigned_devices() or gpus_here()) or min(os.cpu_count() or 1, 2)
 
 
-def gpus_here() -> devices.Devices:
+def gpus_here() -> Devices:
     """Return the GPUs of this machine that this process may use, by the names that CUDA_VISIBLE_DEVICES takes."""
     import torch
 
     count = torch.cuda.device_count()
-    named = os.environ.get(devices.VISIBLE, "").split(",")
+    named = os.environ.get(VISIBLE_DEVICES, "").split(",")
     return tuple(named[:count]) if any(named) else tuple(map(str, range(count)))
 
 
@@ -141,7 +147,7 @@ def launcher(launch: LaunchSpec) -> list[str]:
         return [*command, "--standalone", "-m"]
     command += ["--nnodes", str(launch.nodes)]
     if launch.through:
-        # One command for all nodes cannot tell them their number: they agree on it when they meet.
+        # One command for all nodes cannot number them: they agree on their ranks at the rendezvous.
         return [
             *command,
             "--rdzv-backend",
@@ -152,7 +158,7 @@ def launcher(launch: LaunchSpec) -> list[str]:
             str(launch.rendezvous),
             "-m",
         ]
-    # Fixed numbers, so that rank 0, which tells the events, is on the node that started the run.
+    # Fixed ranks, so that rank 0, which sends the events, is on the node that started the run.
     host, port = str(launch.rendezvous).rsplit(":", 1)
     return [*command, "--node-rank", str(launch.node_rank), "--master-addr", host, "--master-port", port, "-m"]
 
@@ -162,7 +168,7 @@ def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str,
 
     Leftovers of another launcher (``RANK``, ``MASTER_ADDR``) are not among what is allowed.
     """
-    kept = devices.environment(program_environment((HUB_TOKEN, TRACKER_KEY, *launch.environment), given=given))
+    kept = device_environment(program_environment((HUB_TOKEN, TRACKER_KEY, *launch.environment), given=given))
     kept |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "TORCHELASTIC_ERROR_FILE": os.devnull}
     kept.setdefault("TRANSFORMERS_VERBOSITY", "error")
     kept.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -172,7 +178,7 @@ def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str,
     if not torch.cuda.is_available():
         share = max(1, (os.cpu_count() or 1) // ranks_here(launch))
         kept |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(launch.threads or share)}
-        # Give activations back to malloc and not to the kernel: mapping them anew costs up to a fifth of a step.
+        # Return activations to malloc and not to the kernel: mapping them again costs up to a fifth of a step.
         kept.setdefault(
             "GLIBC_TUNABLES", "glibc.malloc.mmap_threshold=8589934592:glibc.malloc.trim_threshold=17179869184"
         )
@@ -198,25 +204,25 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
     tail: deque[str] = deque(maxlen=_TAIL_LINES)
     errors: list[str] = []
     try:
-        await _follow(process, log, on_event, tail, errors)
+        await _read_output(process, log, on_event, tail, errors)
         status = await process.wait()
     finally:
         await end_group(process)
     if status != 0:
-        raise TrainingError(errors[0] if errors else _unexplained(status, log, tail))
+        raise TrainingError(errors[0] if errors else _describe_failure(status, log, tail))
 
 
-async def _follow(
+async def _read_output(
     process: asyncio.subprocess.Process, log: Path, on_event: OnEvent, tail: deque[str], errors: list[str]
 ) -> None:
     if process.stdout is None:
         raise TrainingError("the training process has no output to read")
-    with told_when_full(log.parent), log.open("a", encoding="utf-8") as sink:
+    with report_full_disk(log.parent), log.open("a", encoding="utf-8") as sink:
         async for raw in process.stdout:
             line = raw.decode("utf-8", "replace")
             sink.write(line)
             sink.flush()
-            event = parse(line)
+            event = parse_event(line)
             if event is None:
                 tail.append(line.rstrip())
             elif event["event"] == "error":
@@ -225,7 +231,7 @@ async def _follow(
                 on_event(event)
 
 
-def _unexplained(status: int, log: Path, tail: Sequence[str]) -> str:
+def _describe_failure(status: int, log: Path, tail: Sequence[str]) -> str:
     why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     return f"the training run {why}; the same command goes on from the newest checkpoint. End of {log}:\n" + "\n".join(
         tail

@@ -60,10 +60,10 @@ def peft_config(spec: TrainingSpec) -> Any:
     )
 
 
-def operations_a_token(model: Any, spec: TrainingSpec) -> int:
-    """Return the floating-point operations that training needs for a token; recomputed activations do not count.
+def operations_per_token(model: Any, spec: TrainingSpec) -> int:
+    """Return the floating-point operations of training per token; recomputed activations do not count.
 
-    2 a weight forward, 2 for the activations' gradients, 2 for those of trained weights; dpo runs a second model.
+    2 per weight forward, 2 for the activations' gradients, 2 for those of trained weights; dpo runs a second model.
     Looking up an embedding multiplies nothing, so input embeddings that are not the output's too are left out.
     """
     looked_up = 0 if model.config.get_text_config().tie_word_embeddings else _count(model.get_input_embeddings().weight)
@@ -72,7 +72,7 @@ def operations_a_token(model: Any, spec: TrainingSpec) -> int:
 
 
 def _count(weights: Any) -> int:
-    """Return how many weights a tensor stands for: whole under ZeRO-3, and two a byte where it is quantised."""
+    """Return how many weights a tensor represents: all of them under ZeRO-3, and two per byte where it is quantised."""
     return int(getattr(weights, "ds_numel", weights.numel())) * (2 if weights.dtype == torch.uint8 else 1)
 
 

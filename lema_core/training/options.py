@@ -2,12 +2,48 @@
 
 import dataclasses
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError
-from lema_core.training.checks import check_options
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import LaunchSpec, Objective, TrainingSpec
+
+_ORDER = "which examples a step computes, in which order and micro-batches, is planned beforehand"
+_TOKENS = "the examples are tokens already, with exact masks"
+_LOSS = "the loss of a step is our own"
+_MODEL = "the base model is loaded by our own code"
+_ASKED = "models are evaluated through an endpoint, after training"
+_KEPT = "which checkpoints there are, and where a run goes on, is decided by save_steps and [launch]"
+_PLACE = "precision, processes and recomputation are decided by [training].precision and [launch]"
+_EVERY: Mapping[str, str] = {
+    _ORDER: "accelerator_config auto_find_batch_size data_seed dataloader_drop_last dataloader_in_order "
+    "dataloader_multiprocessing_context dataloader_persistent_workers dataloader_prefetch_factor ignore_data_skip "
+    "length_column_name num_train_epochs padding_free parallelism_config train_sampling_strategy",
+    _TOKENS: "dataset_num_proc pad_to_multiple_of pad_token truncation_mode",
+    _LOSS: "average_tokens_across_devices label_smoothing_factor use_cache",
+    _MODEL: "model_init_kwargs trust_remote_code",
+    _ASKED: "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
+    "eval_on_start eval_steps eval_strategy eval_use_gather_object greater_is_better include_for_metrics label_names "
+    "load_best_model_at_end metric_for_best_model per_device_eval_batch_size prediction_loss_only",
+    _KEPT: "enable_jit_checkpoint hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy hub_token "
+    "logging_first_step logging_strategy push_to_hub restore_callback_states_from_checkpoint resume_from_checkpoint "
+    "save_on_each_node save_only_model save_total_limit",
+    _PLACE: "activation_checkpointing bf16_full_eval ddp_backend ddp_broadcast_buffers ddp_bucket_cap_mb "
+    "ddp_find_unused_parameters ddp_static_graph fp16 fp16_full_eval fsdp fsdp_config local_rank use_cpu",
+}
+_OF_SFT: Mapping[str, str] = {
+    _ORDER: "packing packing_strategy shuffle_dataset",
+    _TOKENS: "assistant_only_loss chat_template_path completion_only_loss dataset_text_field eos_token eval_packing",
+    _LOSS: "loss_type router_aux_loss_coef",
+}
+_OF_DPO: Mapping[str, str] = {_ORDER: "precompute_ref_batch_size precompute_ref_log_probs"}
+
+
+def overridden_options(objective: Objective) -> dict[str, str]:
+    """Return by name the options of TRL that change nothing here, or break the run, and why."""
+    groups = (_EVERY, _OF_SFT if objective == "sft" else _OF_DPO)
+    return {name: why for group in groups for why, names in group.items() for name in names.split()}
 
 
 def trl_options(
@@ -102,6 +138,21 @@ def deepspeed_options(spec: TrainingSpec, launch: LaunchSpec, bf16: bool) -> dic
     return _merge(options, spec.deepspeed)
 
 
+def check_options(spec: TrainingSpec) -> None:
+    """Refuse options of TRL and DeepSpeed that another setting, or our trainers, decide.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    refused = overridden_options(spec.objective)
+    for name in spec.trl:
+        if name in refused:
+            raise ConfigError(f"trl.{name} has no place in training by {spec.objective}: {refused[name]}. Take it out")
+    zero: Any = spec.deepspeed.get("zero_optimization")
+    if isinstance(zero, Mapping) and "stage" in zero:
+        raise ConfigError("deepspeed.zero_optimization.stage is decided by launch.zero_stage: set it there")
+
+
 def check_overrides(spec: TrainingSpec) -> None:
     """Refuse unknown options, also those inside DeepSpeed's ZeRO section, before anything is paid or loaded.
 
@@ -111,19 +162,15 @@ def check_overrides(spec: TrainingSpec) -> None:
     check_options(spec)
     if spec.trl or spec.deepspeed:
         made = trl_options(spec, LaunchSpec(), 1, 1, Path("unused"), bf16=False)
-        _check_zero(made["deepspeed"]["zero_optimization"])
+        from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+        from pydantic import ValidationError
 
-
-def _check_zero(section: dict[str, Any]) -> None:
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from pydantic import ValidationError
-
-    try:
-        DeepSpeedZeroConfig.model_validate(section)
-    except ValidationError as error:
-        seen = error.errors()[0]
-        place = ".".join(map(str, ("deepspeed.zero_optimization", *seen["loc"])))
-        raise ConfigError(f"{place} = {seen['input']!r}: {seen['msg']}") from error
+        try:
+            DeepSpeedZeroConfig.model_validate(made["deepspeed"]["zero_optimization"])
+        except ValidationError as error:
+            seen = error.errors()[0]
+            place = ".".join(map(str, ("deepspeed.zero_optimization", *seen["loc"])))
+            raise ConfigError(f"{place} = {seen['input']!r}: {seen['msg']}") from error
 
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How surprised a model is by a mistaken path and by its correction (the paper's delta-PPL, section 4.4).
+"""How surprised a model is by a mistaken path and by its correction (the delta-PPL of the paper's appendix).
 
 ``python -m lema_core.training.perplexity --model CHECKPOINT --corrections FOLDER --out FILE.parquet``: one forward pass
 over pairs, no sampling. A path's perplexity is ``exp`` of the mean negative log-likelihood of its tokens, given the
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -22,19 +22,18 @@ from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.system.chunking import chunked
 from lema_core.training.embedded_weights import checkpoint_of
-from lema_core.training.events import emit
-from lema_core.training.program import carried_out
+from lema_core.training.program import emit, run_program
 
 BATCH = 8
 """Pairs in one forward pass."""
 MAX_TOKENS = 2048
-"""Longer pairs are left out and counted: cut ones would be other texts."""
+"""Longer pairs are left out and counted: truncated ones would be other texts."""
 SCHEMA = pa.schema([("id", pa.string()), ("mistaken", pa.float64()), ("corrected", pa.float64())])
 COLUMNS = ["id", "task", "question", "candidates", "original", "spliced"]
 
 
 def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
-    """Write a row a pair that fits: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity."""
+    """Write one row per pair that fits: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = checkpoint_of(checkpoint)
@@ -44,13 +43,14 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     # Without dropout: from_pretrained gives a model that does not train.
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=kind, trust_remote_code=False)
     model = model.to(device)
+    longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
     rows: list[dict[str, Any]] = []
     left_out = 0
     for batch in chunked(islice(_pairs(corrections, tokenizer), limit), BATCH):
-        fitting = [one for one in batch if max(len(one[1]), len(one[2])) <= min(MAX_TOKENS, _context(model))]
+        fitting = [pair for pair in batch if max(len(pair.mistaken), len(pair.corrected)) <= longest]
         left_out += len(batch) - len(fitting)
         if fitting:
-            rows += _measured(model, device, fitting)
+            rows += _measure_pairs(model, device, fitting)
             emit("pairs", done=len(rows))
     with atomic_local(out) as local:
         write_table(pa.Table.from_pylist(rows, schema=SCHEMA), local)
@@ -77,24 +77,30 @@ def perplexities(model: Any, device: str, sequences: Sequence[tuple[list[int], i
     ]
 
 
-Pair = tuple[str, list[int], list[int], int]
-"""Id, tokens of question and mistaken path, of question and corrected path, tokens of the question."""
+class TokenPair(NamedTuple):
+    """A correction as tokens: the question with the mistaken path, and with the corrected one."""
+
+    id: str
+    mistaken: list[int]
+    corrected: list[int]
+    prompt_tokens: int
+    """How many tokens of both are the question."""
 
 
-def _pairs(corrections: Path, tokenizer: Any) -> Iterator[Pair]:
+def _pairs(corrections: Path, tokenizer: Any) -> Iterator[TokenPair]:
     for file in part_files(LOCAL, str(corrections)):
         for batch in read_batches(file, COLUMNS):
             for row in batch.to_pylist():
                 candidates = tuple(row["candidates"]) if row["candidates"] else None
                 text = path_input(get_task(row["task"]).prompts, row["question"], candidates)
-                given = _asked(tokenizer, text)
+                prompt = _prompt_tokens(tokenizer, text)
                 paths = [tokenizer.encode(row[name], add_special_tokens=False) for name in ("original", "spliced")]
                 if all(paths):
-                    yield row["id"], given + paths[0], given + paths[1], len(given)
+                    yield TokenPair(row["id"], prompt + paths[0], prompt + paths[1], len(prompt))
 
 
-def _asked(tokenizer: Any, text: str) -> list[int]:
-    """Return the question's tokens as the model is asked it: by its chat template, where it has one."""
+def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Return the question's tokens as a server would make them: by the chat template, if the model has one."""
     if tokenizer.chat_template:
         messages = [{"role": "user", "content": text}]
         chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -102,13 +108,9 @@ def _asked(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer.encode(f"{text}\n"))
 
 
-def _context(model: Any) -> int:
-    return int(getattr(model.config, "max_position_embeddings", MAX_TOKENS))
-
-
-def _measured(model: Any, device: str, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    mistaken = perplexities(model, device, [(one[1], one[3]) for one in pairs])
-    corrected = perplexities(model, device, [(one[2], one[3]) for one in pairs])
+def _measure_pairs(model: Any, device: str, pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
+    mistaken = perplexities(model, device, [(pair[1], pair[3]) for pair in pairs])
+    corrected = perplexities(model, device, [(pair[2], pair[3]) for pair in pairs])
     return [{"id": one[0], "mistaken": a, "corrected": b} for one, a, b in zip(pairs, mistaken, corrected, strict=True)]
 
 
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, required=True)
     given = parser.parse_args(argv)
-    return carried_out(lambda: measure(given.model, given.corrections, given.out, given.limit), given.out)
+    return run_program(lambda: measure(given.model, given.corrections, given.out, given.limit), given.out)
 
 
 if __name__ == "__main__":

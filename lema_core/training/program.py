@@ -1,25 +1,113 @@
-"""How every program under ``lema_core.training`` runs for the process that started it."""
+"""What every training program reports to the process that started it: JSON events, an exit status, a full disk."""
 
-from collections.abc import Callable
+import contextlib
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from lema_core.errors import LemaError
+from lema_core.errors import LemaError, TrainingError
 from lema_core.system.processes import die_with_parent
-from lema_core.training.disk import told_when_full
-from lema_core.training.events import emit
+
+CLOCK_FIELDS = ("tokens_per_second", "mfu")
+"""Measured by a clock, so that no two runs agree on them."""
+STEP_FIELDS = ("step", "loss", "learning_rate", "grad_norm", "tokens", *CLOCK_FIELDS)
+_OF_PAIRS = {"rewards/accuracies": "pairs_in_order", "rewards/margins": "reward_margin"}
+"""TRL's names of DPO's figures, and ours."""
+
+
+def emit(event: str, **fields: Any) -> None:
+    """Write one event as one JSON line."""
+    sys.stdout.write(json.dumps({"event": event, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """Return the event in a line of output; None for whatever else libraries print."""
+    if not line.startswith('{"event"'):
+        return None
+    try:
+        found = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def metrics_row(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of one step from the trainer's log: a row of ``metrics.parquet``."""
+    named = {_OF_PAIRS.get(name, name): value for name, value in entry.items()}
+    return {
+        name: int(named[name]) if name in ("step", "tokens") else float(named[name])
+        for name in (*STEP_FIELDS, *_OF_PAIRS.values())
+        if name in named
+    }
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_TEXTS = (*map(os.strerror, _FULL), "PytorchStreamWriter failed", "unexpected pos")
+"""safetensors keeps only the system's text; torch's zip writer keeps only the position in the file."""
+
+
+@contextlib.contextmanager
+def report_full_disk(out: Path) -> Iterator[None]:
+    """Raise a ``TrainingError`` in place of whatever a library raises when ``out`` takes no more bytes.
+
+    Raises:
+        TrainingError: the disk is full, or a quota or a limit on the size of a file is reached.
+    """
+    try:
+        yield
+    except TrainingError:
+        raise
+    except Exception as error:
+        full = [cause for cause in _chain(error) if _is_full(cause)]
+        if not full:
+            raise
+        raise TrainingError(
+            f"the disk of {out} is full, or a quota or a limit on file sizes is reached: writing there failed "
+            f"({_first_line(full[-1])}; {_free(out)} MB free). Complete checkpoints are kept. Free some space, or "
+            "lower launch.keep_checkpoints (one more than that must fit beside the model), and run the same command "
+            "again"
+        ) from error
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno in _FULL
+    return any(text in str(error) for text in _TEXTS)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _free(out: Path) -> int:
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    return shutil.disk_usage(there).free // 10**6
+
 
 FAILED = 3
-"""The exit status of a failure that an ``error`` event tells of."""
+"""The exit status of a failure that an ``error`` event describes."""
 
 
-def carried_out(work: Callable[[], None], out: Path) -> int:
-    """Do the work that writes under ``out`` and return the exit status; the program ends when its parent does.
+def run_program(work: Callable[[], None], out: Path) -> int:
+    """Run a program's work, which writes under ``out``, and return the exit status; it dies with its parent.
 
-    A failure that we know, a full disk included, becomes an ``error`` event. Any other one is for the log.
+    A known failure, such as a full disk, becomes an ``error`` event. Any other one goes to the log.
     """
     die_with_parent()
     try:
-        with told_when_full(out):
+        with report_full_disk(out):
             work()
     except LemaError as error:
         emit("error", message=str(error))

@@ -2,8 +2,8 @@
 
 By hand: ``torchrun --nproc-per-node 2 -m lema_core.training.sft --spec SPEC.json --data TOKENS --out DIR``. SPEC.json
 is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. Then in DIR:
-``model/`` (whole, for ``from_pretrained``), ``metrics.parquet`` (a row a step) and the last complete checkpoints. The
-same command goes on from the newest of them. Events go to stdout as JSON lines.
+``model/`` (whole, for ``from_pretrained``), ``metrics.parquet`` (one row per step) and the last complete checkpoints.
+The same command goes on from the newest of them. Events go to stdout as JSON lines.
 """
 
 import argparse
@@ -18,13 +18,16 @@ import pyarrow as pa
 from lema_core.artifacts.files import atomic_local
 from lema_core.artifacts.parquet import write_table
 from lema_core.training.batches import Plan, plan_run
-from lema_core.training.checkpoints import check_continues, complete_checkpoints, drop_optimiser_states, remove_torn
-from lema_core.training.data import ExampleTokenizer, load_tokenizer
-from lema_core.training.events import emit, step_row
-from lema_core.training.preflight import check_machine
-from lema_core.training.program import carried_out
+from lema_core.training.checkpoints import (
+    check_continues,
+    complete_checkpoints,
+    delete_incomplete,
+    delete_optimiser_states,
+)
+from lema_core.training.checks import check_machine
+from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
+from lema_core.training.program import emit, metrics_row, run_program
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
-from lema_core.training.token_file import TokenisedData
 
 
 def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) -> None:
@@ -53,7 +56,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
     arguments = _arguments(options.trl_config(spec), given)
     model = models.load_model(base, spec, attention, bf16)
     trainer = _trainer(spec, launch, data, plan, model, tokenizer, arguments, packed)
-    newest = _tidy(trainer, out)
+    newest = _delete_incomplete_checkpoints(trainer, out)
     if trainer.is_world_process_zero():
         facts = {"precision": "bf16" if bf16 else "fp32", "attention": attention, **data.counts}
         facts["padding"] = plan.padding(data.lengths(), packed=packed)
@@ -63,7 +66,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         _write_metrics(trainer.state.log_history, out)
     models.save_whole(trainer, spec, base, tokenizer, out / MODEL_FOLDER)
     if trainer.is_world_process_zero():
-        drop_optimiser_states(out)
+        delete_optimiser_states(out)
         emit("done", steps=plan.steps)
 
 
@@ -125,14 +128,19 @@ def _trainer(
 ) -> Any:
     from datasets import Dataset
 
-    from lema_core.training.dpo import PairCollator, PreferenceTrainer
-    from lema_core.training.models import operations_a_token, peft_config
-    from lema_core.training.trainer import Collator, LemaTrainer
-    from lema_core.training.watch import Pace, Watch
+    from lema_core.training.models import operations_per_token, peft_config
+    from lema_core.training.trainers import (
+        Collator,
+        EventCallback,
+        LemaTrainer,
+        PairCollator,
+        PreferenceTrainer,
+        Throughput,
+    )
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     peak = launch.peak_tflops * 1e12 * plan.ranks if launch.peak_tflops else None
-    pace = Pace(plan, data.lengths(), peak, operations_a_token(model, spec))
+    throughput = Throughput(plan, data.lengths(), peak, operations_per_token(model, spec))
     dpo = spec.objective == "dpo"
     trainer: Any = PreferenceTrainer if dpo else LemaTrainer
     made = trainer(
@@ -142,17 +150,17 @@ def _trainer(
         data_collator=PairCollator(data, plan, pad) if dpo else Collator(data, plan, pad, packed=packed),
         processing_class=tokenizer,
         peft_config=peft_config(spec),
-        callbacks=[Watch(pace, launch)],
+        callbacks=[EventCallback(throughput, launch)],
     )
-    made.pace = pace
+    made.throughput = throughput
     return made
 
 
-def _tidy(trainer: Any, out: Path) -> str | None:
-    """Delete torn checkpoints, on rank 0 before any rank looks; return the name of the newest complete one."""
+def _delete_incomplete_checkpoints(trainer: Any, out: Path) -> str | None:
+    """Delete them on rank 0, before any rank reads the folder; return the name of the newest complete one."""
     out.mkdir(parents=True, exist_ok=True)
     if trainer.is_world_process_zero():
-        for name in remove_torn(out):
+        for name in delete_incomplete(out):
             emit("torn_checkpoint_removed", name=name)
     trainer.accelerator.wait_for_everyone()
     newest = complete_checkpoints(out)[-1:]
@@ -160,7 +168,7 @@ def _tidy(trainer: Any, out: Path) -> str | None:
 
 
 def _write_metrics(history: Sequence[dict[str, Any]], out: Path) -> None:
-    rows = [step_row(entry) for entry in history if "loss" in entry]
+    rows = [metrics_row(entry) for entry in history if "loss" in entry]
     with atomic_local(out / METRICS_FILE) as local:
         write_table(pa.Table.from_pylist(rows), local)
 
@@ -178,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         spec, launch = load_specs(given.spec.read_text())
         train(spec, launch, given.data, given.out)
 
-    return carried_out(work, given.out)
+    return run_program(work, given.out)
 
 
 if __name__ == "__main__":

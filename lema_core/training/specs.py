@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 MODEL_FOLDER = "model"
 METRICS_FILE = "metrics.parquet"
 SPEC_FILE = "spec.json"
-"""What a finished run leaves in its output folder: the whole model, a row a step, what was asked for."""
+"""What a finished run leaves in its output folder: the whole model, one row per step, the spec."""
 
 Method = Literal["full", "lora", "qlora"]
 Template = Literal["chat", "plain"]
@@ -26,7 +26,7 @@ _ARM = "arm:"
 
 
 class Adapter(BaseModel):
-    """A low-rank adapter; the defaults are the paper's (section 3.2)."""
+    """A low-rank adapter; the defaults are the paper's (section 3.3)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,7 +45,7 @@ class TrainingSpec(BaseModel):
     """``smollm2`` (the embedded student), a checkpoint folder, a model id of the Hugging Face hub; in a run file also
     ``arm:NAME``, the model that an earlier arm gave."""
     objective: Objective = "sft"
-    """A run file need not say it: arms of preference pairs are trained by dpo (arXiv 2305.18290), all others by sft."""
+    """Optional in a run file: arms of preference pairs are trained by dpo (arXiv 2305.18290), all others by sft."""
     beta: float = Field(0.1, gt=0)
     """Of dpo: how dear it is to leave the model that training starts from. Step-DPO takes 0.5."""
     method: Method = "full"
@@ -72,7 +72,7 @@ class TrainingSpec(BaseModel):
     """By kind of example (cot, correction, critique, refinement); multiplies the example's own weight. Kinds not named
     weigh 1."""
     save_steps: int | None = Field(None, ge=1)
-    """A checkpoint every so many steps; None: ten over the run, and never more than one in ten steps."""
+    """Steps between two checkpoints; None: ten checkpoints per run, at least ten steps apart."""
     trl: dict[str, Any] = Field(default_factory=dict)
     """Further options of TRL's SFTConfig (of DPOConfig for pairs); an unknown one, one that this spec already decides,
     or one that our trainers override, is an error."""
@@ -91,7 +91,7 @@ class TrainingSpec(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that decides the weights. ``save_steps`` only says how often they are looked at."""
+        """Return the part that decides the weights; ``save_steps`` only decides how often they are saved."""
         plain = self.model_dump(mode="json", exclude={"save_steps"})
         unused = {"adapter"} if self.method == "full" else set()
         unused |= {"beta"} if self.objective == "sft" else set()
@@ -118,7 +118,7 @@ class TrainingSpec(BaseModel):
         return self.save_steps or max(10, -(-steps // 10))
 
     def checkpoints(self, steps: int) -> int:
-        """Return how many checkpoints a run of so many steps writes; the last step has one."""
+        """Return how many checkpoints a run of ``steps`` steps writes; the last step has one."""
         return -(-steps // self.save_every(steps))
 
 
@@ -154,7 +154,7 @@ class LaunchSpec(BaseModel):
     environment: tuple[str, ...] = ()
     """Names of environment variables that training runs get beside the usual ones and HF_TOKEN and WANDB_API_KEY."""
     trackers: tuple[Tracker, ...] = ()
-    """Where the figures of each step go besides Parquet and Prefect; the package has to be installed."""
+    """Where the figures of each step go besides Parquet and the UI; the package has to be installed."""
     keep_checkpoints: int = Field(2, ge=2)
     """At least two, so that one is complete while the next is written."""
     keep_weights: bool = False
@@ -174,7 +174,7 @@ class LaunchSpec(BaseModel):
 
 
 def check_starts(arms: Mapping[str, TrainingSpec]) -> None:
-    """Refuse an arm that starts from the model of one that does not stand before it; arms in the order of training.
+    """Refuse an arm that starts from the model of an arm that is not trained before it; arms in the order of training.
 
     Raises:
         ValueError: one does.

@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.system.devices import environment, shared_out, using
+from lema_core.system.programs import device_environment, share_devices, use_devices
 from lema_core.training.launch import clean_environment, ranks_here
 from lema_core.training.specs import LaunchSpec
 
@@ -27,18 +27,18 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
         ("01", 1, [("0", "1")]),
     ],
 )
-def test_gpus_are_shared_out(devices, workers, shares):
-    assert shared_out(devices, workers) == shares
+def test_gpus_are_share_devices(devices, workers, shares):
+    assert share_devices(devices, workers) == shares
 
 
 def test_a_training_run_sees_its_share_and_has_a_rank_a_gpu(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    with using(("2", "5")):
+    with use_devices(("2", "5")):
         assert clean_environment({}, LaunchSpec())["CUDA_VISIBLE_DEVICES"] == "2,5"
         assert ranks_here(LaunchSpec()) == 2
         assert ranks_here(LaunchSpec(ranks=1)) == 1
-        with using(()):
-            assert environment({})["CUDA_VISIBLE_DEVICES"] == "2,5"
+        with use_devices(()):
+            assert device_environment({})["CUDA_VISIBLE_DEVICES"] == "2,5"
     assert "CUDA_VISIBLE_DEVICES" not in clean_environment({}, LaunchSpec())
 
 
@@ -47,6 +47,6 @@ async def test_a_model_server_sees_its_share(tmp_path, monkeypatch):
     for devices, seen in (((), "all"), (("1",), "1")):
         file = tmp_path / seen
         endpoint = EndpointSpec(model="m", command=(sys.executable, "-c", SERVER, "{port}", str(file)))
-        with using(devices):
+        with use_devices(devices):
             async with running(endpoint):
                 assert file.read_text() == seen

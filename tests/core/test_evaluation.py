@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.evaluation.accuracy import evaluate
+from lema_core.evaluation.accuracy import compare_models
 from lema_core.records import JudgedPath
 
 
@@ -21,7 +21,7 @@ def model(rights, n=100, **fields):
 
 def test_arms_are_compared_with_base_and_lema_with_cot():
     base, cot, lema = model(range(5)), model(range(30)), model(range(40))
-    found = evaluate(base, {"cot": cot, "lema": lema}, base_name="SmolLM2")
+    found = compare_models(base, {"cot": cot, "lema": lema}, base_name="SmolLM2")
     assert [(s.name, s.accuracy.value) for s in found.scores] == [("SmolLM2", 0.05), ("cot", 0.3), ("lema", 0.4)]
     assert [(c.arm, c.reference) for c in found.comparisons] == [
         ("cot", "SmolLM2"), ("lema", "SmolLM2"), ("lema", "cot"),
@@ -35,40 +35,40 @@ def test_arms_are_compared_with_base_and_lema_with_cot():
 
 def test_the_order_of_rows_does_not_matter():
     base, lema = model(range(5)), model(range(40))
-    assert evaluate(base, {"lema": lema}) == evaluate(base[::-1], {"lema": lema[::-1]})
+    assert compare_models(base, {"lema": lema}) == compare_models(base[::-1], {"lema": lema[::-1]})
 
 
 def test_only_the_verdict_right_is_right_and_every_verdict_is_counted():
     rows = [judged(i, v) for i, v in enumerate(["right", "none", "ambiguous", "unknown", "wrong", "wrong"])]
-    score = evaluate(rows, {"lema": rows}).score("base")
+    score = compare_models(rows, {"lema": rows}).score("base")
     assert score.accuracy.successes == 1
     assert score.verdicts == {"ambiguous": 1, "none": 1, "right": 1, "unknown": 1, "wrong": 2}
 
 
 def test_other_questions_are_refused_by_name():
     with pytest.raises(DataError, match=r"lema lacks 1 \['question-099'\] and has 0 others"):
-        evaluate(model([1]), {"lema": model([1], n=99)})
+        compare_models(model([1]), {"lema": model([1], n=99)})
 
 
 def test_two_paths_for_a_question_are_refused():
     rows = model([1], n=3)
     with pytest.raises(DataError, match="lema has two paths for question question-000"):
-        evaluate(rows, {"lema": [*rows, rows[0]]})
+        compare_models(rows, {"lema": [*rows, rows[0]]})
 
 
 def test_nothing_to_evaluate_is_an_error():
     with pytest.raises(DataError, match="no judged paths"):
-        evaluate([], {})
+        compare_models([], {})
 
 
 def test_an_arm_cannot_take_the_base_models_name():
     with pytest.raises(DataError, match="another name"):
-        evaluate(model([1]), {"base": model([1])})
+        compare_models(model([1]), {"base": model([1])})
 
 
 def test_difficulty_is_the_level_in_natural_order():
     rows = [dataclasses.replace(row, level=f"Level {i % 3 * 5}") for i, row in enumerate(model(range(50)))]
-    found = evaluate(rows, {"lema": rows})
+    found = compare_models(rows, {"lema": rows})
     assert [(x.level, x.arm) for x in found.levels][::2] == [(f"Level {k}", "base") for k in (0, 5, 10)]
     assert sum(x.accuracy.n for x in found.levels if x.arm == "lema") == 100
 
@@ -76,12 +76,12 @@ def test_difficulty_is_the_level_in_natural_order():
 def test_without_a_level_difficulty_is_the_length_of_the_gold_rationale():
     short, long = "Step 1: a", "Step 1: a\nStep 2: b\nStep 3: c"
     rows = [dataclasses.replace(r, rationale=short if i % 2 else long) for i, r in enumerate(model([1], n=10))]
-    assert {x.level for x in evaluate(rows, {}).levels} == {"1 step", "3 steps"}
+    assert {x.level for x in compare_models(rows, {}).levels} == {"1 step", "3 steps"}
 
 
 def test_one_level_alone_is_no_breakdown():
-    assert evaluate(model([1]), {}).levels == ()
+    assert compare_models(model([1]), {}).levels == ()
 
 
 def test_models_that_never_disagree_leave_nothing_detectable():
-    assert evaluate(model([1]), {"lema": model([1])}).detectable == float("inf")
+    assert compare_models(model([1]), {"lema": model([1])}).detectable == float("inf")

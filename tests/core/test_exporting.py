@@ -11,7 +11,7 @@ from lema_core.errors import ArtifactError, ConfigError
 from lema_core.exporting import export, export_model, write_card
 from lema_core.records import Example
 from lema_core.report import ReportData
-from lema_core.report.run_cards import data_card
+from lema_core.report.cards import run_dataset_card
 from lema_core.run.artifacts import Lineage
 from lema_core.run.spec import RunSpec
 
@@ -50,11 +50,11 @@ def test_the_card_tells_pairs_from_chats():
         {"name": "r", "questions": {"task": "gsm8k", "path": "q"}, "mixture": {"arms": ["cot", "step_dpo"]}}
     )
     data = ReportData(title="t", task="gsm8k", students=("s",), corrector="c")
-    chat = data_card(run, data, {"cot.jsonl": 3, "step_dpo.jsonl": 2})
+    chat = run_dataset_card(run, data, {"cot.jsonl": 3, "step_dpo.jsonl": 2})
     assert "- cot.jsonl: an example a line. `messages`" in chat
     assert "- step\\_dpo.jsonl: a preference pair a line" in chat
     assert "| `spliced` |" not in chat
-    tables = data_card(run, data, {"cot.parquet": 3, "corrections.parquet": 2})
+    tables = run_dataset_card(run, data, {"cot.parquet": 3, "corrections.parquet": 2})
     assert "| `spliced` |" in tables
     assert "a line" not in tables
 

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from lema_core.errors import ConfigError
-from lema_core.system.chat_templates import ChatTemplates
-from lema_core.system.environment import program_environment
-from lema_core.system.foreign_models import refuse_code
+from lema_core.system.foreign_models import ChatTemplates, refuse_code
+from lema_core.system.programs import program_environment
 
 MARKER = "PWNED"
 CODE = f"from pathlib import Path\nPath(__file__).with_name('{MARKER}').write_text('ran')\nclass EvilTok: ...\n"
@@ -112,7 +111,7 @@ def test_an_isolated_program_reaches_no_server(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         environment = program_environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-        command = [sys.executable, "-m", "lema_core.system.isolation", "probe", port]
+        command = [sys.executable, "-m", "lema_core.system.programs", "probe", port]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     can = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
     assert done.stdout.strip() == ("refused" if can else "reached")

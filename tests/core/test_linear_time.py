@@ -25,7 +25,7 @@ from lema_core.questions.tasks.math import boxed_gold
 from lema_core.reasoning_paths import path_from, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
 from lema_core.reference_corrector import Problem, correct, equations, explanations, gold_rationale
-from lema_core.report.diff import pair_of
+from lema_core.report.diff import align_correction
 from lema_core.steps import (
     numbered_path,
     render_path,
@@ -98,7 +98,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "mixture.count_words": count_words,
     "questions.rationale_from": lambda text: rationale_from(text, "7"),
     "questions.boxed_gold": lambda text: boxed_gold(text, text),
-    "report.pair_of": lambda text: pair_of(correction(text, text.replace("1", "2"))),
+    "report.pair_of": lambda text: align_correction(correction(text, text.replace("1", "2"))),
     "reference_corrector.correct": lambda text: correct(Problem(QUESTION.text, "7", RATIONALE), text),
     "reference_corrector.correct, prose": lambda text: correct(Problem(QUESTION.text, "7", "Seven are left."), text),
     "reference_corrector.correct, choice": lambda text: correct(
@@ -118,7 +118,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "prompts.correction_prompt": lambda text: layouts.correction_prompt("gsm8k", text, text),
     "prompts.evolution_prompt": lambda text: layouts.evolution_prompt("gsm8k", text),
     "records.content_id": lambda text: content_id("x", text),
-    "redaction.Redactor": Redactor("sk-1111111111111111").redacted,
+    "redaction.Redactor": Redactor("sk-1111111111111111").redact,
 }
 COVERED_BY_ANOTHER = {
     "steps.number_steps": "render_path",
@@ -189,7 +189,7 @@ def words_apart(size: int) -> dict[str, str]:
 
 def test_marking_differences_takes_linear_time_where_every_second_word_differs():
     def mark(text: str) -> object:
-        return pair_of(correction(text, text.replace("x", "y").replace("1 2", "2 2")))
+        return align_correction(correction(text, text.replace("x", "y").replace("1 2", "2 2")))
 
     assert superlinear(mark, words_apart) == []
 

@@ -6,11 +6,11 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from flows.local_stack.access import auth_string
 from flows.local_stack.background import Background
+from flows.local_stack.server import auth_string
 from lema_core.errors import ConfigError
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.system.private_files import private_file, private_folder, write_private_once
+from lema_core.system.files import make_private_file, make_private_folder, write_private_once
 
 
 @contextmanager
@@ -29,8 +29,8 @@ def rights(path):
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 def test_new_ones_are_closed(tmp_path, mask):
     with umask(mask):
-        folder = private_folder(tmp_path / "a" / "b")
-        private_file(folder / "file")
+        folder = make_private_folder(tmp_path / "a" / "b")
+        make_private_file(folder / "file")
         write_private_once(folder / "once", "text")
         auth_string(tmp_path / "home" / "prefect")
         Background(tmp_path / "home" / "prefect", "sleeper").start(["true"], {}).wait()
@@ -73,4 +73,4 @@ def test_the_first_text_stays(tmp_path):
 def test_a_folder_of_another_user_keeps_no_secret(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: tmp_path.stat().st_uid + 1)
     with pytest.raises(ConfigError, match="belongs to the user"):
-        private_folder(tmp_path)
+        make_private_folder(tmp_path)

@@ -13,7 +13,14 @@ from support import shifted, until
 from flows.local_stack.background import Background
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.system import processes
-from lema_core.system.processes import ProcessIdentity, end_group, identity_of, lives, lives_by_clock, this_process
+from lema_core.system.processes import (
+    ProcessIdentity,
+    end_group,
+    identity_of,
+    is_alive,
+    is_alive_by_clock,
+    this_process,
+)
 
 HELPER = """
 import signal, sys, time
@@ -51,28 +58,28 @@ async def test_a_group_that_does_not_listen_is_killed():
 
 def test_a_process_is_known_by_its_machine_id_and_start() -> None:
     me = this_process()
-    assert lives(me) is True
-    assert lives(me.model_copy(update={"started": me.started + 1})) is False
-    assert lives(me.model_copy(update={"machine": "elsewhere"})) is None
+    assert is_alive(me) is True
+    assert is_alive(me.model_copy(update={"started": me.started + 1})) is False
+    assert is_alive(me.model_copy(update={"machine": "elsewhere"})) is None
     for no_process in (0, -1, 2**40):
-        assert lives(me.model_copy(update={"pid": no_process})) is False
+        assert is_alive(me.model_copy(update={"pid": no_process})) is False
 
 
 def test_a_process_that_nobody_has_waited_for_is_dead() -> None:
     child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
     identity = identity_of(child)
-    assert lives(identity) is True
+    assert is_alive(identity) is True
     os.kill(child, signal.SIGKILL)
-    until("the child's end", lambda: lives(identity) is False)
+    until("the child's end", lambda: is_alive(identity) is False)
     assert psutil.pid_exists(child)
     os.waitpid(child, 0)
-    assert lives(identity) is False
+    assert is_alive(identity) is False
 
 
 def test_a_stopped_process_lives() -> None:
     child = os.posix_spawn("/bin/sleep", ["sleep", "60"], os.environ)
     os.kill(child, signal.SIGSTOP)
-    assert lives(identity_of(child)) is True
+    assert is_alive(identity_of(child)) is True
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
@@ -93,14 +100,14 @@ def test_without_a_boot_id_the_start_is_taken_in_seconds(monkeypatch) -> None:
     monkeypatch.setattr(processes, "boot_id", lambda: "")
     me = this_process()
     assert abs(me.started - psutil.Process().create_time()) < 0.01
-    assert lives(me) is True
-    assert lives(me.model_copy(update={"started": me.started - 5})) is False
-    assert lives(me.model_copy(update={"pid": 2**22 + 1})) is False
+    assert is_alive(me) is True
+    assert is_alive(me.model_copy(update={"started": me.started - 5})) is False
+    assert is_alive(me.model_copy(update={"pid": 2**22 + 1})) is False
 
 
 @pytest.mark.parametrize(("shift", "alive"), [(0.0, True), (5.0, False)])
 def test_a_process_of_an_older_version_is_known_by_its_start_in_seconds(shift, alive) -> None:
-    assert lives_by_clock(os.getpid(), psutil.Process().create_time() + shift) is alive
+    assert is_alive_by_clock(os.getpid(), psutil.Process().create_time() + shift) is alive
 
 
 def test_what_runs_in_the_background_is_found_whatever_the_clock_says(tmp_path) -> None:

@@ -40,7 +40,7 @@ def test_a_rule_that_bounds_nothing_is_refused():
 
 
 def test_a_pilot_is_told_with_its_reasons_in_order():
-    assert UNRATED.told() == (
+    assert UNRATED.describe() == (
         "6 of 10 mistakes have an accepted correction (60%). Rejected: 3 wrong_answer, 1 unparsable."
     )
 

@@ -7,7 +7,7 @@ import pytest
 from hostile_endpoint import SPELLINGS
 from hostile_trials import _holds_key
 
-from lema_core.system.redaction import Redactor, redactor_of, without_secrets
+from lema_core.system.redaction import Redactor, get_redactor, redact_secrets
 
 KEYS = [
     "sk-proj-REALKEY-never+echoed/0987654321&x",
@@ -25,7 +25,7 @@ def test_every_spelling_is_taken_out_also_inside_json(key, spelling, levels):
     for _ in range(levels):
         text = json.dumps({"message": text})
     assert _holds_key(text, key)
-    redact = Redactor(key).redacted
+    redact = Redactor(key).redact
     assert not _holds_key(redact(text), key)
     assert redact(text.encode()) == redact(text).encode()
     assert "before" in redact(text)
@@ -35,24 +35,24 @@ def test_every_spelling_is_taken_out_also_inside_json(key, spelling, levels):
 @pytest.mark.parametrize("key", ["EMPTY", "test-key", "token", "none-needed"])
 def test_a_place_holder_is_taken_out_only_as_it_is(key):
     text = f"{key.swapcase()} and {key[:3]}\n{key[3:]}"
-    assert Redactor(key).redacted(text) == text
-    assert Redactor(key).redacted(f"the key {key} itself") == "the key *** itself"
+    assert Redactor(key).redact(text) == text
+    assert Redactor(key).redact(f"the key {key} itself") == "the key *** itself"
 
 
 def test_a_secret_of_a_few_characters_stays():
-    assert Redactor("none").redacted("none of it") == "none of it"
+    assert Redactor("none").redact("none of it") == "none of it"
 
 
 def test_text_without_the_key_is_unchanged():
     text = json.dumps({"text": "50% of 20 &amp; 5\u00b0, \\frac{1}{2}, sk-proj-, REALKEY, " + "word " * 500})
-    assert Redactor(KEYS[0]).redacted(text) == text
+    assert Redactor(KEYS[0]).redact(text) == text
 
 
 @pytest.mark.parametrize(
     "piece", ["\\", "%41", "%25", "&amp;", "&#", "s", "sk-pro", "\\u00", "\\n", " ", "sk-proj-REALKEY-", "%0a", "=\r\n"]
 )
 def test_the_time_is_linear_in_the_text(piece):
-    redact = Redactor(KEYS[0]).redacted
+    redact = Redactor(KEYS[0]).redact
 
     def seconds(characters: int) -> float:
         text = ("sk-proj-REALKEY-never" + piece * (characters // len(piece))).encode()
@@ -68,5 +68,5 @@ def test_the_time_is_linear_in_the_text(piece):
 
 
 def test_what_a_process_has_read_is_taken_out_of_any_text():
-    redactor_of(KEYS[2])
-    assert without_secrets(f"401: {KEYS[2]}") == "401: ***"
+    get_redactor(KEYS[2])
+    assert redact_secrets(f"401: {KEYS[2]}") == "401: ***"

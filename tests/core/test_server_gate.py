@@ -14,7 +14,7 @@ from lema_core.errors import EndpointError
 from lema_core.llm import model_server
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.simulated import SimulatedEndpoint
-from lema_core.system.server_gate import Gate, GatedApp, listens, session_listens
+from lema_core.system.loopback import FilteredApp, RequestFilter, is_listening, is_session_listening
 
 OWN = "127.0.0.1:4200"
 TAKEN = [
@@ -78,19 +78,19 @@ NAMES = [
 
 @pytest.mark.parametrize("headers", TAKEN)
 def test_programs_and_own_pages_are_taken(headers):
-    assert Gate().refusal(headers.items()) is None
+    assert RequestFilter().refusal(headers.items()) is None
 
 
 @pytest.mark.parametrize("headers", FOREIGN)
 def test_pages_of_other_origins_are_refused(headers):
-    assert Gate().refusal([("Host", OWN), *headers.items()]).status == 403
+    assert RequestFilter().refusal([("Host", OWN), *headers.items()]).status == 403
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_other_host_names_are_refused(name):
-    assert Gate().refusal([("host", name)]).status == 400
+    assert RequestFilter().refusal([("host", name)]).status == 400
     # A rebound page is of the same origin as the name that it uses.
-    assert Gate().refusal([("host", name), ("origin", f"http://{name}")]).status == 400
+    assert RequestFilter().refusal([("host", name), ("origin", f"http://{name}")]).status == 400
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_other_host_names_are_refused(name):
     ],
 )
 def test_none_or_two_of_a_header_are_refused(headers):
-    assert Gate().refusal(headers) is not None
+    assert RequestFilter().refusal(headers) is not None
 
 
 def test_a_named_proxy_is_taken():
-    proxied = Gate(hosts=(*Gate().hosts, "lema.example.org"), origins=("https://lema.example.org",))
+    proxied = RequestFilter(hosts=(*RequestFilter().hosts, "lema.example.org"), origins=("https://lema.example.org",))
     of_proxy = [("host", "lema.example.org"), ("origin", "https://lema.example.org")]
     assert proxied.refusal(of_proxy) is None
-    assert Gate().refusal(of_proxy).status == 400
+    assert RequestFilter().refusal(of_proxy).status == 400
     assert proxied.refusal([("host", "lema.example.org"), ("origin", "https://evil.example")]).status == 403
 
 
@@ -126,7 +126,7 @@ async def echo(scope, receive, send):
 
 
 def test_an_application_behind_the_gate():
-    client = TestClient(GatedApp(echo, Gate()), base_url="http://127.0.0.1:4200")
+    client = TestClient(FilteredApp(echo, RequestFilter()), base_url="http://127.0.0.1:4200")
     own = client.get("/")
     assert (own.status_code, own.text, own.headers["x-frame-options"]) == (200, "reached", "DENY")
     for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
@@ -160,10 +160,10 @@ def test_a_port_is_of_the_process_that_listens_or_of_its_session():
     ) as one:
         try:
             port = int(one.stdout.readline())
-            assert session_listens(one.pid, port)
-            assert not listens(one.pid, port)
+            assert is_session_listening(one.pid, port)
+            assert not is_listening(one.pid, port)
             with socket.create_server(("127.0.0.1", 0)) as ours:
-                assert not session_listens(one.pid, ours.getsockname()[1])
+                assert not is_session_listening(one.pid, ours.getsockname()[1])
         finally:
             os.killpg(one.pid, signal.SIGKILL)
 

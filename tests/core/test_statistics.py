@@ -82,8 +82,10 @@ def test_the_bootstrap_of_one_run_agrees_with_the_score_interval_and_repeats_its
 
 def test_holm_gives_the_textbook_adjustment():
     # Holm 1979's rule on (0.01, 0.04, 0.03): 3 * 0.01, 2 * 0.03, then the running maximum.
-    assert statistics.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
-    assert statistics.holm({}) == {}
+    assert statistics.adjust_by_holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06}
+    )
+    assert statistics.adjust_by_holm({}) == {}
 
 
 def test_the_minimal_difference_is_found_with_the_promised_power():

@@ -3,8 +3,7 @@ import dataclasses
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.evaluation.greedy import judged_answer
-from lema_core.evaluation.votes import vote_requests, vote_scores
+from lema_core.evaluation.answers import judge_answer, score_votes, vote_requests
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import JudgedPath
@@ -32,7 +31,7 @@ def test_answers_vote_by_equivalence_right_and_wrong_ones_alike():
         *answers("b", "0.25", "1/4", "25%", "0.5", "0.5"),  # three spellings of one wrong answer win
         *answers("c", None, None, "0.5", None, None),  # what failed does not vote
     ]
-    (score,) = vote_scores({"base": rows})
+    (score,) = score_votes({"base": rows})
     assert score.k == 5
     assert score.accuracy.successes == pytest.approx(0.5 + 0 + 1)
     assert score.accuracy.low < score.accuracy.value < score.accuracy.high
@@ -44,19 +43,18 @@ def test_an_answer_that_cannot_be_decided_votes_and_is_not_right():
     asked = vote_requests([question], EvaluationSpec(samples=4), "zero_shot")
     texts = ["The answer is 9**9**9**9.", "The answer is 1.", "The answer is 9**9**9**9.", "Who knows."]
     rows = [
-        judged_answer(one, "m", Completion("k", text, "stop", 1, 1, "m"))
-        for one, text in zip(asked, texts, strict=True)
+        judge_answer(one, "m", Completion("k", text, "stop", 1, 1, "m")) for one, text in zip(asked, texts, strict=True)
     ]
     assert [row.verdict for row in rows] == ["unknown", "right", "unknown", "none"]
     assert [row.answer for row in rows] == ["9**9**9**9", "1", "9**9**9**9", None]
-    assert vote_scores({"base": rows})[0].accuracy.successes == 0, "two equal answers outvote the right one"
+    assert score_votes({"base": rows})[0].accuracy.successes == 0, "two equal answers outvote the right one"
 
 
 def test_models_are_compared_question_by_question():
     def model(rights):
         return [row for i in range(40) for row in answers(f"q{i}", *(["0.5"] * 3 if i < rights else ["9"] * 3))]
 
-    base, arm = vote_scores({"base": model(10), "lema": model(30)})
+    base, arm = score_votes({"base": model(10), "lema": model(30)})
     assert (base.accuracy.successes, arm.accuracy.successes) == (10, 30)
     assert arm.difference.value == pytest.approx(0.5)
     assert arm.difference.low > 0.3
@@ -64,9 +62,9 @@ def test_models_are_compared_question_by_question():
 
 def test_votes_that_cannot_be_compared_are_refused():
     with pytest.raises(DataError, match="different numbers of samples"):
-        vote_scores({"base": [*answers("a", "1", "2"), *answers("b", "1")]})
+        score_votes({"base": [*answers("a", "1", "2"), *answers("b", "1")]})
     with pytest.raises(DataError, match="other questions"):
-        vote_scores({"base": answers("a", "1"), "lema": answers("b", "1")})
+        score_votes({"base": answers("a", "1"), "lema": answers("b", "1")})
 
 
 def test_more_samples_keep_the_first_ones_and_each_question_draws_by_itself():

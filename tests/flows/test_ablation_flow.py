@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from support import environment, killed_at, lema_command, of_stage, parts
 
-from flows.run_records import record_of
+from flows.run_records import read_record
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.simulated import Faults
 from lema_core.records import Example
@@ -77,7 +77,7 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
     # A run of the same file is of the arms of [mixture], and no sweep.
     assert "40 questions, 120 reasoning paths" in lema("run", run_file, "--root", "out").stdout
     assert len(of_stage(store, "ablation")) == 1
-    assert record_of(str(tmp_path / "out"), "flow_test").spec.ablation is None
+    assert read_record(str(tmp_path / "out"), "flow_test").spec.ablation is None
 
 
 def test_a_wrong_sweep_is_refused_before_anything_is_paid(lema, run_file, simulated):
@@ -99,7 +99,7 @@ def test_cells_that_wait_for_a_batch_are_collected_by_a_later_run(lema, run_file
     assert waiting.returncode == 1
     assert "2 of 2 cells did not finish" in waiting.stderr
     assert "submitted and not finished" in waiting.stderr
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "waiting"
     simulated.faults = Faults()
     for submitted in simulated.batches.batches.values():
         submitted["ready_at"] = 0

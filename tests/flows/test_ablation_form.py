@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from prefect.utilities.callables import parameter_schema
 from support import AUTH
 
-from flows.ablation_form import ablation_form, swept_by
+from flows.ablation_form import ablation_form, fill_in_sweep
 from lema_core.ablation.specs import AblationSpec
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS
@@ -35,13 +35,13 @@ def test_the_form_says_what_each_field_is_and_offers_the_arms():
 
 
 def test_what_is_filled_in_takes_the_place_of_the_run_files_own():
-    assert swept_by(RUN, {}).ablation == RUN.ablation
-    changed = swept_by(RUN, {"seeds": [7], "parallel": 2}).ablation
+    assert fill_in_sweep(RUN, {}).ablation == RUN.ablation
+    changed = fill_in_sweep(RUN, {"seeds": [7], "parallel": 2}).ablation
     assert changed == AblationSpec(arms=("lema", "cot"), reference="cot", seeds=(7,), parallel=2)
-    other = swept_by(RUN, {"arms": ["lema", "critique"]}).ablation
+    other = fill_in_sweep(RUN, {"arms": ["lema", "critique"]}).ablation
     assert (other.arms, other.reference) == (("lema", "critique"), None), "the file's reference is none of these arms"
     plain = RUN.model_copy(update={"ablation": None})
-    assert swept_by(plain, {"arms": ["cot"]}).ablation == AblationSpec(arms=("cot",))
+    assert fill_in_sweep(plain, {"arms": ["cot"]}).ablation == AblationSpec(arms=("cot",))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_what_is_filled_in_takes_the_place_of_the_run_files_own():
 )
 def test_a_wrong_field_is_named(filled, message):
     with pytest.raises(ConfigError, match=message) as told:
-        swept_by(RUN, filled)
+        fill_in_sweep(RUN, filled)
     assert "the form of the sweep" in str(told.value)
 
 

@@ -6,8 +6,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from flows.local_stack import access, server
-from flows.local_stack.access import LOGIN_S, Logins, auth_string, login_token
+from flows.local_stack import server
+from flows.local_stack.server import LOGIN_S, Logins, auth_string, login_token
 from lema_core.errors import ConfigError, LemaError
 
 AUTH = "lema:a-string-for-tests"
@@ -24,9 +24,9 @@ def test_a_token_logs_in_once_and_into_one_server():
 
 
 def test_a_token_ends_after_a_day(monkeypatch):
-    now = access.time.time()
+    now = server.time.time()
     token, logins = login_token(AUTH, 7), Logins(AUTH, 7)
-    monkeypatch.setattr(access.time, "time", lambda: now + LOGIN_S + 1)
+    monkeypatch.setattr(server.time, "time", lambda: now + LOGIN_S + 1)
     assert not logins.take(token)
 
 

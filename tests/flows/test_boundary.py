@@ -19,7 +19,7 @@ from support import ask, environment
 import flows
 import tasks
 from lema_core.errors import BudgetExceededError, LemaError, UnexpectedError
-from lema_core.system.redaction import redactor_of
+from lema_core.system.redaction import get_redactor
 from tasks.boundary import OWN_ERRORS, own_errors
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
@@ -42,7 +42,7 @@ def test_every_task_and_every_flow_raises_our_errors():
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_a_foreign_exception_becomes_ours_without_key_cause_or_values(spelling):
-    redactor_of(KEY)
+    get_redactor(KEY)
 
     @own_errors
     async def broken(values: str) -> None:

@@ -1,19 +1,23 @@
-"""``lema chaos`` in its small form, and the tools it does its damage with."""
+"""The chaos scenarios in their small form, and the tools they do their damage with."""
 
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import AUTH
+from chaos import SCENARIOS, choose_scenarios, scenario_run
+from chaos.__main__ import app
+from chaos.damage import completions, garble, tear_tail
+from chaos.simulated_run import library_for, run_file_text, simulated_run
+from chaos.snapshot import content_hash
+from support import AUTH, environment
 from typer.testing import CliRunner
 
-from flows.chaos import SCENARIOS, chosen
-from flows.chaos.adapting import known_to, run_file_text, simulated_run
-from flows.chaos.damage import completions, garbled, tear_tail
-from flows.chaos.outcome import content_hash
-from flows.cli import app
 from lema_core.errors import ConfigError, LedgerError
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.run.files import read_run_file
@@ -58,6 +62,7 @@ api_key_env = "SOME_KEY"
 transport = "batch"
 """
 URL = "http://127.0.0.1:9/v1"
+TESTS = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -77,7 +82,7 @@ def test_every_endpoint_is_simulated_and_no_key_or_budget_is_left(whole):
     assert {(one.command, one.api_key_env, one.transport) for one in run.endpoints.values()} == {(None, None, "http")}
     assert (run.training, run.evaluation, run.budget.usd, run.runtime.ledger) == (None, None, None, None)
     assert simulated_run(whole, URL, with_training=True).training == whole.training
-    assert len(known_to(whole).problems) == 12
+    assert len(library_for(whole).problems) == 12
 
 
 @pytest.mark.parametrize("with_training", [False, True])
@@ -89,10 +94,10 @@ def test_the_run_file_that_is_written_says_what_was_read(whole, tmp_path, with_t
 
 def test_scenarios_have_names_of_their_own_and_a_wrong_one_is_told(whole):
     assert len({scenario.name for scenario in SCENARIOS}) == len(SCENARIOS)
-    assert {"weather", "kill", "full-disk"} == {scenario.name for scenario in chosen((), quick=True)}
-    assert [scenario.name for scenario in chosen(["kill"], quick=True)] == ["kill"]
+    assert {"transport", "kill", "full-disk"} == {scenario.name for scenario in choose_scenarios((), quick=True)}
+    assert [scenario.name for scenario in choose_scenarios(["kill"], quick=True)] == ["kill"]
     with pytest.raises(ConfigError, match="kill-paying"):
-        chosen(["kil"], quick=False)
+        choose_scenarios(["kil"], quick=False)
 
 
 @pytest.fixture
@@ -124,7 +129,7 @@ def test_a_torn_log_loses_its_last_commits_and_nothing_else(dead_ledger):
 
 @pytest.mark.parametrize("start", [0, 4096])
 def test_noise_in_the_ledgers_file_is_one_error_and_is_taken_back(dead_ledger, start):
-    with garbled(dead_ledger, start), pytest.raises(LedgerError, match=r"ledger\.sqlite"):
+    with garble(dead_ledger, start), pytest.raises(LedgerError, match=r"ledger\.sqlite"):
         LedgerStore(str(dead_ledger)).lookup(["k001"])
     assert completions(dead_ledger) == 60
 
@@ -141,21 +146,23 @@ def test_of_a_trainings_figures_all_counts_but_the_clock(tmp_path):
 
 @pytest.mark.slow
 def test_the_table_and_the_exit_code_tell_when_a_scenario_did_not_hold(run_file, tmp_path, monkeypatch, prefect_api):
-    from flows.chaos import bout
-
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", AUTH[prefect_api])
-    monkeypatch.setattr(bout, "ENTRY", "import sys; sys.exit('error: it does not start')")
-    told = CliRunner().invoke(app, ["chaos", str(run_file), "--only", "weather", "--folder", str(tmp_path / "chaos")])
-    assert told.exit_code == 1
-    assert "it does not start" in told.output
+    monkeypatch.setattr(scenario_run, "ENTRY", "import sys; sys.exit('error: it does not start')")
+    shown = CliRunner().invoke(app, [str(run_file), "--only", "transport", "--folder", str(tmp_path / "chaos")])
+    assert shown.exit_code == 1
+    assert "it does not start" in shown.output
 
 
 @pytest.mark.slow
-def test_faults_a_kill_and_a_full_disk_change_nothing(lema, run_file, tmp_path):
+def test_faults_a_kill_and_a_full_disk_change_nothing(prefect_api, run_file, tmp_path):
     small = ("--set", "questions.limit=20", "--set", "students.0.samples=2", "--set", "runtime.shard_requests=10")
-    done = lema("chaos", run_file, "--quick", "--folder", tmp_path / "chaos", *small)
+    words = [sys.executable, "-m", "chaos", str(run_file), "--quick", "--folder", str(tmp_path / "chaos"), *small]
+    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    given = environment(prefect_api, tmp_path) | {"PYTHONPATH": paths}
+    done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
     rows = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.strip().endswith("held")}
-    assert rows.keys() == {"weather", "kill", "full-disk"}
-    assert int(rows["weather"][1]) > 0
+    assert rows.keys() == {"transport", "kill", "full-disk"}
+    assert int(rows["transport"][1]) > 0
     assert rows["kill"][0] == "1"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from support import environment
 
-from flows.run_records import record_of
+from flows.run_records import read_record
 from lema_core.llm.batch.records import waits_for_batches
 from lema_core.llm.ledger.store import LedgerStore, pack
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
@@ -44,10 +44,10 @@ def test_a_run_is_collected_when_its_batches_are_done_also_after_a_poll_that_fai
     asked = [one["request_counts"]["total"] for one in simulated.batches.batches.values()]
     assert sum(asked) >= 50
     assert len(asked) <= 3
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "waiting"
 
     assert collect(prefect_api, tmp_path) == "Submitted: batches are not done yet of flow_test"
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "waiting"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "waiting"
 
     def away(self, remote):
         raise BatchError(400, "closed for today")
@@ -55,13 +55,13 @@ def test_a_run_is_collected_when_its_batches_are_done_also_after_a_poll_that_fai
     with monkeypatch.context() as patch:
         patch.setattr(Batches, "get", away)
         assert "closed for today" in collect(prefect_api, tmp_path)
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "failed"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "failed"
 
     for one in simulated.batches.batches.values():
         one["ready_at"] = 0
     simulated.faults = Faults()
     assert collect(prefect_api, tmp_path) == "Completed: finished flow_test"
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "completed"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "completed"
     assert simulated.stats.report()["paid_twice"] == 0
 
 

@@ -16,8 +16,8 @@ from support import AUTH, ask, environment, runs, until
 
 from flows.deployed import _those, what_is_trained
 from flows.planning.planner import Planner
-from flows.registration.deploying import served
-from flows.run_records import awaits_batches, record_of, recorded, records, save, unfinished
+from flows.registration import deployments_to_serve
+from flows.run_records import awaits_batches, find_unfinished, read_record, read_records, record_run, write_record
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Faults
@@ -72,20 +72,20 @@ def test_a_process_that_is_ended_is_resumed_and_one_that_was_cancelled_is_not(
     simulated.faults, root = Faults(latency_s=1), str(tmp_path / "out")
     processes = [started(prefect_api, tmp_path, name) for name in ("wished", "flow_test")]
     for name in ("wished", "flow_test"):
-        until("its record", lambda name=name: record_of(root, name))
+        until("its record", lambda name=name: read_record(root, name))
     until("the first answers", lambda: simulated.stats.counts["ok"])
     (run,) = runs(prefect_api, "wished: ")
     ask(prefect_api, f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
     for process in processes:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
-    assert record_of(root, "wished").state == "cancelled"
-    assert (record_of(root, "flow_test").state, record_of(root, "flow_test").crashes) == ("failed", 1)
+    assert read_record(root, "wished").state == "cancelled"
+    assert (read_record(root, "flow_test").state, read_record(root, "flow_test").crashes) == ("failed", 1)
 
     of_another_version(tmp_path / "out", "flow_test")
     simulated.faults = Faults()
     assert "the run 'old' was recorded by another version" in told(prefect_api, tmp_path, "resume", root="out")
-    assert {one.name: one.state for one in records(root)} == {
+    assert {one.name: one.state for one in read_records(root)} == {
         "flow_test": "completed", "wished": "cancelled", "old": "failed",
     }  # fmt: skip
 
@@ -93,25 +93,25 @@ def test_a_process_that_is_ended_is_resumed_and_one_that_was_cancelled_is_not(
 def test_a_signal_is_a_crash_unless_somebody_wished_it(run_file, tmp_path):
     run, root = read_run_file(run_file), str(tmp_path)
     for crashes in (1, 2):
-        with pytest.raises(asyncio.CancelledError), recorded(run, root):
+        with pytest.raises(asyncio.CancelledError), record_run(run, root):
             raise asyncio.CancelledError
-        assert (record_of(root, run.name).state, record_of(root, run.name).crashes) == ("failed", crashes)
-    with pytest.raises(asyncio.CancelledError), recorded(run, root, lambda: True):
+        assert (read_record(root, run.name).state, read_record(root, run.name).crashes) == ("failed", crashes)
+    with pytest.raises(asyncio.CancelledError), record_run(run, root, lambda: True):
         raise asyncio.CancelledError
-    assert (record_of(root, run.name).state, record_of(root, run.name).crashes) == ("cancelled", 0)
+    assert (read_record(root, run.name).state, read_record(root, run.name).crashes) == ("cancelled", 0)
 
 
 def test_a_record_of_another_version_hides_no_other(run_file, tmp_path):
     run, root = read_run_file(run_file), str(tmp_path)
-    save(root, run, "failed")
+    write_record(root, run, "failed")
     of_another_version(tmp_path, run.name)
-    assert sorted(one.name for one in records(root)) == [run.name, "old"]
-    assert unfinished(root, run.name) == run
+    assert sorted(one.name for one in read_records(root)) == [run.name, "old"]
+    assert find_unfinished(root, run.name) == run
     with pytest.raises(ConfigError, match=r"'old' was recorded by another version.*\n.*of_old: there is no such"):
-        unfinished(root, "old")
+        find_unfinished(root, "old")
     (tmp_path / "runs" / "torn.json").write_text("{")
     with pytest.raises(ConfigError, match=r"torn\.json is no record"):
-        records(root)
+        read_records(root)
 
 
 @pytest.mark.slow
@@ -120,7 +120,7 @@ def test_nothing_is_paid_where_a_later_endpoint_does_not_answer(run_file, simula
     said = told(prefect_api, tmp_path, "whole_run", run_file="run.toml", settings=away, root="out")
     assert "reference" in said
     assert simulated.stats.counts["hits"] == 0
-    assert record_of(str(tmp_path / "out"), "flow_test").state == "failed"
+    assert read_record(str(tmp_path / "out"), "flow_test").state == "failed"
 
 
 TRAINED = """
@@ -172,7 +172,7 @@ def test_serving_takes_no_deployment_of_another_project_away(checkout, prefect_a
             client.create_flow_from_name("lema-evaluate"), "evaluate", work_pool_name=pool.name, tags=["lema"]
         )
         try:
-            names = [one.name for one in served()]
+            names = [one.name for one in deployments_to_serve()]
             assert "evaluate" in names
             assert [one.id for one in client.read_deployments() if one.name == "evaluate"] == [theirs]
             assert ours != theirs
@@ -184,8 +184,8 @@ def test_serving_takes_no_deployment_of_another_project_away(checkout, prefect_a
 def test_a_run_whose_ledger_is_away_keeps_nobody_from_the_others(run_file, tmp_path):
     run = read_run_file(run_file, [])
     away = run.runtime.model_copy(update={"ledger": "postgresql://nobody@127.0.0.1:9/none"})
-    save(str(tmp_path), run.model_copy(update={"name": "away", "runtime": away}), "failed")
-    save(str(tmp_path), run.model_copy(update={"name": "here"}), "waiting")
+    write_record(str(tmp_path), run.model_copy(update={"name": "away", "runtime": away}), "failed")
+    write_record(str(tmp_path), run.model_copy(update={"name": "here"}), "waiting")
     found, failures = _those(str(tmp_path), lambda record: awaits_batches(record, str(tmp_path)))
     assert [record.name for record in found] == ["here"]
     (told,) = failures

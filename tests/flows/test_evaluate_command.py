@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.evaluating import evaluate
 from flows.measuring import run_of_file, run_of_questions
-from flows.registration.automations import crashed
+from flows.registration import crash_automation
 from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -113,7 +113,9 @@ def test_options_that_would_have_no_effect_are_refused(words, said):
 
 
 def test_an_evaluation_that_is_killed_is_told_from_one_that_runs():
-    (names,) = [value for key, value in crashed().trigger.match_related.items() if key == "prefect.resource.name"]
+    (names,) = [
+        value for key, value in crash_automation().trigger.match_related.items() if key == "prefect.resource.name"
+    ]
     assert any(fnmatch(evaluate.name, name) for name in names)
 
 

@@ -12,8 +12,7 @@ import psutil
 import pytest
 from support import AUTH, ended, kill_all, lema_command, runs, start_run, state_of, until
 
-from flows.local_stack.access import auth_string
-from flows.local_stack.server import api_url
+from flows.local_stack.server import api_url, auth_string
 from lema_core.llm.simulated import Faults
 
 pytestmark = [

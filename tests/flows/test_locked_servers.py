@@ -28,8 +28,7 @@ import pytest
 import uvicorn
 from support import AUTH, ask, chromium, home_of, until
 
-from flows.local_stack.access import auth_string
-from flows.local_stack.server import login_url
+from flows.local_stack.server import auth_string, login_url
 from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.rating.page import rating_app

@@ -71,8 +71,9 @@ def test_a_server_that_cannot_answer_cancels_nothing(monkeypatch, statuses):
 
     monkeypatch.setattr(cancelling, "get_client", lambda: client)
     monkeypatch.setattr(cancelling, "announce", announce)
-    monkeypatch.setattr(cancelling, "LOOK_S", 0.01)
-    assert asyncio.run(cancelling.cancellable(StubFlow(working), RUN, "root")) == "done"
+    quick = cancelling.CancelSettings(poll_s=0.01)
+    flow_run = cancelling.run_cancellable(StubFlow(working), RUN, "root", settings=quick)
+    assert asyncio.run(flow_run) == "done"
     assert len(told) == 1
 
 
@@ -81,7 +82,7 @@ def test_a_run_that_the_server_ends_by_5xx_says_how_to_go_on():
         raise answered(503)
 
     with pytest.raises(ServerGoneError, match="lema resume r"):
-        asyncio.run(cancelling.cancellable(StubFlow(failing), RUN, "root"))
+        asyncio.run(cancelling.run_cancellable(StubFlow(failing), RUN, "root"))
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])

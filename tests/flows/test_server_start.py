@@ -10,7 +10,7 @@ import pytest
 from support import AUTH, home_of, lema_command
 
 from flows.local_stack import server
-from flows.local_stack.access import auth_string
+from flows.local_stack.server import auth_string
 from lema_core.errors import LemaError
 
 pytestmark = pytest.mark.slow

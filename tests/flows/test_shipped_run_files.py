@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+from chaos.simulated_run import run_file_text, simulated_run
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from flows.chaos.adapting import run_file_text, simulated_run
 from flows.deployed import corrections_of
 from flows.planning.planner import Planner
 from lema_core.prompts import load, path_input, path_prompt

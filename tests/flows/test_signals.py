@@ -27,7 +27,7 @@ from support import (
     until,
 )  # fmt: skip
 
-from flows.run_records import record_of
+from flows.run_records import read_record
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated import Faults
 
@@ -232,7 +232,7 @@ def test_a_run_keeps_what_is_in_flight(run_file, simulated, prefect_api, tmp_pat
         command.stop(sign)
         command.ended_well(sign)
     assert kept(tmp_path / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
-    record, (run,) = record_of(str(tmp_path / "out"), name), runs(prefect_api, name)
+    record, (run,) = read_record(str(tmp_path / "out"), name), runs(prefect_api, name)
     wished = sign is signal.SIGINT
     assert (record.state, record.crashes) == (("cancelled", 0) if wished else ("failed", 1))
     assert state_of(prefect_api, run)["type"] == ("CANCELLED" if wished else "CRASHED")
@@ -254,7 +254,7 @@ def test_a_run_that_trains_leaves_no_process(run_file, simulated, prefect_api, t
         command.stop(signal.SIGTERM, soon_s=30)
         assert len(command.family) > 1
         command.ended_well(signal.SIGTERM)
-    assert record_of(str(tmp_path / "out"), "trains").state == "failed"
+    assert read_record(str(tmp_path / "out"), "trains").state == "failed"
 
 
 @pytest.mark.slow
@@ -323,7 +323,7 @@ def test_a_run_under_a_worker_settles_and_says_that_it_was_ended(
         before = resumes(prefect_api)
         run = start_run(prefect_api, "lema-run/whole-run", **given)
         until("all are out", lambda: simulated.stats.in_flight == 16, worker.process, every_s=0.02)
-        process = psutil.Process(record_of(root, name).owner.pid)
+        process = psutil.Process(read_record(root, name).owner.pid)
         assert process.ppid() == worker.process.pid
         if signalled == "run":
             process.terminate()
@@ -334,11 +334,11 @@ def test_a_run_under_a_worker_settles_and_says_that_it_was_ended(
         state = state_of(prefect_api, run)
         assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
         assert "its process was ended by SIGTERM" in state["message"]
-        assert record_of(root, name).state == "failed"
+        assert read_record(root, name).state == "failed"
         assert kept(checkout / ".lema" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 16
         until("the automation", lambda: resumes(prefect_api) > before)
         if signalled == "run":
             simulated.faults = Faults()
-            until("the run's end", lambda: record_of(root, name).state == "completed", worker.process)
+            until("the run's end", lambda: read_record(root, name).state == "completed", worker.process)
             assert simulated.stats.report()["paid_twice"] == 0
         assert resumes(prefect_api) == before + 1, "one resume for one end"

@@ -23,7 +23,7 @@ from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import segment
 from lema_core.llm.client import Client
 from lema_core.llm.responses import AttemptError
-from lema_core.system.printable import one_line
+from lema_core.system.messages import one_line
 
 T = TypeVar("T")
 

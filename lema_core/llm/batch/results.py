@@ -20,7 +20,7 @@ from lema_core.artifacts.files import atomic_local
 from lema_core.llm.batch.replies import count_of
 from lema_core.llm.batch.rows import SHOWN, Redact, encoding_of, read_row, rows_in
 from lema_core.llm.ledger.database import is_postgres
-from lema_core.system.printable import one_line
+from lema_core.system.messages import one_line
 
 FOREIGN_SHOWN = 3
 """Names of other requests that an error message shows."""

@@ -21,8 +21,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, cache_dir, embedded_gguf
-from lema_core.system.chat_templates import render_chat
-from lema_core.system.hashing import file_sha256
+from lema_core.system.files import file_sha256
+from lema_core.system.foreign_models import render_chat
 
 VOCABULARY, TEMPLATE, CONFIG = "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from lema_core.llm.ledger.credit import keep_lost
 from lema_core.llm.ledger.store import LOOKUP, LedgerStore, marks
 from lema_core.system.chunking import chunked
-from lema_core.system.processes import ProcessIdentity, lives, this_process
+from lema_core.system.processes import ProcessIdentity, is_alive, this_process
 
 LEASE_S = 60.0
 STUCK_S = 600.0
@@ -26,7 +26,7 @@ BEAT_S = 5.0
 
 def owner_lives(owner: ProcessIdentity, ledger: str) -> bool:
     """Return whether a process lives: by /proc on this machine, else by its last sign of life in the ledger."""
-    if (here := lives(owner)) is not None:
+    if (here := is_alive(owner)) is not None:
         return here
     store = LedgerStore(ledger)
     try:
@@ -130,7 +130,7 @@ class Claims:
         # After this process was suspended, or the database away, an unchanged sign says nothing: count anew.
         looked_away = now - self._looked > LEASE_S / 2
         for owner, machine, pid, started, beat in self._store.database.query(sql, (self.owner,)):
-            here = lives(ProcessIdentity(machine=machine, pid=pid, started=started))
+            here = is_alive(ProcessIdentity(machine=machine, pid=pid, started=started))
             known, since = self._signs.get(owner, (None, now))
             if known is None and here is None:
                 age = self._store.database.clock() - beat

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from lema_core.errors import LedgerError, MissingDependencyError
-from lema_core.system.private_files import close_file, private_file
+from lema_core.system.files import make_private_file, restrict_file
 from lema_core.system.urls import Url, postgres_url
 
 BUSY_MS = 120_000
@@ -111,9 +111,9 @@ class _Sqlite:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Prompts and answers: its owner's alone. SQLite gives new -wal and -shm the rights of the file.
-            private_file(path)
+            make_private_file(path)
             for beside in ("-wal", "-shm"):
-                close_file(path.with_name(path.name + beside))
+                restrict_file(path.with_name(path.name + beside))
             self._connection = sqlite3.connect(
                 path, timeout=BUSY_MS / 1000, isolation_level=None, check_same_thread=False, cached_statements=64
             )
@@ -187,7 +187,7 @@ class _Sqlite:
 
     def backup(self, path: Path) -> None:
         try:
-            private_file(path)
+            make_private_file(path)
             with closing(sqlite3.connect(path)) as copy:
                 self._connection.backup(copy)
                 (found,) = copy.execute("PRAGMA quick_check(1)").fetchone()

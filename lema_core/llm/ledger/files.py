@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
-from lema_core.artifacts.files import atomic_local, said
-from lema_core.artifacts.parquet import TableWriter, faultless, faults_as, open_table, rows_of
+from lema_core.artifacts.files import atomic_local, error_text
+from lema_core.artifacts.parquet import TableWriter, open_table, raise_faults_as, rows_of, translate_faults
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
 from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
 from lema_core.system.chunking import chunked
-from lema_core.system.printable import one_line
+from lema_core.system.messages import one_line
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
@@ -129,7 +129,7 @@ def _imported(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
         return DataError(f"{path} is no export of a ledger, as `lema ledger export` writes it, or was damaged: {told}")
 
     with ExitStack() as stack:
-        with faults_as(fault):
+        with raise_faults_as(fault):
             file = stack.enter_context(path.open("rb"))
         table = stack.enter_context(open_table(file, fault))
         if lacking := sorted(set(COLUMNS) - set(table.schema.names)):
@@ -137,7 +137,7 @@ def _imported(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 f"{path} has no columns {lacking}: it is no export of a ledger; `lema ledger export` writes one"
             )
         makers: dict[str, KeyMaker] = {}
-        for number, row in enumerate(faultless(rows_of(table.batches(COLUMNS, size=PAGE)), fault), start=1):
+        for number, row in enumerate(translate_faults(rows_of(table.batches(COLUMNS, size=PAGE)), fault), start=1):
             yield number, _checked(path, number, row, makers)
 
 
@@ -210,7 +210,7 @@ def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, Key
         place = ".".join(map(str, first["loc"])) or "request"
         raise _refused(path, number, f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
     except (LemaError, ValueError, TypeError, RecursionError) as error:
-        raise _refused(path, number, f"its request cannot be read: {said(error)}") from None
+        raise _refused(path, number, f"its request cannot be read: {error_text(error)}") from None
     if request.endpoint != one.endpoint:
         raise _refused(path, number, "its request names another endpoint")
     if key != one.key:

@@ -18,7 +18,7 @@ from lema_core.llm.simulated.faults import Faults, Kind, TokenBucket, failing, l
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.models import Models
 from lema_core.llm.simulated.stats import Stats
-from lema_core.system.server_gate import Gate
+from lema_core.system.loopback import RequestFilter
 
 HOST = "127.0.0.1"
 MAX_BODY = 512 * 2**20
@@ -260,7 +260,7 @@ class SimulatedEndpoint:
         return web.json_response(self.faults.model_dump())
 
 
-_GATE = Gate()
+_GATE = RequestFilter()
 
 
 @web.middleware

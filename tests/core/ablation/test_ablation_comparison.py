@@ -10,11 +10,11 @@ from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.report.sweeps import (
     cells_table,
-    headline_of,
-    label_of,
     render_sweep_html,
     render_sweep_markdown,
+    row_label,
     rows_table,
+    summarize_sweep,
 )
 from lema_core.run.spec import RunSpec
 
@@ -115,7 +115,7 @@ def test_the_interval_excludes_zero_exactly_where_p_is_below_a_twentieth(counts)
     cells = [("base", None), ("cot", 0), ("cot", 1), ("lema", 0), ("lema", 1)]
     for contrast in table(seeds=[0, 1], right=dict(zip(cells, counts, strict=True))).contrasts:
         low, high = contrast.difference.low, contrast.difference.high
-        assert (low > 0 or high < 0) is (contrast.p_value < statistics.SURE)
+        assert (low > 0 or high < 0) is (contrast.p_value < statistics.SIGNIFICANCE_LEVEL)
 
 
 def test_a_failed_seed_narrows_no_interval():
@@ -137,7 +137,7 @@ def test_holm_looks_at_every_comparison_of_the_table():
     right = {"base": 80, "cot": 90, "lema": 95}
     found = table(seeds=[0], right=right)
     values = {c.to + str(c.p_value): c.p_value for c in found.contrasts}
-    adjusted = statistics.holm(values)
+    adjusted = statistics.adjust_by_holm(values)
     assert len(found.contrasts) == 2
     assert [c.holm_p for c in found.contrasts] == [adjusted[c.to + str(c.p_value)] for c in found.contrasts]
     assert any(c.holm_p > c.p_value for c in found.contrasts)
@@ -151,7 +151,7 @@ def test_a_setting_is_compared_with_the_first_and_with_its_own_reference():
     assert long.to_first_setting.p_value == 1
     assert long.to_reference.difference.value == pytest.approx(30 / N)
     assert row_of(found, "lema", "short").to_first_setting is None
-    assert label_of(long, found) == "lema, long"
+    assert row_label(long, found) == "lema, long"
 
 
 def test_failed_cells_leave_the_others_their_figures():
@@ -197,7 +197,7 @@ def test_page_markdown_and_tables_have_the_same_figures():
     html, markdown = render_sweep_html("A <title>", found), render_sweep_markdown("A <title>", found)
     assert "A &lt;title&gt;" in html
     assert html.count("<svg") == 1
-    assert escape(headline_of(found)) in html
+    assert escape(summarize_sweep(found)) in html
     for figure in ("60 %", "45 %", "+15", "the pool is too small"):
         assert figure in html.replace("\u202f", " "), figure
         assert figure in markdown.replace("\u202f", " ").replace("\\", ""), figure
@@ -214,10 +214,10 @@ def test_page_markdown_and_tables_have_the_same_figures():
 
 
 def test_the_headline_says_what_the_sweep_can_tell():
-    assert "lema is 15.0 points above cot" in headline_of(table(seeds=[0]))
-    same = headline_of(table(seeds=[0], right=RIGHT | {"lema": 91}))
+    assert "lema is 15.0 points above cot" in summarize_sweep(table(seeds=[0]))
+    same = summarize_sweep(table(seeds=[0], right=RIGHT | {"lema": 91}))
     assert "cannot tell from chance" in same
-    assert "nothing to compare" in headline_of(table(seeds=[0], arms=["cot"]))
+    assert "nothing to compare" in summarize_sweep(table(seeds=[0], arms=["cot"]))
 
 
 def test_the_spread_between_seeds_is_pooled_over_the_arms():

@@ -12,13 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.run_records import record_of, save
+from flows.run_records import read_record, write_record
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, schema_of, table_of
-from lema_core.artifacts.ancestry import ancestry
-from lema_core.artifacts.documents import read_document
-from lema_core.artifacts.manifest import Manifest, PartSummary
+from lema_core.artifacts.derivation import trace_ancestry
+from lema_core.artifacts.manifest import Manifest, PartSummary, read_document
 from lema_core.artifacts.parquet import READ_BATCH, TableFile, write_table
-from lema_core.artifacts.table_files import part_name, rejected_name
+from lema_core.artifacts.part import part_name, rejected_name
 from lema_core.errors import ArtifactError, ConfigError, DataError, LemaError
 from lema_core.records import Question, Rejection
 from lema_core.run.spec import RunSpec
@@ -180,7 +179,7 @@ def test_damage_of_an_older_part_raises_no_other_error(tmp_path):
         path.write_bytes(flipped(data, chance))
         outcome(lambda: read_all(store))
         store.finished_part(REF, SHARD, verified=True)
-        outcome(lambda: ancestry(str(tmp_path), "q-3"))
+        outcome(lambda: trace_ancestry(str(tmp_path), "q-3"))
 
 
 @pytest.mark.parametrize("damage", [flipped, overwritten, torn, shifted])
@@ -207,17 +206,17 @@ def test_hand_made_manifests(tmp_path, text):
 
 @pytest.mark.parametrize("damage", [flipped, overwritten, torn, shifted])
 def test_no_damage_of_a_run_s_record_changes_it_or_raises_another_error(tmp_path, damage):
-    save(
+    write_record(
         str(tmp_path),
         RunSpec.model_validate({"name": "r", "questions": {"task": "arithmetic", "limit": 3}}),
         "failed",
         "é",
     )
-    path, record = tmp_path / "runs" / "r.json", record_of(str(tmp_path), "r")
+    path, record = tmp_path / "runs" / "r.json", read_record(str(tmp_path), "r")
     data, chance = path.read_bytes(), random.Random(17)  # noqa: S311
     for _ in range(FLIPS // 4):
         path.write_bytes(damage(data, chance))
-        found = outcome(lambda: record_of(str(tmp_path), "r"))
+        found = outcome(lambda: read_record(str(tmp_path), "r"))
         assert found == record or isinstance(found, ConfigError)
 
 
@@ -234,7 +233,7 @@ def test_hand_made_records(tmp_path, content):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "r.json").write_bytes(content)
     with pytest.raises(ConfigError, match="no record of a run"):
-        record_of(str(tmp_path), "r")
+        read_record(str(tmp_path), "r")
 
 
 def test_a_document_says_what_was_changed():
@@ -249,7 +248,7 @@ def test_a_part_that_is_no_file_is_one_error(tmp_path):
     assert isinstance(outcome(lambda: read_all(store)), ArtifactError)
     path.mkdir()
     assert isinstance(outcome(lambda: read_all(store)), ArtifactError)
-    assert isinstance(outcome(lambda: ancestry(str(tmp_path), "q-1")), ArtifactError)
+    assert isinstance(outcome(lambda: trace_ancestry(str(tmp_path), "q-1")), ArtifactError)
 
 
 def test_other_programs_read_our_parquet_and_its_checksums(tmp_path):

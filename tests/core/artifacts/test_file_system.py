@@ -9,9 +9,9 @@ from fsspec.implementations.local import LocalFileSystem
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
 from lema_core.artifacts.files import LOCAL, FileSystem, open_root
-from lema_core.artifacts.table_files import part_files
+from lema_core.artifacts.part import part_files
 from lema_core.errors import ArtifactError, ConfigError
-from lema_core.rating.pilot import begun, read_corrections
+from lema_core.rating.pilot import is_begun, read_corrections
 from lema_core.records import Question
 
 aws = pytest.importorskip("botocore.exceptions")
@@ -92,7 +92,7 @@ def test_every_use_of_a_root_is_translated(broken):
     for work in (
         lambda: store.exists(ref), lambda: store.manifest(ref), lambda: list(store.manifests()), write,
         lambda: store.finished_part(ref, Shard(0, 0, 1), verified=True), lambda: list(store.rows(ref, Question)),
-        lambda: begun("s3://b"), lambda: list(read_corrections("s3://b/x")),
+        lambda: is_begun("s3://b"), lambda: list(read_corrections("s3://b/x")),
     ):  # fmt: skip
         refused(work)
 

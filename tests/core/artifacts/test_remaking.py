@@ -3,7 +3,7 @@
 import fsspec
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
-from lema_core.artifacts.remaking import derived, drop_parts, set_aside
+from lema_core.artifacts.derivation import drop_parts, find_derived, set_aside
 from lema_core.records import Rejection
 
 
@@ -33,7 +33,7 @@ def chain(store: Store) -> dict[str, ArtifactRef]:
 def test_everything_made_from_an_artifact_is_found_the_last_first(tmp_path):
     store = Store(str(tmp_path / "store"))
     made = chain(store)
-    found = derived(list(store.manifests()), [made["paths"]])
+    found = find_derived(list(store.manifests()), [made["paths"]])
     assert [ref.stage for ref in found] == ["report", "evaluation", "training", "verdicts", "reasoning_paths"]
     assert made["other"] not in found
 
@@ -41,7 +41,7 @@ def test_everything_made_from_an_artifact_is_found_the_last_first(tmp_path):
 def test_set_aside_they_are_gone_from_the_store_and_kept_beside_it(tmp_path):
     store = Store(str(tmp_path / "store"))
     made = chain(store)
-    place = set_aside(store, derived(list(store.manifests()), [made["paths"]]))
+    place = set_aside(store, find_derived(list(store.manifests()), [made["paths"]]))
     assert {ref for ref in made.values() if store.exists(ref)} == {made["questions"], made["other"]}
     assert Store(place).exists(made["paths"])
     assert store.finished_part(made["paths"], Shard(0, 0, 1)) is None

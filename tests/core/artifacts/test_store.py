@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, part_files, rows_from_batch, shards_of, table_of
 from lema_core.artifacts.files import _prefix, atomic_file, atomic_folder, atomic_local
-from lema_core.artifacts.table_files import part_name, rejected_name
+from lema_core.artifacts.part import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Question, Rejection, content_id
 

@@ -9,7 +9,7 @@ from lema_core.artifacts import files
 from lema_core.errors import ArtifactError
 from lema_core.llm import Completion, Failure
 from lema_core.llm.result_files import GROUP, AnswerWriter, finished
-from lema_core.system.machine import this_machine
+from lema_core.system.processes import this_machine
 
 
 def test_no_room_for_the_answers_is_one_clear_error_and_leaves_nothing(tmp_path) -> None:

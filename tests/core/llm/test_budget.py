@@ -15,7 +15,7 @@ from lema_core.llm.costs.budget import Account
 from lema_core.llm.ledger.claims import Claims
 from lema_core.llm.ledger.credit import Amount, Credit, Draw
 from lema_core.llm.ledger.store import LedgerStore, Paid
-from lema_core.system.machine import this_machine
+from lema_core.system.processes import this_machine
 
 LIMIT = 100
 moves = st.lists(

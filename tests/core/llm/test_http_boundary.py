@@ -23,7 +23,7 @@ from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import LEAST_CAP_BYTES, MOST_BYTES, reply_limit, segment
 from lema_core.llm.client import Client
 from lema_core.llm.responses import AttemptError, read_answer, status_error
-from lema_core.system.loopback import is_loopback, keep_loopback_direct, proxy_of
+from lema_core.system.loopback import find_proxy, is_loopback, keep_loopback_direct
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
 
@@ -415,7 +415,7 @@ async def proxy(monkeypatch) -> AsyncIterator[Proxy]:
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1.2.3"])
 async def test_loopback_never_goes_by_a_proxy(fake, proxy, spec, ask, ledger, host):
     if host == "127.1.2.3":
-        assert proxy_of(f"http://{host}/v1") is None
+        assert find_proxy(f"http://{host}/v1") is None
         return
     local = spec.model_copy(update={"base_url": fake.url.replace("127.0.0.1", host)})
     async with Engine.open(ledger=ledger) as engine:
@@ -442,10 +442,10 @@ async def test_other_hosts_go_by_the_proxy_with_its_login(proxy, keyed, scheme):
 def test_no_proxy_and_socks(monkeypatch):
     monkeypatch.setenv("http_proxy", "socks5://user:pass-word@host:1")
     with pytest.raises(ConfigError, match="SOCKS") as found:
-        proxy_of("http://models.example/v1")
+        find_proxy("http://models.example/v1")
     assert "pass-word" not in str(found.value)
     monkeypatch.setenv("no_proxy", "models.example")
-    assert proxy_of("http://models.example/v1") is None
+    assert find_proxy("http://models.example/v1") is None
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from lema_core.evaluation.accuracy import evaluate
+from lema_core.evaluation.accuracy import compare_models
 from lema_core.evaluation.statistics import perplexity_gap
 from lema_core.records import Correction, JudgedPath
 from lema_core.report import Funnel, LossCurve, Provenance, ReportData, Usage
@@ -104,7 +104,7 @@ def sample_evaluation(n=240):
     def model(rate):
         return [judged(i, chance.random() < rate * easy[i], levels[i]) for i in range(n)]
 
-    return evaluate(model(0.04), {"cot": model(0.31), "lema": model(0.38)}, base_name="SmolLM2-135M")
+    return compare_models(model(0.04), {"cot": model(0.31), "lema": model(0.38)}, base_name="SmolLM2-135M")
 
 
 def sample_curve(arm, floor, seed):

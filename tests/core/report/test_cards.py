@@ -4,12 +4,12 @@ import pytest
 from huggingface_hub import DatasetCard, ModelCard
 
 from lema_core.errors import ConfigError
-from lema_core.report.cards import Source, check_card, dataset_card, model_card
-from lema_core.report.prose import story_of
+from lema_core.report.cards import CardSource, check_card, dataset_card, model_card
+from lema_core.report.prose import summarize
 
 SOURCES = (
-    Source(name="GSM8K", kind="questions", licence="mit", url="https://github.com/openai/grade-school-math"),
-    Source(name="SmolLM2-135M-Instruct", kind="student", licence="apache-2.0"),
+    CardSource(name="GSM8K", kind="questions", licence="mit", url="https://github.com/openai/grade-school-math"),
+    CardSource(name="SmolLM2-135M-Instruct", kind="student", licence="apache-2.0"),
 )
 
 
@@ -50,8 +50,8 @@ def test_the_model_card_names_the_task_that_was_tested(sample):
     (result,) = check_card(a_model_card(asked))["model-index"][0]["results"]
     assert result["dataset"]["type"] == "svamp"
     assert result["dataset"]["name"].startswith("svamp, ")
-    assert "held-out questions of another task (svamp)" in story_of(asked).lede
-    assert "of another task" not in story_of(dataclasses.replace(asked, test_task="gsm8k")).lede
+    assert "held-out questions of another task (svamp)" in summarize(asked).lede
+    assert "of another task" not in summarize(dataclasses.replace(asked, test_task="gsm8k")).lede
 
 
 def test_a_model_that_was_not_evaluated_has_a_card_without_results(sample):

@@ -16,10 +16,10 @@ from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.rating.gate import Decision, decision_folder, write_decision
 from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
-from lema_core.report import Usage, render_html, render_markdown, story_of
-from lema_core.report.load import PERPLEXITY_FILE, bill_of, gather
-from lema_core.report.prose import bill_text
-from lema_core.report.run_cards import arm_card, data_card
+from lema_core.report import Usage, render_html, render_markdown, summarize
+from lema_core.report.cards import run_dataset_card, run_model_card
+from lema_core.report.load import PERPLEXITY_FILE, load_bill, load_report_data
+from lema_core.report.prose import describe_bill
 from lema_core.run.artifacts import Collection, Lineage
 from lema_core.run.spec import RunSpec
 from lema_core.training import TrainingSpec
@@ -81,9 +81,9 @@ def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make
         id="x", parent_id=sent[3].id, reason="wrong_answer", detail="", text="", request_key="k"
     )  # fmt: skip
     also = [corrected(make_correction, sent[0], corrector="second")]
-    data = gather(store, run_of(), lineage(store, wrong, sent, {"teacher": [*main, failed], "second": also}))
+    data = load_report_data(store, run_of(), lineage(store, wrong, sent, {"teacher": [*main, failed], "second": also}))
     assert (data.funnel.mistakes, data.funnel.accepted, data.funnel.corrected) == (4, 7, 3)
-    assert "3 of 4 mistakes (75" in story_of(data).headline
+    assert "3 of 4 mistakes (75" in summarize(data).headline
     (level,) = data.difficulty
     assert (level.verdicts["wrong"], level.mistakes, level.corrected) == (6, 4, 3)
     assert "| 3 of 4 |" in render_markdown(data)
@@ -102,12 +102,12 @@ def evaluated(store: Store, made: Lineage, rights: dict[str, int], samples: int 
 def test_arms_are_told_without_a_base_model(store):
     made = Lineage()
     evaluated(store, made, {"cot": 1, "lema": 4}, samples=2)
-    data = gather(store, run_of(), made)
+    data = load_report_data(store, run_of(), made)
     assert [(c.arm, c.reference) for c in data.evaluation.comparisons] == [("lema", "cot")]
-    story = story_of(data)
-    assert story.headline.startswith("Right on 4 held-out questions: cot 25")
-    assert story.headline.endswith("; this test cannot tell them apart.")
-    assert "Two models were fine-tuned" in story.lede
+    summary = summarize(data)
+    assert summary.headline.startswith("Right on 4 held-out questions: cot 25")
+    assert summary.headline.endswith("; this test cannot tell them apart.")
+    assert "Two models were fine-tuned" in summary.lede
     for text in (render_html(data), render_markdown(data)):
         assert "lema against cot" in text
         assert "maj@2" in text
@@ -118,9 +118,9 @@ def test_arms_are_told_without_a_base_model(store):
 def test_one_arm_alone_has_its_accuracy_and_no_comparison(store):
     made = Lineage()
     evaluated(store, made, {"lema": 4})
-    data = gather(store, run_of(), made)
-    assert story_of(data).headline.startswith("Right on 4 held-out questions: lema 100")
-    assert story_of(data).caveats == ()
+    data = load_report_data(store, run_of(), made)
+    assert summarize(data).headline.startswith("Right on 4 held-out questions: lema 100")
+    assert summarize(data).caveats == ()
     assert "compared, question by question" not in render_html(data)
 
 
@@ -128,7 +128,9 @@ def test_one_arm_alone_has_its_accuracy_and_no_comparison(store):
 def test_the_headline_names_the_model_that_was_evaluated_and_not_whoever_made_the_mistakes(store, base, name):
     made = Lineage()
     evaluated(store, made, {"base": 0, "lema": 4})
-    assert story_of(gather(store, run_of(evaluation={"base": base}), made)).headline.startswith(f"{name} went from")
+    assert summarize(load_report_data(store, run_of(evaluation={"base": base}), made)).headline.startswith(
+        f"{name} went from"
+    )
 
 
 TRAINED = {
@@ -140,13 +142,13 @@ TRAINED = {
 
 def test_a_models_card_tells_the_training_of_its_arm(store):
     run = run_of(**TRAINED)
-    data = gather(store, run, Lineage())
-    card = arm_card(run, data, "step_dpo")
+    data = load_report_data(store, run, Lineage())
+    card = run_model_card(run, data, "step_dpo")
     assert "base_model: org/base" in card
     assert "| fine-tuning | DPO with beta 0.5, full, 1 epochs, batch 32, learning rate 5e-07" in card
     assert "from the model of lema |" in card
     assert "| fine-tuning of lema | full, 3 epochs" in card
-    plain = arm_card(run, data, "lema")
+    plain = run_model_card(run, data, "lema")
     assert "| fine-tuning | full, 3 epochs, batch 32, learning rate 1e-05" in plain
     assert "DPO" not in plain
     assert set(data.parameters) >= {"fine-tuning", "fine-tuning of step_dpo"}
@@ -159,7 +161,7 @@ def test_cards_list_everyone_who_made_questions_or_decided_rows(store):
         evolution={"endpoint": "writer", "answers": "answerer"},
         licences={"second": "mit", "writer": "apache-2.0"},
     )
-    card = data_card(run, gather(store, run, Lineage()), {"corrections.parquet": 1})
+    card = run_dataset_card(run, load_report_data(store, run, Lineage()), {"corrections.parquet": 1})
     for line in (
         "| model-second | second teacher | mit |",
         "| model-writer | writer of new questions | apache-2.0 |",
@@ -183,11 +185,11 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
     run = run_of(quality_gate={"rows": 6, "rule": rule})
     paths = [judged(QUESTIONS[0], "-1")]
     made = lineage(store, paths, paths, {"teacher": [corrected(make_correction, paths[0])]})
-    assert not [note for note in gather(store, run, made).notes if "pilot" in note]
+    assert not [note for note in load_report_data(store, run, made).notes if "pilot" in note]
     pilot = identities.quality_gate(run.quality_gate, made.collections[0].mistakes.fingerprint)
     asked = identities.corrections(run.corrections, "model-teacher", "arithmetic", pilot.fingerprint)
     write_decision(decision_folder(store.root, ArtifactRef(asked.stage, asked.fingerprint)), decision)
-    notes = gather(store, run, made).notes
+    notes = load_report_data(store, run, made).notes
     assert f"A pilot of the corrections by model-teacher was {said}" in notes
 
 
@@ -202,7 +204,7 @@ def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistake
     store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
-    assert {arm: gap.n for arm, gap in gather(store, run, made).perplexity.items()} == pairs
+    assert {arm: gap.n for arm, gap in load_report_data(store, run, made).perplexity.items()} == pairs
 
 
 def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
@@ -212,21 +214,23 @@ def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
         store.local_folder(ArtifactRef(identity.stage, identity.fingerprint))
         store.publish_files(identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
         made.tokens[arm] = ArtifactRef(identity.stage, identity.fingerprint)
-    (note,) = (note for note in gather(store, run_of(), made).notes if "max_length" in note)
+    (note,) = (note for note in load_report_data(store, run_of(), made).notes if "max_length" in note)
     assert note.endswith("left out of the training: 37 of lema, which was trained on 1,163.")
 
 
 def test_delta_ppl_says_what_it_was_measured_on(store):
     run = run_of(evaluation={"base": "student", "perplexity": 50})
     made = Lineage()
-    assert not [note for note in gather(store, run, made).notes if "delta-PPL" in note]
+    assert not [note for note in load_report_data(store, run, made).notes if "delta-PPL" in note]
     identity = identities.perplexity(50, "model", "corrections")
     made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
     folder = store.folder(made.perplexity["lema"])
     store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
-    assert [note for note in gather(store, run, made).notes if "delta-PPL is measured on the first 50" in note]
+    assert [
+        note for note in load_report_data(store, run, made).notes if "delta-PPL is measured on the first 50" in note
+    ]
 
 
 def paid_by(path, run: str, **lost: int) -> LedgerStore:
@@ -267,9 +271,9 @@ def test_what_the_stages_used_and_what_the_run_paid_agree_or_the_page_says_why(
     usage = Usage(
         stage="corrections", endpoint="m", completions=1, prompt_tokens=used, completion_tokens=0, cost=used / 24
     )
-    data = replace(sample, usage=(usage,), bill=bill_of(ledger, "r"))
+    data = replace(sample, usage=(usage,), bill=load_bill(ledger, "r"))
     ledger.close()
-    assert says in bill_text(data)
+    assert says in describe_bill(data)
     assert escape(says) in render_html(data)
     assert says.split("(")[0].replace("$", "\\$") in render_markdown(data)
 
@@ -278,6 +282,6 @@ def test_without_prices_the_sums_are_in_tokens(sample, tmp_path) -> None:
     ledger = LedgerStore(str(tmp_path / "ledger.sqlite"))
     ledger.commit([Paid("m", "{}", Completion("k", "t", "stop", 5, 7, "m"), None)], "r")
     usage = Usage(stage="s", endpoint="m", completions=1, prompt_tokens=5, completion_tokens=7, cost=None)
-    data = replace(sample, usage=(usage,), bill=bill_of(ledger, "r"))
+    data = replace(sample, usage=(usage,), bill=load_bill(ledger, "r"))
     ledger.close()
-    assert "paid 12 tokens when" in bill_text(data)
+    assert "paid 12 tokens when" in describe_bill(data)

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from lema_core.artifacts.schema import table_of
 from lema_core.errors import ConfigError, DataError, LemaError
 from lema_core.rating.page import rating_app
-from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarise
+from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarize_ratings
 from lema_core.records import Correction
 
 
@@ -96,19 +96,19 @@ def test_two_raters_are_compared_on_what_both_rated(sheet, pairs):
         sheet.rate(number, first)
         if second:
             other.rate(number, second)
-    found = summarise(sheet.folder)
+    found = summarize_ratings(sheet.folder)
     assert found.by_rater["anna"] == {"excellent": 1, "good": 2, "poor": 1}
     assert found.agreement["anna", "ben"].n == 3
     assert found.agreement["anna", "ben"].share_equal == pytest.approx(2 / 3)
     assert found.poor_share == pytest.approx(2 / 3)
-    assert found.finished(raters=1)
-    assert not found.finished(raters=2)
+    assert found.is_finished(raters=1)
+    assert not found.is_finished(raters=2)
 
 
 def test_silence_is_no_approval(sheet):
-    assert summarise(sheet.folder).poor_share == 1
+    assert summarize_ratings(sheet.folder).poor_share == 1
     with pytest.raises(DataError, match="holds no pilot"):
-        summarise(sheet.folder / "elsewhere")
+        summarize_ratings(sheet.folder / "elsewhere")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_the_page_begins_at_the_first_unrated_pair_and_ends_with_the_ratings(cli
         client.post(f"/pair/{number}", json={"rating": "poor"})
     assert client.post("/pair/4", json={"rating": "poor"}).json() == {"next": "/done"}
     assert "All 4 pairs are rated" in " ".join(client.get("/").text.split())
-    assert summarise(sheet.folder).by_rater["anna"] == {"excellent": 0, "good": 1, "poor": 3}
+    assert summarize_ratings(sheet.folder).by_rater["anna"] == {"excellent": 0, "good": 1, "poor": 3}
 
 
 def test_a_rater_does_not_see_the_others_before_the_end(client, sheet, pairs):
@@ -176,12 +176,12 @@ def test_damaged_ratings_are_one_error(tmp_path, make_correction, damage):
     sheet = RatingSheet(tmp_path, "ann", pairs)
     sheet.rate(0, "good")
     files, chance = sorted(tmp_path.glob("*.parquet")), random.Random(19)  # noqa: S311
-    before = summarise(tmp_path)
+    before = summarize_ratings(tmp_path)
     for path in files:
         data = path.read_bytes()
         for _ in range(25):
             path.write_bytes(damage(data, chance.randrange(len(data))))
-            found = outcome(lambda: summarise(tmp_path))
+            found = outcome(lambda: summarize_ratings(tmp_path))
             assert found == before or isinstance(found, DataError)
             found = outcome(lambda: RatingSheet(tmp_path, "ann", pairs).rated)
             assert found == 1 or isinstance(found, DataError)
@@ -196,4 +196,4 @@ def test_ratings_of_another_kind_are_refused(tmp_path, make_correction):
     for column in (strange, {"a": [1]}, strange | {"correction_id": ["c-0"], "rating": ["fine"]}):
         pq.write_table(pa.table(column), tmp_path / "ratings-ann.parquet")
         with pytest.raises(DataError, match="cannot be read as Parquet"):
-            summarise(tmp_path)
+            summarize_ratings(tmp_path)

@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lema_core.report import Funnel, ReportData, render_html, render_markdown, story_of
-from lema_core.report.diff import pair_of
+from lema_core.report import Funnel, ReportData, render_html, render_markdown, summarize
+from lema_core.report.diff import align_correction
 
 HOSTILE = '<script>alert("x")</script> | **bold** `tick` ``` fence\n| a | b | $5 {{ 7*7 }}'
 
@@ -148,21 +148,21 @@ def test_the_headline_claims_no_more_than_interval_and_p(sample, low, high, p, s
         for c in evaluation.comparisons
     )
     data = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=comparisons))
-    assert said in story_of(data).headline
+    assert said in summarize(data).headline
 
 
 def test_many_students_are_counted_in_the_headline_and_named_once(sample):
     data = dataclasses.replace(sample, students=("a", "b", "c"), evaluation=None)
-    story = story_of(data)
-    assert "that three models made" in story.headline
-    assert "Three models (a, b, c) were asked" in story.lede
-    two = story_of(dataclasses.replace(sample, students=("a", "b")))
+    summary = summarize(data)
+    assert "that three models made" in summary.headline
+    assert "Three models (a, b, c) were asked" in summary.lede
+    two = summarize(dataclasses.replace(sample, students=("a", "b")))
     assert two.headline.startswith("SmolLM2-135M-Instruct went from")
     assert "a and b were asked" in two.lede
 
 
 def test_a_pair_marks_the_wrong_step_and_what_changed(sample):
-    rows = pair_of(sample.examples[1]).rows
+    rows = align_correction(sample.examples[1]).rows
     assert [row.mistake.state for row in rows] == ["same", "wrong", "after", "after", "after"]
     assert rows[1].correction.state == "corrected"
     assert [s.text for s in rows[2].correction.spans if s.changed] == ["50", "125"]
@@ -172,7 +172,7 @@ def test_a_pair_marks_the_wrong_step_and_what_changed(sample):
 
 def test_a_pair_keeps_every_word_of_both_sides(sample):
     for correction in sample.examples:
-        rows = pair_of(correction).rows
+        rows = align_correction(correction).rows
         for side, text in (("mistake", correction.original), ("correction", correction.spliced)):
             views = [v for v in (getattr(row, side) for row in rows) if v is not None]
             said = [f"Step {v.number}: {v.text}" if v.number else v.text for v in views]
@@ -181,4 +181,4 @@ def test_a_pair_keeps_every_word_of_both_sides(sample):
 
 def test_a_pair_without_steps_marks_all_of_it(make_correction):
     correction = make_correction(step=0, original="A is wet. The answer is B.", spliced="A is dry. The answer is A.")
-    assert {row.mistake.state for row in pair_of(correction).rows if row.mistake} <= {"wrong", "after"}
+    assert {row.mistake.state for row in align_correction(correction).rows if row.mistake} <= {"wrong", "after"}

@@ -12,10 +12,10 @@ from lema_core.training.checkpoints import (
     MARKER,
     check_continues,
     complete_checkpoints,
-    drop_old,
+    delete_incomplete,
+    delete_old,
     kept_weights,
     mark_complete,
-    remove_torn,
 )
 
 
@@ -29,11 +29,11 @@ def checkpoint(out: Path, step: int) -> None:
 def test_spared_weights_stay_when_their_checkpoint_is_dropped(tmp_path: Path) -> None:
     for step in (5, 10, 15):
         checkpoint(tmp_path, step)
-        drop_old(tmp_path, 2, spare_weights=True)
+        delete_old(tmp_path, 2, spare_weights=True)
     assert sorted(kept_weights(tmp_path)) == [5, 10, 15]
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
     assert sorted(path.name for path in (tmp_path / "weights-5").iterdir()) == ["config.json", "model.safetensors"]
-    assert remove_torn(tmp_path) == []
+    assert delete_incomplete(tmp_path) == []
 
 
 def test_states_are_read_by_as_many_ranks_as_wrote_them(tmp_path: Path) -> None:

@@ -11,9 +11,15 @@ from pydantic import ValidationError
 from lema_core.errors import ConfigError
 from lema_core.run.spec import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
-from lema_core.training.checks import check_options, overridden
-from lema_core.training.options import check_overrides, deepspeed_options, trl_config, trl_options
-from lema_core.training.preflight import check_machine
+from lema_core.training.checks import check_machine
+from lema_core.training.options import (
+    check_options,
+    check_overrides,
+    deepspeed_options,
+    overridden_options,
+    trl_config,
+    trl_options,
+)
 from lema_core.training.specs import Objective
 
 # Of TRL's options those that change something here.
@@ -45,7 +51,7 @@ def test_every_option_of_trl_acts_or_is_ours_or_is_refused(objective: Objective)
     spec = TrainingSpec(objective=objective)
     known = {field.name for field in dataclasses.fields(trl_config(spec)) if field.init}
     ours = set(trl_options(spec, LaunchSpec(), 1, 1, Path("out"), bf16=False)) - {"project", "run_name"}
-    refused = set(overridden(objective))
+    refused = set(overridden_options(objective))
     assert refused <= known - ours
     assert known - ours - refused == set((ACT + (ACT_IN_DPO if objective == "dpo" else "")).split())
 

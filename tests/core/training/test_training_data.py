@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from lema_core.errors import ConfigError, DataError
 from lema_core.exporting import chat_line
 from lema_core.records import Example
-from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
+from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
-from lema_core.training.token_file import TokenisedData
 
 SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import ConfigError, TrainingError
-from lema_core.training.disk import told_when_full
 from lema_core.training.launch import run_group
+from lema_core.training.program import report_full_disk
 
 WEIGHTS = {"weights": torch.zeros(100_000)}
 
@@ -77,7 +77,10 @@ def small_files() -> Iterator[None]:
 @pytest.mark.usefixtures("small_files")
 @pytest.mark.parametrize("write", WRITERS)
 def test_every_library_that_finds_the_disk_full_is_understood(write: Callable[[Path], None], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match=r"disk of .* is full.*MB free.*Free some space"), told_when_full(tmp_path):
+    with (
+        pytest.raises(TrainingError, match=r"disk of .* is full.*MB free.*Free some space"),
+        report_full_disk(tmp_path),
+    ):
         write(tmp_path / "file")
 
 
@@ -95,13 +98,13 @@ async def test_a_log_that_cannot_be_written_ends_the_run_in_the_same_way(tmp_pat
 def test_the_systems_number_is_understood_and_so_is_its_text(number: int, known: bool, tmp_path: Path) -> None:
     text = os.strerror(number)
     error = OSError(number, text) if known else RuntimeError(f"I/O error: {text} (os error {number})")
-    with pytest.raises(TrainingError, match=text), told_when_full(tmp_path / "not made yet"):
+    with pytest.raises(TrainingError, match=text), report_full_disk(tmp_path / "not made yet"):
         raise error
 
 
 @pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "no"), RuntimeError("shape"), ConfigError("is full")])
 def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> None:
-    with pytest.raises(type(error)) as seen, told_when_full(tmp_path):
+    with pytest.raises(type(error)) as seen, report_full_disk(tmp_path):
         raise error
     assert seen.value is error
 
@@ -109,5 +112,5 @@ def test_other_errors_stay_what_they_are(error: Exception, tmp_path: Path) -> No
 def test_a_torn_checkpoint_is_not_taken_for_a_full_disk(tmp_path: Path) -> None:
     torch.save(WEIGHTS, tmp_path / "whole")
     (tmp_path / "torn").write_bytes((tmp_path / "whole").read_bytes()[:1000])
-    with pytest.raises(RuntimeError, match="PytorchStreamReader"), told_when_full(tmp_path):
+    with pytest.raises(RuntimeError, match="PytorchStreamReader"), report_full_disk(tmp_path):
         torch.load(tmp_path / "torn")

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from lema_core.training.batches import Plan
-from lema_core.training.data import ExampleTokenizer, load_tokenizer, tokenise
+from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer, tokenise
 from lema_core.training.specs import TrainingSpec
-from lema_core.training.token_file import TokenisedData
-from lema_core.training.trainer import Collator, LemaTrainer
+from lema_core.training.trainers import Collator, LemaTrainer
 
 ROWS: list[dict[str, Any]] = [
     {"id": "a", "kind": "cot", "input": "Question: 3 + 4?", "output": "Step 1: 3 + 4 = 7.", "weight": 1.0},

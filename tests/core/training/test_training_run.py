@@ -431,11 +431,11 @@ def _is_rank(process: psutil.Process) -> bool:
 
 
 def test_a_checkpoint_without_its_marker_does_not_count(tmp_path: Path) -> None:
-    from lema_core.training.checkpoints import remove_torn
+    from lema_core.training.checkpoints import delete_incomplete
 
     for step in (5, 10, 15):
         (tmp_path / f"checkpoint-{step}").mkdir()
     for step in (5, 10):
         (tmp_path / f"checkpoint-{step}" / MARKER).touch()
     assert [p.name for p in complete_checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-10"]
-    assert remove_torn(tmp_path) == ["checkpoint-15"]
+    assert delete_incomplete(tmp_path) == ["checkpoint-15"]

@@ -14,11 +14,11 @@ from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.run.files import read_run_file
 from lema_core.run.spec import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
-from lema_core.training.estimate import PAPER_SHAPES, Estimate, estimate
-from lema_core.training.events import parse
+from lema_core.training.checks import check_machine
+from lema_core.training.estimate import PAPER_SHAPES, TrainingEstimate, estimate
 from lema_core.training.launch import clean_environment, launcher
 from lema_core.training.options import check_overrides, deepspeed_options, trl_options
-from lema_core.training.preflight import check_machine
+from lema_core.training.program import parse_event
 from lema_core.training.specs import dump_specs, load_specs
 
 RUNS = Path(__file__).parents[3] / "deployments" / "runs"
@@ -158,7 +158,7 @@ def test_the_size_and_memory_of_the_papers_largest_runs() -> None:
 def test_the_reference_of_dpo_is_counted() -> None:
     weights, steps = 2 * PAPER_SHAPES[LLAMA_70B].parameters(), {"max_steps": 10, "base": LLAMA_70B}
 
-    def seen(stage: Any, **changes: Any) -> tuple[Estimate, Estimate]:
+    def seen(stage: Any, **changes: Any) -> tuple[TrainingEstimate, TrainingEstimate]:
         offload = changes.pop("offload_parameters", False)
         launch = LaunchSpec(zero_stage=stage, ranks=8, peak_tflops=312, offload_parameters=offload)
         specs = (TrainingSpec(objective=name, **steps, **changes) for name in ("sft", "dpo"))
@@ -177,9 +177,9 @@ def test_the_reference_of_dpo_is_counted() -> None:
 
 
 def test_only_our_events_are_events() -> None:
-    assert parse('{"event": "step", "step": 1}\n') == {"event": "step", "step": 1}
-    assert parse("{'loss': 1.0}") is None
-    assert parse('{"event": torn') is None
+    assert parse_event('{"event": "step", "step": 1}\n') == {"event": "step", "step": 1}
+    assert parse_event("{'loss': 1.0}") is None
+    assert parse_event('{"event": torn') is None
 
 
 def test_qlora_and_absent_trackers_are_refused_before_the_start(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from flows.chaos.adapting import known_to, run_file_text, simulated_run
-from flows.chaos.outcome import Outcome
+from chaos.simulated_run import library_for, run_file_text, simulated_run
+from chaos.snapshot import Snapshot
 from flows.planning.planned import PlannedStage
 from flows.planning.planner import Planner
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
@@ -15,13 +15,13 @@ from lema_core.run.spec import RunSpec
 
 
 @dataclass(slots=True)
-class Arena:
+class Harness:
     """A run against the simulated endpoint, and a folder for its roots."""
 
     run: RunSpec
     endpoint: SimulatedEndpoint
     folder: Path
-    undisturbed: dict[Faults, Outcome] = field(default_factory=dict)
+    undisturbed: dict[Faults, Snapshot] = field(default_factory=dict)
     """By the faults of the answers' texts, which change what an endpoint says and so what is expected."""
 
     @classmethod
@@ -32,7 +32,7 @@ class Arena:
         Raises:
             DataError: a source of questions cannot be used.
         """
-        with SimulatedEndpoint(known_to(run)).in_thread() as endpoint:
+        with SimulatedEndpoint(library_for(run)).in_thread() as endpoint:
             yield cls(simulated_run(run, endpoint.url, with_training=with_training), endpoint, folder)
 
     @property
@@ -41,7 +41,7 @@ class Arena:
         return max((endpoint.concurrency for endpoint in self.run.endpoints.values()), default=0)
 
     @property
-    def plain(self) -> Outcome:
+    def plain(self) -> Snapshot:
         """Return what came of the run that nothing disturbed."""
         return self.undisturbed[Faults()]
 

@@ -1,22 +1,46 @@
-"""maj@k: several sampled answers to each held-out question, and the one that most of them agree on.
+"""A model's answers to held-out questions: greedy ones, judged (paper, section 3.3: pass@1), and maj@k of sampled ones.
 
-Answers vote by equivalence, as the matcher sees it: 0.5 and 1/2 are one answer. Sampled beside the greedy answers of an
-evaluation and never in place of them.
+Every question gives one greedy row, also where the request failed or the answer cannot be decided: items stay paired,
+and what is not right is not right. Sampled answers vote by equivalence, as the matcher sees it: 0.5 and 1/2 are one
+answer. They are sampled beside the greedy answers and never in place of them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import groupby
+from typing import Any
 
-from lema_core.answers import majority_vote
+from lema_core.answers import judge, majority_vote
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import Estimate, Proportion
-from lema_core.llm.requests import Sampling
+from lema_core.llm.requests import Outcome, Sampling
 from lema_core.questions import get_task
-from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests
-from lema_core.records import JudgedPath, Question
+from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, path_row
+from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
 from lema_core.run.spec import EvaluationSpec
+
+FAILED = "failed"
+"""The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
+
+
+def greedy_requests(questions: Iterable[Question], max_tokens: int, prompt: PromptKind) -> Iterator[PathRequest]:
+    """Yield one request a question, at temperature 0."""
+    return path_requests(questions, Sampling(temperature=0, max_tokens=max_tokens, seed=0), 1, prompt)
+
+
+def judge_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath:
+    """Return the judged answer to one question."""
+    path = path_from(asked.question, asked.sample_index, model, outcome)
+    if isinstance(path, Rejection):
+        row = path_row(asked.question, asked.sample_index, model, path.detail)
+        return _judged(row, verdict=FAILED, answer=None, decided_by="none")
+    # An answer that cannot be decided is kept: it is not right, but it has a vote in maj@k.
+    return _judged(path, **asdict(judge(path.text, path.gold, get_task(path.task).family, path.candidates)))
+
+
+def _judged(path: ReasoningPath, **judgement: Any) -> JudgedPath:
+    return JudgedPath(**{field.name: getattr(path, field.name) for field in fields(ReasoningPath)}, **judgement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +61,7 @@ def vote_requests(questions: Iterable[Question], spec: EvaluationSpec, prompt: P
     return path_requests(questions, sampling, spec.samples, prompt)
 
 
-def vote_scores(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") -> tuple[VoteScore, ...]:
+def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") -> tuple[VoteScore, ...]:
     """Return maj@k of each model, in the order of ``tables``; a model's rows come question by question.
 
     Raises:

@@ -9,14 +9,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from lema_core.llm.simulated.stats import Stats
-from lema_core.training.events import CLOCK_FIELDS
+from lema_core.training.program import CLOCK_FIELDS
 
 FAULT_COUNTS = ("r429", "r5xx", "cut", "malformed")
 _HELD = "SELECT key, answer, finish_reason, prompt_tokens, completion_tokens, model FROM completions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Snapshot:
     """A run's results, comparable byte by byte."""
 
     parts: dict[str, str]
@@ -38,14 +38,14 @@ class Outcome:
         return self.paid - len(self.requests)
 
 
-def outcome_of(root: Path, stats: Stats) -> Outcome:
+def take_snapshot(root: Path, stats: Stats) -> Snapshot:
     """Read what a run left under its root."""
     ledger = root / "ledger.sqlite"
     store = root / "store"
     with contextlib.closing(sqlite3.connect(ledger)) as database:
         sound = database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         held = frozenset(hashlib.sha256(repr(row).encode()).hexdigest() for row in database.execute(_HELD))
-    return Outcome(
+    return Snapshot(
         parts={str(path.relative_to(store)): content_hash(path) for path in sorted(store.rglob("*.parquet"))},
         completions=held,
         sound=sound,

@@ -3,6 +3,7 @@
 The umask decides about artifacts, which users share on purpose. It must not decide about a database with API keys.
 """
 
+import hashlib
 import os
 import stat
 import tempfile
@@ -11,12 +12,12 @@ from pathlib import Path
 
 from lema_core.errors import ConfigError
 
-__all__ = ["close_file", "private_file", "private_folder", "write_private_once"]
+__all__ = ["make_private_file", "make_private_folder", "restrict_file", "write_private_once"]
 
 FOLDER, FILE = 0o700, 0o600
 
 
-def private_folder(path: Path) -> Path:
+def make_private_folder(path: Path) -> Path:
     """Create a folder that only its owner can enter, and return it; an existing one and its files are closed.
 
     Raises:
@@ -32,11 +33,11 @@ def private_folder(path: Path) -> Path:
     _close(path, FOLDER)
     for entry in path.iterdir():
         if entry.is_file() and not entry.is_symlink():
-            close_file(entry)
+            restrict_file(entry)
     return path
 
 
-def private_file(path: Path) -> None:
+def make_private_file(path: Path) -> None:
     """Create a file with the rights 0600 where it is missing; take the others' rights from an existing one.
 
     Raises:
@@ -45,7 +46,7 @@ def private_file(path: Path) -> None:
     # An existing file is not opened: closing it would release the locks that SQLite in this process has on it.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE))
-    close_file(path)
+    restrict_file(path)
 
 
 def write_private_once(path: Path, text: str) -> None:
@@ -65,7 +66,7 @@ def write_private_once(path: Path, text: str) -> None:
         Path(name).unlink()
 
 
-def close_file(path: Path) -> None:
+def restrict_file(path: Path) -> None:
     """Take the rights of group and others from a file; one that is missing or another user's stays as it is."""
     _close(path, FILE)
 
@@ -76,3 +77,9 @@ def _close(path: Path, wanted: int) -> None:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
             path.chmod(mode & wanted)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of a file's bytes as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -57,7 +57,7 @@ def _model(run: RunSpec, name: str, model: str) -> str:
     return TEACHERS[0] if name in teaches and not samples else f"{STUDENT}/{name}"
 
 
-def known_to(run: RunSpec) -> Library:
+def library_for(run: RunSpec) -> Library:
     """Return what the simulated endpoint must know to play the run's endpoints.
 
     Raises:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 
-from flows.chaos.arena import Arena
-from flows.chaos.damage import payments
-from flows.chaos.outcome import Outcome, outcome_of
+from chaos.damage import payments
+from chaos.harness import Harness
+from chaos.snapshot import Snapshot, take_snapshot
 from lema_core.llm.simulated import Faults
 
 POLL_S = 0.002
@@ -24,28 +24,28 @@ Moment = Callable[[], bool]
 
 
 @dataclass(slots=True)
-class Run:
+class LemaProcess:
     """A started ``lema run`` and the files it writes its messages to."""
 
     process: subprocess.Popen[bytes]
     out: Path
     errors: Path
 
-    def said(self) -> str:
+    def error_output(self) -> str:
         """Return its error output."""
         return self.errors.read_text("utf-8", "replace").strip()
 
-    def told_clearly(self) -> bool:
+    def shows_one_error(self) -> bool:
         """Tell whether it ended with one message for its user."""
-        said = self.said()
+        said = self.error_output()
         return "Traceback" not in said and sum(line.startswith("error:") for line in said.splitlines()) == 1
 
 
 @dataclass(slots=True)
-class Bout:
+class ScenarioRun:
     """A scenario's runs and what went against expectation."""
 
-    arena: Arena
+    harness: Harness
     name: str
     faults: Faults
     kills: int = 0
@@ -54,12 +54,12 @@ class Bout:
     torn: int = 0
     """Completions that went with the end of the ledger's log. What was made of them may be published already."""
     problems: list[str] = field(default_factory=list)
-    outcome: Outcome | None = None
+    snapshot: Snapshot | None = None
     runs: int = 0
     folder: Path = field(init=False)
 
     def __post_init__(self) -> None:
-        self.folder = self.arena.prepare(self.name, self.faults)
+        self.folder = self.harness.prepare(self.name, self.faults)
 
     @property
     def root(self) -> Path:
@@ -74,9 +74,9 @@ class Bout:
     @property
     def in_flight(self) -> int:
         """Return how many payments may be on their way: an answer that was cut off is paid, and asked for again."""
-        return self.arena.concurrency * (2 if self.faults.cut_off else 1)
+        return self.harness.concurrency * (2 if self.faults.cut_off else 1)
 
-    def start(self, file_limit: int | None = None) -> Run:
+    def start(self, file_limit: int | None = None) -> LemaProcess:
         """Start the command; with a limit, a file that grows beyond so many bytes cannot be written."""
         limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({file_limit}, {file_limit})); "
         program = f"{limit if file_limit else ''}{ENTRY}"
@@ -84,12 +84,12 @@ class Bout:
         self.runs += 1
         out, errors = (self.folder / f"run-{self.runs}.{name}" for name in ("out", "err"))
         with out.open("wb") as first, errors.open("wb") as second:
-            process = subprocess.Popen(  # noqa: S603 - our own command
+            process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=first, stderr=second, start_new_session=True
             )
-        return Run(process, out, errors)
+        return LemaProcess(process, out, errors)
 
-    def wait(self, run: Run, moment: Moment) -> bool:
+    def wait(self, run: LemaProcess, moment: Moment) -> bool:
         """Wait for a moment; tell whether it came before the run ended."""
         deadline = time.monotonic() + HANG_S
         while not moment():
@@ -102,7 +102,7 @@ class Bout:
             time.sleep(POLL_S)
         return run.process.poll() is None
 
-    def kill(self, run: Run) -> None:
+    def kill(self, run: LemaProcess) -> None:
         """Kill -9 the run and what it started, and let the endpoint finish what it was asked."""
         family = psutil.Process(run.process.pid).children(recursive=True)
         os.killpg(run.process.pid, signal.SIGKILL)
@@ -116,12 +116,12 @@ class Bout:
 
     def allow_uncommitted(self) -> None:
         """Take note of what is paid and in no ledger, now that the run has ended: it may be paid for again."""
-        uncommitted = len(self.arena.endpoint.stats.paid) - payments(self.ledger)
+        uncommitted = len(self.harness.endpoint.stats.paid) - payments(self.ledger)
         self.allowed += min(uncommitted, self.in_flight)
 
     def settle(self) -> None:
         """Wait until the endpoint has answered what is out: an answer nobody reads is paid all the same."""
-        while self.arena.endpoint.stats.in_flight:
+        while self.harness.endpoint.stats.in_flight:
             time.sleep(POLL_S)
 
     def kill_at(self, what: str, moment: Moment) -> None:
@@ -141,10 +141,10 @@ class Bout:
         self.settle()
         if run.process.returncode == 0:
             self.problems.append(f"{why}: the run ended well, with an error expected")
-        elif not run.told_clearly():
-            self.problems.append(f"{why}: not one clear error but {run.said()[-500:]!r}")
+        elif not run.shows_one_error():
+            self.problems.append(f"{why}: not one clear error but {run.error_output()[-500:]!r}")
 
-    def finish(self, run: Run | None = None) -> None:
+    def finish(self, run: LemaProcess | None = None) -> None:
         """Run the command, or wait for one that is started, expect that it finishes, and look at what it left."""
         run = run or self.start()
         self.wait(run, lambda: False)
@@ -152,13 +152,13 @@ class Bout:
         if run.process.returncode != 0:
             self.problems.append(f"the last run did not finish: {self._end_of(run)}")
             return
-        self.outcome = outcome_of(self.root, self.arena.endpoint.stats)
+        self.snapshot = take_snapshot(self.root, self.harness.endpoint.stats)
 
     def paid(self, share: float) -> Moment:
         """Return the moment at which a share of the run's requests is paid."""
-        wanted = max(1, int(share * len(self.arena.plain.requests)))
-        return lambda: len(self.arena.endpoint.stats.paid) >= wanted
+        wanted = max(1, int(share * len(self.harness.plain.requests)))
+        return lambda: len(self.harness.endpoint.stats.paid) >= wanted
 
     @staticmethod
-    def _end_of(run: Run) -> str:
-        return f"exit code {run.process.returncode}, {run.said()[-500:]!r}"
+    def _end_of(run: LemaProcess) -> str:
+        return f"exit code {run.process.returncode}, {run.error_output()[-500:]!r}"

@@ -26,15 +26,15 @@ _CUT_OFF = "SELECT COUNT(DISTINCT key) FROM failures WHERE reason = 'length'"
 
 def completions(ledger: Path) -> int:
     """Return how many completions a ledger holds that nobody has open, and leave its files as they are."""
-    return _told(ledger, _ANSWERS)
+    return _count(ledger, _ANSWERS)
 
 
 def payments(ledger: Path) -> int:
     """Return the same, and the answers beside them that were cut off and asked for again; 0 without a ledger."""
-    return _told(ledger, f"SELECT ({_ANSWERS}) + ({_CUT_OFF})") if ledger.exists() else 0
+    return _count(ledger, f"SELECT ({_ANSWERS}) + ({_CUT_OFF})") if ledger.exists() else 0
 
 
-def _told(ledger: Path, question: str) -> int:
+def _count(ledger: Path, question: str) -> int:
     with tempfile.TemporaryDirectory(prefix="lema-chaos-") as folder:
         for file in ledger.parent.glob(f"{ledger.name}*"):
             shutil.copy(file, folder)
@@ -76,7 +76,7 @@ def _frames(data: bytes, frame: int) -> int:
 
 
 @contextlib.contextmanager
-def garbled(ledger: Path, start: int) -> Iterator[None]:
+def garble(ledger: Path, start: int) -> Iterator[None]:
     """Fill a ledger that nobody has open with noise from byte ``start`` on; at the end it is as it was."""
     with contextlib.closing(sqlite3.connect(ledger)) as database:
         # Or the log would heal the pages that it still holds.
@@ -116,8 +116,8 @@ def small_disk(place: Path, *, disk: int, file: int) -> Iterator[SmallDisk]:
         yield SmallDisk(place, None if mounted else file)
     finally:
         if mounted:
-            subprocess.run(["umount", str(place)], check=False)  # noqa: S603, S607 - what we mounted
+            subprocess.run(["umount", str(place)], check=False)
 
 
 def _mount(*words: str) -> bool:
-    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0  # noqa: S603, S607
+    return subprocess.run(["mount", *words], capture_output=True, check=False).returncode == 0

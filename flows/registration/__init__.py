@@ -1,1 +1,0 @@
-"""Registering deployments and automations on a Prefect server."""
