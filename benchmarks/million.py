@@ -52,21 +52,23 @@ def main() -> None:
         asyncio.run(stages(Path(folder), options.rows, options.workers, options.arms))
 
 
-async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) -> None:
+async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) -> None:  # noqa: PLR0915
     from prefect import flow
 
-    from lema_core import identities
     from lema_core.artifacts import Store
-    from lema_core.corrections.specs import CorrectionsSpec
+    from lema_core.llm.endpoints import EndpointSpec
     from lema_core.mixture import get_arm
     from lema_core.questions import QuestionsSpec
     from lema_core.records import Correction, JudgedPath, Question, ReasoningPath
-    from lema_core.run.artifacts import Collection, Lineage
-    from lema_core.run.spec import MistakesSpec, MixtureSpec, Runtime, StudentSpec, VerdictsSpec
+    from lema_core.run.artifacts import Collection
+    from lema_core.run.spec import Runtime
+    from lema_core.stages.corrections import Corrections, CorrectionsSpec
+    from lema_core.stages.mixture import Mixture, MixtureSpec
+    from lema_core.stages.questions import Questions
+    from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
+    from lema_core.stages.verdicts import Mistakes, MistakesSpec, Verdicts, VerdictsSpec
     from tasks.engine_session import engine_session
-    from tasks.mixture import mixture
-    from tasks.questions import questions
-    from tasks.verdicts import mistakes, verdicts
+    from tasks.run_stage import run_stage
 
     memory = Memory()
     at = Runtime(root=str(folder / "store"), ledger=str(folder / "ledger.sqlite"), run="million", workers=workers)
@@ -100,19 +102,21 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     async def million() -> None:
         async with engine_session(at):
             asked = await timed(
-                "questions", rows, questions(at, QuestionsSpec(task="numeric", path=str(source), mapping=fields))
+                "questions",
+                rows,
+                run_stage(at, Questions(QuestionsSpec(task="numeric", path=str(source), mapping=fields))),
             )
-            identity = identities.reasoning_paths(StudentSpec(endpoint="s"), "s", "numeric", asked.fingerprint)
-            paths = written(identity, ReasoningPath, map(path_to, store.rows(asked, Question)), rows)
-            judged = await timed("verdicts", rows, verdicts(at, VerdictsSpec(), "numeric", paths))
-            wrong = await timed("mistakes", rows, mistakes(at, MistakesSpec(), [judged]))
+            student = EndpointSpec(model="s", base_url="http://127.0.0.1:1/v1")
+            sampled = ReasoningPaths(StudentSpec(endpoint="s"), student, "numeric", asked)
+            paths = written(sampled.identity, ReasoningPath, map(path_to, store.rows(asked, Question)), rows)
+            judged = await timed("verdicts", rows, run_stage(at, Verdicts(VerdictsSpec(), "numeric", paths)))
+            wrong = await timed("mistakes", rows, run_stage(at, Mistakes(MistakesSpec(), asked, [judged])))
             count = store.manifest(wrong).rows_out
-            identity = identities.corrections(CorrectionsSpec(endpoint="t"), "t", "numeric", wrong.fingerprint)
-            corrected = written(identity, Correction, map(correction_of, store.rows(wrong, JudgedPath)), count)
+            review = Corrections(CorrectionsSpec(endpoint="t"), student, None, "numeric", wrong)
+            corrected = written(review.identity, Correction, map(correction_of, store.rows(wrong, JudgedPath)), count)
             first = Collection(asked, verdicts=[judged], mistakes=wrong, corrections={"t": corrected})
-            made = Lineage(questions=asked, collections=[first])
             for arm in arms:
-                stage = mixture(at, MixtureSpec(), get_arm(arm), "numeric", made, None)
+                stage = run_stage(at, Mixture(MixtureSpec(), get_arm(arm), "numeric", (first,)))
                 await timed(f"mixture {arm}", rows + store.manifest(judged).counts["right"] + count, stage)
 
     print("| stage | rows | seconds | rows/s | peak MB |\n|---|---|---|---|---|")

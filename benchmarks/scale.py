@@ -38,10 +38,11 @@ class Bench:
 
         from lema_core.llm.endpoints import EndpointSpec
         from lema_core.questions import QuestionsSpec
-        from lema_core.run.spec import Runtime, StudentSpec
+        from lema_core.run.spec import Runtime
+        from lema_core.stages.questions import Questions
+        from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
         from tasks.engine_session import engine_session
-        from tasks.questions import questions
-        from tasks.reasoning_paths import reasoning_paths
+        from tasks.run_stage import run_stage
 
         self._runs += 1
         at = Runtime(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
@@ -51,10 +52,10 @@ class Bench:
         @flow(name="scale")
         async def scale() -> None:
             nonlocal seconds
-            asked = await questions(at, QuestionsSpec(task="arithmetic", limit=requests))
+            asked = await run_stage(at, Questions(QuestionsSpec(task="arithmetic", limit=requests)))
             async with engine_session(at):
                 started = time.monotonic()
-                await reasoning_paths(at, StudentSpec(endpoint="s", samples=1), model, "arithmetic", asked)
+                await run_stage(at, ReasoningPaths(StudentSpec(endpoint="s", samples=1), model, "arithmetic", asked))
                 seconds = time.monotonic() - started
 
         await scale()

@@ -14,24 +14,21 @@ from prefect.runtime import flow_run
 from prefect.states import Completed, Failed
 from pydantic import Field
 
-from flows.ablation import ablation
 from flows.cancelling import end_in_a_state, is_cancel_requested
-from flows.endpoints import Endpoints
-from flows.fine_tuning import evaluate
 from flows.lema import lema
-from flows.planning.planner import Planner
 from flows.preflight import preflight
 from flows.run_records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
-from lema_core.artifacts import Store
+from flows.sweep import ablation
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
+from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import Lineage
 from lema_core.run.files import read_run_file
 from lema_core.run.spec import RunSpec, Runtime
 from tasks.boundary import flow
 from tasks.endpoint_keys import with_key
 from tasks.engine_session import engine_session
-from tasks.questions import questions
-from tasks.report import show_scores
+from tasks.run_stage import run_stages
+from tasks.ui_artifacts import show_scores
 
 RUN_FILES = Path("deployments") / "runs"
 FREE_RUN = str(RUN_FILES / "smoke.toml")
@@ -163,13 +160,13 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     run = read_run_file(Path(run_file), settings)
     if run.evaluation is None or run.test_questions is None:
         raise ConfigError(f"{run_file} has no [evaluation] with [test_questions]; choose a run file that has")
-    made = what_is_trained(run, run_file, root)
-    at = Runtime.of(run, root).model_copy(update={"go_on": "the deployment evaluate again, with the same parameters"})
-    async with engine_session(at):
-        made.questions = await questions(at, run.questions)
-        made.test_questions = await questions(at, run.test_questions)
-        await evaluate(run, at, Endpoints(run, at, made), made)
-    return Completed(message=await show_scores(Store(at.root), made))
+    pipeline = Pipeline(run, root, what_is_trained(run, run_file, root))
+    go_on = "the deployment evaluate again, with the same parameters"
+    context = Runtime.of(run, root).model_copy(update={"go_on": go_on})
+    async with engine_session(context):
+        await run_stages(context, pipeline.questions())
+        await run_stages(context, pipeline.evaluation())
+    return Completed(message=await show_scores(pipeline.store, pipeline.artifacts))
 
 
 def what_is_trained(run: RunSpec, run_file: str, root: str) -> Lineage:
@@ -192,12 +189,13 @@ def what_is_trained(run: RunSpec, run_file: str, root: str) -> Lineage:
 
 def _trained(run: RunSpec, root: str) -> Lineage | None:
     """Return what a run has made, with the arms that are trained; None where it trains arms and none is there."""
-    planner = Planner(run, root)
-    there = {stage.ref for stage in planner.stages() if stage.there}
-    made = planner.made
-    made.models = {arm: model for arm, model in made.models.items() if model in there}
-    made.evaluations = {}
-    return made if made.models or run.training is None else None
+    pipeline = Pipeline(run, root)
+    artifacts, store = pipeline.artifacts, pipeline.store
+    for _ in pipeline.stages():
+        pass
+    artifacts.models = {arm: model for arm, model in artifacts.models.items() if store.exists(model)}
+    artifacts.evaluations, artifacts.votes, artifacts.perplexity = {}, {}, {}
+    return artifacts if artifacts.models or run.training is None else None
 
 
 def _those(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:

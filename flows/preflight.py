@@ -3,11 +3,11 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from flows.planning.sweep import stages_of
 from lema_core.ablation.cells import cell_runs
 from lema_core.llm.client import Client
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
@@ -25,7 +25,7 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
     Raises:
         LemaError: what would fail after the first requests had been paid.
     """
-    stages = await asyncio.to_thread(lambda: list(stages_of(run, root)))
+    stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
     for one in cell_runs(run) if run.ablation else [run]:

@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flows.planning.sweep import stages_of
 from flows.run_records import read_records
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
 from lema_core.rating.gate import decision_folder
 from lema_core.run.failed_requests import failures_of, unanswered
+from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec, Runtime
 
 
@@ -48,7 +48,7 @@ def lossy_of(run: RunSpec, root: str) -> list[Lossy]:
     Raises:
         LemaError: the run cannot be planned.
     """
-    return lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in stages_of(run, root) if stage.there])
+    return lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in planned_stages(run, root) if stage.there])
 
 
 def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
@@ -57,7 +57,7 @@ def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
     for record in read_records(root):
         # A run whose file or source is gone, or that another version wrote, cannot be planned; others can.
         with suppress(LemaError):
-            for stage in stages_of(record.spec, root):
+            for stage in planned_stages(record.spec, root):
                 if stage.ref in wanted:
                     names.setdefault(stage.ref, record.name)
     return names
@@ -73,7 +73,7 @@ def remade(run: RunSpec, root: str) -> list[ArtifactRef]:
         ConfigError: a run under this root is being run.
         LemaError: the run cannot be planned.
     """
-    planned = list(stages_of(run, root))
+    planned = list(planned_stages(run, root))
     found = lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in planned if stage.there])
     return put_aside(root, Runtime.of(run, root), [one.ref for one in found], [stage.ref for stage in planned])
 

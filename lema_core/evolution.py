@@ -20,7 +20,6 @@ from lema_core.questions import get_task, question_id
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
 from lema_core.reasoning_paths import seed_of, without_run_on
 from lema_core.records import Correction, Question, Rejection
-from lema_core.run.spec import EvolutionSpec
 from lema_core.steps import numbered_path
 
 REASONS = {
@@ -58,7 +57,7 @@ class EvolutionRequest:
 
 
 def seed_counts(
-    spec: EvolutionSpec, kind: Kind, questions: Iterable[Question], corrections: Iterable[Correction]
+    kind: Kind, questions: Iterable[Question], corrections: Iterable[Correction], draws: int, seed: int = 0
 ) -> Counter[str]:
     """Return how often each question is drawn as a seed, by id; ``corrections`` count for the centric kind only.
 
@@ -75,8 +74,8 @@ def seed_counts(
             "Expected at least one: look at the rejected rows of the corrections, or take the other one of `kinds`."
         )
     ids = sorted(weights)
-    rng = random.Random(f"lema-evolution-{kind}-{spec.seed}")  # noqa: S311  # a seeded draw, not a secret
-    return Counter(rng.choices(ids, [weights[one] for one in ids], k=spec.draws))
+    rng = random.Random(f"lema-evolution-{kind}-{seed}")  # noqa: S311  # a seeded draw, not a secret
+    return Counter(rng.choices(ids, [weights[one] for one in ids], k=draws))
 
 
 def evolution_requests(

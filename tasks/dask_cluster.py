@@ -7,8 +7,8 @@ takes its engine with it; Dask runs its shards elsewhere, and the ledger and the
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -23,10 +23,11 @@ from prefect.utilities.callables import get_call_parameters
 from prefect.utilities.importtools import from_qualified_name
 
 from lema_core.errors import ConfigError, LemaError
+from lema_core.llm.engine import Engine
 from lema_core.llm.progress import Snapshot
 from lema_core.run.spec import Runtime
-from tasks.cluster_session import OpenEngine
 
+OpenEngine = Callable[[Runtime], AbstractAsyncContextManager[Engine]]
 HOST = "127.0.0.1"
 REFRESH_S = 2.0
 CONNECT_S = 30

@@ -1,7 +1,7 @@
-"""How every stage becomes an artifact: a Prefect task a shard, the manifest last, the figures to Prefect.
+"""How every stage becomes an artifact: a Prefect task per shard, the manifest last, the figures to Prefect.
 
-A stage hands over what it is (an Identity), how many input rows it has, and the task that deals with a shard. The store
-decides what is left to do: a published artifact is shown as ``Cached``, a finished part is not run again.
+`run_stage` is the one way: a published artifact is shown as ``Cached``, a finished part is not made again, servers run
+only while something is missing. What a stage is and does is in ``lema_core/stages``.
 """
 
 import asyncio
@@ -9,20 +9,16 @@ import errno
 import fcntl
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
-from prefect.artifacts import acreate_table_artifact
-from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from lema_core.artifacts import ArtifactRef, Identity, Manifest, PartSummary, PartWriter, Shard, Store, shards_of
+from lema_core.artifacts import ArtifactRef, Manifest, PartSummary, Shard, Store, shards_of
 from lema_core.artifacts.derivation import drop_parts
 from lema_core.errors import (
     ArtifactError,
@@ -33,14 +29,20 @@ from lema_core.errors import (
     RequestsFailedError,
     ShardsFailedError,
 )
-from lema_core.run.failed_requests import SMALL, all_failures
+from lema_core.run.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
 from lema_core.run.spec import Runtime
+from lema_core.stages.quality_gate import PilotCorrections
+from lema_core.stages.report import Report
+from lema_core.stages.stage import FileStage, RowStage, Stage
+from lema_core.stages.training import Training
+from lema_core.training.candidates import RUN_FOLDER
+from tasks.approval import approval
 from tasks.boundary import task
-from tasks.cluster_session import cluster_of
-from tasks.progress import Watch, announce, artifact_key, decorative, watched
-
-SHARD_TASK: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
-"""Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
+from tasks.engine_session import cluster_of, engine_of, engine_watch, serving
+from tasks.progress import Watch, announce, watched
+from tasks.stages import TASKS, UNCACHED, any_stage
+from tasks.subprocess_stages import FILE_TASKS, any_files, selection, training_candidates
+from tasks.ui_artifacts import counts_of, show_published, show_report
 
 SHARD_ROWS = 16_384
 """About two seconds of judging: a Prefect task costs some 10 ms, and a flow run should not have thousands."""
@@ -55,69 +57,146 @@ ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What a stage is and how much there is to do."""
+async def run_stages(context: Runtime, stages: Iterable[Stage]) -> None:
+    """Make the stages of a walk, one after the other; each finds its inputs published.
 
-    identity: Identity
-    rows: int
-    """Input rows, cut into shards."""
-    requests_per_row: int = 1
-    """So that a shard holds about ``runtime.shard_requests`` requests."""
-    asks: bool = True
-    """False: no model is asked, a row takes microseconds, and a shard holds `SHARD_ROWS` of them."""
-    by_batch: bool = False
-    """Requests go into batches, which take hours: all shards submit at once."""
-
-    def shard_rows(self, runtime: Runtime) -> int:
-        """Return how many input rows one task deals with."""
-        return max(1, runtime.shard_requests // self.requests_per_row) if self.asks else SHARD_ROWS
-
-    @property
-    def ref(self) -> ArtifactRef:
-        """Return the artifact the stage makes."""
-        return ArtifactRef(self.identity.stage, self.identity.fingerprint)
+    Raises:
+        LemaError: what a stage raises; the ones before it are published.
+    """
+    store = Store(context.root)
+    for stage in stages:
+        if stage.only_before is None or not store.exists(stage.only_before):
+            await run_stage(context, stage)
 
 
-def outcome(part: PartWriter) -> State[None]:
-    """Return the state a finished shard shows in the UI: what it kept and what it rejected, by reason."""
-    summary = part.summary
-    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
-    return Completed(message=f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else ""))
+async def run_stage(context: Runtime, stage: Stage) -> ArtifactRef:
+    """Return a stage's artifact; make it if it is missing.
+
+    Raises:
+        LemaError: it cannot be made now; what is finished of it is kept.
+    """
+    if isinstance(stage, RowStage):
+        await (run_llm_stage if stage.endpoints else run_local_stage)(context, stage)
+    elif isinstance(stage, Training) and stage.choice:
+        await select_checkpoint(context, stage)
+    elif isinstance(stage, FileStage):
+        file_task = FILE_TASKS.get(stage.name) or any_files.with_options(name=stage.name)
+        await run_files(context, stage, partial(file_task, context, stage))
+    if isinstance(stage, PilotCorrections):
+        await approval(context, stage)
+    if isinstance(stage, Report):
+        await show_report(Store(context.root), stage)
+    return stage.ref
 
 
-async def published(runtime: Runtime, stage: Stage) -> ArtifactRef | None:
+async def load_published(context: Runtime, stage: Stage) -> ArtifactRef | None:
     """Return the stage's artifact where it exists, shown as ``Cached`` in the UI, else None."""
-    store = Store(runtime.root)
+    store = Store(context.root)
     if not store.exists(stage.ref):
         return None
     await show_cached(store.manifest(stage.ref))
     return stage.ref
 
 
-async def publish(
-    runtime: Runtime, stage: Stage, shard_task: ShardTask, watch: Watch | None = None, check: Check | None = None
+async def run_local_stage(context: Runtime, stage: RowStage) -> ArtifactRef:
+    """Return the artifact of a stage that asks no model."""
+    return await publish_rows(context, stage, partial(_task_of(stage), context, stage, ()))
+
+
+async def run_llm_stage(context: Runtime, stage: RowStage) -> ArtifactRef:
+    """Return the artifact of a stage that asks models; their servers run only while it is missing.
+
+    Raises:
+        RequestsFailedError: an endpoint answered nothing, or too many requests failed over all shards.
+        ArtifactError: the artifact was made by an older version when an endpoint answered nothing.
+    """
+    store = Store(context.root)
+    if ref := await load_published(context, stage):
+        check_answered(context, store.manifest(ref))
+        return ref
+    async with AsyncExitStack() as servers:
+        live = tuple([await servers.enter_async_context(serving(endpoint, context)) for endpoint in stage.endpoints])
+        engine = await engine_of(context)
+
+        def check(counts: Mapping[str, int]) -> None:
+            for prefix, endpoint in zip(("", SECOND), live, strict=False):
+                check_stage(counts, context.max_failed, prefix, engine.words(endpoint))
+
+        watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
+        by_batch = any(endpoint.transport == "batch" for endpoint in stage.endpoints)
+        shard_task = partial(_task_of(stage), context, stage, live)
+        return await publish_rows(context, stage, shard_task, watch, check, all_at_once=by_batch)
+
+
+def _task_of(stage: RowStage) -> Any:
+    return TASKS.get(stage.name) or any_stage.with_options(name=stage.name)
+
+
+def check_answered(context: Runtime, manifest: Manifest) -> None:
+    """Make sure that an artifact holds answers: everything that is made from an empty one is empty.
+
+    Raises:
+        ArtifactError: an endpoint answered nothing when it was made.
+    """
+    failed = unanswered(manifest)
+    if failed and context.max_failed < 1:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
+        raise ArtifactError(
+            f"{manifest.stage}/{manifest.fingerprint} was published by an older version of LeMa although none of its "
+            f"{failed.total()} requests was answered ({reasons}). Make it, and all that was made from it, again with: "
+            f"{remaking(context)}. To keep it as it is: --set runtime.max_failed=1"
+        )
+
+
+def remaking(context: Runtime) -> str:
+    """Return the command that makes artifacts with failed requests again."""
+    if context.go_on:
+        return "lema evaluate with the same options and --remake-failed"
+    return f"lema resume {context.run} --root {context.root.removesuffix('/store')} --remake-failed"
+
+
+def shard_rows(context: Runtime, stage: RowStage) -> int:
+    """Return how many input rows one task deals with: about ``shard_requests`` requests."""
+    if not stage.endpoints:
+        return SHARD_ROWS
+    return max(1, context.shard_requests // stage.requests_per_row(Store(context.root)))
+
+
+async def publish_rows(
+    context: Runtime,
+    stage: RowStage,
+    shard_task: ShardTask,
+    watch: Watch | None = None,
+    check: Check | None = None,
+    *,
+    all_at_once: bool = False,
 ) -> ArtifactRef:
     """Return the stage's artifact; where it is not there, run the shards that are not finished, some at a time.
 
-    ``check`` is given the sums of all parts' counts before the artifact is published, and may refuse them.
+    Args:
+        context: of the run.
+        stage: what is made.
+        shard_task: makes a shard's part.
+        watch: gives the figures that are shown meanwhile; None: the shards are counted.
+        check: is given the sums of all parts' counts before the artifact is published, and may refuse them.
+        all_at_once: no shard waits for another one: their requests go into batches, which take hours.
 
     Raises:
         ShardsFailedError: some shards failed; the finished ones are kept.
         BudgetExceededError: the budget ran out; every completion paid so far is in the ledger.
         ArtifactError: a shard has finished and its part is not on the store.
     """
-    if ref := await published(runtime, stage):
+    if ref := await load_published(context, stage):
         return ref
-    store = Store(runtime.root)
+    store = Store(context.root)
     started = time.monotonic()
-    shards = shards_of(stage.rows, stage.shard_rows(runtime))
+    shards = shards_of(stage.input_rows(store), shard_rows(context, stage))
     # What an earlier process left is read through: a damaged part is made again while that is cheap.
     done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
-        await _run_shards(runtime, stage, todo, shard_task, tick)
-    if ref := await published(runtime, stage):
+        await _run_shards(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
+    if ref := await load_published(context, stage):
         # Another run was quicker; what ours had not written then, it dropped.
         return ref
     parts = _all_of(await asyncio.to_thread(store.finished_parts, stage.ref, shards), shards, stage.ref)
@@ -149,13 +228,19 @@ def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: A
 
 
 async def _run_shards(
-    runtime: Runtime, stage: Stage, shards: Sequence[Shard], shard_task: ShardTask, tick: Callable[[], None]
+    context: Runtime,
+    stage: RowStage,
+    shards: Sequence[Shard],
+    shard_task: ShardTask,
+    tick: Callable[[], None],
+    *,
+    all_at_once: bool,
 ) -> None:
     # A stage that has no input rows reads files of this machine, or whole tables in one piece: it stays here.
-    cluster = cluster_of(runtime) if stage.rows else None
+    cluster = cluster_of(context) if stage.input_rows(Store(context.root)) else None
     # On a cluster the workers' threads say how many shards run at a time.
-    at_once = cluster is not None or stage.by_batch
-    slots = asyncio.Semaphore(max(1, len(shards)) if at_once else runtime.shards_in_flight)
+    at_once = cluster is not None or all_at_once
+    slots = asyncio.Semaphore(max(1, len(shards)) if at_once else context.shards_in_flight)
     ended: list[LemaError] = []
 
     async def one(shard: Shard) -> None:
@@ -173,7 +258,7 @@ async def _run_shards(
     results = await asyncio.gather(*(one(shard) for shard in shards), return_exceptions=True)
     failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
     if failed:
-        _raise(runtime, stage, failed, len(shards))
+        _raise(context, stage, failed, len(shards))
 
 
 def _ends_stage(error: LemaError) -> bool:
@@ -183,14 +268,14 @@ def _ends_stage(error: LemaError) -> bool:
     return isinstance(error, BudgetExceededError | EndpointError) and not isinstance(error, BatchPendingError)
 
 
-def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
+def _raise(context: Runtime, stage: RowStage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
     for _, error in failed:
         if isinstance(error, BudgetExceededError | asyncio.CancelledError):
             raise error
     if all(isinstance(error, BatchPendingError) for _, error in failed):
         raise BatchPendingError(
             f"{stage.ref.stage}: {len(failed)} of {total} shards wait for batches that are submitted and not finished. "
-            f"Collect them later with: {_going_on(runtime, 'collect-batch')}"
+            f"Collect them later with: {_going_on(context, 'collect-batch')}"
         )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
@@ -198,11 +283,11 @@ def _raise(runtime: Runtime, stage: Stage, failed: list[tuple[Shard, BaseExcepti
     texts = list(dict.fromkeys(str(error) or type(error).__name__ for error in causes))
     if total == len(failed) and all(isinstance(error, LemaError) for error in causes) and len(texts) == 1:
         raise causes[0]
-    requests = sum(shard.stop - shard.start for shard, _ in failed) * stage.requests_per_row
+    requests = sum(shard.stop - shard.start for shard, _ in failed) * stage.requests_per_row(Store(context.root))
     raise ShardsFailedError(
         f"{stage.ref.stage}: {len(failed)} of {total} shards failed (rows {ranges}{more}; at most {requests} requests, "
         f"of which the answered ones are kept); the other shards are finished. Cause: {'; '.join(texts[:3])}. "
-        f"Go on with: {_going_on(runtime, 'resume')}"
+        f"Go on with: {_going_on(context, 'resume')}"
     )
 
 
@@ -214,29 +299,87 @@ def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
     return [*([RequestsFailedError.added_up(away)] if away else []), *others]
 
 
-def _going_on(runtime: Runtime, deployment: str) -> str:
-    if runtime.go_on:
-        return runtime.go_on
-    root = runtime.root.removesuffix("/store")
+def _going_on(context: Runtime, deployment: str) -> str:
+    if context.go_on:
+        return context.go_on
+    root = context.root.removesuffix("/store")
     where = "" if root == str(Path(".lema").absolute()) else f" --root {root}"
-    return f"lema resume {runtime.run}{where}, or the deployment {deployment}"
+    return f"lema resume {context.run}{where}, or the deployment {deployment}"
 
 
-async def published_alone(
-    runtime: Runtime, stage: Stage, make: Callable[[], Coroutine[Any, Any, object]]
-) -> ArtifactRef:
-    """Return the stage's artifact of plain files; where it is not there, make it while no other process does."""
-    if ref := await published(runtime, stage):
+async def run_files(context: Runtime, stage: FileStage, make: Callable[[], Coroutine[Any, Any, object]]) -> ArtifactRef:
+    """Return the artifact of a stage of plain files; make it if it is missing, while no other process does."""
+    if ref := await load_published(context, stage):
         return ref
-    async with alone(Store(runtime.root).local_folder(stage.ref)):
-        if not await published(runtime, stage):
+    async with folder_lock(Store(context.root).local_folder(stage.ref)) if stage.exclusive else nullcontext():
+        if not stage.exclusive or not await load_published(context, stage):
             await make()
     return stage.ref
 
 
+async def select_checkpoint(context: Runtime, stage: Training) -> ArtifactRef:
+    """Return the model that is chosen among a training's checkpoints: the best on what was held out.
+
+    Every checkpoint is a server's model for a while; ``at_once`` of them are served at the same time.
+
+    Raises:
+        TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
+        ArtifactError: the run ended without a list of its checkpoints.
+    """
+    store = Store(context.root)
+    if not await load_published(context, stage):
+        weights = await _trained_candidates(context, stage)
+        tables = await _measure_checkpoints(context, stage, weights)
+        await selection(context, stage, tables["held_out"], tables.get("test", {}))
+    stage.drop_losers(store)
+    return stage.ref
+
+
+async def _trained_candidates(context: Runtime, stage: Training) -> Mapping[int, Path]:
+    """Return by step the checkpoints of the training as plain models; they are in the folder of the chosen model."""
+    store = Store(context.root)
+    async with folder_lock(store.local_folder(stage.ref)):
+        if stage.candidates(store) is None:
+            await training_candidates(context, stage)
+    found = stage.candidates(store)
+    if found is None:
+        folder = store.local_folder(stage.ref) / RUN_FOLDER
+        raise ArtifactError(f"{folder} does not say which checkpoints the run left. Delete it and run again.")
+    return found.weights
+
+
+async def _measure_checkpoints(
+    context: Runtime, stage: Training, weights: Mapping[int, Path]
+) -> dict[str, dict[int, ArtifactRef]]:
+    """Return the checkpoints' answers by step, for each set of questions."""
+    choice = stage.choice
+    if choice is None:
+        raise LookupError("a checkpoint is chosen only if the run file has [selection]")
+    slots: asyncio.Queue[int] = asyncio.Queue()
+    for slot in range(choice.spec.at_once):
+        slots.put_nowait(slot)
+
+    async def measure(step: int, folder: Path) -> dict[str, ArtifactRef]:
+        slot = await slots.get()
+        try:
+            served = choice.evaluation.checkpoint(str(folder), f"{stage.ref.fingerprint}-step-{step}", slot)
+            evaluations = choice.evaluations(served, f"{stage.arm}, step {step}")
+            return {name: await run_llm_stage(context, evaluation) for name, evaluation in evaluations.items()}
+        finally:
+            slots.put_nowait(slot)
+
+    measured = await asyncio.gather(*(measure(*item) for item in weights.items()), return_exceptions=True)
+    # The others were let finish: what they paid for is in the store.
+    for failed in measured:
+        if isinstance(failed, BaseException):
+            raise failed
+    answers = [row for row in measured if not isinstance(row, BaseException)]
+    return {name: {step: row[name] for step, row in zip(weights, answers, strict=True)} for name in choice.questions}
+
+
 @asynccontextmanager
-async def alone(folder: Path) -> AsyncIterator[None]:
-    """Be the only one who works in a local folder; wait while another run does, on this machine or a shared disk.
+async def folder_lock(folder: Path) -> AsyncIterator[None]:
+    """Hold a local folder; wait while another run works in it, on this machine or a shared disk.
 
     The lock is on a file beside the folder, and the kernel frees it when we die.
     """
@@ -262,39 +405,12 @@ def _locked(lock: IO[str]) -> bool:
     return True
 
 
-def files_under(folder: Path, names: Sequence[str]) -> list[str]:
-    """Return the files of a folder that have one of the names or lie in a folder of that name, relative to it."""
-    found = (file for name in names for file in (folder / name, *(folder / name).rglob("*")))
-    return [str(file.relative_to(folder)) for file in found if file.is_file()]
-
-
 async def show_cached(manifest: Manifest) -> None:
     """Record in Prefect that a stage was already there."""
     name = manifest.stage
-    await _cached_task.with_options(name=name, task_run_name=name)(manifest.fingerprint, _summary(manifest))
+    await _cached_task.with_options(name=name, task_run_name=name)(manifest.fingerprint, counts_of(manifest))
 
 
-@task(**SHARD_TASK)
+@task(**UNCACHED)
 async def _cached_task(fingerprint: str, summary: str) -> State[None]:
     return Completed(name="Cached", message=f"{fingerprint}: {summary}")
-
-
-def _summary(manifest: Manifest) -> str:
-    if manifest.files:
-        return f"{len(manifest.files)} files"
-    return f"{manifest.rows_in} in, {manifest.rows_out} out, {manifest.rejected} rejected"
-
-
-@decorative
-async def show_published(manifest: Manifest) -> None:
-    """Put a stage's figures into Prefect: a log line, and a table of what came in, went out and was rejected why."""
-    get_run_logger().info("%s %s: %s", manifest.stage, manifest.fingerprint, _summary(manifest))
-    rows = [
-        {"what": "rows in", "number": manifest.rows_in},
-        {"what": "rows out", "number": manifest.rows_out},
-        *({"what": f"rejected: {reason}", "number": count} for reason, count in manifest.reasons.items()),
-        *({"what": name, "number": count} for name, count in manifest.counts.items()),
-    ]
-    await acreate_table_artifact(
-        table=rows, key=artifact_key(manifest.stage), description=f"{manifest.stage} {manifest.fingerprint}"
-    )

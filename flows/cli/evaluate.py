@@ -11,8 +11,8 @@ from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
-    from flows.measuring import Measured
     from lema_core.artifacts import ArtifactRef
+    from lema_core.run.single_evaluation import Measured
     from lema_core.run.spec import RunSpec
 
 
@@ -68,8 +68,8 @@ def evaluate(
 
     Example: lema evaluate gsm8k_test.jsonl --base-url http://127.0.0.1:8000/v1 --model lema-70b --against 3f9c2a71
     """
-    from flows.measuring import run_of_file, run_of_questions
     from lema_core.errors import ConfigError
+    from lema_core.run.single_evaluation import run_of_file, run_of_questions
 
     endpoint = _given(
         model=model, base_url=base_url, command=command, identity=identity, api_key_env=api_key_env,
@@ -117,9 +117,9 @@ def _given(**options: Any) -> dict[str, Any]:
 
 def _set_aside(run: "RunSpec", root: str) -> None:
     """Set aside an evaluation with failed requests, so that they are sent again."""
-    from flows.measuring import already_there
     from flows.remaking import lossy, put_aside
     from lema_core.artifacts import Store
+    from lema_core.run.single_evaluation import already_there
     from lema_core.run.spec import Runtime
 
     runtime = Runtime.of(run, root)
@@ -133,14 +133,14 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import run_with_listener
     from flows.local_stack.server import ensure_server, login_url
-    from flows.measuring import GO_ON, already_there, asked_for
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
+    from lema_core.run.single_evaluation import GO_ON, already_there, asked_for
 
     if there := already_there(run, root):
         from lema_core.artifacts import Store
         from lema_core.run.spec import Runtime
-        from tasks.engine_session import check_answered
+        from tasks.run_stage import check_answered
 
         runtime = Runtime.of(run, root).model_copy(update={"go_on": GO_ON})
         for ref in filter(None, (there.greedy, there.votes)):
@@ -155,7 +155,7 @@ def _measured(run: "RunSpec", root: str) -> "Measured":
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cancelling import run_cancellable
     from flows.cli.display import progress_bars
-    from flows.evaluating import evaluate as evaluate_flow
+    from flows.evaluate import evaluate as evaluate_flow
 
     with progress_bars() as listener:
         measured: Measured = stopping.run(run_with_listener(run_cancellable(evaluate_flow, run, root, GO_ON), listener))

@@ -1,5 +1,6 @@
 """``lema export``: a run's training data or a model, with its card, and uploads it on request."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,24 +46,23 @@ def export(
     Example: lema export deployments/runs/demo.toml --format chat --to exported
     Example: lema export deployments/runs/demo.toml --format model --arm lema --to lema-model
     """
-    from flows.planning.planner import Planner
     from lema_core import exporting
-    from lema_core.artifacts import Store
     from lema_core.errors import ConfigError
+    from lema_core.pipeline import Pipeline
     from lema_core.run.files import read_run_file
-    from lema_core.run.spec import Runtime
 
     if form not in {"chat", "parquet", "model"}:
         raise ConfigError(f"--format {form}: expected chat, parquet or model")
     run = read_run_file(run_file, settings or ())
-    store, planner = Store(Runtime.of(run, root).root), Planner(run, root)
-    for _ in planner.stages():
+    pipeline = Pipeline(run, root)
+    for _ in pipeline.stages():
         pass
+    store, made = pipeline.store, pipeline.artifacts
     exporting.check_card(to)
     if form == "model":
-        names = _model(run, store, planner.made, arm or (), to)
+        names = _model(run, store, made, arm or (), to)
     else:
-        names = _data(run, store, planner.made, arm or (), "chat" if form == "chat" else "parquet", to)
+        names = _data(run, store, made, arm or (), "chat" if form == "chat" else "parquet", to)
     if push:
         kind: exporting.Kind = "model" if form == "model" else "dataset"
         address = exporting.push(to, names, push, kind, private=not public, notify=console.print)
@@ -78,7 +78,7 @@ def _data(
     from lema_core.report.load import load_report_data
 
     # Models and evaluations are no part of the data, and need not be there yet.
-    made.models, made.evaluations, made.votes, made.perplexity = {}, {}, {}, {}
+    made = replace(made.collected(), mixtures=made.mixtures)
     rows = exporting.export(store, made, arms, form, to)
     exporting.write_card(to, run_dataset_card(run, load_report_data(store, run, made), rows))
     for name, count in rows.items():
@@ -97,7 +97,7 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
         raise ConfigError(f"--format model writes one model: name its arm with --arm, one of {', '.join(made.models)}")
     sizes = exporting.export_model(store, made, arms[0], to)
     # What has not been made yet is left out of the card.
-    for named in (made.mixtures, made.models, made.evaluations, made.votes, made.perplexity):
+    for named in (made.mixtures, made.tokens, made.models, made.evaluations, made.votes, made.perplexity):
         for name in [name for name, ref in named.items() if not store.exists(ref)]:
             del named[name]
     exporting.write_card(to, run_model_card(run, load_report_data(store, run, made), arms[0]))

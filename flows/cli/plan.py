@@ -11,8 +11,8 @@ from flows.cli.console import console
 from flows.cli.run import Root, Settings
 
 if TYPE_CHECKING:
-    from flows.planning.planned import PlannedStage
     from lema_core.llm.costs.forecast import Forecast, Interval
+    from lema_core.run.plan import PlannedStage
     from lema_core.run.spec import Runtime
 
 
@@ -37,13 +37,13 @@ def plan(
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
-    from flows.planning.forecasts import forecast_of, reading
-    from flows.planning.sweep import stages_of
     from lema_core.run.files import read_run_file
+    from lema_core.run.forecasts import forecast_of, reading
+    from lema_core.run.plan import planned_stages
     from lema_core.run.spec import Runtime
 
     spec = read_run_file(run_file, settings or ())
-    runtime, stages = Runtime.of(spec, root), list(stages_of(spec, root))
+    runtime, stages = Runtime.of(spec, root), list(planned_stages(spec, root))
     if pilot:
         stopping.run(_buy_pilots(runtime, stages, pilot))
     with reading(runtime.ledger) as ledger:
@@ -58,8 +58,8 @@ def plan(
 
 
 async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
-    from flows.planning.forecasts import pilot_stages, pilots
     from lema_core.llm.costs.prices import money
+    from lema_core.run.forecasts import pilot_stages, pilots
 
     chosen = pilot_stages(stages)
     if not chosen:

@@ -5,8 +5,7 @@ from collections import Counter
 from rich.console import Console
 from rich.table import Table
 
-from flows.ablation import Sweep
-from flows.measuring import Measured, asked_for
+from flows.sweep import Sweep
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.evaluation import statistics
 from lema_core.evaluation.accuracy import Evaluation, compare_models
@@ -17,8 +16,9 @@ from lema_core.report.prose import format_interval, format_p_value, format_perce
 from lema_core.report.sweeps import summarize_sweep, terminal_table
 from lema_core.run.artifacts import Lineage
 from lema_core.run.failed_requests import failures_of
+from lema_core.run.single_evaluation import Measured, asked_for
 from lema_core.run.spec import RunSpec, Runtime
-from tasks.report import HTML
+from lema_core.stages.report import HTML
 
 
 def show_run(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:

@@ -112,12 +112,12 @@ def execute(spec: "RunSpec", root: str) -> None:
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     # As the standard library's manual recommends for production: logging errors are not printed.
     logging.raiseExceptions = False
-    from flows.ablation import ablation
     from flows.cancelling import run_cancellable
     from flows.cli.display import progress_bars
     from flows.cli.print_results import show_run, show_sweep
     from flows.lema import lema
     from flows.run_records import record_run
+    from flows.sweep import ablation
 
     with record_run(spec, root), progress_bars() as listener:
         if spec.ablation:

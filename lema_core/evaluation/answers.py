@@ -18,7 +18,6 @@ from lema_core.llm.requests import Outcome, Sampling
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, path_row
 from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
-from lema_core.run.spec import EvaluationSpec
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
@@ -53,12 +52,6 @@ class VoteScore:
     """A tie counts by the share of the tied answers that are right."""
     difference: Estimate | None
     """To the base model on the same items (bootstrap over items); None for the base model itself."""
-
-
-def vote_requests(questions: Iterable[Question], spec: EvaluationSpec, prompt: PromptKind) -> Iterator[PathRequest]:
-    """Yield ``spec.samples`` requests a question; each question has its own seed, and more samples keep the first."""
-    sampling = Sampling(temperature=spec.temperature, top_p=spec.top_p, max_tokens=spec.max_tokens)
-    return path_requests(questions, sampling, spec.samples, prompt)
 
 
 def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") -> tuple[VoteScore, ...]:

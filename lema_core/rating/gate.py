@@ -7,14 +7,13 @@ its decision enters the identity of the corrections: it decides whether they are
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.errors import DataError
-from lema_core.rating.gate_spec import GateRule
 from lema_core.rating.pilot import PilotSummary, is_begun, summarize_ratings
 from lema_core.records import Correction
 
@@ -48,6 +47,23 @@ class Findings:
         for (first, second), agreement in self.ratings.agreement.items() if self.ratings else ():
             found += f" {first} and {second} agree on {agreement.share_equal:.0%} (kappa {agreement.value:.2f})."
         return found
+
+
+class GateRule(BaseModel):
+    """What lets a pilot pass without a person. Each bound is a share, 0 to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    min_accepted: float | None = Field(None, ge=0, le=1)
+    """Of the pilot's mistakes at least this share has an accepted correction."""
+    max_poor: float | None = Field(None, ge=0, le=1)
+    """No rater calls more than this share poor; without ratings it holds."""
+
+    @model_validator(mode="after")
+    def _bounds_something(self) -> Self:
+        if self.min_accepted is None and self.max_poor is None:
+            raise ValueError("an empty rule lets everything pass: set min_accepted, max_poor or both")
+        return self
 
 
 class Decision(BaseModel):

@@ -2,9 +2,7 @@
 
 from collections.abc import Iterator
 
-from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Store
-from lema_core.llm.endpoints import EndpointSpec
+from lema_core.artifacts import Store
 from lema_core.rating.gate import Decision, decision_folder, read_decision
 from lema_core.run.artifacts import Lineage
 from lema_core.run.spec import RunSpec
@@ -97,17 +95,9 @@ def _left_out(store: Store, made: Lineage) -> Iterator[str]:
 
 def _gates(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
     """Yield what was decided about the pilot of each corrector, where the run waited for that."""
-    first = made.collections[0].mistakes if made.collections else None
-    if run.quality_gate is None or run.corrections is None or first is None:
-        return
-    pilot = identities.quality_gate(run.quality_gate, first.fingerprint).fingerprint
-    second = _named(run, run.corrections.second) if run.corrections.second else None
-    for name in run.corrections.endpoints:
-        teacher = _named(run, name)
-        corrected = identities.corrections(run.corrections, teacher.identity, run.questions.task, pilot, second)
-        ref = ArtifactRef(corrected.stage, corrected.fingerprint)
-        if decision := read_decision(decision_folder(store.root, ref)):
-            yield _gate(teacher.model, decision)
+    for name, pilot in made.collections[0].pilots.items() if made.collections else ():
+        if decision := read_decision(decision_folder(store.root, pilot)):
+            yield _gate(run.endpoints[name].model, decision)
 
 
 def _gate(corrector: str, decision: Decision) -> str:
@@ -117,8 +107,3 @@ def _gate(corrector: str, decision: Decision) -> str:
     said = f" Note: {decision.note}" if decision.note else ""
     verb = "approved" if decision.approved else "refused"
     return f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"
-
-
-def _named(run: RunSpec, name: str) -> EndpointSpec:
-    endpoint = run.endpoint(name)
-    return endpoint.model_copy(update={"identity": endpoint.answers_as})

@@ -1,7 +1,8 @@
 """The artifacts of one run, by what they are: what a flow fills in as it goes, and what a report is made from."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from lema_core.artifacts import ArtifactRef
 from lema_core.mixture.arms import Evolution
@@ -26,11 +27,17 @@ class Collection:
     mistakes: ArtifactRef | None = None
     corrections: dict[str, ArtifactRef] = field(default_factory=dict)
     """By the corrector's endpoint."""
+    pilots: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By the corrector's endpoint: the corrections that the quality gate judges."""
 
     @property
     def main_corrections(self) -> ArtifactRef | None:
         """Return the main corrector's corrections."""
         return next(iter(self.corrections.values()), None)
+
+    def label(self, stage: str) -> str:
+        """Return what a plan calls a stage of the round."""
+        return f"{stage}: {self.evolution} {self.round}" if self.round else stage
 
     @property
     def name(self) -> str:
@@ -66,12 +73,18 @@ class Lineage:
     """By arm, and ``base``: sampled answers for maj@k, where the run asks for them."""
     perplexity: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm: of mistaken and corrected paths, where the run asks for it."""
+    others: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By stage: artifacts of stages without a field of their own."""
     report: ArtifactRef | None = None
 
     def collect(self, collection: Collection) -> Collection:
         """Add a collection to be filled."""
         self.collections.append(collection)
         return collection
+
+    def collected(self) -> Self:
+        """Return what was collected, with no model made from it yet."""
+        return replace(self, mixtures={}, tokens={}, models={}, evaluations={}, votes={}, perplexity={})
 
     @property
     def main_corrections(self) -> ArtifactRef | None:
@@ -90,4 +103,4 @@ class Lineage:
                 yield from (*collection.made_by, collection.questions)
             yield from collection
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
-        yield from self.perplexity.values()
+        yield from (*self.perplexity.values(), *self.others.values())

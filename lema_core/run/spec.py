@@ -5,142 +5,30 @@ how the work is done: ``endpoints`` (only an endpoint's identity counts), ``laun
 """
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.ablation.specs import AblationSpec, Name
-from lema_core.corrections.specs import CorrectionsSpec
 from lema_core.errors import ConfigError
-from lema_core.evaluation.selection_spec import SelectionSpec
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import Sampling
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
-from lema_core.rating.gate_spec import QualityGateSpec
 from lema_core.run.runtime import BudgetSpec, RuntimeSpec, ledger_at
+from lema_core.stages.corrections import CorrectionsSpec
+from lema_core.stages.evaluation import EvaluationSpec
+from lema_core.stages.evolution import EvolutionSpec
+from lema_core.stages.held_out import SelectionSpec
+from lema_core.stages.mixture import MixtureSpec
+from lema_core.stages.quality_gate import QualityGateSpec
+from lema_core.stages.reasoning_paths import StudentSpec
+from lema_core.stages.section import Section
+from lema_core.stages.verdicts import MistakesSpec, VerdictsSpec
 from lema_core.training.checks import check_arms
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
-PromptKind = Literal["few_shot", "zero_shot"]
 BASE = "base"
 """What the model that was not fine-tuned is called beside the arms."""
-
-
-class Section(BaseModel):
-    """A section of a run file: frozen, and an unknown option is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-
-class StudentSpec(Section):
-    """How reasoning paths are sampled from one student (the paper's M_r)."""
-
-    endpoint: str
-    """A name from ``[endpoints]``."""
-    samples: int = Field(4, ge=1)
-    """Paths a question."""
-    temperature: float = Field(0.7, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int = Field(512, ge=1)
-    prompt: PromptKind = "few_shot"
-    mistakes: bool = True
-    """false: a teacher, whose right paths are CoT data (paper, section 3.2) and whose mistakes are not collected."""
-
-    def sampling(self) -> Sampling:
-        """Return the sampling parameters of a path; each question brings its own seed."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
-
-
-class VerdictsSpec(Section):
-    """How a path's final answer is judged."""
-
-    unknown: Literal["reject", "wrong"] = "reject"
-    """What becomes of a path whose answer the matcher can neither equal to nor tell from the gold answer."""
-
-
-class MistakesSpec(Section):
-    """Which judged paths are corrected."""
-
-    verdicts: tuple[Literal["wrong", "none", "ambiguous"], ...] = ("wrong",)
-    """A path without an answer is its own class and by default no mistake."""
-    per_question: int | None = Field(None, ge=1)
-    """At most so many mistakes of one question."""
-    per_student: int | None = Field(None, ge=1)
-    """At most so many mistakes of one student on one question."""
-
-
-class EvolutionSpec(Section):
-    """New questions from those that models fail on, and the rounds on them (paper, section 2.4 and appendix)."""
-
-    endpoint: str
-    """Writes the new questions (the paper's M_e)."""
-    answers: str | None = None
-    """Answers them; None: the endpoint that wrote them."""
-    kinds: tuple[Literal["centric", "general"], ...] = Field(("centric",), min_length=1)
-    """How seeds are drawn: from the questions in the accepted corrections, by their count there, or from all questions
-    alike (the control). Of several the first is carried through all rounds, the others through round 1."""
-    rounds: int = Field(1, ge=1)
-    """Round 1 asks the run's students; each later one the model fine-tuned on the rounds before."""
-    draws: int = Field(10_000, ge=1)
-    """Seeds drawn a round, with replacement; every round takes the same seeds."""
-    seed: int = Field(0, ge=0)
-    """Fixes the draw."""
-    similarity: float = Field(0.6, gt=0, le=1)
-    """Jaccard similarity of word triples from which on two questions count as repetitions; one word changed in a
-    question of 20 words leaves 0.71."""
-    temperature: float = Field(0.7, ge=0)
-    """Of the new questions."""
-    max_tokens: int = Field(512, ge=1)
-    votes: int = Field(3, ge=1)
-    """Answers sampled for each new question; more than half must agree."""
-    answer_temperature: float = Field(0.7, ge=0)
-    answer_max_tokens: int = Field(1024, ge=1)
-
-    @property
-    def endpoints(self) -> tuple[str, str]:
-        """Return who writes the new questions, and who answers them."""
-        return self.endpoint, self.answers or self.endpoint
-
-    def kinds_in(self, round_number: int) -> tuple[Literal["centric", "general"], ...]:
-        """Return the kinds of a round."""
-        return self.kinds if round_number == 1 else self.kinds[:1]
-
-    def writing(self) -> Sampling:
-        """Return the sampling parameters of a new question."""
-        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
-
-    def answering(self) -> Sampling:
-        """Return the sampling parameters of an answer to it."""
-        return Sampling(temperature=self.answer_temperature, max_tokens=self.answer_max_tokens)
-
-
-class MixtureSpec(Section):
-    """How the training examples of the arms are made."""
-
-    arms: tuple[str, ...] = ("cot", "lema")
-    seed: int = 0
-    """Fixes the order of the examples and what a size-matched arm leaves out."""
-
-
-class EvaluationSpec(Section):
-    """How the base model and the arms are measured: greedily, on the same held-out questions."""
-
-    base: str | None = None
-    """The endpoint of the base model; None leaves it out."""
-    base_prompt: PromptKind = "few_shot"
-    """The base model was never trained on our format: four examples give it its best chance."""
-    serve: EndpointSpec | None = None
-    """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``. Its ``identity``
-    tells one way of serving from another: under a new one everything is measured anew."""
-    max_tokens: int = Field(2048, ge=1)
-    samples: int = Field(0, ge=0)
-    """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
-    temperature: float = Field(0.7, gt=0)
-    """Of the sampled answers."""
-    perplexity: int = Field(0, ge=0)
-    """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
-    top_p: float | None = Field(None, gt=0, le=1)
 
 
 class RunSpec(Section):
@@ -151,7 +39,7 @@ class RunSpec(Section):
     title: str = ""
     questions: QuestionsSpec
     test_questions: QuestionsSpec | None = None
-    endpoints: dict[Name, EndpointSpec] = {}
+    endpoints: dict[Name, EndpointSpec] = Field(default_factory=dict)
     """Where completions come from, by name (letters, digits, ., _ and -; the same for arms). Only
     ``model``/``identity`` say *what* answers and enter a request's key."""
     students: tuple[StudentSpec, ...] = ()
@@ -159,18 +47,18 @@ class RunSpec(Section):
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
     evolution: EvolutionSpec | None = None
-    arms: dict[Name, ArmSpec] = {}
+    arms: dict[Name, ArmSpec] = Field(default_factory=dict)
     """Arms of one's own, by name, beside the bundled ones."""
     quality_gate: QualityGateSpec | None = None
     mixture: MixtureSpec | None = None
     training: TrainingSpec | None = None
-    arm_training: dict[str, dict[str, Any]] = {}
+    arm_training: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """By arm: the options of [training] that are others for it, such as base = "arm:lema"."""
     launch: LaunchSpec = LaunchSpec()
     selection: SelectionSpec | None = None
     evaluation: EvaluationSpec | None = None
     ablation: AblationSpec | None = None
-    licences: dict[str, str] = {}
+    licences: dict[str, str] = Field(default_factory=dict)
     """For the cards, as the Hub's identifiers: of ``data``, ``model``, ``questions``, and of endpoints by name."""
     budget: BudgetSpec = BudgetSpec()
     runtime: RuntimeSpec = RuntimeSpec()

@@ -8,9 +8,8 @@ from typing import Self
 
 from chaos.simulated_run import library_for, run_file_text, simulated_run
 from chaos.snapshot import Snapshot
-from flows.planning.planned import PlannedStage
-from flows.planning.planner import Planner
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
+from lema_core.run.plan import PlannedStage, planned_stages
 from lema_core.run.spec import RunSpec
 
 
@@ -47,7 +46,7 @@ class Harness:
 
     def stages(self) -> list[PlannedStage]:
         """Return the stages of the run in its order, but for the report."""
-        return list(Planner(self.run, str(self.folder / "nothing")).stages())
+        return list(planned_stages(self.run.model_copy(update={"ablation": None}), str(self.folder / "nothing")))
 
     def prepare(self, name: str, faults: Faults) -> Path:
         """Give a scenario a folder with its run file, and the endpoint its faults and fresh counters."""

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evolution import (
@@ -16,12 +15,13 @@ from lema_core.evolution import (
     parse_created,
     seed_counts,
 )
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
 from lema_core.records import Question, Rejection
 from lema_core.run.artifacts import Collection
-from lema_core.run.spec import EvolutionSpec
+from lema_core.stages.evolution import EvolutionCreated, EvolutionSpec
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=20)))
 SEED = QUESTIONS[0]
@@ -36,27 +36,24 @@ def corrections(counts):
 
 
 def test_centric_seeds_follow_the_counts_in_the_corrections():
-    spec = EvolutionSpec(endpoint="writer", draws=10_000)
-    counts = seed_counts(spec, "centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1}))
+    counts = seed_counts("centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1}), 10_000)
     assert counts.total() == 10_000
     shares = [counts[QUESTIONS[n].id] / 10_000 for n in range(3)]
     # Three standard errors of a share of 0.6 over 10,000 draws are 0.015.
     assert shares == pytest.approx([0.6, 0.3, 0.1], abs=0.015)
-    assert counts == seed_counts(spec, "centric", QUESTIONS, corrections({2: 1, 1: 3, 0: 6}))
-    assert counts != seed_counts(
-        spec.model_copy(update={"seed": 1}), "centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1})
-    )
+    assert counts == seed_counts("centric", QUESTIONS, corrections({2: 1, 1: 3, 0: 6}), 10_000)
+    assert counts != seed_counts("centric", QUESTIONS, corrections({0: 6, 1: 3, 2: 1}), 10_000, seed=1)
 
 
 def test_general_seeds_come_from_all_questions_alike():
-    counts = seed_counts(EvolutionSpec(endpoint="writer", draws=4_000), "general", QUESTIONS, corrections({0: 6}))
+    counts = seed_counts("general", QUESTIONS, corrections({0: 6}), 4_000)
     assert len(counts) == 20
     assert max(counts.values()) < 2 * min(counts.values())
 
 
 def test_without_corrections_there_is_nothing_to_draw():
     with pytest.raises(DataError, match="there is no accepted correction"):
-        seed_counts(EvolutionSpec(endpoint="writer"), "centric", QUESTIONS, [])
+        seed_counts("centric", QUESTIONS, [], 10_000)
 
 
 def test_a_question_is_asked_for_once_a_draw():
@@ -184,7 +181,11 @@ def test_a_failed_sample_agrees_with_none():
 def test_seeds_of_a_second_corrector_are_no_part_of_what_is_drawn():
     def identity(**corrections):
         first = Collection(ArtifactRef("questions", "q"), corrections=corrections)
-        return identities.evolution_created(EvolutionSpec(endpoint="e"), "centric", 1, "writer", "arithmetic", first)
+        writer = EndpointSpec(model="writer", base_url="http://127.0.0.1:1/v1")
+        stage = EvolutionCreated(
+            EvolutionSpec(endpoint="e"), "centric", 1, writer, "arithmetic", first.questions, first.main_corrections
+        )
+        return stage.ref
 
     strong, weak = ArtifactRef("corrections", "strong"), ArtifactRef("corrections", "weak")
     assert identity(strong=strong) == identity(strong=strong, weak=weak)

@@ -4,12 +4,14 @@ import json
 
 import pytest
 
-from lema_core import identities
+from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, DataError
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import QuestionsSpec, detect_task, read_questions
 from lema_core.reasoning_paths import path_messages
-from lema_core.run.spec import EvaluationSpec
+from lema_core.stages.evaluation import Evaluation, EvaluationSpec
 
+MODEL = EndpointSpec(model="m", base_url="http://127.0.0.1:1/v1")
 WORKED = {
     "prompt": "Please solve the following math problem.\nQuestion: Ann has 3 pens and buys 4. How many pens?\n"
     "Answer: Let's think step by step.\n",
@@ -42,7 +44,9 @@ def test_a_row_is_sent_word_for_word_whatever_the_prompt_kind(tmp_path, row, tas
 
 def test_our_own_prompts_are_no_part_of_the_identity_of_what_they_do_not_ask(monkeypatch):
     def fingerprint(task):
-        return identities.evaluation(EvaluationSpec(), "m", "few_shot", task, "q").fingerprint
+        return Evaluation(
+            EvaluationSpec(), "base", MODEL, "few_shot", task, ArtifactRef("questions", "q")
+        ).ref.fingerprint
 
     before = {task: fingerprint(task) for task in ("lema_official", "gsm8k")}
     monkeypatch.setattr("lema_core.reasoning_paths.fingerprint", lambda *_: "another text")

@@ -4,13 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS, ArmSpec, get_arm
 from lema_core.run.artifacts import Collection, Lineage
 from lema_core.run.files import read_run_file
-from lema_core.run.spec import MixtureSpec
+from lema_core.stages.mixture import Mixture, MixtureSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
@@ -41,7 +40,7 @@ def identity(arm, seed=0, corrector="c"):
     one = made.collect(Collection(made.questions))
     one.verdicts.append(ArtifactRef("verdicts", "v"))
     one.corrections["teacher"] = ArtifactRef("corrections", corrector)
-    return identities.mixture(MixtureSpec(seed=seed), arm, "arithmetic", made, None).fingerprint
+    return Mixture(MixtureSpec(seed=seed), arm, "arithmetic", tuple(made.collections)).ref.fingerprint
 
 
 EVOLVING = """

@@ -2,12 +2,20 @@ import dataclasses
 
 import pytest
 
+from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
-from lema_core.evaluation.answers import judge_answer, score_votes, vote_requests
+from lema_core.evaluation.answers import judge_answer, score_votes
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import JudgedPath
-from lema_core.run.spec import EvaluationSpec
+from lema_core.stages.evaluation import EvaluationSpec, Votes
+
+
+def sampled(k: int) -> Votes:
+    model = EndpointSpec(model="m", base_url="http://127.0.0.1:1/v1")
+    return Votes(EvaluationSpec(samples=k), "base", model, "zero_shot", "numeric", ArtifactRef("questions", "q"))
+
 
 SAMPLE = JudgedPath(
     id="p", question_id="q", task="numeric", question="Q", gold="0.5", candidates=None, rationale=None, level=None,
@@ -40,7 +48,7 @@ def test_answers_vote_by_equivalence_right_and_wrong_ones_alike():
 
 def test_an_answer_that_cannot_be_decided_votes_and_is_not_right():
     question = dataclasses.replace(next(read_questions(QuestionsSpec(task="arithmetic", limit=1))), gold="1")
-    asked = vote_requests([question], EvaluationSpec(samples=4), "zero_shot")
+    asked = sampled(4).requests([question])
     texts = ["The answer is 9**9**9**9.", "The answer is 1.", "The answer is 9**9**9**9.", "Who knows."]
     rows = [
         judge_answer(one, "m", Completion("k", text, "stop", 1, 1, "m")) for one, text in zip(asked, texts, strict=True)
@@ -71,10 +79,7 @@ def test_more_samples_keep_the_first_ones_and_each_question_draws_by_itself():
     rows = list(read_questions(QuestionsSpec(task="arithmetic", limit=2)))
 
     def asked(k):
-        return [
-            (r.request.sampling.seed, r.sample_index)
-            for r in vote_requests(rows, EvaluationSpec(samples=k), "zero_shot")
-        ]
+        return [(r.request.sampling.seed, r.sample_index) for r in sampled(k).requests(rows)]
 
     assert len(asked(2)) == 4
     assert set(asked(2)) < set(asked(3))

@@ -5,24 +5,24 @@ from pathlib import Path
 
 import pytest
 
-from lema_core import identities
-from lema_core.artifacts import ArtifactRef, Shard, Store
+from lema_core.artifacts import Shard, Store
 from lema_core.errors import DataError
 from lema_core.questions import QuestionsSpec
 from lema_core.run.spec import Runtime
-from tasks.questions import questions_shard
+from lema_core.stages.questions import Questions
+from tasks.stages import questions
 
 
 def test_a_stage_keeps_nothing_of_a_source_that_changed(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     spec = QuestionsSpec(task="numeric", path=str(path))
-    identity = identities.questions(spec)
     runtime = Runtime(root=str(tmp_path / "store"), ledger=str(tmp_path / "l.sqlite"), run="r")
-    ref, shard = ArtifactRef("questions", identity.fingerprint), Shard(0, 0, 0)
+    stage, shard = Questions(spec), Shard(0, 0, 0)
+    ref = stage.ref
 
     def make() -> None:
-        asyncio.run(questions_shard.fn(runtime, spec, identity.spec["source"], ref, shard))
+        asyncio.run(questions.fn(runtime, stage, (), shard))
 
     with path.open("a") as file:
         file.write('{"question": "What is 1 + 2?", "answer": "3"}\n')

@@ -15,12 +15,12 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 from support import AUTH, ask, environment, runs, until
 
 from flows.deployed import _those, what_is_trained
-from flows.planning.planner import Planner
 from flows.registration import deployments_to_serve
 from flows.run_records import awaits_batches, find_unfinished, read_record, read_records, record_run, write_record
-from lema_core.artifacts import Shard, Store
+from lema_core.artifacts import Shard
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Faults
+from lema_core.pipeline import Pipeline
 from lema_core.records import Example
 from lema_core.run.files import read_run_file
 
@@ -134,31 +134,22 @@ base_url = "{url}"
 """
 
 
-def test_trained_arms_are_found_for_other_questions_than_the_runs_own(run_file, simulated, tmp_path, monkeypatch):
+def test_trained_arms_are_found_for_other_questions_than_the_runs_own(run_file, simulated, tmp_path):
     run_file.write_text(run_file.read_text() + TRAINED.replace("{url}", simulated.url))
     root, others = str(tmp_path / "out"), read_run_file(run_file, ["test_questions.limit=5"])
     with pytest.raises(ConfigError, match=r"no arm of .* is trained under"):
         what_is_trained(others, str(run_file), root)
-    pretend_to_have_trained(run_file, tmp_path / "out", "lema", monkeypatch)
+    pretend_to_have_trained(run_file, tmp_path / "out", "lema")
     assert list(what_is_trained(others, str(run_file), root).models) == ["lema"]
 
 
-def pretend_to_have_trained(run_file: Path, root: Path, arm: str, monkeypatch) -> None:
+def pretend_to_have_trained(run_file: Path, root: Path, arm: str) -> None:
     """Publish an arm's model, empty: an endpoint that is there already answers for it."""
-    identities, stage = {}, Planner._stage
-
-    def noting(self, name, identity, *rest, **options):
-        identities[name] = identity
-        return stage(self, name, identity, *rest, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Planner, "_stage", noting)
-        planner = Planner(read_run_file(run_file), str(root))
-        list(planner.stages())
-    store = Store(planner.runtime.root)
-    with store.part(planner.made.models[arm], Shard(0, 0, 0), Example) as part:
+    pipeline = Pipeline(read_run_file(run_file), str(root))
+    (model,) = (stage for stage in pipeline.stages() if stage.title == f"training: {arm}")
+    with pipeline.store.part(model.ref, Shard(0, 0, 0), Example) as part:
         pass
-    store.publish(identities[f"training: {arm}"], [part.summary], seconds=1.0)
+    pipeline.store.publish(model.identity, [part.summary], seconds=1.0)
 
 
 def test_serving_takes_no_deployment_of_another_project_away(checkout, prefect_api, monkeypatch):

@@ -10,13 +10,13 @@ from support import of_stage
 from typer.testing import CliRunner
 
 from flows.cli import app
-from flows.evaluating import evaluate
-from flows.measuring import run_of_file, run_of_questions
+from flows.evaluate import evaluate
 from flows.registration import crash_automation
 from lema_core.artifacts import Store
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Library, SimulatedEndpoint
 from lema_core.records import JudgedPath
+from lema_core.run.single_evaluation import run_of_file, run_of_questions
 
 pytestmark = pytest.mark.slow
 

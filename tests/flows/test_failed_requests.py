@@ -11,12 +11,11 @@ import pytest
 from lema_core.errors import RequestsFailedError
 from lema_core.llm.requests import Completion, Failure
 from lema_core.run.failed_requests import check_stage
-from lema_core.run.spec import Runtime
-from tasks.engine_session import counted
+from lema_core.stages.asking import tally_outcomes
 
 
 def settle(reasons: dict[str, int], good: int, max_failed: float = 0.2) -> Counter[str]:
-    """Pass outcomes through `counted` and return the part's counts."""
+    """Pass outcomes through `tally_outcomes` and return the part's counts."""
     outcomes = [Failure("k", reason, "", 1) for reason, count in reasons.items() for _ in range(count)]
     outcomes += [Completion("k", "t", "stop", 1, 1, "m")] * good
     part = SimpleNamespace(counts=Counter())
@@ -26,8 +25,7 @@ def settle(reasons: dict[str, int], good: int, max_failed: float = 0.2) -> Count
             yield one
 
     async def through() -> None:
-        runtime = Runtime(root="", ledger="", run="", max_failed=max_failed)
-        passed = counted(runtime, stream(), part, len(outcomes))
+        passed = tally_outcomes(stream(), part, len(outcomes), max_failed)
         # As the stages do: as many as were asked, never to the end of the stream.
         for _ in outcomes:
             await anext(passed)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.planning.sweep import stages_of
 from lema_core.llm import request_key
 from lema_core.run.files import read_run_file
+from lema_core.run.plan import planned_stages
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNS = ROOT / "deployments" / "runs"
@@ -57,7 +57,7 @@ def _planned(run_file: str, settings: list[str], root: Path, questions: Path) ->
     run = read_run_file(RUNS / run_file, settings)
     sources = {"questions": run.questions, "test_questions": run.test_questions}
     local = [f"{name}.path={questions}" for name, spec in sources.items() if spec and spec.task != "arithmetic"]
-    for stage in stages_of(read_run_file(RUNS / run_file, [*settings, *local]), str(root)):
+    for stage in planned_stages(read_run_file(RUNS / run_file, [*settings, *local]), str(root)):
         keys = hashlib.sha256()
         for request in stage.asked() if stage.asked and stage.endpoint else ():
             keys.update(request_key(stage.endpoint.identity, request).encode())

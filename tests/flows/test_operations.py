@@ -111,7 +111,7 @@ def test_a_failed_shard_is_told_and_the_resume_deployment_finishes_it(checkout, 
 def run_with_a_shard_that_dies(checkout, api) -> str:
     """Run the flow in a process whose second shard of corrections is killed; return what the flow run says."""
     program = """
-import tasks.corrections as stage
+import lema_core.stages.corrections as stage
 from flows.cli import app
 whole = stage.correction_requests
 def dying(rows, *rest, **options):

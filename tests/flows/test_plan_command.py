@@ -1,6 +1,5 @@
 """``lema plan``: prompts counted by a real tokenizer, a pilot that the run does not pay for again."""
 
-import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,22 +8,26 @@ import pytest
 from support import kept
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from flows.fine_tuning import _perplexity
-from flows.planning.forecasts import forecast_of, pilot_stages, reading
-from flows.planning.outlook import Data, of_mixture, of_pool, outlook
-from flows.planning.planner import Planner
-from flows.planning.sweep import stages_of
-from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.mixture import count_words, get_arm
+from lema_core.pipeline import Pipeline
 from lema_core.records import Correction, Example, Question
 from lema_core.run.artifacts import Collection, Lineage
 from lema_core.run.files import read_run_file
-from lema_core.run.spec import MixtureSpec, Runtime
+from lema_core.run.forecasts import forecast_of, pilot_stages, reading
+from lema_core.run.plan import planned_stages
+from lema_core.run.spec import Runtime
+from lema_core.run.training_needs import Data, of_mixture, of_pool, outlook
+from lema_core.stages.evaluation import Evaluation, Votes
+from lema_core.stages.mixture import Mixture, MixtureSpec
 from lema_core.training import LaunchSpec, TrainingSpec
-from tasks.mixture import rules_of
 
+CORRECTION = Correction(
+    id="c", path_id="p", question_id="q", task="arithmetic", question="Q", gold="3", candidates=None, level=None,
+    student="s", corrector="t", attempt=0, original="o", wrong_answer="2", step=1, n_steps=1, explanation="e",
+    correct_solution="c", spliced="c", false_step=None, request_key="k", prompt_tokens=1, completion_tokens=1,
+)  # fmt: skip
 TEMPLATE = "{% for one in messages %}{{ one.content }}{% endfor %}"
 
 
@@ -42,10 +45,10 @@ def model(tmp_path: Path) -> str:
 
 def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_file, tmp_path, model) -> None:
     for name, exact in (("simulated-student", False), (model, True)):
-        planner = Planner(read_run_file(run_file, [f"endpoints.student.model={name}"]), str(tmp_path / "out"))
-        stages = {stage.name: stage for stage in planner.stages()}
+        run, root = read_run_file(run_file, [f"endpoints.student.model={name}"]), str(tmp_path / "out")
+        stages = {stage.name: stage for stage in planned_stages(run, root)}
         paths = stages["reasoning_paths"]
-        with reading(planner.runtime.ledger) as ledger:
+        with reading(Runtime.of(run, root).ledger) as ledger:
             found = forecast_of(ledger, paths)
         assert found is not None
         assert found.prompts_counted is exact
@@ -94,15 +97,18 @@ def test_a_pilot_stays_within_the_runs_budget(lema, run_file, simulated) -> None
 
 
 def test_only_an_arm_of_equal_tokens_depends_on_the_tokenizer(model, tmp_path) -> None:
+    def mixture(arm: str, base: str | None) -> Mixture:
+        return Mixture(MixtureSpec(), get_arm(arm), "arithmetic", (), base=base)
+
     def fingerprint(arm: str, base: str | None) -> str:
-        return identities.mixture(MixtureSpec(), get_arm(arm), "arithmetic", Lineage(), base).fingerprint
+        return mixture(arm, base).ref.fingerprint
 
     for arm in ("lema", "lema_same_size"):
         assert fingerprint(arm, "some/model") == fingerprint(arm, "another/model") == fingerprint(arm, None)
     assert len({fingerprint("cot_same_tokens", base) for base in ("some/model", "another/model", None)}) == 3
 
     def rules(arm: str, base: str | None):
-        return rules_of(Store(str(tmp_path)), MixtureSpec(), get_arm(arm), Lineage(), base)
+        return mixture(arm, base).rules(Store(str(tmp_path)))
 
     assert rules("cot_same_tokens", model).count_tokens("a == b") == 3  # two signs together are one token of this model
     assert count_words("a == b") == 4
@@ -123,7 +129,7 @@ def test_a_tokenizer_that_is_missing_is_told_before_anything_is_paid(lema, run_f
 
 def test_no_model_is_piloted_that_is_still_to_be_trained(tmp_path) -> None:
     smoke = read_run_file(Path(__file__).resolve().parents[2] / "deployments" / "runs" / "smoke.toml")
-    stages = {stage.name: stage for stage in Planner(smoke, str(tmp_path / "out")).stages()}
+    stages = {stage.name: stage for stage in planned_stages(smoke, str(tmp_path / "out"))}
     trained = stages["evaluation: lema"]
     assert " served as " in trained.endpoint.identity
     assert (trained.trained, trained.tokenizer) == (False, "tiny")
@@ -135,27 +141,33 @@ def test_an_evaluation_is_known_by_the_task_of_the_questions_that_are_asked(run_
     file.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     tested = [f"test_questions={{task = 'numeric', path = '{file}'}}", "evaluation={base = 'student', samples = 2}"]
     run = read_run_file(run_file, tested)
-    stages = {stage.name: stage.ref for stage in Planner(run, str(tmp_path / "out")).stages()}
+    stages = {stage.name: stage.ref for stage in planned_stages(run, str(tmp_path / "out"))}
     assert run.evaluation
-    for kind, identify in (("evaluation", identities.evaluation), ("votes", identities.votes)):
-        asked = ("simulated-student", "few_shot", "numeric", stages["test_questions"].fingerprint)
-        assert stages[f"{kind}: base"].fingerprint == identify(run.evaluation, *asked).fingerprint
+    student = run.endpoint("student")
+    for kind in (Evaluation, Votes):
+        asked = kind(run.evaluation, "base", student, "few_shot", "numeric", stages["test_questions"])
+        assert stages[f"{kind.name}: base"] == asked.ref
 
 
-def test_a_run_without_a_correction_measures_no_delta_ppl(tmp_path) -> None:
-    at = Runtime(root=str(tmp_path / "store"), ledger="", run="r")
-    none = kept(Store(at.root), "corrections", [], Correction)
-    made = Lineage(
-        collections=[Collection(none, corrections={"teacher": none})], models={"lema": ArtifactRef("training", "f")}
-    )
-    asyncio.run(_perplexity(5, at, made))
-    assert made.perplexity == {}
+def test_a_run_without_a_correction_measures_no_delta_ppl(run_file, tmp_path) -> None:
+    measured = ["evaluation={base = 'student', perplexity = 5, serve = {model = 'm', command = 'm'}}"]
+    pipeline = Pipeline(read_run_file(run_file, measured), str(tmp_path / "out"))
+    for rows, found in (([], []), ([CORRECTION], ["perplexity: lema"])):
+        corrections = kept(pipeline.store, "corrections", rows, Correction, str(rows))
+        pipeline.artifacts = Lineage(
+            test_questions=ArtifactRef("questions", "q"),
+            collections=[Collection(corrections, corrections={"teacher": corrections})],
+            models={"lema": ArtifactRef("training", "f")},
+        )
+        assert [stage.title for stage in pipeline.evaluation() if stage.name == "perplexity"] == found
 
 
 def test_a_cells_plan_evaluates_the_cells_own_arm_only(tmp_path) -> None:
     chained = ["ablation.arms=['cot', 'step_dpo']", "arm_training={step_dpo = {base = 'arm:lema'}}"]
     runs = Path(__file__).resolve().parents[2] / "deployments" / "runs"
-    names = [one.name for one in stages_of(read_run_file(runs / "ablation_smoke.toml", chained), str(tmp_path / "out"))]
+    names = [
+        one.name for one in planned_stages(read_run_file(runs / "ablation_smoke.toml", chained), str(tmp_path / "out"))
+    ]
     evaluated = [name for name in names if name.startswith("evaluation: step_dpo, seed 0, tiny")]
     assert len(evaluated) == len(set(evaluated))
     assert sum(name.startswith("training: step_dpo, seed 0, tiny") for name in names) == 2 * len(evaluated)

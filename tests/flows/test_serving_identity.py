@@ -2,12 +2,14 @@
 
 import pytest
 
-from flows.endpoints import Endpoints
-from lema_core import identities
-from lema_core.artifacts import ArtifactRef
+from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
+from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import Lineage
-from lema_core.run.spec import EvaluationSpec, RunSpec, Runtime
+from lema_core.run.endpoints import PreparedEndpoints
+from lema_core.run.spec import RunSpec, Runtime
+from lema_core.stages.evaluation import EvaluationSpec
+from lema_core.stages.report import Report
 
 MODEL = ArtifactRef("training", "f" * 64)
 OWN, EMBEDDED = ("serve", "{model}"), ("{python}", "-m", "lema_core.llm.embedded", "--model", "{model}")
@@ -21,7 +23,7 @@ def run_with(**endpoint) -> RunSpec:
 def served(command=OWN, **changes) -> str:
     serve = EndpointSpec(model="fine-tuned", command=command, **changes)
     run = run_with().model_copy(update={"evaluation": EvaluationSpec(serve=serve)})
-    return Endpoints(run, Runtime.of(run, ".lema"), Lineage()).fine_tuned(MODEL).identity
+    return PreparedEndpoints(run, Store(Runtime.of(run, ".lema").root), Lineage()).fine_tuned(MODEL).identity
 
 
 def test_a_model_served_in_another_way_is_another_model():
@@ -37,7 +39,7 @@ def test_a_checkpoint_is_chosen_by_the_answers_of_one_way_of_serving():
     for command in (OWN, EMBEDDED):
         evaluation = {"serve": {"model": "fine-tuned", "command": command}}
         run = RunSpec.model_validate(run_with().model_dump(exclude_none=True) | base | {"evaluation": evaluation})
-        choices.append(identities.selection(run, made))
+        choices.append(Pipeline(run, ".lema", made).checkpoint_choice().fingerprints)
     assert choices[0] != choices[1]
 
 
@@ -45,4 +47,4 @@ def test_a_checkpoint_is_chosen_by_the_answers_of_one_way_of_serving():
     "changes", [{"price": {"input_per_million": 1, "output_per_million": 2}}, {"transport": "batch"}]
 )
 def test_a_corrected_price_makes_the_report_anew(changes):
-    assert identities.report(run_with(), Lineage()) != identities.report(run_with(**changes), Lineage())
+    assert Report(run_with(), Lineage()).ref != Report(run_with(**changes), Lineage()).ref

@@ -9,10 +9,10 @@ from chaos.simulated_run import run_file_text, simulated_run
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flows.deployed import corrections_of
-from flows.planning.planner import Planner
 from lema_core.prompts import load, path_input, path_prompt
 from lema_core.prompts.layouts import THINK
 from lema_core.run.files import read_run_file
+from lema_core.run.plan import planned_stages
 
 pytest.importorskip("deepspeed", reason="training is not installed (lema-pipeline[train])")
 RUNS = Path(__file__).resolve().parents[2] / "deployments" / "runs"
@@ -34,7 +34,8 @@ def outlooks(run_file: Path, questions: Path, root: Path) -> dict[str, str]:
     plain = read_run_file(run_file)
     sources = {"questions": plain.questions, "test_questions": plain.test_questions}
     local = [f"{name}.path={questions}" for name, spec in sources.items() if spec and spec.task != "arithmetic"]
-    stages = list(Planner(read_run_file(run_file, local), str(root)).stages())
+    run = read_run_file(run_file, local).model_copy(update={"ablation": None})
+    stages = list(planned_stages(run, str(root)))
     assert {stage.there for stage in stages} == {False}
     return {stage.name: stage.outlook(0.4) for stage in stages if stage.outlook}
 

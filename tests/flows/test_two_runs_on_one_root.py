@@ -3,18 +3,45 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cached_property, partial
 
 import pytest
 
 from lema_core.artifacts import Identity, Shard, Store
 from lema_core.errors import ArtifactError
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import Question
 from lema_core.run.spec import Runtime
+from lema_core.stages.stage import FileStage, RowStage
 from tasks import run_stage
-from tasks.run_stage import Stage, publish, published_alone
+from tasks.run_stage import publish_rows, run_files
 
-STAGE = Stage(Identity("questions", {"n": 10}), rows=10)
+
+class Ten(RowStage):
+    """Ten rows that a model would be asked for: ``shard_requests`` of them make a shard."""
+
+    name, revision, record = "questions", 1, Question
+    endpoints = (EndpointSpec(model="m", base_url="http://127.0.0.1:1/v1"),)
+
+    @cached_property
+    def identity(self) -> Identity:
+        return self._identity({"n": 10})
+
+    def input_rows(self, store: Store) -> int:
+        return 10
+
+
+class Model(FileStage):
+    """A stage of files."""
+
+    name, revision = "training", 1
+
+    @cached_property
+    def identity(self) -> Identity:
+        return self._identity({"n": 1})
+
+
+STAGE = Ten()
 ROWS = [Question(id=f"q-{n}", task="t", text=f"What is {n}?", gold=str(n)) for n in range(10)]
 
 
@@ -56,8 +83,8 @@ def test_runs_with_other_shards_publish_every_row(tmp_path):
         turn = asyncio.Barrier(2)
         work = partial(shard_task, store, None, turn)
         # Five shards and ten: while one waits for the other the parts of both come to lie in one folder.
-        first = publish(runtime(tmp_path, 2).model_copy(update={"shards_in_flight": 1}), STAGE, work)
-        second = publish(runtime(tmp_path, 1).model_copy(update={"shards_in_flight": 1}), STAGE, work)
+        first = publish_rows(runtime(tmp_path, 2).model_copy(update={"shards_in_flight": 1}), STAGE, work)
+        second = publish_rows(runtime(tmp_path, 1).model_copy(update={"shards_in_flight": 1}), STAGE, work)
         other = asyncio.create_task(second)
         await first
         assert list(store.rows(STAGE.ref, Question)) == ROWS
@@ -72,10 +99,10 @@ def test_a_run_whose_artifact_another_one_published_takes_that(tmp_path):
     store = Store(str(tmp_path))
 
     async def late(shard: Shard) -> None:
-        await publish(runtime(tmp_path, 3), STAGE, partial(shard_task, store, None, None))
+        await publish_rows(runtime(tmp_path, 3), STAGE, partial(shard_task, store, None, None))
         await shard_task(store, None, None, shard)
 
-    asyncio.run(publish(runtime(tmp_path, 10), STAGE, partial(late)))
+    asyncio.run(publish_rows(runtime(tmp_path, 10), STAGE, partial(late)))
     assert [(part.start, part.stop) for part in store.manifest(STAGE.ref).parts] == [(0, 3), (3, 6), (6, 9), (9, 10)]
     assert list(store.rows(STAGE.ref, Question)) == ROWS
 
@@ -83,14 +110,14 @@ def test_a_run_whose_artifact_another_one_published_takes_that(tmp_path):
 def test_a_shard_without_a_part_is_an_error_and_nothing_is_published(tmp_path):
     store = Store(str(tmp_path))
     with pytest.raises(ArtifactError, match="rows 4-8"):
-        asyncio.run(publish(runtime(tmp_path), STAGE, partial(shard_task, store, Shard(1, 4, 8), None)))
+        asyncio.run(publish_rows(runtime(tmp_path), STAGE, partial(shard_task, store, Shard(1, 4, 8), None)))
     assert not store.exists(STAGE.ref)
-    asyncio.run(publish(runtime(tmp_path), STAGE, partial(shard_task, store, None, None)))
+    asyncio.run(publish_rows(runtime(tmp_path), STAGE, partial(shard_task, store, None, None)))
     assert list(store.rows(STAGE.ref, Question)) == ROWS
 
 
 def test_two_runs_never_work_in_one_local_folder(tmp_path, monkeypatch):
-    store, stage, made = Store(str(tmp_path)), Stage(Identity("training", {"n": 1}), rows=0), []
+    store, stage, made = Store(str(tmp_path)), Model(), []
     waiting = asyncio.Event()
     monkeypatch.setattr(run_stage, "announce", lambda _: waiting.set())
     monkeypatch.setattr(run_stage, "LOOK_S", 0.01)
@@ -103,7 +130,7 @@ def test_two_runs_never_work_in_one_local_folder(tmp_path, monkeypatch):
 
     async def both() -> list[object]:
         return await asyncio.gather(
-            *(published_alone(runtime(tmp_path), stage, partial(make, name)) for name in ("one", "two"))
+            *(run_files(runtime(tmp_path), stage, partial(make, name)) for name in ("one", "two"))
         )
 
     assert asyncio.run(both()) == [stage.ref, stage.ref]

@@ -8,7 +8,6 @@ import pytest
 from markupsafe import escape
 from support import kept
 
-from lema_core import identities
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.ledger.store import LedgerStore, Missed, Paid
 from lema_core.llm.requests import Completion
@@ -22,6 +21,8 @@ from lema_core.report.load import PERPLEXITY_FILE, load_bill, load_report_data
 from lema_core.report.prose import describe_bill
 from lema_core.run.artifacts import Collection, Lineage
 from lema_core.run.spec import RunSpec
+from lema_core.stages.perplexity import Perplexity
+from lema_core.stages.tokens import Tokens
 from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path
 
@@ -186,9 +187,8 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
     paths = [judged(QUESTIONS[0], "-1")]
     made = lineage(store, paths, paths, {"teacher": [corrected(make_correction, paths[0])]})
     assert not [note for note in load_report_data(store, run, made).notes if "pilot" in note]
-    pilot = identities.quality_gate(run.quality_gate, made.collections[0].mistakes.fingerprint)
-    asked = identities.corrections(run.corrections, "model-teacher", "arithmetic", pilot.fingerprint)
-    write_decision(decision_folder(store.root, ArtifactRef(asked.stage, asked.fingerprint)), decision)
+    pilot = made.collections[0].pilots["teacher"] = ArtifactRef("corrections", "of-the-pilot")
+    write_decision(decision_folder(store.root, pilot), decision)
     notes = load_report_data(store, run, made).notes
     assert f"A pilot of the corrections by model-teacher was {said}" in notes
 
@@ -198,22 +198,22 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
 )
 def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistaken, pairs):
     run, made = run_of(evaluation={"base": "student", "perplexity": 50}), Lineage()
-    identity = identities.perplexity(50, "model", "corrections")
-    made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
+    stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
+    made.perplexity["lema"] = stage.ref
     folder = store.folder(made.perplexity["lema"])
     store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
-    store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
+    store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
     assert {arm: gap.n for arm, gap in load_report_data(store, run, made).perplexity.items()} == pairs
 
 
 def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
     made = Lineage()
     for arm, lost in (("cot", 0), ("lema", 37)):
-        identity = identities.tokens(TrainingSpec(), arm)
-        store.local_folder(ArtifactRef(identity.stage, identity.fingerprint))
-        store.publish_files(identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
-        made.tokens[arm] = ArtifactRef(identity.stage, identity.fingerprint)
+        stage = Tokens(TrainingSpec(), arm, ArtifactRef("mixture", arm))
+        store.local_folder(stage.ref)
+        store.publish_files(stage.identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
+        made.tokens[arm] = stage.ref
     (note,) = (note for note in load_report_data(store, run_of(), made).notes if "max_length" in note)
     assert note.endswith("left out of the training: 37 of lema, which was trained on 1,163.")
 
@@ -222,12 +222,12 @@ def test_delta_ppl_says_what_it_was_measured_on(store):
     run = run_of(evaluation={"base": "student", "perplexity": 50})
     made = Lineage()
     assert not [note for note in load_report_data(store, run, made).notes if "delta-PPL" in note]
-    identity = identities.perplexity(50, "model", "corrections")
-    made.perplexity["lema"] = ArtifactRef(identity.stage, identity.fingerprint)
+    stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
+    made.perplexity["lema"] = stage.ref
     folder = store.folder(made.perplexity["lema"])
     store.local_folder(made.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
-    store.publish_files(identity, [PERPLEXITY_FILE], seconds=1.0)
+    store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
     assert [
         note for note in load_report_data(store, run, made).notes if "delta-PPL is measured on the first 50" in note
     ]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lema_core import identities
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.run.files import read_run_file
 from lema_core.run.spec import RunSpec
+from lema_core.stages.tokens import Tokens
+from lema_core.stages.training import Training
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.checks import check_machine
 from lema_core.training.estimate import PAPER_SHAPES, TrainingEstimate, estimate
@@ -233,9 +234,11 @@ def test_an_arm_of_pairs_is_trained_by_dpo_on_the_model_of_another_arm() -> None
     assert (dpo.objective, dpo.learning_rate, dpo.beta, dpo.starts_from_arm) == ("dpo", 5e-7, 0.5, "lema")
     assert run.training_of("lema") == run.training
     made = ArtifactRef("training", "f00d")
-    assert identities.training(dpo, "t", made) != identities.training(dpo, "t", ArtifactRef("training", "beef"))
+    tokens, another = ArtifactRef("tokens", "t"), ArtifactRef("training", "beef")
+    assert Training(dpo, "step_dpo", tokens, made).ref != Training(dpo, "step_dpo", tokens, another).ref
     assert TrainingSpec(beta=0.3).identity() == TrainingSpec().identity(), "sft has no beta"
-    assert identities.tokens(TrainingSpec(seed=1, learning_rate=1), "m") == identities.tokens(TrainingSpec(), "m")
+    mixture = ArtifactRef("mixture", "m")
+    assert Tokens(TrainingSpec(seed=1, learning_rate=1), "a", mixture).ref == Tokens(TrainingSpec(), "a", mixture).ref
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""The ablation sweep: data once a setting, then every arm, seed and base model; a cell that fails stops no other."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from prefect.runtime import flow_run
+
+from flows.run_records import title_of
+from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
+from lema_core.ablation.comparison import SweepTable
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
+from lema_core.pipeline import Pipeline, cell_stages
+from lema_core.report.sweeps import sweep_text
+from lema_core.run.artifacts import Lineage
+from lema_core.run.forecasts import telling_what_remains
+from lema_core.run.spec import RunSpec, Runtime
+from lema_core.stages.ablation import Ablation
+from lema_core.stages.report import HTML
+from lema_core.system.programs import Devices, share_devices, use_devices
+from lema_core.training.launch import gpus_here
+from tasks.boundary import flow
+from tasks.engine_session import engine_session
+from tasks.run_stage import run_stage, run_stages
+from tasks.ui_artifacts import show_sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What a sweep made."""
+
+    table: SweepTable
+    report: ArtifactRef
+
+
+@flow(name="ablation", flow_run_name=lambda: f"ablation: {title_of(flow_run.parameters['run'])}", persist_result=False)
+async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
+    """Fine-tune and compare every cell of a run file's sweep; finished cells are not made again.
+
+    Raises:
+        ConfigError: the sweep cannot be expanded; nothing was done.
+        CellsFailedError: some cells failed; the text has the table of the others.
+        BatchPendingError: all that is missing waits for batches that are submitted.
+        BudgetExceededError: the budget ran out.
+    """
+    settings, context = expand(run), Runtime.of(run, root)
+    async with telling_what_remains(run, root), engine_session(context):
+        started = [cell for setting in settings for cell in await _start(setting, context, root)]
+        stage = Ablation(run, await _finish(started, context, sweep_of(run).parallel))
+        report, store = await run_stage(context, stage), Store(context.root)
+        table = await asyncio.to_thread(stage.table, store)
+        await show_sweep(store, stage, table)
+    if table.failed:
+        waiting = all(result.waiting for result in table.failed)
+        raise (BatchPendingError if waiting else CellsFailedError)(_failure(run, root, report, table))
+    return Sweep(table, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A cell whose examples are there, with what was collected for them; or one that failed before."""
+
+    result: CellResult
+    data: Pipeline
+    """Walked up to what every cell of the setting shares."""
+
+    @property
+    def made(self) -> tuple[object, ...]:
+        """Return what tells its models from others: two cells that share them must not make them at the same time."""
+        run = self.result.cell.run
+        if run.mixture is None:
+            return (run.evaluation and run.evaluation.base,)
+        # Of a chain of arms the first is shared: a setting more or less does not tell its models apart.
+        first = str(run.arm(run.mixture.arms[0]).identity)
+        return first, run.mixture.seed, run.training and run.training.base
+
+
+async def _start(setting: Setting, context: Runtime, root: str) -> list[_Started]:
+    """Collect a setting's data and build the examples of its cells: a pool too small is told before any training."""
+    data = Pipeline(setting.run, root)
+    try:
+        await run_stages(context, data.collection())
+        await run_stages(context, data.evolution())
+    except BudgetExceededError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
+        return [_Started(_failed(CellResult(cell=cell), error), data) for cell in setting.cells]
+    return [_Started(await _with_examples(cell, context, data), data) for cell in setting.cells]
+
+
+async def _with_examples(cell: Cell, context: Runtime, data: Pipeline) -> CellResult:
+    pipeline = data.on_the_same_data(cell.run)
+    try:
+        await run_stages(context, pipeline.mixtures())
+    except Exception as error:  # noqa: BLE001 - the other cells go on
+        return _failed(CellResult(cell=cell), error)
+    return CellResult(cell=cell, mixture=pipeline.artifacts.mixtures.get(cell.arm))
+
+
+async def _finish(started: Sequence[_Started], context: Runtime, parallel: int) -> list[CellResult]:
+    """Train and evaluate the cells, some at a time; a budget that ran out starts no further one."""
+    slots, alone = _slots(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
+    spent: list[BudgetExceededError] = []
+
+    async def finish(cell: _Started) -> CellResult:
+        if cell.result.error:
+            return cell.result
+        async with alone[cell.made], _slot(slots):
+            if spent:
+                return cell.result
+            try:
+                return await one_cell(cell.result, context, cell.data.root, cell.data.artifacts.collected())
+            except BudgetExceededError as error:
+                spent.append(error)
+            except Exception as error:  # noqa: BLE001 - the other cells go on
+                return _failed(cell.result, error)
+        return cell.result
+
+    results = await asyncio.gather(*(finish(cell) for cell in started))
+    if spent:
+        raise spent[0]
+    return results
+
+
+def _slots(parallel: int) -> asyncio.Queue[Devices]:
+    """Return as many slots as cells may run at a time, each with its share of the GPUs."""
+    slots: asyncio.Queue[Devices] = asyncio.Queue()
+    for share in share_devices(gpus_here(), parallel) if parallel > 1 else [()]:
+        slots.put_nowait(share)
+    return slots
+
+
+@asynccontextmanager
+async def _slot(slots: asyncio.Queue[Devices]) -> AsyncIterator[None]:
+    share = await slots.get()
+    try:
+        with use_devices(share):
+            yield
+    finally:
+        slots.put_nowait(share)
+
+
+@flow(name="ablation-cell", flow_run_name="{result.cell.name}", persist_result=False)
+async def one_cell(result: CellResult, context: Runtime, root: str, collected: Lineage) -> CellResult:
+    """Fine-tune a cell's model and ask it the held-out questions."""
+    name, pipeline = result.cell.arm, Pipeline(result.cell.run, root, collected)
+    artifacts = pipeline.artifacts
+    await run_stages(context, cell_stages(pipeline, result.cell))
+    return replace(
+        result,
+        tokens=artifacts.tokens.get(name),
+        model=artifacts.models.get(name),
+        evaluation=artifacts.evaluations.get(name),
+    )
+
+
+def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) -> str:
+    where = "" if root == ".lema" else f" --root {root}"
+    return "\n".join(
+        [
+            f"{len(table.failed)} of {len(table.cells)} cells did not finish; the others are kept:",
+            *(f"  {result.cell.name}: {result.error}" for result in table.failed),
+            f"Go on with: lema resume {run.name}{where} (it makes these cells only)",
+            f"Report of the others: {Store(Runtime.of(run, root).root).folder(report)}/{HTML}",
+            sweep_text(table),
+        ]
+    )
+
+
+def _failed(result: CellResult, error: Exception) -> CellResult:
+    why = str(error) or type(error).__name__
+    return replace(result, error=why, waiting=isinstance(error, BatchPendingError))

@@ -1,0 +1,277 @@
+"""The graph of a run: every stage in the paper's order, each with a name before anything is made.
+
+All identities follow from the run file and its sources. So one walk serves everybody: a plan reads the stages, a run
+makes them one after the other, and the gate, the choice of checkpoints, `lema evaluate` and the report ask the same
+objects. A walk fills ``artifacts``; a stage that reads rows finds its inputs published when a run has come to it.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from lema_core.ablation.cells import Cell
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.evolution import Kind
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.questions import QuestionsSpec
+from lema_core.reasoning_paths import PromptKind
+from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.endpoints import PreparedEndpoints, Student
+from lema_core.run.spec import RunSpec, Runtime
+from lema_core.stages.corrections import Corrections, CorrectionsSpec
+from lema_core.stages.evaluation import Evaluation, Votes
+from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
+from lema_core.stages.held_out import HeldOut
+from lema_core.stages.mixture import Mixture
+from lema_core.stages.perplexity import Perplexity
+from lema_core.stages.quality_gate import PilotCorrections, QualityGate
+from lema_core.stages.questions import Questions
+from lema_core.stages.reasoning_paths import ReasoningPaths
+from lema_core.stages.report import Report
+from lema_core.stages.stage import Stage
+from lema_core.stages.tokens import Tokens
+from lema_core.stages.training import CheckpointChoice, Training
+from lema_core.stages.verdicts import Mistakes, Verdicts
+from lema_core.training.options import check_overrides
+
+AnyStage = TypeVar("AnyStage", bound=Stage)
+
+
+class Pipeline:
+    """The stages of one run under a root.
+
+    Walking it raises what a source, an endpoint or a task that cannot be used raises: nothing was sent then.
+    """
+
+    def __init__(self, run: RunSpec, root: str, artifacts: Lineage | None = None) -> None:
+        self.run = run
+        self.root = root
+        self.store = Store(Runtime.of(run, root).root)
+        self.artifacts = artifacts or Lineage()
+        """What the walk has come to so far."""
+        self._stages: dict[ArtifactRef, Stage] = {}
+        self._rows: dict[ArtifactRef, int | None] = {}
+
+    def stages(self) -> Iterator[Stage]:
+        """Yield every stage but the report."""
+        yield from self.collection()
+        yield from self.evolution()
+        yield from self.fine_tuning()
+        yield from self.evaluation()
+
+    def on_the_same_data(self, run: RunSpec) -> "Pipeline":
+        """Return the pipeline of another run's fine-tuning and evaluation on the data that this one collects."""
+        other = Pipeline(run, self.root, self.artifacts.collected())
+        other._stages, other._rows = self._stages, self._rows
+        return other
+
+    @property
+    def endpoints(self) -> PreparedEndpoints:
+        """The run's endpoints, ready to be asked."""
+        return PreparedEndpoints(self.run, self.store, self.artifacts)
+
+    def rows(self, ref: ArtifactRef) -> int | None:
+        """Return the rows of an artifact: exact if published, else an upper bound; None if unknown."""
+        if ref not in self._rows:
+            if self.store.exists(ref):
+                self._rows[ref] = self.store.manifest(ref).rows_out
+            else:
+                stage = self._stages.get(ref)
+                self._rows[ref] = stage.row_bound(self.rows) if stage else None
+        return self._rows[ref]
+
+    def _add(self, stage: AnyStage) -> AnyStage:
+        self._stages[stage.ref] = stage
+        return stage
+
+    def collection(self) -> Iterator[Stage]:
+        """Yield the questions, and the mistakes on them with their corrections (paper, section 2.1)."""
+        yield from self.questions()
+        run, artifacts = self.run, self.artifacts
+        if artifacts.questions is None:
+            return
+        if run.selection:
+            # Before anything is paid: there may be too few questions to keep some back.
+            yield (held_out := self._add(HeldOut(run.selection, artifacts.questions)))
+            artifacts.held_out = held_out.ref
+        first = artifacts.collect(Collection(artifacts.questions))
+        yield from self._mistakes_and_corrections(first, self.endpoints.students(first.round))
+
+    def questions(self) -> Iterator[Stage]:
+        """Yield the questions, and the held-out ones that models are measured on."""
+        yield (questions := self._add(Questions(self.run.questions)))
+        self.artifacts.questions = questions.ref
+        if self.run.test_questions:
+            yield from self._test_questions(self.run.test_questions)
+
+    def _test_questions(self, spec: QuestionsSpec) -> Iterator[Stage]:
+        yield (tests := self._add(Questions(spec, label="test_questions")))
+        self.artifacts.test_questions = tests.ref
+
+    def _mistakes_and_corrections(self, into: Collection, students: Iterable[Student]) -> Iterator[Stage]:
+        """Yield the paths to a round's questions, their verdicts, and the corrections of the mistakes."""
+        run, task, mistaken = self.run, self.run.questions.task, list[ArtifactRef]()
+        source = None if into.round else run.questions
+        for student in students:
+            paths = ReasoningPaths(
+                student.spec, student.endpoint, task, into.questions, source, label=into.label("reasoning_paths")
+            )
+            yield self._add(paths)
+            verdicts = Verdicts(run.verdicts, task, paths.ref, label=into.label("verdicts"))
+            yield self._add(verdicts)
+            into.students.append(student.name)
+            into.reasoning_paths.append(paths.ref)
+            into.verdicts.append(verdicts.ref)
+            mistaken += [verdicts.ref] if student.spec.mistakes else []
+        if run.corrections:
+            mistakes = Mistakes(run.mistakes, into.questions, mistaken, label=into.label("mistakes"))
+            yield self._add(mistakes)
+            into.mistakes = mistakes.ref
+            for name in run.corrections.endpoints:
+                yield from self._corrections(run.corrections, name, into, mistakes.ref)
+
+    def _corrections(
+        self, spec: CorrectionsSpec, name: str, into: Collection, mistakes: ArtifactRef
+    ) -> Iterator[Stage]:
+        """Yield a corrector's corrections; of the run's own questions a pilot first, if the run has a gate."""
+        second = self.endpoints[spec.second] if spec.second else None
+        whole = Corrections(
+            spec, self.endpoints[name], second, self.run.questions.task, mistakes, label=into.label("corrections")
+        )
+        gate = self.run.quality_gate if into.round == 0 else None
+        if gate:
+            pilot = QualityGate(gate, mistakes, only_before=whole.ref)
+            yield self._add(pilot)
+            piloted = PilotCorrections(
+                spec, whole.corrector, second, whole.task, pilot.ref, gate,
+                label="corrections of the pilot", only_before=whole.ref,
+            )  # fmt: skip
+            yield self._add(piloted)
+            into.pilots[name] = piloted.ref
+        yield self._add(whole)
+        into.corrections[name] = whole.ref
+
+    def evolution(self) -> Iterator[Stage]:
+        """Yield the rounds on evolved questions: from round 2 on the student is the model of the round before (2.2)."""
+        spec = self.run.evolution
+        if spec is None:
+            return
+        for number in range(1, spec.rounds + 1):
+            if number > 1:
+                yield from self._arm(f"round_{number - 1}")
+            for kind in spec.kinds_in(number):
+                yield from self._new_questions(spec, kind, number)
+                yield from self._mistakes_and_corrections(
+                    self.artifacts.collections[-1], self.endpoints.students(number)
+                )
+
+    def _new_questions(self, spec: EvolutionSpec, kind: Kind, number: int) -> Iterator[Stage]:
+        """Yield what creates questions from the seeds of the first round, keeps the new ones, and answers them."""
+        artifacts, task = self.artifacts, self.run.questions.task
+        first, (writer, answerer) = artifacts.collections[0], (self.endpoints[name] for name in spec.endpoints)
+        created = EvolutionCreated(
+            spec, kind, number, writer, task, first.questions, first.main_corrections,
+            label=f"evolution_created: {kind} {number}",
+        )  # fmt: skip
+        yield self._add(created)
+        known, tests = artifacts.known_questions(kind), artifacts.test_questions
+        novel = EvolutionNovel(spec, created.ref, known, tests, label=f"evolution_novel: {kind} {number}")
+        yield self._add(novel)
+        evolved = Evolution(spec, answerer, task, novel.ref, label=f"evolution: {kind} {number}")
+        yield self._add(evolved)
+        artifacts.collect(Collection(evolved.ref, number, kind, (created.ref, novel.ref)))
+
+    def fine_tuning(self) -> Iterator[Stage]:
+        """Yield the examples and the model of each arm (paper, section 2.3)."""
+        for arm in self.run.mixture.arms if self.run.mixture else ():
+            yield from self._arm(arm)
+
+    def mixtures(self) -> Iterator[Mixture]:
+        """Yield the examples of each arm alone."""
+        for arm in self.run.mixture.arms if self.run.mixture else ():
+            if mixture := self._mixture(arm):
+                yield mixture
+
+    def _mixture(self, arm: str) -> Mixture | None:
+        """Return the examples of an arm; None if the walk has been there."""
+        run, artifacts = self.run, self.artifacts
+        if run.mixture is None or arm in artifacts.mixtures:
+            return None
+        mixture = Mixture(
+            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.collections), artifacts.test_questions,
+            artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
+        )  # fmt: skip
+        artifacts.mixtures[arm] = mixture.ref
+        return self._add(mixture)
+
+    def _arm(self, arm: str) -> Iterator[Stage]:
+        mixture, artifacts = self._mixture(arm), self.artifacts
+        if mixture is None:
+            return
+        yield mixture
+        if self.run.training is None:
+            return
+        spec = self.run.training_of(arm)
+        check_overrides(spec)
+        start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
+        yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
+        artifacts.tokens[arm] = tokens.ref
+        model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {arm}")
+        yield self._add(model)
+        artifacts.models[arm] = model.ref
+
+    def checkpoint_choice(self) -> CheckpointChoice | None:
+        """Return how a run's checkpoint is chosen; None: the last one becomes the model."""
+        run, artifacts = self.run, self.artifacts
+        if run.selection is None or run.evaluation is None or artifacts.held_out is None:
+            return None
+        questions = {"held_out": (run.questions.task, artifacts.held_out)}
+        if run.selection.protocol == "best_on_test" and artifacts.test_questions and run.test_questions:
+            questions["test"] = (run.test_questions.task, artifacts.test_questions)
+        return CheckpointChoice(run.selection, self.endpoints.evaluation, questions)
+
+    def evaluation(self) -> Iterator[Stage]:
+        """Yield what measures the base model and every arm on the same held-out questions (paper, section 3.3)."""
+        spec, artifacts = self.run.evaluation, self.artifacts
+        if spec is None or self.run.test_questions is None or artifacts.test_questions is None:
+            return
+        for name, endpoint, prompt in self.endpoints.evaluated(artifacts.models):
+            yield from self._measured(name, endpoint, prompt, self.run.test_questions, artifacts.test_questions)
+        corrections = artifacts.main_corrections
+        if spec.perplexity and corrections and self.rows(corrections) != 0:
+            for arm, model in artifacts.models.items():
+                measured = Perplexity(arm, spec.perplexity, model, corrections, label=f"perplexity: {arm}")
+                yield self._add(measured)
+                artifacts.perplexity[arm] = measured.ref
+
+    def base_evaluation(self) -> Iterator[Stage]:
+        """Yield what measures the base model alone: `lema evaluate`."""
+        spec, source = self.run.evaluation, self.run.test_questions
+        if spec is None or source is None or spec.base is None:
+            return
+        yield from self._test_questions(source)
+        if tests := self.artifacts.test_questions:
+            yield from self._measured(spec.base, self.endpoints[spec.base], spec.base_prompt, source, tests)
+
+    def _measured(
+        self, name: str, model: EndpointSpec, prompt: PromptKind, source: QuestionsSpec, tests: ArtifactRef
+    ) -> Iterator[Stage]:
+        spec = self.endpoints.evaluation
+        asked = (spec, name, model, prompt, source.task, tests, source)
+        yield (greedy := self._add(Evaluation(*asked, label=f"evaluation: {name}")))
+        self.artifacts.evaluations[name] = greedy.ref
+        if spec.samples:
+            yield (sampled := self._add(Votes(*asked, label=f"votes: {name}")))
+            self.artifacts.votes[name] = sampled.ref
+
+    def report(self) -> Report:
+        """Return the report of what the walk has come to."""
+        return Report(self.run, self.artifacts)
+
+
+def cell_stages(pipeline: Pipeline, cell: Cell) -> Iterator[Stage]:
+    """Yield the stages of a sweep's cell on data that are collected: a sweep is the union of its cells' graphs."""
+    yield from pipeline.fine_tuning()
+    # A model that the cell's own starts from is measured in a cell of its own.
+    models = pipeline.artifacts.models
+    pipeline.artifacts.models = {arm: model for arm, model in models.items() if arm == cell.arm}
+    yield from pipeline.evaluation()

@@ -1,0 +1,99 @@
+"""The run file's endpoints made ready: placeholders of a command filled in, identities of local weights computed."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from lema_core.artifacts import ArtifactRef, Store
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.reasoning_paths import PromptKind
+from lema_core.run.artifacts import Lineage
+from lema_core.run.spec import BASE, RunSpec
+from lema_core.stages.evaluation import EvaluationSpec
+from lema_core.stages.reasoning_paths import StudentSpec
+from lema_core.training import MODEL_FOLDER
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A model that is asked for paths."""
+
+    name: str
+    """The endpoint's in the run file, or the arm of a model that this run fine-tuned."""
+    spec: StudentSpec
+    endpoint: EndpointSpec
+
+
+class PreparedEndpoints:
+    """Endpoints by their name in the run file.
+
+    A command may hold ``{python}`` (this interpreter), ``{source}`` (the file of ``[questions]``), ``{questions}`` and
+    ``{test_questions}`` (the folders of the artifacts), besides the ``{model}`` and ``{port}`` filled in at its start.
+    """
+
+    def __init__(self, run: RunSpec, store: Store, made: Lineage) -> None:
+        self.run = run
+        self.store = store
+        self.made = made
+        self._folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
+        self._filled = {"{python}": sys.executable, "{source}": run.questions.path or ""}
+
+    def __getitem__(self, name: str) -> EndpointSpec:
+        return self.prepared(self.run.endpoint(name))
+
+    def prepared(self, endpoint: EndpointSpec) -> EndpointSpec:
+        """Return an endpoint with its command and identity filled in."""
+        return self.filled(endpoint).model_copy(update={"identity": endpoint.answers_as})
+
+    def filled(self, endpoint: EndpointSpec) -> EndpointSpec:
+        """Return an endpoint with its command filled in."""
+        if not endpoint.command:
+            return endpoint
+        return endpoint.model_copy(update={"command": tuple(self._fill(word) for word in endpoint.command)})
+
+    def _fill(self, word: str) -> str:
+        for name, value in self._filled.items():
+            word = word.replace(name, value)
+        for name, ref in self._folders.items():
+            if ref and name in word:
+                word = word.replace(name, str(self.store.local_path(ref)))
+        return word
+
+    def students(self, round_number: int) -> Iterator[Student]:
+        """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.
+
+        A fine-tuned model knows the format: it is asked without examples, and samples as the first student does.
+        """
+        if round_number < 2:
+            for spec in self.run.students if round_number == 0 else self.run.mistaken_students:
+                yield Student(spec.endpoint, spec, self[spec.endpoint])
+            return
+        arm = f"round_{round_number - 1}"
+        spec = self.run.mistaken_students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
+        yield Student(arm, spec, self.fine_tuned(self.made.models[arm]))
+
+    def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:
+        """Yield what is evaluated, in the report's order: name, endpoint, prompt."""
+        spec = self.run.evaluation
+        if spec is None:
+            return
+        if spec.base:
+            yield BASE, self[spec.base], spec.base_prompt
+        for arm, model in models.items():
+            yield arm, self.fine_tuned(model), "zero_shot"
+
+    @property
+    def evaluation(self) -> EvaluationSpec:
+        """How models are measured, with the command that serves a checkpoint filled in.
+
+        Raises:
+            LookupError: the run has no [evaluation].
+        """
+        spec = self.run.evaluation
+        if spec is None:
+            raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
+        return spec.model_copy(update={"serve": self.filled(spec.serve)}) if spec.serve else spec
+
+    def fine_tuned(self, model: ArtifactRef) -> EndpointSpec:
+        """Return how a fine-tuned model is served; its identity is the training artifact's, and how it is served."""
+        return self.evaluation.checkpoint(f"{self.store.folder(model)}/{MODEL_FOLDER}", model.fingerprint)

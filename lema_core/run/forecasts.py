@@ -1,0 +1,111 @@
+"""What a plan's missing stages would cost: from the very requests where they can be written, else by their number."""
+
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from lema_core.errors import BudgetExceededError
+from lema_core.llm.costs.forecast import Forecast, forecast, forecast_unread, pilot
+from lema_core.llm.costs.tokenizers import tokenizer_of
+from lema_core.llm.endpoints import running
+from lema_core.llm.engine import Engine
+from lema_core.llm.ledger.credit import Budget
+from lema_core.llm.ledger.database import is_postgres
+from lema_core.llm.ledger.store import LedgerStore
+from lema_core.llm.progress import remaining
+from lema_core.llm.requests import Completion
+from lema_core.run.plan import PlannedStage, planned_stages
+from lema_core.run.spec import RunSpec, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Piloted:
+    """A pilot's outcome at one endpoint."""
+
+    stage: PlannedStage
+    answered: int
+    failed: int
+    bought: int
+    """Requests that were paid for now; the others were in the ledger."""
+    dollars: float | None
+
+
+UNREAD_CHARS = 4_000
+"""Characters of a correction prompt with its four examples, until the mistakes are there to write it."""
+
+
+@asynccontextmanager
+async def telling_what_remains(run: RunSpec, root: str) -> AsyncIterator[None]:
+    """Where the budget ends a run, say what the whole run still needs: a shard knows its own requests only.
+
+    Raises:
+        BudgetExceededError: as it was raised, with the forecast of ``lema plan`` in place of the shard's.
+    """
+    try:
+        yield
+    except BudgetExceededError as error:
+        raise BudgetExceededError(error.reached, _remaining(run, root)) from error
+
+
+def _remaining(run: RunSpec, root: str) -> str:
+    with reading(Runtime.of(run, root).ledger) as ledger:
+        found = [one for stage in planned_stages(run, root) if (one := forecast_of(ledger, stage))]
+    tokens = sum(one.prompt_tokens.likely + one.completion_tokens.likely for one in found)
+    prices = [one.dollars.likely for one in found if one.dollars]
+    text = remaining(sum(one.to_buy for one in found), tokens, sum(prices) if prices else None)
+    return f"of the whole run at most {text}. `lema plan` tells more"
+
+
+@contextmanager
+def reading(ledger: str) -> Iterator[LedgerStore]:
+    """Give the ledger to look things up in; where there is none yet, an empty one that is thrown away."""
+    with tempfile.TemporaryDirectory() as scratch:
+        there = is_postgres(ledger) or Path(ledger).exists()
+        store = LedgerStore(ledger if there else str(Path(scratch) / "empty.sqlite"))
+        try:
+            yield store
+        finally:
+            store.close()
+
+
+def forecast_of(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
+    """Return what a stage would cost; None where it is there already or asks nobody."""
+    if stage.endpoint is None or not stage.requests:
+        return None
+    if stage.asked is None:
+        return forecast_unread(store, stage.endpoint, stage.requests, UNREAD_CHARS, stage.max_tokens)
+    tokenizer = tokenizer_of(stage.tokenizer)
+    count = tokenizer.count_prompt if tokenizer and tokenizer.template else None
+    return forecast(store, stage.endpoint, stage.asked(), count)
+
+
+def pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
+    """Return, for each endpoint that can be asked now, the first stage whose requests can be written already."""
+    first: dict[str, PlannedStage] = {}
+    for stage in stages:
+        if stage.endpoint and stage.asked and stage.requests and stage.trained:
+            first.setdefault(stage.endpoint.identity, stage)
+    return list(first.values())
+
+
+async def pilots(runtime: Runtime, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[Piloted]:
+    """Buy ``size`` requests of each stage, within the run's budget; the ledger keeps them and the run has them free.
+
+    Raises:
+        EndpointError: an endpoint does not answer.
+        BudgetExceededError: the run's budget is used up.
+    """
+    budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
+    async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:
+        for stage in stages:
+            if stage.endpoint is None or stage.asked is None:
+                continue
+            before = engine.snapshot()
+            async with running(stage.endpoint) as url:
+                found = await pilot(engine, stage.endpoint.at(url), stage.asked(), stage.requests, size)
+            now = engine.snapshot()
+            good = sum(isinstance(outcome, Completion) for outcome in found)
+            spent = None if now.dollars is None else now.dollars - (before.dollars or 0.0)
+            yield Piloted(stage, good, len(found) - good, now.completions - before.completions, spent)

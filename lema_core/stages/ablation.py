@@ -1,0 +1,109 @@
+"""The table of a sweep: an HTML page, its Markdown twin, CSV and Parquet (paper, section 4.2)."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.csv
+
+from lema_core.ablation.cells import CellResult, reference_of
+from lema_core.ablation.comparison import SweepTable, compare
+from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.artifacts.files import atomic_file
+from lema_core.artifacts.parquet import write_table
+from lema_core.records import JudgedPath
+from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep_markdown, rows_table, summarize_sweep
+from lema_core.run.spec import RunSpec
+from lema_core.stages.report import HTML, MARKDOWN
+from lema_core.stages.stage import FileContext, FileStage
+
+TABLES = {"cells": cells_table, "arms": rows_table}
+
+
+@dataclass(frozen=True)
+class Ablation(FileStage):
+    """The figures of a sweep."""
+
+    name = "ablation"
+    revision = 3
+    exclusive = False
+
+    run: RunSpec
+    results: Sequence[CellResult]
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What became of each cell, under its name."""
+        named = {
+            "title": self.title_of_page,
+            "reference": reference_of(self.run),
+            "cells": {
+                result.cell.name: result.error or (result.evaluation and result.evaluation.fingerprint)
+                for result in self.results
+            },
+        }
+        made = [ref for one in self.results for ref in (one.mixture, one.model, one.evaluation) if ref]
+        return self._identity(named, dict.fromkeys(made))
+
+    @property
+    def title_of_page(self) -> str:
+        """The run's title, else its name."""
+        return self.run.title or self.run.name
+
+    def table(self, store: Store) -> SweepTable:
+        """Return the figures, read from the evaluations and mixtures."""
+        levels: dict[str, str | None] = {}  # filled while the evaluations are read
+
+        def right_of(ref: ArtifactRef) -> dict[str, bool]:
+            rows = list(store.rows(ref, JudgedPath))
+            levels.update((row.question_id, row.level) for row in rows)
+            return {row.question_id: row.verdict == "right" for row in rows}
+
+        return compare(self.results, reference_of(self.run), right_of, partial(_examples, store), levels)
+
+    def markdown(self, table: SweepTable) -> str:
+        """Return the page as Markdown."""
+        return render_sweep_markdown(self.title_of_page, table)
+
+    async def make(self, context: FileContext) -> str:
+        """Write the page, its twin and both tables."""
+        return await asyncio.to_thread(self._write, context.store)
+
+    def _write(self, store: Store) -> str:
+        started, folder, table = time.monotonic(), store.folder(self.ref), self.table(store)
+        pages = {HTML: render_sweep_html(self.title_of_page, table), MARKDOWN: self.markdown(table)}
+        for name, text in pages.items():
+            with atomic_file(store.fs, f"{folder}/{name}") as local:
+                local.write_text(text, encoding="utf-8")
+        files = [*pages, *(file for name, of in TABLES.items() for file in _tables(store, folder, name, of(table)))]
+        self.publish(store, files, started)
+        return f"{summarize_sweep(table)} {folder}/{HTML}"
+
+
+def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:
+    """Return a cell's examples and those left out as too long; before it is trained all of its mixture."""
+    if result.tokens:
+        found = store.manifest(result.tokens).extra
+        return int(found["examples"]), int(found["rejected"])
+    return (store.manifest(result.mixture).rows_out, 0) if result.mixture else None
+
+
+def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:
+    with atomic_file(store.fs, f"{folder}/{name}.parquet") as local:
+        write_table(rows, local)
+    with atomic_file(store.fs, f"{folder}/{name}.csv") as local:
+        pyarrow.csv.write_csv(_without_lists(rows), Path(local))
+    return [f"{name}.parquet", f"{name}.csv"]
+
+
+def _without_lists(rows: pa.Table) -> pa.Table:
+    """Return the table with lists as words: CSV has no lists."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_list(field.type):
+            words = [None if value is None else " ".join(map(str, value)) for value in rows[field.name].to_pylist()]
+            rows = rows.set_column(place, field.name, pa.array(words, pa.string()))
+    return rows

@@ -1,0 +1,146 @@
+"""Corrections of mistakes by a teacher, accepted only if they stand every check (paper, section 2.1)."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from lema_core import prompts
+from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.corrections import select
+from lema_core.corrections.requests import Tried, agreed, correction_requests, reviewed
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.requests import CompletionRequest, Sampling
+from lema_core.questions import get_task
+from lema_core.records import Correction, JudgedPath
+from lema_core.run.failed_requests import SECOND
+from lema_core.stages.asking import StageContext
+from lema_core.stages.section import Section
+from lema_core.stages.stage import ModelCalls, Rows, RowStage, times
+
+
+class CorrectionsSpec(Section):
+    """How mistakes are corrected (the paper's M_c)."""
+
+    endpoint: str
+    tries: int = Field(1, ge=1)
+    """Corrections sampled for one mistake (k)."""
+    keep: Literal["shortest", "all"] = "shortest"
+    """Which of the accepted ones of a mistake."""
+    reject_false_steps: bool = False
+    """Reject a correction of which a step holds a false equation; the paper checks the final answer only."""
+    also: tuple[str, ...] = ()
+    """Further correctors of the same mistakes. Every arm with corrections takes those of all correctors, but for the
+    arms ``corrector_<endpoint>`` that compare them, and own arms with ``where.correctors``."""
+    second: str | None = None
+    """A second teacher: a correction is accepted only if this endpoint's own correction names the same step."""
+    temperature: float = Field(0.0, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int = Field(1024, ge=1)
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """Return every corrector's endpoint, the main one first."""
+        return (self.endpoint, *self.also)
+
+    @model_validator(mode="after")
+    def _teachers_and_tries_differ(self) -> Self:
+        if self.second in self.endpoints:
+            raise ValueError(f"second is a corrector itself ({self.second}): it would agree; name another endpoint")
+        if self.tries > 1 and self.temperature == 0:
+            raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
+        return self
+
+    def sampling(self) -> Sampling:
+        """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
+        seed = 0 if self.tries > 1 else None
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
+
+
+@dataclass(frozen=True)
+class Corrections(RowStage):
+    """The accepted corrections of some mistakes; the other tries are rejected rows.
+
+    With a ``second`` teacher a correction is accepted only if that one's own correction names the same step.
+    """
+
+    name = "corrections"
+    revision = 4
+    record = Correction
+
+    spec: CorrectionsSpec
+    corrector: EndpointSpec
+    second: EndpointSpec | None
+    task: str
+    mistakes: ArtifactRef
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The teachers, how they are asked and checked, and the mistakes: those of a pilot too."""
+        second = self.second.identity if self.second else None
+        named = {"corrector": self.corrector.identity, "second": second, "task": self.task}
+        spec = self.spec.model_dump(exclude={"endpoint", "also", "second"}) | named
+        texts = prompts.fingerprint(get_task(self.task).prompts, "correction")
+        return self._identity(spec, [self.mistakes], texts)
+
+    @property
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """The corrector, and the second teacher."""
+        return (self.corrector, self.second) if self.second else (self.corrector,)
+
+    def requests_per_row(self, store: Store) -> int:  # noqa: ARG002
+        """The tries on each mistake, and one of the second teacher."""
+        return self.spec.tries + len(self.endpoints) - 1
+
+    def input_rows(self, store: Store) -> int:
+        """Return the number of mistakes."""
+        return store.manifest(self.mistakes).rows_out
+
+    def row_bound(self, rows: Rows) -> int | None:
+        """Return the tries on all mistakes; what a second teacher must agree on counts once per mistake."""
+        return times(rows(self.mistakes), 1 if self.second else self.spec.tries)
+
+    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+        """Return the tries of the corrector, and the single tries of the second teacher."""
+        asked = []
+        for endpoint, tries, role in zip(self.endpoints, (self.spec.tries, 1), ("", "second teacher"), strict=False):
+            requests = partial(self._requests_now, store, tries) if store.exists(self.mistakes) else None
+            asked.append(
+                ModelCalls(
+                    endpoint=endpoint, rows=times(rows(self.mistakes), tries), max_tokens=self.spec.max_tokens,
+                    requests=requests, role=role,
+                )
+            )  # fmt: skip
+        return asked
+
+    def _requests_now(self, store: Store, tries: int) -> Iterator[CompletionRequest]:
+        return self._requests(store.rows(self.mistakes, JudgedPath), tries)
+
+    def _requests(self, mistakes: Iterable[JudgedPath], tries: int) -> Iterator[CompletionRequest]:
+        return correction_requests(mistakes, get_task(self.task), self.spec.sampling(), tries)
+
+    async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
+        """Ask for the corrections of a range of mistakes and review each."""
+        spec, task = self.spec, get_task(self.task)
+        mistakes = list(context.store.rows(self.mistakes, JudgedPath, shard.start, shard.stop))
+        count = part.rows_in = len(mistakes) * spec.tries
+        corrector, *seconds = context.endpoints
+        found = reviewed(
+            mistakes,
+            context.ask(corrector, self._requests(mistakes, spec.tries), count, part),
+            task,
+            corrector=corrector.identity,
+            tries=spec.tries,
+            reject_false_steps=spec.reject_false_steps,
+        )
+        tried: list[Tried] = [tries async for tries in found]
+        for second in seconds:
+            # Once about each mistake that the first teacher corrected.
+            corrected = [tries.mistake for tries in tried if tries.corrected]
+            outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
+            tried = await agreed(tried, outcomes, task, second.identity)
+        for tries in tried:
+            for row in select(tries.rows, spec.keep):
+                part.add(row)

@@ -1,0 +1,170 @@
+"""A model's answers to held-out questions, judged (paper, section 3.3): greedy ones, and sampled ones for maj@k."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from pydantic import Field
+
+from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.evaluation.answers import greedy_requests, judge_answer
+from lema_core.llm import embedded
+from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
+from lema_core.llm.requests import Sampling
+from lema_core.questions import QuestionsSpec
+from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
+from lema_core.records import JudgedPath, Question
+from lema_core.stages.asking import StageContext
+from lema_core.stages.section import Section
+from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now, times
+
+
+class EvaluationSpec(Section):
+    """How the base model and the arms are measured: greedily, on the same held-out questions."""
+
+    base: str | None = None
+    """The endpoint of the base model; None leaves it out."""
+    base_prompt: PromptKind = "few_shot"
+    """The base model was never trained on our format: four examples give it its best chance."""
+    serve: EndpointSpec | None = None
+    """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``. Its ``identity``
+    tells one way of serving from another: under a new one everything is measured anew."""
+    max_tokens: int = Field(2048, ge=1)
+    samples: int = Field(0, ge=0)
+    """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
+    temperature: float = Field(0.7, gt=0)
+    """Of the sampled answers."""
+    perplexity: int = Field(0, ge=0)
+    """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
+    top_p: float | None = Field(None, gt=0, le=1)
+
+    def sampling(self) -> Sampling:
+        """Return the sampling parameters of the answers for maj@k; each question brings its own seed."""
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+
+    @property
+    def served_as(self) -> str:
+        """What distinguishes this way of serving checkpoints; empty if a command serves them as they are.
+
+        It is the identity that ``serve`` gives, else that of the embedded server, which converts to Q8_0.
+        """
+        if self.serve is None:
+            return ""
+        if self.serve.identity not in {self.serve.model, WEIGHTS}:
+            return self.serve.identity
+        return "Q8_0" if embedded.__name__ in (self.serve.command or ()) else ""
+
+    def checkpoint(self, folder: str, identity: str, slot: int = 0) -> EndpointSpec:
+        """Return how a checkpoint's folder is served; ``slot`` keeps servers apart that run at the same time."""
+        if self.serve is None:
+            raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
+        command = self.serve.command and tuple(word.replace("{slot}", str(slot)) for word in self.serve.command)
+        served = f"{identity} served as {self.served_as}" if self.served_as else identity
+        named = {"name": "fine-tuned", "model": folder, "identity": served, "command": command}
+        return self.serve.model_copy(update=named)
+
+
+@dataclass(frozen=True)
+class Evaluation(RowStage):
+    """A model's greedy answers."""
+
+    name = "evaluation"
+    revision = 3
+    record = JudgedPath
+
+    spec: EvaluationSpec
+    subject: str
+    """The arm that is measured, or ``base``."""
+    model: EndpointSpec
+    prompt: PromptKind
+    task: str
+    questions: ArtifactRef
+    source: QuestionsSpec | None = None
+    """Where the questions can be read before their artifact exists."""
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The model, how it is asked, and the questions."""
+        return self._identity(
+            {"max_tokens": self.spec.max_tokens} | self._asked_as, [self.questions], prompt_identity(self.task)
+        )
+
+    @property
+    def _asked_as(self) -> dict[str, str]:
+        return {"model": self.model.identity, "prompt": self.prompt, "task": self.task}
+
+    @property
+    def run_name(self) -> str:
+        """The stage and the model."""
+        return f"{self.name} {self.subject}"
+
+    @property
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """The model."""
+        return (self.model,)
+
+    @property
+    def samples(self) -> int:
+        """Answers to each question."""
+        return 1
+
+    def requests_per_row(self, store: Store) -> int:  # noqa: ARG002
+        """Return the answers to each question."""
+        return self.samples
+
+    def input_rows(self, store: Store) -> int:
+        """Return the number of questions."""
+        return store.manifest(self.questions).rows_out
+
+    def row_bound(self, rows: Rows) -> int | None:
+        """Return the answers to all questions."""
+        return times(rows(self.questions), self.samples)
+
+    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+        """Return one request per answer."""
+        read = questions_now(store, self.questions, self.source)
+        return (
+            ModelCalls(
+                endpoint=self.model, rows=self.row_bound(rows), max_tokens=self.spec.max_tokens,
+                requests=read and (lambda: (answer.request for answer in self.requests(read()))),
+            ),
+        )  # fmt: skip
+
+    def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
+        """Yield one request per question, at temperature 0."""
+        return greedy_requests(questions, self.spec.max_tokens, self.prompt)
+
+    async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
+        """Ask a range of questions and judge the answers."""
+        asked = list(self.requests(context.store.rows(self.questions, Question, shard.start, shard.stop)))
+        part.rows_in = len(asked)
+        (model,) = context.endpoints
+        outcomes = context.ask(model, [answer.request for answer in asked], len(asked), part)
+        for answer in asked:
+            row = await asyncio.to_thread(judge_answer, answer, model.identity, await anext(outcomes))
+            part.counts[row.verdict] += 1
+            part.add(row)
+
+
+@dataclass(frozen=True)
+class Votes(Evaluation):
+    """A model's sampled answers, several to each question, for maj@k."""
+
+    name = "votes"
+    revision = 3
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The model, how it is sampled, and the questions."""
+        drawn = self.spec.model_dump(include={"samples", "temperature", "top_p", "max_tokens"})
+        return self._identity(drawn | self._asked_as, [self.questions], prompt_identity(self.task))
+
+    @property
+    def samples(self) -> int:
+        """Answers to each question."""
+        return self.spec.samples
+
+    def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
+        """Yield the samples of each question; each question has its own seed, and more samples keep the first."""
+        return path_requests(questions, self.spec.sampling(), self.spec.samples, self.prompt)

@@ -1,0 +1,105 @@
+"""The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 3.2)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from lema_core import mixture as core
+from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.llm.costs.tokenizers import need_tokenizer
+from lema_core.questions.near_duplicates import KnownQuestions
+from lema_core.records import Correction, Example, JudgedPath, Question
+from lema_core.run.artifacts import Collection
+from lema_core.stages.section import Section
+from lema_core.stages.stage import RowStage, fingerprint_of_model
+
+
+class MixtureSpec(Section):
+    """How the training examples of the arms are made."""
+
+    arms: tuple[str, ...] = ("cot", "lema")
+    seed: int = 0
+    """Fixes the order of the examples and what a size-matched arm leaves out."""
+
+
+@dataclass(frozen=True)
+class Mixture(RowStage):
+    """An arm's examples: equal ones once, those of test questions rejected, in the seeded order."""
+
+    name = "mixture"
+    revision = 3
+    record = Example
+
+    spec: MixtureSpec
+    arm: core.Arm
+    task: str
+    pool: Sequence[Collection]
+    """The rounds that exist when the arm is built."""
+    test_questions: ArtifactRef | None = None
+    held_out: ArtifactRef | None = None
+    base: str | None = None
+    """The model that is trained on them: its tokenizer decides the size of an arm that is matched by tokens."""
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The arm, and of the pool only what the arm reads."""
+        excluded = self.test_questions.fingerprint if self.test_questions else None
+        plain = {"arm": self.arm.identity, "seed": self.spec.seed, "task": self.task, "excluded": excluded}
+        if self.base and self.arm.by_tokens:
+            plain["tokenizer"] = fingerprint_of_model(self.base)
+        if self.held_out:
+            plain["held_out"] = {"questions": self.held_out.fingerprint, "evolved_from_them": "left out too"}
+        read = [ref for collection in self.pool for ref in self._read(collection)]
+        return self._identity(plain, read, core.prompt_identity(self.task))
+
+    @property
+    def run_name(self) -> str:
+        """The stage and the arm."""
+        return f"{self.name} {self.arm.name}"
+
+    def _read(self, collection: Collection) -> Iterator[ArtifactRef]:
+        """Yield what the arm reads: another corrector makes no arm anew that has no corrections."""
+        rows = core.reads(self.arm, collection.round, collection.evolution)
+        yield from [collection.questions] if "rationales" in rows else []
+        yield from collection.verdicts if "right_paths" in rows else []
+        yield from collection.corrections.values() if "corrections" in rows else []
+
+    def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
+        """Build the examples."""
+        pool = tuple(_source(store, collection) for collection in self.pool)
+        for row in core.build_arm(self.arm, pool, self.rules(store)):
+            part.rows_in += 1
+            part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
+            part.add(row)
+
+    def rules(self, store: Store) -> core.MixtureRules:
+        """Return what holds for the arm: tokens are those of the model to be trained, words where none is.
+
+        Raises:
+            ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
+        """
+        excluded = store.rows(self.test_questions, Question) if self.test_questions else ()
+        return core.MixtureRules(
+            seed=self.spec.seed,
+            test_questions=KnownQuestions(row.text for row in excluded),
+            held_out=self._held_out(store),
+            count_tokens=need_tokenizer(self.base).count if self.base and self.arm.by_tokens else core.count_words,
+        )
+
+    def _held_out(self, store: Store) -> frozenset[str]:
+        """Return the ids of the held-out questions and of those evolved from them: either would flatter a choice."""
+        if self.held_out is None:
+            return frozenset()
+        kept_back = frozenset(row.id for row in store.rows(self.held_out, Question))
+        evolved = (row for collection in self.pool[1:] for row in store.rows(collection.questions, Question))
+        return kept_back.union(row.id for row in evolved if row.seed_question_id in kept_back)
+
+
+def _source(store: Store, collection: Collection) -> core.Source:
+    return core.Source(
+        questions=lambda: store.rows(collection.questions, Question),
+        paths=lambda: (path for ref in collection.verdicts for path in store.rows(ref, JudgedPath)),
+        corrections=lambda: (row for ref in collection.corrections.values() for row in store.rows(ref, Correction)),
+        round=collection.round,
+        evolution=collection.evolution,
+    )

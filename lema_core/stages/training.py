@@ -1,0 +1,162 @@
+"""Fine-tuning on an arm's tokens (paper, section 2.3), and the choice among its checkpoints (section 3.3)."""
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lema_core.artifacts import ArtifactRef, Identity, Store
+from lema_core.errors import ArtifactError
+from lema_core.evaluation.checkpoint_selection import (
+    SELECTION_FILE,
+    CheckpointScore,
+    score_checkpoints,
+    write_selection,
+)
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.records import JudgedPath
+from lema_core.stages.evaluation import Evaluation, EvaluationSpec
+from lema_core.stages.held_out import SelectionSpec
+from lema_core.stages.stage import FileContext, FileStage, ModelCalls, Rows, fingerprint_of_model
+from lema_core.stages.tokens import with_base
+from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens
+from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model, whole_checkpoints
+
+KEPT = (MODEL_FOLDER, METRICS_FILE, SPEC_FILE)
+"""What of the output folder is the artifact; checkpoints and the log belong to the run."""
+
+Tables = Mapping[int, ArtifactRef]
+"""By a checkpoint's step, the artifact of its judged answers."""
+
+
+@dataclass(frozen=True)
+class CheckpointChoice:
+    """How one of a run's checkpoints becomes the model: all of them answer the same questions, greedily."""
+
+    spec: SelectionSpec
+    evaluation: EvaluationSpec
+    questions: Mapping[str, tuple[str, ArtifactRef]]
+    """The task and the questions by name: ``held_out`` decides, ``test`` is shown beside it."""
+
+    def evaluations(self, model: EndpointSpec, subject: str = "") -> dict[str, Evaluation]:
+        """Return what a model is asked, by the questions' name."""
+        return {
+            name: Evaluation(self.evaluation, subject, model, "zero_shot", task, questions)
+            for name, (task, questions) in self.questions.items()
+        }
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What decides the choice: the answers of a model without a name.
+
+        Serving, questions, prompt, cap and revision are in there.
+        """
+        unnamed = self.evaluation.checkpoint("", "").model_copy(update={"identity": self.evaluation.served_as})
+        return {name: stage.identity.fingerprint for name, stage in self.evaluations(unnamed).items()}
+
+
+@dataclass(frozen=True)
+class Training(FileStage):
+    """The model that is fine-tuned on an arm's tokens: the last checkpoint, or the one that is chosen."""
+
+    name = "training"
+    revision = 2
+
+    spec: TrainingSpec
+    arm: str
+    tokens: ArtifactRef
+    start: ArtifactRef | None = None
+    """The model of another arm that training starts from, in place of the spec's base."""
+    choice: CheckpointChoice | None = None
+
+    @cached_property
+    def identity(self) -> Identity:
+        """What decides the weights; a base model on this machine enters by its hash."""
+        base = self.start.fingerprint if self.start else fingerprint_of_model(self.spec.base)
+        chosen = {}
+        if self.choice:
+            chosen = {"selection": {**self.choice.fingerprints, "save_steps": self.spec.save_steps}}
+        return self._identity(self.spec.identity() | {"base": base} | chosen, [self.tokens])
+
+    @property
+    def run_name(self) -> str:
+        """The stage and the arm."""
+        return f"{self.name} {self.arm}"
+
+    def checkpoint_calls(self, rows: Rows, examples: int) -> Sequence[ModelCalls]:
+        """Return what the checkpoints of a run on ``examples`` examples are asked, if one of them is chosen."""
+        if self.choice is None or self.choice.evaluation.serve is None:
+            return ()
+        questions = sum(rows(ref) or 0 for _, ref in self.choice.questions.values())
+        known = examples or self.spec.max_steps
+        checkpoints = self.spec.checkpoints(self.spec.steps(examples)) if known else 0
+        served, cap = self.choice.evaluation.serve, self.choice.evaluation.max_tokens
+        endpoint = served.model_copy(update={"name": "fine-tuned"})
+        return (ModelCalls(endpoint=endpoint, rows=questions, per_row=checkpoints, max_tokens=cap),)
+
+    async def make(self, context: FileContext) -> str:
+        """Run the training program, or go on from its newest complete checkpoint, and publish the model.
+
+        Raises:
+            TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
+        """
+        store, started = context.store, time.monotonic()
+        out, spec = store.local_folder(self.ref), with_base(store, self.spec, self.start)
+        result = await run_on_tokens(spec, context.launch, store.local_folder(self.tokens), out, context.on_event)
+        for checkpoint in result.checkpoints:
+            shutil.rmtree(checkpoint)
+        self.publish(store, files_under(out, KEPT), started, result.start)
+        return f"model in {result.model}"
+
+    def candidates(self, store: Store) -> Candidates | None:
+        """Return the finished run whose checkpoints are still to be chosen from, None if there is none."""
+        return Candidates.read(store.local_folder(self.ref) / RUN_FOLDER)
+
+    async def train_candidates(self, context: FileContext) -> str:
+        """Run the training program, or go on, and keep every checkpoint's weights: the choice comes later.
+
+        Raises:
+            TrainingError: the run failed; its last complete checkpoint is kept and the next run goes on from there.
+        """
+        store, started = context.store, time.monotonic()
+        kept, spec = store.local_folder(self.ref), with_base(store, self.spec, self.start)
+        out, launch = kept / RUN_FOLDER, context.launch.model_copy(update={"keep_weights": True})
+        result = await run_on_tokens(spec, launch, store.local_folder(self.tokens), out, context.on_event, logs=kept)
+        weights = await whole_checkpoints(spec, launch, out, context.on_event, logs=kept)
+        Candidates(out, weights, result.start, time.monotonic() - started).write()
+        return f"{len(weights)} checkpoints to choose from"
+
+    def choose(self, store: Store, on_held_out: Tables, on_test: Tables) -> list[CheckpointScore]:
+        """Publish the best checkpoint as the model, with the table it was chosen by.
+
+        Raises:
+            DataError: there is no checkpoint, or one without an answer.
+        """
+        started, out, run = time.monotonic(), store.local_folder(self.ref), self.candidates(store)
+        if run is None:
+            raise ArtifactError(f"{out / RUN_FOLDER} holds no finished training run. Run again to train it.")
+        scores = score_checkpoints(_answers(store, on_held_out), _answers(store, on_test))
+        (best,) = (score for score in scores if score.chosen)
+        place_model(run.weights[best.step], out / MODEL_FOLDER)
+        for name in (METRICS_FILE, SPEC_FILE):
+            shutil.copyfile(run.folder / name, out / name)
+        write_selection(scores, out / SELECTION_FILE)
+        files = files_under(out, (*KEPT, SELECTION_FILE))
+        self.publish(store, files, started - run.seconds, run.start | {"chosen_step": best.step})
+        return scores
+
+    def drop_losers(self, store: Store) -> None:
+        """Remove the checkpoints that were not chosen; a kill may have left them."""
+        shutil.rmtree(store.local_folder(self.ref) / RUN_FOLDER, ignore_errors=True)
+
+
+def _answers(store: Store, tables: Tables) -> dict[int, Iterator[JudgedPath]]:
+    return {step: store.rows(ref, JudgedPath) for step, ref in tables.items()}
+
+
+def files_under(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the files of a folder that have one of the names or are in a folder of that name, relative to it."""
+    found = (file for name in names for file in (folder / name, *(folder / name).rglob("*")))
+    return [str(file.relative_to(folder)) for file in found if file.is_file()]
