@@ -17,7 +17,8 @@ from typing import Any
 import psutil
 
 from lema_core.answers import judge, match
-from lema_core.answers.verify import family_of, verify_pair
+from lema_core.answers.families import family_of
+from lema_core.answers.judge import verify_pair
 
 Case = dict[str, Any]
 SHORTEST = 0.02

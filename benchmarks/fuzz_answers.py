@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lema_core.answers import Match, extract, false_equations, judge, match
-from lema_core.answers.verify import verify_pair
+from lema_core.answers.judge import verify_pair
 
 SECONDS_A_TEXT = 1.0
 GOLD = "73951"

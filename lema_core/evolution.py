@@ -1,4 +1,4 @@
-"""Evolution: new questions from old ones, with an answer by majority (paper, section 2.4 and appendix).
+"""Evolution: new questions from old ones, with an answer by majority (paper, section 2.2).
 
 Seeds are drawn with replacement: *correction-centric* from the questions that occur in accepted corrections, each by
 its count there; *general*, the control, from all questions alike. A model writes a new question for each; repetitions
@@ -65,9 +65,9 @@ def seed_counts(
         DataError: there is nothing to draw from.
     """
     if kind == "centric":
-        weights = Counter(one.question_id for one in corrections)
+        weights = Counter(correction.question_id for correction in corrections)
     else:
-        weights = Counter({one.id: 1 for one in questions})
+        weights = Counter({question.id: 1 for question in questions})
     if not weights:
         raise DataError(
             f"No seed can be drawn: there is no {'accepted correction' if kind == 'centric' else 'question'}. "
@@ -75,7 +75,7 @@ def seed_counts(
         )
     ids = sorted(weights)
     rng = random.Random(f"lema-evolution-{kind}-{seed}")  # noqa: S311  # a seeded draw, not a secret
-    return Counter(rng.choices(ids, [weights[one] for one in ids], k=draws))
+    return Counter(rng.choices(ids, [weights[seed_id] for seed_id in ids], k=draws))
 
 
 def evolution_requests(
@@ -132,7 +132,7 @@ def parse_created(text: str, *, with_choices: bool = False) -> tuple[str, tuple[
     if not with_choices:
         return (question, None) if question else None
     found = CHOICES.search(question)
-    choices = tuple(one.strip() for one in found["choices"].split(";") if one.strip()) if found else ()
+    choices = tuple(choice.strip() for choice in found["choices"].split(";") if choice.strip()) if found else ()
     asked = question[: found.start()].rstrip() if found else ""
     return (asked, choices) if asked and len(set(choices)) >= MIN_CHOICES else None
 
@@ -169,10 +169,10 @@ def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Reje
     """
     task = get_task(question.task)
     texts = [
-        without_run_on(one.text, question.task)
-        if isinstance(one, Completion) and len(one.text) <= MAX_TEXT_CHARS
+        without_run_on(outcome.text, question.task)
+        if isinstance(outcome, Completion) and len(outcome.text) <= MAX_TEXT_CHARS
         else ""
-        for one in outcomes
+        for outcome in outcomes
     ]
     family: Family = task.family
     answers = [extract(text, family, question.candidates).value if text else None for text in texts]

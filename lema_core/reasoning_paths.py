@@ -1,4 +1,4 @@
-"""Reasoning paths: what a student is asked, and what becomes of its answer (paper, section 2.2, step 1).
+"""Reasoning paths: the requests to a student, and the rows made from its answers (paper, section 2.1).
 
 Each question is asked ``samples`` times with the few-shot prompt of its task, or with the zero-shot one where the
 student was fine-tuned on our format. Requests are made as they are consumed; nothing here sends, judges or stores.
@@ -28,7 +28,7 @@ REASONS = {
 SEED_RANGE = 2**31 - 2**16
 """Servers take a signed 32-bit seed, and the engine adds the sample index to ours."""
 RUN_ON = re.compile(r"\n[#*\s]{0,16}(?:Question|Q|Problem)\s*+\d*+\s*+[:.]")
-"""A student that goes on after its answer invents the next question of the prompt."""
+"""Where a student goes on after its answer: it invents the prompt's next question."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PathRequest:
 def path_requests(
     questions: Iterable[Question], sampling: Sampling, samples: int = 1, prompt: PromptKind = "few_shot"
 ) -> Iterator[PathRequest]:
-    """Yield the requests for ``samples`` paths a question, question by question.
+    """Yield the requests for ``samples`` paths per question, question by question.
 
     Unless ``sampling`` brings a seed, each question gets its own, made from its id: on a server that honours seeds the
     samples differ and a second run repeats them.

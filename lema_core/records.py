@@ -1,4 +1,4 @@
-"""The rows that stages hand to each other, one frozen class a table.
+"""The rows that stages hand to each other, one frozen class per table.
 
 A row carries what the next stage needs (a path carries its question and gold answer), so that every stage maps one
 stream of rows to another and memory does not grow with the table. Ids are made from content: the same question, path
@@ -18,7 +18,7 @@ def content_id(prefix: str, *parts: str | int | None) -> str:
     # A lone surrogate in model text must not make a row impossible to name.
     data = [b"\0none" if part is None else str(part).encode("utf-8", "surrogatepass") for part in parts]
     # Hashed in one piece: a table of a million rows calls this some five million times.
-    measured = b"".join([len(one).to_bytes(8, "big") + one for one in data])
+    measured = b"".join([len(part).to_bytes(8, "big") + part for part in data])
     return f"{prefix}-{hashlib.sha256(measured).hexdigest()[:ID_HEX]}"
 
 
@@ -40,7 +40,7 @@ class Question:
     origin: str = ""
     """Where it came from: ``train.jsonl:17``, ``arithmetic:42``, or the completion that created it."""
     seed_question_id: str | None = None
-    """The question it was evolved from (paper, section 2.4)."""
+    """The question it was evolved from (paper, section 2.2)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -162,8 +162,11 @@ def _part_answer(lines: list[str]) -> tuple[list[str], str | None]:
 def _steps_of(lines: list[str]) -> list[str]:
     filled = [line for line in lines if line]
     if any(_labelled(line) for line in filled):
-        return _labelled_steps(filled)
-    if _is_list(filled):
+        pieces = [piece for line in filled for piece in _inline_pieces(line)]
+        return _group(pieces, lambda line: _LABEL.match(line) if _labelled(line) else None)
+    numbers = [int(label[1]) for label in map(_LIST_LABEL.match, filled) if label]
+    counts_up = len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1))
+    if counts_up and _LIST_LABEL.match(filled[0]):
         return _group(filled, _LIST_LABEL.match)
     blocks = _blocks(lines)
     return sentences(blocks[0]) if len(blocks) == 1 else blocks
@@ -175,11 +178,6 @@ def _labelled(line: str) -> bool:
     return label is not None and (label.end() == len(line) or any(sign in label[0] for sign in ":.)-–—"))
 
 
-def _labelled_steps(lines: list[str]) -> list[str]:
-    pieces = [piece for line in lines for piece in _inline_pieces(line)]
-    return _group(pieces, lambda line: _LABEL.match(line) if _labelled(line) else None)
-
-
 def _inline_pieces(line: str) -> Iterator[str]:
     """Cut ``Step 1: a. Step 2: b.`` before each label that carries the next number; a mere mention does not count."""
     label = _LABEL.match(line)
@@ -189,11 +187,6 @@ def _inline_pieces(line: str) -> Iterator[str]:
             yield line[start : found.start()]
             number, start = number + 1, found.start()
     yield line[start:]
-
-
-def _is_list(lines: list[str]) -> bool:
-    numbers = [int(label[1]) for label in map(_LIST_LABEL.match, lines) if label]
-    return len(numbers) > 1 and numbers == list(range(1, len(numbers) + 1)) and _LIST_LABEL.match(lines[0]) is not None
 
 
 def _group(lines: list[str], label_of: Callable[[str], re.Match[str] | None]) -> list[str]:
@@ -220,13 +213,9 @@ def _blocks(lines: list[str]) -> list[str]:
     paragraphs = [paragraph for paragraph in paragraphs if paragraph]
     if len(paragraphs) > 1 and any(len(paragraph) > 1 for paragraph in paragraphs):
         return [" ".join(paragraph) for paragraph in paragraphs]
-    return _joined_displays(line for paragraph in paragraphs for line in paragraph)
-
-
-def _joined_displays(lines: Iterable[str]) -> list[str]:
     blocks: list[list[str]] = []
     depth = 0
-    for line in lines:
+    for line in (line for paragraph in paragraphs for line in paragraph):
         if depth > 0:
             blocks[-1].append(line)
         else:

@@ -1,4 +1,4 @@
-"""Verdicts on reasoning paths, and the mistakes among them (paper, section 2.2, step 1: Ans(r) != a).
+"""Verdicts on reasoning paths, and the mistakes among them (paper, section 2.1: Ans(r) != a).
 
 A path without an answer, with several or with a refusal is a class of its own and by default no mistake: there is no
 wrong step to find in it. Mistakes are selected as a stream: equal ones once, with caps, the first ones first.
@@ -37,7 +37,7 @@ UNIT_WORDS = re.compile(r"[^\W\d_]{2,}")
 OPERATORS = r"+\-−*·×÷/=<>≤≥≠^"
 LETTERS = re.compile(rf"[^\w{OPERATORS}]+")
 AROUND_OPERATORS = re.compile(rf" ?([{OPERATORS}]) ?")
-PATH_FIELDS = tuple(one.name for one in fields(ReasoningPath))
+PATH_FIELDS = tuple(item.name for item in fields(ReasoningPath))
 PATH_VALUES = attrgetter(*PATH_FIELDS)
 
 
@@ -59,14 +59,14 @@ def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "rejec
 
 @dataclass(slots=True)
 class MistakeSelection:
-    """Selects mistakes from a stream of judged paths; remembers 8 bytes a mistake, for a cap a count a question."""
+    """Selects mistakes from a stream of judged paths; remembers 8 bytes per mistake, per cap a count per question."""
 
     verdicts: Collection[str] = ("wrong",)
     """Which verdicts are mistakes."""
     per_question: int | None = None
-    """At most so many of one question."""
+    """Up to this many per question."""
     per_student: int | None = None
-    """At most so many of one student on one question."""
+    """Up to this many per student and question."""
     _seen: set[int] = field(default_factory=set)
     _counts: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -74,7 +74,10 @@ class MistakeSelection:
         """Yield each path that is a selected mistake, and a rejection without text for each other one."""
         for path in paths:
             reason = self._reason_against(path)
-            yield path if reason is None else _rejected(path, reason)
+            if reason is None:
+                yield path
+            else:
+                yield Rejection.of(path.id, reason, REASONS[reason], request_key=path.request_key)
 
     def _reason_against(self, path: JudgedPath) -> str | None:
         if path.verdict not in self.verdicts:
@@ -95,10 +98,6 @@ class MistakeSelection:
         one, other = (path.question_id, ""), (path.question_id, path.student)
         caps = (("question_cap", one, self.per_question), ("student_cap", other, self.per_student))
         return [(reason, counted, cap) for reason, counted, cap in caps if cap is not None]
-
-
-def _rejected(path: JudgedPath, reason: str) -> Rejection:
-    return Rejection.of(path.id, reason, REASONS[reason], request_key=path.request_key)
 
 
 def mistake_key(path: JudgedPath) -> int:
@@ -150,13 +149,13 @@ def right_shares(paths: Iterable[JudgedPath]) -> dict[str, str]:
     for path in paths:
         total[path.question_id] += 1
         right[path.question_id] += path.verdict == "right"
-    return {question: SHARES[_share_class(right[question], n)] for question, n in total.items()}
-
-
-def _share_class(right: int, total: int) -> int:
-    if right in (0, total):
-        return 3 if right else 0
-    return 2 if 2 * right >= total else 1
+    never, less, more, always = SHARES
+    return {
+        question: (always if right[question] else never)
+        if right[question] in (0, count)
+        else (more if 2 * right[question] >= count else less)
+        for question, count in total.items()
+    }
 
 
 def difficulty(
@@ -180,17 +179,17 @@ def difficulty(
     for path in paths:
         questions.setdefault(named(path), set()).add(path.question_id)
         verdicts.setdefault(named(path), Counter())[path.verdict] += 1
-    for one in corrections:
-        corrected.setdefault(named(one), set()).add(one.path_id)
+    for correction in corrections:
+        corrected.setdefault(named(correction), set()).add(correction.path_id)
     sent = Counter(named(path) for path in mistakes)
+
+    def place(item: tuple[str, object]) -> tuple[int, int, str]:
+        level = item[0]
+        return (SHARES.index(level) if level in SHARES else 0, len(level), level)
+
     return [
         Difficulty(
             level, len(questions[level]), sum(counts.values()), dict(counts), sent[level], len(corrected.get(level, ()))
         )
-        for level, counts in sorted(verdicts.items(), key=_place)
+        for level, counts in sorted(verdicts.items(), key=place)
     ]
-
-
-def _place(item: tuple[str, object]) -> tuple[int, int, str]:
-    level = item[0]
-    return (SHARES.index(level) if level in SHARES else 0, len(level), level)

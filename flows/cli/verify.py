@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lema_core.answers import MatchPolicy
-    from lema_core.answers.verify import Verification
+    from lema_core.answers.judge import Verification
     from lema_core.questions.drafts import Row
 
 FOUND = ("verdict", "layer", "ground")
@@ -100,7 +100,7 @@ def _policy(settings: list[str]) -> "MatchPolicy":
 def _explain(console: "Console", pair: tuple[str, str], family: str, policy: "MatchPolicy") -> None:
     from rich.markup import escape
 
-    from lema_core.answers.verify import verify_pair
+    from lema_core.answers.judge import verify_pair
 
     result = verify_pair(*pair, family, policy=policy)
     for name, found in (("gold", result.gold), ("pred", result.pred)):
@@ -146,7 +146,8 @@ def _verify_file(
 
 
 def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
-    from lema_core.answers.verify import family_of, verify_pair
+    from lema_core.answers.families import family_of
+    from lema_core.answers.judge import verify_pair
     from lema_core.errors import DataError
 
     choices = row.get("candidates")
@@ -158,7 +159,7 @@ def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "
 
 def _note(row: "Row", family: str) -> str | None:
     """Return what a user must know about how a case was read, by its fields."""
-    from lema_core.answers.verify import ignored_family, takes_kind
+    from lema_core.answers.families import ignored_family, takes_kind
 
     ignored = ignored_family(row, family)
     if ignored is not None:

@@ -6,10 +6,9 @@ libraries are imported only by the worker processes that need them. What it does
 """
 
 from lema_core.answers.extraction import extract
-from lema_core.answers.judge import judge, judge_batch
+from lema_core.answers.judge import judge, judge_batch, majority_vote
 from lema_core.answers.matching import match
 from lema_core.answers.results import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, MatchPolicy, Vote
-from lema_core.answers.vote import majority_vote
 from lema_core.step_checker.check import FalseEquation, false_equations
 
 __all__ = [

@@ -197,10 +197,15 @@ def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:
     if _fold(gold) == _fold(pred) and _fold(gold):
         return Match("equal", "choice", "the same text")
     several = _several(_plain(gold), candidates) if _fold(gold) not in map(_fold, candidates) else ()
-    if several:
-        return _match_several(several, pred, candidates)
-    if not candidates:
-        return _match_letters(gold, pred)
+    if several:  # in any order: ``DB`` is ``B, D``
+        equal = _several(_plain(pred), candidates) == several
+        return Match("equal" if equal else "different", "choice", f"{', '.join(several)} against {pred[:80]!r}")
+    if not candidates:  # only the letters can be compared: ``(D) Alina`` is D
+        letters = [_letter(text) for text in (gold, pred)]
+        if None in letters:
+            return Match("unknown" if letters[0] is None else "different", "choice", "no letter to compare")
+        equal = letters[0] == letters[1]
+        return Match("equal" if equal else "different", "choice", f"{gold[:80]!r} against {pred[:80]!r}")
     left, right = choose(gold, candidates), choose(pred, candidates)
     if left.value is None or right.value is None:
         undecided = left.value is None or right.alternative is not None
@@ -210,12 +215,6 @@ def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:
     )
 
 
-def _match_several(gold: tuple[str, ...], pred: str, candidates: tuple[str, ...]) -> Match:
-    """Compare with a gold answer of several letters, in any order: ``DB`` is ``B, D``."""
-    named = _several(_plain(pred), candidates)
-    return Match("equal" if named == gold else "different", "choice", f"{', '.join(gold)} against {pred[:80]!r}")
-
-
 def _letter(answer: str) -> str | None:
     """Return the letter that an answer chooses where the candidates are not known: also ``C Cecile`` is C."""
     chosen = choose(answer, _UNKNOWN_TEXTS)
@@ -223,12 +222,3 @@ def _letter(answer: str) -> str | None:
         return chosen.value[-1]
     labelled = _LABELLED.match(_plain(answer)) if chosen.outcome == "none" else None
     return labelled[1] if labelled is not None and not _rejects(_fold(answer), ()) else None
-
-
-def _match_letters(gold: str, pred: str) -> Match:
-    """Without the candidates only the letters can be compared: ``(D) Alina`` is D."""
-    letters = [_letter(text) for text in (gold, pred)]
-    if None in letters:
-        return Match("different" if None is not letters[0] else "unknown", "choice", "no letter to compare")
-    equal = letters[0] == letters[1]
-    return Match("equal" if equal else "different", "choice", f"{gold[:80]!r} against {pred[:80]!r}")

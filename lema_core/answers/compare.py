@@ -1,25 +1,22 @@
-"""Compare two typed answers: True, False, or None where this layer cannot tell.
+"""Compare two typed answers: True, False, or None where this layer cannot decide.
 
-``MatchPolicy`` holds what the caller decides; the fixed policies on numbers are in policies.py.
+``MatchPolicy`` holds what the caller decides; the fixed policies on numbers are in values.py, those on names, ratios
+and clock times here. docs/answers.md states them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
-from lema_core.answers.conditions import same_condition
+from lema_core.answers.conditions import same_condition, same_equation
 from lema_core.answers.evaluation import bounded_work
-from lema_core.answers.expressions import GREEK, Node, parse_expression
-from lema_core.answers.forms import same_date
-from lema_core.answers.lexicon import CURRENCY_UNITS, FACTORS, UNIT_SYMBOLS
-from lema_core.answers.names import in_name_order, named_items, same_up_to_names
-from lema_core.answers.parameters import same_family
-from lema_core.answers.policies import is_rounding_of, same_angle, same_number
-from lema_core.answers.ratios import is_time, ratio_is_value, same_ratio
-from lema_core.answers.relations import as_interval, flipped, same_equation
+from lema_core.answers.expressions import GREEK, Node, Tokens, parse_expression
+from lema_core.answers.lexicon import CURRENCY_UNITS, FACTORS, GENERIC_LABELS, UNIT_SYMBOLS
 from lema_core.answers.results import DEFAULT_POLICY, MatchPolicy
 from lema_core.answers.sampling import unknowns
-from lema_core.answers.typed_answers import Answer, Kind
+from lema_core.answers.typed_answers import Answer, Kind, as_interval, flipped, same_date
+from lema_core.answers.values import is_rounding_of, same_angle, same_family, same_number, same_value
 
 _INFINITE = {("inf",), ("+", "inf"), ("-", "inf")}
 _WITH_ORDER = frozenset(["value", "list", "tuple", "relation", "ratio", "set"])
@@ -83,7 +80,8 @@ class _Comparison:
 
     def same_kind(self, gold: Answer, pred: Answer) -> _Result:
         comparisons: Mapping[Kind, Callable[[Answer, Answer], _Result]] = {
-            "value": self.values, "raw": _untyped, "list": self.unordered, "set": self.sets, "union": self.unions,
+            "value": self.values, "raw": lambda _gold, _pred: None, "list": self.unordered, "set": self.sets,
+            "union": lambda gold, pred: self.in_any_order(gold.items, pred.items),
             "tuple": self.same_brackets, "matrix": self.same_brackets, "ratio": self.ratios, "relation": self.relations,
             "piecewise": self.piecewise, "text": _same_tokens, "range": _same_tokens, "based": _same_tokens,
             "date": same_date,
@@ -96,10 +94,10 @@ class _Comparison:
             ("value", "relation"): self.value_relation, ("value", "ratio"): ratio_is_value,
             ("value", "based"): _value_based, ("value", "list"): self.value_items, ("value", "set"): self.value_items,
             ("list", "set"): self.list_set, ("list", "tuple"): self.list_tuple, ("set", "tuple"): self.set_tuple,
-            ("list", "union"): self.list_union,
+            ("list", "union"): lambda listed, union: self.union_parts(union, listed),
             ("list", "relation"): same_condition, ("tuple", "relation"): self.tuple_relation,
-            ("tuple", "matrix"): self.tuple_matrix, ("union", "relation"): self.union_relation,
-            ("set", "relation"): same_condition, ("set", "text"): self.empty_text,
+            ("tuple", "matrix"): self.tuple_matrix, ("union", "relation"): self.union_parts,
+            ("set", "relation"): same_condition, ("set", "text"): lambda _set, _text: False,
         }  # fmt: skip
         by_kinds = comparisons.get((left.kind, right.kind))
         if by_kinds is not None:
@@ -120,7 +118,8 @@ class _Comparison:
         if "percent" in {gold.node.op, pred.node.op} and (gold.unit or pred.unit):
             return False  # 20 % is no amount of money
         same = self.numbers(gold, pred)
-        counted = gold.things and pred.things and not _share_a_word(gold.things, pred.things)
+        things = [{word.rstrip("s") for word in side.things} for side in (gold, pred)]
+        counted = gold.things and pred.things and things[0].isdisjoint(things[1])
         measured = (gold.unit and pred.things) or (gold.things and pred.unit)
         if same and (counted or measured) and self.policy.things != "ignore":
             return None if self.policy.things == "unknown" else False
@@ -179,9 +178,6 @@ class _Comparison:
             return same_condition(value, other)  # |x| = 2 is x = 2 or x = -2
         return self.compare(value, other.items[0]) if len(other.items) == 1 else False
 
-    def ordered(self, gold: Answer, pred: Answer) -> _Result:
-        return self.in_order(gold.items, pred.items)
-
     def in_order(self, gold: Sequence[Answer], pred: Sequence[Answer]) -> _Result:
         if len(gold) != len(pred):
             return False
@@ -220,9 +216,6 @@ class _Comparison:
             return False
         return self.policy.empty_in_words or bool(gold.things) == bool(pred.things)
 
-    def empty_text(self, _empty: Answer, _text: Answer) -> _Result:
-        return False
-
     def distinct(self, items: Sequence[Answer]) -> list[Answer]:
         found: list[Answer] = []
         for item in items:
@@ -242,7 +235,7 @@ class _Comparison:
             return same_condition(listed, point)
         if not _is_point(point) or _connective(listed) == "or" or "&or" in listed.tokens or "lor" in listed.tokens:
             return False
-        return self.ordered(listed, point)
+        return self.in_order(listed.items, point.items)
 
     def set_tuple(self, written: Answer, point: Answer) -> _Result:
         """``{x = 1, y = 2}`` is the point (1, 2); a set without names is none."""
@@ -277,7 +270,7 @@ class _Comparison:
             cells = [cell for row in point.items for cell in row.items]
             regular = all(len(row.items) == len(point.items[0].items) for row in point.items)
             return self.in_order(cells, matrix.items) if regular and shape == matrix.brackets else False
-        return self.ordered(point, matrix) if "1" in matrix.brackets.split("x") else False
+        return self.in_order(point.items, matrix.items) if "1" in matrix.brackets.split("x") else False
 
     def piecewise(self, gold: Answer, pred: Answer) -> _Result:
         """The same cases in any order; other conditions may still divide the line in another way."""
@@ -296,19 +289,13 @@ class _Comparison:
             )
         if gold.brackets and pred.brackets and (is_time(gold) or is_time(pred)):
             halves = {gold.unit, pred.unit}
-            return self.ordered(gold, pred) if len(halves) == 1 or "" in halves else False
+            return self.in_order(gold.items, pred.items) if len(halves) == 1 or "" in halves else False
         return same_ratio(gold, pred)
 
     def tuple_relation(self, interval: Answer, relation: Answer) -> _Result:
         other = as_interval(relation)
         same = None if other is None else self.compare(interval, other)
         return same_condition(interval, relation) if same is None else same
-
-    def list_union(self, listed: Answer, union: Answer) -> _Result:
-        return self.union_parts(union, listed)
-
-    def union_relation(self, union: Answer, relation: Answer) -> _Result:
-        return self.union_parts(union, relation)
 
     def union_parts(self, union: Answer, other: Answer) -> _Result:
         parts = other.items if other.kind == "list" else (other,)
@@ -317,16 +304,13 @@ class _Comparison:
         same = self.in_any_order(union.items, known) if len(known) == len(intervals) else None
         return True if same else same_condition(union, other)
 
-    def unions(self, gold: Answer, pred: Answer) -> _Result:
-        return self.in_any_order(gold.items, pred.items)
-
     def relations(self, gold: Answer, pred: Answer) -> _Result:
         if gold.tokens == pred.tokens:
             return True
         if set(gold.signs) == set(pred.signs) == {"="} and len(gold.items) == len(pred.items) == 2:
             return same_equation(gold, pred)
         for other in (pred, flipped(pred)):
-            if gold.signs == other.signs and self.ordered(gold, other):
+            if gold.signs == other.signs and self.in_order(gold.items, other.items):
                 return True
         left, right = as_interval(gold), as_interval(pred)
         if left is not None and right is not None and left.name == right.name:
@@ -368,10 +352,6 @@ def _is_point(point: Answer) -> bool:
     return "in" not in point.note and (point.brackets == "()" or (point.brackets == "[]" and len(point.items) > 2))
 
 
-def _share_a_word(left: Sequence[str], right: Sequence[str]) -> bool:
-    return bool({word.rstrip("s") for word in left} & {word.rstrip("s") for word in right})
-
-
 def _has_letters(answer: Answer) -> bool:
     return any(
         (len(part) == 1 and part.isalpha() and part not in {"e", "i"}) or part in GREEK for part in answer.tokens
@@ -409,9 +389,105 @@ def _factor(unit: str) -> tuple[tuple[str, ...], Fraction] | None:
     return tuple(sorted(measures)), size
 
 
-def _untyped(_gold: Answer, _pred: Answer) -> None:
-    return None
-
-
 def _same_tokens(gold: Answer, pred: Answer) -> bool:
     return gold.tokens == pred.tokens
+
+
+def is_time(answer: Answer) -> bool:
+    """Tell a time: 10:30 and 9:05 are times; 5:8 and 10:3 are ratios: minutes have two digits."""
+    parts = [part for part in answer.tokens if part != ":" and not part.startswith("'")]
+    return bool(answer.unit) or all(len(part) == 2 for part in parts[1:])
+
+
+def ratio_is_value(value: Answer, ratio: Answer) -> bool:
+    """Return whether a fraction or decimal says what a ratio says; 12:1 is not the number 12."""
+    nodes = [item.node for item in ratio.items]
+    if ratio.unit and ":" not in ratio.tokens:
+        return value.tokens == ratio.items[0].tokens  # "3 PM" where am or pm is not said
+    if len(nodes) != 2 or value.node is None or nodes[0] is None or nodes[1] is None:
+        return False
+    if value.tokens[0].isdigit() and "/" not in value.tokens:
+        return False
+    return same_value(value.node, Node("div", (nodes[0], nodes[1]))) is True
+
+
+def same_ratio(gold: Answer, pred: Answer) -> bool | None:
+    """Return whether two ratios of one length are proportional."""
+    first, other = [item.node for item in gold.items], [item.node for item in pred.items]
+    for left, right in zip(first[1:], other[1:], strict=True):
+        if left is None or right is None or first[0] is None or other[0] is None:
+            return None
+        cross = same_value(Node("mul", (first[0], right)), Node("mul", (other[0], left)))
+        if not cross:
+            return cross
+    return True
+
+
+def same_up_to_names(gold: Answer, pred: Answer) -> bool | None:
+    """Say whether two different names decide; None: they do not matter.
+
+    Only names of one form are compared: ``AB = 5`` and ``x = 5`` may be one length under two names.
+    """
+    left, right = gold.name, pred.name
+    if _are_words(left) and _are_words(right):
+        words = [{word.removesuffix("s") for word in name if word[1:] not in GENERIC_LABELS} for name in (left, right)]
+        return None if words[0] <= words[1] or words[1] <= words[0] else False
+    if tuple(map(_form, left)) != tuple(map(_form, right)):
+        return None
+    if left[0] == right[0] and left[1] == right[1] == "(" and len(left) == 4 and left[2].islower():
+        renamed = tuple(left[2] if part == right[2] else part for part in pred.tokens)
+        return True if renamed == gold.tokens else None
+    points = [tuple(part for part in name if part != "angle") for name in (left, right)]
+    is_read_backwards = points[0] == points[1][::-1] and len(points[0]) > 1 and all(map(str.isupper, points[0]))
+    return None if is_read_backwards else False
+
+
+def _are_words(name: Tokens) -> bool:
+    return all(lexeme.startswith("'") for lexeme in name)
+
+
+def _form(lexeme: str) -> str:
+    if lexeme in GREEK or (len(lexeme) == 1 and lexeme.isalpha()):
+        return "letter"
+    return "number" if lexeme[0].isdigit() else "word" if lexeme[0] == "'" else lexeme
+
+
+def in_name_order(answer: Answer, other: Answer) -> Answer:
+    """Return a tuple or ratio of named items in the order of its names: ``(y,x) = (1,2)`` is ``(x,y) = (2,1)``.
+
+    Beside an answer without names only neighbours in the alphabet are put in order: ``(m,b)`` is meant as written.
+    """
+    if answer.kind not in {"tuple", "ratio", "list"} or not {",", ":", ";"} & set(answer.name):
+        return answer
+    names = tuple(lexeme for lexeme in answer.name if _form(lexeme) in {"letter", "word"})
+    if not len(names) == len(set(names)) == len(answer.items):
+        return answer
+    letters = all(len(name) == 1 for name in names)
+    neighbours = letters and all(ord(after) - ord(before) == 1 for before, after in pairwise(sorted(names)))
+    if not (other.name or neighbours):
+        return answer
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return replace(answer, items=tuple(answer.items[index] for index in order), name=tuple(sorted(names)))
+
+
+def named_items(answer: Answer) -> Answer:
+    """Return a list of named items as a tuple, ``x = 1, y = 2``; else as it is.
+
+    ``p = 5, q = 2; p = 7, q = 2`` is a list of such tuples.
+    """
+    letters = tuple(item.name[0] for item in answer.items if len(item.name) == 1)
+    count = len(set(letters))
+    if len(letters) != len(answer.items) or count < 2 or len(letters) % count:
+        return answer
+    rounds = [letters[start : start + count] for start in range(0, len(letters), count)]
+    if any(set(names) != set(letters) for names in rounds):
+        return answer
+    tuples = tuple(_tuple_of(answer, answer.items[start : start + count]) for start in range(0, len(letters), count))
+    return tuples[0] if len(tuples) == 1 else replace(answer, items=tuples, name=())
+
+
+def _tuple_of(answer: Answer, items: tuple[Answer, ...]) -> Answer:
+    separated = tuple(lexeme for item in items for lexeme in (item.name[0], ","))
+    bare = tuple(replace(item, name=()) for item in items)
+    named = replace(answer, kind="tuple", brackets="()", items=bare, name=separated)
+    return in_name_order(named, Answer("raw", ()))

@@ -1,14 +1,17 @@
-r"""What a last sentence concludes where nothing announces an answer: "Therefore, the area is $75$."."""
+r"""What prose states where nothing announces an answer: a last sentence's conclusion, the last formula or number."""
 
 import re
 
-from lema_core.answers.formulas import Formula, formulas, leading_formula, without_formulas
-from lema_core.answers.lexer import to_ascii
-from lema_core.answers.limits import not_an_answer
-from lema_core.answers.phrases import denies
-from lema_core.answers.quantity import only_quantity
+from lema_core.answers.formulas import (
+    formulas,
+    leading_formula,
+    stated_side,
+    without_formulas,
+)
+from lema_core.answers.lexer import not_an_answer, to_ascii
+from lema_core.answers.phrases import denies, taken_back
+from lema_core.answers.quantity import changed, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS, Extraction, Family
-from lema_core.answers.sides import stated_side
 
 SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|(?<=[。！？])\s*|\n\s*\n|<\|")
 NUMBER = re.compile(
@@ -35,6 +38,19 @@ _REMARKS = re.compile(
 _ENDED = re.compile(r"[.!。！][\s*)\"”]*$")
 MAX_REMARKS = 2
 """Sentences behind a conclusion that conclude nothing ("This approach shows how ...")."""
+_IN_ITS_FORM = re.compile(r"\\[a-z]+\s*\{[^{}]*\}")
+_WORD = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{2,}+(?![}(])")
+_MATHEMATICS = frozenset(
+    [
+        "sqrt", "root", "cbrt", "log", "ln", "lg", "exp", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos",
+        "atan", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "max", "min", "gcd",
+        "lcm", "abs", "mod", "floor", "ceil", "binom", "choose", "pi", "theta", "alpha", "beta", "gamma", "and", "or",
+        "inf", "infinity", "frac", "times", "cdot", "pm", "deg", "det",
+    ]
+)  # fmt: skip
+"""Words that stand in formulas written without LaTeX: they make no prose."""
+_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
+_PROSE_IDEOGRAPHS = 8
 
 
 def conclude(text: str, family: Family) -> Extraction:
@@ -99,10 +115,6 @@ def _equation(sentence: str) -> str | None:
     found = list(formulas(sentence))
     if not found or sentence[found[-1].end :].strip(" \t\n.,;!。！") or "=" not in found[-1].content:
         return None
-    return _joined(sentence, found)
-
-
-def _joined(sentence: str, found: list[Formula]) -> str | None:
     equations = [formula for formula in found if "=" in formula.content]
     value = leading_formula(sentence[equations[0].start :])
     whole = value is not None and equations[0].start + value[1] == found[-1].end
@@ -118,3 +130,37 @@ def _single(sentence: str) -> str | None:
         return None
     stated = only_quantity(_STRONG.sub("", sentence, count=1).lstrip(" ,:，"), "conclusion")
     return stated.value if stated.value is not None and len(NUMBER.findall(sentence)) == 1 else None
+
+
+def is_prose(text: str) -> bool:
+    """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
+    text = text[-MAX_ANSWER_CHARS:]
+    if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
+        return False
+    outside = _IN_ITS_FORM.sub(" ", without_formulas(text))
+    words = sum(word.lower() not in _MATHEMATICS for word in _WORD.findall(outside))
+    return words >= 3 or len(_IDEOGRAPHS.findall(outside)) >= _PROSE_IDEOGRAPHS
+
+
+def last_value(sentence: str) -> Extraction:
+    """Return the last formula of a sentence, else its last number; ambiguous where the words around it deny it."""
+    found = list(formulas(sentence))
+    if not found:
+        return last_number(sentence)
+    return _unless_denied(sentence, found[-1].start, found[-1].end, found[-1].content.strip(), "formula")
+
+
+def last_number(text: str) -> Extraction:
+    """Return the last number of a text; ambiguous where the words around it deny it."""
+    text = text[-MAX_ANSWER_CHARS:]
+    numbers = list(NUMBER.finditer(text))
+    if not numbers:
+        return Extraction("none", detail="no cue and no number")
+    return _unless_denied(text, numbers[-1].start(), numbers[-1].end(), numbers[-1].group(), "last number")
+
+
+def _unless_denied(text: str, start: int, end: int, value: str, cue: str) -> Extraction:
+    """Return a value of prose unless the words around it deny it."""
+    if changed(text[max(0, start - 160) : start]) or taken_back(text[end:], value):
+        return Extraction("ambiguous", cue=cue, detail=f"{value[:80]!r} is denied")
+    return Extraction("value", value, cue)

@@ -12,17 +12,9 @@ from itertools import pairwise
 
 from lema_core.answers.evaluation import NoValueError, Number, Work, context, evaluate
 from lema_core.answers.expressions import Node, parse_expression
-from lema_core.answers.sampling import (
-    Values,
-    between,
-    degree_in,
-    generic_point,
-    operations,
-    roots_of,
-    unknowns,
-    zeros,
-)
+from lema_core.answers.sampling import Values, between, degree_in, generic_point, operations, roots_of, unknowns, zeros
 from lema_core.answers.typed_answers import Answer
+from lema_core.answers.values import constant_ratio
 
 MAX_UNKNOWNS = 4
 MAX_LEAVES = 24
@@ -68,13 +60,10 @@ def _names(answer: Answer) -> frozenset[str]:
 
 def _readings(answer: Answer, only: str | None) -> list[Condition]:
     """Return what a list of conditions may mean: ``x > 1, x < 3`` joins by "and", ``x < 1, x > 3`` by "or"."""
-    listed = answer.kind == "list" and _connective(answer) is None and not any(map(_is_equation, answer.items))
+    listed = answer.kind == "list" and _connective(answer) is None
+    listed = listed and all(item.kind == "relation" and set(item.signs) != {"="} for item in answer.items)
     connectives = ("and", "or") if listed else (_connective(answer) or "or",)
     return [condition for word in connectives if (condition := _condition(answer, only, word)) is not None]
-
-
-def _is_equation(answer: Answer) -> bool:
-    return answer.kind != "relation" or set(answer.signs) == {"="}
 
 
 def _connective(answer: Answer) -> str | None:
@@ -88,7 +77,8 @@ def _condition(answer: Answer, only: str | None, word: str) -> Condition | None:
     if answer.kind == "value" and answer.name:
         return _chain([parse_expression(answer.name), answer.node], ("=",))
     if answer.kind == "list":
-        mixed = len({_JOINED[lexeme] for lexeme in answer.tokens if lexeme in _JOINED}) > 1 and not _nested(answer)
+        nested = any(item.kind == "list" for item in answer.items)
+        mixed = len({_JOINED[lexeme] for lexeme in answer.tokens if lexeme in _JOINED}) > 1 and not nested
         parts = [_condition(item, only, _connective(item) or "or") for item in answer.items]
         return None if mixed else _joined(word, parts)
     return None if only is None else _membership(answer, Node("var", name=only))
@@ -101,10 +91,6 @@ def _membership(answer: Answer, unknown: Node) -> Condition | None:
     if answer.kind == "tuple":
         return _interval(answer, unknown)
     return _chain([unknown, answer.node], ("=",)) if answer.kind == "value" else None
-
-
-def _nested(answer: Answer) -> bool:
-    return any(item.kind == "list" for item in answer.items)
 
 
 def _joined(word: str, parts: list[Condition | None]) -> Condition | None:
@@ -138,10 +124,6 @@ def _leaves(condition: Condition) -> Iterator[Condition]:
         yield from _leaves(part)
 
 
-def _difference(leaf: Condition) -> Node:
-    return Node("add", (leaf.sides[0], Node("neg", (leaf.sides[1],))))
-
-
 def _holds_somewhere(condition: Condition) -> bool:
     work = Work(WORK)
     return any(_holds(condition, point, work) for point in _points((condition,), work))
@@ -163,7 +145,7 @@ def _same(left: Condition, right: Condition) -> bool | None:
 def _points(conditions: tuple[Condition, ...], work: Work) -> Iterator[Values]:
     """Yield the roots of all sides' differences along each unknown, and a point in every gap between them."""
     leaves = list(dict.fromkeys(leaf for condition in conditions for leaf in _leaves(condition)))
-    differences = list(dict.fromkeys(map(_difference, leaves)))
+    differences = list(dict.fromkeys(Node("add", (leaf.sides[0], Node("neg", (leaf.sides[1],)))) for leaf in leaves))
     names = sorted(frozenset().union(*map(unknowns, differences)))
     for salt, scale in (("1", 1), ("2", -1), ("3", 5), ("4", 0.25)) if len(names) > 1 else (("1", 1),):
         for name in names:
@@ -228,7 +210,11 @@ def _holds(condition: Condition, point: Mapping[str, Number], work: Work) -> boo
     """Return whether a condition is true at a point; None: one of its sides has no real value there."""
     if condition.sides:
         try:
-            return _compares(condition, point, work)
+            left, right = (_as_mp(evaluate(side, point, work, real=True)) for side in condition.sides)
+            difference = left - right
+            if abs(difference) <= context(60).mpf(10) ** -28 * max(1, abs(left), abs(right)):
+                difference = 0
+            return _TESTS[condition.op](difference)
         except (NoValueError, TypeError):
             return None
     truths = [_holds(part, point, work) for part in condition.parts]
@@ -237,16 +223,25 @@ def _holds(condition: Condition, point: Mapping[str, Number], work: Work) -> boo
     return all(truths) if condition.op == "and" else any(truths)
 
 
-def _compares(leaf: Condition, point: Mapping[str, Number], work: Work) -> bool:
-    left, right = (_as_mp(evaluate(side, point, work, real=True)) for side in leaf.sides)
-    difference = left - right
-    if abs(difference) <= context(60).mpf(10) ** -28 * max(1, abs(left), abs(right)):
-        difference = 0
-    return _TESTS[leaf.op](difference)
-
-
 _TESTS: Mapping[str, Callable[[Number], bool]] = {
     "=": lambda difference: bool(difference == 0), "!=": lambda difference: bool(difference != 0),
     "<": lambda difference: bool(difference < 0), ">": lambda difference: bool(difference > 0),
     "<=": lambda difference: bool(difference <= 0), ">=": lambda difference: bool(difference >= 0),
 }  # fmt: skip
+
+
+def same_equation(gold: Answer, pred: Answer) -> bool | None:
+    """Compare two equations: up to a constant factor (``2x = 4y`` is ``x - 2y = 0``), else by what satisfies them."""
+    left, right = _sides_difference(gold), _sides_difference(pred)
+    if left is None or right is None:
+        return None
+    proportional = constant_ratio(left, right)
+    if proportional:
+        return True
+    same = same_condition(gold, pred)
+    return proportional if same is None else same
+
+
+def _sides_difference(relation: Answer) -> Node | None:
+    left, right = relation.items[0].node, relation.items[-1].node
+    return None if left is None or right is None else Node("add", (left, Node("neg", (right,))))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 from lema_core.answers.expressions import Node
 
@@ -454,13 +454,13 @@ def _exact_root(value: Fraction, index: int) -> Fraction | None:
     r"""Return a root that is rational, so that ``\sqrt{4}`` stays exact; None: it is none, or the number is long."""
     if value < 0 or value.numerator.bit_length() + value.denominator.bit_length() > 512:
         return None
-    parts = [_integer_root(part, index) for part in (value.numerator, value.denominator)]
-    return None if None in parts else Fraction(cast("int", parts[0]), cast("int", parts[1]))
-
-
-def _integer_root(value: int, index: int) -> int | None:
-    root = math.isqrt(value) if index == 2 else round(value ** (1 / index)) if value.bit_length() < 50 else -1
-    return root if root >= 0 and root**index == value else None
+    roots: list[int] = []
+    for part in (value.numerator, value.denominator):
+        root = math.isqrt(part) if index == 2 else round(part ** (1 / index)) if part.bit_length() < 50 else -1
+        if root < 0 or root**index != part:
+            return None
+        roots.append(root)
+    return Fraction(roots[0], roots[1])
 
 
 def _has_degrees(node: Node) -> bool:

@@ -11,26 +11,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from lema_core.answers.boxes import Box, find_boxes, joined
 from lema_core.answers.choice import choose, is_candidate
-from lema_core.answers.conclusions import NUMBER, SENTENCES, conclude
+from lema_core.answers.conclusions import SENTENCES, conclude, is_prose, last_number, last_value
 from lema_core.answers.cues import MAX_CUES, Cue, cut_at_tag, find_cues, tag_end
-from lema_core.answers.formulas import formulas, leading_formula, without_formulas
-from lema_core.answers.lexer import to_ascii
-from lema_core.answers.limits import not_an_answer
-from lema_core.answers.phrases import (
-    changed,
-    denied,
-    denied_inside,
-    denies,
-    denies_box,
-    explains,
-    taken_back,
+from lema_core.answers.families import extract_with, is_scorer
+from lema_core.answers.formulas import (
+    Box,
+    computed_side,
+    find_boxes,
+    formulas,
+    join_boxes,
+    leading_formula,
+    stated_side,
 )
-from lema_core.answers.quantity import only_quantity
+from lema_core.answers.lexer import not_an_answer, to_ascii
+from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, taken_back
+from lema_core.answers.quantity import explains, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
-from lema_core.answers.scorers import extract_with, is_scorer
-from lema_core.answers.sides import computed_side, stated_side
 from lema_core.answers.thinking import CONTROL_TOKEN, may_think, spoken, without_end_tokens
 from lema_core.errors import LemaError
 
@@ -77,25 +74,12 @@ _HTML = re.compile(
     r"</?(?:b|strong|i|em|u|code|span|p|div|font|mark|big|center|br|h[1-6])(?:\s[^<>]{0,80})?/?>", re.IGNORECASE
 )
 _SUPPOSED = re.compile(r"\b(?:if|had|suppose|assuming)\b[^.!?\n]{0,150}$", re.IGNORECASE)
-_IN_ITS_FORM = re.compile(r"\\[a-z]+\s*\{[^{}]*\}")
-_WORD = re.compile(r"(?<![\\{A-Za-z])[A-Za-z]{2,}+(?![}(])")
-_MATHEMATICS = frozenset(
-    [
-        "sqrt", "root", "cbrt", "log", "ln", "lg", "exp", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos",
-        "atan", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "max", "min", "gcd",
-        "lcm", "abs", "mod", "floor", "ceil", "binom", "choose", "pi", "theta", "alpha", "beta", "gamma", "and", "or",
-        "inf", "infinity", "frac", "times", "cdot", "pm", "deg", "det",
-    ]
-)  # fmt: skip
-"""Words that stand in formulas written without LaTeX: they make no prose."""
 _WORDS = re.compile(
     r"""####|["'<:]|boxed|fbox|NS|[Aa]ns\b|[^\x00-\x7f]|[A-Z]\]"""
     r"""|(?<![\\A-Za-z{])[A-Za-z]{2,}(?:[A-Za-z]{2}|,? [A-Za-z]{2})"""
 )
 """A short text with none of these is a bare answer: it has no cue, no token and no sentence."""
 MAX_BARE = 200
-_IDEOGRAPHS = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-_PROSE_IDEOGRAPHS = 8
 
 
 def extract(
@@ -107,7 +91,7 @@ def extract(
     training data should not need it. Nothing raises: hostile text is refused or has no answer.
     """
     if len(text) > MAX_TEXT_CHARS:
-        return _too_long(text)
+        return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
     if is_scorer(family):
         return extract_with(family, text)
     if family == "numeric":
@@ -120,10 +104,6 @@ def extract(
         raise
     except Exception as error:  # noqa: BLE001 no text may take its file or shard with it
         return _failed(error)
-
-
-def _too_long(text: str) -> Extraction:
-    return Extraction("refused", detail=f"{len(text)} characters; at most {MAX_TEXT_CHARS} are read")
 
 
 def _failed(error: Exception) -> Extraction:
@@ -179,7 +159,7 @@ def _read(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extr
     if said is None:
         return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
     said = without_end_tokens(said)
-    solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or _is_sentence(said)
+    solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or is_prose(said)
     found = extract(said, family, candidates, loose=True) if solution else conclude(said, family)
     return _bare(said) if found.outcome == "none" and found.cue not in {"boxed", "field"} else found
 
@@ -194,16 +174,6 @@ def _bare(text: str) -> Extraction:
     ):
         stripped = stripped[1:-1].strip()
     return Extraction("value", stripped, "whole") if stripped else Extraction("none", detail="the text is empty")
-
-
-def _is_sentence(text: str) -> bool:
-    """Prose around a formula or a number: three plain words outside of LaTeX, and something to take from it."""
-    text = text[-MAX_ANSWER_CHARS:]
-    if not re.search(r"[0-9]|\$|\\\(|\\\[", text):
-        return False
-    outside = _IN_ITS_FORM.sub(" ", without_formulas(text))
-    words = sum(word.lower() not in _MATHEMATICS for word in _WORD.findall(outside))
-    return words >= 3 or len(_IDEOGRAPHS.findall(outside)) >= _PROSE_IDEOGRAPHS
 
 
 def _simple(text: str) -> Extraction | None:
@@ -258,8 +228,11 @@ def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[st
             reading = _boxed(text, boxes, cue.start, family, last=cue.start == last_box)
         elif cue.kind == "tag":
             reading = _tagged(text, cue)
+        elif cue.content is not None:  # a field of JSON
+            empty = Extraction("none", cue=cue.kind, detail="the field is empty or cut off")
+            reading = _Reading(cue.content or None, cue.end, outcome=None if cue.content else empty)
         else:
-            reading = _enclosed(cue) if cue.content is not None else _snippet(text, cue, family)
+            reading = _snippet(text, cue, family)
         if reading.outcome is not None:
             return reading.outcome
         if reading.raw is None or (_NO_ANSWER.match(reading.raw) and not is_candidate(reading.raw, candidates)):
@@ -289,7 +262,7 @@ def _boxed(text: str, boxes: dict[int, Box], start: int, family: Family, *, last
     if box.content is None and last:
         return _Reading(None, box.end, outcome=Extraction("none", cue="boxed", detail="the last box is not closed"))
     earlier = [other for other in boxes.values() if other.start < start] if last else []
-    raw, alternative = joined(text, box, earlier, family)
+    raw, alternative = join_boxes(text, box, earlier, family)
     return _Reading(raw, box.end, alternative)
 
 
@@ -307,19 +280,15 @@ def _tagged(text: str, cue: Cue) -> _Reading:
     return _Reading(formula[0] if whole and formula else lines[0].strip(_DECORATION), end)
 
 
-def _refusal(raw: str, cue: str) -> Extraction | None:
-    """Return why a text is refused as an answer whatever stands in it, or None."""
-    if len(raw) > MAX_ANSWER_CHARS:
-        detail = f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
-        return Extraction("refused", cue=cue, detail=detail)
-    reason = not_an_answer(to_ascii(raw))
-    return None if reason is None else Extraction("refused", cue=cue, detail=f"{raw[:80]!r}: {reason}")
-
-
 def _checked(text: str, cue: Cue, reading: _Reading, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
     """Type what a cue announces; refuse what is no answer, and what is denied or taken back."""
     raw = reading.raw or ""
-    found = _refusal(raw, cue.kind) or _typed(raw, family, candidates, cue.kind)
+    too_long = len(raw) > MAX_ANSWER_CHARS
+    reason = None if too_long else not_an_answer(to_ascii(raw))
+    if too_long or reason is not None:
+        long = f"an answer of {len(raw)} characters; at most {MAX_ANSWER_CHARS}"
+        return Extraction("refused", cue=cue.kind, detail=long if too_long else f"{raw[:80]!r}: {reason}")
+    found = _typed(raw, family, candidates, cue.kind)
     if found.outcome in {"none", "refused"}:
         return found
     if taken_back(text[reading.end :], raw):
@@ -349,14 +318,14 @@ def _typed(raw: str, family: Family, candidates: tuple[str, ...] | None, cue: st
     if family == "choice" and candidates:
         return replace(choose(raw, candidates), cue=cue)
     if family in {"numeric", "latex"}:
-        raw = _without_remark(_BLANK_THOUSANDS.sub(_join, raw) if " " in raw or not raw.isascii() else raw)
+        raw = _without_remark(
+            _BLANK_THOUSANDS.sub(lambda groups: "".join(filter(str.isdigit, groups.group())), raw)
+            if " " in raw or not raw.isascii()
+            else raw
+        )
     if family == "numeric":
         return only_quantity(raw, cue)
     return Extraction("value", computed_side(raw) if family == "latex" and "=" in raw else raw, cue)
-
-
-def _join(thousands: re.Match[str]) -> str:
-    return "".join(sign for sign in thousands.group() if sign.isdigit())
 
 
 def _without_remark(raw: str) -> str:
@@ -365,13 +334,6 @@ def _without_remark(raw: str) -> str:
     raw = raw[: contrast.start()] if contrast and contrast.start() else raw
     found = _BRACKETED.fullmatch(raw) if raw.endswith((")", ").", ")!")) and "(" in raw else None
     return found["head"] if found and explains(found["remark"], found["head"]) else raw
-
-
-def _enclosed(cue: Cue) -> _Reading:
-    """Read a field of JSON; one that was cut off inside of its value is no answer."""
-    if cue.content:
-        return _Reading(cue.content, cue.end)
-    return _Reading(None, cue.end, outcome=Extraction("none", cue=cue.kind, detail="the field is empty or cut off"))
 
 
 def _snippet(text: str, cue: Cue, family: Family) -> _Reading:
@@ -389,19 +351,15 @@ def _snippet(text: str, cue: Cue, family: Family) -> _Reading:
     if not rest or "\\boxed" in sentence or "\\fbox" in sentence:
         return _Reading(None, start)  # the box's own cue stands behind this one and was read first
     supposed = "would" in text[cue.start : cue.end] and " if " in sentence
-    if supposed or (family != "choice" and _denies_itself(rest, sentence, cue.kind)):
+    foreign = cue.kind == "language" and _DENIED_FIRST.match(sentence)  # "nicht 5"
+    denies_itself = foreign or _CALLED_WRONG.match(rest) or denied_inside(sentence)
+    if supposed or (family != "choice" and denies_itself):
         detail = f"{sentence[:80]!r} is denied"
         return _Reading(None, start, outcome=Extraction("ambiguous", cue=cue.kind, detail=detail))
     raw = _phrase(sentence, family, cue.kind)
     mark = raw is not None and family == "latex" and end is not None and end["mark"] == "!"
     number = None if family == "choice" else _FIRST_NUMBER.search(sentence)
     return _Reading(raw, start + (number.end() if number else len(sentence)), f"{raw}!" if mark else None)
-
-
-def _denies_itself(rest: str, sentence: str, kind: str) -> bool:
-    """Whether what stands behind a cue denies an answer: "wrong", "nicht 5", "5, which is incorrect"."""
-    foreign = kind == "language" and _DENIED_FIRST.match(sentence) is not None
-    return foreign or _CALLED_WRONG.match(rest) is not None or denied_inside(sentence)
 
 
 def _phrase(sentence: str, family: Family, kind: str) -> str | None:
@@ -438,31 +396,9 @@ def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, 
     if not stripped:
         return found
     if family == "numeric":
-        return _last_number(stripped)
-    if family == "latex" and _is_sentence(stripped):
+        return last_number(stripped)
+    if family == "latex" and is_prose(stripped):
         sentences = [part for part in SENTENCES.split(stripped[-MAX_ANSWER_CHARS:]) if part]
-        tails = (_last_value(sentence) for sentence in reversed(sentences))
+        tails = (last_value(sentence) for sentence in reversed(sentences))
         return next((tail for tail in tails if tail.outcome != "none"), found)
     return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
-
-
-def _last_value(sentence: str) -> Extraction:
-    found = list(formulas(sentence))
-    if not found:
-        return _last_number(sentence)
-    return _stated(sentence, found[-1].start, found[-1].end, found[-1].content.strip(), "formula")
-
-
-def _last_number(text: str) -> Extraction:
-    text = text[-MAX_ANSWER_CHARS:]
-    numbers = list(NUMBER.finditer(text))
-    if not numbers:
-        return Extraction("none", detail="no cue and no number")
-    return _stated(text, numbers[-1].start(), numbers[-1].end(), numbers[-1].group(), "last number")
-
-
-def _stated(text: str, start: int, end: int, value: str, cue: str) -> Extraction:
-    """Return a value of prose unless the words around it deny it."""
-    if changed(text[max(0, start - 160) : start]) or taken_back(text[end:], value):
-        return Extraction("ambiguous", cue=cue, detail=f"{value[:80]!r} is denied")
-    return Extraction("value", value, cue)

@@ -1,12 +1,23 @@
-"""The verdict on a solution text: extract its answer, compare it with the gold answer."""
+"""Verdicts: on one solution text, on a pair of texts as ``lema verify`` compares them, and over several by a vote."""
 
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
-from lema_core.answers.extraction import extract
+from lema_core.answers.extraction import extract, read_answer
 from lema_core.answers.matching import CACHE, match
-from lema_core.answers.results import DEFAULT_POLICY, Family, Judgement, MatchOutcome, MatchPolicy, Verdict
+from lema_core.answers.results import (
+    DEFAULT_POLICY,
+    Extraction,
+    Family,
+    Judgement,
+    Match,
+    MatchOutcome,
+    MatchPolicy,
+    Verdict,
+    Vote,
+)
 from lema_core.answers.worker_pool import Workers
 
 _VERDICTS: Mapping[MatchOutcome, Verdict] = {"equal": "right", "different": "wrong", "unknown": "unknown"}
@@ -74,5 +85,88 @@ def judge_batch(
         judge(text or "", gold, family, tuple(choice) if choice is not None else None, workers=workers, policy=policy)
         for text, gold, choice in zip(texts.to_pylist(), golds.to_pylist(), choices, strict=True)
     ]
-    columns = {name: pa.array([getattr(one, name) for one in judged], pa.string()) for name in Judgement.__slots__}
+    columns = {
+        name: pa.array([getattr(judgement, name) for judgement in judged], pa.string()) for name in Judgement.__slots__
+    }
     return pa.table(columns)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """One pair with everything that led to its verdict."""
+
+    family: Family
+    gold: Extraction
+    pred: Extraction
+    match: Match
+
+    @property
+    def verdict(self) -> str:
+        """Equal, different or unknown."""
+        return self.match.outcome
+
+
+def verify_pair(
+    gold: str,
+    pred: str,
+    family: Family = "latex",
+    candidates: tuple[str, ...] | None = None,
+    *,
+    workers: Workers | None = None,
+    policy: MatchPolicy = DEFAULT_POLICY,
+) -> Verification:
+    """Compare two texts, each a bare answer or a whole solution. ``gold`` comes first."""
+    left, right = read_answer(gold, family, candidates), read_answer(pred, family, candidates)
+    if left.outcome == "none" and left.cue == "boxed":
+        left = Extraction("value", gold.strip(), "whole")  # a box that is not closed cuts off a prediction, not a gold
+    matched = partial(match, family=family, candidates=candidates, workers=workers, policy=policy)
+    return Verification(family, left, right, _compare_readings(left, right, matched))
+
+
+def _compare_readings(left: Extraction, right: Extraction, matched: Callable[[str, str], Match]) -> Match:
+    """Compare what was read; another reading of the prediction counts where it is the gold answer."""
+    if left.value is None and left.alternative is None:
+        return Match("unknown", "extraction", f"gold: {left.outcome}, {left.detail}")
+    gold = left.value if left.value is not None else left.alternative or ""
+    first = None if right.value is None else matched(gold, right.value)
+    if right.alternative is not None and (first is None or first.outcome != "equal"):
+        other = matched(gold, right.alternative)
+        if other.outcome == "equal" or (first is None and other.outcome == "different"):
+            return other
+    if first is not None:
+        return first
+    # A text without an answer is no right answer; one that was taken back or has several is undecided
+    outcome: MatchOutcome = "different" if right.outcome == "none" else "unknown"
+    return Match(outcome, "extraction", f"pred: {right.outcome}, {right.detail}")
+
+
+def majority_vote(
+    answers: Sequence[str | None],
+    family: Family = "numeric",
+    candidates: tuple[str, ...] | None = None,
+    *,
+    policy: MatchPolicy = DEFAULT_POLICY,
+) -> Vote:
+    """Return the answer that most of ``answers`` agree on; None entries (no answer) do not vote.
+
+    Deterministic: an answer joins the first class of which it equals every member, as equality is not transitive (50%
+    is 0.5 and is 50); among classes of one size the one that was seen first wins (``tied`` says so).
+    """
+    classes: list[list[int]] = []
+    for position, answer in enumerate(answers):
+        if answer is None or not answer.strip():
+            continue
+        for members in classes:
+            others = (str(answers[member]) for member in members)
+            matches = (match(other, answer, family, candidates, policy=policy) for other in dict.fromkeys(others))
+            if all(found.outcome == "equal" for found in matches):
+                members.append(position)
+                break
+        else:
+            classes.append([position])
+    classes.sort(key=lambda members: (-len(members), members[0]))
+    total = sum(map(len, classes))
+    if not classes:
+        return Vote(None, 0, 0, tied=False, classes=())
+    tied = len(classes) > 1 and len(classes[1]) == len(classes[0])
+    return Vote(answers[classes[0][0]], len(classes[0]), total, tied, tuple(map(tuple, classes)))

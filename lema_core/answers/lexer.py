@@ -108,6 +108,12 @@ _HALF_DAY = re.compile(r"\b([ap])\.\s?m\b\.?", re.IGNORECASE)
 _UNIT_FRACTION = re.compile(r"[A-Za-z]+(?:\^?[23])?(?:\s*/\s*[A-Za-z]+(?:\^?[23])?)?\.?")
 _UNIT_PARTS = re.compile(r"[A-Za-z]+|[/^23]")
 _COMMAS = re.compile(r"(?<![0-9.,])([0-9]{1,3}(?:,[0-9]{3})+)(?![0-9,])")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_CODE = re.compile(
+    r"__[a-z]|\b(?:exec|eval|getattr|globals|subprocess|compile|print|open|system|popen)\s*\(|"
+    r"\bimport\s+[a-z]|\blambda\s+\w*\s*:|[^\W\d]\d*+\.[a-z]++\(|\bos\.[a-z]|<script|/bin/",
+    re.IGNORECASE,
+)
 
 
 def to_ascii(text: str) -> str:
@@ -262,18 +268,15 @@ def _unwrapped(text: str) -> str:
         if not (text.startswith(opening) and text.endswith(closing)):
             continue
         inner = text[len(opening) : -len(closing)]
-        if inner and _is_balanced(inner):
+        if not inner or "\\boxed" in inner or "$" in inner.replace("\\$", ""):
+            continue
+        depth = lowest = 0
+        for brace in _BRACES.findall(inner):
+            depth += {"{": 1, "}": -1}.get(brace, 0)
+            lowest = min(lowest, depth)
+        if depth == lowest == 0:
             return text if opening in "'`\"" and opening in inner else inner.strip()
     return text
-
-
-def _is_balanced(inner: str) -> bool:
-    depth = 0
-    for sign in _BRACES.findall(inner):
-        depth += {"{": 1, "}": -1}.get(sign, 0)
-        if depth < 0:
-            return False
-    return depth == 0 and "\\boxed" not in inner and "$" not in inner.replace("\\$", "")
 
 
 def _join_thousands(text: str) -> str:
@@ -297,7 +300,7 @@ _GROUPS = re.compile(r"[0-9][\\ ~'_.][ ]?[0-9]{3}")
 def _append(match: re.Match[str], tokens: list[str], *, letters: bool) -> None:
     kind, text = match.lastgroup, match.group()
     if kind == "num":
-        # The minutes of 10:05 keep their zero: two digits tell a time from a ratio.
+        # The minutes of 10:05 keep their zero: two digits make it a time, not a ratio.
         tokens.append(text if tokens and tokens[-1] == ":" else _number(text))
     elif kind == "word":
         tokens.extend(_letters(match, tokens, letters=letters))
@@ -308,21 +311,17 @@ def _append(match: re.Match[str], tokens: list[str], *, letters: bool) -> None:
     elif kind == "dots":
         tokens.append("dots")
     elif kind == "unit":
-        symbol = match["symbol"]
-        tokens.append("'" + symbol.lower() if _is_lone_number(tokens) else symbol)
+        # "5 m" and "x = 5 m" state a length; in "3 + 5 m" the letter may be an unknown
+        symbol, before = match["symbol"], tokens[:-1]
+        before = before[:-1] if before[-1:] == ["-"] else before
+        is_alone = not before or before[-1] in {"=", "approx", ",", ";", "&and", "&or"}
+        tokens.append("'" + symbol.lower() if is_alone else symbol)
     elif kind == "sign":
         # A digit that is no decimal one (an ideograph, a circle) is a word: int() must not meet it.
         is_currency = text == "$" and match.string.count("$") == 1
         tokens.extend(("'$dollar",) if is_currency else SIGNS.get(text, ("'" + text if text.isdigit() else text,)))
     elif kind != "space":
         tokens.extend(_composed(match, tokens))
-
-
-def _is_lone_number(tokens: list[str]) -> bool:
-    """``5 m`` and ``x = 5 m`` state a length; in ``3 + 5 m`` the letter may be an unknown."""
-    before = tokens[:-1]
-    before = before[:-1] if before[-1:] == ["-"] else before
-    return not before or before[-1] in {"=", "approx", ",", ";", "&and", "&or"}
 
 
 def _composed(match: re.Match[str], before: list[str]) -> tuple[str, ...]:
@@ -339,6 +338,16 @@ def _composed(match: re.Match[str], before: list[str]) -> tuple[str, ...]:
     if match["row"] is not None or match["prime"] is not None:
         return ("row",) if match["row"] else ("prime",) * len(match["prime"])
     return SIGNS.get(match.group(), (match.group(),))
+
+
+def _environment(edge: str, name: str) -> tuple[str, ...]:
+    if name.endswith("cases"):
+        return (f"{edge}cases",)
+    if name in ALIGNED:
+        return (f"{edge}aligned",)
+    if not name.endswith("matrix") and name != "array":
+        return ()
+    return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
 
 
 def _long_number(text: str) -> tuple[str, ...]:
@@ -358,9 +367,12 @@ def _number(text: str) -> str:
 
 def _append_command(text: str, tokens: list[str]) -> None:
     name = text.lstrip("\\")
-    if len(text) - len(name) > 1 and name not in COMMANDS and (_in_matrix(tokens) or _is_letter_behind_row(name)):
-        tokens.extend(["row", *tokens_of(name)])  # "1\\\\x": a new row, then x
-        return
+    if len(text) - len(name) > 1 and name not in COMMANDS:
+        environments = ("matrix", "cases", "aligned")
+        in_rows = any(tokens.count("begin" + kind) > tokens.count("end" + kind) for kind in environments)
+        if in_rows or (len(name) == 1 and name.isalpha()):
+            tokens.extend(["row", *tokens_of(name)])  # "1\\\\x": a new row, then x
+            return
     if name in SPACING or name in DROPPED:
         return
     if name == "circ" and tokens and tokens[-1] in {"^", "{"}:
@@ -370,24 +382,6 @@ def _append_command(text: str, tokens: list[str]) -> None:
             tokens[-1] = "deg"
         return
     tokens.extend(COMMANDS.get(name, (name,) if name.isalpha() else ("\\" + name,)))
-
-
-def _in_matrix(tokens: list[str]) -> bool:
-    return any(tokens.count("begin" + name) > tokens.count("end" + name) for name in ("matrix", "cases", "aligned"))
-
-
-def _is_letter_behind_row(name: str) -> bool:
-    return len(name) == 1 and name.isalpha()
-
-
-def _environment(edge: str, name: str) -> tuple[str, ...]:
-    if name.endswith("cases"):
-        return (f"{edge}cases",)
-    if name in ALIGNED:
-        return (f"{edge}aligned",)
-    if not name.endswith("matrix") and name != "array":
-        return ()
-    return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
 
 
 def _quoted(inner: str, before: list[str]) -> tuple[str, ...]:
@@ -427,20 +421,24 @@ def _letters(match: re.Match[str], before: list[str], *, letters: bool) -> tuple
     if lowered in CONNECTORS or is_code:
         return (CURRENCY_CODES[lowered] if is_code else CONNECTORS[lowered],)
     after_number = _is_behind_number(before)
-    if text in FUNCTIONS and not (text in ABBREVIATIONS and after_number and _is_last(match)):
-        return COMMANDS.get(text, (text,))
+    if text in FUNCTIONS:
+        # "10 sec." is seconds, "10 sec x" the secant: no argument follows the unit
+        has_argument = whole[match.end() : match.end() + 9].lstrip()[:1] not in {"", ".", ",", ";", ")"}
+        if text not in ABBREVIATIONS or not after_number or has_argument:
+            return COMMANDS.get(text, (text,))
     # Up to three letters beside mathematics are a product (xy, abc); longer runs are words.
     mathematics = letters or after_number or any(sign in whole for sign in "+-*/^=_\\|<>")
-    is_word = lowered in UNITS or (not letters and _is_english(lowered))
+    is_english = (len(lowered) > 2 or lowered == "us") and lowered in ENGLISH
+    is_word = lowered in UNITS or (not letters and is_english)
     if len(text) <= 3 + letters and mathematics and not is_word:
         return tuple(text)
     return (text if text in GREEK else "'" + lowered,)
 
 
-def _is_english(word: str) -> bool:
-    return (len(word) > 2 or word == "us") and word in ENGLISH
-
-
-def _is_last(match: re.Match[str]) -> bool:
-    """Whether nothing that could be a function's argument follows."""
-    return match.string[match.end() : match.end() + 9].lstrip()[:1] in {"", ".", ",", ";", ")"}
+def not_an_answer(answer: str) -> str | None:
+    """Return why a text is refused as an answer whatever stands in it, or None; ``answer`` is in its ASCII form."""
+    if _CONTROL.search(answer):
+        return "it holds control characters or broken Unicode"
+    if _CODE.search(answer):
+        return "it reads like program code"
+    return None

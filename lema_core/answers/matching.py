@@ -11,11 +11,10 @@ from functools import lru_cache
 
 from lema_core.answers.choice import match_choice
 from lema_core.answers.compare import compare
-from lema_core.answers.lexer import to_ascii, tokens_of
+from lema_core.answers.families import is_scorer, match_with
+from lema_core.answers.lexer import not_an_answer, to_ascii, tokens_of
 from lema_core.answers.lexicon import ENGLISH
-from lema_core.answers.limits import not_an_answer
 from lema_core.answers.results import DEFAULT_POLICY, MAX_ANSWER_CHARS, Family, Match, MatchPolicy
-from lema_core.answers.scorers import is_scorer, match_with
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.typed_answers import Answer
 from lema_core.answers.worker_pool import Workers, shared_workers
@@ -72,12 +71,12 @@ def _match(
         equal = " ".join(gold.split()).casefold() == " ".join(pred.split()).casefold()
         return Match("equal" if equal else "different", "string", "the texts are compared without case and spacing")
     quick = match_light(gold, pred, None if policy is DEFAULT_POLICY else policy)
-    return quick if quick is not None else _heavy(gold, pred, workers or shared_workers())
+    return quick if quick is not None else _match_symbolically(gold, pred, workers or shared_workers())
 
 
 @lru_cache(maxsize=CACHE)
 def match_light(gold: str, pred: str, policy: MatchPolicy | None = None) -> Match | None:
-    """Compare by the layers that run in this process; None where they cannot tell. No policy is the default one."""
+    """Compare by the layers that run in this process; None where they cannot decide. No policy is the default one."""
     if gold == pred and gold.strip():
         return Match("equal", "string", "the same text")
     if len(gold) > MAX_ANSWER_CHARS or len(pred) > MAX_ANSWER_CHARS:
@@ -111,7 +110,7 @@ def _durations(gold: str, pred: str) -> Match | None:
     if spans == [None, None]:
         return None
     minutes = [
-        int(span[1]) * 60 + int(span[2]) if span else _minutes(side)
+        int(span[1]) * 60 + int(span[2]) if span else _in_minutes(side)
         for span, side in zip(spans, (gold, pred), strict=True)
     ]
     numbers = [_plain(gold), _plain(pred)]
@@ -125,7 +124,7 @@ def _durations(gold: str, pred: str) -> Match | None:
     return Match("equal" if same else "different", "structure", "a duration in hours and minutes")
 
 
-def _minutes(text: str) -> Fraction | None:
+def _in_minutes(text: str) -> Fraction | None:
     """Return the minutes of ``90 minutes`` or ``1.5 hours``."""
     found = _HOURS.fullmatch(text.strip())
     return None if found is None else Fraction(found[1]) * (60 if found[2].lower().startswith("h") else 1)
@@ -166,6 +165,8 @@ def _same_letters(left: Answer, right: Answer) -> bool:
 
 MAX_PRODUCT = 4
 _CHOICES = frozenset("abcdefghij")
+_UNKNOWNS = ("abcd", "klmn", "pqrst", "uvwxyz")
+"""Letters that unknowns have together."""
 
 
 def _as_products(gold: str, pred: str, left: Answer, right: Answer) -> bool:
@@ -174,8 +175,9 @@ def _as_products(gold: str, pred: str, left: Answer, right: Answer) -> bool:
     others = [answer.kind in {"value", "relation", "list", "tuple"} for answer in (left, right)]
     if not any(words) or not all(word or other for word, other in zip(words, others, strict=True)):
         return False
-    if all(words) and not _are_unknowns(gold):
-        return False
+    letters = set(gold.strip().strip("$").lower())
+    if all(words) and not any(letters <= set(together) for together in _UNKNOWNS):
+        return False  # two words are anagrams, car and arc
     sides = [
         parse_answer(text, letters=True) if word else parse_answer(text)
         for text, word in zip((gold, pred), words, strict=True)
@@ -191,12 +193,6 @@ def _is_short_word(text: str, answer: Answer) -> bool:
     return word.lower() not in ENGLISH and (word.islower() or word.isupper())
 
 
-def _are_unknowns(word: str) -> bool:
-    """Whether the letters of a word are some that unknowns have together: two words else are anagrams, car and arc."""
-    letters = set(word.strip().strip("$").lower())
-    return any(letters <= set(together) for together in ("abcd", "klmn", "pqrst", "uvwxyz"))
-
-
 @lru_cache(maxsize=CACHE)
-def _heavy(gold: str, pred: str, workers: Workers) -> Match:
+def _match_symbolically(gold: str, pred: str, workers: Workers) -> Match:
     return workers.match(to_ascii(gold), to_ascii(pred))

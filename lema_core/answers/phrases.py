@@ -1,11 +1,9 @@
-"""What the words around an answer do to it: deny it, take it back, compare it, compute with it, explain it."""
+"""Denials and retractions: whether the words around an answer deny it or take it back."""
 
 import re
-from fractions import Fraction
-from itertools import accumulate
-from operator import add, mul
+from collections.abc import Mapping
 
-_CLAUSE = re.compile(r"[.,;:!?\n]|\b(?:so|then|and|but|therefore|thus|hence|because|since)\b", re.IGNORECASE)
+CLAUSE = re.compile(r"[.,;:!?\n]|\b(?:so|then|and|but|therefore|thus|hence|because|since)\b", re.IGNORECASE)
 _DENIAL = re.compile(
     r"\b(?:not(?! (?:hard|difficult|only))|never|cannot|doubt|wrong|false|incorrect|unlikely|hardly"
     r"|nobody|no one|nicht|n['’]est pas|no es|não|non è|niet|не|nie)\b|n['’]t\b|不是|不等于|不等於",
@@ -13,19 +11,25 @@ _DENIAL = re.compile(
 )
 _RELATIVE = re.compile(r"\b(?:that|which|who) (?:do|does|did|are|is|were|was|have|has)(?:n['’]t| not)\b", re.IGNORECASE)
 """What says "... that do not work" denies nothing of the answer."""
-_ELSEWHERE = re.compile(
-    r"""\b(?:mistake|mistakenly|wrongly|incorrectly|tempt(?:ed|ing)|at\ first|first\ glance|naive(?:ly)?|trap)\b
-    |\b(?:you|one|someone|somebody|people|some|many|most|students?|they|he|she|others?)\s+
-        (?:(?:may|might|could|would|will|often|usually|also)\s+){0,3}(?:think|believe|say|claim|guess|conclude|assume)s?\b
-    |\b(?:you|one|people|some|many|students?|they)\s+(?:may|might|could|would)\s+(?:\w+\s+)?(?:get|obtain|answer|write|expect|find)\b
-    |\b(?!(?:I|we|who|the|all|both|these|those|his|her|their|its|my|our|your|of|such|several|many|some|more|random|wrong
-        |right|correct|two|three|four|five|six|seven|eight|nine|ten|[0-9]++)\b)\w+\s+(?:thinks|believes|says|claims|guesses|argues|suggests|assumes|insists|hopes)\b
-    |\b\w+\s+(?:thought|believed|said|claimed|guessed|argued|suggested|assumed|hoped|wished)\b(?!\s+process)
-    |\bto\s+(?:think|believe|say|claim|guess|assume|conclude)\b(?=\s+that\b|\s*$|\s+(?:the|its|his|her|their)\s*$)
-    |\bwould\ have\ been\b|\bused\ to\ be\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-"""Whoever thinks so, it is not the writer: "Bob thinks the answer is", "a common mistake is to say"."""
+_ELSEWHERE = {
+    "a common mistake is to say": r"""\b(?:mistake|mistakenly|wrongly|incorrectly|tempt(?:ed|ing)|at\ first
+        |first\ glance|naive(?:ly)?|trap)\b""",
+    "many students would say": r"""\b(?:you|one|someone|somebody|people|some|many|most|students?|they|he|she|others?)\s+
+        (?:(?:may|might|could|would|will|often|usually|also)\s+){0,3}
+        (?:think|believe|say|claim|guess|conclude|assume)s?\b""",
+    "you might get": r"""\b(?:you|one|people|some|many|students?|they)\s+(?:may|might|could|would)\s+(?:\w+\s+)?
+        (?:get|obtain|answer|write|expect|find)\b""",
+    "Bob thinks": r"""\b(?!(?:I|we|who|the|all|both|these|those|his|her|their|its|my|our|your|of|such|several|many|some
+        |more|random|wrong|right|correct|two|three|four|five|six|seven|eight|nine|ten|[0-9]++)\b)
+        \w+\s+(?:thinks|believes|says|claims|guesses|argues|suggests|assumes|insists|hopes)\b""",
+    "Bob thought": r"""\b\w+\s+(?:thought|believed|said|claimed|guessed|argued|suggested|assumed|hoped|wished)\b
+        (?!\s+process)""",
+    "it is wrong to think that": r"""\bto\s+(?:think|believe|say|claim|guess|assume|conclude)\b
+        (?=\s+that\b|\s*$|\s+(?:the|its|his|her|their)\s*$)""",
+    "it would have been": r"\bwould\ have\ been\b",
+    "it used to be": r"\bused\ to\ be\b",
+}
+"""Words of others, or of another case: an example of each form, and its pattern."""
 _ATTRIBUTED = re.compile(
     r"\baccording to (?!the\b|our\b|this\b|these\b|that\b|my\b|its\b|step)"
     r"|\bin (?!my\b|our\b)\w+(?:['’]s?)?(?: \w+)? (?:opinion|view)\b",
@@ -54,49 +58,55 @@ _RIGHT = r"""(?:(?:\w+\s+)?(?:right|correct|true|valid|possible|accurate|reasona
     |(?:it|so|what|our|my|negative)
     |(?:the|an?)\s+(?:(?!extraneous|only|other)\w+\s+)?(?:answer|value|result|solution|case|one|number|integer|total|possibility|option))"""
 """What an answer must be; not "is not on the line" or "cannot be simplified"."""
-_RETRACTION = re.compile(
-    rf"""\b{_SUBJECT}(?:['’]s|\s+(?:is|was|are|were|looks|seems|must\ be|would\ be|can\ be))\s+(?:\w+\s+){{0,3}}?
+_RETRACTION = {
+    "this answer is too large": rf"""\b{_SUBJECT}
+        (?:['’]s|\s+(?:is|was|are|were|looks|seems|must\ be|would\ be|can\ be))\s+(?:\w+\s+){{0,3}}?
         (?:{_WRONG}|(?:an?|the|my)\s+(?:mistake|error)|too\s+(?:small|large|big|high|low|much|many|few|hasty))\b
-        (?!\s+(?:to|for|that)\b)
-    |\b{_SUBJECT}\s+(?:contradicts?|violates?|fails?)\b
-    |\b(?:I['’]m|I\ am|I\ was)\s+(?:\w+\s+)?{_WRONG}\b
-    |\bthere\s+(?:is|was|must\ be|are|were)\s+(?:an?\s+|some\s+)?(?:mistake|error|slip|typo)s?\b
-    |(?:^|[.!?…\n])[ \t]*+(?:(?:mistake|error)[ \t]*[!:.]|not\s+(?:quite|right|correct|so|exactly|really)\b)
-    |\b{_SUBJECT}\s*{_NOT}\s+(?:\w+\s+){{0,2}}?
+        (?!\s+(?:to|for|that)\b)""",
+    "this contradicts the question": rf"\b{_SUBJECT}\s+(?:contradicts?|violates?|fails?)\b",
+    "I was wrong": rf"\b(?:I['’]m|I\ am|I\ was)\s+(?:\w+\s+)?{_WRONG}\b",
+    "there is an error": r"\bthere\s+(?:is|was|must\ be|are|were)\s+(?:an?\s+|some\s+)?(?:mistake|error|slip|typo)s?\b",
+    "Not quite": r"""(?:^|[.!?…\n])[ \t]*+
+        (?:(?:mistake|error)[ \t]*[!:.]|not\s+(?:quite|right|correct|so|exactly|really)\b)""",
+    "it does not add up": rf"""\b{_SUBJECT}\s*{_NOT}\s+(?:\w+\s+){{0,2}}?
         (?:right|correct|true|valid|match|work|hold|make\ sense|satisfy|add\ up|possible|agree|fit|consistent|what
-        |the\ answer|the\ (?:right|correct)|reasonable)\b
-    |\b{_SUBJECT}\s*{_NOT}\s+(?:be\s+)?(?:{_RIGHT}\b|(?:equal\s+to\s+)?[$\\(]*-?[0-9])
-    |\bthat\s+(?:gives|contradicts|violates)\b
-    |\b(?:edit|update|revision|(?:revised|corrected|amended)(?:\s+\w+)?)\s*:
-    |\b(?:I|we)\s+(?:\w+\s+){{0,2}}?(?:made\s+(?:an?|the|some|my)|forgot|miscalculat|misread|misunderst|misinterpret|mis-?count
-        |missed|overlooked|messed|was\s+{_WRONG}|were\s+{_WRONG}|should\ have|apologi[sz]e|meant
+        |the\ answer|the\ (?:right|correct)|reasonable)\b""",
+    "it isn't equal to 5": rf"\b{_SUBJECT}\s*{_NOT}\s+(?:be\s+)?(?:{_RIGHT}\b|(?:equal\s+to\s+)?[$\\(]*-?[0-9])",
+    "that gives": r"\bthat\s+(?:gives|contradicts|violates)\b",
+    "Edit:": r"\b(?:edit|update|revision|(?:revised|corrected|amended)(?:\s+\w+)?)\s*:",
+    "I forgot": rf"""\b(?:I|we)\s+(?:\w+\s+){{0,2}}?(?:made\s+(?:an?|the|some|my)|forgot|miscalculat|misread|misunderst
+        |misinterpret|mis-?count|missed|overlooked|messed|was\s+{_WRONG}|were\s+{_WRONG}|should\ have|apologi[sz]e|meant
         |need\s+to\s+(?:re|correct|fix|add|subtract|check|double)
-        |don['’]t\s+think|do\s+not\s+think|doubt|take\s+(?:that|it)\s+back|mixed\ up|confused)
-    |\b(?:oops|whoops|my\ bad|my\ mistake|scratch\ that|strike\ that|never\ ?mind
+        |don['’]t\s+think|do\s+not\s+think|doubt|take\s+(?:that|it)\s+back|mixed\ up|confused)""",
+    "let me recalculate": r"""\b(?:oops|whoops|my\ bad|my\ mistake|scratch\ that|strike\ that|never\ ?mind
         |on\ (?:second\ thoughts?|reflection|closer\ \w+)
         |disregard
         |correction|retract(?:ed)?|miscalculat\w+|sorry|apologies|ignore\ (?:that|this|the\ (?:above|previous))
         |no,?\ wait|wait,?\ no|start(?:ing)?\ over|try(?:ing)?\ (?:this\ |it\ )?again
         |check(?:ing)?\ (?:this\ |it\ |that\ )?again|let['’]?s?\ (?:me\ )?(?:correct|fix
-        |re-?(?:check|calcul|comput|consider|do|read|visit|think|evaluat|examin|count|assess|verif|work|solv)\w*))\b
-    |\b(?:should|ought\ to|must)\s+(?:\w+\s+)?(?:be|have\ been)\s+[$\\(*]{{0,4}}(?:boxed\{{)?-?[0-9]
-    |\b(?:correct|right|real|actual|true)\s+(?:answer|value|result|number|one|total)\s+(?:is|was|would\ be|should\ be)\b
-    |(?:^|[.!?…,;:—–\n-])[ \t]*+(?:no|nope|nah|wrong|incorrect|false)(?:[,.;:!—–-]|\s*$|\s+it\b|\s+that\b)
-    |等等|等一下|不对|不對|错了|錯了|搞错|算错|更正|应该是|應該是|有误
-    |\b(?:falsch|fehler|korrektur|moment\ mal|erreur|faux|en\ fait|pardon|incorrecto|equivocad\w+|corrección
+        |re-?(?:check|calcul|comput|consider|do|read|visit|think|evaluat|examin|count|assess|verif|work|solv)\w*))\b""",
+    "it should be 6": r"\b(?:should|ought\ to|must)\s+(?:\w+\s+)?(?:be|have\ been)\s+[$\\(*]{0,4}(?:boxed\{)?-?[0-9]",
+    "the real answer is": r"""\b(?:correct|right|real|actual|true)\s+(?:answer|value|result|number|one|total)\s+
+        (?:is|was|would\ be|should\ be)\b""",
+    "No, it": r"(?:^|[.!?…,;:—–\n-])[ \t]*+(?:no|nope|nah|wrong|incorrect|false)(?:[,.;:!—–-]|\s*$|\s+it\b|\s+that\b)",
+    "不对": r"等等|等一下|不对|不對|错了|錯了|搞错|算错|更正|应该是|應該是|有误",
+    "das ist falsch": r"""\b(?:falsch|fehler|korrektur|moment\ mal|erreur|faux|en\ fait|pardon|incorrecto
+        |equivocad\w+|corrección
         |en\ realidad|errado|na\ verdade|sbagliato|ошиб\w+|неверно|неправильно|на\ самом\ деле)\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_AT_ONCE = re.compile(
-    rf"""[\s$\\)\]}}*_.,;:"'”!?—–-]*+(?:\(|\[|which\s)?\s*+
-    (?:would\ (?:be|have)\b|(?:does|do|did)\s*(?:not|n['’]t)\s+(?:satisfy|work|fit|hold|match|make|solve|add|agree)
-    |(?:(?:is|was|would\ be|looks|seems|(?:cannot|can['’]?t|can\ not)\ be)\s+(?:\w+\s+){{0,2}}?)?{_WRONG}\b(?!\s+to\b)
-    |(?:is|was)(?:\s+not|n['’]t)(?:\s+{_RIGHT}\b|\s*+(?:[.!;]|$))
-    |(?:cannot|can['’]?t|can\ not)\s+be\s+{_RIGHT}\b|no\s+longer\b)
-    |\s*+(?:\?++|\.\.\.+|…|,)\s*+no\b""",
-    re.VERBOSE | re.IGNORECASE,
-)
-"""What denies an answer in the words right behind it: "5 (wrong)", "5 is incorrect", "5? No"."""
+}
+"""What takes an answer back, anywhere behind it: an example of each form, and its pattern."""
+_GAP = r"""[\s$\\)\]}*_.,;:"'”!?—–-]*+(?:\(|\[|which\s)?\s*+"""
+_AT_ONCE = {
+    "would be": rf"{_GAP}would\ (?:be|have)\b",
+    " does not fit": rf"{_GAP}(?:does|do|did)\s*(?:not|n['’]t)\s+(?:satisfy|work|fit|hold|match|make|solve|add|agree)",
+    " (wrong)": rf"""{_GAP}(?:(?:is|was|would\ be|looks|seems|(?:cannot|can['’]?t|can\ not)\ be)\s+(?:\w+\s+){{0,2}}?)?
+        {_WRONG}\b(?!\s+to\b)""",
+    " is not right": rf"{_GAP}(?:is|was)(?:\s+not|n['’]t)(?:\s+{_RIGHT}\b|\s*+(?:[.!;]|$))",
+    " cannot be right": rf"{_GAP}(?:cannot|can['’]?t|can\ not)\s+be\s+{_RIGHT}\b",
+    " no longer": rf"{_GAP}no\s+longer\b",
+    "? No": r"\s*+(?:\?++|\.\.\.+|…|,)\s*+no\b",
+}
+"""What denies an answer in the words right behind it: an example of each form, and its pattern."""
 _DENIED_INSIDE = re.compile(
     rf"(?:\(|[,;—–]\s*|\b(?:is|was)\s+)(?:\w+\s+){{0,2}}?(?:{_WRONG}|not\s+(?:right|correct|true|valid))\b(?!\s+to\b)",
     re.VERBOSE | re.IGNORECASE,
@@ -118,8 +128,7 @@ _CONFIRMED = re.compile(
     r"|matches|consistent|works|holds|(?:all|looks) good|okay|ok|fine|as (?:expected|before)|agrees?|same)\b|[✓✔✅]",
     re.IGNORECASE,
 )
-_DIGITS = re.compile(r"[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+")
-_NUMBER_BEFORE = re.compile(r"(?<=[0-9])(?![0-9])")
+PLAIN_DIGITS = re.compile(r"[0-9]++(?:,[0-9]{3})*+(?:\.[0-9]++)?+")
 _LETTER = re.compile(r"[^\W\d_]")
 _CONCLUDES = re.compile(
     r"(?:=|\b(?:answer|so|thus|therefore|hence|gives?|giving|leav(?:es|ing)|remain|left|total|it['’]?s|it is|makes?"
@@ -130,47 +139,13 @@ _CONCLUDES = re.compile(
 MAX_CASE_APART = 60
 MAX_AFTERWORDS = 2_000
 """Only this many characters behind an answer are searched for what takes it back."""
-_SMALL = r"(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|\w+teen|twenty|thirty|forty|fifty)"
-_HEDGES = re.compile(
-    rf"""\b(?:not|never|cannot|neither|either|or|except|unlikely|hardly|doubt)\b|n['’]t\b
-    |(?:\b(?:(?:less|more|fewer|greater|larger|bigger|smaller|higher|lower)\ than|at\ (?:least|most)
-        |close\ to|other\ than|almost|nearly
-        |supposedly|allegedly|up\ to|under|over
-        |below|above|between|from|anything\ but|without
-        |twice|thrice|double|triple|half|third|quarter|{_SMALL}\ times|times|root|square|cube|sqrt|log|ln|abs|sin|cos
-        |tan|exp|factorial|reciprocal|opposite|inverse|negation|decrease|reduction|decline|drop|fall|loss
-        |minus|plus)
-       |[-+/]\s*[-+]|\bn\s?th)
-      (?:[\s(]+(?:of|from|by|to|the|an?|all|as|much|many|number|value|about|approximately|roughly|around|exactly|only))*
-      [\s(]*\$?[\s(]*[-+]?$""",
-    re.VERBOSE | re.IGNORECASE,
-)
-_SUFFIXES = re.compile(
-    rf"""(?:[_']\s?[0-9{{(]|[A-Za-z]+[0-9]|\+\s*$|(?![mgLlhsCFWVJNAdkKMB])[A-Za-z]\b
-    |\s+(?:squared|cubed|factorial|remainder|mod(?:ulo)?|R|or\ (?:so|more|less|fewer|higher|lower|greater|another))\b
-    |\s+and\ (?:an?|one|two|three)\ (?:half|third|quarter|fourth|fifth|eighth|tenth)s?\b
-    |\s+(?:halves|thirds|fourths|fifths|sixths|eighths|tenths|hundredths|thousandths)\b
-    |.*\b(?:minus|plus|times|or|through|(?:divided|multiplied)\ by|to)\s+{_SMALL}\b)""",
-    re.VERBOSE,
-)
-_PART_OF = re.compile(
-    r"(?:\s+(?!to\b|times\b|per\b|or\b|and\b)[A-Za-z-]+){0,2}\s+"
-    r"(?:out of(?: (?:the|these|those|his|her|their|its|our|my|all|every|a total of))?"
-    r"|of (?:the|these|those|his|her|their|its|our|my|all)(?: (?:total|original|first))?)\s+\$?",
-    re.IGNORECASE,
-)
-_DURING = re.compile(
-    r"(?:\s+(?!or\b|and\b|to\b|if\b|than\b|times\b|minus\b|plus\b)[A-Za-z-]+){0,4}?\s+(?:in|after|over|for|during|within)"
-    r"(?: (?:the|these|those|all|next|first|last|past|whole)){0,2}\s+",
-    re.IGNORECASE,
-)
-_TIME = re.compile(r"[\s-]?(?:second|minute|hour|day|night|week|weekend|month|year|decade)s?\b", re.IGNORECASE)
-_RESTATES = re.compile(r"[(:;]|\b(?:that is|which is|i\.e\.|or|so)\b", re.IGNORECASE)
-_OTHERWISE = re.compile(r"^\s*(?:or|not|and|else|otherwise)\b", re.IGNORECASE)
-_ROUNDED = re.compile(r"\b(?:round(?:ed|ing|s)?|approx\w*|about|nearest|exact(?:ly)?|truncated)\b|≈", re.IGNORECASE)
-_PLAIN_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-MAX_TERMS = 8
-_OPERATES = re.compile(r"\b(?:minus|plus|times|divided|multiplied|power|over|remainder)\b|[-+*/^]", re.IGNORECASE)
+
+
+def _any_of(forms: Mapping[str, str]) -> re.Pattern[str]:
+    return re.compile("\n|".join(forms.values()), re.VERBOSE | re.IGNORECASE)
+
+
+_SAYS_ELSEWHERE, _TAKES_BACK, _DENIES_AT_ONCE = map(_any_of, (_ELSEWHERE, _RETRACTION, _AT_ONCE))
 
 
 def denied(before: str) -> bool:
@@ -179,16 +154,16 @@ def denied(before: str) -> bool:
         sentence = _SENTENCE_END.split(before[-160:])[-1]
         if _ATTRIBUTED.search(sentence):
             return True
-    clause = _RELATIVE.sub("", _CLAUSE.split(before[-160:])[-1])
+    clause = _RELATIVE.sub("", CLAUSE.split(before[-160:])[-1])
     if not clause.strip():
         return False
-    return _DENIAL.search(clause) is not None or _ELSEWHERE.search(clause) is not None
+    return _DENIAL.search(clause) is not None or _SAYS_ELSEWHERE.search(clause) is not None
 
 
 def denies_box(before: str) -> bool:
     r"""Say whether the words right in front of a box deny it: ``not $\boxed{5}$``, ``instead of \boxed{5}``."""
     before = before[-160:]
-    return _DENIED_BOX.search(before) is not None or _ELSEWHERE.search(_CLAUSE.split(before)[-1]) is not None
+    return _DENIED_BOX.search(before) is not None or _SAYS_ELSEWHERE.search(CLAUSE.split(before)[-1]) is not None
 
 
 def denies(words: str) -> bool:
@@ -210,7 +185,11 @@ def taken_back(behind: str, value: str) -> bool:
     behind = without_drawings(behind[:MAX_AFTERWORDS])
     if len(behind) < 3 or not _LETTER.search(behind):
         return False
-    if _AT_ONCE.match(behind) or any(_is_of_the_answer(found) for found in _RETRACTION.finditer(behind)):
+    if _DENIES_AT_ONCE.match(behind) or any(
+        # Further on, "this is impossible" closes a case of a proof
+        "impossible" not in found.group().lower() or found.start() < MAX_CASE_APART
+        for found in _TAKES_BACK.finditer(behind)
+    ):
         return True
     if any(found[1] not in value for found in _STATED_ANEW.finditer(behind)):
         return True
@@ -230,15 +209,10 @@ def without_drawings(text: str) -> str:
     return "".join([*kept, text[at:]])
 
 
-def _is_of_the_answer(found: re.Match[str]) -> bool:
-    # Further on, "this is impossible" closes a case of a proof.
-    return "impossible" not in found.group().lower() or found.start() < MAX_CASE_APART
-
-
 def _stays_in_doubt(doubt: re.Match[str], rest: str, value: str) -> bool:
     if _CONFIRMED.search(rest):
         return False
-    own, numbers = set(_DIGITS.findall(value)), _DIGITS.findall(rest)
+    own, numbers = set(PLAIN_DIGITS.findall(value)), PLAIN_DIGITS.findall(rest)
     word = doubt[1].lower()
     if word.startswith(("wait", "hm", "hold", "hang")):
         return bool(set(numbers) - own) or _SAYS_ANSWER.search(rest) is None
@@ -247,58 +221,3 @@ def _stays_in_doubt(doubt: re.Match[str], rest: str, value: str) -> bool:
     # "8 is enough, but 7 is not" adds something; what takes 8 back concludes with another number.
     concluded = [first or second for first, second in _CONCLUDES.findall(rest)]
     return bool(set(concluded) - own) and numbers[-1] not in own
-
-
-def explains(remark: str, value: str) -> bool:
-    """Say whether a remark in brackets only tells how a number came about: "(9 eggs at $2 each)" behind 18.
-
-    It does if it states or computes the number, or rounds it; a remark with other numbers is another answer.
-    """
-    target = _number(value)
-    if target is None or _OTHERWISE.search(remark):
-        return False
-    numbers = [number for text in _DIGITS.findall(remark) if (number := _number(text)) is not None]
-    if len(numbers) > MAX_TERMS:
-        return False
-    if _ROUNDED.search(remark) and any(abs(number - target) < 1 for number in numbers):
-        return True
-    if "=" in remark:
-        return target in numbers
-    return len(numbers) > 1 and target in _results(numbers)
-
-
-def _results(numbers: list[Fraction]) -> set[Fraction]:
-    """Return what a few numbers give by one operation from left to right."""
-    difference = numbers[0] - sum(numbers[1:])
-    results = {*list(accumulate(numbers, add))[-1:], *list(accumulate(numbers, mul))[-1:], difference, -difference}
-    if len(numbers) == 2 and all(numbers):
-        results |= {numbers[0] / numbers[1], numbers[1] / numbers[0]}
-    return results
-
-
-def _number(text: str) -> Fraction | None:
-    plain = text.strip().replace(",", "").replace("$", "")
-    return Fraction(plain) if len(plain) <= 30 and _PLAIN_NUMBER.fullmatch(plain) else None
-
-
-def hedged(before: str, behind: str = "") -> bool:
-    """Say whether the words beside a number change it: "less than 5", "half of 10", "5 squared", "5 or more"."""
-    return _HEDGES.search(before) is not None or _SUFFIXES.match(behind) is not None
-
-
-def changed(before: str) -> bool:
-    """Say whether the words between a number and the one before it deny or change it: "there are at least"."""
-    words = _NUMBER_BEFORE.split(_CLAUSE.split(before[-160:])[-1])[-1]
-    return denied(words) or hedged(words)
-
-
-def is_context(between: str, behind: str) -> bool:
-    """Say whether a second number only tells of what or when the first one is: "18 of the 20", "18 in 3 days"."""
-    if _PART_OF.fullmatch(between):
-        return True
-    return _DURING.fullmatch(between) is not None and _TIME.match(behind) is not None
-
-
-def restates(between: str) -> bool:
-    """Say whether a number said twice is one number: "18 dollars, that is $18", but not "18 minus 18"."""
-    return _RESTATES.search(between) is not None and _OPERATES.search(between) is None

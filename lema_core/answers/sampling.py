@@ -1,6 +1,6 @@
 r"""Where two expressions are compared: points on both sides of every place at which one of them changes its form.
 
-Three generic points tell two rational or analytic functions apart. They do not tell ``|x-200|`` from ``200-x``, nor
+Three generic points separate two rational or analytic functions. They do not separate ``|x-200|`` from ``200-x``, nor
 ``\lceil n/2\rceil`` from ``\lfloor n/2\rfloor+1``. So the arguments of absolute values, roots, logarithms, maxima
 and floors of both expressions are solved for each unknown, and points are taken between their zeros.
 
@@ -222,23 +222,16 @@ def _conditions(node: Node) -> tuple[Node, ...]:
         own = tuple(Node("add", (node.args[0], Node("neg", (other,)))) for other in node.args[1:])
     elif node.op == "call" and node.name in _UNIT_DOMAIN:
         own = tuple(Node("add", (node.args[0], end)) for end in (ONE, Node("neg", (ONE,))))
-    elif _depends_on_sign(node):
-        own = node.args if node.op == "call" else node.args[:1]
+    elif node.op == "call":
+        own = node.args if node.name in {"ln", "log", "sgn"} else ()
+    elif node.op == "abs" or (node.op == "root" and node.args[1].value % 2 == 0):
+        own = node.args[:1]
+    elif node.op == "pow":
+        exponent = node.args[1].args[0] if node.args[1].op == "neg" else node.args[1]
+        own = () if exponent.op == "num" and exponent.value.denominator == 1 else node.args[:1]
     return tuple(part for part in own if unknowns(part)) + tuple(
         found for arg in node.args for found in _conditions(arg)
     )
-
-
-def _depends_on_sign(node: Node) -> bool:
-    if node.op == "call":
-        return node.name in {"ln", "log", "sgn"}
-    is_root = node.op == "root" and node.args[1].value % 2 == 0
-    return node.op == "abs" or is_root or (node.op == "pow" and not _is_integer(node.args[1]))
-
-
-def _is_integer(node: Node) -> bool:
-    number = node.args[0] if node.op == "neg" else node
-    return number.op == "num" and number.value.denominator == 1
 
 
 def zeros(node: Node, name: str, others: Values, work: Work) -> list[float]:

@@ -10,12 +10,20 @@ from itertools import product
 from math import prod
 
 from lema_core.answers.expressions import MAX_TOKENS, Node, Tokens, parse_expression
-from lema_core.answers.forms import canonical, date_of, without_remarks
-from lema_core.answers.leaves import is_prose, quantity, typed_number, words
 from lema_core.answers.lexer import to_ascii, tokens_of
-from lema_core.answers.lexicon import GENERIC_LABELS
-from lema_core.answers.relations import as_interval
-from lema_core.answers.typed_answers import CLOSING, OPENING, Answer, closes_at_end, split_top
+from lema_core.answers.lexicon import FILLERS, GENERIC_LABELS, NEGATIONS, QUALIFIERS, SCALES, UNIT_NAMES, UNITS
+from lema_core.answers.typed_answers import (
+    CLOSING,
+    OPENING,
+    Answer,
+    as_interval,
+    canonical,
+    closes_at_end,
+    date_of,
+    split_top,
+    without_remarks,
+)
+from lema_core.answers.values import has_unknowns
 
 MAX_ITEMS = 64
 MAX_NESTING = 6
@@ -25,10 +33,12 @@ _ORDINALS = frozenset(["'th", "'st", "'nd", "'rd"])
 MAX_SIGN_CHOICES = 16
 _SEPARATORS = frozenset([",", ";", "&and", "&or"])
 _LOGIC = frozenset(["land", "lor"])
-
-
 _ABOUT = frozenset(["approx", "'about", "'approximately", "'roughly", "'around", "'approx", "'nearly", "'circa"])
 _CASE_WORDS = frozenset(["'if", "'for", "'when", "'where", "'otherwise", "'else"])
+MAX_TIME_DIGITS = 6
+_HALVES = {"'am": "'am", "'pm": "'pm", "'noon": "'pm", "'midnight": "'am"}
+_NO_THINGS = FILLERS | QUALIFIERS | SCALES.keys()
+_SCALED = {"'" + word + plural: factor for word, factor in SCALES.items() for plural in ("", "s")}
 
 
 @lru_cache(maxsize=32_768)
@@ -37,7 +47,9 @@ def parse_answer(text: str, *, letters: bool = False) -> Answer:
     date = date_of(to_ascii(text).strip())
     if date is not None:
         return date
-    tokens = tokens_of(text, letters=True) if letters else tokens_of(text)  # the lexer's cache tells the two apart
+    tokens = (
+        tokens_of(text, letters=True) if letters else tokens_of(text)
+    )  # the lexer's cache has the two under two keys
     if tokens[:1] == ("{",) and tokens.count("{") > tokens.count("}"):
         tokens = tokens[1:]  # a box that was never closed
     remarks = without_remarks(tokens)
@@ -54,23 +66,23 @@ def _list(tokens: Tokens, depth: int) -> Answer:
     if depth > MAX_NESTING or len(tokens) > MAX_TOKENS or not tokens:
         return Answer("raw", tokens)
     tokens = _rows_as_list(tokens)
-    parts = [part for part in split_top(tokens, _separators(tokens)) if part]
+    # "x = 1 \\lor x = 2" lists two answers; "p \\lor q" is a formula of logic
+    clauses = split_top(tokens, _LOGIC) if _LOGIC.intersection(tokens) else []
+    lists = bool(clauses) and all(_RELATIONS.intersection(clause) for clause in clauses)
+    parts = [part for part in split_top(tokens, _SEPARATORS | _LOGIC if lists else _SEPARATORS) if part]
     if len(parts) > MAX_ITEMS:
         return Answer("raw", tokens)
     if len(parts) <= 1:
         return _signed_pair(parts[0] if parts else tokens, depth)
-    if ":" not in tokens and all(is_prose(part) for part in parts):
+    if ":" not in tokens and all(_is_prose(part) for part in parts):
         return Answer("text", tuple(lexeme for lexeme in tokens if lexeme not in _SEPARATORS))
     items: list[Answer] = []
     for part in parts:
         item = _signed_pair(part, depth + 1)
-        items.extend(item.items if item.kind == "list" and not _is_condition(item) else [item])
+        # "(x > 1 and x < 2)" is one of the two conditions of "(x > 1 and x < 2) or x > 5"
+        is_condition = any(inner.kind == "relation" for inner in item.items)
+        items.extend(item.items if item.kind == "list" and not is_condition else [item])
     return Answer("list", tokens, items=tuple(items))
-
-
-def _is_condition(listed: Answer) -> bool:
-    """``(x > 1 and x < 2)`` is one of the two conditions of ``(x > 1 and x < 2) or x > 5``."""
-    return any(item.kind == "relation" for item in listed.items)
 
 
 def _rows_as_list(tokens: Tokens) -> Tokens:
@@ -83,13 +95,6 @@ def _rows_as_list(tokens: Tokens) -> Tokens:
     for row in rows:
         result += [*([";"] if result and row and row[0] not in _COMPARISONS else []), *row]
     return tuple(result)
-
-
-def _separators(tokens: Tokens) -> frozenset[str]:
-    r"""``x = 1 \lor x = 2`` lists two answers; ``p \lor q`` is a formula of logic."""
-    parts = split_top(tokens, _LOGIC) if _LOGIC.intersection(tokens) else []
-    listed = bool(parts) and all(_RELATIONS.intersection(part) for part in parts)
-    return _SEPARATORS | _LOGIC if listed else _SEPARATORS
 
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:
@@ -117,18 +122,28 @@ def _unlabelled(tokens: Tokens, depth: int) -> Answer:
     if tokens and _COMPARISONS.intersection(tokens) and len(split_top(tokens, _COMPARISONS)) > 1:
         return _relation(tokens, depth)
     answer = (
-        (_composite(tokens, depth) or typed_number(tokens) or _share(tokens) or quantity(tokens)) if tokens else None
+        (
+            _union(tokens, depth)
+            or _bracketed(tokens, depth)
+            or _matrix(tokens, depth)
+            or _cases(tokens, depth)
+            or _typed_number(tokens)
+            or _share(tokens)
+            or _quantity(tokens)
+        )
+        if tokens
+        else None
     )
     if answer is not None:
         return answer
-    return Answer("text", words(tokens)) if is_prose(tokens) else Answer("raw", tokens)
+    return Answer("text", _without_marks(tokens)) if _is_prose(tokens) else Answer("raw", tokens)
 
 
 def _share(tokens: Tokens) -> Answer | None:
     """``3 out of 4`` is 3/4."""
     if tokens[1:3] != ("'out", "'of") or len(tokens) < 4:
         return None
-    top, bottom = parse_expression(tokens[:1]), quantity(tokens[3:])
+    top, bottom = parse_expression(tokens[:1]), _quantity(tokens[3:])
     if top is None or bottom is None or bottom.node is None or top.op != "num" or bottom.node.op != "num":
         return None
     return Answer("value", tokens, Node("div", (top, bottom.node)))
@@ -143,24 +158,15 @@ def _label(tokens: Tokens) -> tuple[Tokens, bool, Tokens]:
     label: Tokens = ()
     is_member = False
     if "in" in tokens[1:] and split_top(tokens, {"in"})[1:]:
-        name, _, member = _partition(tokens, "in")
-        if _is_name(name):
-            is_member, tokens = True, member
-    if ":" in tokens and is_prose(tokens[: tokens.index(":")]):
+        index = tokens.index("in")
+        if _is_name(tokens[:index]):
+            is_member, tokens = True, tokens[index + 1 :]
+    if ":" in tokens and _is_prose(tokens[: tokens.index(":")]):
         words_before = tokens[: tokens.index(":")]
         tokens = tokens[len(words_before) + 1 :]
         label = tuple(word for word in words_before if word[0] == "'" and word[1:] not in GENERIC_LABELS)
     ordinal = tokens[-4:-2] == ("^", "{") and tokens[-2] in _ORDINALS
     return label, is_member, tokens[:-4] if ordinal else tokens
-
-
-def _composite(tokens: Tokens, depth: int) -> Answer | None:
-    return _union(tokens, depth) or _bracketed(tokens, depth) or _matrix(tokens, depth) or _cases(tokens, depth)
-
-
-def _partition(tokens: Tokens, lexeme: str) -> tuple[Tokens, str, Tokens]:
-    index = tokens.index(lexeme)
-    return tokens[:index], lexeme, tokens[index + 1 :]
 
 
 def _is_name(tokens: Tokens) -> bool:
@@ -169,7 +175,7 @@ def _is_name(tokens: Tokens) -> bool:
         return False
     node = parse_expression(tokens)
     if node is None:
-        return is_prose(tokens) or tokens[0] in {"angle", "triangle"} or _is_application(tokens)
+        return _is_prose(tokens) or tokens[0] in {"angle", "triangle"} or _is_application(tokens)
     named_absolute = node.op == "abs" and all(lexeme.isalpha() for lexeme in tokens[1:-1])
     product = node.op == "mul" and len(tokens) <= 4 and all(len(lexeme) == 1 and lexeme.isupper() for lexeme in tokens)
     return node.op == "var" or named_absolute or product or _is_application(tokens)
@@ -186,7 +192,12 @@ def _is_application(tokens: Tokens) -> bool:
 
 def _relation(tokens: Tokens, depth: int) -> Answer:
     parts = split_top(tokens, _COMPARISONS)
-    signs = tuple(sign for sign in _top_signs(tokens))
+    signs: list[str] = []
+    nesting = 0
+    for lexeme in tokens:
+        nesting += (lexeme in OPENING) - (lexeme in CLOSING)
+        if nesting == 0 and lexeme in _COMPARISONS:
+            signs.append(lexeme)
     if "approx" in signs:
         return _approximation(tokens, parts, signs, depth)
     if any(not part for part in parts):
@@ -194,10 +205,10 @@ def _relation(tokens: Tokens, depth: int) -> Answer:
     if set(signs) == {"="}:
         return _equation(tokens, parts, depth)
     items = tuple(_item(part, depth + 1) for part in parts)
-    return Answer("relation", tokens, items=items, signs=signs)
+    return Answer("relation", tokens, items=items, signs=tuple(signs))
 
 
-def _approximation(tokens: Tokens, parts: list[Tokens], signs: tuple[str, ...], depth: int) -> Answer:
+def _approximation(tokens: Tokens, parts: list[Tokens], signs: list[str], depth: int) -> Answer:
     r"""``x \approx 3.2`` is 3.2 with a name; after ``x = \sqrt{2}`` it is only the rounded form of that."""
     cut = signs.index("approx")
     if cut == 0 and len(parts[0]) and _is_name(parts[0]):
@@ -210,7 +221,11 @@ def _approximation(tokens: Tokens, parts: list[Tokens], signs: tuple[str, ...], 
 
 def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
     """``x = 5`` is 5 with a name; ``a = b = 5`` is its last side; an equation between expressions stays one."""
-    if _is_name(parts[0]) or _is_tuple_of_names(parts[0]) or _is_ratio_of_names(parts[0]):
+    first = parts[0]
+    names = split_top(first, {":"})  # a : b = 1 : 2
+    if len(names) == 1 and first[0] in {"(", "["} and closes_at_end(first):
+        names = [name for name in split_top(first[1:-1], {",", ";"}) if name]  # (x, y) = (1, 2)
+    if _is_name(first) or all(_is_name(name) for name in names):
         last = _item(parts[-1], depth + 1)
         return replace(last, name=parts[0])
     if len(parts) == 2 and _is_name(parts[1]) and parse_expression(parts[1]) is not None:
@@ -219,26 +234,6 @@ def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
             return replace(value, name=parts[1])
     items = tuple(_item(part, depth + 1) for part in parts)
     return Answer("relation", tokens, items=items, signs=("=",) * (len(parts) - 1))
-
-
-def _is_tuple_of_names(tokens: Tokens) -> bool:
-    if tokens[0] not in {"(", "["} or not closes_at_end(tokens):
-        return False
-    return all(_is_name(part) for part in split_top(tokens[1:-1], {",", ";"}) if part)
-
-
-def _is_ratio_of_names(tokens: Tokens) -> bool:
-    parts = split_top(tokens, {":"})
-    return len(parts) > 1 and all(_is_name(part) for part in parts)
-
-
-def _top_signs(tokens: Tokens) -> list[str]:
-    signs, depth = [], 0
-    for lexeme in tokens:
-        depth += (lexeme in OPENING) - (lexeme in CLOSING)
-        if depth == 0 and lexeme in _COMPARISONS:
-            signs.append(lexeme)
-    return signs
 
 
 def _union(tokens: Tokens, depth: int) -> Answer | None:
@@ -347,3 +342,118 @@ def _case(row: Tokens) -> tuple[Tokens, Tokens] | None:
     while condition and condition[0] in {"'if", "'for", "'when", "'where", ","}:
         condition = condition[1:]
     return (value, condition) if value and condition else None
+
+
+def _typed_number(tokens: Tokens) -> Answer | None:
+    """Read digits with a sign between them that is no arithmetic: times and ratios, ranges, numbers in a base."""
+    if ":" in tokens:
+        return _ratio(tokens)
+    if len(tokens) == 2 and tokens[1] in _HALVES and tokens[0].isdigit():
+        return _hour(tokens)
+    if len(tokens) == 3 and tokens[1] == "-" and tokens[0].isdigit() and tokens[2].isdigit():
+        if (len(tokens[0]), tokens[0]) < (len(tokens[2]), tokens[2]):
+            return Answer("range", tokens)
+        return None
+    sign, digits = (tokens[:1], tokens[1:]) if tokens[0] == "-" else ((), tokens)
+    if len(digits) >= 3 and digits[0][0].isdigit() and digits[1] == "_":
+        base = tuple(part for part in digits[2:] if part not in {"{", "}"})
+        return Answer("based", (*sign, digits[0], "_", *base))
+    return None
+
+
+def _ratio(tokens: Tokens) -> Answer | None:
+    half = _HALVES.get(tokens[-1], "")
+    parts = split_top(tokens[:-1] if half else tokens, {":"})
+    nodes = [parse_expression(part) for part in parts]
+    if len(parts) < 2 or None in nodes:
+        return None
+    items = tuple(Answer("value", part, node) for part, node in zip(parts, nodes, strict=True))
+    return Answer("ratio", tokens, items=items, brackets="clock" if _may_be_time(parts) else "", unit=half)
+
+
+def _hour(tokens: Tokens) -> Answer | None:
+    """``3 PM`` and ``12 noon`` are full hours."""
+    full = _ratio((tokens[0], ":", "00", tokens[1]))
+    return Answer("ratio", tokens, items=full.items, brackets="clock", unit=full.unit) if full else None
+
+
+def _may_be_time(parts: list[Tokens]) -> bool:
+    digits = [part[0] for part in parts if len(part) == 1 and part[0].isdigit() and len(part[0]) <= MAX_TIME_DIGITS]
+    if len(digits) != len(parts) or len(parts) > 3:
+        return False
+    return int(digits[0]) <= 24 and all(int(part) < 60 for part in digits[1:])
+
+
+def _quantity(tokens: Tokens) -> Answer | None:
+    """Read an expression, perhaps with words behind it that are its scale or unit."""
+    end = len(tokens)
+    while end > 0 and _is_unit(tokens, end):
+        end -= 1
+    node = _percentage(tokens[:end]) or parse_expression(tokens[:end]) if end else None
+    if node is None:
+        return None
+    if end == len(tokens):
+        return Answer("value", tokens, node, "deg" * (node.op == "deg"))
+    behind = [lexeme[1:] for lexeme in tokens[end:] if lexeme.startswith("'")]
+    if NEGATIONS.intersection(behind) or (has_unknowns(node) and not UNITS.issuperset(behind) and behind[0] != "for"):
+        return None
+    while end < len(tokens) and tokens[end] in _SCALED:
+        node = Node("mul", (node, Node("num", value=_SCALED[tokens[end]])))
+        end += 1
+    unit = _unit_name(tokens[end:])
+    if unit == "deg" and node.op != "deg":
+        node = Node("deg", (node,))
+    note = tuple(word for word in behind if word in QUALIFIERS)
+    things = () if unit else tuple(word for word in behind if word not in _NO_THINGS)
+    return Answer("value", tokens[:end], node, unit or "deg" * (node.op == "deg"), note=note, things=things)
+
+
+def _percentage(tokens: Tokens) -> Node | None:
+    """``1/2%`` is half a percent: the sign is of the whole fraction or mixed number before it."""
+    if tokens[-1] != "%" or "/" not in tokens or any(lexeme in {"+", "(", "{", "%"} for lexeme in tokens[:-1]):
+        return None
+    inner = parse_expression(tokens[:-1])
+    return None if inner is None or has_unknowns(inner) else Node("percent", (inner,))
+
+
+def _is_unit(tokens: Tokens, end: int) -> bool:
+    lexeme = tokens[end - 1]
+    if lexeme.startswith("'"):
+        return lexeme[1:].isalpha()
+    # the exponent of a unit, and the slash of one: cm^2, miles/hour
+    if lexeme in {"2", "3"}:
+        before = tokens[: end - 2] if tokens[end - 2] == "{" else tokens[: end - 1]
+        return before[-1:] == ("^",) and before[-2:][0].startswith("'")
+    if end >= 2 and lexeme == "^" and tokens[end - 2].startswith("'"):
+        return True
+    if lexeme in {"}", "{"} and end >= 3:
+        return any(tokens[index].startswith("'") for index in range(max(0, end - 5), end))
+    return lexeme == "/" and end < len(tokens) and tokens[end].startswith("'")
+
+
+def _unit_name(tokens: Tokens) -> str:
+    """Return the scale that a unit names, with its power and what it is per: ``m2``, ``mi/h``; "" for other words."""
+    parts = [_one_unit(part) for part in split_top(tokens, {"/", "'per"})]
+    return "/".join(parts) if parts[0] else ""
+
+
+def _one_unit(tokens: Tokens) -> str:
+    names = [UNIT_NAMES.get(lexeme[1:], lexeme[1:]) for lexeme in tokens if lexeme.startswith("'")]
+    power = "2" if "2" in tokens or {"square", "sq", "squared"} & set(names) else ""
+    power = "3" if "3" in tokens or {"cubic", "cu", "cubed"} & set(names) else power
+    known = [name for name in names if name in UNIT_NAMES]
+    known = [name for name in known if name != "deg"] if len(known) > 1 else known
+    return known[0] + power if len(known) == 1 else ""
+
+
+def _is_prose(tokens: Tokens) -> bool:
+    """Whether the tokens are words, perhaps with single letters, brackets and numbers among them."""
+    if len(tokens) == 1 and tokens[0].isalpha() and len(tokens[0]) == 1:
+        return False
+    return any(lexeme.startswith("'") for lexeme in tokens)
+
+
+def _without_marks(tokens: Tokens) -> Tokens:
+    """Return a text without its punctuation."""
+    marks = {"(", ")", "{", "}", ".", "-", "!", "?"}
+    return tokens[:1] * (tokens[0] == "-") + tuple(lexeme for lexeme in tokens if lexeme not in marks)

@@ -29,7 +29,7 @@ _NEXT_TURN = re.compile(
     rf"(?:{_CONTROL})\s*+(?:(?:{_CONTROL})\s*+)?+(?:user|human|system)\b", re.VERBOSE | re.IGNORECASE
 )
 MAX_TOKENS = 50
-"""Only so many control tokens are taken off the end of a text."""
+"""Up to this many control tokens are taken off the end of a text."""
 LONGEST_TOKEN = 50
 
 

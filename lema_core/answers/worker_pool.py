@@ -9,18 +9,17 @@ import atexit
 import json
 import os
 import queue
+import re
 import select
 import subprocess
 import sys
 import threading
 import time
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from lema_core.answers.limits import too_heavy
 from lema_core.answers.results import Match
 
 PAIR_CPU_SECONDS = 0.8
@@ -29,6 +28,18 @@ PAIR_WALL_SECONDS = 8.0
 START_SECONDS = 60.0
 POLL_SECONDS = 0.05
 MEMORY_MIB = 2048
+MAX_CHARS = 500
+MAX_DEPTH = 20
+_LONG_NUMBER = re.compile(r"[0-9]{60,}")
+_BIG_EXPONENT = re.compile(r"(?:\^|\*\*)\s*\{?\s*[-+(]?\s*[0-9]{5,}")
+_FACTORIALS = re.compile(r"[0-9]{4,}\s*[)}]*\s*!|!\s*[)}]*\s*!")
+_BIG_RANGE = re.compile(
+    r"\\(?:prod|sum|int)\b.{0,500}?[0-9]{4}|binom\s*\{\s*[0-9]{5}|!.{0,500}?\\prod|\\prod.{0,500}?!", re.DOTALL
+)
+_BASED = re.compile(r"[0-9]\s*_\s*\{?\s*[0-9]")
+_SIGNS = re.compile(r"\\pm|\\mp|[±∓]")
+MAX_SIGNS = 6
+_TOWER = re.compile(r"(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)[^-+=,;&]{0,40}(?:\^|\*\*)")
 
 
 class Workers:
@@ -146,16 +157,38 @@ class _Worker:
 
 
 _lock = threading.Lock()
-
-
-@lru_cache(maxsize=1)
-def _shared() -> Workers:
-    workers = Workers(count=max(1, min(4, (os.cpu_count() or 2) // 2)))
-    atexit.register(workers.close)
-    return workers
+_shared: list[Workers] = []
 
 
 def shared_workers() -> Workers:
     """Return this process's pool; the first call creates it, no process starts before a pair needs one."""
     with _lock:
-        return _shared()
+        if not _shared:
+            _shared.append(Workers(count=max(1, min(4, (os.cpu_count() or 2) // 2))))
+            atexit.register(_shared[0].close)
+        return _shared[0]
+
+
+def too_heavy(answer: str) -> str | None:
+    """Return why an answer must not be handed to a computer algebra system, or None where it may be."""
+    if len(answer) > MAX_CHARS:
+        return f"{len(answer)} characters; at most {MAX_CHARS} are computed with"
+    if len(_SIGNS.findall(answer)) > MAX_SIGNS:
+        return f"more than {MAX_SIGNS} signs ±"
+    depth = deepest = 0
+    for character in answer:
+        depth += (character in "([{") - (character in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        return f"brackets nested {deepest} deep; at most {MAX_DEPTH} are computed with"
+    for pattern, reason in (
+        (_LONG_NUMBER, "a number of 60 digits or more"),
+        (_BIG_EXPONENT, "an exponent of five digits or more"),
+        (_FACTORIALS, "a factorial of a factorial or of a number of four digits"),
+        (_TOWER, "a tower of powers"),
+        (_BASED, "a number in a base, which the parsers read as a decimal number"),
+        (_BIG_RANGE, "a sum, product, integral or binomial over large numbers"),
+    ):
+        if pattern.search(answer):
+            return reason
+    return None

@@ -1,4 +1,4 @@
-"""Corrections of mistakes: read a teacher's answer, check it, choose among several (paper, section 2.2).
+"""Corrections of mistakes: read a teacher's answer, check it, choose among several (paper, section 2.1).
 
 Contract: ``parse_correction`` reads the three parts (incorrect step, explanation, correct solution) or, for multiple
 choice, the two (mistakes, corrected answer), tolerant of markdown, missing braces and other labels. ``review`` checks
@@ -7,7 +7,6 @@ of ``REASONS``, and raises nothing for what a model wrote. The paper's only filt
 catch what that one lets through.
 """
 
-from lema_core.corrections.choose_tries import require_agreement, select
 from lema_core.corrections.parsing import (
     Fault,
     ParsedCorrection,
@@ -16,7 +15,7 @@ from lema_core.corrections.parsing import (
     render_choice_correction,
     render_correction,
 )
-from lema_core.corrections.review import REASONS, first_false_step, review
+from lema_core.corrections.review import REASONS, first_false_step, require_agreement, review, select
 
 __all__ = [
     "REASONS",

@@ -62,7 +62,7 @@ class Fault:
 
 
 def render_correction(step: int, explanation: str, steps: Sequence[str], answer_line: str | None) -> str:
-    """Return a correction in the text form of teachers and of fine-tuning examples (paper, section 2.2)."""
+    """Return a correction in the text form of teachers and of fine-tuning examples (paper, section 2.1)."""
     elision = ["..."] if step > 1 else []
     lines = [*elision, number_steps(steps, step), *([answer_line] if answer_line else [])]
     body = "\n".join(line for line in lines if line)
@@ -70,7 +70,7 @@ def render_correction(step: int, explanation: str, steps: Sequence[str], answer_
 
 
 def render_choice_correction(mistakes: str, corrected_answer: str) -> str:
-    """Return a correction in the shape without steps (paper, section 2.2: CommonsenseQA)."""
+    """Return a correction in the shape without steps (the paper's CommonsenseQA)."""
     return f"Mistakes: {mistakes}\nCorrected Answer: {corrected_answer}"
 
 

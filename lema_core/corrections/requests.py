@@ -1,12 +1,11 @@
-"""What is asked of the teachers, and the tries on one mistake brought together again (paper, section 2.2)."""
+"""Requests for corrections, and the reviewed tries on each mistake (paper, section 2.1)."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lema_core.corrections.choose_tries import require_agreement, without_false_steps
-from lema_core.corrections.review import review
+from lema_core.corrections.review import require_agreement, review, without_false_steps
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.prompts import correction_prompt
 from lema_core.questions.tasks import Task
@@ -30,7 +29,7 @@ class Tried:
 def correction_requests(
     mistakes: Iterable[JudgedPath], task: Task, sampling: Sampling, tries: int
 ) -> Iterator[CompletionRequest]:
-    """Yield ``tries`` requests a mistake, in order: the same prompt with sample index 0, 1, ..."""
+    """Yield ``tries`` requests per mistake, in order: the same prompt with sample index 0, 1, ..."""
     for mistake in mistakes:
         original = numbered_path(mistake.text) if task.shape == "steps" else strip_marks(mistake.text).strip()
         messages = correction_prompt(task.prompts, mistake.question, original, mistake.candidates, task.shape)
@@ -58,15 +57,15 @@ async def reviewed(
 async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task: Task, second: str) -> list[Tried]:
     """Return the tries that the second teacher's own correction agrees with on the step.
 
-    ``outcomes`` holds one answer for each mistake that is ``corrected``, in order: of the others nothing is asked.
+    ``outcomes`` holds one answer per mistake that is ``corrected``, in order: the second teacher gets only these.
     """
     checked = []
-    for one in tried:
-        rows = one.rows
-        if one.corrected:
+    for mistake_tries in tried:
+        rows = mistake_tries.rows
+        if mistake_tries.corrected:
             answer = await anext(outcomes)
             check = partial(review, family=task.family, shape=task.shape, corrector=second)
-            own = await asyncio.to_thread(check, one.mistake, answer)
+            own = await asyncio.to_thread(check, mistake_tries.mistake, answer)
             rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
-        checked.append(Tried(one.mistake, rows))
+        checked.append(Tried(mistake_tries.mistake, rows))
     return checked

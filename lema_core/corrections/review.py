@@ -1,7 +1,12 @@
-"""The checks of a correction against the mistaken path and the gold answer (paper, section 2.2, and beyond it)."""
+"""The checks of a correction against the mistaken path and the gold answer, and which of several tries are kept.
+
+Paper, section 2.1; its only filter is the final answer.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS, Family, false_equations, judge
 from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
@@ -42,7 +47,6 @@ REASONS = {
     "second_teacher_faulty": "the second teacher's own correction was not accepted",
 }
 """Every reason code of this stage."""
-
 _VERDICT_REASONS = {
     "wrong": "wrong_answer",
     "none": "no_answer",
@@ -74,7 +78,14 @@ def review(
     """
     checked = _checked(path, outcome, family, shape)
     if isinstance(checked, Fault):
-        return _reject(path, outcome, checked, corrector, attempt)
+        return Rejection(
+            id=content_id("rejection", path.id, corrector, attempt),
+            parent_id=path.id,
+            reason=checked.reason,
+            detail=f"{REASONS[checked.reason]}{': ' if checked.detail else ''}{checked.detail}",
+            text=outcome.text if isinstance(outcome, Completion) else "",
+            request_key=outcome.key,
+        )
     parsed, original, spliced = checked
     solution = _corrected_text(parsed)
     completion = outcome if isinstance(outcome, Completion) else None
@@ -117,20 +128,6 @@ def _corrected_text(parsed: ParsedCorrection) -> str:
     return "\n".join(part for part in (number_steps(parsed.steps, parsed.step), parsed.answer_line) if part)
 
 
-def _reject(path: JudgedPath, outcome: Outcome, fault: Fault, corrector: str, attempt: int) -> Rejection:
-    text = outcome.text if isinstance(outcome, Completion) else ""
-    detail = f"{REASONS[fault.reason]}{': ' if fault.detail else ''}{fault.detail}"
-    rejection_id = content_id("rejection", path.id, corrector, attempt)
-    return Rejection(
-        id=rejection_id,
-        parent_id=path.id,
-        reason=fault.reason,
-        detail=detail,
-        text=text,
-        request_key=outcome.key,
-    )
-
-
 def _checked(
     path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
@@ -166,7 +163,13 @@ def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection |
     count, step = len(original.steps), parsed.step
     if not 1 <= step <= count:
         return Fault("step_does_not_exist", f"step {step} of {count}")
-    first = _first_number(parsed, original)
+    repeats = same_step(parsed.steps[0], original.steps[0])
+    if parsed.first_label is None:
+        first = 1 if repeats else step
+    elif parsed.first_label == 1 and parsed.elided and not repeats:
+        first = step  # the steps after "..." were numbered anew
+    else:
+        first = max(1, parsed.first_label)
     if first > step:
         return Fault("starts_elsewhere", f"step {step} is named, the solution starts at step {first}")
     repeated = step - first
@@ -177,16 +180,6 @@ def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection |
     return ParsedCorrection(
         step, parsed.explanation, parsed.steps[repeated:], parsed.answer_line, step, elided=parsed.elided
     )
-
-
-def _first_number(parsed: ParsedCorrection, original: StepPath) -> int:
-    """Return which step of the whole solution the first corrected step is."""
-    repeats = same_step(parsed.steps[0], original.steps[0])
-    if parsed.first_label is None:
-        return 1 if repeats else parsed.step
-    if parsed.first_label == 1 and parsed.elided and not repeats:
-        return parsed.step  # the steps after "..." were numbered anew
-    return max(1, parsed.first_label)
 
 
 def _content_fault(
@@ -212,7 +205,12 @@ def _unchanged(path: JudgedPath, parsed: ParsedCorrection, original: StepPath) -
     if first_same and not continues and not same_steps(parsed.steps, rest):
         return Fault("mistake_unchanged", f"step {parsed.step}: {rest[0][:80]!r}")
     own, theirs = _numbers(parsed.steps), _numbers(rest)
-    if (own == theirs or own[-1] == theirs[-1]) and not _reaches(parsed.steps, path.gold):
+    gold_numbers = _plain_numbers(path.gold)
+    if gold_numbers:
+        states_gold = any(gold_numbers[-1] in _plain_numbers(step) for step in parsed.steps)
+    else:
+        states_gold = any(path.gold.casefold() in step.casefold() for step in parsed.steps)
+    if (own == theirs or own[-1] == theirs[-1]) and not states_gold:
         return Fault("gold_pasted", f"the steps from {parsed.step} on arrive at {theirs[-1][:80]}, as the mistake did")
     return None
 
@@ -225,17 +223,61 @@ def _numbers(steps: Iterable[str]) -> list[str]:
 
 
 def _plain_numbers(text: str) -> list[str]:
-    return [_plain(number) for number in _NUMBER.findall(text)]
+    found = (number.replace(",", "") for number in _NUMBER.findall(text))
+    return [digits.rstrip("0").rstrip(".") if "." in digits else digits for digits in found]
 
 
-def _plain(number: str) -> str:
-    digits = number.replace(",", "")
-    return digits.rstrip("0").rstrip(".") if "." in digits else digits
+def select(
+    reviewed: Iterable[Correction | Rejection], keep: Literal["shortest", "all"]
+) -> list[Correction | Rejection]:
+    """Choose among the tries on one path: the shortest accepted correction, or all that differ.
+
+    As many rows come out as went in: an accepted correction that is not chosen becomes a rejection.
+    """
+    rows = list(reviewed)
+    corrections = [row for row in rows if isinstance(row, Correction)]
+    shortest = min(
+        corrections, key=lambda row: (len(row.explanation) + len(row.correct_solution), row.attempt), default=None
+    )
+    seen: set[tuple[int, str, str]] = set()
+    chosen: list[Correction | Rejection] = []
+    for row in rows:
+        content = (row.step, row.explanation, row.correct_solution) if isinstance(row, Correction) else None
+        if not isinstance(row, Correction) or content is None:
+            chosen.append(row)
+        elif content in seen:
+            chosen.append(_unchosen(row, "duplicate"))
+        else:
+            chosen.append(row if keep == "all" or row is shortest else _unchosen(row, "not_shortest"))
+            seen.add(content)
+    return chosen
 
 
-def _reaches(steps: Sequence[str], gold: str) -> bool:
-    """Whether some step states the gold answer, so that the answer line does not fall from the sky."""
-    gold_numbers = _plain_numbers(gold)
-    if not gold_numbers:
-        return any(gold.casefold() in step.casefold() for step in steps)
-    return any(gold_numbers[-1] in _plain_numbers(step) for step in steps)
+def require_agreement(first: Correction, second: Correction | Rejection) -> Correction | Rejection:
+    """Keep the first teacher's correction only if the second teacher's accepted one names the same step.
+
+    A task without steps has step 0 in both: there the second teacher's correction has to be accepted as well.
+    """
+    if isinstance(second, Rejection):
+        return _unchosen(first, "second_teacher_faulty", f"{second.reason}, {second.detail}")
+    if second.step != first.step:
+        return _unchosen(first, "teachers_disagree", f"step {first.step} and step {second.step}")
+    return replace(first, second_key=second.request_key)
+
+
+def without_false_steps(row: Correction | Rejection) -> Correction | Rejection:
+    """Return the row, or a rejection of a correction of which a step's arithmetic is proven false."""
+    steps = split_path(row.correct_solution).steps if isinstance(row, Correction) else ()
+    found = next((false for step in steps for false in false_equations(step)), None)
+    return _unchosen(row, "false_equation", repr(found.text)) if found and isinstance(row, Correction) else row
+
+
+def _unchosen(row: Correction, reason: str, seen: str = "") -> Rejection:
+    return Rejection(
+        id=content_id("rejection", row.path_id, row.corrector, row.attempt),
+        parent_id=row.path_id,
+        reason=reason,
+        detail=REASONS[reason] + (f": {seen}" if seen else ""),
+        text=row.correct_solution,
+        request_key=row.request_key,
+    )

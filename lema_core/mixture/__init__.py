@@ -4,7 +4,7 @@
 An arm never samples, corrects or changes a row; two arms over one pool share everything upstream.
 """
 
-from lema_core.mixture.arms import ARMS, Arm, ArmSpec, Match, View, Where, get_arm
+from lema_core.mixture.arms import ARMS, Arm, ArmSpec, SizeMatch, View, Where, get_arm
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
@@ -12,19 +12,24 @@ from lema_core.mixture.building import (
     count_words,
     held_out_questions,
 )
-from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale, prompt_identity
-from lema_core.mixture.pool import Pool, Source, reads
-from lema_core.mixture.preferences import preference_of_correction
+from lema_core.mixture.formats import (
+    example_of_correction,
+    example_of_path,
+    example_of_rationale,
+    preference_of_correction,
+    prompt_identity,
+)
+from lema_core.mixture.pool import Pool, RoundData, reads
 
 __all__ = [
     "ARMS",
     "REASONS",
     "Arm",
     "ArmSpec",
-    "Match",
     "MixtureRules",
     "Pool",
-    "Source",
+    "RoundData",
+    "SizeMatch",
     "View",
     "Where",
     "build_arm",

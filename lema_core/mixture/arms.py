@@ -1,4 +1,4 @@
-"""Arms: what each fine-tuning run learns from, as small declarative objects (paper, sections 4 and 5).
+"""Arms: what each fine-tuning run learns from, as small declarative objects (paper, sections 4.1 and 4.2).
 
 An arm is a *view* over one shared pool: which rows, in which input-output format, with which loss weight; and, for the
 controlled comparisons, the arm whose size it is brought to. Nothing upstream is made twice for an arm, and a published
@@ -44,9 +44,9 @@ class Where(_Model):
     correctors: tuple[str, ...] | None = None
     levels: tuple[str, ...] | None = None
     per_question: int | None = Field(None, ge=1)
-    """At most so many rows of one question, after ``skip_per_question``."""
+    """Up to this many rows per question, after ``skip_per_question``."""
     skip_per_question: int = Field(0, ge=0)
-    """Leaves out the first rows of each question: what another view has taken."""
+    """Skips this many first rows per question: another view takes them."""
 
 
 class View(_Model):
@@ -65,7 +65,7 @@ class View(_Model):
         return self
 
 
-class Match(_Model):
+class SizeMatch(_Model):
     """The size an arm is brought to: that of another arm."""
 
     arm: str
@@ -80,7 +80,7 @@ class ArmSpec(_Model):
     views: tuple[View, ...] = Field(min_length=1)
     fill: tuple[View, ...] = ()
     """Rows of which a seeded random part is taken until the arm has the size of ``match``."""
-    match: Match | None = None
+    match: SizeMatch | None = None
 
     @property
     def preferences(self) -> bool:
@@ -168,7 +168,7 @@ ARMS: dict[str, Arm] = {
             about="corrections in place of a part of the CoT data: as many examples as cot (the paper's LEMA-32K)",
             views=(View(rows="corrections", format="correction", where=_MAIN),),
             fill=COT,
-            match=Match(arm="cot", by="rows"),
+            match=SizeMatch(arm="cot", by="rows"),
         ),
         _with_corrections(
             "cot_corrected", "CoT data and the corrected paths as CoT (the paper's CoT-45K)", "corrected_path"
@@ -178,14 +178,14 @@ ARMS: dict[str, Arm] = {
             about="CoT data grown by more sampled paths to the tokens of lema",
             views=COT,
             fill=(MORE_PATHS,),
-            match=Match(arm="lema", by="tokens"),
+            match=SizeMatch(arm="lema", by="tokens"),
         ),
         Arm(
             name="lema_same_tokens",
             about="corrections in place of a part of the CoT data: as many tokens as cot",
             views=(View(rows="corrections", format="correction", where=_MAIN),),
             fill=COT,
-            match=Match(arm="cot", by="tokens"),
+            match=SizeMatch(arm="cot", by="tokens"),
         ),
         _with_corrections("without_step", "lema, but the wrong step is not named", "without_step"),
         _with_corrections("without_explanation", "lema, but the mistake is not explained", "without_explanation"),

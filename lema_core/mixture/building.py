@@ -1,18 +1,22 @@
 """From an arm and the pool to its examples: screened, brought to size, shuffled; every row left out has its reason.
 
-The pool is read once, and for an arm that is brought to another's size three times. In memory are a few bytes a row for
-the screening and one bucket of the shuffle, not the table.
+The pool is read once, and for an arm that is brought to another's size three times. In memory are a few bytes per row
+for the screening and one bucket of the shuffle, not the table.
 """
 
+import json
 import re
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, fields
 from heapq import nsmallest
+from operator import attrgetter
+from typing import IO, Self
 
 from lema_core.errors import DataError
-from lema_core.mixture.arms import Arm, Match, View
+from lema_core.mixture.arms import Arm, SizeMatch, View
 from lema_core.mixture.pool import Pool, examples
-from lema_core.mixture.shuffling import Shuffle, rank
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Example, Question, Rejection, content_id
 
@@ -24,9 +28,11 @@ REASONS = {
     "over_size": "left out by chance, to bring the arm to its size",
 }
 """Every reason code of this stage."""
-
 WORD = re.compile(r"\w+|[^\w\s]")
 Row = Example | Rejection
+BUCKETS = 16
+NAMES = tuple(item.name for item in fields(Example))
+VALUES = attrgetter(*NAMES)
 
 
 def count_words(text: str) -> int:
@@ -55,7 +61,8 @@ def build_arm(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
     """
     kept = rejected = 0
     with Shuffle(rules.seed) as shuffle:
-        for row in _sized(arm, pool, rules):
+        sized = _Screen(rules).rows(arm.views, pool) if arm.match is None else _trimmed(arm, arm.match, pool, rules)
+        for row in sized:
             if isinstance(row, Rejection):
                 rejected += 1
                 yield row
@@ -75,38 +82,45 @@ def held_out_questions(questions: Iterable[Question], count: int, seed: int = 0)
     return nsmallest(count, questions, key=lambda question: rank(seed, question.id))
 
 
-def _views_size(views: tuple[View, ...], pool: Pool, rules: MixtureRules, by: str) -> int:
-    return sum(_size(row, by, rules) for row in _screened(views, pool, rules) if isinstance(row, Example))
-
-
-def _sized(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
-    if arm.match is None:
-        return _screened(arm.views, pool, rules)
-    return _trimmed(arm, arm.match, pool, rules)
-
-
-def _trimmed(arm: Arm, match: Match, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
+def _trimmed(arm: Arm, match: SizeMatch, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
     """Yield the fixed part, and of the fill the rows that come first in the seeded order, up to the size."""
     limit = _last_rank(arm, match, pool, rules)
-    fixed = _Reading(arm, pool, rules)
-    yield from fixed.rows()
-    for row in fixed.fill():
+    screen = _Screen(rules)
+    yield from screen.rows(arm.views, pool)
+    for row in screen.rows(arm.fill, pool):
         if isinstance(row, Example) and rank(rules.seed, row.id) > limit:
             yield _reject(row, "over_size")
         else:
             yield row
 
 
-def _last_rank(arm: Arm, match: Match, pool: Pool, rules: MixtureRules) -> int:
+def _last_rank(arm: Arm, match: SizeMatch, pool: Pool, rules: MixtureRules) -> int:
     """Return the rank of the last row of the fill that still fits; -1 where none does."""
-    target = _views_size(arm.target, pool, rules, match.by)
-    split = _Reading(arm, pool, rules)
-    room = target - sum(_size(row, match.by, rules) for row in split.rows() if isinstance(row, Example))
+
+    def sizes(views: tuple[View, ...], screen: _Screen) -> Iterator[tuple[int, int]]:
+        """Yield (rank, size) of each example that the views give."""
+        for row in screen.rows(views, pool):
+            if isinstance(row, Example):
+                texts = (row.input, row.prefix, row.output, row.worse or "")
+                size = 1 if match.by == "rows" else sum(map(rules.count_tokens, texts))
+                yield rank(rules.seed, row.id), size
+
+    target = sum(size for _, size in sizes(arm.target, _Screen(rules)))
+    screen = _Screen(rules)  # of both parts together: a row of the fill may repeat one of the fixed part
+    fixed = sum(size for _, size in sizes(arm.views, screen))
+    room = target - fixed
     if room < 0:
-        raise _too_large(arm, match, target, target - room)
-    fill = [(rank(rules.seed, row.id), _size(row, match.by, rules)) for row in split.fill() if isinstance(row, Example)]
-    if sum(size for _, size in fill) < room:
-        raise _too_small(arm, match, target, room, sum(size for _, size in fill))
+        raise DataError(
+            f"The arm {arm.name} must have the {target} {match.by} of {match.arm}, but its fixed part alone has "
+            f"{fixed}. Sample more right paths, or leave the arm out."
+        )
+    fill = list(sizes(arm.fill, screen))
+    available = sum(size for _, size in fill)
+    if available < room:
+        raise DataError(
+            f"The arm {arm.name} needs {target} {match.by} to match {match.arm}: {room} more are required, but the "
+            f"pool has only {available}. Sample more paths per question (`samples` of a student), or leave the arm out."
+        )
     last = -1
     for place, size in sorted(fill):
         room -= size
@@ -116,31 +130,14 @@ def _last_rank(arm: Arm, match: Match, pool: Pool, rules: MixtureRules) -> int:
     return last
 
 
-class _Reading:
-    """One reading of an arm's two parts, screened together: a row of the fill may repeat one of the fixed part."""
-
-    def __init__(self, arm: Arm, pool: Pool, rules: MixtureRules) -> None:
-        self._arm, self._pool, self._screen = arm, pool, _Screen(rules)
-
-    def rows(self) -> Iterator[Row]:
-        return self._screen.all(self._arm.views, self._pool)
-
-    def fill(self) -> Iterator[Row]:
-        return self._screen.all(self._arm.fill, self._pool)
-
-
-def _screened(views: tuple[View, ...], pool: Pool, rules: MixtureRules) -> Iterator[Row]:
-    return _Screen(rules).all(views, pool)
-
-
 class _Screen:
-    """Rejects test questions, held-out questions, repeated examples, pairs of equals; remembers 8 bytes an example."""
+    """Rejects test questions, held-out questions, repeated examples, pairs of equals; remembers 8 bytes per example."""
 
     def __init__(self, rules: MixtureRules) -> None:
         self._rules = rules
         self._seen: set[int] = set()
 
-    def all(self, views: tuple[View, ...], pool: Pool) -> Iterator[Row]:
+    def rows(self, views: tuple[View, ...], pool: Pool) -> Iterator[Row]:
         for view in views:
             for text, example in examples(view, pool):
                 reason = self._reason_against(text, example)
@@ -161,24 +158,42 @@ class _Screen:
         return None
 
 
-def _size(example: Example, by: str, rules: MixtureRules) -> int:
-    texts = (example.input, example.prefix, example.output, example.worse or "")
-    return 1 if by == "rows" else sum(map(rules.count_tokens, texts))
-
-
 def _reject(example: Example, reason: str) -> Rejection:
     return Rejection.of(example.source_id, reason, REASONS[reason], example.id, text=example.output)
 
 
-def _too_large(arm: Arm, match: Match, target: int, fixed: int) -> DataError:
-    return DataError(
-        f"The arm {arm.name} must have the {target} {match.by} of {match.arm}, but its fixed part alone has {fixed}. "
-        "Sample more right paths, or leave the arm out."
-    )
+def rank(seed: int, row_id: str) -> int:
+    """Return the row's place in the seeded order, a number of 64 bits."""
+    return int(content_id("o", seed, row_id).removeprefix("o-"), 16)
 
 
-def _too_small(arm: Arm, match: Match, target: int, room: int, there: int) -> DataError:
-    return DataError(
-        f"The arm {arm.name} must grow to the {target} {match.by} of {match.arm}: {room} are wanting, and the pool has "
-        f"{there} more. Sample more paths a question (`samples` of a student), or leave the arm out."
-    )
+class Shuffle:
+    """Takes rows in any order and gives them in the seeded one: a context manager, for its files."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._files = [self._stack.enter_context(_file()) for _ in range(BUCKETS)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def add(self, row: Example) -> None:
+        """Take a row."""
+        place = rank(self._seed, row.id)
+        self._files[place * BUCKETS >> 64].write(json.dumps([place, row.id, VALUES(row)]) + "\n")
+
+    def rows(self) -> Iterator[Example]:
+        """Yield what was taken, in the seeded order."""
+        for file in self._files:
+            file.seek(0)
+            for _, _, values in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):
+                yield Example(**dict(zip(NAMES, values, strict=True)))
+
+
+def _file() -> IO[str]:
+    # ASCII JSON holds any text, a lone surrogate of model text included.
+    return tempfile.TemporaryFile("w+", encoding="ascii")

@@ -2,11 +2,11 @@
 
 CoT: question to path. Correction: question and wrong path to step, explanation and corrected solution. Critique
 (arXiv 2501.17703): question and any path to what is wrong in it. Refinement: question, wrong path and explanation to
-the corrected solution. Both shapes: with steps, and multiple choice without.
+the corrected solution. Preference (Step-DPO, arXiv 2406.18629): the shared steps, the right step and the wrong one. All
+in both shapes: with steps, and multiple choice without.
 """
 
 from lema_core.mixture.arms import Format
-from lema_core.mixture.preferences import preference_of_correction
 from lema_core.prompts import correction_input, correction_output, fingerprint, load, path_input, solution_block
 from lema_core.questions import Task, get_task
 from lema_core.records import Correction, Example, JudgedPath, Question, content_id
@@ -46,7 +46,8 @@ def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Exam
         sound = SOUND if task.shape == "steps" else SOUND_CHOICE
         return _example("critique", path.id, path.question_id, text, sound, weight)
     text = path_input(task.prompts, path.question, path.candidates)
-    return _example("cot", path.id, path.question_id, text, _in_form(task, path.text), weight)
+    output = numbered_path(path.text) if task.shape == "steps" else path.text.strip()
+    return _example("cot", path.id, path.question_id, text, output, weight)
 
 
 def example_of_correction(row: Correction, form: Format, weight: float = 1.0) -> Example:
@@ -60,23 +61,24 @@ def example_of_correction(row: Correction, form: Format, weight: float = 1.0) ->
         text = _critique_input(task, row.question, row.original, row.candidates)
         output, kind = f"{_found(task, row)}\nConclusion: wrong.", "critique"
     elif form == "refinement":
-        text, output, kind = _refinement_input(task, row), row.spliced, "refinement"
+        block = solution_block(row.question, row.original, row.candidates, task.shape)
+        text = (
+            f"{load(task.prompts).refinement.instruction}\n\n{block}\nCritique: {_found(task, row)}\nCorrect Solution:"
+        )
+        output, kind = row.spliced, "refinement"
     else:
-        text, output, kind = *_correction(task, row, WITHOUT.get(form)), "correction"
+        left_out = WITHOUT.get(form)
+        named = left_out != "step"
+        text = correction_input(task.prompts, row.question, row.original, row.candidates, task.shape, cue=named)
+        output = correction_output(
+            row.step,
+            None if left_out == "explanation" else row.explanation,
+            None if left_out == "solution" else row.correct_solution,
+            name_step=named,
+            shape=task.shape,
+        )
+        kind = "correction"
     return _example(kind, row.id, row.question_id, text, output, weight)
-
-
-def _correction(task: Task, row: Correction, left_out: str | None) -> tuple[str, str]:
-    named = left_out != "step"
-    text = correction_input(task.prompts, row.question, row.original, row.candidates, task.shape, cue=named)
-    output = correction_output(
-        row.step,
-        None if left_out == "explanation" else row.explanation,
-        None if left_out == "solution" else row.correct_solution,
-        name_step=named,
-        shape=task.shape,
-    )
-    return text, output
 
 
 def _critique_input(task: Task, question: str, path: str, candidates: tuple[str, ...] | None) -> str:
@@ -84,18 +86,9 @@ def _critique_input(task: Task, question: str, path: str, candidates: tuple[str,
     return f"{load(task.prompts).critique.instruction}\n\n{block}\nCritique:"
 
 
-def _refinement_input(task: Task, row: Correction) -> str:
-    block = solution_block(row.question, row.original, row.candidates, task.shape)
-    return f"{load(task.prompts).refinement.instruction}\n\n{block}\nCritique: {_found(task, row)}\nCorrect Solution:"
-
-
 def _found(task: Task, row: Correction) -> str:
     """Return what is wrong: the step, where the shape has steps, and the explanation."""
     return f"Step {row.step} is wrong. {row.explanation}" if task.shape == "steps" else row.explanation
-
-
-def _in_form(task: Task, text: str) -> str:
-    return numbered_path(text) if task.shape == "steps" else text.strip()
 
 
 def _example(kind: str, source: str, question: str, text: str, output: str, weight: float) -> Example:
@@ -107,4 +100,29 @@ def _example(kind: str, source: str, question: str, text: str, output: str, weig
         input=text,
         output=output,
         weight=weight,
+    )
+
+
+def preference_of_correction(row: Correction) -> Example:
+    """Return the pair of an accepted correction: input and ``prefix`` are read, ``output`` is preferred to ``worse``.
+
+    A step that others follow ends in a line break, so that a model learns neither to stop nor to go on too early. In
+    the shape without steps the whole solutions are compared.
+    """
+    task = get_task(row.task)
+    text = path_input(task.prompts, row.question, row.candidates)
+    prefix, right, wrong = "", row.spliced.strip(), row.original.strip()
+    if task.shape == "steps":
+        corrected, at = numbered_path(row.spliced).splitlines(keepends=True), row.step - 1
+        prefix, right = "".join(corrected[:at]), "".join(corrected[at : at + 1])
+        wrong = "".join(numbered_path(row.original).splitlines(keepends=True)[at : at + 1])
+    return Example(
+        id=content_id("example", "preference", row.id, text, prefix, right, wrong),
+        kind="preference",
+        source_id=row.id,
+        question_id=row.question_id,
+        input=text,
+        prefix=prefix,
+        output=right,
+        worse=wrong,
     )

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from lema_core.mixture.arms import Arm, Evolution, Rows, View, Where
+from lema_core.mixture.arms import Arm, Evolution, Rows, View
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
 from lema_core.records import Correction, Example, JudgedPath, Question
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class RoundData:
     """What one round made of one set of questions. Each field is called for a fresh reading."""
 
     questions: Callable[[], Iterable[Question]]
@@ -20,18 +20,20 @@ class Source:
     evolution: Evolution = "none"
 
 
-Pool = tuple[Source, ...]
+Pool = tuple[RoundData, ...]
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
     """Yield (question text, example) of the view in the pool's order: the same each time it is called."""
     taken: Counter[str] = Counter()
     for source in pool:
-        if not _wanted_source(view.where, source):
+        where = view.where
+        if not (_in(where.rounds, source.round) and _in(where.evolution, source.evolution)):
             continue
         for text, example in _rows(view, source):
             taken[example.question_id] += 1
-            if _within(view.where, taken[example.question_id]):
+            rank = taken[example.question_id] - where.skip_per_question
+            if rank > 0 and (where.per_question is None or rank <= where.per_question):
                 yield text, example
 
 
@@ -43,7 +45,7 @@ def reads(arm: Arm, round_number: int, evolution: Evolution) -> frozenset[Rows]:
     )
 
 
-def _rows(view: View, source: Source) -> Iterator[tuple[str, Example]]:
+def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
     """Yield (question text, example) of the source's rows that the view's filter takes."""
     where, weight = view.where, view.weight
     if view.rows == "rationales":
@@ -57,22 +59,10 @@ def _rows(view: View, source: Source) -> Iterator[tuple[str, Example]]:
                 yield path.question, example_of_path(path, view.format, weight)
     else:
         for row in source.corrections():
-            if _wanted_correction(where, row):
+            by_model = _in(where.students, row.student) and _in(where.correctors, row.corrector)
+            if by_model and _in(where.levels, row.level):
                 yield row.question, example_of_correction(row, view.format, weight)
-
-
-def _wanted_source(where: Where, source: Source) -> bool:
-    return _in(where.rounds, source.round) and _in(where.evolution, source.evolution)
-
-
-def _wanted_correction(where: Where, row: Correction) -> bool:
-    return _in(where.students, row.student) and _in(where.correctors, row.corrector) and _in(where.levels, row.level)
 
 
 def _in(allowed: tuple[object, ...] | None, value: object) -> bool:
     return allowed is None or value in allowed
-
-
-def _within(where: Where, count: int) -> bool:
-    rank = count - where.skip_per_question
-    return rank > 0 and (where.per_question is None or rank <= where.per_question)

@@ -27,7 +27,7 @@ def question_block(question: str, candidates: tuple[str, ...] | None = None) -> 
 
 
 def path_input(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> str:
-    """Return the input of a CoT example, which is also the prompt of a fine-tuned student (paper, section 3.2)."""
+    """Return the input of a CoT example, which is also the prompt of a fine-tuned student (paper, section 2.3)."""
     return f"{load(prompts).path.instruction}\n\n{question_block(question, candidates)}\n{THINK}"
 
 
@@ -106,17 +106,19 @@ def correction_prompt(
 ) -> Messages:
     """Return the chat that asks a corrector: worked corrections as turns, then the mistaken path."""
     turns = [
-        (correction_input(prompts, one.question, one.original, one.candidates, shape), one.correction)
-        for one in load(prompts).correction.examples
+        (correction_input(prompts, example.question, example.original, example.candidates, shape), example.correction)
+        for example in load(prompts).correction.examples
     ]
     return _chat(turns, correction_input(prompts, question, original, candidates, shape))
 
 
 def evolution_prompt(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> Messages:
-    """Return the chat that asks for a new question related to this one (paper, section 2.4)."""
+    """Return the chat that asks for a new question related to this one (paper, section 2.2)."""
     part = load(prompts).evolution
     given = question if not candidates else f"{question} [{'; '.join(candidates)}]"
-    turns = [(f"{part.instruction}\n\n{GIVEN} {one.given}", f"{CREATED} {one.created}") for one in part.examples]
+    turns = [
+        (f"{part.instruction}\n\n{GIVEN} {example.given}", f"{CREATED} {example.created}") for example in part.examples
+    ]
     return _chat(turns, f"{part.instruction}\n\n{GIVEN} {given}")
 
 

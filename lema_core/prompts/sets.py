@@ -32,7 +32,7 @@ class PathExample(_Model):
 
 
 class CorrectionExample(_Model):
-    """A mistaken solution with its correction, in the text formats of the paper (section 6 of the formats)."""
+    """A mistaken solution with its correction, in the paper's text form."""
 
     question: Stripped
     original: Stripped

@@ -5,8 +5,7 @@
 Nothing here samples, prompts or stores.
 """
 
-from lema_core.questions.detecting import detect_task
-from lema_core.questions.reading import identity, question_id, read_questions, source_fingerprint
+from lema_core.questions.reading import detect_task, identity, question_id, read_questions, source_fingerprint
 from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task
 

@@ -1,8 +1,17 @@
-"""What a task makes of one row of its source: a draft of a question, or the reason why the row cannot be one."""
+"""Drafts of questions: what a task or a field mapping makes of one row of its source, or why the row cannot be one.
+
+A worked solution becomes a rationale: numbered steps and a last line ``The answer is X.``, so that it is itself a path
+and the output of a CoT example.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from lema_core.answers import Family, extract
+from lema_core.errors import DataError
+from lema_core.questions.specs import FieldMapping
+from lema_core.steps import render_path, split_path
 
 Row = Mapping[str, Any]
 
@@ -24,7 +33,7 @@ class Draft:
     level: str | None = None
     subject: str | None = None
     key: str | None = None
-    """The source's own id: it tells two questions of one text apart."""
+    """The source's own id: two questions of one text differ in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,3 +43,77 @@ class Unusable:
     reason: str
     detail: str
     text: str
+
+
+def rationale_from(solution: str, answer: str) -> str | None:
+    """Return a published solution as a path that ends in ``answer``; calculator marks and drawings are cut.
+
+    An answer line that the solution has already is replaced. None where nothing but an answer is there.
+    """
+    # A drawing without an end is text. No pattern: from each of many [asy] without an end it would search to the end.
+    kept: list[str] = []
+    at = 0
+    while (start := solution.find("[asy]", at)) >= 0 and (end := solution.find("[/asy]", start)) >= 0:
+        kept += [solution[at:start], " "]
+        at = end + len("[/asy]")
+    steps = split_path("".join([*kept, solution[at:]])).steps
+    return render_path(steps, f"The answer is {answer}.") if steps else None
+
+
+def draft_by_mapping(row: Row, place: str, mapping: FieldMapping, family: Family = "text") -> Draft:
+    """Return the draft that the mapping finds in the row; ``family`` says how a worked solution's answer is read.
+
+    Raises:
+        DataError: a mapped field is missing or has the wrong type.
+    """
+    gold = _text(row, place, mapping.gold)
+    if mapping.gold == mapping.rationale:
+        # One field is both: the gold is the answer that the solution ends in. Without an answer the whole text is, and
+        # the check of golds refuses it with its place.
+        gold = extract(gold, family).value or gold
+    rationale = _optional(row, place, mapping.rationale)
+    return Draft(
+        text=_text(row, place, mapping.question),
+        gold=gold,
+        rationale=rationale_from(rationale, gold) if rationale else None,
+        candidates=None if mapping.candidates is None else _texts(row, place, mapping.candidates),
+        level=_optional(row, place, mapping.level),
+        subject=_optional(row, place, mapping.subject),
+        key=_optional(row, place, mapping.id),
+    )
+
+
+def _value(row: Row, place: str, path: str) -> Any:
+    value: Any = row
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            seen = shown_fields(value) if isinstance(value, Mapping) else type(value).__name__
+            raise DataError(f"{place} has no field {path!r}; seen: {seen}. Correct `mapping` in the run file.")
+        value = value[name]
+    return value
+
+
+def _text(row: Row, place: str, path: str) -> str:
+    value = _value(row, place, path)
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Parquet and JSON hold 72 as 72.0 where a column holds fractions; the gold answer is 72.
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+    raise DataError(
+        f"{place}: the field {path!r} holds {type(value).__name__} {str(value)[:60]!r}. Expected text or a number: "
+        "correct the row or `mapping`."
+    )
+
+
+def _optional(row: Row, place: str, path: str | None) -> str | None:
+    if path is None or _value(row, place, path) is None:
+        return None
+    return _text(row, place, path) or None
+
+
+def _texts(row: Row, place: str, path: str) -> tuple[str, ...]:
+    value = _value(row, place, path)
+    if isinstance(value, list | tuple) and value and all(isinstance(text, str) for text in value):
+        return tuple(value)
+    raise DataError(f"{place}: the field {path!r} holds {str(value)[:60]!r}. Expected a list of texts, one a choice.")

@@ -31,7 +31,7 @@ LONGEST_LINE = 64 << 20
 LARGEST_WHOLE = 1 << 30
 """Bytes of a file that is read whole."""
 BOMB_BYTES, BOMB_RATIO = 256 << 20, 200
-"""A file that unpacks to more than so many bytes, and to more than so many times its own size, is no text."""
+"""A file that unpacks to more than both this many bytes and this many times its own size is no text."""
 _CHUNK = 1 << 20
 
 
@@ -62,7 +62,7 @@ def open_source(path: str) -> Iterator[IO[bytes]]:
 
 
 def _fault(name: str, what: str, remedy: str) -> Fault:
-    return lambda told: DataError(f"{name} {what} ({told}). {remedy}.")
+    return lambda cause: DataError(f"{name} {what} ({cause}). {remedy}.")
 
 
 def _unpacked(packed: IO[bytes], compression: str | None) -> IO[bytes]:
@@ -70,7 +70,9 @@ def _unpacked(packed: IO[bytes], compression: str | None) -> IO[bytes]:
         return packed
     if compression == "zip":
         archive = zipfile.ZipFile(packed)
-        inside = [one for one in archive.infolist() if not one.is_dir() and not one.filename.startswith("__MACOSX/")]
+        inside = [
+            entry for entry in archive.infolist() if not entry.is_dir() and not entry.filename.startswith("__MACOSX/")
+        ]
         if len(inside) != 1:
             raise ValueError(f"the archive holds {len(inside)} files, expected one")
         unpacked: IO[bytes] = archive.open(inside[0])
@@ -147,7 +149,8 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
             malformed.
     """
     name = shown_path(file_name(path))
-    kind = _kind(name)
+    stem, _, last = name.rpartition(".")
+    kind = (stem.rpartition(".")[2] if infer_compression(name) else last).lower()
     if kind not in READERS:
         raise DataError(
             f"{shown_path(path)} is of kind {kind!r}. Expected one of {', '.join(READERS)}: convert the file or rename "
@@ -162,7 +165,11 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
         if kind == "parquet" and (sha256 is not None or infer_compression(path)):
             # Parquet is read from its end: a copy makes of the one reading one that can be hashed.
             with raise_faults_as(fault):
-                file = stack.enter_context(_copy(file))
+                copy = stack.enter_context(tempfile.TemporaryFile(prefix="lema-source-"))
+                while data := file.read(_CHUNK):
+                    copy.write(data)
+                copy.seek(0)
+                file = cast("IO[bytes]", copy)
         rows = translate_faults(READERS[kind](file, name), fault)
         for number, row in enumerate(rows):
             if stop is not None and number >= stop:
@@ -176,19 +183,6 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
                     f"{name} changed while it was read: its bytes are no more those that the run began with. Nothing "
                     "was kept of it: run again, with a file that stays as it is."
                 )
-
-
-def _copy(file: IO[bytes]) -> IO[bytes]:
-    copy = tempfile.TemporaryFile(prefix="lema-source-")  # noqa: SIM115 - the caller closes it
-    while data := file.read(_CHUNK):
-        copy.write(data)
-    copy.seek(0)
-    return cast("IO[bytes]", copy)
-
-
-def _kind(name: str) -> str:
-    stem, _, last = name.rpartition(".")
-    return (stem.rpartition(".")[2] if infer_compression(name) else last).lower()
 
 
 def file_name(path: str) -> str:

@@ -78,7 +78,9 @@ def _files(source: HubDataset, revision: str, folder: str) -> tuple[Any, list[st
 
 def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:
     if spec.hub is not None:
-        return HubDataset(spec.hub, train="train", test="test") if task.hub is None else _renamed(task.hub, spec.hub)
+        if task.hub is None:
+            return HubDataset(spec.hub, train="train", test="test")
+        return HubDataset(spec.hub, task.hub.config, task.hub.train, task.hub.test)
     if task.hub is None:
         raise ConfigError(
             f"The task {task.name} has no data set of its own. Set `path` to a file, or `hub` to a data set's id."
@@ -86,13 +88,9 @@ def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:
     return task.hub
 
 
-def _renamed(source: HubDataset, name: str) -> HubDataset:
-    return HubDataset(name, source.config, source.train, source.test)
-
-
-def _unreachable(source: HubDataset, told: str) -> EndpointError:
+def _unreachable(source: HubDataset, cause: str) -> EndpointError:
     # The library's errors have many classes of several HTTP stacks; each means that this data set cannot be had now.
     return EndpointError(
-        f"The data set {source.id} could not be had from the Hugging Face Hub ({told}). "
+        f"The data set {source.id} could not be had from the Hugging Face Hub ({cause}). "
         "Check the id and the network, or set `path` to a local copy."
     )

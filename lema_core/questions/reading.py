@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from lema_core.answers import Family, extract, judge
@@ -17,11 +18,10 @@ from lema_core.artifacts.files import error_text
 from lema_core.artifacts.parquet import Fault, raise_faults_as
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import hub
-from lema_core.questions.drafts import Draft, Row, Unusable, shown_fields
+from lema_core.questions.drafts import Draft, Row, Unusable, draft_by_mapping, shown_fields
 from lema_core.questions.files import file_name, read_rows, source_sha256
-from lema_core.questions.mapping import draft_by_mapping
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
-from lema_core.questions.tasks import Task, get_task
+from lema_core.questions.tasks import TASKS, Task, get_task
 from lema_core.records import Question, Rejection, content_id
 
 _SHA256 = "sha256:"
@@ -56,8 +56,9 @@ def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Q
             question = checker.question(place, draft)
         yield question
     if empty:
+        name = spec.path or spec.hub or (task.hub.id if task.hub else f"the generator of {task.name}")
         raise DataError(
-            f"No question in {_source_name(spec, task)} (offset {spec.offset}). Expected at least one row: "
+            f"No question in {name} (offset {spec.offset}). Expected at least one row: "
             "check the file, `split`, `offset` and `limit`."
         )
 
@@ -88,12 +89,10 @@ def identity(spec: QuestionsSpec) -> dict[str, Any]:
     return {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
 
 
-def _source_name(spec: QuestionsSpec, task: Task) -> str:
-    return spec.path or spec.hub or (task.hub.id if task.hub else f"the generator of {task.name}")
-
-
 def _row_fault(place: str, task: Task) -> Fault:
-    return lambda told: DataError(f"{place}: {told}. Expected a row in the format of {task.name}: repair or remove it.")
+    return lambda cause: DataError(
+        f"{place}: {cause}. Expected a row in the format of {task.name}: repair or remove it."
+    )
 
 
 def _drafts(
@@ -143,15 +142,12 @@ def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
     # A choice may itself be a single letter: its text goes before its place.
     if found := by_text.get(wanted) or by_letter.get(wanted):
         return found
+    shown = [text if text.isprintable() and len(text) <= 80 else f"{text[:80]!r}" for text in candidates[:26]]
+    listed = ", ".join(shown) or "there are none"
     raise DataError(
-        f"{place}: the gold answer {gold[:80]!r} is none of the choices ({_listed(candidates)}). "
+        f"{place}: the gold answer {gold[:80]!r} is none of the choices ({listed}). "
         "Expected a choice's text or letter: correct the row, or set mapping.candidates."
     )
-
-
-def _listed(candidates: tuple[str, ...]) -> str:
-    shown = [text if text.isprintable() and len(text) <= 80 else f"{text[:80]!r}" for text in candidates[:26]]
-    return ", ".join(shown) or "there are none"
 
 
 def _gold_fault(gold: str, family: Family) -> str | None:
@@ -193,9 +189,6 @@ class _Checker:
             first = self.places.setdefault(key, place)
             if first is not place:
                 return self._duplicate(place, first, text)
-        return self._accepted(place, draft, text, gold)
-
-    def _accepted(self, place: str, draft: Draft, text: str, gold: str) -> Question:
         return Question(
             id=question_id(self.task.name, text, draft.candidates, draft.key),
             task=self.task.name,
@@ -242,3 +235,33 @@ class _Checker:
             detail=f"the same question stands at {first}",
             text=text,
         )
+
+
+def detect_task(path: str) -> str:
+    """Return the name of the one task whose own format the file's first row has.
+
+    Raises:
+        ConfigError: no task has that format, or several have.
+        DataError: the file cannot be read or is empty.
+    """
+    first = next(iter(read_rows(path)), None)
+    if first is None:
+        raise DataError(f"{path} holds no rows. Expected one question a row.")
+    _, row = first
+    found = [task.name for task in TASKS.values() if _has_format_of(task, row)]
+    if len(found) == 1:
+        return found[0]
+    seen = f"the formats of {', '.join(found)}" if found else "the format of no published task"
+    raise ConfigError(
+        f"{Path(path).name} has the fields {shown_fields(row)}: {seen}. Say which task it is: numeric, latex, "
+        f"choice and text read the fields question and answer; there are also {', '.join(TASKS)}."
+    )
+
+
+def _has_format_of(task: Task, row: Row) -> bool:
+    if task.draft is None or not task.fields or not row.keys() >= set(task.fields):
+        return False
+    try:
+        return not isinstance(task.draft(row), Unusable)
+    except Exception:  # noqa: BLE001 - the row of another format may hold anything
+        return False

@@ -29,7 +29,7 @@ class FieldMapping(BaseModel):
     level: str | None = None
     subject: str | None = None
     id: str | None = None
-    """The source's own id. Without it a question is told apart by its text."""
+    """The source's own id. Without it a question is identified by its text."""
 
 
 class ArithmeticOptions(BaseModel):

@@ -5,9 +5,9 @@ from collections import Counter
 from fractions import Fraction
 
 from lema_core.reference_corrector.diagnosis import Diagnosis
-from lema_core.reference_corrector.equations import Equation, key, keys, numbers
-from lema_core.reference_corrector.gold_rationale import Knowledge, Step
-from lema_core.reference_corrector.repair import plain
+from lema_core.reference_corrector.gold_rationale import GoldRationale, Step, key, keys
+from lema_core.reference_corrector.repair import plain, sentence
+from lema_core.step_checker.equations import Equation, numbers
 
 SAME_SUBJECT = 0.4
 """Share of common words from which on two steps are taken to speak of the same quantity."""
@@ -24,7 +24,9 @@ _DOES = {"+": "adds", "-": "subtracts", "*": "multiplies", "/": "divides", "of":
 _DONE = {"+": "added", "-": "subtracted", "*": "multiplied", "/": "divided", "of": "multiplied"}
 
 
-def explain(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step], final: str) -> str:
+def explain(
+    diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step], final: str
+) -> str:
     """Return the explanation; ``final`` is the answer that the mistaken path states."""
     said = {
         "arithmetic": _arithmetic,
@@ -33,17 +35,17 @@ def explain(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, mis
         "stops_short": _stops_short,
         "no_way_on": _no_way_on,
         "answer_line": _answer_line,
-    }[diagnosis.kind](diagnosis, steps, known, missing)
+    }[diagnosis.kind](diagnosis, steps, rationale, missing)
     if diagnosis.kind == "answer_line" and final:
         return f"{said} The solution states {final} instead."
     return said
 
 
-def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     expression, computed, claimed = _false_link(diagnosis)
     right = plain(computed)
     said = f"Step {diagnosis.step} claims that {expression} equals {plain(claimed)}, but {expression} is {right}."
-    if key(computed) in known.computed:
+    if key(computed) in rationale.computed:
         return f"{said} The wrong result spoils everything that is computed from it."
     return f"{said} Nor is {right} a value that the question calls for. {_needed(missing)}".strip()
 
@@ -57,7 +59,7 @@ def _false_link(diagnosis: Diagnosis) -> tuple[str, Fraction, Fraction]:
     return (equation.expression, equation.computed, equation.value) if equation else ("", Fraction(0), Fraction(0))
 
 
-def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     number, value = diagnosis.step, diagnosis.value
     step = steps[number - 1]
     meant = _meant(step, missing)
@@ -67,7 +69,7 @@ def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge,
             "and that no earlier step has computed."
         )
     elif diagnosis.equation is not None:
-        fault = _wrong_computation(step, number, diagnosis.equation, known, missing) or _wrong_quantity(
+        fault = _wrong_computation(step, number, diagnosis.equation, rationale, missing) or _wrong_quantity(
             number, diagnosis.equation, steps, meant
         )
     elif value is not None:
@@ -76,7 +78,7 @@ def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge,
         fault = f"Step {number} does not follow from the question."
     said_already = meant is not None and missing and meant is missing[0] and sentence(meant.text) in fault
     needed = "" if said_already else _needed(missing)
-    return " ".join(part for part in (fault, _left_out(steps, known, missing), needed) if part)
+    return " ".join(part for part in (fault, _left_out(steps, rationale, missing), needed) if part)
 
 
 def _wrong_quantity(number: int, equation: Equation, steps: tuple[Step, ...], meant: Step | None) -> str:
@@ -98,16 +100,12 @@ def _meant(step: Step, missing: list[Step]) -> Step | None:
         share = _overlap(step, candidate)
         differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
         # The same words over quite other numbers are another quantity.
-        related = candidate is missing[0] or _related(step, candidate)
+        own, theirs = _numbers_of(step), _numbers_of(candidate)
+        related = candidate is missing[0] or (abs(len(own) - len(theirs)) <= 1 and bool(own & theirs))
         common = len(_content_words(step.text) & _content_words(candidate.text))
         if share > best_share and common > 2 and differs and related and candidate.equations:
             best, best_share = candidate, share
     return best if best_share >= SAME_SUBJECT else None
-
-
-def _related(left: Step, right: Step) -> bool:
-    longer = abs(len(_numbers_of(left)) - len(_numbers_of(right))) > 1
-    return not longer and bool(_numbers_of(left) & _numbers_of(right))
 
 
 def _overlap(left: Step, right: Step) -> float:
@@ -126,7 +124,7 @@ def _content_words(text: str) -> set[str]:
 
 
 def _wrong_computation(
-    step: Step, number: int, equation: Equation, known: Knowledge, missing: list[Step]
+    step: Step, number: int, equation: Equation, rationale: GoldRationale, missing: list[Step]
 ) -> str | None:
     """Compare the step with what the rationale computes from nearly the same numbers for the same purpose."""
     if key(equation.computed) != key(equation.value):
@@ -142,23 +140,17 @@ def _wrong_computation(
             theirs = Counter(map(key, right.operands))
             taken = [operand for operand in equation.operands if key(operand) in own - theirs]
             wanted = [operand for operand in right.operands if key(operand) in theirs - own]
-            one_each = len(taken) == len(wanted) == 1
-            if one_each and (overlap >= SAME_SUBJECT or _made_from(wanted[0], taken[0], known)):
-                return _wrong_operand(number, equation, right, taken[0], wanted[0])
+            if len(taken) != 1 or len(wanted) != 1:
+                continue
+            # Where the rationale computes the wanted number from the taken one, the step took it too early
+            sources = [e for other in rationale.steps for e in other.equations if key(e.value) == key(wanted[0])]
+            too_early = any(key(taken[0]) in keys(source.operands) for source in sources)
+            if overlap >= SAME_SUBJECT or too_early:
+                return (
+                    f"Step {number} computes {equation.text}, but it takes {plain(taken[0])} where {plain(wanted[0])} "
+                    f"is the number to work with: {right.text}."
+                )
     return None
-
-
-def _made_from(wanted: Fraction, taken: Fraction, known: Knowledge) -> bool:
-    """Whether the rationale computes the wanted number from the taken one, so that the step took it too early."""
-    sources = [e for step in known.steps for e in step.equations if key(e.value) == key(wanted)]
-    return any(key(taken) in keys(source.operands) for source in sources)
-
-
-def _wrong_operand(number: int, equation: Equation, right: Equation, taken: Fraction, wanted: Fraction) -> str:
-    return (
-        f"Step {number} computes {equation.text}, but it takes {plain(taken)} where {plain(wanted)} "
-        f"is the number to work with: {right.text}."
-    )
 
 
 def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | None:
@@ -171,50 +163,40 @@ def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | N
     return f"Step {number} {does} where {pair} have to be {done}: it must be {right.text}, not {equation.text}."
 
 
-def _past_the_goal(diagnosis: Diagnosis, _: tuple[Step, ...], __: Knowledge, ___: list[Step]) -> str:
+def _past_the_goal(diagnosis: Diagnosis, _: tuple[Step, ...], __: GoldRationale, ___: list[Step]) -> str:
     number, equation = diagnosis.step, diagnosis.equation
     does = f"Step {number} goes on to compute {equation.text}" if equation else f"Step {number} goes on"
     return f"{does}, but step {number - 1} has already arrived at what the question asks for."
 
 
-def _stops_short(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+def _stops_short(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     number, value = diagnosis.step, diagnosis.value
     ends = f"The solution stops at step {number}"
     ends += f" and takes {plain(value)} for the answer." if value is not None else "."
     right = f"{plain(value)} is only a value on the way to what the question asks for." if value is not None else ""
-    return " ".join(part for part in (ends, right, _left_out(steps, known, missing), _needed(missing)) if part)
+    return " ".join(part for part in (ends, right, _left_out(steps, rationale, missing), _needed(missing)) if part)
 
 
-def _no_way_on(diagnosis: Diagnosis, steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+def _no_way_on(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     arrives = f" arrives at {plain(diagnosis.value)}, but that" if diagnosis.value is not None else ""
     said = f"Step {diagnosis.step}{arrives} is not what the question asks for."
-    return " ".join(part for part in (said, _left_out(steps, known, missing), _needed(missing)) if part)
+    return " ".join(part for part in (said, _left_out(steps, rationale, missing), _needed(missing)) if part)
 
 
-def _answer_line(diagnosis: Diagnosis, _: tuple[Step, ...], __: Knowledge, ___: list[Step]) -> str:
+def _answer_line(diagnosis: Diagnosis, _: tuple[Step, ...], __: GoldRationale, ___: list[Step]) -> str:
     value = f" at {plain(diagnosis.value)}" if diagnosis.value is not None else ""
     return f"Step {diagnosis.step} arrives{value}, which is right, but the final answer does not say so."
 
 
-def _left_out(steps: tuple[Step, ...], known: Knowledge, missing: list[Step]) -> str:
+def _left_out(steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     """Name a number of the question that the answer depends on and that the path never uses."""
     used = {key(number) for step in steps for number in numbers(step.text)}
     used |= {key(operand) for step in steps for equation in step.equations for operand in equation.operands}
-    for operand in _operands(missing):
-        if key(operand) in known.stated and key(operand) not in used and operand > 2:
+    for operand in (operand for step in missing for equation in step.equations for operand in equation.operands):
+        if key(operand) in rationale.stated and key(operand) not in used and operand > 2:
             return f"It leaves out the {plain(operand)} that the question gives."
     return ""
 
 
-def _operands(steps: list[Step]) -> list[Fraction]:
-    return [operand for step in steps for equation in step.equations for operand in equation.operands]
-
-
 def _needed(missing: list[Step]) -> str:
     return f"What is needed next is this: {sentence(missing[0].text)}" if missing else ""
-
-
-def sentence(text: str) -> str:
-    """Return the text with a full stop at its end."""
-    text = text.rstrip()
-    return text if text.endswith((".", "!", "?")) else f"{text}."

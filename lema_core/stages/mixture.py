@@ -95,8 +95,8 @@ class Mixture(RowStage):
         return kept_back.union(row.id for row in evolved if row.seed_question_id in kept_back)
 
 
-def _source(store: Store, collection: Collection) -> core.Source:
-    return core.Source(
+def _source(store: Store, collection: Collection) -> core.RoundData:
+    return core.RoundData(
         questions=lambda: store.rows(collection.questions, Question),
         paths=lambda: (path for ref in collection.verdicts for path in store.rows(ref, JudgedPath)),
         corrections=lambda: (row for ref in collection.corrections.values() for row in store.rows(ref, Correction)),

@@ -14,12 +14,10 @@ from itertools import pairwise
 from math import floor
 
 from lema_core.answers.formulas import formulas
+from lema_core.step_checker.evaluate import Implied, Percent, evaluate
 from lema_core.step_checker.sides import Side, chains
 from lema_core.step_checker.tokens import Token
 
-MAX_BITS = 2048
-"""Numerators and denominators beyond this are given up: exact arithmetic must stay cheap."""
-MAX_EXPONENT = 32
 ROUNDED_DECIMALS = 3
 """Decimals from which on a number in a computation may be a rounded one: ``1.414`` is, the 1.25 of a price is not."""
 FLOAT_DECIMALS = 12
@@ -46,7 +44,6 @@ class FalseEquation:
     """Where the right side stands."""
 
 
-_PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "of": 3, "÷": 3, "neg": 4, "^": 5}
 _CONVERTIBLE = frozenset(
     [
         "cent", "dollar", "penny", "pennie", "nickel", "dime", "quarter", "second", "minute", "hour", "day",
@@ -102,7 +99,8 @@ def false_equations(text: str) -> list[FalseEquation]:
                 continue
             difference = _difference(left, right, loose)
             if difference is not None:
-                found.append(_report(text, left, right, *difference))
+                start, end, claimed_start = left.tokens[0].start, right.tokens[-1].end, right.tokens[0].start
+                found.append(FalseEquation(text[start:end], *difference, start, end, claimed_start, end))
     return found
 
 
@@ -110,14 +108,9 @@ def _leaves_remainder(text: str, left: Side, right: Side) -> bool:
     """Whether a quotient without its fraction is said to leave something: "10 / 3 = 3 with 1 left"."""
     if len(right.tokens) != 1 or not any(token.text in {"/", "÷"} for token in left.tokens):
         return False
-    computed = _value(left.tokens, "fraction")
+    computed = _value(left.tokens)
     whole = computed is not None and floor(computed) == right.tokens[0].value
     return whole and _REMAINDER.match(text, right.tokens[-1].end) is not None
-
-
-def _report(text: str, left: Side, right: Side, computed: Fraction, claimed: Fraction) -> FalseEquation:
-    start, end = left.tokens[0].start, right.tokens[-1].end
-    return FalseEquation(text[start:end], computed, claimed, start, end, right.tokens[0].start, end)
 
 
 def _checkable(text: str, left: Side, right: Side) -> bool:
@@ -169,7 +162,10 @@ def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fractio
         for claimed in (*_readings(right), *_without_of(right)):
             if computed is None or claimed is None:
                 return None
-            if _agree(computed, claimed, right, loose) or _runs_on(computed, right):
+            head = right.tokens[0]
+            runs_on = len(right.tokens) > 1 and head.kind == "num"  # 3 + 4 = 7 * 2 = 14 takes the 7 up
+            runs_on = runs_on and _agree(computed, head.value, right, loose=False)
+            if runs_on or _agree(computed, claimed, right, loose):
                 return None
             first = first or (computed, claimed)
     if first is None or _agree_as_thousands(left, right) or _agree_as_rounded(left, right, *first):
@@ -181,7 +177,7 @@ def _without_of(side: Side) -> Iterator[Fraction | None]:
     """``3/24 = 1/8 of 2 feet`` claims an eighth, whatever it is of."""
     at = next((index for index, token in enumerate(side.tokens) if token.text == "of"), None)
     if at is not None:
-        value = _value(side.tokens[:at], "fraction")
+        value = _value(side.tokens[:at])
         yield from () if value is None else (value,)
 
 
@@ -191,10 +187,7 @@ def _agree_as_thousands(left: Side, right: Side) -> bool:
     if not any(token.decimals == 3 and 1 <= token.value < 1000 for token in tokens):
         return False
     sides = [
-        _value(
-            [replace(token, value=token.value * 1000) if token.decimals == 3 else token for token in side.tokens],
-            "fraction",
-        )
+        _value([replace(token, value=token.value * 1000) if token.decimals == 3 else token for token in side.tokens])
         for side in (left, right)
     ]
     return sides[0] is not None and sides[0] == sides[1]
@@ -210,17 +203,11 @@ def _agree_as_rounded(left: Side, right: Side, computed: Fraction, claimed: Frac
                 continue
             shifted = list(side.tokens)
             shifted[index] = replace(token, value=token.value + Fraction(1, 2 * 10**token.decimals))
-            value, base = _value(shifted, "fraction"), _value(side.tokens, "fraction")
+            value, base = _value(shifted), _value(side.tokens)
             if value is None or base is None:
                 return False
             tolerance += abs(value - base)
     return 0 < abs(computed - claimed) <= tolerance
-
-
-def _runs_on(computed: Fraction, right: Side) -> bool:
-    """Whether the right side only takes the left one's value up: ``3 + 4 = 7 * 2 = 14``."""
-    head = right.tokens[0]
-    return len(right.tokens) > 1 and head.kind == "num" and _agree(computed, head.value, right, loose=False)
 
 
 def _agree(computed: Fraction, claimed: Fraction, right: Side, loose: bool) -> bool:
@@ -238,23 +225,23 @@ def _agree(computed: Fraction, claimed: Fraction, right: Side, loose: bool) -> b
 
 
 def _readings(side: Side) -> Iterator[Fraction | None]:
-    yield _value(side.tokens, "fraction")
+    yield _value(side.tokens)
     if any(token.percent for token in side.tokens):
         yield _value(side.tokens, "bare")
         yield _value(side.tokens, "relative")
     if side.bullet:
-        yield _value(side.tokens[1:], "fraction")
+        yield _value(side.tokens[1:])
     products = [token if token.product is None else replace(token, value=token.product) for token in side.tokens]
     if products != list(side.tokens):
-        yield _value(products, "fraction")
+        yield _value(products)
     repeating = [_unrounded(token) for token in side.tokens]
     if len(repeating) > 1 and repeating != list(side.tokens):
-        yield _value(repeating, "fraction")
+        yield _value(repeating)
     if "/" in {token.text for token in side.tokens}:
-        yield from (value for value in (_value(side.tokens, "fraction", implied="of"),) if value is not None)
+        yield from (value for value in (_value(side.tokens, implied="of"),) if value is not None)
     tight = _tight_fractions(side.tokens)
     if tight != side.tokens:
-        yield _value(tight, "fraction")
+        yield _value(tight)
 
 
 def _unrounded(token: Token) -> Token:
@@ -283,95 +270,6 @@ def _tight_fractions(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     )
 
 
-class _Calculator:
-    """Operator precedence with two explicit stacks: no recursion, whatever the nesting."""
-
-    def __init__(self, percent: str, implied: str) -> None:
-        self.percent = percent
-        self.implied = implied
-        """How a product without a sign binds: as "*", or as "of" first, for people read 6/2(1+2) both ways."""
-        self.values: list[tuple[Fraction, bool]] = []
-        self.operators: list[str] = []
-        self.operand_next = True
-        self.previous_end = -1
-
-    def take(self, token: Token) -> bool:
-        """Take the next token; False where it cannot stand here or the calculation is given up."""
-        taken = self.take_operand(token) if token.kind in {"num", "("} else self.take_operator(token)
-        self.previous_end = token.end
-        return taken
-
-    def take_operand(self, token: Token) -> bool:
-        if token.kind == "(":
-            implied = not self.operand_next
-            if implied and (token.start != self.previous_end or not self.apply(_PRECEDENCE[self.implied])):
-                return False
-            self.operators.extend([self.implied, "("] if implied else ["("])
-            self.operand_next = True
-            return True
-        if not self.operand_next:
-            return False
-        number = token.value / 100 if token.percent and self.percent != "bare" else token.value
-        self.values.append((number, token.percent))
-        self.operand_next = False
-        return True
-
-    def take_operator(self, token: Token) -> bool:
-        if self.operand_next:
-            self.operators.extend(["neg"] if token.text == "-" else [])
-            return token.kind == "op" and token.text in {"+", "-"}
-        if token.kind == ")":
-            return self.apply(0) and bool(self.operators) and self.operators.pop() == "("
-        # 2^3^2 is 2^9: a power leaves the powers before it waiting
-        if token.kind != "op" or not self.apply(_PRECEDENCE[token.text] + (token.text == "^")):
-            return False
-        self.operators.append(token.text)
-        self.operand_next = True
-        return True
-
-    def result(self) -> Fraction | None:
-        if self.operand_next or not self.apply(0) or self.operators:
-            return None
-        return self.values[0][0]
-
-    def apply(self, precedence: int) -> bool:
-        """Apply the waiting operators that bind at least as tightly; False where that is impossible."""
-        while self.operators and self.operators[-1] != "(" and _PRECEDENCE[self.operators[-1]] >= precedence:
-            operator = self.operators.pop()
-            if operator == "neg":
-                self.values[-1] = (-self.values[-1][0], self.values[-1][1])
-                continue
-            (right, is_percent), (left, _) = self.values.pop(), self.values.pop()
-            if is_percent and self.percent == "relative" and operator in "+-":
-                right *= left
-            result = _combine(operator, left, right, after_sign="neg" in self.operators[-1:])
-            if result is None:
-                return False
-            self.values.append((result, False))
-        return True
-
-
-def _value(tokens: Sequence[Token], percent: str, implied: str = "*") -> Fraction | None:
-    calculator = _Calculator(percent, implied)
-    return calculator.result() if all(calculator.take(token) for token in tokens) else None
-
-
-def _combine(operator: str, left: Fraction, right: Fraction, *, after_sign: bool) -> Fraction | None:
-    result: Fraction
-    if operator in {"/", "÷", "^"} and (right == 0 if operator != "^" else after_sign or _too_big(left, right)):
-        return None  # -2^2 is read both ways by people: no verdict
-    if operator == "+":
-        result = left + right
-    elif operator == "-":
-        result = left - right
-    elif operator in {"/", "÷"}:
-        result = left / right
-    elif operator == "^":
-        result = left ** int(right)
-    else:
-        result = left * right
-    return result if max(result.numerator.bit_length(), result.denominator.bit_length()) <= MAX_BITS else None
-
-
-def _too_big(base: Fraction, exponent: Fraction) -> bool:
-    return exponent.denominator != 1 or not 0 <= exponent <= MAX_EXPONENT or abs(base.numerator) > 10**9
+def _value(tokens: Sequence[Token], percent: Percent = "fraction", implied: Implied = "*") -> Fraction | None:
+    evaluated = evaluate(tokens, percent, implied)
+    return None if evaluated is None else evaluated[0]

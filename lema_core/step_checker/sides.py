@@ -63,7 +63,9 @@ def _segments(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
     segment: list[list[Token]] = [[]]
     for position, token in enumerate(tokens):
         follows = tokens[position + 1].kind if position + 1 < len(tokens) else ""
-        continued = follows == "=" or (segment[-1] and _continues(segment[-1][-1]))
+        # A line that ends with a sign goes on in the next one; a dash may be the writer's
+        last = segment[-1][-1] if segment[-1] else None
+        continued = follows == "=" or (last is not None and last.kind == "op" and last.text in {"+", "*", "/"})
         if token.kind == "cut" and token.text.startswith("\n") and continued:
             continue
         if token.kind in {"cut", "approx"}:
@@ -76,11 +78,6 @@ def _segments(tokens: Sequence[Token]) -> Iterator[list[list[Token]]]:
             segment[-1].append(token)
     if len(segment) > 1:
         yield segment
-
-
-def _continues(last: Token) -> bool:
-    """Whether a line that ends with this sign goes on in the next one; a dash may be the writer's."""
-    return last.kind == "op" and last.text in {"+", "*", "/"}
 
 
 def _runs(side: Sequence[Token]) -> list[Side | None]:
@@ -109,7 +106,8 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
             current, units = [], []
             if runs and after is None and words[-1] not in _BREAKING and _BREAKING.intersection(words):
                 runs.append(None)  # "x = 7/2 and ab = 1": the words name what the next equation is about
-            tainted = words[-1].rstrip("_0123456789") in _TAINTING or _is_function(side[index - 1], after)
+            is_function = after is not None and after.kind == "(" and after.start == side[index - 1].end
+            tainted = words[-1].rstrip("_0123456789") in _TAINTING or is_function
     if current or tainted or not runs:
         runs.append(None if tainted else _side(current, units, dash=bool(runs)))
     return runs
@@ -143,10 +141,6 @@ def _is_of(words: list[str], current: list[Token], after: Token | None) -> bool:
         return False
     fraction = len(current) >= 2 and current[-1].kind == "num" and current[-2].text == "/"
     return current[-1].percent or fraction or current[-1].kind == ")"
-
-
-def _is_function(word: Token, after: Token | None) -> bool:
-    return after is not None and after.kind == "(" and after.start == word.end
 
 
 def _is_unit(words: list[str], current: list[Token], after: Token | None) -> bool:

@@ -16,7 +16,7 @@ from lema_core.corrections import (
     review,
     select,
 )
-from lema_core.corrections.choose_tries import without_false_steps
+from lema_core.corrections.review import without_false_steps
 from lema_core.llm.requests import Completion, Failure
 from lema_core.records import Correction, JudgedPath, Rejection
 from lema_core.steps import split_path

@@ -19,13 +19,14 @@ from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import requests as simulated
 from lema_core.mixture.building import count_words
 from lema_core.prompts import layouts
+from lema_core.questions.drafts import rationale_from
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates, normalised, with_signs
-from lema_core.questions.rationales import rationale_from
 from lema_core.questions.tasks.math import boxed_gold
 from lema_core.reasoning_paths import path_from, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
-from lema_core.reference_corrector import Problem, correct, equations, explanations, gold_rationale
+from lema_core.reference_corrector import Problem, correct, gold_rationale, repair
 from lema_core.report.diff import align_correction
+from lema_core.step_checker import equations
 from lema_core.steps import (
     numbered_path,
     render_path,
@@ -77,10 +78,10 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "reasoning_paths.path_from": lambda text: path_from(QUESTION, 0, "student", completion(text)),
     "verdicts.judge_path": lambda text: judge_path(judged(text)),
     "verdicts.mistake_key": lambda text: mistake_key(judged(text)),
-    "overlap.normalised": normalised,
-    "overlap.with_signs": with_signs,
-    "overlap.KnownQuestions": lambda text: text in KnownQuestions([text]),
-    "overlap.NearDuplicates": NEAR.like,
+    "near_duplicates.normalised": normalised,
+    "near_duplicates.with_signs": with_signs,
+    "near_duplicates.KnownQuestions": lambda text: text in KnownQuestions([text]),
+    "near_duplicates.NearDuplicates": NEAR.like,
     "evolution.parse_created": parse_created,
     "evolution.parse_created, choices": lambda text: parse_created(text, with_choices=True),
     "evolution.created_from": lambda text: created_from(QUESTION, 0, completion(text)),
@@ -107,13 +108,13 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "reference_corrector.correct, rationale": lambda text: correct(
         Problem(text, "7", text), "Step 1: 3 + 4 = 8.\nThe answer is 8."
     ),
-    "reference_corrector.equations": equations.equations,
-    "reference_corrector.numbers": equations.numbers,
-    "reference_corrector.given_numbers": equations.given_numbers,
-    "reference_corrector.known_numbers": equations.known_numbers,
+    "step_checker.equations": equations.equations,
+    "step_checker.numbers": equations.numbers,
+    "reference_corrector.given_numbers": gold_rationale.given_numbers,
+    "reference_corrector.known_numbers": gold_rationale.known_numbers,
     "reference_corrector.read_steps": gold_rationale.read_steps,
-    "reference_corrector.know": lambda text: gold_rationale.know(text, text, "7"),
-    "reference_corrector.sentence": explanations.sentence,
+    "reference_corrector.analyze": lambda text: gold_rationale.analyze(text, text, "7"),
+    "reference_corrector.sentence": repair.sentence,
     "prompts.path_prompt": lambda text: layouts.path_prompt("gsm8k", text),
     "prompts.correction_prompt": lambda text: layouts.correction_prompt("gsm8k", text, text),
     "prompts.evolution_prompt": lambda text: layouts.evolution_prompt("gsm8k", text),
@@ -130,30 +131,31 @@ COVERED_BY_ANOTHER = {
     "prompts.layouts.correction_input": "prompts.correction_prompt",
     "prompts.layouts.solution_block": "prompts.correction_prompt",
     "corrections.parsing.render_choice_correction": "render_correction",
-    "reference_corrector.solution.with_result": "reference_corrector.correct",
-    "reference_corrector.wording.explain": "reference_corrector.correct",
+    "reference_corrector.repair.with_result": "reference_corrector.correct",
+    "reference_corrector.explanations.explain": "reference_corrector.correct",
 }
 """Functions of the modules below that take a string and are not in the table by themselves."""
 NO_MODEL_TEXT = {
     "reasoning_paths.prompt_identity",
     "reasoning_paths.seed_of",
-    "reference_corrector.equations.apply",
+    "mixture.building.rank",
+    "questions.drafts.draft_by_mapping",
 }
 MODULES = (
     "steps",
     "reasoning_paths",
     "verdicts",
-    "overlap",
+    "questions.near_duplicates",
     "evolution",
     "corrections.parsing",
-    "corrections.reviewing",
-    "report.pairs",
-    "questions.rationales",
+    "corrections.review",
+    "report.diff",
+    "questions.drafts",
     "reference_corrector",
-    "reference_corrector.equations",
-    "reference_corrector.knowledge",
-    "reference_corrector.solution",
-    "reference_corrector.wording",
+    "reference_corrector.gold_rationale",
+    "reference_corrector.repair",
+    "reference_corrector.explanations",
+    "step_checker.equations",
     "prompts.layouts",
     "mixture.building",
 )

@@ -12,7 +12,7 @@ from lema_core.mixture import (
     ARMS,
     Arm,
     MixtureRules,
-    Source,
+    RoundData,
     View,
     build_arm,
     count_words,
@@ -21,7 +21,7 @@ from lema_core.mixture import (
     held_out_questions,
     preference_of_correction,
 )
-from lema_core.mixture.shuffling import Shuffle
+from lema_core.mixture.building import Shuffle
 from lema_core.prompts import path_input
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.questions.near_duplicates import KnownQuestions
@@ -89,7 +89,7 @@ CORRECTIONS = [correction(q) for q in QUESTIONS[:30]] + [correction(q, corrector
 
 
 def source(questions=QUESTIONS, paths=PATHS, corrections=CORRECTIONS, **tags):
-    return Source(lambda: iter(questions), lambda: iter(paths), lambda: iter(corrections), **tags)
+    return RoundData(lambda: iter(questions), lambda: iter(paths), lambda: iter(corrections), **tags)
 
 
 POOL = (
@@ -265,7 +265,7 @@ def test_added_methods_have_their_inputs_and_outputs():
 
 def test_an_arm_that_cannot_reach_its_size_says_what_is_wanting():
     few = (source(paths=PATHS[:8]),)
-    with pytest.raises(DataError, match="are wanting, and the pool has"):
+    with pytest.raises(DataError, match="more are required, but the pool has only"):
         built("cot_same_tokens", few)
     many = (source(questions=QUESTIONS[:2], paths=[]),)
     with pytest.raises(DataError, match="its fixed part alone has"):

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lema_core.artifacts import rows_from_batch, table_of
-from lema_core.mixture import MixtureRules, Source, build_arm, get_arm
+from lema_core.mixture import MixtureRules, RoundData, build_arm, get_arm
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Correction, Example, JudgedPath, Question
 
@@ -106,7 +106,7 @@ def counts(pool_folder):
         for batch in pq.ParquetFile(pool_folder / f"{name}.parquet").iter_batches():
             yield from rows_from_batch(batch, record)
 
-    source = Source(
+    source = RoundData(
         questions=lambda: read("questions", Question),
         paths=lambda: read("paths", JudgedPath),
         corrections=lambda: read("corrections", Correction),

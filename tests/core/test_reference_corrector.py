@@ -11,8 +11,8 @@ from lema_core.corrections import parse_correction, review
 from lema_core.llm.requests import Completion
 from lema_core.records import Correction, JudgedPath
 from lema_core.reference_corrector import Problem, correct
-from lema_core.reference_corrector.equations import equations, given_numbers, key, known_numbers
-from lema_core.reference_corrector.expansion import Expander, is_part
+from lema_core.reference_corrector.gold_rationale import Expander, given_numbers, is_part, key, known_numbers
+from lema_core.step_checker.equations import equations
 from lema_core.steps import split_path, strip_marks
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

@@ -47,7 +47,7 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
     assert ended.returncode == 1
     assert "2 of 8 cells did not finish; the others are kept" in ended.stderr
     assert "too_large, seed 0" in ended.stderr
-    assert "are wanting, and the pool has" in ended.stderr
+    assert "more are required, but the pool has only" in ended.stderr
     assert "lema resume flow_test --root out" in ended.stderr
     store = Store(str(tmp_path / "out" / "store"))
     counts = {

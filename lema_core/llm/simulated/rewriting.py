@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
-from lema_core.reference_corrector.equations import Equation, equations
 from lema_core.reference_corrector.repair import plain
+from lema_core.step_checker.equations import Equation, equations
 
 _NUMBER = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})+(?:\.\d+)?|(?<![\d.,])\d+(?:\.\d+)?")
 LARGEST = 10**9

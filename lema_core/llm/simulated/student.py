@@ -12,8 +12,8 @@ from fractions import Fraction
 
 from lema_core.llm.simulated.rewriting import numbers_of, rewrite, sensible, substitute, with_result
 from lema_core.reference_corrector import Problem
-from lema_core.reference_corrector.equations import equations
 from lema_core.reference_corrector.repair import plain
+from lema_core.step_checker.equations import equations
 from lema_core.steps import render_path, split_path
 
 NO_ANSWER_SHARE = 0.02

@@ -1,39 +1,30 @@
 """The tasks: what a question of each looks like, where its data come from, how an answer is checked.
 
-A task is one small module that defines ``TASK``; adding one is adding such a module and its line below
-(``docs/tasks.md`` shows it). A task knows nothing of stages, endpoints or arms.
+A task is one ``Task`` in a small module; adding one is adding such a module and its line below (``docs/tasks.md`` shows
+it). A task knows nothing of stages, endpoints or arms.
 """
 
 from lema_core.errors import ConfigError
-from lema_core.questions.tasks import (
-    arithmetic,
-    asdiv,
-    csqa,
-    generic,
-    gsm8k,
-    gsm_symbolic,
-    lema_official,
-    math,
-    svamp,
-)
+from lema_core.questions.tasks import arithmetic, csqa, gsm_symbolic, lema_official, math, word_problems
 from lema_core.questions.tasks.task import HubDataset, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
         arithmetic.TASK,
-        gsm8k.TASK,
+        word_problems.GSM8K,
         math.TASK,
         csqa.TASK,
-        svamp.TASK,
-        asdiv.TASK,
+        word_problems.SVAMP,
+        word_problems.ASDIV,
         gsm_symbolic.TASK,
         lema_official.TASK,
         lema_official.CHOICE_TASK,
-        generic.NUMERIC,
-        generic.LATEX,
-        generic.CHOICE,
-        generic.TEXT,
+        # For a user's own file: name the answer family, map the fields.
+        Task(name="numeric", family="numeric", prompts="gsm8k"),
+        Task(name="latex", family="latex", prompts="math"),
+        Task(name="choice", family="choice", shape="choice", prompts="csqa"),
+        Task(name="text", family="text", prompts="gsm8k"),
     )
 }
 """Every bundled task by its name."""

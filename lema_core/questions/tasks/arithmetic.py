@@ -1,21 +1,146 @@
-"""The embedded task: generated word problems of a few small steps (``lema_core/questions/arithmetic.py``)."""
+"""The embedded task: multi-step arithmetic word problems with gold rationales, for the demo and the tests.
 
+The same options and seed give the same problems in the same order on every machine. No two problems share their
+numbers and operations, and the train and test parts are disjoint in them: a test problem is not a train problem with
+another name. It needs no network and no file.
+"""
+
+import hashlib
+import random
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
-from lema_core.questions import arithmetic
+from lema_core.errors import DataError
 from lema_core.questions.drafts import Draft
-from lema_core.questions.specs import QuestionsSpec
+from lema_core.questions.specs import ArithmeticOptions, Operation
 from lema_core.questions.tasks.task import Task
 
+VERSION = 1
+"""Raised when the same options and seed would give other problems."""
+TEST_SHARE = 4
+"""One in this many problems belongs to the test part."""
+PATIENCE = 20_000
+"""After this many candidates in a row that are known or of the other part, the options allow no new problem."""
+NAMES = (
+    ("Tom", "He", "him"), ("Ben", "He", "him"), ("Sam", "He", "him"), ("Leo", "He", "him"),
+    ("Max", "He", "him"), ("Anna", "She", "her"), ("Mia", "She", "her"), ("Lucy", "She", "her"),
+    ("Ella", "She", "her"), ("Kate", "She", "her"),
+)  # fmt: skip
+FRIENDS = ("Jack", "Nina", "Paul", "Rosa", "Dan", "Julia", "Omar", "Grace")
+THINGS = (
+    "apples", "pens", "coins", "cards", "stamps", "books", "shells", "marbles", "eggs", "balls", "stickers", "cookies",
+)  # fmt: skip
+BOXES = ("boxes", "bags", "jars", "baskets")
+MORE = (
+    "{he} buys {n} more.", "{he} finds {n} more.", "{friend} gives {him} {n} more.", "Then {he_} gets {n} more.",
+)  # fmt: skip
+LESS = (
+    "{he} gives {n} to {friend}.", "{he} loses {n} of them.", "{he} sells {n} of them.", "Then {he_} gives away {n}.",
+)  # fmt: skip
+MULTIPLES = {2: "Then {he_} doubles the number of {things}.", 3: "Then {he_} triples the number of {things}."}
+SIGNS: dict[Operation, str] = {"add": "+", "subtract": "-", "times": "*"}
 
-def _generate(spec: QuestionsSpec) -> Iterator[tuple[str, Draft]]:
-    return arithmetic.generate(spec.arithmetic, spec.seed, spec.split)
+
+@dataclass(frozen=True, slots=True)
+class Computation:
+    """One operation: ``before operation number = after``."""
+
+    before: int
+    operation: Operation
+    number: int
+    after: int
+
+
+def generate(options: ArithmeticOptions, seed: int, split: str) -> Iterator[tuple[str, Draft]]:
+    """Yield (place, problem) without end; a place reads ``arithmetic:<number>``.
+
+    Raises:
+        DataError: the options allow no further problem.
+    """
+    rng = random.Random(f"lema-arithmetic-{VERSION}-{seed}-{split}")  # noqa: S311  # a seeded stream, not a secret
+    seen: set[bytes] = set()
+    for number in count():
+        steps = _new_problem(rng, options, split, seen)
+        yield f"arithmetic:{number}", _in_words(rng, steps)
+
+
+def _new_problem(
+    rng: random.Random, options: ArithmeticOptions, split: str, seen: set[bytes]
+) -> tuple[Computation, ...]:
+    for _ in range(PATIENCE):
+        steps = _draw(rng, options)
+        if steps is None:
+            continue
+        text = ";".join(f"{step.before}{SIGNS[step.operation]}{step.number}" for step in steps)
+        key = hashlib.sha256(text.encode()).digest()[:8]
+        part = "test" if key[0] % TEST_SHARE == 0 else "train"
+        if key not in seen and part == split:
+            seen.add(key)
+            return steps
+    raise DataError(
+        f"The arithmetic generator made {len(seen)} {split} problems and finds no new one in {PATIENCE} tries. "
+        "Expected: options that allow more problems. Lower `limit`, or raise largest_number or max_steps."
+    )
+
+
+def _draw(rng: random.Random, options: ArithmeticOptions) -> tuple[Computation, ...] | None:
+    """Return the steps of a problem, or None where the drawn numbers leave the allowed values."""
+    value = rng.randint(2, options.largest_number)
+    steps: list[Computation] = []
+    for position in range(rng.randint(options.min_steps, options.max_steps)):
+        step = _draw_step(rng, options, value, first=position == 0)
+        if not 1 <= step.after <= options.largest_value:
+            return None
+        steps.append(step)
+        value = step.after
+    return tuple(steps)
+
+
+def _draw_step(rng: random.Random, options: ArithmeticOptions, value: int, *, first: bool) -> Computation:
+    operation = rng.choice(options.operations)
+    if operation == "add":
+        number = rng.randint(1, options.largest_number)
+        return Computation(value, operation, number, value + number)
+    if operation == "subtract":
+        number = rng.randint(1, min(options.largest_number, max(value - 1, 1)))
+        return Computation(value, operation, number, value - number)
+    number = rng.randint(2, 5) if first else rng.choice((2, 3))
+    return Computation(value, operation, number, value * number)
+
+
+def _in_words(rng: random.Random, steps: tuple[Computation, ...]) -> Draft:
+    name, he, him = rng.choice(NAMES)
+    words = {"name": name, "he": he, "he_": he.lower(), "him": him, "things": rng.choice(THINGS)}
+    first, later = steps[0], steps
+    if first.operation == "times":
+        # Boxes of equal size name both numbers of the first step
+        sentences = [f"{name} has {first.before} {rng.choice(BOXES)} with {first.number} {words['things']} each."]
+        later = steps[1:]
+    else:
+        sentences = [f"{name} has {first.before} {words['things']}."]
+    sentences += [_event(rng, step, words) for step in later]
+    sentences.append("How many {things} does {name} have now?".format(**words))
+    lines = [
+        f"Step {k}: {name} has {step.before} {SIGNS[step.operation]} {step.number} = {step.after} {words['things']}."
+        for k, step in enumerate(steps, start=1)
+    ]
+    gold = str(steps[-1].after)
+    rationale = "\n".join([*lines, f"The answer is {gold}."])
+    return Draft(text=" ".join(sentences), gold=gold, rationale=rationale, level=str(len(steps)))
+
+
+def _event(rng: random.Random, step: Computation, words: dict[str, str]) -> str:
+    if step.operation == "times":
+        return MULTIPLES[step.number].format(**words)
+    phrase = rng.choice(MORE if step.operation == "add" else LESS)
+    return phrase.format(**words, n=step.number, friend=rng.choice(FRIENDS))
 
 
 TASK = Task(
     name="arithmetic",
     family="numeric",
     prompts="arithmetic",
-    generate=_generate,
-    generator_version=f"arithmetic-{arithmetic.VERSION}",
+    generate=lambda spec: generate(spec.arithmetic, spec.seed, spec.split),
+    generator_version=f"arithmetic-{VERSION}",
 )

@@ -9,13 +9,12 @@ from importlib import metadata
 from itertools import count
 
 from lema_core.errors import MissingDependencyError
-from lema_core.questions.drafts import Draft
-from lema_core.questions.rationales import rationale_from
+from lema_core.questions.drafts import Draft, rationale_from
 from lema_core.questions.specs import QuestionsSpec
 from lema_core.questions.tasks.task import Task
 
 TEST_SHARE = 4
-"""One in so many problems belongs to the test part."""
+"""One in this many problems belongs to the test part."""
 BLOCK = 500
 """The library makes a set of a fixed size; we take one block after another."""
 REQUEST = " Give the result as your final answer. Do not include units."

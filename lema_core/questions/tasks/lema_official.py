@@ -5,8 +5,7 @@ solution that ends in its answer (GSM8K, SVAMP, ASDiv), and an answer among cand
 """
 
 from lema_core.errors import DataError
-from lema_core.questions.drafts import Draft, Row
-from lema_core.questions.rationales import rationale_from
+from lema_core.questions.drafts import Draft, Row, rationale_from
 from lema_core.questions.tasks.task import Task
 
 ANSWER_MARK = "The answer is"

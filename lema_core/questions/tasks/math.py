@@ -4,8 +4,7 @@ import re
 
 from lema_core.answers import extract, match
 from lema_core.errors import DataError
-from lema_core.questions.drafts import Draft, Row
-from lema_core.questions.rationales import rationale_from
+from lema_core.questions.drafts import Draft, Row, rationale_from
 from lema_core.questions.tasks.task import HubDataset, Task
 
 _BOX = re.compile(r"\\(?:boxed|fbox)")

@@ -7,7 +7,7 @@ answer must be right in every way of saying it.
 import pytest
 
 from lema_core.answers import judge
-from lema_core.answers.verify import verify_pair
+from lema_core.answers.judge import verify_pair
 
 PLACES = ("bank", "library", "mall", "school", "mosque")
 ITEMS = ("a1", "b1", "c1", "d1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lema_core.answers import extract, false_equations, judge, majority_vote, match
-from lema_core.answers.verify import verify_pair
+from lema_core.answers.judge import verify_pair
 from lema_core.answers.worker_pool import Workers
 
 HOSTILE = {

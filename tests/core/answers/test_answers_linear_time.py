@@ -9,20 +9,25 @@ import pytest
 from hostile_texts import patterns, repeated, superlinear
 
 from lema_core.answers import extract, false_equations
-from lema_core.answers.boxes import find_boxes
 from lema_core.answers.choice import choose, match_choice
 from lema_core.answers.conclusions import conclude
 from lema_core.answers.cues import find_cues
 from lema_core.answers.extraction import read_answer
-from lema_core.answers.formulas import formulas, leading_formula, without_formulas
-from lema_core.answers.lexer import to_ascii, tokens_of
-from lema_core.answers.limits import not_an_answer, too_heavy
-from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, explains, hedged, taken_back
-from lema_core.answers.quantity import only_quantity
+from lema_core.answers.formulas import (
+    computed_side,
+    find_boxes,
+    formulas,
+    leading_formula,
+    stated_side,
+    without_formulas,
+)
+from lema_core.answers.lexer import not_an_answer, to_ascii, tokens_of
+from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, taken_back
+from lema_core.answers.quantity import explains, hedged, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS
-from lema_core.answers.sides import computed_side, stated_side
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.thinking import spoken, without_end_tokens
+from lema_core.answers.worker_pool import too_heavy
 from lema_core.verdicts import mistake_key
 
 CANDIDATES = ("bank", "a b", "word word")
