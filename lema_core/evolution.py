@@ -95,7 +95,7 @@ def evolution_requests(
             yield EvolutionRequest(question, draw, CompletionRequest(messages, own, draw))
 
 
-def created_from(seed: Question, draw: int, outcome: Outcome) -> Question | Rejection:
+def parse_evolved(seed: Question, draw: int, outcome: Outcome) -> Question | Rejection:
     """Return the created question, its ``gold`` still empty, or a rejection with a reason of ``REASONS``."""
     if not isinstance(outcome, Completion):
         return _rejected(seed, draw, outcome, "request_failed", f"{outcome.reason}: {outcome.detail}")
@@ -161,7 +161,7 @@ class Novelty:
                 yield question
 
 
-def answered(question: Question, outcomes: Sequence[Outcome]) -> Question | Rejection:
+def answer_by_majority(question: Question, outcomes: Sequence[Outcome]) -> Question | Rejection:
     """Return the question with the majority's answer as its gold answer and a path that ends in it as its rationale.
 
     More than half of the samples must agree, by equivalence and not by spelling; failed samples and those without an

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS
-from lema_core.answers.thinking import without_end_tokens
+from lema_core.answers.thinking import strip_end_tokens
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
 from lema_core.prompts import fingerprint, load, path_prompt
 from lema_core.questions import get_task
@@ -76,7 +76,7 @@ def seed_of(row_id: str) -> int:
     return int(content_id("seed", row_id).removeprefix("seed-"), 16) % SEED_RANGE
 
 
-def path_from(question: Question, sample_index: int, student: str, outcome: Outcome) -> ReasoningPath | Rejection:
+def parse_path(question: Question, sample_index: int, student: str, outcome: Outcome) -> ReasoningPath | Rejection:
     """Return the path that a student's answer holds, or a rejection with a reason of ``REASONS``.
 
     The text is kept as it came but for white space and end tokens around it and a second question that the student went
@@ -124,7 +124,7 @@ def without_run_on(text: str, task: str) -> str:
 
     The tokens of a chat template around it are no part of it: a server that does not skip them sends ``72.<|im_end|>``.
     """
-    stripped = without_end_tokens(text).strip()
+    stripped = strip_end_tokens(text).strip()
     # A student that begins by restating its orders has not run on yet.
     again = stripped.find(load(get_task(task).prompts).path.instruction, 1)
     kept = stripped[:again] if again > 0 else stripped

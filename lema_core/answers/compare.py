@@ -15,7 +15,7 @@ from lema_core.answers.expressions import GREEK, Node, Tokens, parse_expression
 from lema_core.answers.lexicon import CURRENCY_UNITS, FACTORS, GENERIC_LABELS, UNIT_SYMBOLS
 from lema_core.answers.results import DEFAULT_POLICY, MatchPolicy
 from lema_core.answers.sampling import unknowns
-from lema_core.answers.typed_answers import Answer, Kind, as_interval, flipped, same_date
+from lema_core.answers.typed_answers import Answer, Kind, as_interval, flip, same_date
 from lema_core.answers.values import is_rounding_of, same_angle, same_family, same_number, same_value
 
 _INFINITE = {("inf",), ("+", "inf"), ("-", "inf")}
@@ -159,7 +159,8 @@ class _Comparison:
         """``10^3 = 1000`` says 1000, having no unknowns; ``2x + z = 1`` is not 1; ``y = 2x`` is ``2x - y = 0``."""
         if set(relation.signs) != {"="}:
             return same_condition(value, relation) if value.name else False
-        if not any(_has_letters(item) for item in relation.items):
+        lexemes = [lexeme for item in relation.items for lexeme in item.tokens]
+        if not any(part in GREEK or (len(part) == 1 and part.isalpha() and part not in "ei") for part in lexemes):
             if value.name and not value.name[0].startswith("'"):
                 return False  # x = 2 is not 2 = 2
             is_of_i = "i" in relation.tokens  # an unknown, unless the equation holds: e^{i\pi} = -1
@@ -309,7 +310,7 @@ class _Comparison:
             return True
         if set(gold.signs) == set(pred.signs) == {"="} and len(gold.items) == len(pred.items) == 2:
             return same_equation(gold, pred)
-        for other in (pred, flipped(pred)):
+        for other in (pred, flip(pred)):
             if gold.signs == other.signs and self.in_order(gold.items, other.items):
                 return True
         left, right = as_interval(gold), as_interval(pred)
@@ -350,12 +351,6 @@ def _connective(answer: Answer) -> str:
 
 def _is_point(point: Answer) -> bool:
     return "in" not in point.note and (point.brackets == "()" or (point.brackets == "[]" and len(point.items) > 2))
-
-
-def _has_letters(answer: Answer) -> bool:
-    return any(
-        (len(part) == 1 and part.isalpha() and part not in {"e", "i"}) or part in GREEK for part in answer.tokens
-    )
 
 
 def _value_based(value: Answer, based: Answer) -> bool:

@@ -9,8 +9,8 @@ from lema_core.answers.formulas import (
     without_formulas,
 )
 from lema_core.answers.lexer import not_an_answer, to_ascii
-from lema_core.answers.phrases import denies, taken_back
-from lema_core.answers.quantity import changed, only_quantity
+from lema_core.answers.phrases import denies, takes_back
+from lema_core.answers.quantity import alters, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS, Extraction, Family
 
 SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|(?<=[。！？])\s*|\n\s*\n|<\|")
@@ -161,6 +161,6 @@ def last_number(text: str) -> Extraction:
 
 def _unless_denied(text: str, start: int, end: int, value: str, cue: str) -> Extraction:
     """Return a value of prose unless the words around it deny it."""
-    if changed(text[max(0, start - 160) : start]) or taken_back(text[end:], value):
+    if alters(text[max(0, start - 160) : start]) or takes_back(text[end:], value):
         return Extraction("ambiguous", cue=cue, detail=f"{value[:80]!r} is denied")
     return Extraction("value", value, cue)

@@ -46,8 +46,13 @@ def same_condition(gold: Answer, pred: Answer) -> bool | None:
     ):
         return None
     try:
-        left, right = (side[0] if len(side) == 1 or _holds_somewhere(side[0]) else side[-1] for side in readings)
-        return _same(left, right)
+        chosen = []
+        for side in readings:
+            work = Work(WORK)
+            # Of two readings the first counts if some point satisfies it
+            first = len(side) == 1 or any(_holds(side[0], point, work) for point in _points((side[0],), work))
+            chosen.append(side[0] if first else side[-1])
+        return _same(*chosen)
     except NoValueError:  # the work is used up
         return None
 
@@ -122,11 +127,6 @@ def _leaves(condition: Condition) -> Iterator[Condition]:
         yield condition
     for part in condition.parts:
         yield from _leaves(part)
-
-
-def _holds_somewhere(condition: Condition) -> bool:
-    work = Work(WORK)
-    return any(_holds(condition, point, work) for point in _points((condition,), work))
 
 
 def _same(left: Condition, right: Condition) -> bool | None:

@@ -25,10 +25,10 @@ from lema_core.answers.formulas import (
     stated_side,
 )
 from lema_core.answers.lexer import not_an_answer, to_ascii
-from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, taken_back
+from lema_core.answers.phrases import denies, denies_box, denies_following, denies_own_value, takes_back
 from lema_core.answers.quantity import explains, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS, MAX_TEXT_CHARS, Extraction, Family
-from lema_core.answers.thinking import CONTROL_TOKEN, may_think, spoken, without_end_tokens
+from lema_core.answers.thinking import CONTROL_TOKEN, may_think, strip_end_tokens, strip_thinking
 from lema_core.errors import LemaError
 
 _SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")
@@ -123,10 +123,10 @@ class _Reading:
 
 
 def _extract(text: str, family: Family, candidates: tuple[str, ...] | None, *, loose: bool) -> Extraction:
-    said = spoken(text)
+    said = strip_thinking(text)
     if said is None:
         return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
-    said = without_end_tokens(said)
+    said = strip_end_tokens(said)
     found = _by_cue(*_cut_run_on(said, family), family, candidates)
     if found.outcome == "none" and not found.cue:
         concluded = conclude(said, family) if family in {"latex", "numeric"} else found
@@ -155,10 +155,10 @@ def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...]
 def _read(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
     if len(text) <= MAX_BARE and not _WORDS.search(text):
         return _bare(text)
-    said = spoken(text)
+    said = strip_thinking(text)
     if said is None:
         return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
-    said = without_end_tokens(said)
+    said = strip_end_tokens(said)
     solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or is_prose(said)
     found = extract(said, family, candidates, loose=True) if solution else conclude(said, family)
     return _bare(said) if found.outcome == "none" and found.cue not in {"boxed", "field"} else found
@@ -193,7 +193,7 @@ def _simple(text: str) -> Extraction | None:
         return None
     tail = text[start:] if text[-1] != "." else text[start:-1]
     number = _SIMPLE_TAIL.fullmatch(tail)
-    if number is None or may_think(text) or (cue == "answer" and denied(text[max(0, at - 160) : at])):
+    if number is None or may_think(text) or (cue == "answer" and denies_following(text[max(0, at - 160) : at])):
         return None
     return _simple_value(number[1], cue)
 
@@ -249,12 +249,12 @@ def _is_denied(text: str, cue: Cue) -> bool:
     before = text[max(0, cue.start - 160) : cue.start]
     if cue.kind == "boxed":
         clause = before.lower().rpartition("answer")[0]
-        return denies_box(before) or (bool(clause) and "." not in before[len(clause) :] and denied(clause))
+        return denies_box(before) or (bool(clause) and "." not in before[len(clause) :] and denies_following(clause))
     if cue.kind not in {"answer", "language", "choice", "result"}:
         return False
     if "would" in text[cue.start : cue.end] and _SUPPOSED.search(before):
         return True
-    return denied(before)
+    return denies_following(before)
 
 
 def _boxed(text: str, boxes: dict[int, Box], start: int, family: Family, *, last: bool) -> _Reading:
@@ -291,7 +291,7 @@ def _checked(text: str, cue: Cue, reading: _Reading, family: Family, candidates:
     found = _typed(raw, family, candidates, cue.kind)
     if found.outcome in {"none", "refused"}:
         return found
-    if taken_back(text[reading.end :], raw):
+    if takes_back(text[reading.end :], raw):
         return Extraction("ambiguous", cue=cue.kind, detail=f"{raw[:80]!r} is taken back")
     if found.value is not None and reading.alternative is not None:
         return replace(found, alternative=_typed(reading.alternative, family, candidates, cue.kind).value)
@@ -352,7 +352,7 @@ def _snippet(text: str, cue: Cue, family: Family) -> _Reading:
         return _Reading(None, start)  # the box's own cue stands behind this one and was read first
     supposed = "would" in text[cue.start : cue.end] and " if " in sentence
     foreign = cue.kind == "language" and _DENIED_FIRST.match(sentence)  # "nicht 5"
-    denies_itself = foreign or _CALLED_WRONG.match(rest) or denied_inside(sentence)
+    denies_itself = foreign or _CALLED_WRONG.match(rest) or denies_own_value(sentence)
     if supposed or (family != "choice" and denies_itself):
         detail = f"{sentence[:80]!r} is denied"
         return _Reading(None, start, outcome=Extraction("ambiguous", cue=cue.kind, detail=detail))

@@ -133,18 +133,14 @@ def find_boxes(text: str, places: Sequence[tuple[int, int]]) -> dict[int, Box]:
     braced: dict[int, int] = {}
     for start, end in places:
         if text[end : end + 1] == " " and text[end : end + 2] != " {":
-            found[start] = _bare(text, start, end)
+            bare = _BARE_END.search(text, end + 1)
+            stop = bare.start() if bare else len(text)
+            found[start] = Box(text[end:stop].strip() if stop - end < 200 else None, start, stop)
         else:
             braced[text.find("{", end)] = start
     if braced:
         found |= _braced(text, braced)
     return found
-
-
-def _bare(text: str, start: int, at: int) -> Box:
-    end = _BARE_END.search(text, at + 1)
-    stop = end.start() if end else len(text)
-    return Box(text[at:stop].strip() if stop - at < 200 else None, start, stop)
 
 
 def _braced(text: str, openings: dict[int, int]) -> dict[int, Box]:

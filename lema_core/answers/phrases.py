@@ -148,7 +148,7 @@ def _any_of(forms: Mapping[str, str]) -> re.Pattern[str]:
 _SAYS_ELSEWHERE, _TAKES_BACK, _DENIES_AT_ONCE = map(_any_of, (_ELSEWHERE, _RETRACTION, _AT_ONCE))
 
 
-def denied(before: str) -> bool:
+def denies_following(before: str) -> bool:
     """Say whether the words in front of a cue deny what follows: "I don't think the answer is", "Bob thinks"."""
     if "cording" in before or "opinion" in before or " view" in before:
         sentence = _SENTENCE_END.split(before[-160:])[-1]
@@ -171,12 +171,12 @@ def denies(words: str) -> bool:
     return _DENIAL.search(words) is not None
 
 
-def denied_inside(phrase: str) -> bool:
+def denies_own_value(phrase: str) -> bool:
     """Say whether a phrase denies the value that it states: "5, which is wrong", "5 (incorrect)"."""
     return _DENIED_INSIDE.search(phrase) is not None
 
 
-def taken_back(behind: str, value: str) -> bool:
+def takes_back(behind: str, value: str) -> bool:
     """Say whether what stands behind an answer takes it back: "Wait, that is wrong. It should be 6."
 
     Words that only doubt take it back where nothing confirms the answer: "Wait" at once, "However" where another number

@@ -10,7 +10,7 @@ from itertools import pairwise
 from math import prod
 
 from lema_core.answers.lexer import to_ascii
-from lema_core.answers.phrases import CLAUSE, PLAIN_DIGITS, denied
+from lema_core.answers.phrases import CLAUSE, PLAIN_DIGITS, denies_following
 from lema_core.answers.results import Extraction
 from lema_core.answers.structure import parse_answer
 
@@ -111,7 +111,7 @@ def only_quantity(phrase: str, cue: str) -> Extraction:
 
 
 def _value(plain: str, *, boxed: bool) -> str | None:
-    if _COMPARES.search(plain) or hedged(re.split(r"[0-9\\]", plain, maxsplit=1)[0]):
+    if _COMPARES.search(plain) or hedges(re.split(r"[0-9\\]", plain, maxsplit=1)[0]):
         return None
     *names, plain = (part.strip() for part in plain.split("="))
     if any(_LINKED.search(name) for name in names):
@@ -122,7 +122,7 @@ def _value(plain: str, *, boxed: bool) -> str | None:
 
 def _stated(plain: str) -> str | None:
     found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
-    if not found or hedged(plain[: found[0].start()], plain[found[0].end() :]):
+    if not found or hedges(plain[: found[0].start()], plain[found[0].end() :]):
         return None
     gaps = [plain[left.end() : right.start()] for left, right in pairwise(found)]
     if any(_ARITHMETIC.match(gap) for gap in gaps):
@@ -211,15 +211,15 @@ def _number(text: str) -> Fraction | None:
     return Fraction(plain) if len(plain) <= 30 and _PLAIN_NUMBER.fullmatch(plain) else None
 
 
-def hedged(before: str, behind: str = "") -> bool:
+def hedges(before: str, behind: str = "") -> bool:
     """Say whether the words beside a number change it: "less than 5", "half of 10", "5 squared", "5 or more"."""
     return _HEDGES.search(before) is not None or _SUFFIXES.match(behind) is not None
 
 
-def changed(before: str) -> bool:
+def alters(before: str) -> bool:
     """Say whether the words between a number and the one before it deny or change it: "there are at least"."""
     words = _NUMBER_BEFORE.split(CLAUSE.split(before[-160:])[-1])[-1]
-    return denied(words) or hedged(words)
+    return denies_following(words) or hedges(words)
 
 
 def is_context(between: str, behind: str) -> bool:

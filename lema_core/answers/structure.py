@@ -21,7 +21,7 @@ from lema_core.answers.typed_answers import (
     closes_at_end,
     date_of,
     split_top,
-    without_remarks,
+    strip_remarks,
 )
 from lema_core.answers.values import has_unknowns
 
@@ -52,7 +52,7 @@ def parse_answer(text: str, *, letters: bool = False) -> Answer:
     )  # the lexer's cache has the two under two keys
     if tokens[:1] == ("{",) and tokens.count("{") > tokens.count("}"):
         tokens = tokens[1:]  # a box that was never closed
-    remarks = without_remarks(tokens)
+    remarks = strip_remarks(tokens)
     answer = _list(remarks.tokens, 0)
     return with_integers(answer, remarks.integers) if remarks.integers else answer
 
@@ -136,7 +136,11 @@ def _unlabelled(tokens: Tokens, depth: int) -> Answer:
     )
     if answer is not None:
         return answer
-    return Answer("text", _without_marks(tokens)) if _is_prose(tokens) else Answer("raw", tokens)
+    if not _is_prose(tokens):
+        return Answer("raw", tokens)
+    marks = {"(", ")", "{", "}", ".", "-", "!", "?"}
+    words = tuple(lexeme for lexeme in tokens if lexeme not in marks)
+    return Answer("text", tokens[:1] * (tokens[0] == "-") + words)
 
 
 def _share(tokens: Tokens) -> Answer | None:
@@ -349,7 +353,8 @@ def _typed_number(tokens: Tokens) -> Answer | None:
     if ":" in tokens:
         return _ratio(tokens)
     if len(tokens) == 2 and tokens[1] in _HALVES and tokens[0].isdigit():
-        return _hour(tokens)
+        full = _ratio((tokens[0], ":", "00", tokens[1]))  # "3 PM" and "12 noon" are full hours
+        return replace(full, tokens=tokens, brackets="clock") if full else None
     if len(tokens) == 3 and tokens[1] == "-" and tokens[0].isdigit() and tokens[2].isdigit():
         if (len(tokens[0]), tokens[0]) < (len(tokens[2]), tokens[2]):
             return Answer("range", tokens)
@@ -368,20 +373,9 @@ def _ratio(tokens: Tokens) -> Answer | None:
     if len(parts) < 2 or None in nodes:
         return None
     items = tuple(Answer("value", part, node) for part, node in zip(parts, nodes, strict=True))
-    return Answer("ratio", tokens, items=items, brackets="clock" if _may_be_time(parts) else "", unit=half)
-
-
-def _hour(tokens: Tokens) -> Answer | None:
-    """``3 PM`` and ``12 noon`` are full hours."""
-    full = _ratio((tokens[0], ":", "00", tokens[1]))
-    return Answer("ratio", tokens, items=full.items, brackets="clock", unit=full.unit) if full else None
-
-
-def _may_be_time(parts: list[Tokens]) -> bool:
     digits = [part[0] for part in parts if len(part) == 1 and part[0].isdigit() and len(part[0]) <= MAX_TIME_DIGITS]
-    if len(digits) != len(parts) or len(parts) > 3:
-        return False
-    return int(digits[0]) <= 24 and all(int(part) < 60 for part in digits[1:])
+    may_be_time = len(digits) == len(parts) <= 3 and int(digits[0]) <= 24 and all(int(part) < 60 for part in digits[1:])
+    return Answer("ratio", tokens, items=items, brackets="clock" if may_be_time else "", unit=half)
 
 
 def _quantity(tokens: Tokens) -> Answer | None:
@@ -400,7 +394,9 @@ def _quantity(tokens: Tokens) -> Answer | None:
     while end < len(tokens) and tokens[end] in _SCALED:
         node = Node("mul", (node, Node("num", value=_SCALED[tokens[end]])))
         end += 1
-    unit = _unit_name(tokens[end:])
+    # The scale that the unit names, with its power and what it is per ("m2", "mi/h"); "" for other words
+    units = [_one_unit(part) for part in split_top(tokens[end:], {"/", "'per"})]
+    unit = "/".join(units) if units[0] else ""
     if unit == "deg" and node.op != "deg":
         node = Node("deg", (node,))
     note = tuple(word for word in behind if word in QUALIFIERS)
@@ -431,12 +427,6 @@ def _is_unit(tokens: Tokens, end: int) -> bool:
     return lexeme == "/" and end < len(tokens) and tokens[end].startswith("'")
 
 
-def _unit_name(tokens: Tokens) -> str:
-    """Return the scale that a unit names, with its power and what it is per: ``m2``, ``mi/h``; "" for other words."""
-    parts = [_one_unit(part) for part in split_top(tokens, {"/", "'per"})]
-    return "/".join(parts) if parts[0] else ""
-
-
 def _one_unit(tokens: Tokens) -> str:
     names = [UNIT_NAMES.get(lexeme[1:], lexeme[1:]) for lexeme in tokens if lexeme.startswith("'")]
     power = "2" if "2" in tokens or {"square", "sq", "squared"} & set(names) else ""
@@ -451,9 +441,3 @@ def _is_prose(tokens: Tokens) -> bool:
     if len(tokens) == 1 and tokens[0].isalpha() and len(tokens[0]) == 1:
         return False
     return any(lexeme.startswith("'") for lexeme in tokens)
-
-
-def _without_marks(tokens: Tokens) -> Tokens:
-    """Return a text without its punctuation."""
-    marks = {"(", ")", "{", "}", ".", "-", "!", "?"}
-    return tokens[:1] * (tokens[0] == "-") + tuple(lexeme for lexeme in tokens if lexeme not in marks)

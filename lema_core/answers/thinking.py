@@ -40,7 +40,7 @@ def may_think(text: str) -> bool:
     return ("[" in text and "[THINK" in text) or "◁" in text or text.startswith("analysis")
 
 
-def spoken(text: str) -> str | None:
+def strip_thinking(text: str) -> str | None:
     """Return the text without its thinking; None where it ends inside of it, or where nothing else was said."""
     if not may_think(text):
         return text
@@ -67,7 +67,7 @@ def spoken(text: str) -> str | None:
     return said if said.strip() else None
 
 
-def without_end_tokens(text: str) -> str:
+def strip_end_tokens(text: str) -> str:
     """Return the text without the control tokens that it begins and ends with, up to where the user's turn follows."""
     if not any(sign in text for sign in ("<", "[")):
         return text

@@ -144,11 +144,11 @@ def as_interval(relation: Answer) -> Answer | None:
     """Return ``3 < x <= 4`` as the half-open interval (3, 4], ``x >= 2`` as [2, oo); None where it is none."""
     items, signs = relation.items, relation.signs
     if len(signs) == 1 and set(signs) <= _UPWARDS | _DOWNWARDS:
-        return _half_line(relation if _is_unknown(items[0]) else flipped(relation))
+        return _half_line(relation if _is_unknown(items[0]) else flip(relation))
     if len(signs) != 2 or not _is_unknown(items[1]):
         return None
     if set(signs) <= _UPWARDS:
-        relation = flipped(relation)
+        relation = flip(relation)
     if not set(relation.signs) <= _DOWNWARDS:
         return None
     low, name, high = relation.items
@@ -171,7 +171,7 @@ def _is_unknown(side: Answer) -> bool:
     return side.node is not None and side.node.op == "var"
 
 
-def flipped(relation: Answer) -> Answer:
+def flip(relation: Answer) -> Answer:
     """Return the relation read from right to left."""
     return replace(relation, items=relation.items[::-1], signs=tuple(_FLIP[sign] for sign in relation.signs[::-1]))
 
@@ -202,7 +202,7 @@ def canonical(answer: Answer) -> Answer:
     return answer
 
 
-def without_remarks(tokens: Tokens) -> Remarks:
+def strip_remarks(tokens: Tokens) -> Remarks:
     r"""Return an answer without ``, k \in \mathbb{Z}`` and ``\text{ where } k \text{ is an integer}``."""
     if not {"in", "'for", "'where", "'integer", "'integers", "'constant"}.intersection(tokens):
         return Remarks(tokens)

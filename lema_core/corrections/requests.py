@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from lema_core.corrections.review import require_agreement, review, without_false_steps
+from lema_core.corrections.review import require_agreement, review_correction, without_false_steps
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.prompts import correction_prompt
 from lema_core.questions.tasks import Task
@@ -14,7 +14,7 @@ from lema_core.steps import numbered_path, strip_marks
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class MistakeTries:
     """The reviewed tries on one mistake, in their order."""
 
     mistake: JudgedPath
@@ -37,7 +37,7 @@ def correction_requests(
             yield CompletionRequest(messages, sampling, attempt)
 
 
-async def reviewed(
+async def review_tries(
     mistakes: Iterable[JudgedPath],
     outcomes: AsyncIterator[Outcome],
     task: Task,
@@ -45,16 +45,18 @@ async def reviewed(
     corrector: str,
     tries: int,
     reject_false_steps: bool = False,
-) -> AsyncIterator[Tried]:
+) -> AsyncIterator[MistakeTries]:
     """Yield each mistake with its tries: accepted corrections, and rejections with their reason."""
     for mistake in mistakes:
-        check = partial(review, mistake, family=task.family, shape=task.shape, corrector=corrector)
+        check = partial(review_correction, mistake, family=task.family, shape=task.shape, corrector=corrector)
         # In a thread: matching two answers may take a second, and the event loop has requests to look after.
         rows = [await asyncio.to_thread(check, await anext(outcomes), attempt=attempt) for attempt in range(tries)]
-        yield Tried(mistake, tuple(map(without_false_steps, rows) if reject_false_steps else rows))
+        yield MistakeTries(mistake, tuple(map(without_false_steps, rows) if reject_false_steps else rows))
 
 
-async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task: Task, second: str) -> list[Tried]:
+async def keep_agreed(
+    tried: Iterable[MistakeTries], outcomes: AsyncIterator[Outcome], task: Task, second: str
+) -> list[MistakeTries]:
     """Return the tries that the second teacher's own correction agrees with on the step.
 
     ``outcomes`` holds one answer per mistake that is ``corrected``, in order: the second teacher gets only these.
@@ -64,8 +66,8 @@ async def agreed(tried: Iterable[Tried], outcomes: AsyncIterator[Outcome], task:
         rows = mistake_tries.rows
         if mistake_tries.corrected:
             answer = await anext(outcomes)
-            check = partial(review, family=task.family, shape=task.shape, corrector=second)
+            check = partial(review_correction, family=task.family, shape=task.shape, corrector=second)
             own = await asyncio.to_thread(check, mistake_tries.mistake, answer)
             rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
-        checked.append(Tried(mistake_tries.mistake, rows))
+        checked.append(MistakeTries(mistake_tries.mistake, rows))
     return checked

@@ -62,7 +62,7 @@ _EMPTY_WORDS = re.compile(
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 
 
-def review(
+def review_correction(
     path: JudgedPath,
     outcome: Outcome,
     *,

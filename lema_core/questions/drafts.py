@@ -72,11 +72,18 @@ def draft_by_mapping(row: Row, place: str, mapping: FieldMapping, family: Family
         # the check of golds refuses it with its place.
         gold = extract(gold, family).value or gold
     rationale = _optional(row, place, mapping.rationale)
+    candidates: tuple[str, ...] | None = None
+    if mapping.candidates is not None:
+        value = _value(row, place, mapping.candidates)
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(text, str) for text in value):
+            seen = f"{place}: the field {mapping.candidates!r} holds {str(value)[:60]!r}"
+            raise DataError(f"{seen}. Expected a list of texts, one per choice.")
+        candidates = tuple(value)
     return Draft(
         text=_text(row, place, mapping.question),
         gold=gold,
         rationale=rationale_from(rationale, gold) if rationale else None,
-        candidates=None if mapping.candidates is None else _texts(row, place, mapping.candidates),
+        candidates=candidates,
         level=_optional(row, place, mapping.level),
         subject=_optional(row, place, mapping.subject),
         key=_optional(row, place, mapping.id),
@@ -110,10 +117,3 @@ def _optional(row: Row, place: str, path: str | None) -> str | None:
     if path is None or _value(row, place, path) is None:
         return None
     return _text(row, place, path) or None
-
-
-def _texts(row: Row, place: str, path: str) -> tuple[str, ...]:
-    value = _value(row, place, path)
-    if isinstance(value, list | tuple) and value and all(isinstance(text, str) for text in value):
-        return tuple(value)
-    raise DataError(f"{place}: the field {path!r} holds {str(value)[:60]!r}. Expected a list of texts, one a choice.")

@@ -24,13 +24,13 @@ SHINGLE = 3
 PERMUTATIONS = 128
 
 
-def normalised(text: str) -> str:
+def normalise(text: str) -> str:
     """Return the text's words and numbers in lower case, one space between."""
     return NOT_WORDS.sub(" ", text.casefold()).strip()
 
 
 def with_signs(text: str) -> str:
-    """Return what ``normalised`` returns, and the signs between numbers and unknowns: 5 - 3 is not 5 + 3."""
+    """Return what ``normalise`` returns, and the signs between numbers and unknowns: 5 - 3 is not 5 + 3."""
     plain = BESIDE_WORDS.sub(" ", text.casefold().translate(ONE_SPELLING))
     return AROUND_SIGNS.sub(r"\1", NOT_WORDS_OR_SIGNS.sub(" ", plain)).strip()
 
@@ -85,7 +85,7 @@ class NearDuplicates:
 def _minhash(text: str) -> "MinHash":
     from datasketch import MinHash
 
-    words = normalised(text).split()
+    words = normalise(text).split()
     count = max(1, len(words) - SHINGLE + 1)
     shingles = {" ".join(words[start : start + SHINGLE]).encode() for start in range(count)}
     made = MinHash(num_perm=PERMUTATIONS, gpu_mode="disable")

@@ -28,35 +28,39 @@ def explain(
     diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step], final: str
 ) -> str:
     """Return the explanation; ``final`` is the answer that the mistaken path states."""
-    said = {
-        "arithmetic": _arithmetic,
-        "off_course": _off_course,
-        "past_the_goal": _past_the_goal,
-        "stops_short": _stops_short,
-        "no_way_on": _no_way_on,
-        "answer_line": _answer_line,
-    }[diagnosis.kind](diagnosis, steps, rationale, missing)
-    if diagnosis.kind == "answer_line" and final:
-        return f"{said} The solution states {final} instead."
-    return said
+    number, equation = diagnosis.step, diagnosis.equation
+    value = None if diagnosis.value is None else plain(diagnosis.value)
+    if diagnosis.kind == "arithmetic":
+        return _arithmetic(diagnosis, rationale, missing)
+    if diagnosis.kind == "off_course":
+        return _off_course(diagnosis, steps, rationale, missing)
+    if diagnosis.kind == "past_the_goal":
+        does = f"Step {number} goes on to compute {equation.text}" if equation else f"Step {number} goes on"
+        return f"{does}, but step {number - 1} has already arrived at what the question asks for."
+    if diagnosis.kind == "answer_line":
+        at = f" at {value}" if value else ""
+        said = f"Step {number} arrives{at}, which is right, but the final answer does not say so."
+        return f"{said} The solution states {final} instead." if final else said
+    if diagnosis.kind == "stops_short":
+        takes = f" and takes {value} for the answer. {value} is only a value on the way to what the question asks for."
+        said = f"The solution stops at step {number}{takes if value else '.'}"
+    else:
+        said = f"Step {number}{f' arrives at {value}, but that' if value else ''} is not what the question asks for."
+    return " ".join(part for part in (said, _left_out(steps, rationale, missing), _needed(missing)) if part)
 
 
-def _arithmetic(diagnosis: Diagnosis, _: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
-    expression, computed, claimed = _false_link(diagnosis)
+def _arithmetic(diagnosis: Diagnosis, rationale: GoldRationale, missing: list[Step]) -> str:
+    if (false := diagnosis.false) is not None:
+        expression, computed, claimed = false.text.rpartition("=")[0].strip(), false.computed, false.claimed
+    elif (equation := diagnosis.equation) is not None:
+        expression, computed, claimed = equation.expression, equation.computed, equation.value
+    else:
+        expression, computed, claimed = "", Fraction(0), Fraction(0)
     right = plain(computed)
     said = f"Step {diagnosis.step} claims that {expression} equals {plain(claimed)}, but {expression} is {right}."
     if key(computed) in rationale.computed:
         return f"{said} The wrong result spoils everything that is computed from it."
     return f"{said} Nor is {right} a value that the question calls for. {_needed(missing)}".strip()
-
-
-def _false_link(diagnosis: Diagnosis) -> tuple[str, Fraction, Fraction]:
-    """Return the expression, what it is, and what the step says it is."""
-    if diagnosis.false is not None:
-        false = diagnosis.false
-        return false.text.rpartition("=")[0].strip(), false.computed, false.claimed
-    equation = diagnosis.equation
-    return (equation.expression, equation.computed, equation.value) if equation else ("", Fraction(0), Fraction(0))
 
 
 def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
@@ -161,31 +165,6 @@ def _wrong_operator(number: int, equation: Equation, right: Equation) -> str | N
     if _DOES[right.operators[0]] == does:
         return f"Step {number} has the right numbers but in the wrong order: {equation.text} should be {right.text}."
     return f"Step {number} {does} where {pair} have to be {done}: it must be {right.text}, not {equation.text}."
-
-
-def _past_the_goal(diagnosis: Diagnosis, _: tuple[Step, ...], __: GoldRationale, ___: list[Step]) -> str:
-    number, equation = diagnosis.step, diagnosis.equation
-    does = f"Step {number} goes on to compute {equation.text}" if equation else f"Step {number} goes on"
-    return f"{does}, but step {number - 1} has already arrived at what the question asks for."
-
-
-def _stops_short(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
-    number, value = diagnosis.step, diagnosis.value
-    ends = f"The solution stops at step {number}"
-    ends += f" and takes {plain(value)} for the answer." if value is not None else "."
-    right = f"{plain(value)} is only a value on the way to what the question asks for." if value is not None else ""
-    return " ".join(part for part in (ends, right, _left_out(steps, rationale, missing), _needed(missing)) if part)
-
-
-def _no_way_on(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
-    arrives = f" arrives at {plain(diagnosis.value)}, but that" if diagnosis.value is not None else ""
-    said = f"Step {diagnosis.step}{arrives} is not what the question asks for."
-    return " ".join(part for part in (said, _left_out(steps, rationale, missing), _needed(missing)) if part)
-
-
-def _answer_line(diagnosis: Diagnosis, _: tuple[Step, ...], __: GoldRationale, ___: list[Step]) -> str:
-    value = f" at {plain(diagnosis.value)}" if diagnosis.value is not None else ""
-    return f"Step {diagnosis.step} arrives{value}, which is right, but the final answer does not say so."
 
 
 def _left_out(steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:

@@ -13,7 +13,7 @@ from lema_core.corrections import (
     render_choice_correction,
     render_correction,
     require_agreement,
-    review,
+    review_correction,
     select,
 )
 from lema_core.corrections.review import without_false_steps
@@ -51,7 +51,7 @@ def completed(text, finish_reason="stop"):
 
 
 def reviewed(text, path=PATH, finish_reason="stop", **kwargs):
-    return review(path, completed(text, finish_reason), family="numeric", corrector="teacher", **kwargs)
+    return review_correction(path, completed(text, finish_reason), family="numeric", corrector="teacher", **kwargs)
 
 
 def test_accepted_correction_holds_the_whole_story():
@@ -170,7 +170,7 @@ def test_every_other_verdict_has_its_reason(monkeypatch, verdict, reason):
 def test_failed_and_cut_off_answers():
     assert reviewed(GOOD, finish_reason="length").reason == "cut_off"
     assert reviewed(GOOD, finish_reason="content_filter").reason == "refused"
-    failed = review(PATH, Failure("key", "rate_limit", "HTTP 429", 5), family="numeric")
+    failed = review_correction(PATH, Failure("key", "rate_limit", "HTTP 429", 5), family="numeric")
     assert (failed.reason, failed.text, failed.request_key) == ("request_failed", "", "key")
     assert "rate_limit, HTTP 429" in failed.detail
 
@@ -232,7 +232,7 @@ CHOICE = replace(
     ],
 )
 def test_choice_shape(text):
-    row = review(CHOICE, completed(text), family="choice", shape="choice")
+    row = review_correction(CHOICE, completed(text), family="choice", shape="choice")
     assert isinstance(row, Correction), row
     assert (row.step, row.explanation) == (0, "A mall sells goods.")
     assert row.spliced == row.correct_solution == "In a bank.\nThe answer is bank."
@@ -240,10 +240,10 @@ def test_choice_shape(text):
 
 def test_choice_shape_rejects():
     wrong = render_choice_correction("A mall sells goods.", "It is a pond.\nThe answer is pond.")
-    assert review(CHOICE, completed(wrong), family="choice", shape="choice").reason == "wrong_answer"
-    assert review(CHOICE, completed("bank"), family="choice", shape="choice").reason == "unparsable"
+    assert review_correction(CHOICE, completed(wrong), family="choice", shape="choice").reason == "wrong_answer"
+    assert review_correction(CHOICE, completed("bank"), family="choice", shape="choice").reason == "unparsable"
     empty = render_choice_correction("", "The answer is bank.")
-    assert review(CHOICE, completed(empty), family="choice", shape="choice").reason == "explanation_empty"
+    assert review_correction(CHOICE, completed(empty), family="choice", shape="choice").reason == "explanation_empty"
 
 
 def test_latex_family():
@@ -259,7 +259,7 @@ def test_latex_family():
         ["So $\\frac{4}{36} = \\boxed{\\frac{1}{9}}$."],
         "The answer is $\\frac{1}{9}$.",
     )
-    assert isinstance(review(path, completed(text), family="latex"), Correction)
+    assert isinstance(review_correction(path, completed(text), family="latex"), Correction)
 
 
 def tries():
@@ -305,4 +305,4 @@ def test_rendering_and_parsing_are_inverse(step, explanation, steps, answer):
 def test_no_text_breaks_the_parser(text, shape):
     assert isinstance(parse_correction(text, shape), ParsedCorrection | Fault)
     wrapped = f"Step 1.\nExplanation: {text}\nCorrect Solution:\n{{\n{text}\n}}"
-    assert isinstance(review(PATH, completed(wrapped), family="numeric"), Correction | Rejection)
+    assert isinstance(review_correction(PATH, completed(wrapped), family="numeric"), Correction | Rejection)

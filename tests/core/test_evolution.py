@@ -9,10 +9,10 @@ from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evolution import (
     Novelty,
-    answered,
-    created_from,
+    answer_by_majority,
     evolution_requests,
     parse_created,
+    parse_evolved,
     seed_counts,
 )
 from lema_core.llm.endpoints import EndpointSpec
@@ -108,20 +108,20 @@ def test_created_choices_stand_in_brackets():
 
 
 def test_an_answer_becomes_a_question_without_gold_or_a_rejection():
-    created = created_from(SEED, 0, says("#Created Question#: Ann has 3 cats. How many legs?", key="paid"))
+    created = parse_evolved(SEED, 0, says("#Created Question#: Ann has 3 cats. How many legs?", key="paid"))
     assert isinstance(created, Question)
     assert (created.gold, created.seed_question_id, created.origin, created.task) == ("", SEED.id, "paid", SEED.task)
     rejected = [
-        created_from(SEED, 0, Failure("k", "deadline", "60 s", 2)),
-        created_from(SEED, 1, says("#Created Question#: Ann", "length")),
-        created_from(SEED, 2, says("a\nb")),
+        parse_evolved(SEED, 0, Failure("k", "deadline", "60 s", 2)),
+        parse_evolved(SEED, 1, says("#Created Question#: Ann", "length")),
+        parse_evolved(SEED, 2, says("a\nb")),
     ]
     assert [row.reason for row in rejected] == ["request_failed", "cut_off", "unparsable"]
     assert len({row.id for row in rejected}) == 3
 
 
 def created(text, origin="k"):
-    row = created_from(SEED, 0, says(f"#Created Question#: {text}", key=origin))
+    row = parse_evolved(SEED, 0, says(f"#Created Question#: {text}", key=origin))
     assert isinstance(row, Question)
     return row
 
@@ -150,7 +150,7 @@ def test_the_majority_answers_by_equivalence():
         says("The answer is 1/2."),
         says("1 / 2 = 0.5\nThe answer is 0.5."),
     ]
-    row = answered(question, outcomes)
+    row = answer_by_majority(question, outcomes)
     assert isinstance(row, Question)
     assert row.gold == "1/2"
     assert row.rationale is not None
@@ -167,15 +167,17 @@ def test_the_majority_answers_by_equivalence():
     ],
 )
 def test_without_a_majority_the_question_is_dropped(texts):
-    row = answered(created("How many?"), [says(text) for text in texts])
+    row = answer_by_majority(created("How many?"), [says(text) for text in texts])
     assert isinstance(row, Rejection)
     assert row.reason == "no_majority"
 
 
 def test_a_failed_sample_agrees_with_none():
     failed = Failure("k", "deadline", "60 s", 2)
-    assert isinstance(answered(created("Q?"), [says("The answer is 1."), failed, failed]), Rejection)
-    assert isinstance(answered(created("Q?"), [says("The answer is 1."), says("The answer is 1."), failed]), Question)
+    assert isinstance(answer_by_majority(created("Q?"), [says("The answer is 1."), failed, failed]), Rejection)
+    assert isinstance(
+        answer_by_majority(created("Q?"), [says("The answer is 1."), says("The answer is 1."), failed]), Question
+    )
 
 
 def test_seeds_of_a_second_corrector_are_no_part_of_what_is_drawn():

@@ -12,17 +12,17 @@ import pytest
 from hostile_texts import cpu_seconds, patterns, repeated, superlinear
 
 from lema_core.answers import MAX_TEXT_CHARS
-from lema_core.corrections import parse_correction, render_correction, review
+from lema_core.corrections import parse_correction, render_correction, review_correction
 from lema_core.corrections.review import first_false_step
-from lema_core.evolution import Novelty, answered, created_from, parse_created
+from lema_core.evolution import Novelty, answer_by_majority, parse_created, parse_evolved
 from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import requests as simulated
 from lema_core.mixture.building import count_words
 from lema_core.prompts import layouts
 from lema_core.questions.drafts import rationale_from
-from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates, normalised, with_signs
+from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates, normalise, with_signs
 from lema_core.questions.tasks.math import boxed_gold
-from lema_core.reasoning_paths import path_from, without_run_on
+from lema_core.reasoning_paths import parse_path, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
 from lema_core.reference_corrector import Problem, correct, gold_rationale, repair
 from lema_core.report.diff import align_correction
@@ -50,14 +50,14 @@ def completion(text: str) -> Completion:
 
 
 def judged(text: str) -> JudgedPath:
-    path = path_from(QUESTION, 0, "student", completion("Step 1: 3 + 4 = 8.\nThe answer is 8."))
+    path = parse_path(QUESTION, 0, "student", completion("Step 1: 3 + 4 = 8.\nThe answer is 8."))
     found = judge_path(path)
     assert isinstance(found, JudgedPath)
     return replace(found, text=text)
 
 
 def correction(original: str, spliced: str) -> Correction:
-    row = review(judged("Step 1: 3 + 4 = 8.\nThe answer is 8."), completion(GOOD), family="numeric")
+    row = review_correction(judged("Step 1: 3 + 4 = 8.\nThe answer is 8."), completion(GOOD), family="numeric")
     assert isinstance(row, Correction)
     return replace(row, original=original, spliced=spliced)
 
@@ -75,23 +75,23 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "steps.step_label": step_label,
     "steps.sentences": sentences,
     "reasoning_paths.without_run_on": lambda text: without_run_on(text, "gsm8k"),
-    "reasoning_paths.path_from": lambda text: path_from(QUESTION, 0, "student", completion(text)),
+    "reasoning_paths.parse_path": lambda text: parse_path(QUESTION, 0, "student", completion(text)),
     "verdicts.judge_path": lambda text: judge_path(judged(text)),
     "verdicts.mistake_key": lambda text: mistake_key(judged(text)),
-    "near_duplicates.normalised": normalised,
+    "near_duplicates.normalise": normalise,
     "near_duplicates.with_signs": with_signs,
     "near_duplicates.KnownQuestions": lambda text: text in KnownQuestions([text]),
     "near_duplicates.NearDuplicates": NEAR.like,
     "evolution.parse_created": parse_created,
     "evolution.parse_created, choices": lambda text: parse_created(text, with_choices=True),
-    "evolution.created_from": lambda text: created_from(QUESTION, 0, completion(text)),
-    "evolution.answered": lambda text: answered(QUESTION, [completion(text)] * 3),
+    "evolution.parse_evolved": lambda text: parse_evolved(QUESTION, 0, completion(text)),
+    "evolution.answer_by_majority": lambda text: answer_by_majority(QUESTION, [completion(text)] * 3),
     "evolution.Novelty": lambda text: list(NOVELTY.screen([replace(QUESTION, text=text)])),
     "corrections.parse_correction": parse_correction,
     "corrections.parse_correction, choice": lambda text: parse_correction(text, "choice"),
     "corrections.parse_correction, in its place": lambda text: parse_correction(GOOD.replace("3 + 4", text)),
-    "corrections.review": lambda text: review(judged(text), completion(GOOD), family="numeric"),
-    "corrections.review, corrector's": lambda text: review(
+    "corrections.review_correction": lambda text: review_correction(judged(text), completion(GOOD), family="numeric"),
+    "corrections.review_correction, corrector's": lambda text: review_correction(
         judged("Step 1: 8.\nThe answer is 8."), completion(GOOD.replace("3 + 4", text)), family="numeric"
     ),
     "corrections.first_false_step": lambda text: first_false_step([text]),
@@ -125,7 +125,7 @@ COVERED_BY_ANOTHER = {
     "steps.number_steps": "render_path",
     "steps.same_steps": "same_step",
     "reasoning_paths.path_messages": "prompts.path_prompt",
-    "reasoning_paths.path_row": "path_from",
+    "reasoning_paths.path_row": "parse_path",
     "prompts.layouts.question_block": "prompts.path_prompt",
     "prompts.layouts.path_input": "prompts.path_prompt",
     "prompts.layouts.correction_input": "prompts.correction_prompt",
@@ -165,7 +165,7 @@ COSTLY = {
     "report.pair_of",
     "reference_corrector.correct",
     "reference_corrector.correct, rationale",
-    "evolution.answered",
+    "evolution.answer_by_majority",
 }
 """Timed on every sixth pattern, and on those that compare with words."""
 
@@ -196,13 +196,13 @@ def test_marking_differences_takes_linear_time_where_every_second_word_differs()
     assert superlinear(mark, words_apart) == []
 
 
-@pytest.mark.parametrize("name", ["path_from", "judge_path", "review", "created_from"])
+@pytest.mark.parametrize("name", ["parse_path", "judge_path", "review", "parse_evolved"])
 def test_the_longest_text_that_enters_a_stage_is_dealt_with_within_seconds(name):
     stages = {
-        "path_from": FUNCTIONS["reasoning_paths.path_from"],
+        "parse_path": FUNCTIONS["reasoning_paths.parse_path"],
         "judge_path": FUNCTIONS["verdicts.judge_path"],
-        "review": FUNCTIONS["corrections.review, corrector's"],
-        "created_from": FUNCTIONS["evolution.created_from"],
+        "review": FUNCTIONS["corrections.review_correction, corrector's"],
+        "parse_evolved": FUNCTIONS["evolution.parse_evolved"],
     }
     texts = patterns(MAX_TEXT_CHARS - 100)
     for kind in ("newlines", "digits", "plus", "hashes", "open boxes", "letters", "step lines", "question lines"):
@@ -211,10 +211,10 @@ def test_the_longest_text_that_enters_a_stage_is_dealt_with_within_seconds(name)
 
 def test_a_longer_text_is_rejected_with_a_reason():
     long = completion("1" * (MAX_TEXT_CHARS + 1))
-    assert path_from(QUESTION, 0, "student", long).reason == "too_long"
-    assert created_from(QUESTION, 0, long).reason == "too_long"
-    assert review(judged("Step 1: 8."), long, family="numeric").reason == "too_long"
-    assert answered(QUESTION, [long, long, long]).reason == "no_majority"
+    assert parse_path(QUESTION, 0, "student", long).reason == "too_long"
+    assert parse_evolved(QUESTION, 0, long).reason == "too_long"
+    assert review_correction(judged("Step 1: 8."), long, family="numeric").reason == "too_long"
+    assert answer_by_majority(QUESTION, [long, long, long]).reason == "no_majority"
 
 
 def test_every_public_function_that_takes_text_is_timed():

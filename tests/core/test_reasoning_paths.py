@@ -7,7 +7,7 @@ import pytest
 from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.prompts import path_input
 from lema_core.questions import QuestionsSpec, read_questions
-from lema_core.reasoning_paths import path_from, path_requests, without_run_on
+from lema_core.reasoning_paths import parse_path, path_requests, without_run_on
 from lema_core.records import ReasoningPath, Rejection
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=5)))
@@ -44,17 +44,17 @@ def test_the_zero_shot_prompt_is_the_cot_examples_input():
 
 
 def test_a_completion_becomes_a_path_with_its_question_and_cost():
-    path = path_from(QUESTIONS[0], 2, "student", ANSWER)
+    path = parse_path(QUESTIONS[0], 2, "student", ANSWER)
     assert isinstance(path, ReasoningPath)
     assert (path.question, path.gold, path.rationale) == (QUESTIONS[0].text, QUESTIONS[0].gold, QUESTIONS[0].rationale)
     assert (path.request_key, path.prompt_tokens, path.completion_tokens) == ("k", 10, 5)
-    assert path.id == path_from(QUESTIONS[0], 2, "student", ANSWER).id
-    assert path.id != path_from(QUESTIONS[0], 3, "student", ANSWER).id
+    assert path.id == parse_path(QUESTIONS[0], 2, "student", ANSWER).id
+    assert path.id != parse_path(QUESTIONS[0], 3, "student", ANSWER).id
 
 
 def test_a_failure_and_an_empty_answer_become_rejections_with_their_reason():
-    failed = path_from(QUESTIONS[0], 0, "student", Failure("k", "deadline", "after 60 s", 3))
-    empty = path_from(QUESTIONS[0], 1, "student", replace(ANSWER, text=" \n"))
+    failed = parse_path(QUESTIONS[0], 0, "student", Failure("k", "deadline", "after 60 s", 3))
+    empty = parse_path(QUESTIONS[0], 1, "student", replace(ANSWER, text=" \n"))
     assert isinstance(failed, Rejection)
     assert isinstance(empty, Rejection)
     assert (failed.reason, empty.reason) == ("request_failed", "empty")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lema_core.corrections import parse_correction, review
+from lema_core.corrections import parse_correction, review_correction
 from lema_core.llm.requests import Completion
 from lema_core.records import Correction, JudgedPath
 from lema_core.reference_corrector import Problem, correct
@@ -33,7 +33,7 @@ def judged(problem, text, task="gsm8k"):
 
 
 def accepted(problem, text, family="numeric", shape="steps"):
-    row = review(
+    row = review_correction(
         judged(problem, text),
         Completion("k", correct(problem, text, shape), "stop", 1, 1, "r"),
         family=family,
@@ -152,7 +152,7 @@ def test_without_a_rationale_it_declines():
     problem = Problem("2 + 2?", "4")
     text = correct(problem, "Step 1: 2 + 2 = 5.\nThe answer is 5.")
     assert (
-        review(
+        review_correction(
             judged(problem, "Step 1: 2 + 2 = 5.\nA: 5"), Completion("k", text, "stop", 1, 1, "r"), family="numeric"
         ).reason
         == "unparsable"
@@ -269,7 +269,9 @@ def gsm8k_mistakes():
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data folder is not beside the project")
 def test_real_mistakes_get_accepted_corrections():
     rows = [
-        review(judged(problem, text), Completion("k", correct(problem, text), "stop", 1, 1, "r"), family="numeric")
+        review_correction(
+            judged(problem, text), Completion("k", correct(problem, text), "stop", 1, 1, "r"), family="numeric"
+        )
         for problem, text in list(gsm8k_mistakes())[::4]
     ]
     corrections = [row for row in rows if isinstance(row, Correction)]

@@ -1,7 +1,6 @@
 """CommonsenseQA 1.11 (Talmor et al., arXiv 1811.00937): five choices; 9,741 train, 1,221 dev (the paper's test)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from lema_core.errors import DataError
 from lema_core.questions.drafts import Draft, Row
@@ -14,17 +13,14 @@ def _draft(row: Row) -> Draft:
     stem, choices = (
         (question["stem"], question["choices"]) if isinstance(question, Mapping) else (question, row["choices"])
     )
-    texts = _by_label(choices)
+    if isinstance(choices, Mapping):
+        texts = dict(zip(map(str, choices["label"]), map(str, choices["text"]), strict=True))
+    else:
+        texts = {str(choice["label"]): str(choice["text"]) for choice in choices}
     label = str(row["answerKey"])
     if label not in texts:
         raise DataError(f"`answerKey` is {label!r}, expected one of {', '.join(texts)}: the test part has no answers")
     return Draft(text=str(stem), gold=texts[label], candidates=tuple(texts.values()))
-
-
-def _by_label(choices: Any) -> dict[str, str]:
-    if isinstance(choices, Mapping):
-        return dict(zip(map(str, choices["label"]), map(str, choices["text"]), strict=True))
-    return {str(choice["label"]): str(choice["text"]) for choice in choices}
 
 
 TASK = Task(

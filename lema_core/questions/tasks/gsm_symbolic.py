@@ -31,14 +31,11 @@ def _generate(spec: QuestionsSpec) -> Iterator[tuple[str, Draft]]:
     for block in count():
         for row in reasoning_gym.create_dataset("gsm_symbolic", size=BLOCK, seed=spec.seed * 1_000_003 + block):
             draft = _draft(row)
-            if _part(draft.text) == spec.split:
+            # The text decides the part: other seeds repeat texts, so seeds alone would not keep the parts apart
+            is_test = hashlib.sha256(draft.text.encode()).digest()[0] % TEST_SHARE == 0
+            if spec.split == ("test" if is_test else "train"):
                 yield f"gsm_symbolic:{number}", draft
                 number += 1
-
-
-def _part(text: str) -> str:
-    """Return the part a text belongs to: other seeds repeat texts, so seeds alone would not keep the parts apart."""
-    return "test" if hashlib.sha256(text.encode()).digest()[0] % TEST_SHARE == 0 else "train"
 
 
 def _draft(row: dict[str, object]) -> Draft:

@@ -97,7 +97,7 @@ def broken_layers(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(extraction, "spoken", breaking(extraction.spoken))
+    monkeypatch.setattr(extraction, "strip_thinking", breaking(extraction.strip_thinking))
     monkeypatch.setattr(matching, "match_light", breaking(matching.match_light))
 
 

@@ -22,11 +22,11 @@ from lema_core.answers.formulas import (
     without_formulas,
 )
 from lema_core.answers.lexer import not_an_answer, to_ascii, tokens_of
-from lema_core.answers.phrases import denied, denied_inside, denies, denies_box, taken_back
-from lema_core.answers.quantity import explains, hedged, only_quantity
+from lema_core.answers.phrases import denies, denies_box, denies_following, denies_own_value, takes_back
+from lema_core.answers.quantity import explains, hedges, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS
 from lema_core.answers.structure import parse_answer
-from lema_core.answers.thinking import spoken, without_end_tokens
+from lema_core.answers.thinking import strip_end_tokens, strip_thinking
 from lema_core.answers.worker_pool import too_heavy
 from lema_core.verdicts import mistake_key
 
@@ -44,16 +44,17 @@ WHOLE_TEXTS = {
     "find_cues": lambda text: find_cues(text, "choice"),
     "find_boxes": lambda text: find_boxes(text, [(cue.start, cue.end) for cue in find_cues(text, "latex")][-50:]),
     "formulas": lambda text: (list(formulas(text)), without_formulas(text), leading_formula(text)),
-    "thinking": lambda text: (spoken(text), without_end_tokens(text), without_end_tokens("<|a|>" + text + "</s>")),
+    "thinking": lambda text: (strip_thinking(text), strip_end_tokens(text), strip_end_tokens("<|a|>" + text + "</s>")),
     "limits": lambda text: (not_an_answer(text), too_heavy(text[:500])),
     "conclude": lambda text: conclude("Therefore, it is " + text, "latex"),
     "phrases": lambda text: (
-        taken_back(text, "5"), denied(text), denies(text), denies_box(text), denied_inside(text), explains(text, "5")
+        takes_back(text, "5"), denies_following(text), denies(text), denies_box(text), denies_own_value(text),
+        explains(text, "5"),
     ),
 }  # fmt: skip
 ANSWERS = {
     "only_quantity": lambda text: only_quantity(text, "answer"),
-    "hedged": lambda text: hedged(text, text),
+    "hedged": lambda text: hedges(text, text),
     "choose": lambda text: choose(text, CANDIDATES),
     "match_choice": lambda text: match_choice("B", text, CANDIDATES),
     "sides": lambda text: (computed_side(text), stated_side(text)),
