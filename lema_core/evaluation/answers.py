@@ -16,7 +16,7 @@ from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import Estimate, Proportion
 from lema_core.llm.requests import Outcome, Sampling
 from lema_core.questions import get_task
-from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, path_row
+from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, path_row
 from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
 
 FAILED = "failed"
@@ -30,7 +30,7 @@ def greedy_requests(questions: Iterable[Question], max_tokens: int, prompt: Prom
 
 def judge_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath:
     """Return the judged answer to one question."""
-    path = path_from(asked.question, asked.sample_index, model, outcome)
+    path = parse_path(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
         row = path_row(asked.question, asked.sample_index, model, path.detail)
         return _judged(row, verdict=FAILED, answer=None, decided_by="none")

@@ -99,7 +99,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "mixture.count_words": count_words,
     "questions.rationale_from": lambda text: rationale_from(text, "7"),
     "questions.boxed_gold": lambda text: boxed_gold(text, text),
-    "report.pair_of": lambda text: align_correction(correction(text, text.replace("1", "2"))),
+    "report.align_correction": lambda text: align_correction(correction(text, text.replace("1", "2"))),
     "reference_corrector.correct": lambda text: correct(Problem(QUESTION.text, "7", RATIONALE), text),
     "reference_corrector.correct, prose": lambda text: correct(Problem(QUESTION.text, "7", "Seven are left."), text),
     "reference_corrector.correct, choice": lambda text: correct(
@@ -162,7 +162,7 @@ MODULES = (
 
 
 COSTLY = {
-    "report.pair_of",
+    "report.align_correction",
     "reference_corrector.correct",
     "reference_corrector.correct, rationale",
     "evolution.answer_by_majority",
