@@ -59,7 +59,7 @@ _RIGHT = r"""(?:(?:\w+\s+)?(?:right|correct|true|valid|possible|accurate|reasona
     |(?:the|an?)\s+(?:(?!extraneous|only|other)\w+\s+)?(?:answer|value|result|solution|case|one|number|integer|total|possibility|option))"""
 """What an answer must be; not "is not on the line" or "cannot be simplified"."""
 _RETRACTION = {
-    "this answer is too large": rf"""\b{_SUBJECT}
+    "the answer is too large": rf"""\b{_SUBJECT}
         (?:['’]s|\s+(?:is|was|are|were|looks|seems|must\ be|would\ be|can\ be))\s+(?:\w+\s+){{0,3}}?
         (?:{_WRONG}|(?:an?|the|my)\s+(?:mistake|error)|too\s+(?:small|large|big|high|low|much|many|few|hasty))\b
         (?!\s+(?:to|for|that)\b)""",
