@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from lema_core import prompts
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.corrections import select
-from lema_core.corrections.requests import Tried, agreed, correction_requests, reviewed
+from lema_core.corrections.requests import MistakeTries, correction_requests, keep_agreed, review_tries
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest, Sampling
 from lema_core.questions import get_task
@@ -127,7 +127,7 @@ class Corrections(RowStage):
         mistakes = list(context.store.rows(self.mistakes, JudgedPath, shard.start, shard.stop))
         count = part.rows_in = len(mistakes) * spec.tries
         corrector, *seconds = context.endpoints
-        found = reviewed(
+        found = review_tries(
             mistakes,
             context.ask(corrector, self._requests(mistakes, spec.tries), count, part),
             task,
@@ -135,12 +135,12 @@ class Corrections(RowStage):
             tries=spec.tries,
             reject_false_steps=spec.reject_false_steps,
         )
-        tried: list[Tried] = [tries async for tries in found]
+        tried: list[MistakeTries] = [tries async for tries in found]
         for second in seconds:
             # Once about each mistake that the first teacher corrected.
             corrected = [tries.mistake for tries in tried if tries.corrected]
             outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
-            tried = await agreed(tried, outcomes, task, second.identity)
+            tried = await keep_agreed(tried, outcomes, task, second.identity)
         for tries in tried:
             for row in select(tries.rows, spec.keep):
                 part.add(row)

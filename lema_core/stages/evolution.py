@@ -128,7 +128,7 @@ class EvolutionCreated(RowStage):
         (writer,) = context.endpoints
         outcomes = context.ask(writer, [drawn.request for drawn in asked], len(asked), part)
         for drawn in asked:
-            part.add(core.created_from(drawn.seed, drawn.draw, await anext(outcomes)))
+            part.add(core.parse_evolved(drawn.seed, drawn.draw, await anext(outcomes)))
 
     def _seed_counts(self, store: Store) -> Counter[str]:
         """Draw the seeds.
@@ -232,4 +232,4 @@ class Evolution(RowStage):
         outcomes = context.ask(answerer, list(self._requests(rows)), samples * len(rows), part)
         for row in rows:
             answers = [await anext(outcomes) for _ in range(samples)]
-            part.add(await asyncio.to_thread(core.answered, row, answers))
+            part.add(await asyncio.to_thread(core.answer_by_majority, row, answers))

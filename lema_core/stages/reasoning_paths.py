@@ -10,7 +10,7 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.questions import QuestionsSpec
-from lema_core.reasoning_paths import PathRequest, PromptKind, path_from, path_requests, prompt_identity
+from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, prompt_identity
 from lema_core.records import Question, ReasoningPath
 from lema_core.stages.asking import StageContext
 from lema_core.stages.section import Section
@@ -94,4 +94,4 @@ class ReasoningPaths(RowStage):
         (student,) = context.endpoints
         outcomes = context.ask(student, [path.request for path in asked], len(asked), part)
         for path in asked:
-            part.add(path_from(path.question, path.sample_index, student.identity, await anext(outcomes)))
+            part.add(parse_path(path.question, path.sample_index, student.identity, await anext(outcomes)))
