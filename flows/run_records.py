@@ -17,8 +17,8 @@ from flows import stopping
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.artifacts.manifest import read_document, write_document
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
-from lema_core.llm.batch.records import waits_for_batches
-from lema_core.llm.ledger.claims import LEASE_S, owner_lives
+from lema_core.llm.batch.records import has_open_batches
+from lema_core.llm.ledger.claims import LEASE_S, owner_is_alive
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.run.files import problems
@@ -84,7 +84,7 @@ class RunRecord(BaseModel):
 
     def running(self, root: str) -> bool:
         """Return whether a living process works on it, by /proc on this machine or by its heartbeat in the ledger."""
-        return self.state == "running" and self.owner is not None and owner_lives(self.owner, self.ledger(root))
+        return self.state == "running" and self.owner is not None and owner_is_alive(self.owner, self.ledger(root))
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def awaits_batches(record: RunRecord, root: str) -> bool:
         return record.state == "waiting"
     store = LedgerStore(ledger)
     try:
-        return waits_for_batches(store, record.name)
+        return has_open_batches(store, record.name)
     finally:
         store.close()
 

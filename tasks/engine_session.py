@@ -11,7 +11,7 @@ from lema_core.errors import MissingDependencyError
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
-from lema_core.llm.progress import Snapshot, added_up, figures, submitted_words
+from lema_core.llm.progress import Snapshot, describe_submitted, figures, sum_snapshots
 from lema_core.run.spec import Runtime
 from lema_core.system.loopback import keep_loopback_direct
 from lema_core.system.redaction import disable_core_dumps
@@ -47,7 +47,7 @@ async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
         try:
             yield engine
         except BaseException:
-            if submitted := submitted_words(engine.snapshot()):
+            if submitted := describe_submitted(engine.snapshot()):
                 logging.getLogger(__name__).warning("%s", submitted)
             raise
         finally:
@@ -114,7 +114,7 @@ async def engine_watch(runtime: Runtime, requests: int) -> Watch:
     cluster, engine = cluster_of(runtime), await engine_of(runtime)
 
     def snapshot() -> Snapshot:
-        return engine.snapshot() if cluster is None else added_up(cluster.snapshots())
+        return engine.snapshot() if cluster is None else sum_snapshots(cluster.snapshots())
 
     before, requests = snapshot(), max(1, requests)
 

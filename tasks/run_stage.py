@@ -120,7 +120,7 @@ async def run_llm_stage(context: Runtime, stage: RowStage) -> ArtifactRef:
 
         def check(counts: Mapping[str, int]) -> None:
             for prefix, endpoint in zip(("", SECOND), live, strict=False):
-                check_stage(counts, context.max_failed, prefix, engine.words(endpoint))
+                check_stage(counts, context.max_failed, prefix, engine.last_failure_details(endpoint))
 
         watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
         by_batch = any(endpoint.transport == "batch" for endpoint in stage.endpoints)

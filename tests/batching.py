@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lema_core.llm import Completion, EndpointSpec, Engine, Price
-from lema_core.llm.batch.settings import BatchSettings
+from lema_core.llm.settings import DEFAULTS, BatchSettings
 from lema_core.llm.simulated import SimulatedEndpoint
 
 QUICK = BatchSettings(tries=2, unreachable_s=1.0, listing_s=0.4, listings=4, reading_s=0.4, readings=4)
@@ -17,8 +17,8 @@ def batched(endpoint: SimulatedEndpoint, **changes: Any) -> EndpointSpec:
     return EndpointSpec(**(fields | changes))
 
 
-async def buy(ledger, spec, requests, budget=None):
-    async with Engine.open(ledger=ledger, budget=budget, run="batch") as opened:
+async def buy(ledger, spec, requests, budget=None, settings=DEFAULTS):
+    async with Engine.open(ledger, budget, "batch", settings) as opened:
         return [outcome async for outcome in opened.stream(spec, requests)]
 
 

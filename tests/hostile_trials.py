@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,12 +121,13 @@ def _serve() -> tuple[int, int]:
 
 def _prepare() -> None:
     """Import everything once, and shorten what waits by design."""
-    from lema_core.llm.limits import outage
+    from lema_core.llm.engine import Engine
+    from lema_core.llm.settings import EngineSettings
 
     module: Any = importlib.import_module("flows.cli.complete")
     spec = module._spec
     module._spec = lambda **fields: spec(**fields).model_copy(update={"request_timeout_s": REQUEST_S})
-    outage.UNREACHABLE_S = OUTAGE_S
+    Engine.open = partial(Engine.open, settings=EngineSettings(unreachable_s=OUTAGE_S))  # type: ignore[method-assign]
     os.environ["HOSTILE_KEY"] = KEY
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         os.environ.pop(name, None)

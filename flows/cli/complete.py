@@ -13,7 +13,7 @@ from flows.cli.console import console, errors
 if TYPE_CHECKING:
     from lema_core.llm import Budget, EndpointSpec
     from lema_core.llm.request_file import RequestFile
-    from lema_core.llm.result_files import AnswerWriter
+    from lema_core.llm.result_files import ResultWriter
 
 
 def complete(
@@ -54,9 +54,9 @@ def complete(
     --api-key-env OPENAI_API_KEY --budget 5
     """
     from lema_core.errors import EndpointError
-    from lema_core.llm.limits.usability import nothing_answered
+    from lema_core.llm.limits.health import no_answer_message
     from lema_core.llm.request_file import RequestFile, digest, unchanged
-    from lema_core.llm.result_files import AnswerWriter, finished
+    from lema_core.llm.result_files import ResultWriter, load_finished
 
     spec = _spec(
         model=model,
@@ -71,11 +71,11 @@ def complete(
     )
     # Before the file is checked: the finished run checked it, and checking takes longer than reading the answers.
     inputs = {"requests_sha256": digest(requests), "endpoint": spec.identity}
-    if manifest := finished(out, inputs):
+    if manifest := load_finished(out, inputs):
         console.print(f"{manifest['rows']} rows are complete in {out}: 0 requests sent")
         return
     lines = RequestFile(requests)
-    with AnswerWriter(out, inputs) as writer:
+    with ResultWriter(out, inputs) as writer:
         summary = stopping.run(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
@@ -84,11 +84,11 @@ def complete(
     for reason, count in sorted(summary.failed.items()):
         console.print(f"  {count} {reason}, such as: {summary.words[reason]}", markup=False)
     if summary.failed and not summary.answered:
-        raise EndpointError(nothing_answered(f"{spec.model!r} at {spec.base_url}", summary.failed, summary.words))
+        raise EndpointError(no_answer_message(f"{spec.model!r} at {spec.base_url}", summary.failed, summary.words))
 
 
 async def _run(
-    lines: "RequestFile", spec: "EndpointSpec", writer: "AnswerWriter", ledger: str, budget: "Budget | None", run: str
+    lines: "RequestFile", spec: "EndpointSpec", writer: "ResultWriter", ledger: str, budget: "Budget | None", run: str
 ) -> "Summary":
     from flows.cli.display import live_figures
     from lema_core.llm import Engine, Failure
@@ -111,7 +111,7 @@ async def _run(
     cost = "" if end.dollars is None else f", {money(end.dollars)}"
     text = (
         f"{end.done} rows in {writer.folder}: {end.done - end.failures} answered, {end.failures} rejected"
-        f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.held} from the ledger; "
+        f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.from_ledger} from the ledger; "
         f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
     )
     given_up = {reason: count for reason, count in writer.reasons.items() if reason != "pending"}

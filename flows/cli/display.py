@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from flows.cli.console import console, errors
-from lema_core.llm.progress import figures, submitted_words
+from lema_core.llm.progress import describe_submitted, figures
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def live_figures(engine: "Engine") -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if submitted := submitted_words(engine.snapshot()):
+        if submitted := describe_submitted(engine.snapshot()):
             errors.print(submitted, markup=False)
         raise
     finally:

@@ -159,8 +159,8 @@ def forget_batch(
     ledger: Where,
 ) -> None:
     """Give up a batch that its endpoint no longer knows: the next run sends its pending requests again."""
-    from lema_core.llm.batch import records as batch_book
+    from lema_core.llm.batch import records as batch_records
 
     with _opened(ledger) as store:
-        owed = batch_book.forget_batch(store, batch)
+        owed = batch_records.forget_batch(store, batch)
     console.print(f"the batch is given up; {owed} requests are bought again when they are asked for")

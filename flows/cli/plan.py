@@ -98,7 +98,7 @@ def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:
     dollars = money(forecast.dollars.likely) if forecast.dollars else ""
     counted = "exact" if forecast.prompts_counted else "estimated"
     tokens = [_short(forecast.prompt_tokens.likely), counted, _short(forecast.completion_tokens.likely)]
-    return [name, str(forecast.to_buy), *tokens, dollars]
+    return [name, str(forecast.to_send), *tokens, dollars]
 
 
 def _short(number: float) -> str:
@@ -120,7 +120,7 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
     if not forecasts:
         console.print("Nothing to ask for: everything that needs a model is there.")
         return
-    requests, held = sum(f.to_buy for f in forecasts), sum(f.held for f in forecasts)
+    requests, held = sum(f.to_send for f in forecasts), sum(f.stored for f in forecasts)
     console.print(f"At most {requests} requests; the ledger holds {held} more that are asked for.")
     tokens_in, tokens_out = (_sum(f.prompt_tokens for f in forecasts), _sum(f.completion_tokens for f in forecasts))
     console.print(f"Tokens in: {_between(tokens_in)}. Tokens out: {_between(tokens_out)}.")

@@ -85,7 +85,7 @@ def _move_ledger(url: str) -> None:
         from lema_core.llm.ledger.store import LedgerStore
 
         with closing(LedgerStore(str(file))) as old:
-            if working := Claims(old).living():
+            if working := Claims(old).alive():
                 raise LemaError(
                     f"{working} processes are working with {file}: what they pay from now on would stay behind there. "
                     "Wait for their end, or stop them; then run this again"

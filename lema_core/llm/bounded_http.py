@@ -1,8 +1,8 @@
-"""The one place where bytes of an endpoint come in: each reply has a limit of size and a deadline, each error is ours.
+"""HTTP with bounds: each reply of an endpoint has a size limit and a deadline, and each error is ours.
 
-Nothing that a server sends is trusted: a body may have no end, unpack to a thousand times its size, or be no HTTP.
+Nothing that a server sends is trusted: a body may be endless, unpack to a thousand times its size, or be no HTTP.
 aiohttp's own limits bound the status line, each header (8,190 bytes) and their number (128); the rest is bounded here.
-Its exceptions hold the request with its headers, so none leaves this module: what leaves is an `AttemptError`.
+Its exceptions contain the request with its headers, so none leaves this module: what leaves is an `AttemptError`.
 """
 
 import asyncio
@@ -24,26 +24,24 @@ from lema_core.system.loopback import find_proxy
 MOST_BYTES = 64 * 10**6
 """No reply may be larger, unpacked or not; only downloads into a file may."""
 LEAST_CAP_BYTES = 128 * 1024
-"""A reply may have this many bytes, however few tokens were asked for: servers add fields of their own, and some do not
-count thinking. A stream holds up to a thousand answers, so this bounds the memory."""
+"""A reply may have this many bytes, however few tokens were requested: servers add fields of their own, and some do not
+count thinking. A stream has up to a thousand answers in memory, so this bounds it."""
 BYTES_A_TOKEN = 32
 """Most tokens are five bytes of JSON; escaped CJK takes nine, and a server may repeat the thinking in three fields."""
 LOGPROB_BYTES = 400
 """Of one alternative of one token, with its text, its bytes and its number."""
 UNCAPPED_TOKENS = 2**15
-"""What a request without a cap is taken to allow: 1 MiB, or 200,000 tokens of English in one field."""
+"""What a request without a cap allows: 1 MiB, or 200,000 tokens of English in one field."""
 ERROR_BYTES = 64 * 1024
-"""Kept of the body of an error: it is read for its message, and what follows is left."""
+"""Read of the body of an error, for its message; the rest is dropped."""
 ERROR_BODY_S = 5.0
 """How long to wait for that body once the status is known."""
 SMALL_BYTES = 512 * 1024
-"""Replies up to this size are read side by side."""
+"""Replies up to this size are read concurrently."""
 ALL_SMALL_BYTES = 32 * 10**6
-"""What small replies may take together; with many connections each is small up to its part of it."""
-CONNECT_S = 9.0
-"""For a connection and its TLS; after that nothing was sent, and nothing can be billed."""
+"""Memory for all small replies together; with many connections a reply counts as small up to its share of it."""
 PIECE_BYTES = 256 * 1024
-"""Of a compressed body, how much is unpacked at a time."""
+"""How much of a compressed body is unpacked at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +61,7 @@ class Reply:
 def reply_limit(body: Mapping[str, object], sent: int = 0) -> int:
     """Return the most bytes that an answer to a chat completion body may have; ``sent``: bytes of the request.
 
-    By the cap of tokens, since a server that sends more than this did not keep to the request.
+    Derived from the cap of tokens: a server that sends more ignored the request.
     """
     cap = body.get("max_tokens") or body.get("max_completion_tokens")
     tokens = cap if isinstance(cap, int) else UNCAPPED_TOKENS
@@ -77,21 +75,29 @@ def reply_limit(body: Mapping[str, object], sent: int = 0) -> int:
 
 
 class BoundedSession:
-    """HTTP to one base URL, in one event loop. ``redact`` takes secrets out of every text that leaves it.
+    """HTTP to one base URL, in one event loop. ``redact`` removes secrets from every text that leaves it.
 
-    Every method raises AttemptError for whatever goes wrong on the way: ``deadline``, ``connection`` (nothing, or half
-    of a reply, arrived) or ``malformed`` (what arrived is no HTTP, cannot be unpacked, or is too large).
+    Every method raises AttemptError for whatever goes wrong: ``deadline``, ``connection`` (nothing, or half of a reply,
+    arrived) or ``malformed`` (what arrived is no HTTP, cannot be unpacked, or is too large).
     """
 
     def __init__(
-        self, base_url: str, headers: Mapping[str, str], redact: Callable[[str], str], connections: int
+        self,
+        base_url: str,
+        headers: Mapping[str, str],
+        redact: Callable[[str], str],
+        connections: int,
+        connect_s: float,
     ) -> None:
         self._base = URL(base_url)
         self._redact = redact
+        self._connect_s = connect_s
         named = find_proxy(base_url)
         proxy = URL(named) if named else None
         self._proxy = proxy and proxy.with_user(None)
-        login = _login(proxy)
+        login: dict[str, str] = {}
+        if proxy is not None and proxy.user is not None:
+            login["Proxy-Authorization"] = aiohttp.encode_basic_auth(proxy.user, proxy.password or "")
         secure = self._base.scheme == "https"
         # A tunnel is opened by a request of its own; without one the proxy reads the request itself.
         self._tunnel = login if secure and login else None
@@ -100,14 +106,14 @@ class BoundedSession:
         connector = aiohttp.TCPConnector(limit=connections)
         self._session = aiohttp.ClientSession(
             connector=connector,
-            # Our own deadline ends an attempt; a second set of timers for each would only cost CPU.
-            timeout=aiohttp.ClientTimeout(sock_connect=CONNECT_S),
+            # Our own deadline ends an attempt; a second timer for each would only cost CPU.
+            timeout=aiohttp.ClientTimeout(sock_connect=connect_s),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
         )
         self._urls: dict[str, URL] = {}
         self._small = min(SMALL_BYTES, ALL_SMALL_BYTES // connections)
-        # Otherwise 64 replies just below their limits would fill the memory together.
+        # One large reply at a time: 64 replies just below their limits would fill the memory together.
         self._large = asyncio.Semaphore(1)
 
     async def send(
@@ -125,7 +131,9 @@ class BoundedSession:
 
         ``path`` begins with a slash and goes below the base URL as it is: make parts from outside by `segment`.
         """
-        return await self._exchange(method, path, seconds, partial(self._whole, most=most), data, content_type, params)
+        return await self._exchange(
+            method, path, seconds, partial(self._read_body, most=most), data, content_type, params
+        )
 
     async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
         """Write the body of a GET into a file as it comes; the content of the reply is empty unless it is an error.
@@ -171,19 +179,19 @@ class BoundedSession:
                 if 200 <= response.status < 300:
                     content = await read(response)
                 else:
-                    content = await _start_of(response, timer)
+                    content = await _read_error_body(response, timer)
                 return Reply(response.status, response.headers, content)
         except AttemptError as error:
             failed = error
-        # Whatever it is: a library's exception may hold our headers, and its class may be of any tree.
+        # Of any class: a library's exception may contain our headers.
         except Exception as error:  # noqa: BLE001 see above
             if timer.expired():
                 failed = AttemptError("deadline", f"no answer within {round(seconds, 2):g} s", maybe_paid=True)
             else:
-                failed = self._explained(error, answered=response is not None)
+                failed = self._to_attempt_error(error, answered=response is not None)
         finally:
             if response is not None:
-                _let_go(response)
+                _release(response)
         failed.answered = response is not None
         # Outside of the handler, so that no traceback finds the library's exception as the context of ours.
         raise failed
@@ -198,7 +206,7 @@ class BoundedSession:
                 self._urls[path] = known
         return known.update_query(params) if params else known
 
-    async def _whole(self, response: aiohttp.ClientResponse, most: int) -> bytes:
+    async def _read_body(self, response: aiohttp.ClientResponse, most: int) -> bytes:
         pieces, size, large = list[bytes](), 0, False
         try:
             async for piece in _pieces(response, most):
@@ -209,17 +217,17 @@ class BoundedSession:
                     large = True
         finally:
             if large:
-                # Who waits goes on when this task next waits: by then the caller has read the content.
+                # The next waiter continues when this task next yields: by then the caller has parsed the content.
                 self._large.release()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _explained(self, error: Exception, *, answered: bool) -> AttemptError:
+    def _to_attempt_error(self, error: Exception, *, answered: bool) -> AttemptError:
         """Return what an exception of the libraries means, in words without secrets."""
         detail = self._redact(f"{type(error).__name__}: {error}")
         if isinstance(error, aiohttp.ClientHttpProxyError):
             detail = f"the proxy answered HTTP {error.status}"
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
-            detail = f"no connection within {CONNECT_S:g} s"
+            detail = f"no connection within {self._connect_s:g} s"
         if isinstance(error, _NOT_SENT):
             return AttemptError("connection", detail, refused=True)
         if isinstance(error, zlib.error):
@@ -245,33 +253,27 @@ def segment(text: str) -> str:
     return quote(text, safe="").replace(".", "%2E")
 
 
-def _login(proxy: URL | None) -> dict[str, str]:
-    if proxy is None or proxy.user is None:
-        return {}
-    return {"Proxy-Authorization": aiohttp.encode_basic_auth(proxy.user, proxy.password or "")}
-
-
-def _let_go(response: aiohttp.ClientResponse) -> None:
-    # A body that was not read to its end would come before the next reply of this connection.
+def _release(response: aiohttp.ClientResponse) -> None:
+    # The rest of an unread body would precede the next reply of this connection.
     if response.content.is_eof() and response.content.exception() is None:
         response.release()
     else:
         response.close()
 
 
-async def _start_of(response: aiohttp.ClientResponse, timer: asyncio.Timeout) -> bytes:
-    """Return the first bytes of an error's body, or of what there is of it: the status says the most."""
+async def _read_error_body(response: aiohttp.ClientResponse, timer: asyncio.Timeout) -> bytes:
+    """Return the first bytes of an error's body, as far as they arrive: the status matters most."""
     pieces, size = list[bytes](), 0
     left = (timer.when() or math.inf) - asyncio.get_running_loop().time()
     try:
-        # Half of what is left: an endless body must not turn a refusal into a deadline.
+        # Half of the time left: an endless body must not turn a refusal into a deadline.
         async with asyncio.timeout(min(ERROR_BODY_S, left / 2)):
             async for piece in _pieces(response, sys.maxsize):
                 pieces.append(piece)
                 size += len(piece)
                 if size >= ERROR_BYTES:
                     break
-    # Its end may be missing or broken, or never come.
+    # The end may be missing, broken, or never arrive.
     except Exception:  # noqa: BLE001, S110 see above
         pass
     return b"".join(pieces)[:ERROR_BYTES]
@@ -281,26 +283,26 @@ async def _pieces(response: aiohttp.ClientResponse, most: int) -> AsyncIterator[
     """Yield a body unpacked, of at most ``most`` bytes before and after."""
     announced = response.content_length
     if announced is not None and announced > most:
-        raise _too_large(most, f"it announces {announced}")
-    unpack = _unpacking(response.headers)
+        raise _too_large_error(most, f"it announces {announced}")
+    unpack = _unpacker_for(response.headers)
     arrived = size = 0
     async for data in response.content.iter_any():
         arrived += len(data)
         if arrived > most:
-            raise _too_large(most)
+            raise _too_large_error(most)
         if unpack is None:
             yield data
             continue
         for piece in unpack.pieces(data):
             size += len(piece)
             if size > most:
-                raise _too_large(most, f"unpacked from {arrived}")
+                raise _too_large_error(most, f"unpacked from {arrived}")
             yield piece
     if unpack is not None and arrived:
         unpack.finish()
 
 
-def _too_large(most: int, more: str = "") -> AttemptError:
+def _too_large_error(most: int, more: str = "") -> AttemptError:
     return AttemptError(
         "malformed",
         f"the reply has more than {most} bytes{f' ({more})' if more else ''}, the most that its max_tokens allows (a "
@@ -309,7 +311,7 @@ def _too_large(most: int, more: str = "") -> AttemptError:
     )
 
 
-def _unpacking(headers: Mapping[str, str]) -> "_Unpacker | None":
+def _unpacker_for(headers: Mapping[str, str]) -> "_Unpacker | None":
     encoding = headers.get("Content-Encoding", "").strip().lower()
     if encoding in {"", "identity"}:
         return None

@@ -1,7 +1,7 @@
-"""The one client: `openai` for chat completions, over a transport of ours that bounds what comes in.
+"""The client of one endpoint: the `openai` SDK for chat completions, over a transport of ours that bounds replies.
 
-The SDK makes the request; its response models are not built (they cost half the CPU of a request), its retries are
-off, and none of its exceptions leaves this module: they hold the request's headers. Files and batches go through
+The SDK makes the request. Its response models are not built (they cost half the CPU of a request) and its retries are
+off. None of its exceptions leaves this module, because they contain the request's headers. Files and batches go through
 `bounded_http` directly, since the SDK reads bodies whole.
 """
 
@@ -20,29 +20,28 @@ import openai
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.responses import REDIRECTS, Answer, AttemptError, read_answer, status_error
+from lema_core.llm.responses import REDIRECTS, AttemptError, ChatResponse, error_from_status, parse_response
+from lema_core.llm.settings import DEFAULTS, EngineSettings
 from lema_core.system.redaction import get_redactor
 
-PREFLIGHT_WAITS_S = (0.2, 0.4, 0.8, 1.6)
-"""A server that is just starting gets three seconds before the run fails."""
-PREFLIGHT_S = 10.0
 MODELS_BYTES = 8 * 10**6
-"""Of a list of models, which nobody reads; a larger one counts as an answer too."""
+"""Of a list of models, which is not used; a larger one counts as an answer too."""
 
 
 class Client:
     """One endpoint with one key, in one event loop."""
 
-    def __init__(self, spec: EndpointSpec) -> None:
+    def __init__(self, spec: EndpointSpec, settings: EngineSettings = DEFAULTS) -> None:
         if spec.base_url is None:
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
         self._key = spec.api_key()
         self.redact = get_redactor(self._key).redact
-        self._spec = spec
+        self._settings = settings
         self.where = f"{spec.model!r} at {spec.base_url}"
-        self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, spec.concurrency + 8)
+        connections = spec.concurrency + 8
+        self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, connections, settings.connect_s)
         base = httpx2.URL(spec.base_url)
-        # Our transport knows of proxies, redirects and deadlines; the session adds the query of the base URL.
+        # Our session handles proxies, redirects and deadlines, and adds the query of the base URL.
         self._api = openai.AsyncOpenAI(
             base_url=base.copy_with(query=None),
             api_key=self._key,
@@ -53,8 +52,10 @@ class Client:
             timeout=None,
         )
 
-    async def ask(self, body: Mapping[str, Any], prompt_chars: int, seconds: float) -> tuple[Answer, Mapping[str, str]]:
-        """Send one chat completion; return the answer, which may take ``seconds``, and the response's headers.
+    async def complete(
+        self, body: Mapping[str, Any], prompt_chars: int, seconds: float
+    ) -> tuple[ChatResponse, Mapping[str, str]]:
+        """Send one chat completion; return the response, which may take ``seconds``, and its headers.
 
         Raises:
             AttemptError: anything else happened; its text never holds the key.
@@ -63,13 +64,8 @@ class Client:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
-        reply = await self._by_sdk(content, reply_limit(body, len(content)), seconds)
-        if not reply.good:
-            raise self.refusal(reply)
-        return read_answer(self.redact(reply.content), prompt_chars, self.where), reply.headers
-
-    async def _by_sdk(self, content: bytes, most: int, seconds: float) -> Reply:
-        attempt = _Attempt(most, seconds)
+        # The transport below the SDK finds the attempt by its task, since the SDK passes nothing of ours on.
+        attempt = _Attempt(reply_limit(body, len(content)), seconds)
         _attempt.set(attempt)
         try:
             await self._api.post(
@@ -78,15 +74,17 @@ class Client:
                 content=content,
                 options={"headers": {"Content-Type": "application/json"}},
             )
-        except Exception as error:  # noqa: BLE001 whatever the SDK raises holds the request's headers
-            failed = attempt.failed or self._unknown(error)
-        if attempt.reply is not None:
-            return attempt.reply
-        # Outside of the handler, so that no traceback finds the SDK's exception as the context of ours.
-        raise failed
-
-    def _unknown(self, error: Exception) -> AttemptError:
-        return AttemptError("connection", self.redact(f"{type(error).__name__}: {error}"), maybe_paid=True)
+        except Exception as error:  # noqa: BLE001 whatever the SDK raises contains the request's headers
+            failed = attempt.failed or AttemptError(
+                "connection", self.redact(f"{type(error).__name__}: {error}"), maybe_paid=True
+            )
+        reply = attempt.reply
+        if reply is None:
+            # Outside of the handler, so that no traceback has the SDK's exception as the context of ours.
+            raise failed
+        if not reply.good:
+            raise self.error_of(reply)
+        return parse_response(self.redact(reply.content), prompt_chars, self.where), reply.headers
 
     async def send(
         self,
@@ -101,7 +99,7 @@ class Client:
         """Send any other request; return its reply, of at most ``most`` bytes, with the key taken out.
 
         Raises:
-            AttemptError: no whole reply came. An error status is a reply; see `refusal`.
+            AttemptError: no whole reply came. An error status is a reply; see `error_of`.
         """
         reply = await self._session.send(method, path, most=most, seconds=seconds, data=data, params=params)
         return Reply(reply.status, reply.headers, self.redact(reply.content))
@@ -111,24 +109,26 @@ class Client:
         reply = await self._session.download(path, file, most=most, seconds=seconds)
         return Reply(reply.status, reply.headers, self.redact(reply.content))
 
-    def refusal(self, reply: Reply) -> AttemptError:
+    def error_of(self, reply: Reply) -> AttemptError:
         """Return what a reply with an error status means."""
         headers = {name.lower(): self.redact(value) for name, value in reply.headers.items()}
-        found = status_error(reply.status, headers, self.redact(reply.content), self.where)
-        # The server behind a proxy that lost its patience may have gone on and billed it.
+        found = error_from_status(reply.status, headers, self.redact(reply.content), self.where)
+        # The server behind a proxy that gave up may have gone on, and billed it.
         found.maybe_paid = found.maybe_paid or reply.status in {504, 524}
         return found
 
     async def preflight(self) -> None:
-        """Make sure that a server answers and takes our key. Servers without GET /models pass.
+        """Check that a server answers and accepts our key. Servers without GET /models pass.
 
         Raises:
             AuthenticationError: the key is refused.
-            EndpointError: nothing answers, or what answers is no HTTP server, or sends us elsewhere.
+            EndpointError: nothing answers, or what answers is no HTTP server, or redirects us.
         """
-        for wait in (*PREFLIGHT_WAITS_S, None):
+        for wait in (*self._settings.preflight_waits_s, None):
             try:
-                reply = await self._session.send("GET", "/models", most=MODELS_BYTES, seconds=PREFLIGHT_S)
+                reply = await self._session.send(
+                    "GET", "/models", most=MODELS_BYTES, seconds=self._settings.preflight_s
+                )
             except AttemptError as error:
                 if error.reason == "deadline" or error.answered:
                     return
@@ -136,7 +136,7 @@ class Client:
                     raise EndpointError(_no_contact(self.where, error)) from None
                 await asyncio.sleep(wait)
                 continue
-            found = None if reply.good else self.refusal(reply).fatal
+            found = None if reply.good else self.error_of(reply).fatal
             if found is not None and (isinstance(found, AuthenticationError) or reply.status in REDIRECTS):
                 raise found
             return
@@ -149,9 +149,9 @@ class Client:
 
 @dataclass(slots=True)
 class _Attempt:
-    """What the transport must know of the request that this task sends, and what became of it."""
+    """The limits of the request that this task sends, and its result."""
 
-    most: int
+    max_bytes: int
     """Bytes that its reply may have."""
     seconds: float
     reply: Reply | None = None
@@ -175,7 +175,7 @@ class _Transport(httpx2.AsyncBaseTransport):
         data = await request.aread()
         try:
             attempt.reply = await self._session.send(
-                request.method, path, data=data, most=attempt.most, seconds=attempt.seconds
+                request.method, path, data=data, most=attempt.max_bytes, seconds=attempt.seconds
             )
         except AttemptError as error:
             attempt.failed = error

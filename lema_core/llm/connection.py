@@ -1,34 +1,48 @@
-"""One endpoint in use: its client, its gate, and the first contact, made once for everybody who waits for it."""
+"""One endpoint in use: its client and transports, opened at the first request, and the connections it may have.
+
+File descriptors are shared out before the first connection: a process that runs out of them cannot open its ledger, and
+what it paid is lost.
+"""
 
 import asyncio
+import logging
+import resource
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import psutil
 
 from lema_core.errors import ConfigError
 from lema_core.llm.costs.token_estimates import prompt_chars
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
-from lema_core.llm.http_transport import Buyer, Desk
-from lema_core.llm.ledger.claims import BEAT_S
+from lema_core.llm.http_transport import HttpTransport
 from lema_core.llm.ledger.credit import Amount
-from lema_core.llm.limits.admission_queue import Gate
-from lema_core.llm.limits.descriptors import Descriptors
+from lema_core.llm.limits.admission_queue import AdmissionQueue
+from lema_core.llm.limits.health import EndpointHealth
 from lema_core.llm.limits.limiter import Limiter
-from lema_core.llm.limits.usability import Usability
-from lema_core.llm.pending import Flight
-from lema_core.llm.progress import remaining
-from lema_core.llm.requests import CompletionRequest, KeyMaker, Outcome
+from lema_core.llm.pending import PendingRequest
+from lema_core.llm.progress import describe_remaining
+from lema_core.llm.requests import CompletionRequest, KeyMaker
+from lema_core.llm.transport import EndpointContext, Transport
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
 
-GATHER_S = 1.0
-Chunks = Iterator[list[CompletionRequest]]
+RESERVED_DESCRIPTORS = 64
+"""Left free beside connections: the ledger and its journal, two files per shard, Prefect's client, imports."""
+SPARE_CONNECTIONS = 8
+"""Connections of one pool beyond its requests in flight: kept alive, or being closed."""
+
+_log = logging.getLogger(__name__)
 
 
-class Channel:
-    """Requests to one endpoint spec. ``gates`` are shared: one for each URL, key and model of a process."""
+class EndpointConnection:
+    """One endpoint spec of one engine. ``queues`` are shared by all of them: one per URL, key and model."""
 
-    def __init__(self, spec: EndpointSpec, desk: Desk, gates: dict[str, Gate], descriptors: Descriptors) -> None:
+    def __init__(
+        self, context: EndpointContext, queues: dict[str, AdmissionQueue], descriptors: "DescriptorQuota"
+    ) -> None:
+        spec = context.spec
         if spec.identity == WEIGHTS:
             raise ConfigError(
                 f"endpoint {spec.name!r}: {WEIGHTS} stands for a hash, and as it is it would give all weights one key: "
@@ -36,89 +50,126 @@ class Channel:
             )
         self.spec = spec
         self.keys = KeyMaker(spec.identity)
-        self.unsubmitted: list[Flight] = []
-        """Flights that wait for their batch to be full."""
-        self.gathering = False
-        """A purchase is about to take them."""
-        self._desk = desk
-        self._gates = gates
+        self.unsubmitted: list[PendingRequest] = []
+        """Requests for the next batch."""
+        self.is_gathering = False
+        """A task is about to take them."""
+        self._context = context
+        self._queues = queues
         self._descriptors = descriptors
         self._client: Client | None = None
-        self._contact: asyncio.Task[tuple[Client, Buyer]] | None = None
+        self._first_contact: asyncio.Task[tuple[Client, HttpTransport]] | None = None
 
     @property
-    def usability(self) -> Usability:
+    def health(self) -> EndpointHealth:
         """Return what is known of the endpoint: whether any request to it can succeed."""
-        return self._desk.usability
+        return self._context.health
 
-    async def buy(self, flight: Flight) -> Outcome:
-        """Buy one completion over HTTP; see `Buyer.buy`."""
-        _, buyer = await self._opened()
-        return await buyer.buy(flight)
-
-    async def gather(self) -> None:
-        """Let shards that start together add to ``unsubmitted``, which is the caller's from then on."""
+    async def gather_batch(self) -> None:
+        """Wait for shards that start at the same time to add to ``unsubmitted``, which is the caller's afterwards."""
         try:
-            await asyncio.sleep(min(GATHER_S, self.spec.batch_poll_s))
+            await asyncio.sleep(min(self._context.settings.batch_gather_s, self.spec.batch_poll_s))
         finally:
-            self.gathering, self.unsubmitted = False, []
+            self.is_gathering, self.unsubmitted = False, []
 
-    async def buy_batch(self, flights: list[Flight]) -> None:
-        """Buy completions through the Batch API and settle the flights; see `BatchBuyer.buy`."""
-        from lema_core.llm.batch.transport import BatchBuyer
+    async def transport(self) -> Transport:
+        """Return the transport of the spec, after the first contact with the endpoint."""
+        contact = self._first_contact
+        # One contact for all requests that wait for it; after a failed one the next request tries again.
+        if contact is None or (contact.done() and (contact.cancelled() or contact.exception() is not None)):
+            contact = self._first_contact = asyncio.create_task(self._open())
+        client, http = await asyncio.shield(contact)
+        if self.spec.transport == "http":
+            return http
+        from lema_core.llm.batch.transport import BatchTransport
 
-        client, _ = await self._opened()
-        await BatchBuyer(self._desk, client).buy(flights)
+        return BatchTransport(self._context, client)
 
-    async def remaining(self, chunks: Chunks) -> str:
-        """Say how many requests are not paid yet and what they would cost, judging by the answers so far."""
-        desk, missing, worth = self._desk, set[str](), Amount()
+    async def _open(self) -> "tuple[Client, HttpTransport]":
+        # Imported here: `aiohttp` takes longer to import than a repeated run that needs no endpoint takes as a whole.
+        from lema_core.llm.client import Client
+
+        await self.close()
+        context, settings = self._context, self._context.settings
+        client = self._client = Client(self.spec, settings)
+        await client.preflight()
+        pool = pool_of(self.spec)
+        processes = await context.ledger.call(lambda: context.ledger.claims.join_pool(pool))
+        connections = self._descriptors.grant(pool, self.spec.concurrency)
+        limits = (connections, self.spec.requests_per_minute, self.spec.tokens_per_minute)
+        if pool in self._queues:
+            self._queues[pool].limiter.restrict(*limits)
+        else:
+            limiter = Limiter(*limits, backoff_s=settings.backoff_s)
+            limiter.join(processes, asyncio.get_running_loop().time(), settings.heartbeat_s)
+            self._queues[pool] = AdmissionQueue(limiter)
+        return client, HttpTransport(context, client, self._queues[pool])
+
+    async def describe_remaining(self, chunks: Iterator[list[CompletionRequest]]) -> str:
+        """Describe how many requests are not paid yet and what they would cost, by the answers so far."""
+        context, missing, worth = self._context, set[str](), Amount()
         for chunk in chunks:
             fresh = {key: request for request in chunk if (key := self.keys.key(request)) not in missing}
-            held = await desk.ledger.lookup(list(fresh))
-            # What a batch under way owes is not to be bought.
-            owed = await desk.ledger.owed(fresh.keys() - held.keys())
-            for key in fresh.keys() - held.keys() - owed:
+            stored = await context.ledger.lookup(list(fresh))
+            # Batches under way are paid or will be: their requests do not remain.
+            in_batches = await context.ledger.pending_in_batches(fresh.keys() - stored.keys())
+            for key in fresh.keys() - stored.keys() - in_batches:
                 missing.add(key)
-                worth += desk.amount(*desk.sizes.likely(prompt_chars(fresh[key]), fresh[key].sampling.cap))
-        return remaining(len(missing), worth.tokens, worth.dollars if desk.price else None)
+                worth += context.cost(*context.estimator.expected(prompt_chars(fresh[key]), fresh[key].sampling.cap))
+        return describe_remaining(len(missing), worth.tokens, worth.dollars if context.price else None)
 
     async def close(self) -> None:
         """Close the connections."""
         if self._client is not None:
             await self._client.close()
 
-    async def _opened(self) -> "tuple[Client, Buyer]":
-        if self._contact is None or _failed(self._contact):
-            self._contact = asyncio.create_task(self._open())
-        return await asyncio.shield(self._contact)
-
-    async def _open(self) -> "tuple[Client, Buyer]":
-        # Here, because `aiohttp` takes longer to import than many a repeated run that needs no endpoint at all.
-        from lema_core.llm.client import Client
-
-        await self.close()
-        client = self._client = Client(self.spec)
-        await client.preflight()
-        pool = pool_of(self.spec)
-        ledger = self._desk.ledger
-        share = await ledger.call(lambda: ledger.claims.share(pool))
-        connections = self._descriptors.grant(pool, self.spec.concurrency)
-        limits = (connections, self.spec.requests_per_minute, self.spec.tokens_per_minute)
-        if pool in self._gates:
-            self._gates[pool].limiter.restrict(*limits)
-        else:
-            limiter = Limiter(*limits)
-            limiter.join(share, asyncio.get_running_loop().time(), BEAT_S)
-            self._gates[pool] = Gate(limiter)
-        return client, Buyer(self._desk, client, self._gates[pool])
-
 
 def pool_of(spec: EndpointSpec) -> str:
-    """Return the name of what has limits in common: one URL, key and model."""
+    """Return the name of what shares rate limits: one URL, key and model."""
     # The variable's name, not the key: the pool is a row in the ledger.
     return f"{spec.base_url} {spec.api_key_env or '-'} {spec.model}"
 
 
-def _failed(task: "asyncio.Task[Any]") -> bool:
-    return task.done() and (task.cancelled() or task.exception() is not None)
+class DescriptorQuota:
+    """Divides the limit of open files (RLIMIT_NOFILE) among the pools of one process."""
+
+    def __init__(self) -> None:
+        self._granted: dict[str, int] = {}
+        self._others: int | None = None
+        self.not_granted = 0
+        """Connections that were asked for and not granted."""
+
+    def grant(self, pool: str, wanted: int) -> int:
+        """Return how many requests of a pool may be in flight, at least one; raise the soft limit where possible.
+
+        A pool that asks again gets what it has, or more if it wants more.
+        """
+        if self._others is None:
+            # Counted before the first connection, which would be counted twice afterwards.
+            self._others = psutil.Process().num_fds()
+        others = sum(count + SPARE_CONNECTIONS for name, count in self._granted.items() if name != pool)
+        used = self._others + RESERVED_DESCRIPTORS + others
+        limit = _raise_limit(used + wanted + SPARE_CONNECTIONS)
+        granted = max(1, min(wanted, limit - used - SPARE_CONNECTIONS))
+        if granted < wanted:
+            self.not_granted += wanted - granted
+            _log.warning(
+                "%d requests may be in flight instead of %d: this process may open %d files, and the ledger needs "
+                "some. Raise the limit with `ulimit -n`, or lower concurrency",
+                granted, wanted, limit,
+            )  # fmt: skip
+        self._granted[pool] = max(granted, self._granted.get(pool, 0))
+        return granted
+
+
+def _raise_limit(needed: int) -> int:
+    """Return the limit of open files, raised to what is needed as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return needed if soft == resource.RLIM_INFINITY else soft
+    most = needed if hard == resource.RLIM_INFINITY else min(hard, needed)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    except (OSError, ValueError):
+        return soft
+    return most

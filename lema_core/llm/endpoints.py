@@ -14,9 +14,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lema_core.errors import ConfigError
-from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.model_server import serving
+from lema_core.llm.settings import BatchSettings
 from lema_core.system.redaction import get_redactor
 from lema_core.system.urls import parse_base_url
 
@@ -95,7 +95,12 @@ class EndpointSpec(BaseModel):
         if self.api_key_env and self.api_key_secret:
             raise ValueError("a key comes from api_key_env or from api_key_secret, not from both")
         if self.base_url:
-            object.__setattr__(self, "base_url", _address(self.base_url))
+            try:
+                base_url = parse_base_url(self.base_url).text
+            except ConfigError as error:
+                # A ValueError, so that pydantic names its place in the run file. The text shows only the URL's scheme.
+                raise ValueError(str(error)) from None
+            object.__setattr__(self, "base_url", base_url)
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self
@@ -109,7 +114,7 @@ class EndpointSpec(BaseModel):
         """Return the same endpoint at a known URL."""
         return self.model_copy(update={"base_url": base_url, "command": None})
 
-    def by_batch(self) -> "EndpointSpec":
+    def with_batches(self) -> "EndpointSpec":
         """Return the same endpoint asked by batches."""
         return self.model_copy(update={"transport": "batch"})
 
@@ -142,14 +147,6 @@ class EndpointSpec(BaseModel):
         # From here on every error's text is searched for it, wherever the error comes from.
         get_redactor(key)
         return key
-
-
-def _address(base_url: str) -> str:
-    try:
-        return parse_base_url(base_url).text
-    except ConfigError as error:
-        # So that pydantic gives it a place in the run file. The text shows nothing of the URL but its scheme.
-        raise ValueError(str(error)) from None
 
 
 @asynccontextmanager

@@ -4,325 +4,333 @@
         async for outcome in engine.stream(spec, requests):
             ...
 
-A request is looked up in the ledger, joined to an identical one in flight (in this process or, through claims, in
-another), or bought. Outcomes come in the order of the requests through a bounded window, so memory stays flat.
+The engine looks a request up in the ledger, joins it to an identical one that is pending (in this process or, through
+claims, in another), or sends it to the endpoint. A stream yields outcomes in the order of its requests and reads only a
+bounded number ahead, so memory stays flat.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence, Sized
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
-from lema_core.llm.connection import Channel, Chunks, pool_of
-from lema_core.llm.costs.budget import Account
+from lema_core.llm.connection import DescriptorQuota, EndpointConnection, pool_of
+from lema_core.llm.costs.budget import BudgetGuard
 from lema_core.llm.costs.prices import need_price
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.http_transport import Desk
-from lema_core.llm.ledger.claims import BEAT_S
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.ledger import Ledger
-from lema_core.llm.limits.admission_queue import Gate
-from lema_core.llm.limits.descriptors import Descriptors
-from lema_core.llm.limits.usability import Usability
-from lema_core.llm.pending import Flight
+from lema_core.llm.limits.admission_queue import AdmissionQueue
+from lema_core.llm.limits.health import EndpointHealth
+from lema_core.llm.pending import PendingRequest, ReadAhead, lookup_chunks
 from lema_core.llm.progress import Counters, Snapshot
-from lema_core.llm.read_ahead import Window, chunks
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
-
-GIVEN_UP_S = 1.0
-"""For the end of requests that are given up while they are out."""
-POLL_S = 0.25
-"""How often to ask for completions that another process is buying."""
+from lema_core.llm.settings import DEFAULTS, EngineSettings
+from lema_core.llm.transport import EndpointContext
 
 
 class Engine:
-    """Buys each completion once. Use it in the event loop that opened it."""
+    """Gets each completion once, and pays for it once. Use it in the event loop that opened it."""
 
-    def __init__(self, ledger: Ledger, account: Account) -> None:
+    def __init__(self, ledger: Ledger, budget: BudgetGuard, settings: EngineSettings = DEFAULTS) -> None:
         self._ledger = ledger
-        self._account = account
+        self._budget = budget
+        self._settings = settings
         self._counters = Counters()
-        self._channels: dict[EndpointSpec, Channel] = {}
-        self._gates: dict[str, Gate] = {}
-        self._usability: dict[str, Usability] = {}
-        self._descriptors = Descriptors()
-        self._flights: dict[str, Flight] = {}
-        self._foreign: dict[str, tuple[Channel, Flight]] = {}
+        self._connections: dict[EndpointSpec, EndpointConnection] = {}
+        # Per URL, key and model, which endpoint specs may share.
+        self._queues: dict[str, AdmissionQueue] = {}
+        self._health: dict[str, EndpointHealth] = {}
+        self._descriptors = DescriptorQuota()
+        self._pending: dict[str, PendingRequest] = {}
+        self._claimed_elsewhere: dict[str, tuple[EndpointConnection, PendingRequest]] = {}
         self._poller: asyncio.Task[None] | None = None
-        self._batches: set[asyncio.Task[None]] = set()
-        self._unclaimed: list[str] = []
-        self._beat = asyncio.create_task(self._keep_alive())
+        self._batch_tasks: set[asyncio.Task[None]] = set()
+        self._claims_to_release: list[str] = []
+        self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, ledger: str, budget: Budget | None = None, run: str = "default") -> AsyncIterator["Engine"]:
+    async def open(
+        cls, ledger: str, budget: Budget | None = None, run: str = "default", settings: EngineSettings = DEFAULTS
+    ) -> AsyncIterator["Engine"]:
         """Open an engine on a ledger (a path or a PostgreSQL URL).
 
-        At the end it waits for requests that are out, because they are paid, and commits their answers.
+        Leaving the block waits for requests that were sent, because they are billed, and commits their answers.
 
         Raises:
             LedgerError: the ledger cannot be opened.
         """
-        book = await Ledger.open(str(ledger), run, budget)
+        opened = await Ledger.open(str(ledger), run, budget)
         try:
-            engine = cls(book, Account(budget, book))
+            engine = cls(opened, BudgetGuard(budget, opened), settings)
             try:
                 yield engine
             finally:
                 await engine._close()
         finally:
-            await book.close()
+            await opened.close()
 
     async def stream(self, spec: EndpointSpec, requests: Iterable[CompletionRequest]) -> AsyncIterator[Outcome]:
-        """Yield one outcome a request, in order.
+        """Yield one outcome per request, in order.
 
         Raises:
-            EndpointError: nothing answers, or no request can succeed (key refused, model unknown).
+            EndpointError: the endpoint does not answer, or no request can succeed (key refused, model unknown).
             BudgetExceededError: the budget is used up; what was in flight is settled and kept.
             LedgerError: the ledger cannot be read or written.
         """
-        channel = self._channel(spec)
+        connection = self._connection_to(spec)
         self._counters.expect(len(requests) if isinstance(requests, Sized) else None)
-        source, window = chunks(requests), Window(spec)
-        order = window.flights
+        source, window = lookup_chunks(requests, self._settings), ReadAhead(spec, self._settings)
         try:
-            while await self._fill(channel, source, window):
-                outcome = await order[0].result()
-                self._land(window.popleft())
+            while await self._read_ahead(connection, source, window):
+                outcome = await window.pending[0].result()
+                self._leave(window.popleft())
                 self._counters.done += 1
                 self._counters.failures += not isinstance(outcome, Completion)
                 yield outcome
         except BudgetExceededError as error:
+            unfinished = [pending.request for pending in window.pending]
             raise BudgetExceededError(
-                error.reached, await channel.remaining(chain([[one.request for one in order]], source))
+                error.reached, await connection.describe_remaining(chain([unfinished], source))
             ) from None
         finally:
-            for flight in order:
-                self._land(flight)
+            for pending in window.pending:
+                self._leave(pending)
 
     async def complete(self, spec: EndpointSpec, request: CompletionRequest) -> Outcome:
         """Return the outcome of one request; see `stream`."""
-        (outcome,) = [one async for one in self.stream(spec, [request])]
+        (outcome,) = [outcome async for outcome in self.stream(spec, [request])]
         return outcome
 
     def snapshot(self) -> Snapshot:
         """Return the present figures, cheap enough to be asked for twice a second."""
         now = asyncio.get_running_loop().time()
-        unfinished = [flight.asked for flight in self._flights.values() if not flight.done]
-        # Not those of servers that were stopped; between two stages the last one's.
-        gates = [gate for gate in self._gates.values() if gate.busy] or list(self._gates.values())[-1:]
-        snapshot = self._counters.snapshot(now, [gate.limiter for gate in gates], unfinished)
+        unfinished = [pending.created_at for pending in self._pending.values() if not pending.done]
+        # Queues of servers that were stopped do not count; between two stages the last one does.
+        queues = [queue for queue in self._queues.values() if queue.is_busy] or list(self._queues.values())[-1:]
+        snapshot = self._counters.snapshot(now, [queue.limiter for queue in queues], unfinished)
         return replace(
             snapshot,
-            claimed=len(self._foreign),
+            claimed=len(self._claimed_elsewhere),
             ledger_s=self._ledger.busy_s(),
-            capped=self._descriptors.refused,
+            capped=self._descriptors.not_granted,
         )
 
-    async def _fill(self, channel: Channel, source: Chunks, window: Window) -> bool:
-        """Read requests until the window is full; say whether any are unfinished."""
+    def last_failure_details(self, spec: EndpointSpec) -> dict[str, str]:
+        """Return what an endpoint last said to requests that it did not answer, by the class of the failure."""
+        return dict(self._health_of(spec).last_details)
+
+    async def _read_ahead(
+        self, connection: EndpointConnection, source: Iterator[list[CompletionRequest]], window: ReadAhead
+    ) -> bool:
+        """Read requests until the window is full; return whether any are unfinished."""
         chunk: list[CompletionRequest] | None = []
-        order = window.flights
-        while window.has_room() and (chunk := next(source, None)) is not None:
-            await self._admit(channel, chunk, window)
-        # At the end and before the stream waits, not with every chunk: 256 requests are no batch.
-        if order and (chunk is None or not order[0].done):
-            self._submit(channel)
-        return bool(order)
+        while window.can_read() and (chunk := next(source, None)) is not None:
+            await self._admit(connection, chunk, window)
+        # At the end and before the stream waits, not with every chunk: a batch of one look-up would be far too small.
+        if window.pending and (chunk is None or not window.pending[0].done):
+            self._submit_batch(connection)
+        return bool(window.pending)
 
-    async def _admit(self, channel: Channel, chunk: Sequence[CompletionRequest], window: Window) -> None:
-        """Give each request a flight: an identical one's, or a new one that is looked up and then bought."""
+    async def _admit(
+        self, connection: EndpointConnection, chunk: Sequence[CompletionRequest], window: ReadAhead
+    ) -> None:
+        """Join each request to an identical pending one, or look it up and send it."""
         now = asyncio.get_running_loop().time()
-        fresh: dict[str, Flight] = {}
+        fresh: dict[str, PendingRequest] = {}
         for request in chunk:
-            key = channel.keys.key(request)
-            flight = self._flights.get(key)
-            if flight is None:
-                # Registered before the look-up: a second shard that asks meanwhile joins instead of buying again.
-                flight = self._flights[key] = fresh[key] = Flight(key, request, channel.keys.identity, now)
+            key = connection.keys.key(request)
+            pending = self._pending.get(key)
+            if pending is None:
+                # Registered before the look-up: a second shard that asks meanwhile joins instead of paying again.
+                pending = self._pending[key] = fresh[key] = PendingRequest(key, request, connection.keys.identity, now)
             else:
-                flight.users += 1
-            window.append(flight)
-        # In a task of its own: another shard may have joined these flights, and ours may be cancelled here.
-        await asyncio.shield(asyncio.create_task(self._look_up(channel, fresh)))
+                pending.waiters += 1
+            window.append(pending)
+        # In a task of its own: another shard may have joined these requests, and ours may be cancelled here.
+        await asyncio.shield(asyncio.create_task(self._look_up(connection, fresh)))
 
-    async def _look_up(self, channel: Channel, flights: dict[str, Flight]) -> None:
-        """Settle what the ledger holds, wait for what others buy, buy the rest."""
-        if not flights:
+    async def _look_up(self, connection: EndpointConnection, requests: dict[str, PendingRequest]) -> None:
+        """Resolve what the ledger has, wait for what other processes claimed, send the rest."""
+        if not requests:
             return
         try:
-            held, foreign = await self._ledger.reserve(list(flights))
-            owed = await self._ledger.owed(flights.keys() - held.keys())
+            stored, claimed = await self._ledger.look_up_and_claim(list(requests))
+            in_batches = await self._ledger.pending_in_batches(requests.keys() - stored.keys())
         except LemaError as error:
-            for flight in flights.values():
-                flight.settle(error=error)
+            for pending in requests.values():
+                pending.resolve(error=error)
             raise
-        self._counters.held += len(held)
-        if held:
-            channel.usability.held()
-        for key, flight in flights.items():
-            if key in held:
-                flight.settle(held[key])
-            elif flight.users <= 0:
-                self._unclaimed.append(key)
-            elif key in foreign:
-                self._foreign[key] = (channel, flight)
+        self._counters.from_ledger += len(stored)
+        if stored:
+            connection.health.record_stored_answer()
+        for key, pending in requests.items():
+            if key in stored:
+                pending.resolve(stored[key])
+            elif pending.waiters <= 0:
+                self._claims_to_release.append(key)
+            elif key in claimed:
+                self._claimed_elsewhere[key] = (connection, pending)
             else:
-                self._start(channel, flight, owed=key in owed)
-        if self._foreign and (self._poller is None or self._poller.done()):
-            self._poller = asyncio.create_task(self._poll())
+                self._send(connection, pending, is_in_batch=key in in_batches)
+        if self._claimed_elsewhere and (self._poller is None or self._poller.done()):
+            self._poller = asyncio.create_task(self._poll_claimed())
 
-    def _start(self, channel: Channel, flight: Flight, *, owed: bool) -> None:
-        if channel.spec.transport == "batch":
-            channel.unsubmitted.append(flight)
-        elif owed:
-            # What a batch under way owes will be billed: it is collected, although HTTP would be quicker.
-            batched = self._channel(channel.spec.by_batch())
-            batched.unsubmitted.append(flight)
-            self._submit(batched)
+    def _send(self, connection: EndpointConnection, pending: PendingRequest, *, is_in_batch: bool) -> None:
+        if connection.spec.transport == "batch":
+            connection.unsubmitted.append(pending)
+        elif is_in_batch:
+            # A batch under way will be billed for it: it is collected there, although HTTP would be quicker.
+            batched = self._connection_to(connection.spec.with_batches())
+            batched.unsubmitted.append(pending)
+            self._submit_batch(batched)
         else:
-            flight.task = asyncio.create_task(self._buy(channel, flight))
+            pending.task = asyncio.create_task(self._complete(connection, [pending]))
 
-    async def _buy(self, channel: Channel, flight: Flight) -> None:
+    def _submit_batch(self, connection: EndpointConnection) -> None:
+        """Hand the requests gathered for the batch transport to one task."""
+        if connection.unsubmitted and not connection.is_gathering:
+            connection.is_gathering = True
+            # Shards go on adding to this list until `gather_batch` replaces it.
+            task = asyncio.create_task(self._complete(connection, connection.unsubmitted))
+            self._batch_tasks.add(task)
+            task.add_done_callback(self._batch_tasks.discard)
+
+    async def _complete(self, connection: EndpointConnection, requests: Sequence[PendingRequest]) -> None:
+        """Resolve requests through the connection's transport, with its error if it fails."""
         try:
-            flight.settle(await channel.buy(flight))
+            if connection.spec.transport == "batch":
+                await connection.gather_batch()
+            transport = await connection.transport()
+            await transport.complete(requests)
         except LemaError as error:
-            self._break(channel, [flight], error)
+            self._fail_unsent(connection, requests, error)
         except BaseException as error:
-            flight.settle(error=error)
-            # Any other is told to whoever waits; a task that nobody awaits would only print it, with all it holds.
+            for pending in requests:
+                pending.resolve(error=error)
+            # The waiters raise any other error. A task that nobody awaits would only print it, with all it refers to.
             if not isinstance(error, Exception):
                 raise
         finally:
-            if flight.users <= 0 and self._flights.get(flight.key) is flight:
-                del self._flights[flight.key]
+            for pending in requests:
+                if pending.waiters <= 0 and self._pending.get(pending.key) is pending:
+                    del self._pending[pending.key]
 
-    def _submit(self, channel: Channel) -> None:
-        """Hand what the batch transport has gathered to one batch purchase."""
-        if channel.unsubmitted and not channel.gathering:
-            channel.gathering = True
-            task = asyncio.create_task(self._buy_batch(channel))
-            self._batches.add(task)
-            task.add_done_callback(self._batches.discard)
-
-    async def _buy_batch(self, channel: Channel) -> None:
-        flights = channel.unsubmitted
-        try:
-            await channel.gather()
-            await channel.buy_batch(flights)
-        except LemaError as error:
-            self._break(channel, flights, error)
-        except BaseException as error:
-            for flight in flights:
-                flight.settle(error=error)
-            if not isinstance(error, Exception):
-                raise
-
-    def _break(self, channel: Channel, flights: Sequence[Flight], error: LemaError) -> None:
-        """Nothing more can be bought here: tell everybody who waits, and let those that are out come home."""
-        for flight in flights:
-            flight.settle(error=error)
-            self._unclaimed.append(flight.key)
-        for other in self._flights.values():
-            here = other.identity == channel.keys.identity or isinstance(error, BudgetExceededError)
-            if here and other.task is not None and not other.sent and not other.done:
-                other.settle(error=error)
+    def _fail_unsent(
+        self, connection: EndpointConnection, requests: Sequence[PendingRequest], error: LemaError
+    ) -> None:
+        """Fail every request that cannot succeed any more, but let those already sent finish: they are billed."""
+        for pending in requests:
+            pending.resolve(error=error)
+            self._claims_to_release.append(pending.key)
+        for other in self._pending.values():
+            # The budget is one for all endpoints.
+            is_hit = other.identity == connection.keys.identity or isinstance(error, BudgetExceededError)
+            if is_hit and other.task is not None and not other.is_sent and not other.done:
+                other.resolve(error=error)
                 other.task.cancel()
-                self._unclaimed.append(other.key)
+                self._claims_to_release.append(other.key)
 
-    def _channel(self, spec: EndpointSpec) -> Channel:
-        if spec not in self._channels:
-            desk = Desk(spec, self._ledger, self._account, self._counters, self._judged(spec))
-            if self._account.budget.dollars is not None:
-                need_price(spec, desk.price)
-            self._channels[spec] = Channel(spec, desk, self._gates, self._descriptors)
-        return self._channels[spec]
+    def _connection_to(self, spec: EndpointSpec) -> EndpointConnection:
+        if spec not in self._connections:
+            context = EndpointContext(
+                spec, self._ledger, self._budget, self._counters, self._health_of(spec), self._settings
+            )
+            if self._budget.limits.dollars is not None:
+                need_price(spec, context.price)
+            self._connections[spec] = EndpointConnection(context, self._queues, self._descriptors)
+        return self._connections[spec]
 
-    def _judged(self, spec: EndpointSpec) -> Usability:
-        """Return what is known of an endpoint: one for every spec that has its URL, key and model."""
-        where, limits = f"{spec.model!r} at {spec.base_url}", (spec.concurrency, spec.attempt_timeout_s)
-        return self._usability.setdefault(
-            pool_of(spec), Usability(where, *limits, spec.request_timeout_s, spec.push_back_patience_s)
-        )
+    def _health_of(self, spec: EndpointSpec) -> EndpointHealth:
+        """Return the health of an endpoint, one for all specs with the same URL, key and model."""
+        pool = pool_of(spec)
+        if pool not in self._health:
+            self._health[pool] = EndpointHealth(
+                f"{spec.model!r} at {spec.base_url}",
+                spec.concurrency,
+                spec.attempt_timeout_s,
+                spec.request_timeout_s,
+                spec.push_back_patience_s,
+                self._settings,
+            )
+        return self._health[pool]
 
-    def words(self, spec: EndpointSpec) -> dict[str, str]:
-        """Return an endpoint's last words to requests that it did not answer, by the class of the failure."""
-        return dict(self._judged(spec).words)
-
-    def _land(self, flight: Flight) -> None:
-        """A stream lets go of a flight; one that nobody waits for and that is not out is called off."""
-        flight.users -= 1
-        if flight.users > 0:
+    def _leave(self, pending: PendingRequest) -> None:
+        """Take one waiter off a request. Without waiters it is cancelled unless it is sent."""
+        pending.waiters -= 1
+        if pending.waiters > 0:
             return
-        if self._flights.get(flight.key) is flight and (flight.done or not flight.sent):
-            del self._flights[flight.key]
-        self._foreign.pop(flight.key, None)
-        if flight.task is not None and not flight.sent and not flight.done:
-            flight.task.cancel()
-            self._unclaimed.append(flight.key)
+        if self._pending.get(pending.key) is pending and (pending.done or not pending.is_sent):
+            del self._pending[pending.key]
+        self._claimed_elsewhere.pop(pending.key, None)
+        if pending.task is not None and not pending.is_sent and not pending.done:
+            pending.task.cancel()
+            self._claims_to_release.append(pending.key)
 
-    async def _poll(self) -> None:
-        """Ask for what other processes buy; buy it ourselves where they gave up."""
-        while self._foreign:
-            await asyncio.sleep(POLL_S)
-            waiting, self._foreign = self._foreign, {}
-            by_channel: dict[int, tuple[Channel, dict[str, Flight]]] = {}
-            for key, (channel, flight) in waiting.items():
-                by_channel.setdefault(id(channel), (channel, {}))[1][key] = flight
-            for channel, flights in by_channel.values():
-                # An error is told to whoever waits for these flights; the poller goes on for the others.
+    async def _poll_claimed(self) -> None:
+        """Look for what other processes claimed; send it ourselves where they gave up."""
+        while self._claimed_elsewhere:
+            await asyncio.sleep(self._settings.claim_poll_s)
+            claimed, self._claimed_elsewhere = self._claimed_elsewhere, {}
+            by_connection: dict[int, tuple[EndpointConnection, dict[str, PendingRequest]]] = {}
+            for key, (connection, pending) in claimed.items():
+                by_connection.setdefault(id(connection), (connection, {}))[1][key] = pending
+            for connection, requests in by_connection.values():
+                # The waiters of these requests raise the error; the poller goes on for the others.
                 with suppress(LemaError):
-                    await self._look_up(channel, flights)
-                    self._submit(channel)
+                    await self._look_up(connection, requests)
+                    self._submit_batch(connection)
 
-    async def _keep_alive(self) -> None:
-        """Give signs of life, take our share of limits as other processes come and go, return what is not needed."""
+    async def _send_heartbeats(self) -> None:
+        """Send a heartbeat every few seconds until the engine closes."""
         while True:
-            await asyncio.sleep(BEAT_S)
-            # A ledger that fails for good is told by the next look-up or commit.
+            await asyncio.sleep(self._settings.heartbeat_s)
+            # If the ledger fails for good, the next look-up or commit raises the error.
             with suppress(LemaError):
-                await self._pulse()
+                await self._heartbeat()
 
-    async def _pulse(self) -> None:
-        unclaimed, self._unclaimed = self._unclaimed, []
-        # Somebody may have asked for one of them again meanwhile.
-        given_up = [key for key in unclaimed if (flight := self._flights.get(key)) is None or flight.done]
+    async def _heartbeat(self) -> None:
+        """Prove that we are alive, release claims, take our share of the rate limits, return idle credit."""
+        candidates, self._claims_to_release = self._claims_to_release, []
+        # A stream may have asked for some of them again meanwhile.
+        given_up = [key for key in candidates if (pending := self._pending.get(key)) is None or pending.done]
         await self._ledger.call(lambda: self._ledger.claims.release(given_up))
-        shares = await self._ledger.call(self._ledger.beat)
-        for pool, gate in self._gates.items():
-            gate.limiter.divide(shares.get(pool, 1))
-            gate.pump()
-        await self._account.rest()
+        processes = await self._ledger.call(self._ledger.heartbeat)
+        for pool, queue in self._queues.items():
+            queue.limiter.divide(processes.get(pool, 1))
+            queue.wake()
+        await self._budget.return_idle_credit()
 
     async def _close(self) -> None:
-        """Wait for what is out, call off the rest, close the connections; when cancelled, give up what is out, too."""
+        """Wait for sent requests, cancel the others, close the connections. If cancelled, cancel sent requests too."""
         if self._poller is not None:
             self._poller.cancel()
-        for task in self._batches:
+        for task in self._batch_tasks:
             task.cancel()
         try:
-            await asyncio.gather(*self._batches, return_exceptions=True)
-            while tasks := self._tasks():
-                for flight in self._flights.values():
-                    # Again and again: one that was out may have come back with nothing and want another try.
-                    if flight.task is not None and not flight.sent:
-                        flight.task.cancel()
+            await asyncio.gather(*self._batch_tasks, return_exceptions=True)
+            while tasks := self._running_tasks():
+                for pending in self._pending.values():
+                    # In every round: a sent request may have failed since, and would start another attempt.
+                    if pending.task is not None and not pending.is_sent:
+                        pending.task.cancel()
                 await asyncio.wait(tasks, timeout=0.1)
         finally:
-            if tasks := self._tasks():
+            if tasks := self._running_tasks():
                 for task in tasks:
                     task.cancel()
-                await asyncio.wait(tasks, timeout=GIVEN_UP_S)
-            # Only now: without signs of life others would take us for dead, and buy what we still wait for.
-            self._beat.cancel()
-            await asyncio.gather(self._beat, return_exceptions=True)
-            # What may have been billed without an answer outlives this process.
+                await asyncio.wait(tasks, timeout=self._settings.cancel_wait_s)
+            # The last of all: without heartbeats other processes take us for dead and pay for what we still wait for.
+            self._heartbeat_task.cancel()
+            await asyncio.gather(self._heartbeat_task, return_exceptions=True)
+            # The ledger keeps what may have been billed without an answer, after this process has ended too.
             with suppress(LemaError):
-                await self._account.rest()
-            for channel in self._channels.values():
-                await channel.close()
+                await self._budget.return_idle_credit()
+            for connection in self._connections.values():
+                await connection.close()
 
-    def _tasks(self) -> list[asyncio.Task[None]]:
-        return [flight.task for flight in self._flights.values() if flight.task and not flight.task.done()]
+    def _running_tasks(self) -> list[asyncio.Task[None]]:
+        return [pending.task for pending in self._pending.values() if pending.task and not pending.task.done()]

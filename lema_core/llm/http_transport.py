@@ -1,326 +1,239 @@
-"""Buys completions from one endpoint, one HTTP request each: budget, gate, attempt, retries, ledger."""
+"""The HTTP transport, one POST per attempt: reserve budget, wait for a permit, send, judge the reply, commit."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import LemaError
-from lema_core.llm.costs.budget import Account
-from lema_core.llm.costs.prices import cost_of, price_of
-from lema_core.llm.costs.token_estimates import Sizes, prompt_chars
-from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.credit import Amount
-from lema_core.llm.ledger.ledger import Ledger
-from lema_core.llm.ledger.store import Missed, Paid
-from lema_core.llm.limits.admission_queue import Gate
-from lema_core.llm.limits.limiter import Ticket
-from lema_core.llm.limits.retry import BROKEN, PACED, Patience
-from lema_core.llm.limits.usability import Usability
+from lema_core.llm.limits.admission_queue import AdmissionQueue
+from lema_core.llm.limits.limiter import Permit
+from lema_core.llm.limits.retry import BACKPRESSURE, CONNECTION_FAILURES, RetryState
 from lema_core.llm.model_server import is_restarting
-from lema_core.llm.pending import Flight
-from lema_core.llm.progress import Counters
-from lema_core.llm.requests import (
-    LONG_CAP,
-    Completion,
-    CompletionRequest,
-    Failure,
-    FailureReason,
-    Outcome,
-    canonical_json,
-    canonical_request,
-)
-from lema_core.llm.responses import Answer, AttemptError
+from lema_core.llm.pending import PendingRequest
+from lema_core.llm.requests import Failure, FailureReason, Outcome
+from lema_core.llm.responses import AttemptError, ChatResponse
+from lema_core.llm.transport import EndpointContext, cap_of, larger_cap
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
 
 
-class Desk:
-    """What every purchase from one endpoint shares, whichever transport carries it."""
-
-    def __init__(
-        self, spec: EndpointSpec, ledger: Ledger, account: Account, counters: Counters, usability: Usability
-    ) -> None:
-        self.spec = spec
-        self.usability = usability
-        self.ledger = ledger
-        self.account = account
-        self.counters = counters
-        self.price = price_of(spec)
-        self.sizes = Sizes()
-
-    def body(self, request: CompletionRequest) -> dict[str, Any]:
-        """Return the API's request body."""
-        messages = [dict(message) for message in request.messages]
-        return {"model": self.spec.model, "messages": messages} | request.sampling.body(request.sample_index)
-
-    def most(self, request: CompletionRequest, cap: int | None) -> Amount:
-        """Return the most that a request may cost."""
-        prompt, output = self.sizes.most(prompt_chars(request), cap)
-        return self.amount(prompt, output)
-
-    def amount(self, prompt_tokens: float, completion_tokens: float) -> Amount:
-        """Return what tokens cost; without a price, no money."""
-        cost = cost_of(self.spec, self.price, prompt_tokens, completion_tokens)
-        return Amount(cost or 0.0, prompt_tokens + completion_tokens)
-
-    def cost(self, answer: Answer) -> float | None:
-        """Return the price of an answer, where known."""
-        return cost_of(self.spec, self.price, answer.prompt_tokens, answer.completion_tokens)
-
-    async def keep(self, flight: Flight, answer: Answer, batch: str = "") -> Completion:
-        """Commit a paid answer, of a batch where one is named; return the completion that stands for its key."""
-        completion = Completion(
-            flight.key,
-            answer.text,
-            answer.finish_reason,
-            answer.prompt_tokens,
-            answer.completion_tokens,
-            answer.model or self.spec.model,
-        )
-        cost = self.cost(answer)
-        self.sizes.seen(prompt_chars(flight.request), answer.prompt_tokens, answer.completion_tokens)
-        entry = Paid(self.spec.identity, self.canonical(flight.request), completion, cost, batch)
-        stands = await self.ledger.record(entry) or completion
-        # Of the processes that read a batch, the one that booked an answer counts it.
-        if not batch or stands is completion:
-            now = asyncio.get_running_loop().time()
-            self.counters.bought(now, answer.prompt_tokens, answer.completion_tokens, cost)
-        return stands
-
-    async def miss(
-        self,
-        flight: Flight,
-        reason: FailureReason | Literal["length", "duplicate"],
-        count: int,
-        detail: str,
-        *,
-        paid: Answer | None = None,
-        final: bool = False,
-        batch: str = "",
-    ) -> None:
-        """Commit failed attempts, with whatever was paid for them; after a final one the request is given up."""
-        tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
-        cost = self.cost(paid) if paid else None
-        if paid:
-            self.counters.paid(*tokens, cost)
-        text = self.canonical(flight.request)
-        entry = Missed(self.spec.identity, text, flight.key, reason, detail, count, *tokens, cost, final, batch)
-        await self.ledger.record(entry)
-
-    def canonical(self, request: CompletionRequest) -> str:
-        """Return what went into the key, as it is stored."""
-        return canonical_json(canonical_request(self.spec.identity, request))
-
-
-def cap_of(body: dict[str, Any]) -> int | None:
-    """Return the most tokens that an answer to a request body may have, None without a cap."""
-    cap: int | None = body.get("max_tokens") or body.get("max_completion_tokens")
-    return cap
-
-
-def larger_cap(body: dict[str, Any], first: Answer, factor: float) -> dict[str, int]:
-    """Return the cap, under the name that the request uses, to ask again with after an answer that was cut off."""
-    field = LONG_CAP if LONG_CAP in body else "max_tokens"
-    return {field: int(factor * (body.get(field) or max(first.completion_tokens, 16)))}
-
-
 @dataclass(slots=True)
-class _Trip:
-    """One request's way through all its attempts."""
+class _RequestState:
+    """One request over all its attempts."""
 
-    flight: Flight
+    pending: PendingRequest
     body: dict[str, Any]
-    patience: Patience
-    inside: bool = False
-    """It has been answered and still counts as in flight."""
+    retries: RetryState
+    holds_permit: bool = False
+    """It was answered and still counts as in flight, because the answer is not committed."""
     judged: AttemptError | None = None
-    """The error that the request was given up with, as the endpoint was judged by it."""
-    failed: dict[FailureReason, tuple[int, str]] = field(default_factory=dict)
-    """Attempts that failed and are not committed yet: by class, how many and the last one's detail."""
+    """The error that the request was given up with, once the endpoint's health has taken it in."""
+    uncommitted: dict[FailureReason, tuple[int, str]] = field(default_factory=dict)
+    """Failed attempts that are not committed yet, by class: their number and the last one's detail."""
 
 
-class Buyer:
-    """The HTTP transport."""
+class HttpTransport:
+    """Chat completions from one endpoint by HTTP. See `Transport` for its errors."""
 
-    def __init__(self, desk: Desk, client: "Client", gate: Gate) -> None:
-        self._desk = desk
-        self._spec = desk.spec
+    def __init__(self, context: EndpointContext, client: "Client", queue: AdmissionQueue) -> None:
+        self._context = context
+        self._spec = context.spec
         self._client = client
-        self._gate = gate
+        self._queue = queue
         self._clock = asyncio.get_running_loop().time
-        self._usability = desk.usability
+        self._health = context.health
 
-    async def buy(self, flight: Flight) -> Outcome:
-        """Return the flight's outcome, committed.
+    async def complete(self, requests: Sequence[PendingRequest]) -> None:
+        """Resolve requests one after the other: the engine hands over one at a time, each in a task of its own."""
+        for pending in requests:
+            pending.resolve(await self._outcome(pending))
 
-        Raises:
-            EndpointError: no request to this endpoint can succeed.
-            BudgetExceededError: the request does not fit and nothing is in flight.
-            LedgerError: the outcome cannot be committed.
-        """
-        trip = _Trip(flight, self._desk.body(flight.request), Patience(self._spec.request_timeout_s, self._clock))
-        self._usability.asked()
+    async def _outcome(self, pending: PendingRequest) -> Outcome:
+        """Return the committed outcome of one request."""
+        context = self._context
+        retries = RetryState(self._spec.request_timeout_s, self._clock, context.settings.retry_wait_s)
+        state = _RequestState(pending, context.body(pending.request), retries)
+        self._health.record_request()
         try:
-            answer = await self._tries(trip, trip.body)
-            answer = await self._if_cut_off(trip, answer)
-            completion, _ = await asyncio.gather(self._desk.keep(flight, answer), self._own_up(trip))
+            response = await self._attempt_until_done(state, state.body)
+            if response.finish_reason == "length" and self._spec.length_retry_factor is not None:
+                response = await self._retry_truncated(state, response, self._spec.length_retry_factor)
+            completion, _ = await asyncio.gather(
+                context.record_completion(pending, response), self._commit_failures(state)
+            )
         except AttemptError as error:
-            if error is not trip.judged:
-                self._give_up(trip, error)
+            if error is not state.judged:
+                self._give_up(state, error)
             if error.fatal is not None:
                 raise error.fatal from None
-            count, _ = trip.failed.pop(error.reason, (0, ""))
-            last = self._desk.miss(flight, error.reason, count, error.detail, final=True)
-            await asyncio.gather(self._own_up(trip), last)
-            return Failure(flight.key, error.reason, error.detail, trip.patience.attempts)
+            count, _ = state.uncommitted.pop(error.reason, (0, ""))
+            last = context.record_failure(pending, error.reason, count, error.detail, final=True)
+            await asyncio.gather(self._commit_failures(state), last)
+            return Failure(pending.key, error.reason, error.detail, retries.attempts)
         else:
             return completion
         finally:
-            # Only now: what is answered but not committed counts as in flight, so a kill loses no more than that.
-            self._leave(trip)
+            # After the commit: answered but uncommitted requests count as in flight, so a kill loses no more than that.
+            self._release_permit(state)
 
-    def _give_up(self, trip: _Trip, error: AttemptError) -> None:
-        """Judge the endpoint by a request that is not tried again."""
-        trip.judged = error
-        limiter = self._gate.limiter
-        if error.fatal is None or error.doubtful:
-            self._usability.given_up(trip.flight.key, error, trip.patience.began, self._clock(), limiter.in_flight)
-            limiter.suspended = self._usability.suspended
+    async def _attempt_until_done(self, state: _RequestState, body: dict[str, Any]) -> ChatResponse:
+        """Return the first usable response; reserve the budget of each attempt and settle it by what was billed.
 
-    async def _own_up(self, trip: _Trip) -> None:
-        """Commit the attempts that failed on the way to the request's end."""
-        failed, trip.failed = trip.failed, {}
-        await asyncio.gather(*(self._desk.miss(trip.flight, reason, *told) for reason, told in failed.items()))
-
-    def _leave(self, trip: _Trip) -> None:
-        if trip.inside:
-            trip.inside = False
-            self._gate.leave()
-
-    async def _if_cut_off(self, trip: _Trip, first: Answer) -> Answer:
-        """Ask once more with a larger cap; whatever becomes of it, the first answer is paid and not lost."""
-        factor = self._spec.length_retry_factor
-        if first.finish_reason != "length" or factor is None:
-            return first
-        larger = larger_cap(trip.body, first, factor)
-        self._leave(trip)
-        # Until the second is sent it may be called off.
-        trip.flight.sent = False
-        try:
-            second = await self._tries(trip, trip.body | larger)
-        except (AttemptError, LemaError, asyncio.CancelledError):
-            # Called off as well: this task ends with the commit of what is paid.
-            return first
-        finally:
-            trip.flight.sent = True
-        detail = f"cut off after {first.completion_tokens} tokens; asked again with {larger}"
-        await self._desk.miss(trip.flight, "length", 1, detail, paid=first)
-        return second
-
-    async def _tries(self, trip: _Trip, body: dict[str, Any]) -> Answer:
+        Raises:
+            AttemptError: that of the last attempt.
+        """
+        context, budget = self._context, self._context.budget
         cap = cap_of(body)
-        most = self._desk.most(trip.flight.request, cap)
+        upper_bound = context.upper_bound(state.pending.request, cap)
+        async for attempt in state.retries.retry_loop():
+            with attempt:
+                reserved = await (
+                    self._reserve_again(state, upper_bound) if state.retries.attempts else budget.reserve(upper_bound)
+                )
+                used, unaccounted = Amount(), False
+                try:
+                    response = await self._attempt(state, body, cap)
+                    used = context.cost(response.prompt_tokens, response.completion_tokens)
+                except AttemptError as error:
+                    if error.paid is not None:
+                        used = context.cost(error.paid.prompt_tokens, error.paid.completion_tokens)
+                    elif error.maybe_paid:
+                        # The endpoint may have billed the whole reservation. A hard limit has to assume so.
+                        used, unaccounted = reserved, True
+                    await self._record_failed_attempt(state, error)
+                    raise
+                except asyncio.CancelledError:
+                    if state.pending.is_sent:
+                        used, unaccounted = reserved, True
+                    raise
+                finally:
+                    budget.settle(reserved, used, unaccounted=unaccounted)
+                return response
+        raise RuntimeError("the retry loop ends by returning a response or raising the last error")
 
-        async def attempt() -> Answer:
-            account = self._desk.account
-            held = await (self._reserved(trip, most) if trip.patience.attempts else account.reserve(most))
-            used, lost = Amount(), False
-            try:
-                answer = await self._attempt(trip, body, cap)
-                used = self._desk.amount(answer.prompt_tokens, answer.completion_tokens)
-            except AttemptError as error:
-                if error.paid is not None:
-                    used = self._desk.amount(error.paid.prompt_tokens, error.paid.completion_tokens)
-                elif error.maybe_paid:
-                    # The endpoint may have billed it all; a hard limit must assume so.
-                    used, lost = held, True
-                await self._count(trip, error)
-                raise
-            except asyncio.CancelledError:
-                if trip.flight.sent:
-                    used, lost = held, True
-                raise
-            finally:
-                account.settle(held, used, lost=lost)
-            return answer
-
-        result: Answer = await trip.patience.retrying()(attempt)
-        return result
-
-    async def _reserved(self, trip: _Trip, most: Amount) -> Amount:
-        """Set aside the most that another try may cost; wait for that until the request's deadline at most."""
+    async def _attempt(self, state: _RequestState, body: dict[str, Any], cap: int | None) -> ChatResponse:
+        """Send once with a permit; report the result to the limiter and the endpoint's health."""
+        queue, retries = self._queue, state.retries
+        chars = state.pending.chars
+        permit = await self._acquire_permit(state, sum(self._context.estimator.expected(chars, cap)))
+        state.pending.is_sent = True
+        retries.begin_attempt()
+        seconds = min(self._spec.attempt_timeout_s, retries.remaining_s())
         try:
-            async with asyncio.timeout(trip.patience.left()):
-                return await self._desk.account.reserve(most)
-        except TimeoutError:
-            error = trip.patience.expired()
-            await self._count(trip, error)
-            raise error from None
-
-    async def _count(self, trip: _Trip, error: AttemptError) -> None:
-        self._desk.counters.ends[error.reason] += 1
-        if error.paid is not None:
-            await self._desk.miss(trip.flight, error.reason, 1, error.detail, paid=error.paid)
-        else:
-            count, _ = trip.failed.get(error.reason, (0, ""))
-            trip.failed[error.reason] = (count + 1, error.detail)
-
-    async def _attempt(self, trip: _Trip, body: dict[str, Any], cap: int | None) -> Answer:
-        """Send once, through the gate, and tell the limiter what came of it."""
-        chars = prompt_chars(trip.flight.request)
-        gate = self._gate
-        ticket = await self._admitted(trip, sum(self._desk.sizes.likely(chars, cap)))
-        trip.flight.sent = True
-        trip.patience.begin()
-        seconds = min(self._spec.attempt_timeout_s, trip.patience.left())
-        try:
-            answer, headers = await self._client.ask(body, chars, seconds)
+            response, headers = await self._client.complete(body, chars, seconds)
         except AttemptError as error:
-            trip.flight.sent = False
-            hurried = (
-                error.reason == "deadline" and trip.patience.attempts > 1 and seconds < self._spec.attempt_timeout_s
+            state.pending.is_sent = False
+            # Ended by the request's own deadline before a whole attempt was over: that says nothing of the endpoint.
+            is_cut_short = (
+                error.reason == "deadline" and retries.attempts > 1 and seconds < self._spec.attempt_timeout_s
             )
-            self._refused(trip, ticket, error, hurried=hurried)
+            self._judge_failure(state, permit, error, is_cut_short=is_cut_short)
             raise
         except BaseException:
-            gate.limiter.ended(ticket, self._clock())
-            gate.pump()
+            queue.limiter.record_end(permit, self._clock())
+            queue.wake()
             raise
-        trip.inside = True
-        self._usability.answered(self._clock())
-        gate.limiter.suspended = False
-        gate.limiter.succeeded(ticket, self._clock(), answer.prompt_tokens + answer.completion_tokens)
-        gate.limiter.learn(headers, self._clock())
-        return answer
-
-    async def _admitted(self, trip: _Trip, tokens: float) -> Ticket:
-        """Wait for a turn: the first as long as it takes, another one until the request's deadline."""
-        patience, again = trip.patience, trip.patience.attempts > 0
-        try:
-            async with asyncio.timeout(patience.left() if again else None):
-                return await self._gate.enter(tokens, again=again)
-        except TimeoutError:
-            raise patience.expired() from None
-
-    def _refused(self, trip: _Trip, ticket: Ticket, error: AttemptError, *, hurried: bool) -> None:
-        """Tell the limiter what came of an attempt; ``hurried``: it had too little time left to say anything."""
+        state.holds_permit = True
         now = self._clock()
+        self._health.record_success(now)
+        queue.limiter.suspended = False
+        queue.limiter.record_success(permit, now, response.prompt_tokens + response.completion_tokens)
+        queue.limiter.learn_limits(headers, now)
+        return response
+
+    async def _retry_truncated(self, state: _RequestState, first: ChatResponse, factor: float) -> ChatResponse:
+        """Ask once more with a larger cap. The first response is paid: whatever happens, it is not lost."""
+        larger = larger_cap(state.body, first, factor)
+        self._release_permit(state)
+        # Until the second try is sent, the request may be cancelled again.
+        state.pending.is_sent = False
+        try:
+            second = await self._attempt_until_done(state, state.body | larger)
+        except (AttemptError, LemaError, asyncio.CancelledError):
+            # Also when cancelled: this task ends with the commit of what is paid.
+            return first
+        finally:
+            state.pending.is_sent = True
+        detail = f"cut off after {first.completion_tokens} tokens; asked again with {larger}"
+        await self._context.record_failure(state.pending, "length", 1, detail, paid=first)
+        return second
+
+    async def _reserve_again(self, state: _RequestState, upper_bound: Amount) -> Amount:
+        """Reserve the budget of another attempt, and wait for it until the request's deadline at most."""
+        try:
+            async with asyncio.timeout(state.retries.remaining_s()):
+                return await self._context.budget.reserve(upper_bound)
+        except TimeoutError:
+            error = state.retries.deadline_error()
+            await self._record_failed_attempt(state, error)
+            raise error from None
+
+    async def _acquire_permit(self, state: _RequestState, tokens: float) -> Permit:
+        """Wait for a permit: for the first attempt as long as it takes, for others until the request's deadline."""
+        retries, is_retry = state.retries, state.retries.attempts > 0
+        try:
+            async with asyncio.timeout(retries.remaining_s() if is_retry else None):
+                return await self._queue.acquire(tokens, is_retry=is_retry)
+        except TimeoutError:
+            raise retries.deadline_error() from None
+
+    def _judge_failure(self, state: _RequestState, permit: Permit, error: AttemptError, *, is_cut_short: bool) -> None:
+        """Report a failed attempt to the limiter and the endpoint's health."""
+        now, limiter, health = self._clock(), self._queue.limiter, self._health
         if is_restarting(self._spec.base_url):
-            # A server of ours that died: its requests wait for it, and it is not away.
-            error.excused = True
-        elif not hurried:
-            self._usability.failed(trip.flight.key, error, ticket.started, now)
-        # One request that a proxy gave up must not make all others wait.
-        broken = error.reason in BROKEN and (error.excused or not error.proxied)
-        if not hurried and (error.reason in PACED or broken):
-            self._gate.limiter.refused(ticket, now, error.retry_after, paced=error.reason in PACED)
+            # Our own server died and is being started again: its requests wait, and the endpoint is not away.
+            error.exempt = True
+        elif not is_cut_short:
+            health.record_failure(state.pending.key, error, permit.started_at, now)
+        # One request that a proxy gave up must not slow down all others.
+        is_broken = error.reason in CONNECTION_FAILURES and (error.exempt or not error.proxied)
+        is_push_back = error.reason in BACKPRESSURE
+        if not is_cut_short and (is_push_back or is_broken):
+            limiter.record_congestion(permit, now, error.retry_after, is_push_back=is_push_back)
         else:
-            self._gate.limiter.ended(ticket, now)
-        if not hurried:
-            self._usability.paused(error, now, self._gate.limiter.paused_until)
-        self._gate.limiter.suspended = self._usability.suspended
-        # Before another request takes its place: whether any is in flight decides.
-        if not trip.patience.goes_on(error):
-            self._give_up(trip, error)
-        self._gate.pump()
+            limiter.record_end(permit, now)
+        if not is_cut_short:
+            health.record_pause(error, now, limiter.paused_until)
+        limiter.suspended = health.suspended
+        # Before another request takes the place of this one: the verdict depends on how many are in flight.
+        if not state.retries.should_retry(error):
+            self._give_up(state, error)
+        self._queue.wake()
+
+    def _give_up(self, state: _RequestState, error: AttemptError) -> None:
+        """Report a request that is not tried again to the endpoint's health."""
+        state.judged = error
+        limiter = self._queue.limiter
+        if error.fatal is None or error.fatal_unless_served:
+            self._health.record_final_failure(
+                state.pending.key, error, state.retries.started_at, self._clock(), limiter.in_flight
+            )
+            limiter.suspended = self._health.suspended
+
+    async def _record_failed_attempt(self, state: _RequestState, error: AttemptError) -> None:
+        """Count a failed attempt; commit it at once if it was billed, else with the request's outcome."""
+        self._context.counters.failed_attempts[error.reason] += 1
+        if error.paid is not None:
+            await self._context.record_failure(state.pending, error.reason, 1, error.detail, paid=error.paid)
+        else:
+            count, _ = state.uncommitted.get(error.reason, (0, ""))
+            state.uncommitted[error.reason] = (count + 1, error.detail)
+
+    async def _commit_failures(self, state: _RequestState) -> None:
+        """Commit the failed attempts that are left."""
+        failures, state.uncommitted = state.uncommitted, {}
+        await asyncio.gather(
+            *(
+                self._context.record_failure(state.pending, reason, count, detail)
+                for reason, (count, detail) in failures.items()
+            )
+        )
+
+    def _release_permit(self, state: _RequestState) -> None:
+        """Give the permit back, once."""
+        if state.holds_permit:
+            state.holds_permit = False
+            self._queue.release()

@@ -1,4 +1,4 @@
-"""Figures for people who wonder whether it is stuck: what runs, what waits, what it costs, when it ends."""
+"""Figures of a running engine: what is in flight, what waits, what it costs, when it ends."""
 
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -20,19 +20,19 @@ class Snapshot:
     total: int | None
     """Requests asked for, where the streams' lengths are known."""
     done: int
-    held: int
+    from_ledger: int
     """Of the done ones: answered from the ledger."""
     completions: int
-    """Bought in this process."""
+    """Paid for by this process."""
     failures: int
     in_flight: int
     waiting: int
     window: float
-    """How many the limiters would let fly."""
+    """How many requests the limiters allow in flight."""
     rate: float
-    """Bought completions a second, over the last half minute."""
+    """Completions per second, over the last half minute."""
     sleeping_s: float
-    """Until the longest pause (Retry-After, back-off) ends; 0: nobody sleeps."""
+    """Until the longest pause (Retry-After, back-off) ends; 0: no pause."""
     oldest_s: float
     """Age of the oldest request in flight or waiting."""
     r429: int
@@ -47,18 +47,18 @@ class Snapshot:
     """For all requests, at the mean so far."""
     eta_s: float | None
     claimed: int = 0
-    """Requests that another process pays for just now; their answers are waited for."""
+    """Requests that another process has claimed; this one waits for their answers."""
     ledger_s: float = 0.0
-    """Seconds that the ledger's present statement has taken."""
+    """How long the ledger's present statement has taken."""
     capped: int = 0
     """Requests in flight that the limit of open files does not allow."""
     submitted: int = 0
     """Requests in batches under way."""
     batch: str = ""
-    """What the batches wait for: the oldest one, its status and its age, and how many others."""
+    """The oldest batch under way, its status and age, and how many others."""
 
     def since(self, before: "Snapshot", total: int) -> "Snapshot":
-        """Return the figures of what was asked for since an earlier moment, so many requests."""
+        """Return the figures of the ``total`` requests that were asked for since an earlier moment."""
         counts = {name: max(0, getattr(self, name) - getattr(before, name)) for name in _COUNTS}
         done, bought = counts["done"], counts["completions"]
         dollars = None if self.dollars is None else max(0.0, self.dollars - (before.dollars or 0.0))
@@ -67,14 +67,24 @@ class Snapshot:
         return replace(self, total=total, dollars=dollars, dollars_forecast=forecast, eta_s=eta, **counts)
 
 
-_COUNTS = ("done", "held", "completions", "failures", "r429", "r5xx", "lost", "prompt_tokens", "completion_tokens")
+_COUNTS = (
+    "done",
+    "from_ledger",
+    "completions",
+    "failures",
+    "r429",
+    "r5xx",
+    "lost",
+    "prompt_tokens",
+    "completion_tokens",
+)
 
 
 def figures(now: Snapshot) -> dict[str, str]:
-    """Return what tells whether it runs, waits or is stuck, in words for people."""
+    """Return the figures that show whether it runs, waits or is stuck, in words for people."""
     shown = {
         "done": f"{now.done}" if now.total is None else f"{now.done}/{now.total}",
-        "from the ledger": str(now.held),
+        "from the ledger": str(now.from_ledger),
         "rate": f"{now.rate:.0f}/s",
         "in flight": f"{now.in_flight} of {now.window:.0f}",
         "oldest": f"{now.oldest_s:.0f} s",
@@ -107,8 +117,8 @@ def _duration(seconds: float) -> str:
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 
-def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
-    """Return the figures of several engines as one; what cannot be told for all of them is None."""
+def sum_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
+    """Return the figures of several engines as one; None for what is unknown."""
     figures: dict[str, Any] = {}
     for name in (field.name for field in fields(Snapshot)):
         values = [getattr(snapshot, name) for snapshot in snapshots]
@@ -118,7 +128,7 @@ def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
             continue
         longest = name in {"sleeping_s", "oldest_s", "eta_s", "ledger_s"}
         together = max(known, default=0) if longest else sum(known)
-        # Money is unknown where nobody knows a price; a total, where anybody's is unknown.
+        # Money is unknown if no engine knows a price; any other figure, if one engine does not know it.
         unknown = not known if name.startswith("dollars") else len(known) < len(values)
         figures[name] = None if unknown else together
     return Snapshot(**figures)
@@ -126,7 +136,7 @@ def added_up(snapshots: Sequence[Snapshot]) -> Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class BatchWait:
-    """What is waited for at the Batch API, in words, since when, and for how many requests."""
+    """One wait at the Batch API: for what, since when, and for how many requests."""
 
     words: str
     since: float
@@ -138,10 +148,10 @@ class Counters:
 
     def __init__(self) -> None:
         self.total: int | None = 0
-        self.done = self.held = self.completions = self.failures = 0
+        self.done = self.from_ledger = self.completions = self.failures = 0
         self.prompt_tokens = self.completion_tokens = 0
         self.dollars: float | None = None
-        self.ends: Counter[str] = Counter()
+        self.failed_attempts: Counter[str] = Counter()
         """Attempts that failed, by class."""
         self.batches: dict[str, BatchWait] = {}
         """By our id of the batch."""
@@ -152,10 +162,10 @@ class Counters:
         """Add a stream's length; one unknown length makes the total unknown."""
         self.total = None if self.total is None or count is None else self.total + count
 
-    def bought(self, now: float, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
-        """Count a paid completion."""
+    def count_completion(self, now: float, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
+        """Count a completion that this process paid for."""
         self.completions += 1
-        self.paid(prompt_tokens, completion_tokens, dollars)
+        self.count_tokens(prompt_tokens, completion_tokens, dollars)
         self._began = now if self._began is None else self._began
         second = int(now)
         if self._seconds and self._seconds[-1][0] == second:
@@ -163,15 +173,15 @@ class Counters:
         else:
             self._seconds.append((second, 1))
 
-    def paid(self, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
-        """Count tokens that were billed, for a completion or for nothing."""
+    def count_tokens(self, prompt_tokens: int, completion_tokens: int, dollars: float | None) -> None:
+        """Count tokens that were billed, for a completion or a failure."""
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         if dollars is not None:
             self.dollars = (self.dollars or 0.0) + dollars
 
     def rate(self, now: float) -> float:
-        """Return bought completions a second."""
+        """Return completions per second."""
         if self._began is None:
             return 0.0
         recent = sum(count for second, count in self._seconds if second > now - RATE_WINDOW_S)
@@ -189,12 +199,12 @@ class Counters:
         return self.dollars + max(0, self.total - self.done) * self.dollars / self.completions
 
     def snapshot(self, now: float, limiters: Sequence[Limiter], unfinished: Sequence[float]) -> Snapshot:
-        """Return the figures; ``unfinished`` are the times when open requests were asked for."""
+        """Return the figures; ``unfinished`` are the times when pending requests were created."""
         in_flight = sum(limiter.in_flight for limiter in limiters)
         return Snapshot(
             total=self.total,
             done=self.done,
-            held=self.held,
+            from_ledger=self.from_ledger,
             completions=self.completions,
             failures=self.failures,
             in_flight=in_flight,
@@ -203,20 +213,20 @@ class Counters:
             rate=self.rate(now),
             sleeping_s=max([0.0, *(limiter.paused_until - now for limiter in limiters)]),
             oldest_s=now - min(unfinished, default=now),
-            r429=self.ends["rate_limit"],
-            r5xx=self.ends["server_error"] + self.ends["overload"],
-            lost=self.ends["connection"] + self.ends["deadline"],
+            r429=self.failed_attempts["rate_limit"],
+            r5xx=self.failed_attempts["server_error"] + self.failed_attempts["overload"],
+            lost=self.failed_attempts["connection"] + self.failed_attempts["deadline"],
             prompt_tokens=self.prompt_tokens,
             completion_tokens=self.completion_tokens,
             dollars=self.dollars,
             dollars_forecast=self.forecast(),
             eta_s=self.eta(now),
             submitted=sum(wait.requests for wait in self.batches.values()),
-            batch=_batch_words(list(self.batches.values()), now),
+            batch=_describe_batches(list(self.batches.values()), now),
         )
 
 
-def _batch_words(waits: Sequence[BatchWait], now: float) -> str:
+def _describe_batches(waits: Sequence[BatchWait], now: float) -> str:
     if not waits:
         return ""
     oldest = min(waits, key=lambda wait: wait.since)
@@ -224,15 +234,15 @@ def _batch_words(waits: Sequence[BatchWait], now: float) -> str:
     return f"{oldest.words} for {_duration(now - oldest.since)}{others}"
 
 
-def submitted_words(now: Snapshot) -> str:
-    """Say what an interrupted command leaves at the endpoint; empty where nothing is submitted."""
+def describe_submitted(now: Snapshot) -> str:
+    """Describe what an interrupted command leaves at the endpoint; empty if nothing is submitted."""
     if not now.submitted:
         return ""
     return f"{now.submitted:,} requests are submitted in batches ({now.batch}); the same command collects them"
 
 
-def remaining(requests: int, tokens: float, dollars: float | None) -> str:
-    """Say what is not paid yet, and how to go on."""
+def describe_remaining(requests: int, tokens: float, dollars: float | None) -> str:
+    """Describe what is not paid yet, and how to go on."""
     price = "" if dollars is None else f" and {money(dollars)}"
     return (
         f"{requests:,} requests remain, about {tokens:,.0f} tokens{price}. Raise the budget and run again: nothing "

@@ -16,18 +16,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from lema_core.errors import DataError, UnstableValueError
-from lema_core.llm.requests import CompletionRequest, Sampling, canonical_json
+from lema_core.llm.requests import CompletionRequest, Sampling, canonical_json, refuse_constant
 
 FIELDS = {"id", "messages", "params"}
 DEEPEST = 100
 """Levels of lists and objects in a line; the libraries that read and write it end at some hundreds."""
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
-
-
-_decode = json.JSONDecoder(parse_constant=_refuse).decode
+_decode = json.JSONDecoder(parse_constant=refuse_constant).decode
 
 
 @dataclass(frozen=True, slots=True)

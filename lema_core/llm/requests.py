@@ -1,8 +1,7 @@
-"""What is asked of a model and what comes back: the two ends of the request engine.
+"""Completion requests, their keys, and their outcomes: the input and output of the request engine.
 
-A request's *key* is a hash over everything that can change the answer (endpoint identity, messages, sampling
-parameters, sample index) and over nothing else: not the URL, the port, the API key, the order of fields or how a number
-is spelled.
+A request's *key* is a hash of everything that can change the answer (endpoint identity, messages, sampling parameters,
+sample index) and of nothing else: not the URL, the port, the API key, the order of fields or how a number is spelled.
 """
 
 import hashlib
@@ -21,13 +20,13 @@ KEY_HEX = 32
 """128 bits of SHA-256."""
 
 NEUTRAL: Mapping[str, Any] = {"n": 1, "presence_penalty": 0, "frequency_penalty": 0, "logit_bias": {}, "stream": False}
-"""Values every endpoint takes when the parameter is absent. ``temperature`` and ``top_p`` are not among them: vLLM
-takes their defaults from the model's generation_config."""
+"""Values that every endpoint uses when the parameter is absent. ``temperature`` and ``top_p`` are not among them: vLLM
+reads their defaults from the model's generation_config."""
 
 WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
 )
-"""Parameters that are sent but cannot change the answer: they are no part of the key."""
+"""Parameters that are sent but cannot change the answer, so they are not part of the key."""
 
 LONG_CAP = "max_completion_tokens"
 """The newer name of ``max_tokens``; some models take only this one."""
@@ -104,7 +103,7 @@ class Sampling(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """One completion to be bought, from whichever endpoint it is handed to."""
+    """A request for one completion, from whichever endpoint it is given to."""
 
     messages: tuple[Message, ...]
     sampling: Sampling = field(default_factory=Sampling)
@@ -114,7 +113,7 @@ class CompletionRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the endpoint answered. No times: two runs' completions compare equal."""
+    """What the endpoint answered, without times, so that the completions of two runs compare equal."""
 
     key: str
     text: str
@@ -148,7 +147,7 @@ work, or refuses what all requests have in common."""
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A request that got no answer, as a row of data. The ledger does not hold it: who asks again sends it again."""
+    """A request without an answer, as a row of data. Failures are never cached: requesting it again sends it again."""
 
     key: str
     reason: FailureReason
@@ -177,13 +176,18 @@ def canonical_json(value: object) -> str:
         ) from None
 
 
+def refuse_constant(constant: str) -> None:
+    """Refuse NaN and Infinity, which Python's JSON decoder accepts."""
+    raise ValueError(f"{constant} is no number of JSON")
+
+
 def _plain(value: Any) -> Any:
-    """Spell numbers one way: 1.0 and 1 ask for the same thing."""
+    """Return a value with whole floats as integers: 1.0 and 1 request the same thing."""
     if isinstance(value, float) and not isinstance(value, bool) and math.isfinite(value) and value.is_integer():
         return int(value)
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {name: _plain(item) for name, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def effective_params(sampling: Sampling) -> dict[str, Any]:
@@ -221,7 +225,7 @@ def _prefix(identity: str, params: str) -> Any:
 
 
 class KeyMaker:
-    """Keys of one endpoint identity: a sampling is made canonical once, not once a request."""
+    """Computes the keys of one endpoint identity. A sampling is made canonical once, not once per request."""
 
     def __init__(self, identity: str) -> None:
         if not identity:
@@ -237,7 +241,7 @@ class KeyMaker:
         return str(digest.hexdigest()[:KEY_HEX])
 
     def _start(self, sampling: Sampling) -> Any:
-        # By id(): hashing a pydantic model costs more than the key itself. The kept reference keeps the id unique.
+        # By id(): hashing a pydantic model costs more than the key itself. The stored reference keeps the id unique.
         known = self._by_sampling.get(id(sampling))
         if known is None:
             if len(self._by_sampling) >= 1024:

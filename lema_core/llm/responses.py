@@ -1,31 +1,39 @@
-"""What one attempt came to: an answer, or an error of a known class.
+"""The result of one attempt: a response, or an error of a known class.
 
-The class decides what happens next (`retries`): wait and try again, give up on this request, or on the endpoint.
+The class decides what happens next (`limits.retry`): wait and try again, give up this request, or give up the endpoint.
 """
 
+import datetime as dt
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
-from lema_core.llm.headers import retry_after
 from lema_core.llm.requests import FailureReason
 from lema_core.system.messages import one_line
 
 DETAIL = 400
 """Characters of an endpoint's own words that are kept."""
 MOST_TOKENS = 10**8
-"""No context window holds more; a usage that says so is not believed, and would use up any budget."""
+"""More than any context window. A usage above it is ignored, since it would use up any budget."""
 LONGEST_NAME = 200
 """Characters of a model's name or a finish reason that are kept."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+LONGEST_S = 10.0**9
+"""Thirty years, the longest wait that is read; the limiter cuts it further."""
+MOST_IN_LIMIT = 10**12
+_NUMBER = re.compile(r"\s*([0-9]+)(\.[0-9]*)?([eE]\+?[0-9]{1,3})?\s*")
+_LONGEST_HEADER = 64
+"""Characters. No number or date needs more, and Python refuses 5,000 digits."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A paid answer."""
+class ChatResponse:
+    """An answer that was billed."""
 
     text: str
     finish_reason: str
@@ -44,10 +52,10 @@ class AttemptError(Exception):
         *,
         retry_after: float | None = None,
         fatal: LemaError | None = None,
-        paid: Answer | None = None,
+        paid: ChatResponse | None = None,
         maybe_paid: bool = False,
         refused: bool = False,
-        doubtful: bool = False,
+        fatal_unless_served: bool = False,
     ) -> None:
         self.reason: FailureReason = reason
         self.detail = one_line(detail, 2 * DETAIL)
@@ -57,87 +65,86 @@ class AttemptError(Exception):
         self.paid = paid
         """What was billed for an answer that cannot be used."""
         self.maybe_paid = maybe_paid
-        """The request went out and no answer came: the endpoint may have billed it."""
+        """The request was sent and no answer came: the endpoint may have billed it."""
         self.refused = refused
-        """No connection could be made: nothing was sent, whatever the request."""
+        """No connection was made, so nothing was sent."""
         self.proxied = False
-        """A proxy says that it lost the server, or its patience: the answer to this request may just be long."""
-        self.doubtful = doubtful
-        """``fatal`` holds only where no request was answered: a firewall may take offence at a single prompt."""
+        """A proxy says that it lost the server, or stopped waiting: the answer to this request may just be long."""
+        self.fatal_unless_served = fatal_unless_served
+        """``fatal`` holds only if no request was answered: a firewall may block a single prompt."""
         self.answered = False
         """The status line of a reply had arrived."""
-        self.excused = False
-        """The endpoint is away for everybody: the try does not count against the request."""
+        self.exempt = False
+        """The endpoint is away for all requests: the attempt does not count against this one."""
 
 
-def read_answer(content: bytes, prompt_chars: int, where: str = "the endpoint") -> Answer:
+def parse_response(content: bytes, prompt_chars: int, where: str = "the endpoint") -> ChatResponse:
     """Return the answer in a response's body. ``where`` names the endpoint and model for the user.
 
     Raises:
-        AttemptError: ``malformed`` or ``content_filter``, with what was paid; or the class of an error inside.
+        AttemptError: ``malformed`` or ``content_filter``, with what was paid; or the class of an enclosed error.
     """
     try:
-        return answer_of(json.loads(content), prompt_chars, where)
-    # ValueError, RecursionError (deep nesting), MemoryError: whatever is in a body, it is the endpoint's.
+        return parse_completion(json.loads(content), prompt_chars, where)
+    # RecursionError comes from deep nesting. Whatever a body contains, the endpoint is to blame.
     except (ValueError, RecursionError, MemoryError):
-        raise AttemptError("malformed", f"the answer is no JSON: {_start(content)}", maybe_paid=True) from None
+        raise AttemptError("malformed", f"the answer is no JSON: {_preview(content)}", maybe_paid=True) from None
 
 
-def answer_of(body: Any, prompt_chars: int, where: str = "the endpoint") -> Answer:
-    """Return the answer in a chat completion object; see `read_answer`."""
+def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") -> ChatResponse:
+    """Return the answer in a chat completion object; see `parse_response`."""
     try:
         choice = _first_choice(body)
-        raise_error_inside(body, choice, prompt_chars, where)
+        raise_enclosed_error(body, choice, prompt_chars, where)
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
         finish = choice.get("finish_reason") or "stop"
     except (KeyError, IndexError, TypeError, AttributeError):
-        what = _start(json.dumps(body).encode())
+        what = _preview(json.dumps(body).encode())
         raise AttemptError("malformed", f"the answer has no choices[0].message: {what}", maybe_paid=True) from None
     text = _text_of(content)
     if text is None and isinstance(refusal, str):
         text = refusal
     if text is None and finish == "length":
-        # Thinking used up the cap before the answer began: cut off, like any other.
+        # Thinking used up the cap before the answer began: it is truncated like any other.
         text = ""
-    answer = _paid(body, text or "", finish, prompt_chars)
+    response = _build_response(body, text or "", finish, prompt_chars)
     if finish == "content_filter":
-        raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=answer)
+        raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=response)
     if text is None:
-        raise AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=answer)
-    return answer
+        raise AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=response)
+    return response
 
 
 def _first_choice(body: Any) -> Any:
-    """Return choices[0]; an empty object where an error stands instead of choices."""
+    """Return choices[0]; an empty object if there is an error instead of choices."""
     if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
         return body["choices"][0]
-    if _complaints_in(body):
+    if _find_errors(body):
         return {}
     return body["choices"][0]
 
 
 def _text_of(content: Any) -> str | None:
-    """Return an answer's content; of a list of parts the text, without thinking and pictures."""
+    """Return the text of a message's content; of a list of parts only the text, not thinking or pictures."""
     if not isinstance(content, list):
         return content if isinstance(content, str) else None
-    parts = [part if isinstance(part, str) else _text_part(part) for part in content]
-    texts = [part for part in parts if part is not None]
+    texts = []
+    for part in content:
+        text = part
+        if isinstance(part, dict):
+            text = part.get("text") if part.get("type", "text") in ("text", "output_text") else None
+        if isinstance(text, str):
+            texts.append(text)
     return "".join(texts) if texts else None
 
 
-def _text_part(part: Any) -> str | None:
-    if not isinstance(part, dict) or part.get("type", "text") not in ("text", "output_text"):
-        return None
-    text = part.get("text")
-    return text if isinstance(text, str) else None
-
-
-def _paid(body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int) -> Answer:
-    clean = _whole(text)
-    prompt, completion = _usage(body.get("usage"), prompt_chars, clean)
+def _build_response(body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int) -> ChatResponse:
+    # A truncated emoji arrives as half a surrogate pair, which no file format accepts.
+    clean = text.encode("utf-8", "replace").decode()
+    prompt, completion = _parse_usage(body.get("usage"), prompt_chars, clean)
     model = body.get("model")
-    return Answer(
+    return ChatResponse(
         clean,
         one_line(finish if isinstance(finish, str) else type(finish).__name__, LONGEST_NAME),
         prompt,
@@ -146,10 +153,10 @@ def _paid(body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int) ->
     )
 
 
-def _usage(usage: Any, prompt_chars: int, text: str) -> tuple[int, int]:
-    """Return the tokens billed; four characters a token where the endpoint gives none, or 0 for what is not empty."""
+def _parse_usage(usage: Any, prompt_chars: int, text: str) -> tuple[int, int]:
+    """Return the billed tokens; four characters per token if the endpoint states none, or 0 for a text."""
     given = usage if isinstance(usage, dict) else {}
-    prompt, completion = _count(given.get("prompt_tokens")), _count(given.get("completion_tokens"))
+    prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
     if not prompt and (prompt is None or prompt_chars):
         prompt = 1 + prompt_chars // 4
     if not completion and (completion is None or text):
@@ -157,8 +164,8 @@ def _usage(usage: Any, prompt_chars: int, text: str) -> tuple[int, int]:
     return prompt, completion
 
 
-def _count(value: Any) -> int | None:
-    """Return a number of tokens: an int, a whole float or a string of digits; True is none, nor is a negative one."""
+def _parse_count(value: Any) -> int | None:
+    """Return a number of tokens from an int, a whole float or digits; None for anything else, True included."""
     whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
     digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12
     if isinstance(value, bool) or not (isinstance(value, int) or whole or digits):
@@ -167,18 +174,13 @@ def _count(value: Any) -> int | None:
     return count if 0 <= count < MOST_TOKENS else None
 
 
-def _whole(text: str) -> str:
-    # A cut-off emoji arrives as half a surrogate pair, which no file format takes.
-    return text.encode("utf-8", "replace").decode()
-
-
 @dataclass(slots=True)
-class _Complaint:
-    """What an error body says, whatever its shape."""
+class _ErrorBody:
+    """What the JSON of an error says, whatever its shape."""
 
     messages: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
-    """In small letters; numbers as their digits."""
+    """In lower case; numbers as their digits."""
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.codes)
@@ -188,7 +190,7 @@ class _Complaint:
         return one_line("; ".join(dict.fromkeys(self.messages[:3])) or ", ".join(self.codes[:3]), DETAIL)
 
     def names(self, *parts: str) -> bool:
-        """Say whether a code holds one of the words."""
+        """Return whether a code contains one of the words."""
         return any(part in code for code in self.codes for part in parts)
 
 
@@ -209,9 +211,9 @@ _CODES = ("code", "type", "status", "reason", "error_code", "errorCode", "status
 _DEEPEST, _MOST_NODES = 6, 64
 
 
-def _read_complaint(value: Any) -> _Complaint:
-    """Return what an error's JSON says: OpenAI's, Anthropic's, Gemini's list, Azure's, FastAPI's, or any mixture."""
-    complaint, nodes = _Complaint(), 0
+def _parse_error_body(value: Any) -> _ErrorBody:
+    """Read an error's JSON as OpenAI, Anthropic, Gemini, Azure or FastAPI write it, or any mixture."""
+    error_body, nodes = _ErrorBody(), 0
 
     def walk(node: Any, depth: int) -> None:
         nonlocal nodes
@@ -219,19 +221,19 @@ def _read_complaint(value: Any) -> _Complaint:
         if depth > _DEEPEST or nodes > _MOST_NODES:
             return
         if isinstance(node, str):
-            complaint.messages.append(node[: 2 * DETAIL])
+            error_body.messages.append(node[: 2 * DETAIL])
         elif isinstance(node, list):
             for inner in node[:8]:
                 walk(inner, depth + 1)
         elif isinstance(node, dict):
-            complaint.codes.extend(_codes_in(node))
+            error_body.codes.extend(_codes_in(node))
             for name in (*_MESSAGES, *_DETAILS):
                 if name in node:
                     walk(node[name], depth + 1)
 
     walk(value, 0)
-    complaint.messages = [text for text in complaint.messages if text.strip()]
-    return complaint
+    error_body.messages = [text for text in error_body.messages if text.strip()]
+    return error_body
 
 
 def _codes_in(node: Mapping[str, Any]) -> Iterator[str]:
@@ -241,10 +243,10 @@ def _codes_in(node: Mapping[str, Any]) -> Iterator[str]:
             yield (code if isinstance(code, str) else f"{code:d}" if abs(code) < 10**6 else "").strip().lower()[:100]
 
 
-def _complaints_in(body: Any) -> list[Any]:
-    """Return the errors that a body holds at its top: under ``error`` and its like, in a list, or being one itself."""
+def _find_errors(body: Any) -> list[Any]:
+    """Return the errors at the top of a body: under ``error`` and its like, in a list, or the body itself."""
     if isinstance(body, list):
-        return [found for inner in body[:8] if isinstance(inner, dict) for found in _complaints_in(inner)]
+        return [found for inner in body[:8] if isinstance(inner, dict) for found in _find_errors(inner)]
     if not isinstance(body, dict):
         return []
     if body.get("error"):
@@ -256,27 +258,27 @@ def _complaints_in(body: Any) -> list[Any]:
     return [body[name] for name in _ERROR_PLACES if body.get(name)]
 
 
-def raise_error_inside(body: Any, choice: Any, prompt_chars: int, where: str) -> None:
-    """Raise the error that a body with a good status holds: some endpoints find out after they sent the status.
+def raise_enclosed_error(body: Any, choice: Any, prompt_chars: int, where: str) -> None:
+    """Raise the error in a body with a good status: some endpoints fail after they sent the status.
 
     Raises:
-        AttemptError: of the class that the error's own code stands for; `server_error` where it names none.
+        AttemptError: of the class that the error's own code means; `server_error` if it has none.
     """
-    found = _complaints_in(body)
+    found = _find_errors(body)
     inner = choice.get("error") if isinstance(choice, dict) else None
     failed = isinstance(choice, dict) and str(choice.get("finish_reason") or "").lower() == "error"
     if not (found or inner or failed):
         return
-    complaint = _read_complaint([*([inner] if inner else []), *found])
-    status = _status_named(complaint)
-    said = complaint.message or ('finish reason "error"' if failed else "without a message")
-    error = _classified(status, complaint, f"HTTP 200 with an error inside: {said}", where, None)
+    error_body = _parse_error_body([*([inner] if inner else []), *found])
+    status = _status_from_codes(error_body)
+    said = error_body.message or ('finish reason "error"' if failed else "without a message")
+    error = _classify(status, error_body, f"HTTP 200 with an error inside: {said}", where, None)
     usage = body.get("usage") if isinstance(body, dict) else None
-    if isinstance(usage, dict) and _count(usage.get("completion_tokens")):
+    if isinstance(usage, dict) and _parse_count(usage.get("completion_tokens")):
         text = _text_of(choice.get("message", {}).get("content")) if isinstance(choice.get("message"), dict) else None
-        error.paid = _paid(body, text or "", "error", prompt_chars)
+        error.paid = _build_response(body, text or "", "error", prompt_chars)
     else:
-        # It may have failed half-way, and what was written until then is billed by some.
+        # It may have failed half-way, and some endpoints bill what was written until then.
         error.maybe_paid = status >= 500
     raise error
 
@@ -316,46 +318,48 @@ _STATUS_OF_CODE: tuple[tuple[int, tuple[str, ...]], ...] = (
 )
 
 
-def _status_named(complaint: _Complaint) -> int:
-    """Return the HTTP status that an error's codes stand for; 500 where they name none."""
-    if complaint.names(*_STATUS_OF_CODE[0][1]):
+def _status_from_codes(error_body: _ErrorBody) -> int:
+    """Return the HTTP status that an error's codes mean; 500 if they mean none."""
+    if error_body.names(*_STATUS_OF_CODE[0][1]):
         return 402
-    for code in complaint.codes:
+    for code in error_body.codes:
         if code.isascii() and code.isdigit() and len(code) == 3 and 400 <= int(code) < 600:
             return int(code)
     for status, words in _STATUS_OF_CODE[1:]:
-        if complaint.names(*words):
+        if error_body.names(*words):
             return status
     return 500
 
 
-def status_error(status: int, headers: Mapping[str, str], content: bytes, where: str) -> AttemptError:
-    """Return the error that an HTTP status stands for. ``where`` names the endpoint and model for the user."""
+def error_from_status(status: int, headers: Mapping[str, str], content: bytes, where: str) -> AttemptError:
+    """Return the error that an HTTP status means. ``where`` names the endpoint and model for the user."""
     try:
-        complaint = _read_complaint(json.loads(content))
+        error_body = _parse_error_body(json.loads(content))
     except (ValueError, RecursionError, MemoryError):
-        complaint = _Complaint()
-    detail = f"HTTP {status}: {complaint.message or _start(content)}"
+        error_body = _ErrorBody()
+    detail = f"HTTP {status}: {error_body.message or _preview(content)}"
     if status in REDIRECTS:
-        return AttemptError("bad_request", detail, fatal=_redirected(status, headers.get("location", ""), where))
-    return _classified(status, complaint, detail, where, retry_after(headers))
+        return AttemptError("bad_request", detail, fatal=_redirect_error(status, headers.get("location", ""), where))
+    return _classify(status, error_body, detail, where, retry_after(headers))
 
 
-def error_named(error: Any, said: str, where: str) -> AttemptError:
-    """Return what an error means that comes without a status, as in the rows of a batch; ``said`` is it in words."""
-    complaint = _read_complaint(error)
-    return _classified(_status_named(complaint), complaint, said, where, None)
+def error_from_code(error: Any, detail: str, where: str) -> AttemptError:
+    """Return what an error without a status means, as in the rows of a batch; ``detail`` is it in words."""
+    error_body = _parse_error_body(error)
+    return _classify(_status_from_codes(error_body), error_body, detail, where, None)
 
 
-def _classified(status: int, complaint: _Complaint, detail: str, where: str, wait_s: float | None) -> AttemptError:
-    filtered = complaint.names("content_filter", "content_policy", "responsibleaipolicy")
-    if filtered or (status == 403 and _moderated(complaint.message)):
+def _classify(status: int, error_body: _ErrorBody, detail: str, where: str, wait_s: float | None) -> AttemptError:
+    filtered = error_body.names("content_filter", "content_policy", "responsibleaipolicy")
+    message = error_body.message.lower()
+    moderated = any(word in message for word in ("moderation", "flagged", "content policy", "content filter"))
+    if filtered or (status == 403 and moderated):
         return AttemptError("content_filter", detail)
-    if fatal := _fatal(status, complaint, detail, where):
+    if fatal := _fatal_error(status, error_body, detail, where):
         reason: FailureReason = "content_filter" if status == 403 else "bad_request"
-        doubtful = status in {403, 404} and not complaint.names(*_QUOTA)
-        return AttemptError(reason, detail, fatal=fatal, doubtful=doubtful)
-    kind = _CLASSES.get(status, _by_hundred(status))
+        fatal_unless_served = status in {403, 404} and not error_body.names(*_QUOTA)
+        return AttemptError(reason, detail, fatal=fatal, fatal_unless_served=fatal_unless_served)
+    kind = _CLASSES.get(status) or ("malformed" if status < 200 else "server_error" if status >= 500 else "bad_request")
     error = AttemptError(kind, detail, retry_after=wait_s)
     error.proxied = kind == "connection"
     return error
@@ -379,18 +383,8 @@ _CLASSES: dict[int, FailureReason] = {
 }
 
 
-def _by_hundred(status: int) -> FailureReason:
-    if status < 200:
-        return "malformed"
-    return "server_error" if status >= 500 else "bad_request"
-
-
-def _moderated(message: str) -> bool:
-    return any(word in message.lower() for word in ("moderation", "flagged", "content policy", "content filter"))
-
-
-def _redirected(status: int, location: str, where: str) -> EndpointError:
-    # Neither a user nor a query, which may hold what we sent.
+def _redirect_error(status: int, location: str, where: str) -> EndpointError:
+    # Without user and query, which may repeat what we sent.
     target = one_line(location.partition("?")[0].rpartition("@")[2], LONGEST_NAME)
     return EndpointError(
         f"{where} sends its requests elsewhere (HTTP {status}{f', to {target!r}' if target else ''}). Redirects are "
@@ -399,12 +393,12 @@ def _redirected(status: int, location: str, where: str) -> EndpointError:
     )
 
 
-def _fatal(status: int, complaint: _Complaint, detail: str, where: str) -> LemaError | None:
-    """Return the error for an answer that every other request would get too."""
-    # Before the status: a used-up quota comes with 429, 403 or 400, and with any code beside it.
-    if status == 402 or complaint.names(*_QUOTA):
+def _fatal_error(status: int, error_body: _ErrorBody, detail: str, where: str) -> LemaError | None:
+    """Return the error for a reply that every other request would get too; None if others may fare better."""
+    # Before the status: a used-up quota comes with 429, 403 or 400.
+    if status == 402 or error_body.names(*_QUOTA):
         return EndpointError(f"{where}: no credit left ({detail}). Everything paid is kept; top up and run again")
-    if status in {401, 403} or (status == 400 and complaint.names("invalid_api_key", "api_key_invalid")):
+    if status in {401, 403} or (status == 400 and error_body.names("invalid_api_key", "api_key_invalid")):
         return AuthenticationError(
             f"{where} refuses the key ({detail}). Set the variable named by api_key_env to a valid key"
         )
@@ -414,6 +408,53 @@ def _fatal(status: int, complaint: _Complaint, detail: str, where: str) -> LemaE
     return None
 
 
-def _start(content: bytes) -> str:
+def _preview(content: bytes) -> str:
     text = content[:DETAIL].decode("utf-8", "replace")
     return repr(text) if text else "(empty)"
+
+
+def retry_after(headers: Mapping[str, str], now: dt.datetime | None = None) -> float | None:
+    """Return the seconds the endpoint asks to wait: retry-after-ms, or Retry-After in seconds or as a date.
+
+    0 for a time that is past; None if the headers say nothing that can be read.
+    """
+    milliseconds = _parse_number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return min(LONGEST_S, milliseconds / 1000)
+    value = headers.get("retry-after")
+    seconds = _parse_number(value)
+    if seconds is None and value is not None:
+        seconds = _seconds_until(value, now or dt.datetime.now(dt.UTC))
+    return None if seconds is None else min(LONGEST_S, max(0.0, seconds))
+
+
+def rate_limit(headers: Mapping[str, str], name: str) -> int | None:
+    """Return the limit per minute in the headers (``requests`` or ``tokens``); None for none, 0 and nonsense."""
+    value = _parse_number(headers.get(f"x-ratelimit-limit-{name}"))
+    if value is None or not value.is_integer() or not 0 < value < MOST_IN_LIMIT:
+        return None
+    return int(value)
+
+
+def _parse_number(value: str | None) -> float | None:
+    """Return a decimal number without a sign, in ASCII digits (``²`` is a digit to `str.isdigit`)."""
+    found = _NUMBER.fullmatch(value[: 10 * _LONGEST_HEADER]) if value else None
+    if found is None:
+        return None
+    whole = found[1].lstrip("0")
+    if len(whole) > 15:
+        return LONGEST_S * 1000
+    return min(LONGEST_S * 1000, float(f"{whole or '0'}{found[2] or ''}{found[3] or ''}"))
+
+
+def _seconds_until(value: str, now: dt.datetime) -> float | None:
+    if len(value) > _LONGEST_HEADER:
+        return None
+    try:
+        date = parsedate_to_datetime(value)
+        # The zone -0000 gives a date without a zone, which means UTC.
+        date = date if date.tzinfo else date.replace(tzinfo=dt.UTC)
+        return (date - now).total_seconds()
+    # Of a malformed date: ValueError, TypeError, IndexError, OverflowError, and what a later Python raises.
+    except Exception:  # noqa: BLE001 see above
+        return None

@@ -36,7 +36,7 @@ _COLUMNS = {
 }
 
 
-def finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
+def load_finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest if the folder already holds exactly these inputs' answers, none rejected, else None."""
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
@@ -56,7 +56,7 @@ def _rows(path: Path) -> int:
         return table.rows
 
 
-class AnswerWriter:
+class ResultWriter:
     """Writes one folder. Left without an error, the files get their names, the manifest last; else nothing is left.
 
     Raises:

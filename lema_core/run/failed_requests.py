@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from lema_core.artifacts.manifest import Manifest
 from lema_core.errors import RequestsFailedError
-from lema_core.llm.limits.usability import remedy
+from lema_core.llm.limits.health import remedy
 from lema_core.llm.requests import PROMPTS_FAULT
 
 FAILED = "failed_"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lema_core.errors import BudgetExceededError
-from lema_core.llm.costs.forecast import Forecast, forecast, forecast_unread, pilot
+from lema_core.llm.costs.forecast import Forecast, forecast, forecast_unwritten, pilot
 from lema_core.llm.costs.tokenizers import tokenizer_of
 from lema_core.llm.endpoints import running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.llm.progress import remaining
+from lema_core.llm.progress import describe_remaining
 from lema_core.llm.requests import Completion
 from lema_core.run.plan import PlannedStage, planned_stages
 from lema_core.run.spec import RunSpec, Runtime
@@ -54,7 +54,7 @@ def _remaining(run: RunSpec, root: str) -> str:
         found = [one for stage in planned_stages(run, root) if (one := forecast_of(ledger, stage))]
     tokens = sum(one.prompt_tokens.likely + one.completion_tokens.likely for one in found)
     prices = [one.dollars.likely for one in found if one.dollars]
-    text = remaining(sum(one.to_buy for one in found), tokens, sum(prices) if prices else None)
+    text = describe_remaining(sum(one.to_send for one in found), tokens, sum(prices) if prices else None)
     return f"of the whole run at most {text}. `lema plan` tells more"
 
 
@@ -75,7 +75,7 @@ def forecast_of(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
     if stage.endpoint is None or not stage.requests:
         return None
     if stage.asked is None:
-        return forecast_unread(store, stage.endpoint, stage.requests, UNREAD_CHARS, stage.max_tokens)
+        return forecast_unwritten(store, stage.endpoint, stage.requests, UNREAD_CHARS, stage.max_tokens)
     tokenizer = tokenizer_of(stage.tokenizer)
     count = tokenizer.count_prompt if tokenizer and tokenizer.template else None
     return forecast(store, stage.endpoint, stage.asked(), count)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from lema_core.llm.simulated.stats import Stats
+from lema_core.llm.simulated.chat import Stats
 from lema_core.training.program import CLOCK_FIELDS
 
 FAULT_COUNTS = ("r429", "r5xx", "cut", "malformed")

@@ -10,7 +10,7 @@ from pathlib import Path
 from support import environment
 
 from flows.run_records import read_record
-from lema_core.llm.batch.records import waits_for_batches
+from lema_core.llm.batch.records import has_open_batches
 from lema_core.llm.ledger.store import LedgerStore, pack
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
@@ -71,7 +71,7 @@ def test_a_batch_is_given_up_by_its_id(lema, tmp_path):
     store.database.query("INSERT INTO batch_lines VALUES ('b', 'k', ?, 1, NULL, 7.0, 100.0)", (pack("{}"),))
     words = ("ledger", "forget-batch", "b", "--ledger", "ledger.sqlite")
     assert "1 requests are bought again" in lema(*words).stdout
-    assert not waits_for_batches(store, "r")
+    assert not has_open_batches(store, "r")
     assert "no batch 'b' is under way" in lema(*words, check=False).stderr
 
 

@@ -254,11 +254,11 @@ def test_the_ledger_does_not_move_away_from_under_a_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     store = LedgerStore(".lema/ledger.sqlite")
     working = Claims(store)
-    working.join()
+    working.register()
     with pytest.raises(LemaError, match="1 processes are working with"):
         stack._move_ledger("postgresql://127.0.0.1:9/nowhere")
     assert not (tmp_path / ".lema" / "ledger.url").exists()
-    working.leave()
+    working.unregister()
     with pytest.raises(LedgerError, match="cannot open"):
         stack._move_ledger("postgresql://127.0.0.1:9/nowhere")
 

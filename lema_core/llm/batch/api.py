@@ -1,4 +1,4 @@
-"""The calls of the Batch API: each with a deadline, again where that may help, and no key in any of their errors."""
+"""The calls of the Batch API: each has a deadline, is tried again if that may help, and keeps the key out of errors."""
 
 import asyncio
 import contextlib
@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal, TypeVar
 
 import aiohttp
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, stop_after_delay, stop_all
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.batch.replies import METADATA, BatchReply, ListPage, words
-from lema_core.llm.batch.results import ResultFiles, kept_files, room_in, scratch_file
-from lema_core.llm.batch.rows import PIECE_BYTES, SHOWN
-from lema_core.llm.batch.settings import BatchSettings
+from lema_core.llm.batch.result_rows import PIECE_BYTES, SHOWN, ResultFiles, free_bytes, saved_files, scratch_file
 from lema_core.llm.bounded_http import segment
 from lema_core.llm.client import Client
 from lema_core.llm.responses import AttemptError
+from lema_core.llm.settings import BatchSettings
 from lema_core.system.messages import one_line
 
 T = TypeVar("T")
@@ -30,13 +29,13 @@ T = TypeVar("T")
 CHAT: Final = "/v1/chat/completions"
 PAGE = 100
 REPLY_BYTES = 8 * 10**6
-"""Of a description, or of a page of the list: 100 batches have some 100 KB."""
+"""Of a batch's description, or of a page of the list: 100 batches have some 100 KB."""
 LINES_IN_TIME = 1000
-"""Answers that a download may bring in the time of one attempt; a file with more has more time."""
+"""Answers that a download may have in the time of one attempt; a larger file gets more time."""
 LONGEST_PAUSE_S = 20.0
 TOO_LARGE = 413
 MOST_ANONYMOUS = 20
-"""Batches that are asked for one by one because the list does not say whose they are."""
+"""Batches that are looked up one by one, because the list does not say whose they are."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class CallError(Exception):
 
 
 @dataclass(slots=True)
-class Sought:
+class SearchResult:
     """What the endpoint's list says about a batch that may exist."""
 
     remote: str | None = None
@@ -103,18 +102,18 @@ class BatchApi:
         self.where = client.where
 
     async def upload(self, batch_id: str, lines: Iterable[bytes]) -> str:
-        """Upload requests, see `line_of`; return the endpoint's name for the file."""
+        """Upload requests, see `request_line`; return the endpoint's name for the file."""
         content = b"".join(lines)
 
         async def upload() -> str:
             form = aiohttp.FormData({"purpose": "batch"})
             form.add_field("file", io.BytesIO(content), filename=f"{batch_id}.jsonl", content_type="application/jsonl")
-            return await self._json("POST", "/files", _id_in, data=form)
+            return await self._call("POST", "/files", _id_in, data=form)
 
         try:
-            return await self._again(upload)
+            return await self._retry(upload)
         except CallError as error:
-            raise self._fatal(error) from None
+            raise self._fatal_error(error) from None
 
     async def create(self, batch_id: str, input_file: str, known: Collection[str]) -> Creation:
         """Make a batch of an uploaded file.
@@ -133,24 +132,26 @@ class BatchApi:
         while True:
             tries += 1
             try:
-                return Creation(await self._json("POST", "/batches", _id_in, data=json.dumps(body).encode()))
+                return Creation(await self._call("POST", "/batches", _id_in, data=json.dumps(body).encode()))
             except CallError as error:
                 failed = error
             open_question = failed.doing in {"done?", "not done?"}
-            sought = await self._sought_after(failed, batch_id, input_file, known)
+            sought = await self._search_after(failed, batch_id, input_file, known)
             if sought.remote is not None:
                 return Creation(sought.remote)
             if failed.doing == "no":
-                return Creation("", self._fatal(failed), failed.said)
+                return Creation("", self._fatal_error(failed), failed.said)
             if open_question and sought.doubts:
-                raise EndpointError(self.doubt(batch_id, f"{failed.error.detail}; {'; '.join(sought.doubts)}"))
+                raise EndpointError(self.doubt_message(batch_id, f"{failed.error.detail}; {'; '.join(sought.doubts)}"))
             if open_question:
-                _log.warning("%s", self._created_again(batch_id, input_file, failed))
+                _log.warning("%s", self._created_again_message(batch_id, input_file, failed))
             if clock() > until and (open_question or tries >= settings.tries):
-                raise self._fatal(failed)
+                raise self._fatal_error(failed)
             await asyncio.sleep(self._pause_s(failed, tries))
 
-    async def _sought_after(self, failed: CallError, batch_id: str, input_file: str, known: Collection[str]) -> Sought:
+    async def _search_after(
+        self, failed: CallError, batch_id: str, input_file: str, known: Collection[str]
+    ) -> SearchResult:
         """Look for a batch after a call to create it failed, as long as the failure leaves open whether it was made."""
         if failed.doing in {"done?", "not done?"}:
             return await self.search(batch_id, input_file, known, patiently=True)
@@ -158,16 +159,16 @@ class BatchApi:
             return await self.search(batch_id, input_file, known, patiently=False)
         except EndpointError:
             # It says that it did not make the batch, and is too busy for a list.
-            return Sought()
+            return SearchResult()
 
-    def _created_again(self, batch_id: str, input_file: str, failed: CallError) -> str:
+    def _created_again_message(self, batch_id: str, input_file: str, failed: CallError) -> str:
         return (
             f"{self.where}: no confirmation of the batch {batch_id} ({failed.error.detail}). It was looked for during "
             f"{self._settings.listing_s:g} s and is not in the endpoint's list, so it is created again from the file "
             f"{input_file}. Should the endpoint show two batches with this id, one of them is not needed"
         )
 
-    def doubt(self, batch_id: str, why: str) -> str:
+    def doubt_message(self, batch_id: str, why: str) -> str:
         """Say that a batch may exist, why that is not known, and what to do."""
         return (
             f"whether {self.where} has the batch {batch_id} is not known ({why}). It may be billed, so nothing is "
@@ -175,21 +176,21 @@ class BatchApi:
             f"lema ledger forget-batch {batch_id}"
         )
 
-    async def search(self, batch_id: str, input_file: str, known: Collection[str], *, patiently: bool) -> Sought:
+    async def search(self, batch_id: str, input_file: str, known: Collection[str], *, patiently: bool) -> SearchResult:
         """Find a batch whose creation was not confirmed, by its metadata or by the file that it was made from.
 
         ``patiently``: read the list several times, because it may lag behind.
         """
-        settings, sought = self._settings, Sought()
+        settings, sought = self._settings, SearchResult()
         for wait in settings.waits(settings.listing_s, settings.listings) if patiently else [0.0]:
             await asyncio.sleep(wait)
-            sought = await self._sought(batch_id, input_file, known)
+            sought = await self._search_once(batch_id, input_file, known)
             if sought.remote is not None:
                 break
         return sought
 
-    async def _sought(self, batch_id: str, input_file: str, known: Collection[str]) -> Sought:
-        sought, listed = Sought(), dict[str, bool]()
+    async def _search_once(self, batch_id: str, input_file: str, known: Collection[str]) -> SearchResult:
+        sought, listed = SearchResult(), dict[str, bool]()
         try:
             async with contextlib.aclosing(self._pages(sought)) as pages:
                 async for page in pages:
@@ -199,28 +200,28 @@ class BatchApi:
                         one.id for one in page.batches if one.holds(batch_id, "" if one.id in known else input_file)
                     ]
                     if mine:
-                        return Sought(mine[0])
+                        return SearchResult(mine[0])
         except CallError as error:
             if error.transient or isinstance(error.error.fatal, AuthenticationError):
-                raise self._fatal(error) from None
+                raise self._fatal_error(error) from None
             sought.doubts.append(f"its list of batches cannot be read ({error.error.detail})")
             return sought
         anonymous = [remote for remote, unnamed in listed.items() if unnamed and remote not in known]
         for remote in anonymous[:MOST_ANONYMOUS] if input_file else ():
-            found = await self.standing(remote)
+            found = await self.status(remote)
             if found is not None and found.holds(batch_id, input_file):
-                return Sought(remote)
+                return SearchResult(remote)
             if found is not None and found.anonymous:
                 sought.doubts.append(f"it does not say whose batch {remote} is")
         if known and listed.keys().isdisjoint(known):
             sought.doubts.append("its list does not show batches that exist either")
         return sought
 
-    async def _pages(self, sought: Sought) -> AsyncGenerator[ListPage]:
+    async def _pages(self, sought: SearchResult) -> AsyncGenerator[ListPage]:
         """Yield the pages of the list until one brings nothing new; add to ``sought`` where there may be more."""
         seen, params = set[str](), {"limit": str(PAGE)}
         for _ in range(self._settings.pages):
-            page = await self._again(partial(self._json, "GET", "/batches", ListPage.of, params=params))
+            page = await self._retry(partial(self._call, "GET", "/batches", ListPage.of, params=params))
             yield page
             if page.unread:
                 sought.doubts.append(f"{page.unread} entries of its list of batches cannot be read")
@@ -233,31 +234,31 @@ class BatchApi:
             params = {"limit": str(PAGE), "after": page.batches[-1].id}
         sought.doubts.append(f"its list of batches has more than {self._settings.pages} pages")
 
-    async def standing(self, remote: str) -> BatchReply | None:
-        """Return how a batch stands; None where the endpoint does not know it."""
+    async def status(self, remote: str) -> BatchReply | None:
+        """Return a batch as the endpoint describes it; None if it does not know the batch."""
         read = partial(BatchReply.read, needed="status")
         try:
-            return await self._again(partial(self._json, "GET", f"/batches/{segment(remote)}", read))
+            return await self._retry(partial(self._call, "GET", f"/batches/{segment(remote)}", read))
         except CallError as error:
             if error.status == 404:
                 return None
-            raise self._fatal(error) from None
+            raise self._fatal_error(error) from None
 
     async def results(
         self, batch_id: str, remote: str, reply: BatchReply, names: Collection[str]
     ) -> tuple[BatchReply, ResultFiles] | None:
-        """Return an ended batch and what its files say; read again for a while where they lack a request.
+        """Return an ended batch and what its files say; read them again for a while if they lack a request.
 
-        None: it has not ended, as a later look at it says. The caller closes the files.
+        None: a later look says that it has not ended. The caller closes the files.
         """
         settings, files = self._settings, None
         for wait in settings.waits(settings.reading_s, settings.readings):
             if files is not None:
                 try:
                     await asyncio.sleep(wait)
-                    reply = await self.standing(remote) or reply
+                    reply = await self.status(remote) or reply
                 except EndpointError:
-                    # It went away: what was read so far is booked.
+                    # The endpoint went away: what was read so far is committed.
                     break
                 except BaseException:
                     files.close()
@@ -271,7 +272,7 @@ class BatchApi:
         return (reply, files) if files is not None else None
 
     async def _read_files(self, batch_id: str, reply: BatchReply, names: Collection[str]) -> tuple[ResultFiles, bool]:
-        """Return what a batch's files say, and whether it is of no use to read them again."""
+        """Return what a batch's files say, and whether reading them again is useless."""
         settings, final = self._settings, False
         files = ResultFiles(names, self._client.redact, settings.row_bytes)
         try:
@@ -280,7 +281,7 @@ class BatchApi:
                     break
                 final |= await self._add_file(files, file_id, names, errors=errors)
             if files.missing() and (files.unread or not reply.files):
-                for path in kept_files(self._folder, batch_id):
+                for path in saved_files(self._folder, batch_id):
                     await asyncio.to_thread(files.add, str(path), path.open("rb"), errors=False)
         except BaseException:
             files.close()
@@ -288,20 +289,20 @@ class BatchApi:
         return files, final
 
     async def _add_file(self, files: ResultFiles, file_id: str, names: Collection[str], *, errors: bool) -> bool:
-        """Download a file and read it; say whether it is of no use to try that again."""
+        """Download a file and index it; return whether trying that again is useless."""
         settings = self._settings
-        most = room_in(self._folder, min(settings.result_bytes, (len(names) + 1) * settings.row_bytes))
+        most = free_bytes(self._folder, min(settings.result_bytes, (len(names) + 1) * settings.row_bytes))
         scratch, final = scratch_file(self._folder), False
         try:
-            await self._again(partial(self._download, file_id, scratch, most, len(names)))
+            await self._retry(partial(self._download, file_id, scratch, most, len(names)))
         except CallError as error:
             if isinstance(error.error.fatal, AuthenticationError):
                 scratch.close()
                 raise error.error.fatal from None
             files.unread.append(f"the file {file_id} cannot be fetched: {error.error.detail}")
-            # What was tried for long enough, or refused, is not tried again; a file that is not there yet is.
+            # A file that was refused, or tried for long enough, is not tried again; one that does not exist yet is.
             final = error.status != 404
-        # Also of a file that broke off: what arrived is paid.
+        # Also a file that broke off: what arrived is paid.
         await asyncio.to_thread(files.add, f"the file {file_id}", scratch, errors=errors)
         return final
 
@@ -312,12 +313,12 @@ class BatchApi:
         try:
             reply = await self._client.download(f"/files/{segment(file_id)}/content", file, most=most, seconds=seconds)
         except AttemptError as error:
-            # One that is larger than it may be is so the next time as well.
+            # A file that is too large will be too large the next time as well.
             raise CallError(TOO_LARGE if file.tell() > most - PIECE_BYTES else 0, error) from None
         if not reply.good:
-            raise CallError(reply.status, self._client.refusal(reply))
+            raise CallError(reply.status, self._client.error_of(reply))
 
-    async def _json(
+    async def _call(
         self,
         method: str,
         path: str,
@@ -338,14 +339,15 @@ class BatchApi:
         except AttemptError as error:
             raise CallError(0, error) from None
         if not reply.good:
-            raise CallError(reply.status, self._client.refusal(reply), _said(reply.content))
+            raise CallError(reply.status, self._client.error_of(reply), _error_words(reply.content))
         try:
             return read(json.loads(reply.content))
         except (ValueError, RecursionError, MemoryError):
+            start = one_line(reply.content[:SHOWN].decode("utf-8", "replace"))
             said = "what comes with status 200 is cut off, or not what the Batch API describes"
-            raise CallError(0, AttemptError("malformed", f"{said}: {_start(reply.content)!r}")) from None
+            raise CallError(0, AttemptError("malformed", f"{said}: {start!r}")) from None
 
-    async def _again(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def _retry(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call, again where that may help.
 
         Raises:
@@ -354,7 +356,7 @@ class BatchApi:
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda error: isinstance(error, CallError) and error.transient),
             stop=stop_all(stop_after_attempt(self._settings.tries), stop_after_delay(self._settings.unreachable_s)),
-            wait=lambda state: self._pause_s(_error(state), state.attempt_number),
+            wait=lambda call: self._pause_s(call.outcome.exception() if call.outcome else None, call.attempt_number),
             reraise=True,
         )
         return await retrying(call)
@@ -364,19 +366,15 @@ class BatchApi:
         longest = min(LONGEST_PAUSE_S, 0.2 * 2.0 ** min(tries - 1, 20))
         return max(min(asked or 0.0, self._settings.unreachable_s), random.uniform(0, longest))  # noqa: S311
 
-    def _fatal(self, error: CallError) -> LemaError:
+    def _fatal_error(self, error: CallError) -> LemaError:
         does = "does not answer" if error.transient else "refuses the call"
         return error.error.fatal or EndpointError(f"the batch API of {self.where} {does}: {error.error.detail}")
 
 
-def line_of(name: str, body: dict[str, Any]) -> bytes:
+def request_line(name: str, body: dict[str, Any]) -> bytes:
     """Return a request as a line of the file to upload."""
     line = json.dumps({"custom_id": name, "method": "POST", "url": CHAT, "body": body}, ensure_ascii=False)
     return line.encode("utf-8", "replace") + b"\n"
-
-
-def _error(state: RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
 
 
 def _id_in(content: Any) -> str:
@@ -386,13 +384,9 @@ def _id_in(content: Any) -> str:
     return name
 
 
-def _said(content: bytes) -> str:
+def _error_words(content: bytes) -> str:
     try:
         found = json.loads(content)
     except (ValueError, RecursionError, MemoryError):
         return ""
     return words(found.get("error") if isinstance(found, dict) else found)
-
-
-def _start(content: bytes) -> str:
-    return one_line(content[:SHOWN].decode("utf-8", "replace"))

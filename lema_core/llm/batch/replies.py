@@ -63,15 +63,7 @@ def _word(value: Any) -> str:
     return "cancelled" if word == "canceled" else word
 
 
-def _whole(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def count_of(value: Any) -> int | None:
+def parse_count(value: Any) -> int | None:
     """Return a count as endpoints spell it (5, 5.0, "5"); None where it is none."""
     if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,16}\s*", value):
         value = int(value)
@@ -99,9 +91,9 @@ class _Tolerant(BaseModel):
 class Counts(_Tolerant):
     """How many requests of a batch came to what; None where the endpoint does not say."""
 
-    total: Annotated[int | None, BeforeValidator(count_of)] = None
-    completed: Annotated[int | None, BeforeValidator(count_of)] = None
-    failed: Annotated[int | None, BeforeValidator(count_of)] = None
+    total: Annotated[int | None, BeforeValidator(parse_count)] = None
+    completed: Annotated[int | None, BeforeValidator(parse_count)] = None
+    failed: Annotated[int | None, BeforeValidator(parse_count)] = None
 
 
 class BatchReply(_Tolerant):
@@ -114,8 +106,10 @@ class BatchReply(_Tolerant):
     input_file_id: Annotated[tuple[str, ...], BeforeValidator(_files)] = ()
     output_file_id: Annotated[tuple[str, ...], BeforeValidator(_files)] = ()
     error_file_id: Annotated[tuple[str, ...], BeforeValidator(_files)] = ()
-    request_counts: Annotated[Counts, BeforeValidator(_object)] = Counts()
-    metadata: Annotated[str, BeforeValidator(_whole)] = ""
+    request_counts: Annotated[Counts, BeforeValidator(lambda value: value if isinstance(value, dict) else {})] = (
+        Counts()
+    )
+    metadata: Annotated[str, BeforeValidator(lambda value: value if isinstance(value, str) else json.dumps(value))] = ""
     """As JSON: some endpoints give it as text or as a list."""
     expired_at: Annotated[bool, BeforeValidator(bool)] = False
 
@@ -145,7 +139,7 @@ class BatchReply(_Tolerant):
         """Say whether nothing here says whose batch it is."""
         return METADATA not in self.metadata and not self.input_file_id
 
-    def described(self) -> str:
+    def describe(self) -> str:
         """Return status, counts and files for an error message."""
         counts = self.request_counts
         said = {name: count for name, count in counts.model_dump().items() if count is not None}

@@ -1,257 +1,324 @@
-"""What the result files of a batch say about each of its requests: an index over files on disk.
+"""The results of a batch that ended: every answer is committed, and what remains to be done is summarized."""
 
-A result file may have gigabytes, so it is never in memory as a whole: it is downloaded to disk, read once for the
-index, in a thread, and its rows are read again by their places as they are booked.
-"""
-
-import codecs
+import asyncio
 import json
-import re
-import shutil
-import tempfile
+import logging
 from collections import Counter
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from enum import IntEnum
-from pathlib import Path
-from typing import Any, BinaryIO, cast
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from lema_core.artifacts.files import atomic_local
-from lema_core.llm.batch.replies import count_of
-from lema_core.llm.batch.rows import SHOWN, Redact, encoding_of, read_row, rows_in
-from lema_core.llm.ledger.database import is_postgres
-from lema_core.system.messages import one_line
+from lema_core.errors import LemaError
+from lema_core.llm.batch.records import Batch, BatchRecords
+from lema_core.llm.batch.replies import words
+from lema_core.llm.batch.result_rows import ResultFiles, RowContent, classify_row, response_body
+from lema_core.llm.costs.token_estimates import prompt_chars
+from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.limits.retry import MAX_ATTEMPTS
+from lema_core.llm.pending import PendingRequest
+from lema_core.llm.requests import CompletionRequest, Failure, Outcome, stored_request
+from lema_core.llm.responses import AttemptError, ChatResponse, error_from_code, error_from_status, parse_completion
+from lema_core.llm.transport import EndpointContext
+from lema_core.system.chunking import chunked
 
-FOREIGN_SHOWN = 3
-"""Names of other requests that an error message shows."""
+MAX_BATCHES = 5
+"""In how many batches a request is submitted before it becomes a failure, unless `MAX_ATTEMPTS` is lower."""
+CHUNK = 256
+"""Rows that are read from disk and committed at a time."""
 
+Missing = Literal["unknown", "expired", "dropped"]
+"""What happened to requests that no row names. ``unknown``: nothing is said about them, so they may be billed.
+``expired``, ``dropped``: the batch as a whole ended before them, and they are to be submitted again."""
 
-class Says(IntEnum):
-    """What a row says about its request; the higher one counts where there are several."""
-
-    NOTHING = 0
-    """It names the request and says neither what was answered nor that it failed."""
-    FAILED = 1
-    ANSWERED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a row is."""
-
-    file: int
-    offset: int
-    length: int
-    says: Says
+_log = logging.getLogger(__name__)
 
 
-class ResultFiles:
-    """The result files of one batch. ``names`` are the requests that it holds; one reading after the other.
+class UnreadRowError(Exception):
+    """A row names its request, and what it says about it cannot be read."""
 
-    The methods read and parse files: call them in a thread.
-    """
 
-    def __init__(self, names: Collection[str], redact: Redact, row_bytes: int) -> None:
-        self._names = names
-        # Some gateways change the case. Our names are hashes, so what differs in nothing else is the same.
-        self._folded = {_folded(name): name for name in names}
-        self._redact = redact
-        self._row_bytes = row_bytes
-        self._files: list[tuple[str, BinaryIO]] = []
-        self._best: dict[str, Place] = {}
-        self._doubled: dict[str, list[Place]] = {}
-        self.foreign: Counter[str] = Counter()
-        """Names that are not of this batch, the first few; under ``""`` how many rows have such a name, or none."""
-        self.unreadable: list[str] = []
-        """The first few places that are no row, in words."""
-        self.unreadable_count = 0
-        self.unread: list[str] = []
-        """Files that could not be fetched as a whole, in words."""
+class CancelledRowError(Exception):
+    """A row says that the batch was cancelled before its request."""
 
-    def add(self, label: str, file: BinaryIO, *, errors: bool) -> None:
-        """Read a file, which is closed by `close`; ``errors``: it holds only requests that failed."""
-        file = _as_utf8(file)
-        self._files.append((label, file))
-        for piece in rows_in(file, self._redact, self._row_bytes):
-            if piece.row is None:
-                self.unreadable_count += 1
-                if len(self.unreadable) < FOREIGN_SHOWN:
-                    start = one_line(self._redact(piece.start).decode("utf-8", "replace"), SHOWN)
-                    self.unreadable.append(f"line {piece.line} of {label} is no JSON: {start!r}")
-                continue
-            self._take(piece.row, len(self._files) - 1, piece.offset, piece.length, errors=errors)
 
-    def _take(self, row: dict[str, Any], file: int, offset: int, length: int, *, errors: bool) -> None:
-        name = row.get("custom_id")
-        key = name if isinstance(name, str) and name in self._names else self._folded.get(_folded(name))
-        if key is None:
-            self.foreign[""] += 1
-            if isinstance(name, str) and len(self.foreign) <= FOREIGN_SHOWN:
-                self.foreign[one_line(name, SHOWN)] += 1
+@dataclass(slots=True)
+class BatchSummary:
+    """What remains to be done for a batch that ended."""
+
+    truncated: dict[str, ChatResponse] = field(default_factory=dict)
+    """Paid responses that are to be asked for once more, with a larger cap."""
+    unanswered: set[str] = field(default_factory=set)
+    """Keys that the endpoint says it did not process: their batch lines are removed."""
+    unpaid: set[str] = field(default_factory=set)
+    """Keys that no stream asks for this time and that cost nothing."""
+    unread: set[str] = field(default_factory=set)
+    """Keys about which nothing is known: they may be billed."""
+    cancelled: set[str] = field(default_factory=set)
+    """Keys that were not processed because the batch was cancelled."""
+    served: bool = False
+    """Some request of the batch was answered."""
+    fatal: LemaError | None = None
+    """No other request can succeed either."""
+
+
+class BatchResultsReader:
+    """Commits the results of batches. A request leaves ``pending`` once its outcome is committed."""
+
+    def __init__(
+        self, context: EndpointContext, records: BatchRecords, pending: dict[str, PendingRequest], where: str
+    ) -> None:
+        self._context = context
+        self._records = records
+        self._pending = pending
+        self._where = where
+        self._outcomes: list[tuple[PendingRequest, Outcome]] = []
+        self.tries: Counter[str] = Counter()
+        """In how many batches each key has been without an answer."""
+
+    async def read(self, batch: Batch, files: ResultFiles, missing: Missing) -> BatchSummary:
+        """Commit what the files of an ended batch say; ``missing``: what happened to requests that no row names.
+
+        Raises:
+            LedgerError: an answer cannot be committed.
+        """
+        summary = BatchSummary(served=files.answers() > 0)
+        for keys in chunked(files.mentioned(), CHUNK):
+            rows = await asyncio.to_thread(files.load, keys)
+            requests = await self._requests_for(batch, rows)
+            # Together: the ledger groups their commits.
+            await asyncio.gather(
+                *(self._record_row(batch, pending, rows[pending.key], summary) for pending in requests)
+            )
+            for pending in requests:
+                if pending.key in files.duplicated:
+                    duplicates = await asyncio.to_thread(files.load_duplicates, pending.key)
+                    await self._record_duplicates(pending, duplicates)
+        if files.duplicated:
+            _log.warning(
+                "the batch %s of %s answers %d requests more than once; the first answer is kept",
+                batch.remote,
+                self._where,
+                len(files.duplicated),
+            )
+        for keys in chunked(sorted({*files.missing(), *summary.unread}), CHUNK):
+            await self._record_missing(batch, keys, missing, summary)
+        return summary
+
+    async def _requests_for(self, batch: Batch, keys: Collection[str]) -> list[PendingRequest]:
+        """Return the pending requests of some keys, and stored ones for those that no stream asks for this time."""
+        asked = [self._pending[key] for key in keys if key in self._pending]
+        others = [key for key in keys if key not in self._pending]
+        stored = await self._records.load_requests(batch, others) if others else {}
+        identity = self._context.spec.identity
+        return asked + [
+            PendingRequest(key, stored_request(canonical), identity, 0.0) for key, canonical in stored.items()
+        ]
+
+    async def _record_row(
+        self, batch: Batch, pending: PendingRequest, row: dict[str, Any], summary: BatchSummary
+    ) -> None:
+        # Taken now: recording removes the request from `_pending`.
+        key, is_requested = pending.key, pending.key in self._pending
+        try:
+            response = _response_in_row(row, pending.request, self._where)
+        except UnreadRowError:
+            summary.unread.add(key)
+        except CancelledRowError:
+            summary.cancelled.add(key)
+            await self._release_unprocessed(batch, [pending], summary)
+        except AttemptError as error:
+            await self._record_error(batch, pending, error, summary)
+        else:
+            may_retry = self._context.spec.length_retry_factor is not None and batch.lines[key].first is None
+            if response.finish_reason != "length" or not may_retry:
+                await self.record_response(batch, pending, response)
+            elif is_requested:
+                summary.truncated[key] = response
+
+    async def _record_error(
+        self, batch: Batch, pending: PendingRequest, error: AttemptError, summary: BatchSummary
+    ) -> None:
+        if pending.key in self._pending:
+            self._context.counters.failed_attempts[error.reason] += 1
+            await self._record_failed_attempt(batch, pending, error, summary)
+        # A failure that no stream asks for this time is left to the next one that does.
+        elif error.paid is None and not error.maybe_paid and batch.lines[pending.key].first is None:
+            summary.unpaid.add(pending.key)
+
+    async def _record_missing(self, batch: Batch, keys: Sequence[str], missing: Missing, summary: BatchSummary) -> None:
+        """Deal with keys that no row names."""
+        summary.unread.difference_update(keys)
+        # Another process may have committed the rest meanwhile.
+        requests = await self._requests_for(batch, keys)
+        if missing == "unknown":
+            summary.unread.update(pending.key for pending in requests)
+            # A second try without a known result costs no second payment: its first response is kept.
+            firsts = [pending for pending in requests if batch.lines[pending.key].first is not None]
+            await asyncio.gather(*(self._keep_first(batch, pending) for pending in firsts))
+            summary.unread.difference_update(pending.key for pending in firsts)
+        elif missing == "dropped":
+            summary.cancelled.update(pending.key for pending in requests)
+            await self._release_unprocessed(batch, requests, summary)
+        else:
+            expired = AttemptError("expired", "the batch expired before this request was answered")
+            await asyncio.gather(*(self._record_error(batch, pending, expired, summary) for pending in requests))
+
+    async def _release_unprocessed(
+        self, batch: Batch, requests: Sequence[PendingRequest], summary: BatchSummary
+    ) -> None:
+        """Take requests off the batch that were not processed, which says nothing about the requests."""
+        for pending in requests:
+            if batch.lines[pending.key].first is not None:
+                await self._keep_first(batch, pending)
+            else:
+                self.settle(batch, pending.key, Amount())
+                summary.unanswered.add(pending.key)
+
+    async def _record_duplicates(self, pending: PendingRequest, rows: Sequence[dict[str, Any]]) -> None:
+        """Charge and commit further answers to the same request."""
+        for row in rows:
+            with suppress(AttemptError, UnreadRowError, CancelledRowError):
+                duplicate = _response_in_row(row, pending.request, self._where)
+                self._context.budget.charge(self.cost(duplicate))
+                detail = "the batch answers this request more than once"
+                await self._context.record_failure(pending, "duplicate", 1, detail, paid=duplicate)
+
+    async def record_response(self, batch: Batch, pending: PendingRequest, response: ChatResponse) -> None:
+        """Commit a response, together with the truncated one that it replaces."""
+        context, first = self._context, batch.lines[pending.key].first
+        used = self.cost(response)
+        commits: list[Any] = [context.record_completion(pending, response, batch.id)]
+        if first is not None:
+            used += self.cost(first)
+            detail = f"cut off after {first.completion_tokens} tokens; asked again in a batch"
+            commits.append(context.record_failure(pending, "length", 1, detail, paid=first))
+        await self._commit(batch, pending, commits, used)
+
+    async def _commit(self, batch: Batch, pending: PendingRequest, commits: list[Any], used: Amount) -> None:
+        """Await the commits of a request, its outcome first, and settle its reservation."""
+        # Before the commit, which shortens the credit line: in between money is counted twice, never missed.
+        self.settle(batch, pending.key, used)
+        # Started together, so that one transaction has them all.
+        self._outcomes.append((pending, (await asyncio.gather(*commits))[0]))
+        self._pending.pop(pending.key, None)
+
+    async def _record_failed_attempt(
+        self, batch: Batch, pending: PendingRequest, error: AttemptError, summary: BatchSummary
+    ) -> None:
+        key, line = pending.key, batch.lines[pending.key]
+        if line.first is not None:
+            await self._keep_first(batch, pending, error)
             return
-        says = what_says(row)
-        if says is Says.NOTHING and errors:
-            says = Says.FAILED
-        place, known = Place(file, offset, length, says), self._best.get(key)
-        if known is None or known.says < says:
-            self._best[key] = place
-        elif says is known.says is Says.ANSWERED:
-            self._doubled.setdefault(key, []).append(place)
+        if error.fatal is not None and not (error.fatal_unless_served and summary.served):
+            summary.fatal = error.fatal
+            summary.unanswered.add(key)
+            return
+        final = line.tries >= min(MAX_BATCHES, MAX_ATTEMPTS.get(error.reason) or MAX_BATCHES)
+        if error.paid is not None:
+            self.settle(batch, key, self.cost(error.paid))
+        elif error.maybe_paid:
+            # The endpoint may have billed the whole reservation. A hard limit has to assume so.
+            self.settle(batch, key, batch.reserved.get(key, line.upper_bound), unaccounted=True)
+        else:
+            self.settle(batch, key, Amount())
+        await self._commit_failure(pending, error, final=final, batch=batch.id)
+        self.tries[key] = line.tries
+        if final:
+            self._context.health.last_details[error.reason] = error.detail
+            self._outcomes.append((pending, Failure(key, error.reason, error.detail, line.tries)))
+            del self._pending[key]
 
-    def says(self, key: str) -> Says:
-        """Return what is said about a request; `Says.NOTHING` also where no row names it."""
-        place = self._best.get(key)
-        return Says.NOTHING if place is None else place.says
+    async def _commit_failure(
+        self, pending: PendingRequest, error: AttemptError, *, final: bool = False, batch: str = ""
+    ) -> None:
+        await self._context.record_failure(
+            pending, error.reason, 1, error.detail, paid=error.paid, final=final, batch=batch
+        )
 
-    def told(self) -> list[str]:
-        """Return the requests that something is said about, in the order of the files: so they are read in one go."""
-        places = [(place.file, place.offset, key) for key, place in self._best.items() if place.says > Says.NOTHING]
-        return [key for _, _, key in sorted(places)]
+    async def keep_truncated(self, batch: Batch) -> None:
+        """Keep the truncated responses that a batch was to replace and did not."""
+        keys = {key for key, line in batch.lines.items() if line.first is not None}
+        requests = await self._requests_for(batch, keys)
+        await asyncio.gather(*(self._keep_first(batch, pending) for pending in requests))
 
-    def missing(self) -> list[str]:
-        """Return the requests that nothing is said about."""
-        return [name for name in self._names if self.says(name) is Says.NOTHING]
+    async def _keep_first(self, batch: Batch, pending: PendingRequest, error: AttemptError | None = None) -> None:
+        """Commit the truncated response of a request, whose second try ended in ``error`` or without a result."""
+        first = batch.lines[pending.key].first
+        if first is None:
+            raise RuntimeError(f"batch {batch.id} has no first response for {pending.key}")
+        commits: list[Any] = [self._context.record_completion(pending, first, batch.id)]
+        used = self.cost(first)
+        if error is not None:
+            used += self.cost(error.paid) if error.paid else Amount()
+            commits.append(self._commit_failure(pending, error))
+        await self._commit(batch, pending, commits, used)
 
-    def answers(self) -> int:
-        """Return how many requests are answered."""
-        return sum(place.says is Says.ANSWERED for place in self._best.values())
+    def resolve_pending(self) -> None:
+        """Resolve the requests whose outcome is committed.
 
-    @property
-    def whole(self) -> bool:
-        """Say whether everything that the endpoint has of this batch was fetched, and read, and is of this batch."""
-        return not self.unread and not self.unreadable_count and not self.foreign
+        Not earlier: a caller that has all its outcomes may end the process before the batch is closed.
+        """
+        for pending, outcome in self._outcomes:
+            pending.resolve(outcome)
+        self._outcomes.clear()
 
-    def load(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """Return the rows of some requests that something is said about."""
-        return {key: self._row(self._best[key]) for key in keys}
+    def cost(self, response: ChatResponse) -> Amount:
+        """Return what a response cost."""
+        return self._context.cost(response.prompt_tokens, response.completion_tokens)
 
-    def others(self, key: str) -> list[dict[str, Any]]:
-        """Return the other answers to a request, without mere repetitions of the first."""
-        first = self._row(self._best[key])
-        return [row for place in self._doubled.get(key, ()) if (row := self._row(place)) != first]
+    def settle(self, batch: Batch, key: str, used: Amount, *, unaccounted: bool = False) -> None:
+        """End the reservation of a batch line, made here or by an earlier process, and charge what was used."""
+        reserved = batch.reserved.pop(key, None)
+        if reserved is None:
+            self._context.budget.charge(used)
+        else:
+            self._context.budget.settle(reserved, used, unaccounted=unaccounted)
 
-    @property
-    def doubled(self) -> Collection[str]:
-        """Return the requests that were answered more than once."""
-        return self._doubled.keys()
+    def release_reservations(self, batch: Batch) -> None:
+        """End all reservations of this process for a batch, unused."""
+        for key in list(batch.reserved):
+            self.settle(batch, key, Amount())
 
-    def _row(self, place: Place) -> dict[str, Any]:
-        row = read_row(_read(self._files[place.file][1], place.offset, place.length), self._redact)
-        if row is None:
-            raise RuntimeError(f"a row of {self._files[place.file][0]} has changed since it was read")
-        return row
-
-    def keep(self, folder: Path, batch_id: str) -> list[Path]:
-        """Write the files into a folder, with the key taken out; return their paths."""
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        paths = []
-        for index, (_, file) in enumerate(self._files):
-            path = kept(folder, batch_id, index)
-            with atomic_local(path) as local, local.open("wb") as copy:
-                file.seek(0)
-                while line := file.readline(self._row_bytes):
-                    copy.write(self._redact(line))
-            path.chmod(0o600)
-            paths.append(path)
-        return paths
-
-    def close(self) -> None:
-        """Close the files, which have no names on disk."""
-        for _, file in self._files:
-            file.close()
-
-
-def results_folder(ledger: str) -> Path:
-    """Return where result files are kept that could not be read: beside the ledger, or under ``.lema``."""
-    return (Path(".lema") if is_postgres(ledger) else Path(ledger).parent) / "batch-results"
-
-
-def kept(folder: Path, batch_id: str, index: int) -> Path:
-    """Return where a result file of a batch is kept."""
-    return folder / f"{batch_id}-{index}.jsonl"
+    def transfer_reservations(self, batch: Batch) -> None:
+        """Leave all reservations of this process for a batch to its lines in the ledger."""
+        while batch.reserved:
+            batch.reserved.popitem()
+            self._context.budget.transfer()
 
 
-def kept_files(folder: Path, batch_id: str) -> list[Path]:
-    """Return the result files of a batch that are kept."""
-    return sorted(folder.glob(f"{batch_id}-*.jsonl")) if folder.is_dir() else []
+def _response_in_row(row: dict[str, Any], request: CompletionRequest, where: str) -> ChatResponse:
+    """Return the response in a row of a batch's result files.
 
-
-def room_in(folder: Path, most: int) -> int:
-    """Return how many bytes may be written into a folder: ``most``, and never more than half of what is free."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return min(most, shutil.disk_usage(folder).free // 2)
-
-
-def scratch_file(folder: Path) -> BinaryIO:
-    """Return a new file without a name: it is gone with the process, and so is a key that the endpoint put into it."""
-    # The type of a temporary file says less than what it is.
-    return cast("BinaryIO", tempfile.TemporaryFile(dir=folder))
-
-
-def what_says(row: dict[str, Any]) -> Says:
-    """Return what a row says about its request, by what it holds rather than by the type of its status."""
-    body, status = body_of(row)
-    if status is not None and status >= 400:
-        return Says.FAILED
-    if isinstance(body, dict):
-        choices = body.get("choices")
-        if isinstance(choices, list) and choices and isinstance(choices[0], dict):
-            return Says.ANSWERED
-    inside = body if isinstance(body, list) else [body]
-    if any(isinstance(one, dict) and one.get("error") for one in inside):
-        return Says.FAILED
-    return Says.FAILED if row.get("error") else Says.NOTHING
-
-
-def body_of(row: dict[str, Any]) -> tuple[Any, int | None]:
-    """Return the body of a row's response and its status, None where it has none.
-
-    Some gateways write the response, or its body, as JSON text, or leave the level of the body out.
+    Raises:
+        AttemptError: the endpoint says that it failed, and how.
+        CancelledRowError: the endpoint says that it was cancelled.
+        UnreadRowError: the row says none of these.
     """
-    response = _opened(row.get("response"))
-    if not isinstance(response, dict):
-        return None, None
-    body = _opened(response.get("body"))
-    if body is None and "choices" in response:
-        body = response
-    return body, status_of(response.get("status_code"))
+    body, status = response_body(row)
+    if classify_row(row) is RowContent.ANSWERED or (body is not None and (status is None or status < 400)):
+        try:
+            return parse_completion(body, prompt_chars(request), where)
+        except AttemptError as error:
+            if error.reason != "malformed" or error.paid is not None:
+                raise
+            if not row.get("error"):
+                raise UnreadRowError from None
+    if status is not None and status >= 400:
+        raise error_from_status(status, {}, json.dumps(body or {"error": row.get("error")}).encode(), where)
+    raise _row_error(row.get("error"), where)
 
 
-def status_of(value: Any) -> int | None:
-    """Return a status as endpoints spell it: 200, 200.0, "200", "200 OK"; true is 200."""
-    if value is True:
-        return 200
-    if isinstance(value, str) and (found := re.match(r"\s*(\d{3})\b", value)):
-        return int(found[1])
-    return count_of(value)
+def _row_error(error: Any, where: str) -> AttemptError:
+    """Return the error that a row has instead of a response.
 
-
-def _opened(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _folded(name: Any) -> str | None:
-    return name.strip().lower() if isinstance(name, str) else None
-
-
-def _read(file: BinaryIO, offset: int, length: int) -> bytes:
-    file.seek(offset)
-    return file.read(length)
-
-
-def _as_utf8(file: BinaryIO) -> BinaryIO:
-    encoding = encoding_of(_read(file, 0, 2))
-    if encoding is None:
-        return file
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    copy = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by ResultFiles.close
-    file.seek(2)
-    while piece := file.read(2**18):
-        copy.write(decoder.decode(piece).encode("utf-8", "surrogatepass"))
-    file.close()
-    return copy
+    Raises:
+        CancelledRowError: the endpoint says that it was cancelled.
+    """
+    text = words(error) or "the endpoint lists it as failed, without a word"
+    code = str(error.get("code") or error.get("type") or "" if isinstance(error, dict) else error).lower()
+    if "cancel" in code:
+        raise CancelledRowError
+    if "expired" in code:
+        return AttemptError("expired", text)
+    return error_from_code(error, text, where)

@@ -1,8 +1,8 @@
-"""The Batch API behind the same interface: half the price, answers within a day.
+"""The batch transport: half the price, answers within a day.
 
-The intent to submit is committed before the call, under an id that travels as the batch's metadata: after a crash the
-batch is found again, whatever the crash interrupted. Only ids without an answer are submitted again. A batch that ended
-is booked as a whole, also for requests that nobody asks for this time.
+A batch is committed to the ledger before the call that submits it, under an id that travels in its metadata: after a
+crash it is found again, whatever the crash interrupted. Only requests without an answer are submitted again. A batch
+that ended is committed as a whole, also for requests that no stream asks for this time.
 """
 
 import asyncio
@@ -14,103 +14,106 @@ from contextlib import suppress
 from pathlib import Path
 
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
-from lema_core.llm.batch.api import BatchApi, line_of
-from lema_core.llm.batch.reading import BatchReader, Harvest, Missing
-from lema_core.llm.batch.records import Batch, BatchBook, Line
+from lema_core.llm.batch.api import BatchApi, request_line
+from lema_core.llm.batch.records import Batch, BatchLine, BatchRecords
 from lema_core.llm.batch.replies import QUEUE_FULL, BatchReply
-from lema_core.llm.batch.results import ResultFiles, kept_files, results_folder
+from lema_core.llm.batch.result_rows import ResultFiles, results_folder, saved_files
+from lema_core.llm.batch.results import BatchResultsReader, BatchSummary, Missing
 from lema_core.llm.client import Client
 from lema_core.llm.costs.budget import POLL_S
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.http_transport import Desk, cap_of, larger_cap
 from lema_core.llm.ledger.credit import Amount
-from lema_core.llm.pending import Flight
+from lema_core.llm.pending import PendingRequest
 from lema_core.llm.progress import BatchWait
 from lema_core.llm.requests import Failure
+from lema_core.llm.transport import EndpointContext, cap_of, larger_cap
 
 QUEUE = "queue"
-"""Stands for the endpoint's full queue where the batches are listed that are waited for."""
+"""The entry of the endpoint's full queue among the batches in `Counters`."""
 
 _log = logging.getLogger(__name__)
 
 
-class BatchBuyer:
-    """One purchase from one endpoint by the batch transport."""
+class BatchTransport:
+    """Requests handed over together, over one or more batches of one endpoint. See `Transport` for its errors."""
 
-    def __init__(self, desk: Desk, client: Client) -> None:
-        self._desk = desk
-        self._spec = desk.spec
-        self._settings = desk.spec.batches
-        self._folder = results_folder(desk.ledger.store.database.where)
-        self._api = BatchApi(client, desk.spec.attempt_timeout_s, self._folder, self._settings)
-        self._book = BatchBook(desk.ledger, desk.spec.identity)
-        self._place = _place(desk.spec)
-        self._open: dict[str, Flight] = {}
-        self._reader = BatchReader(desk, self._book, self._open, self._api.where)
-        self._live: list[Batch] = []
-        self._size = desk.spec.batch_size
+    def __init__(self, context: EndpointContext, client: Client) -> None:
+        self._context = context
+        self._spec = context.spec
+        self._settings = context.spec.batches
+        self._folder = results_folder(context.ledger.store.database.where)
+        self._api = BatchApi(client, context.spec.attempt_timeout_s, self._folder, self._settings)
+        self._records = BatchRecords(context.ledger, context.spec.identity)
+        self._submission_place = _submission_place(context.spec)
+        self._pending: dict[str, PendingRequest] = {}
+        self._results = BatchResultsReader(context, self._records, self._pending, self._api.where)
+        self._batches: list[Batch] = []
+        self._size = context.spec.batch_size
         self._sought: set[str] = set()
-        """Batches that were looked for and that nobody asks for."""
-        self._most_live = self._settings.live
+        """Unconfirmed batches that were looked for already."""
+        self._most_batches = self._settings.live
         self._refusals = 0
         self._refused_since = 0.0
         self._full = False
-        """Even a batch of one request was refused, and this process does not wait for room."""
+        """The queue has no room for a single request, and this process does not wait for room."""
         self._full_until = 0.0
         self._clock = asyncio.get_running_loop().time
 
-    async def buy(self, flights: Sequence[Flight]) -> None:
-        """Settle every flight: from batches under way, or from new ones.
+    async def complete(self, requests: Sequence[PendingRequest]) -> None:
+        """Resolve every request from open batches, or from new ones.
 
         Raises:
             EndpointError: the endpoint refuses the batch or cannot be reached.
             BudgetExceededError: not one more request fits, and no batch is under way.
         """
-        self._open.update((flight.key, flight) for flight in flights)
+        self._pending.update((pending.key, pending) for pending in requests)
         try:
-            while self._open:
-                being_made = await self._find()
+            while self._pending:
+                being_created = await self._find_batches()
                 await self._collect()
-                await self._submit(being_made)
-                if not self._spec.wait_for_batch and (self._live or being_made or self._full):
-                    await self._postpone(being_made)
-                elif self._open:
+                await self._submit_batches(being_created)
+                if not self._spec.wait_for_batch and (self._batches or being_created or self._full):
+                    await self._postpone(being_created)
+                elif self._pending:
                     # Without a batch under way it waits for the budget, for another's batch, or for nothing.
-                    await asyncio.sleep(self._spec.batch_poll_s if self._live else POLL_S)
+                    await asyncio.sleep(self._spec.batch_poll_s if self._batches else POLL_S)
         finally:
-            self._reader.tell()
-            for key in (QUEUE, *(batch.id for batch in self._live)):
-                self._desk.counters.batches.pop(key, None)
-            # What is under way will be paid, whoever collects it: from now on its lines tell the budget so.
+            self._results.resolve_pending()
+            for key in (QUEUE, *(batch.id for batch in self._batches)):
+                self._context.counters.batches.pop(key, None)
+            # Open batches will be billed, whoever collects them. From here on the budget reads it from their lines.
             with suppress(LemaError):
-                await self._book.let_go(self._live)
-            for batch in self._live:
-                self._reader.hand_over(batch)
+                await self._records.release(self._batches)
+            for batch in self._batches:
+                self._results.transfer_reservations(batch)
 
-    async def _postpone(self, being_made: set[str]) -> None:
-        # Whoever asks next finds what is submitted in the batches; nobody has to wait for this process to end.
-        claims, keys = self._desk.ledger.claims, list(self._open)
-        await self._desk.ledger.call(lambda: claims.release(keys))
-        under_way = being_made | {key for batch in self._live for key in batch.lines}
+    async def _postpone(self, being_created: set[str]) -> None:
+        """Resolve what is left as ``pending``, for a later run."""
+        # The next process finds the requests by their batch lines; it need not wait for this one to end.
+        claims, keys = self._context.ledger.claims, list(self._pending)
+        await self._context.ledger.call(lambda: claims.release(keys))
+        under_way = being_created | {key for batch in self._batches for key in batch.lines}
         full = "the endpoint's queue is full now; a later run submits it"
         unsubmitted = full if self._refusals else "the budget has no room now"
-        for key, flight in self._open.items():
+        for key, pending in self._pending.items():
             said = "submitted; a later run collects the answer" if key in under_way else unsubmitted
-            flight.settle(Failure(key, "pending", said, 0))
-        self._open.clear()
+            pending.resolve(Failure(key, "pending", said, 0))
+        self._pending.clear()
 
-    def _loose(self, besides: set[str]) -> list[Flight]:
-        """Return the flights that no batch carries."""
-        under_way = besides | {key for batch in self._live for key in batch.lines}
-        return [flight for key, flight in self._open.items() if key not in under_way]
+    def _unbatched(self, besides: set[str]) -> list[PendingRequest]:
+        """Return the requests that are in no batch."""
+        under_way = besides | {key for batch in self._batches for key in batch.lines}
+        return [pending for key, pending in self._pending.items() if key not in under_way]
 
-    async def _find(self) -> set[str]:
-        """Take up the batches that owe some flights; return the keys of those that are being created just now."""
-        being_made: set[str] = set()
-        loose = [flight.key for flight in self._loose(set())]
-        found = await self._book.under_way(loose) if loose else []
+    async def _find_batches(self) -> set[str]:
+        """Take over the open batches of our requests; return the keys of those that are being created right now."""
+        being_created: set[str] = set()
+        unbatched = [pending.key for pending in self._unbatched(set())]
+        found = await self._records.find_open(unbatched) if unbatched else []
         unknown = [
-            batch for batch in found if not batch.in_hand and batch.remote is None and batch.id not in self._sought
+            batch
+            for batch in found
+            if not batch.is_being_created and batch.remote is None and batch.id not in self._sought
         ]
         self._sought.update(batch.id for batch in unknown)
         looks = await asyncio.gather(*(self._look_for(batch) for batch in unknown), return_exceptions=True)
@@ -118,185 +121,198 @@ class BatchBuyer:
             if failed is not None:
                 raise failed
         for batch in found:
-            if batch.in_hand:
-                being_made |= batch.lines.keys()
-            elif batch.remote is not None and batch.lines.keys() & self._open.keys():
-                self._live.append(batch)
-        return being_made
+            if batch.is_being_created:
+                being_created |= batch.lines.keys()
+            elif batch.remote is not None and batch.lines.keys() & self._pending.keys():
+                self._batches.append(batch)
+        return being_created
 
     async def _look_for(self, batch: Batch) -> None:
         """Find out whether the endpoint has a batch that an earlier process left before its creation was confirmed.
 
         Raises:
-            EndpointError: it may have, and some of its requests are asked for.
+            EndpointError: nobody can say, and some of its requests are ours.
         """
         if batch.asked_at == 0.0:
-            # The endpoint was never asked to make it, or said that it did not.
-            await self._over(batch, "lost")
+            # The endpoint was never asked to create it, or said that it did not.
+            await self._close(batch, "lost")
             return
-        self._show(batch, "looked for, because its creation was not confirmed,")
+        self._show_progress(batch, "looked for, because its creation was not confirmed,")
         try:
-            sought = await self._api.search(batch.id, batch.input_file, await self._book.remotes(), patiently=True)
+            sought = await self._api.search(
+                batch.id, batch.input_file, await self._records.remote_ids(), patiently=True
+            )
         finally:
-            self._desk.counters.batches.pop(batch.id, None)
+            self._context.counters.batches.pop(batch.id, None)
         if sought.remote is not None:
             batch.remote = sought.remote
-            await self._book.submitted(batch)
+            await self._records.record_submission(batch)
         elif not sought.doubts:
-            await self._lost(batch)
-        elif batch.lines.keys() & self._open.keys():
-            raise EndpointError(self._api.doubt(batch.id, "; ".join(sought.doubts)))
+            await self._close_lost(batch)
+        elif batch.lines.keys() & self._pending.keys():
+            raise EndpointError(self._api.doubt_message(batch.id, "; ".join(sought.doubts)))
 
-    async def _lost(self, batch: Batch) -> None:
-        """Close a batch that never came to be; one that did, here or elsewhere, may be billed: somebody must say so."""
-        # Where all that is missing is a longer answer than one that is there, nothing is bought again.
-        bought_again = batch.remote is not None and any(line.first is None for line in batch.lines.values())
-        if bought_again or batch.place not in {"", self._place}:
-            if batch.lines.keys() & self._open.keys():
-                raise EndpointError(_elsewhere(batch, self._api.where))
+    async def _close_lost(self, batch: Batch) -> None:
+        """Close a batch that was never created. One that was, here or elsewhere, may be billed: the user decides.
+
+        Raises:
+            EndpointError: it was, and some of its requests are ours.
+        """
+        # If only longer answers than the ones we have are missing, nothing would be paid again.
+        paid_again = batch.remote is not None and any(line.first is None for line in batch.lines.values())
+        if paid_again or batch.submitted_to not in {"", self._submission_place}:
+            if batch.lines.keys() & self._pending.keys():
+                raise EndpointError(_elsewhere_message(batch, self._api.where))
             return
         if batch.remote is None and batch.lines:
-            _log.warning("%s", _not_confirmed(batch, self._api.where))
-        await self._over(batch, "lost")
+            _log.warning(
+                "the creation of a batch of %d requests (%s) was not confirmed by %s, and the batch is not in its "
+                "list: its requests are submitted again",
+                len(batch.lines),
+                batch.id,
+                self._api.where,
+            )
+        await self._close(batch, "lost")
 
-    async def _over(self, batch: Batch, state: str) -> None:
-        await self._reader.let_firsts_stand(batch)
-        await self._book.close(batch, state)
-        self._reader.free(batch)
+    async def _close(self, batch: Batch, state: str) -> None:
+        await self._results.keep_truncated(batch)
+        await self._records.close(batch, state)
+        self._results.release_reservations(batch)
 
-    async def _submit(self, being_made: set[str]) -> None:
-        """Submit what fits the budget."""
-        loose = deque(self._loose(being_made) if self._clock() >= self._full_until else [])
-        while loose and len(self._live) < self._most_live and self._clock() >= self._full_until and not self._full:
-            batch = Batch(uuid.uuid4().hex, self._place)
-            written = await self._fill(batch, loose)
+    async def _submit_batches(self, being_created: set[str]) -> None:
+        """Submit the requests that fit the budget."""
+        unbatched = deque(self._unbatched(being_created) if self._clock() >= self._full_until else [])
+        while (
+            unbatched
+            and len(self._batches) < self._most_batches
+            and self._clock() >= self._full_until
+            and not self._full
+        ):
+            batch = Batch(uuid.uuid4().hex, self._submission_place)
+            written = await self._fill_batch(batch, unbatched)
             if not written:
                 break
             await self._send(batch, written)
 
-    async def _fill(self, batch: Batch, loose: deque[Flight]) -> dict[str, bytes]:
-        """Move flights into a batch, as many as fit it and the budget; return their lines of the file to upload."""
+    async def _fill_batch(self, batch: Batch, unbatched: deque[PendingRequest]) -> dict[str, bytes]:
+        """Move as many requests into a batch as fit it and the budget; return their lines of the file to upload."""
         written, size = dict[str, bytes](), 0
-        while loose and len(written) < self._size:
-            flight = loose[0]
-            body = self._desk.body(flight.request)
-            line = line_of(flight.key, body)
+        while unbatched and len(written) < self._size:
+            pending = unbatched[0]
+            body = self._context.body(pending.request)
+            line = request_line(pending.key, body)
             size += len(line)
             if written and size > self._settings.file_bytes:
                 break
-            held = await self._set_aside(self._desk.most(flight.request, cap_of(body)))
-            if held is None:
+            reserved = await self._reserve(self._context.upper_bound(pending.request, cap_of(body)))
+            if reserved is None:
                 break
-            written[flight.key], batch.held[flight.key] = line, held
-            batch.lines[flight.key] = Line(self._reader.tries[flight.key] + 1, None, held)
-            loose.popleft()
+            written[pending.key], batch.reserved[pending.key] = line, reserved
+            batch.lines[pending.key] = BatchLine(self._results.tries[pending.key] + 1, None, reserved)
+            unbatched.popleft()
         return written
 
-    async def _set_aside(self, most: Amount) -> Amount | None:
+    async def _reserve(self, most: Amount) -> Amount | None:
         try:
-            return await self._desk.account.reserve_now(most)
+            return await self._context.budget.try_reserve(most)
         except BudgetExceededError:
-            if not self._live:
+            if not self._batches:
                 raise
-            # What is under way may turn out cheaper, also where an earlier process set it aside.
+            # Open batches may cost less than reserved, also those that an earlier process submitted.
             return None
 
     async def _send(self, batch: Batch, written: dict[str, bytes], instead_of: str = "") -> None:
-        """Make a batch; it is among the live ones before anybody hears of it."""
-        self._live.append(batch)
-        requests = {key: self._desk.canonical(self._open[key].request) for key in batch.lines}
-        taken = await self._book.intend(batch, requests, instead_of)
+        """Submit a batch. It is among ours before the first call, so an error anywhere still releases it."""
+        self._batches.append(batch)
+        requests = {key: self._context.canonical(self._pending[key].request) for key in batch.lines}
+        taken = await self._records.register(batch, requests, instead_of)
         for key in taken:
             del batch.lines[key]
-            self._reader.pay(batch, key, Amount())
-        for key, there in (await self._desk.ledger.lookup(list(taken))).items():
-            self._open.pop(key).settle(there)
+            self._results.settle(batch, key, Amount())
+        for key, there in (await self._context.ledger.lookup(list(taken))).items():
+            self._pending.pop(key).resolve(there)
         if not batch.lines:
-            self._live.remove(batch)
-            await self._book.close(batch, "lost")
+            self._batches.remove(batch)
+            await self._records.close(batch, "lost")
             return
         input_file = await self._api.upload(batch.id, (written[key] for key in batch.lines))
-        # Committed before the call: from now on a kill leaves a batch that may exist.
-        await self._book.asks(batch, input_file)
-        self._show(batch, "being created")
-        creation = await self._api.create(batch.id, input_file, await self._book.remotes())
+        # Committed before the call: after a kill from here on, the batch may exist.
+        await self._records.record_creation_call(batch, input_file)
+        self._show_progress(batch, "being created")
+        creation = await self._api.create(batch.id, input_file, await self._records.remote_ids())
         if creation.refused is not None:
-            self._desk.counters.batches.pop(batch.id, None)
-            await self._book.refused(batch)
-            await self._refused(batch, creation.said, creation.refused)
-            self._live.remove(batch)
+            self._context.counters.batches.pop(batch.id, None)
+            await self._records.record_refusal(batch)
+            await self._handle_refusal(batch, creation.said, creation.refused)
+            self._batches.remove(batch)
             return
         batch.remote = creation.remote
-        await self._book.submitted(batch)
-        self._show(batch, "submitted")
+        await self._records.record_submission(batch)
+        self._show_progress(batch, "submitted")
 
     async def _collect(self) -> None:
-        """Take what ended batches answer.
+        """Commit the results of batches that ended.
 
         Raises:
-            LemaError: what a batch says ends the run; first all others that have ended are taken.
+            LemaError: a batch ends the run; the results of all others are committed first.
         """
         errors: list[LemaError] = []
-        for batch in list(self._live):
-            reply = await self._standing(batch)
+        for batch in list(self._batches):
+            reply = await self._fetch_status(batch)
             if reply is None:
-                errors += await self._gone(batch)
-            elif not (reply.ended and await self._ended(batch, reply, errors)):
-                self._show(batch, reply.status)
-                errors += self._overdue(batch, reply)
+                try:
+                    await self._close_lost(batch)
+                except EndpointError as lost:
+                    errors.append(lost)
+            elif not (reply.ended and await self._collect_ended(batch, reply, errors)):
+                self._show_progress(batch, reply.status)
+                errors += self._overdue_errors(batch, reply)
                 continue
-            self._live.remove(batch)
-            self._desk.counters.batches.pop(batch.id, None)
-            self._reader.tell()
+            self._batches.remove(batch)
+            self._context.counters.batches.pop(batch.id, None)
+            self._results.resolve_pending()
         for error in errors[1:]:
             _log.warning("%s", error)
         if errors:
             raise errors[0]
 
-    async def _gone(self, batch: Batch) -> list[LemaError]:
-        try:
-            await self._lost(batch)
-        except EndpointError as error:
-            return [error]
-        return []
-
-    def _show(self, batch: Batch, status: str) -> None:
+    def _show_progress(self, batch: Batch, status: str) -> None:
         since = self._clock() - batch.age_s()
         words = f"{batch.remote or 'a batch'} {status or 'without a status'}"
-        self._desk.counters.batches[batch.id] = BatchWait(words, since, len(batch.lines))
+        self._context.counters.batches[batch.id] = BatchWait(words, since, len(batch.lines))
 
-    def _overdue(self, batch: Batch, reply: BatchReply) -> list[LemaError]:
-        """Return an error for a batch that should have ended long ago."""
+    def _overdue_errors(self, batch: Batch, reply: BatchReply) -> list[LemaError]:
+        """Return an error if a batch should have ended long ago."""
         if batch.age_s() <= self._settings.window_s + self._settings.margin_s:
             return []
         hours = (
             f"{batch.age_s() / 3600:.1f} h after it was submitted, its window is {self._settings.window_s / 3600:g} h"
         )
         text = (
-            f"the batch {batch.remote} of {self._api.where} has not ended ({reply.described()}): {hours}. It may be "
-            f"billed, so nothing is submitted again; the next run looks at it again. {_give_up(batch)}"
+            f"the batch {batch.remote} of {self._api.where} has not ended ({reply.describe()}): {hours}. It may be "
+            f"billed, so nothing is submitted again; the next run looks at it again. {_forget_hint(batch)}"
         )
         return [EndpointError(text)]
 
-    async def _standing(self, batch: Batch) -> BatchReply | None:
+    async def _fetch_status(self, batch: Batch) -> BatchReply | None:
         remote = str(batch.remote)
         settings = self._settings
         for wait in settings.waits(settings.listing_s, settings.listings):
-            # A batch that was made a moment ago may be unknown for a moment.
+            # The endpoint may not know a batch yet that was created a moment ago.
             await asyncio.sleep(wait)
-            if (found := await self._api.standing(remote)) is not None:
+            if (found := await self._api.status(remote)) is not None:
                 return found
             sought = await self._api.search(batch.id, batch.input_file, {remote}, patiently=False)
             if sought.remote is not None:
                 batch.remote = remote = sought.remote
         return None
 
-    async def _ended(self, batch: Batch, reply: BatchReply, errors: list[LemaError]) -> bool:
-        """Take what an ended batch says; say whether it is over. What ends the run goes to ``errors``."""
+    async def _collect_ended(self, batch: Batch, reply: BatchReply, errors: list[LemaError]) -> bool:
+        """Commit the results of a batch; return whether it is done. What ends the run is added to ``errors``."""
         completed = reply.request_counts.completed
         if reply.status == "failed" and not reply.files and not completed:
             try:
-                await self._refused(batch, reply.errors)
+                await self._handle_refusal(batch, reply.errors)
             except EndpointError as error:
                 errors.append(error)
             return True
@@ -305,47 +321,48 @@ class BatchBuyer:
             return False
         reply, files = found
         try:
-            stops = await self._take(batch, reply, files)
+            stops = await self._book_results(batch, reply, files)
         finally:
             files.close()
         errors += stops
         return not stops
 
-    async def _take(self, batch: Batch, reply: BatchReply, files: ResultFiles) -> list[LemaError]:
-        """Book what the files of an ended batch say; return what ends the run."""
+    async def _book_results(self, batch: Batch, reply: BatchReply, files: ResultFiles) -> list[LemaError]:
+        """Commit what the files of an ended batch say; return what ends the run."""
         total = len(batch.lines)
-        harvest = await self._reader.read(batch, files, _missing(reply, files))
-        await self._ask_again(batch, harvest)
-        # After the commits: a crash in between collects again and loses nothing.
-        await self._book.collected(batch, harvest.unanswered, harvest.unpaid)
-        if harvest.unread:
-            kept = await asyncio.to_thread(files.keep, self._folder, batch.id)
-            text = _unread(batch, reply, files, sorted(harvest.unread), total, kept, self._api.where)
-            return [harvest.fatal or EndpointError(text)]
-        await asyncio.to_thread(self._discard, batch)
-        self._reader.free(batch)
-        self._made_room()
-        if harvest.fatal is not None:
-            return [harvest.fatal]
-        if harvest.cancelled:
-            return [EndpointError(_cancelled(batch, reply, len(harvest.cancelled), total, self._api.where))]
+        summary = await self._results.read(batch, files, _classify_missing(reply, files))
+        await self._submit_truncated(batch, summary)
+        # After the commits: a crash in between collects the batch again and loses nothing.
+        await self._records.record_collection(batch, summary.unanswered, summary.unpaid)
+        if summary.unread:
+            kept = await asyncio.to_thread(files.save, self._folder, batch.id)
+            text = _unread_message(batch, reply, files, sorted(summary.unread), total, kept, self._api.where)
+            return [summary.fatal or EndpointError(text)]
+        for path in await asyncio.to_thread(saved_files, self._folder, batch.id):
+            path.unlink(missing_ok=True)
+        self._results.release_reservations(batch)
+        # A batch that ended made room in the endpoint's queue.
+        self._refusals = 0
+        self._context.counters.batches.pop(QUEUE, None)
+        self._size = min(2 * self._size, self._spec.batch_size)
+        self._most_batches = min(self._most_batches + 1, self._settings.live)
+        if summary.fatal is not None:
+            return [summary.fatal]
+        if summary.cancelled:
+            return [EndpointError(_cancelled_message(batch, reply, len(summary.cancelled), total, self._api.where))]
         return []
 
-    def _discard(self, batch: Batch) -> None:
-        for path in kept_files(self._folder, batch.id):
-            path.unlink(missing_ok=True)
-
-    async def _refused(self, batch: Batch, words: str, error: LemaError | None = None) -> None:
-        """Close a batch that the endpoint did not take; wait for room where its queue is full.
+    async def _handle_refusal(self, batch: Batch, words: str, error: LemaError | None = None) -> None:
+        """Close a batch that the endpoint refused; wait for room if its queue is full.
 
         Raises:
             EndpointError: it was refused for another reason, or the queue has been full for too long.
         """
         size = len(batch.lines)
-        await self._over(batch, "failed")
+        await self._close(batch, "failed")
         if QUEUE_FULL not in words:
             raise error or EndpointError(f"{self._api.where} refused the batch {batch.remote}: {words}")
-        self._wait_for_room(size, words, [other for other in self._live if other is not batch])
+        self._wait_for_room(size, words, [other for other in self._batches if other is not batch])
 
     def _wait_for_room(self, refused: int, words: str, others: Sequence[Batch]) -> None:
         """Wait until what fills the endpoint's queue is done: our own batches, else others', with smaller batches.
@@ -355,7 +372,7 @@ class BatchBuyer:
         """
         now = self._clock()
         self._refusals += 1
-        self._most_live = max(1, len(others))
+        self._most_batches = max(1, len(others))
         if self._refusals == 1:
             self._refused_since = now
             until = "until one of ours is done" if others else f"at most {self._settings.full_s / 3600:g} h"
@@ -373,70 +390,58 @@ class BatchBuyer:
         pause = min(self._settings.pause_s, self._spec.batch_poll_s * 2.0 ** min(self._refusals, 20))
         self._full_until = now + (pause if self._spec.wait_for_batch else 0.0)
         words = f"queue full, another try every {pause:.0f} s, waited"
-        self._desk.counters.batches[QUEUE] = BatchWait(words, self._refused_since, 0)
+        self._context.counters.batches[QUEUE] = BatchWait(words, self._refused_since, 0)
 
-    def _made_room(self) -> None:
-        self._refusals = 0
-        self._desk.counters.batches.pop(QUEUE, None)
-        self._size = min(2 * self._size, self._spec.batch_size)
-        self._most_live = min(self._most_live + 1, self._settings.live)
-
-    async def _ask_again(self, old: Batch, harvest: Harvest) -> None:
-        """Submit what was cut off once more with a larger cap; where the budget has no room the first answer stands."""
-        batch, written = Batch(uuid.uuid4().hex, self._place), dict[str, bytes]()
-        for key, first in harvest.cut_off.items():
-            flight = self._open[key]
-            body = self._desk.body(flight.request)
+    async def _submit_truncated(self, old: Batch, summary: BatchSummary) -> None:
+        """Submit truncated requests with a larger cap; without room in the budget the first response is kept."""
+        batch, written = Batch(uuid.uuid4().hex, self._submission_place), dict[str, bytes]()
+        for key, first in summary.truncated.items():
+            pending = self._pending[key]
+            body = self._context.body(pending.request)
             body |= larger_cap(body, first, self._spec.length_retry_factor or 1.0)
-            self._reader.pay(old, key, Amount())
-            most = self._desk.most(flight.request, cap_of(body)) + self._reader.cost(first)
-            held = None
+            self._results.settle(old, key, Amount())
+            most = self._context.upper_bound(pending.request, cap_of(body)) + self._results.cost(first)
+            reserved = None
             with suppress(BudgetExceededError):
-                held = await self._desk.account.reserve_now(most)
-            if held is None:
-                await self._reader.keep(old, flight, first)
+                reserved = await self._context.budget.try_reserve(most)
+            if reserved is None:
+                await self._results.record_response(old, pending, first)
             else:
-                written[key], batch.held[key], batch.lines[key] = line_of(key, body), held, Line(1, first, held)
+                written[key], batch.reserved[key] = request_line(key, body), reserved
+                batch.lines[key] = BatchLine(1, first, reserved)
         if written:
             await self._send(batch, written, instead_of=old.id)
 
 
-def _place(spec: EndpointSpec) -> str:
+def _submission_place(spec: EndpointSpec) -> str:
     # The variable's name, not the key: the place is a row in the ledger.
     return f"{spec.base_url}" + (f" with the key in {spec.api_key_env}" if spec.api_key_env else "")
 
 
-def _elsewhere(batch: Batch, where: str) -> str:
-    name, place = batch.remote or "its name is not known", batch.place or "this endpoint"
+def _elsewhere_message(batch: Batch, where: str) -> str:
+    name, place = batch.remote or "its name is not known", batch.submitted_to or "this endpoint"
     return (
         f"a batch of {len(batch.lines)} requests was submitted to {place} ({name}), and {where} does not "
         "know it. To collect it, run with the base_url that it was submitted with and a key of the same project. "
-        f"{_give_up(batch)}"
+        f"{_forget_hint(batch)}"
     )
 
 
-def _not_confirmed(batch: Batch, where: str) -> str:
-    return (
-        f"the creation of a batch of {len(batch.lines)} requests ({batch.id}) was not confirmed by {where}, and the "
-        "batch is not in its list: its requests are submitted again"
-    )
+def _classify_missing(reply: BatchReply, files: ResultFiles) -> Missing:
+    """Return what happened to requests that no row names.
 
-
-def _missing(reply: BatchReply, files: ResultFiles) -> Missing:
-    """Return what became of requests that no row speaks of.
-
-    Only what the endpoint says counts. That a completed batch has no row for a request does not say that it was not
-    answered, and what it says of the batch as a whole holds only where everything else of it could be read.
+    Only what the endpoint says counts. A completed batch without a row for a request may have answered it all the same,
+    and what it says of the batch as a whole holds only if everything else of it could be read.
     """
     completed = reply.request_counts.completed
-    if not files.whole or (completed is not None and completed > files.answers()):
-        return "owed"
+    if not files.is_complete or (completed is not None and completed > files.answers()):
+        return "unknown"
     if reply.expired:
         return "expired"
-    return "owed" if reply.status == "completed" else "dropped"
+    return "unknown" if reply.status == "completed" else "dropped"
 
 
-def _unread(
+def _unread_message(
     batch: Batch,
     reply: BatchReply,
     files: ResultFiles,
@@ -455,13 +460,13 @@ def _unread(
         found.append(f"What could be fetched is in {', '.join(map(str, kept))}")
     shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
     return (
-        f"the batch {batch.remote} of {where} has ended ({reply.described()}), and nothing could be read for "
+        f"the batch {batch.remote} of {where} has ended ({reply.describe()}), and nothing could be read for "
         f"{len(keys)} of its {total} requests ({shown}). {'. '.join([*found, ''])}They may be billed, so they are not "
-        f"submitted again; the next run reads the results again. {_give_up(batch)}"
+        f"submitted again; the next run reads the results again. {_forget_hint(batch)}"
     )
 
 
-def _cancelled(batch: Batch, reply: BatchReply, left: int, total: int, where: str) -> str:
+def _cancelled_message(batch: Batch, reply: BatchReply, left: int, total: int, where: str) -> str:
     ended = "was cancelled at the endpoint" if reply.status != "failed" else "failed at the endpoint"
     why = f": {reply.errors}" if reply.errors else ""
     return (
@@ -470,5 +475,5 @@ def _cancelled(batch: Batch, reply: BatchReply, left: int, total: int, where: st
     )
 
 
-def _give_up(batch: Batch) -> str:
+def _forget_hint(batch: Batch) -> str:
     return f"To give it up, and pay again for what is missing: lema ledger forget-batch {batch.id}"

@@ -1,7 +1,10 @@
 """A hard limit on what a run may pay, in money and in tokens, over all shards, processes and both transports.
 
-Every request reserves the most it may cost before it is sent and is settled by its usage. A request that does not fit
-waits while others may still turn out cheaper than reserved; when nothing is reserved any more, the run stops.
+Every request reserves the most it may cost before it is sent, and is settled by its usage. A request that does not fit
+waits while others may turn out cheaper than reserved. When nothing is reserved any more, the run stops.
+
+The process spends credit that the ledger granted it (`lema_core.llm.ledger.credit`), so the limit holds across
+processes. ``_free`` is granted credit that is neither spent nor reserved.
 """
 
 import asyncio
@@ -12,153 +15,159 @@ from typing import Any, Protocol, TypeVar
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm.costs.prices import money
-from lema_core.llm.ledger.credit import Amount, Budget, Draw, limit_of
+from lema_core.llm.ledger.credit import Amount, Budget, CreditGrant, limits_of
 
 T = TypeVar("T")
 
 POLL_S = 0.25
-"""How often to ask whether another process has given something back."""
+"""How often to ask whether another process has returned credit."""
 
 
-class Lender(Protocol):
-    """Where lines of credit come from."""
+class CreditSource(Protocol):
+    """Where a process gets credit from: the ledger."""
 
-    async def draw(self, lacking: Amount) -> Draw:
-        """Add at least so much to our line, or nothing."""
+    async def request_credit(self, lacking: Amount) -> CreditGrant:
+        """Add at least ``lacking`` to our credit line, or nothing."""
 
-    def overdraw(self, amount: Amount) -> None:
-        """Take note that we pay so much more than was set aside."""
+    def extend_credit(self, amount: Amount) -> None:
+        """Add to our credit line without asking: a request cost more than was reserved."""
 
-    async def give_back(self, spare: Amount, lost: Amount) -> None:
-        """Return what our line has too much, and say what may have been paid without an answer."""
+    async def return_credit(self, spare: Amount, unaccounted: Amount) -> None:
+        """Return spare credit, and keep out of reach what may have been billed without an answer."""
 
 
-class Account:
-    """What this process may pay, has paid and has promised to pay."""
+class BudgetGuard:
+    """What this process may pay, has paid and has reserved."""
 
-    def __init__(self, budget: Budget | None, lender: Lender | None) -> None:
-        self.budget = budget or Budget()
-        self._lender = lender
-        # What is neither paid nor set aside. Without a limit of a kind there is enough of it.
-        self._free = Amount(*(math.inf if math.isinf(limit) else 0.0 for limit in _values(limit_of(self.budget))))
-        self._holders = 0
-        self._lost = Amount()
-        self._settled = asyncio.Event()
-        self._drawing = asyncio.Lock()
-        self._dry_until = 0.0
+    def __init__(self, budget: Budget | None, source: CreditSource | None) -> None:
+        self.limits = budget or Budget()
+        self._source = source
+        # Infinite for a kind (money, tokens) without a limit, so every request fits.
+        self._free = Amount(*(math.inf if math.isinf(limit) else 0.0 for limit in _values(limits_of(self.limits))))
+        self._reservations = 0
+        self._unaccounted = Amount()
+        self._changed = asyncio.Event()
+        self._borrowing = asyncio.Lock()
+        self._exhausted_until = 0.0
         self._transfers: set[asyncio.Task[Any]] = set()
 
-    async def reserve(self, most: Amount) -> Amount:
-        """Set aside the most that a request may cost; wait while that depends on requests in flight, anybody's.
+    async def reserve(self, upper_bound: Amount) -> Amount:
+        """Reserve the most that a request may cost; wait while requests in flight, of any process, may make room.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing is in flight any more.
             LedgerError: the ledger, which holds the budget, cannot be used.
         """
-        while (held := await self.reserve_now(most)) is None:
+        while (reserved := await self.try_reserve(upper_bound)) is None:
+            # The event covers our own requests; other processes are asked again after the timeout.
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), POLL_S)
-        return held
+                await asyncio.wait_for(self._changed.wait(), POLL_S)
+        return reserved
 
-    async def reserve_now(self, most: Amount) -> Amount | None:
-        """Set aside without waiting for others; None where that depends on requests in flight.
+    async def try_reserve(self, upper_bound: Amount) -> Amount | None:
+        """Reserve without waiting; None if requests in flight may still make room.
 
         Raises:
             BudgetExceededError: it does not fit, and nothing is in flight any more.
             LedgerError: the ledger, which holds the budget, cannot be used.
         """
-        if not most.within(self._free) and not await self._drawn(most):
+        if not upper_bound.within(self._free) and not await self._borrow(upper_bound):
             return None
-        self._holders += 1
-        self._free -= most
-        return most
+        self._reservations += 1
+        self._free -= upper_bound
+        return upper_bound
 
-    def settle(self, held: Amount, used: Amount, *, lost: bool = False) -> None:
-        """Give a reservation back and pay what was used; ``lost``: nothing of it will be committed."""
-        self._free += held
-        self.pay(used)
-        self._lost += used if lost else Amount()
-        self.hand_over()
+    def settle(self, reserved: Amount, used: Amount, *, unaccounted: bool = False) -> None:
+        """End a reservation and charge what was used; ``unaccounted``: no commit will ever account for it."""
+        self._free += reserved
+        self.charge(used)
+        self._unaccounted += used if unaccounted else Amount()
+        self.transfer()
 
-    def hand_over(self) -> None:
-        """Take note that somebody else answers for a reservation from now on: it does not come back to us."""
-        self._holders -= 1
-        self._dry_until = 0.0
-        self._settled.set()
-        self._settled = asyncio.Event()
+    def transfer(self) -> None:
+        """Transfer a reservation to another owner; it will not be returned to this process."""
+        self._reservations -= 1
+        self._exhausted_until = 0.0
+        self._changed.set()
+        self._changed = asyncio.Event()
 
-    def pay(self, used: Amount) -> None:
-        """Pay for something that was never reserved: a batch that an earlier process submitted."""
+    def charge(self, used: Amount) -> None:
+        """Charge what was never reserved here, for example a batch that an earlier process submitted."""
         self._free -= used
-        short = Amount(*(max(0.0, -one) for one in _values(self._free)))
-        if self._lender is not None and short != Amount():
+        short = Amount(*(max(0.0, -free) for free in _values(self._free)))
+        # The endpoint has billed it already: refusing would not make it unspent, so the credit line grows instead.
+        if self._source is not None and short != Amount():
             self._free += short
-            self._lender.overdraw(short)
+            self._source.extend_credit(short)
 
-    async def rest(self) -> None:
-        """Let others have what we hold and do not need now; have the ledger keep what may be lost, whoever dies."""
-        spare = Amount(*(0.0 if math.isinf(one) else max(0.0, one) for one in _values(self._free)))
-        if self._holders:
+    async def return_idle_credit(self) -> None:
+        """Return credit that no request of ours needs now, and have the ledger keep what is unaccounted for."""
+        spare = Amount(*(0.0 if math.isinf(free) else max(0.0, free) for free in _values(self._free)))
+        if self._reservations:
             spare = Amount()
-        if self._lender is not None and (spare, self._lost) != (Amount(), Amount()):
-            lost, self._lost = self._lost, Amount()
+        if self._source is not None and (spare, self._unaccounted) != (Amount(), Amount()):
+            unaccounted, self._unaccounted = self._unaccounted, Amount()
             self._free -= spare
-            await self._to_its_end(self._lender.give_back(spare, lost))
+            await self._run_to_end(self._source.return_credit(spare, unaccounted))
 
-    async def _drawn(self, most: Amount) -> bool:
-        """Draw until the request fits; False where others' requests, or our own, may still make room."""
+    async def _borrow(self, upper_bound: Amount) -> bool:
+        """Request credit until the request fits; return False if requests in flight may still make room."""
         clock = asyncio.get_running_loop().time
-        async with self._drawing:
-            # Another waiter may have drawn meanwhile, or asked in vain a moment ago.
-            while not most.within(self._free):
-                if self._lender is None or clock() < self._dry_until:
+        async with self._borrowing:
+            # Another waiter may have been granted enough meanwhile, or have been refused a moment ago.
+            while not upper_bound.within(self._free):
+                if self._source is None or clock() < self._exhausted_until:
                     return False
-                lacking = Amount(*(max(0.0, need) for need in _values(most - self._free)))
-                draw = await self._to_its_end(self._draw(self._lender, lacking))
-                if draw.granted == Amount():
-                    await self._dry(most, draw)
-                    self._dry_until = clock() + POLL_S
+                lacking = Amount(*(max(0.0, need) for need in _values(upper_bound - self._free)))
+                grant = await self._run_to_end(self._request_credit(self._source, lacking))
+                if grant.granted == Amount():
+                    await self._on_exhausted(upper_bound, grant)
+                    self._exhausted_until = clock() + POLL_S
             return True
 
-    async def _draw(self, lender: Lender, lacking: Amount) -> Draw:
-        draw = await lender.draw(lacking)
-        self._free += draw.granted
-        return draw
+    async def _request_credit(self, source: CreditSource, lacking: Amount) -> CreditGrant:
+        # One coroutine for both: if the waiter is cancelled in between, the ledger and this process must still agree.
+        grant = await source.request_credit(lacking)
+        self._free += grant.granted
+        return grant
 
-    async def _to_its_end(self, transfer: Coroutine[Any, Any, T]) -> T:
-        """Wait for a transfer that goes on when the waiting is cancelled: both sides must book the same."""
+    async def _run_to_end(self, transfer: Coroutine[Any, Any, T]) -> T:
+        """Await a transfer that continues if its waiter is cancelled: both sides must book the same amount."""
         task = asyncio.create_task(transfer)
         self._transfers.add(task)
         task.add_done_callback(self._transfers.discard)
         return await asyncio.shield(task)
 
-    async def _dry(self, most: Amount, draw: Draw) -> None:
-        if self._holders == 0 and not draw.others:
-            raise BudgetExceededError(self._text(most, draw))
-        await self.rest()
+    async def _on_exhausted(self, upper_bound: Amount, grant: CreditGrant) -> None:
+        """Stop the run if nobody can make room; else return our idle credit, which another process may lack."""
+        if self._reservations == 0 and not grant.others_hold_credit:
+            raise BudgetExceededError(self._describe(upper_bound, grant))
+        await self.return_idle_credit()
 
-    def _text(self, most: Amount, draw: Draw) -> str:
-        parts, spent, lost = [], draw.spent, draw.lost + self._lost
-        if self.budget.dollars is not None:
-            held = _held(draw.batches.dollars, lost.dollars, money)
+    def _describe(self, upper_bound: Amount, grant: CreditGrant) -> str:
+        """Describe for the user what was spent, what is still held back, and what the next request needs."""
+        parts, spent, unaccounted = [], grant.spent, grant.unaccounted + self._unaccounted
+        if self.limits.dollars is not None:
+            held_back = _describe_held_back(grant.in_batches.dollars, unaccounted.dollars, money)
             parts.append(
-                f"{money(spent.dollars)} of {money(self.budget.dollars)} are spent{held} and the next request may cost "
-                f"{money(most.dollars)}"
+                f"{money(spent.dollars)} of {money(self.limits.dollars)} are spent{held_back} and the next request may "
+                f"cost {money(upper_bound.dollars)}"
             )
-        if self.budget.tokens is not None:
-            held = _held(draw.batches.tokens, lost.tokens, "{:,.0f}".format)
+        if self.limits.tokens is not None:
+            held_back = _describe_held_back(grant.in_batches.tokens, unaccounted.tokens, "{:,.0f}".format)
             parts.append(
-                f"{spent.tokens:,.0f} of {self.budget.tokens:,} tokens are used{held} and the next request may use "
-                f"{most.tokens:,.0f}"
+                f"{spent.tokens:,.0f} of {self.limits.tokens:,} tokens are used{held_back} and the next request may "
+                f"use {upper_bound.tokens:,.0f}"
             )
-        if draw.batches.tokens > 0:
+        if grant.in_batches.tokens > 0:
             parts.append("run again when the batches are done: what they do not use comes back")
         return f"the budget is reached: {'; '.join(parts)}"
 
 
-def _held(batches: float, lost: float, write: Callable[[float], str]) -> str:
-    under_way = f", {write(batches)} are held by batches under way" if batches > 0 else ""
-    return under_way + (f", {write(lost)} may have been billed for answers that were lost" if lost > 0 else "")
+def _describe_held_back(in_batches: float, unaccounted: float, write: Callable[[float], str]) -> str:
+    batches = f", {write(in_batches)} are held by batches under way" if in_batches > 0 else ""
+    lost = f", {write(unaccounted)} may have been billed for answers that were lost" if unaccounted > 0 else ""
+    return batches + lost
 
 
 def _values(amount: Amount) -> tuple[float, float]:

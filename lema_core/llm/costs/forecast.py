@@ -1,10 +1,10 @@
 """What a set of requests would cost, before the first is sent: requests, tokens and money, with an interval.
 
-Prompt tokens are exact with a tokenizer, else estimated from the tokens a character that the endpoint billed before.
-Output tokens come from the answers the ledger holds of the same endpoint to requests of the same kind: with the same
-cap, and prompts that begin alike, for a model may solve in 100 tokens and correct in 600. A pilot buys some of the very
-requests, which the run then has for nothing. The interval is the 95 % prediction interval of a sum: it covers both the
-spread of single answers and the error of a mean known from few.
+Prompt tokens are exact with a tokenizer, else estimated from the tokens per character that the endpoint billed before.
+Output tokens come from stored answers of the same endpoint to requests of the same kind: with the same cap, and prompts
+that begin alike, because a model may solve in 100 tokens and correct in 600. A pilot sends some of the very requests,
+which the run then gets for free. The interval is the 95 % prediction interval of a sum: it covers both the spread of
+single answers and the error of a mean known from few.
 """
 
 import math
@@ -45,29 +45,29 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is asked, what the ledger holds of it, and what the rest would take."""
+    """What is requested, how much of it the ledger has, and what the rest would take."""
 
     requests: int
     distinct: int
-    held: int
+    stored: int
     prompt_tokens: Interval
     completion_tokens: Interval
     dollars: Interval | None
-    """None: nobody knows the price."""
+    """None: no price is known."""
     prompts_counted: bool
-    """The prompts were counted by the model's tokenizer; else they are estimated."""
+    """Whether the prompts were counted by the model's tokenizer; else they are estimated."""
     prompt_basis: str
     output_basis: str
 
     @property
-    def to_buy(self) -> int:
-        """Return the requests that would be sent."""
-        return self.distinct - self.held
+    def to_send(self) -> int:
+        """Return how many requests would be sent."""
+        return self.distinct - self.stored
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Requests that are to be bought, added up."""
+class _Unpaid:
+    """Requests that are not paid yet, summed up."""
 
     count: int
     chars: int
@@ -78,7 +78,7 @@ class _Batch:
 
 
 class _Kind:
-    """What requests have in common: their caps, and how the first message of all of them begins."""
+    """What requests have in common: their caps, and how the first messages of all begin."""
 
     def __init__(self, caps: Iterable[int | None] = ()) -> None:
         self.caps = set(caps)
@@ -93,7 +93,7 @@ class _Kind:
             self._opening = commonprefix([self._opening, first])  # noqa: RUF071 - of texts, not of paths
 
     def has(self, document: Mapping[str, Any]) -> bool:
-        """Tell whether an earlier request, as the ledger keeps it, is of this kind."""
+        """Return whether an earlier request, as the ledger stores it, is of this kind."""
         same_cap = document["params"].get("max_tokens") in self.caps
         return same_cap and _first(document["messages"]).startswith(self._opening or "")
 
@@ -103,16 +103,16 @@ def _first(messages: Sequence[Message]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Earlier:
-    """What the ledger tells of requests of one kind."""
+class _EarlierAnswers:
+    """What the ledger has of requests of one kind."""
 
     ratios: list[float]
-    """Tokens a character of the prompts."""
+    """Tokens per character of the prompts."""
     answers: list[int]
     """Tokens of the answers."""
 
 
-def _earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _Earlier:
+def _find_earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _EarlierAnswers:
     ratios, answers = [], []
     for packed, prompt, answer in islice(store.sample(spec.identity), SEARCHED):
         document = unpack(packed)
@@ -122,7 +122,7 @@ def _earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _Earlier:
             answers.append(answer)
         if len(answers) == SAMPLE:
             break
-    return _Earlier(ratios, answers)
+    return _EarlierAnswers(ratios, answers)
 
 
 def forecast(
@@ -137,28 +137,28 @@ def forecast(
         LedgerError: the ledger cannot be read.
     """
     keys, seen = KeyMaker(spec.identity), set[str]()
-    tokens_of = _once_a_prompt(count_tokens) if count_tokens else None
-    asked = held = count = chars = exact = caps = 0
+    tokens_of = _memoize_last_prompt(count_tokens) if count_tokens else None
+    asked = stored = count = chars = exact = caps = 0
     kind = _Kind()
     for chunk in chunked(requests, SAMPLE):
         asked += len(chunk)
-        fresh = {key: one for one in chunk if (key := keys.key(one)) not in seen}
+        fresh = {key: request for request in chunk if (key := keys.key(request)) not in seen}
         seen.update(fresh)
-        there = store.lookup(list(fresh))
-        held += len(there)
-        for key, one in fresh.items():
-            if key not in there:
+        found = store.lookup(list(fresh))
+        stored += len(found)
+        for key, request in fresh.items():
+            if key not in found:
                 count += 1
-                chars += prompt_chars(one)
-                exact += tokens_of(one.messages) if tokens_of else 0
-                caps += one.sampling.cap or UNKNOWN_OUTPUT
-                kind.add(one)
-    batch = _Batch(count, chars, exact, caps, kind)
-    return _priced(store, spec, (asked, len(seen), held), batch, exact=bool(count_tokens))
+                chars += prompt_chars(request)
+                exact += tokens_of(request.messages) if tokens_of else 0
+                caps += request.sampling.cap or UNKNOWN_OUTPUT
+                kind.add(request)
+    unpaid = _Unpaid(count, chars, exact, caps, kind)
+    return _price_requests(store, spec, (asked, len(seen), stored), unpaid, exact=bool(count_tokens))
 
 
-def _once_a_prompt(count_tokens: CountTokens) -> CountTokens:
-    """Return the count that knows the last prompt: the samples of one request share it, and follow each other."""
+def _memoize_last_prompt(count_tokens: CountTokens) -> CountTokens:
+    """Return a counter that remembers the last prompt: the samples of one request share it, and follow each other."""
     last: tuple[Sequence[Message], int] | None = None
 
     def counted(messages: Sequence[Message]) -> int:
@@ -170,13 +170,13 @@ def _once_a_prompt(count_tokens: CountTokens) -> CountTokens:
     return counted
 
 
-def forecast_unread(
+def forecast_unwritten(
     store: LedgerStore, spec: EndpointSpec, requests: int, chars: int, max_tokens: int | None
 ) -> Forecast:
-    """Return the forecast for requests that cannot be written yet, of about so many characters each."""
+    """Return the forecast for requests that cannot be written yet, of about ``chars`` characters each."""
     kind = _Kind([max_tokens])
-    batch = _Batch(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT), kind)
-    return _priced(store, spec, (requests, requests, 0), batch, exact=False)
+    unpaid = _Unpaid(requests, requests * chars, 0, requests * (max_tokens or UNKNOWN_OUTPUT), kind)
+    return _price_requests(store, spec, (requests, requests, 0), unpaid, exact=False)
 
 
 async def pilot(
@@ -184,7 +184,7 @@ async def pilot(
 ) -> list[Outcome]:
     """Buy ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to go by.
 
-    They are sent one by one, also where the endpoint's transport is ``batch``: nobody waits a day for a forecast. What
+    They are sent one by one, also where the endpoint's transport is ``unpaid``: nobody waits a day for a forecast. What
     a batch under way owes is ``pending``.
     """
     chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
@@ -192,12 +192,12 @@ async def pilot(
     return [outcome async for outcome in engine.stream(soon, chosen)]
 
 
-def _priced(
-    store: LedgerStore, spec: EndpointSpec, counts: tuple[int, int, int], batch: _Batch, *, exact: bool
+def _price_requests(
+    store: LedgerStore, spec: EndpointSpec, counts: tuple[int, int, int], unpaid: _Unpaid, *, exact: bool
 ) -> Forecast:
-    earlier = _earlier(store, spec, batch.kind)
-    prompt, prompt_basis = _prompt(earlier.ratios, batch, exact=exact)
-    output, output_basis = _output(earlier.answers, batch)
+    earlier = _find_earlier(store, spec, unpaid.kind)
+    prompt, prompt_basis = _prompt(earlier.ratios, unpaid, exact=exact)
+    output, output_basis = _output(earlier.answers, unpaid)
     price = price_of(spec)
     pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
     costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
@@ -205,26 +205,28 @@ def _priced(
     return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
 
 
-def _prompt(ratios: Sequence[float], batch: _Batch, *, exact: bool) -> tuple[Interval, str]:
+def _prompt(ratios: Sequence[float], unpaid: _Unpaid, *, exact: bool) -> tuple[Interval, str]:
     if exact:
-        return Interval(batch.exact_tokens, batch.exact_tokens, batch.exact_tokens), "counted by the tokenizer"
+        return Interval(unpaid.exact_tokens, unpaid.exact_tokens, unpaid.exact_tokens), "counted by the tokenizer"
     if len(ratios) < 2:
-        chars = batch.chars
+        chars = unpaid.chars
         return Interval(chars / 6, chars / 4, chars / 2), "4 characters a token (no earlier prompts)"
     mean = fmean(ratios)
-    low, high = _sum_interval(mean, stdev(ratios), batch.count, len(ratios))
-    scale = batch.chars / max(1, batch.count)
+    low, high = _sum_interval(mean, stdev(ratios), unpaid.count, len(ratios))
+    scale = unpaid.chars / max(1, unpaid.count)
     basis = f"{mean:.3f} tokens a character, as in {len(ratios)} earlier prompts"
-    return Interval(low * scale, mean * batch.chars, high * scale), basis
+    return Interval(low * scale, mean * unpaid.chars, high * scale), basis
 
 
-def _output(answers: Sequence[int], batch: _Batch) -> tuple[Interval, str]:
+def _output(answers: Sequence[int], unpaid: _Unpaid) -> tuple[Interval, str]:
     if len(answers) < 2:
-        return Interval(batch.count, batch.caps / 2, batch.caps), "between one token and the cap (no earlier answers)"
+        return Interval(
+            unpaid.count, unpaid.caps / 2, unpaid.caps
+        ), "between one token and the cap (no earlier answers)"
     mean, spread = fmean(answers), stdev(answers)
-    low, high = _sum_interval(mean, spread, batch.count, len(answers))
+    low, high = _sum_interval(mean, spread, unpaid.count, len(answers))
     basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {len(answers)} earlier ones"
-    return Interval(max(low, min(batch.count, high)), mean * batch.count, high), basis
+    return Interval(max(low, min(unpaid.count, high)), mean * unpaid.count, high), basis
 
 
 def _sum_interval(mean: float, spread: float, count: int, known: int) -> tuple[float, float]:

@@ -1,21 +1,21 @@
-"""How large a request is before the endpoint has counted its tokens: learned from the answers so far."""
+"""Estimates of a request's tokens before the endpoint has counted them, learned from the answers so far."""
 
 from lema_core.llm.requests import CompletionRequest
 
 CHARS_PER_TOKEN = 4
 """Of English prose and sums, roughly, before any tokenizer has counted."""
 UNKNOWN_OUTPUT = 2048
-"""Output tokens to set aside for a request without a cap, before anything is known."""
+"""Output tokens to reserve for a request without a cap, before any answer."""
 
 
-class Sizes:
-    """Running estimates for one endpoint."""
+class TokenEstimator:
+    """Running estimates of one endpoint."""
 
     def __init__(self) -> None:
         self._chars = self._prompt_tokens = self._answers = self._output = 0
         self._longest = 0
 
-    def seen(self, chars: int, prompt_tokens: int, completion_tokens: int) -> None:
+    def observe(self, chars: int, prompt_tokens: int, completion_tokens: int) -> None:
         """Learn from an answer."""
         self._chars += chars
         self._prompt_tokens += prompt_tokens
@@ -23,13 +23,13 @@ class Sizes:
         self._output += completion_tokens
         self._longest = max(self._longest, completion_tokens)
 
-    def most(self, chars: int, cap: int | None) -> tuple[float, float]:
-        """Return (prompt, output) tokens that a request will hardly pass. Without a cap the output is a guess."""
+    def upper_bound(self, chars: int, cap: int | None) -> tuple[float, float]:
+        """Return (prompt, output) tokens that a request will hardly exceed. Without a cap the output is a guess."""
         ratio = self._prompt_tokens / self._chars if self._chars else 0.5
         prompt = 1.2 * ratio * chars + 16
         return prompt, float(cap if cap is not None else max(UNKNOWN_OUTPUT, 2 * self._longest))
 
-    def likely(self, chars: int, cap: int | None) -> tuple[float, float]:
+    def expected(self, chars: int, cap: int | None) -> tuple[float, float]:
         """Return (prompt, output) tokens that a request probably takes."""
         ratio = self._prompt_tokens / self._chars if self._chars else 1 / CHARS_PER_TOKEN
         output = self._output / self._answers if self._answers else 256.0
@@ -38,9 +38,9 @@ class Sizes:
 
 def prompt_chars(request: CompletionRequest) -> int:
     """Return the length of a request's messages in characters."""
-    # Asked for several times a request: a generator takes twice as long.
+    # Called several times per request: a generator takes twice as long.
     chars = 0
-    for one in request.messages:
-        content = one.get("content")
+    for message in request.messages:
+        content = message.get("content")
         chars += len(content if isinstance(content, str) else str(content))
     return chars

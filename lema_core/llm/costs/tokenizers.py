@@ -117,7 +117,11 @@ def _read(model: str, files: Mapping[str, Path | None]) -> ModelTokenizer | None
         return None
     try:
         config = json.loads(there[CONFIG].read_text("utf-8")) if CONFIG in there else {}
-        template = there[TEMPLATE].read_text("utf-8") if TEMPLATE in there else _default(config.get("chat_template"))
+        template = there[TEMPLATE].read_text("utf-8") if TEMPLATE in there else config.get("chat_template")
+        if isinstance(template, list):
+            # Older configuration files name several templates.
+            template = next((item["template"] for item in template if item.get("name") == "default"), None)
+        template = None if template is None else str(template)
         found = ModelTokenizer(model, there[VOCABULARY], template, _special(config))
         found.count("")
     except Exception as error:  # noqa: BLE001  the library raises plain Exception for a file that it cannot read
@@ -125,13 +129,6 @@ def _read(model: str, files: Mapping[str, Path | None]) -> ModelTokenizer | None
             f"the tokenizer of {model!r} at {there[VOCABULARY].parent} cannot be read ({error})"
         ) from None
     return found
-
-
-def _default(template: object) -> str | None:
-    """Return the template of an older configuration file: one text, or several by name."""
-    if isinstance(template, list):
-        return next((str(one["template"]) for one in template if one.get("name") == "default"), None)
-    return None if template is None else str(template)
 
 
 def _special(config: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from lema_core.artifacts.files import atomic_local, error_text
 from lema_core.artifacts.parquet import TableWriter, open_table, raise_faults_as, rows_of, translate_faults
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
-from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, stored_request
+from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, refuse_constant, stored_request
 from lema_core.system.chunking import chunked
 from lema_core.system.messages import one_line
 
@@ -199,7 +199,7 @@ def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, Key
     """Return the table's row; an answer under the wrong key would be served for a question it does not answer."""
     try:
         one = _Completion.model_validate(row)
-        request = _Request.model_validate(json.loads(one.request, parse_constant=_no_number))
+        request = _Request.model_validate(json.loads(one.request, parse_constant=refuse_constant))
         plain = request.model_dump()
         asked = stored_request(plain)
         maker = makers.setdefault(request.endpoint, KeyMaker(request.endpoint))
@@ -217,10 +217,6 @@ def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, Key
         raise _refused(path, number, f"the request has another key than {one.key}; it was changed")
     numbers = (one.prompt_tokens, one.completion_tokens)
     return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, one.model, one.cost, one.run, one.day)
-
-
-def _no_number(constant: str) -> None:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _refused(path: Path, number: int, what: str) -> DataError:

@@ -1,7 +1,7 @@
-"""The ledger's tables and the statements on them, synchronous. `Ledger` is its asynchronous face.
+"""The ledger's tables and the statements on them, synchronous. `Ledger` is the asynchronous layer above.
 
-Completions and failures are kept apart: what failed is counted, with its reason and whatever was paid for it, and is
-never served as an answer. Answers are stored as bytes, because PostgreSQL's text refuses NUL and models write it.
+Completions and failures are kept apart: failures are counted, with their reason and what was paid for them, and are
+never served as answers. Answers are stored as bytes, because PostgreSQL's text refuses NUL and models write it.
 """
 
 import datetime as dt
@@ -14,17 +14,49 @@ from typing import Any, Literal
 
 from lema_core.errors import LedgerError
 from lema_core.llm.ledger.database import Database, connect
-from lema_core.llm.ledger.schema import SCHEMA
 from lema_core.llm.requests import Completion
 from lema_core.system.chunking import chunked
 
+# For both databases. An existing table is left as it is: a changed one needs another name.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS completions (
+    key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, request BYTEA NOT NULL, answer BYTEA NOT NULL,
+    finish_reason TEXT NOT NULL, prompt_tokens BIGINT NOT NULL, completion_tokens BIGINT NOT NULL, model TEXT NOT NULL,
+    cost DOUBLE PRECISION, run TEXT NOT NULL, day TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS completions_totals
+    ON completions (run, endpoint, day, prompt_tokens, completion_tokens, cost);
+CREATE TABLE IF NOT EXISTS failures (
+    key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
+    request BYTEA NOT NULL, detail TEXT NOT NULL, count BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,
+    completion_tokens BIGINT NOT NULL, cost DOUBLE PRECISION, PRIMARY KEY (key, run, day, reason));
+CREATE TABLE IF NOT EXISTS owners (
+    owner TEXT PRIMARY KEY, machine TEXT NOT NULL, pid BIGINT NOT NULL, started DOUBLE PRECISION NOT NULL,
+    beat DOUBLE PRECISION NOT NULL);
+CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS claims_by_owner ON claims (owner);
+CREATE TABLE IF NOT EXISTS pools (pool TEXT NOT NULL, owner TEXT NOT NULL, PRIMARY KEY (pool, owner));
+CREATE TABLE IF NOT EXISTS credit (
+    owner TEXT PRIMARY KEY, run TEXT NOT NULL, dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL,
+    lost_dollars DOUBLE PRECISION NOT NULL, lost_tokens DOUBLE PRECISION NOT NULL);
+CREATE TABLE IF NOT EXISTS batches (
+    id TEXT PRIMARY KEY, endpoint TEXT NOT NULL, run TEXT NOT NULL, owner TEXT NOT NULL, remote TEXT,
+    state TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_places (batch TEXT PRIMARY KEY, place TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_creations (
+    batch TEXT PRIMARY KEY, input_file TEXT NOT NULL, asked_at DOUBLE PRECISION NOT NULL);
+CREATE TABLE IF NOT EXISTS batch_lines (
+    batch TEXT NOT NULL, key TEXT NOT NULL, request BYTEA NOT NULL, tries BIGINT NOT NULL, first TEXT,
+    dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL, PRIMARY KEY (batch, key));
+CREATE INDEX IF NOT EXISTS batch_lines_by_key ON batch_lines (key)
+"""
+
 By = Literal["run", "endpoint", "day"]
-OPEN = "state IN ('intended', 'submitted')"
-"""Said of a batch that may still answer."""
+OPEN_BATCH = "state IN ('intended', 'submitted')"
+"""The condition of a batch that may still answer."""
 LOOKUP = 500
 """Keys in one SELECT."""
 
-_COUNT = (
+_ADD_FAILURE = (
     "INSERT INTO failures (key, run, day, reason, endpoint, request, detail, count, prompt_tokens, completion_tokens, "
     "cost) VALUES (?,?,?,?,?,?,?,?,?,?,?) ON CONFLICT (key, run, day, reason) DO UPDATE SET "
     "count = failures.count + excluded.count, detail = excluded.detail, "
@@ -36,20 +68,20 @@ _FIELDS = "key, answer, finish_reason, prompt_tokens, completion_tokens, model"
 
 
 @dataclass(frozen=True, slots=True)
-class Paid:
-    """A completion to be committed, with what was asked and what it cost (None: no price known)."""
+class CompletionEntry:
+    """A completion to be committed, with its request and its cost (None: no price known)."""
 
     endpoint: str
     request: str
     completion: Completion
     cost: float | None
     batch: str = ""
-    """The batch whose line this settles: booked once, whoever collects the batch."""
+    """Our id of the batch whose line this settles: committed once, whichever process collects the batch."""
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
-    """Attempts that gave no completion; some of them are paid for all the same."""
+class FailureEntry:
+    """Failed attempts; some of them are billed all the same."""
 
     endpoint: str
     request: str
@@ -61,20 +93,20 @@ class Missed:
     completion_tokens: int = 0
     cost: float | None = None
     final: bool = True
-    """False: the request goes on and keeps its claim."""
+    """False: the request is tried again and keeps its claim."""
     batch: str = ""
 
 
-Entry = Paid | Missed
+Entry = CompletionEntry | FailureEntry
 
 
-def marks(count: int) -> str:
+def placeholders(count: int) -> str:
     """Return ``?,?,?`` for a statement with ``count`` values."""
     return ",".join("?" * count)
 
 
 def pack(text: str) -> bytes:
-    """Compress a request: prompts repeat their exemplars. Level 1 takes about 20 microseconds."""
+    """Compress a request: prompts repeat their examples. Level 1 takes about 20 microseconds."""
     return zlib.compress(text.encode("utf-8", "surrogatepass"), 1)
 
 
@@ -129,84 +161,92 @@ class LedgerStore:
         self.database: Database = connect(url, SCHEMA.strip().split(";"))
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Completion]:
-        """Return the completions that are held for some keys."""
-        held: dict[str, Completion] = {}
+        """Return the stored completions of some keys."""
+        stored: dict[str, Completion] = {}
         for some in chunked(keys, LOOKUP):
-            rows = self.database.query(f"SELECT {_FIELDS} FROM completions WHERE key IN ({marks(len(some))})", some)  # noqa: S608
-            held.update((row[0], _completion(row)) for row in rows)
-        return held
+            sql = f"SELECT {_FIELDS} FROM completions WHERE key IN ({placeholders(len(some))})"  # noqa: S608
+            rows = self.database.query(sql, some)
+            stored.update((row[0], _completion(row)) for row in rows)
+        return stored
 
-    def owed(self, keys: Sequence[str], besides: tuple[str, str] = ("", "")) -> set[str]:
-        """Return the keys that open batches owe, besides two: they are paid for, or will be."""
-        owed: set[str] = set()
+    def pending_in_batches(self, keys: Sequence[str], except_batches: tuple[str, str] = ("", "")) -> set[str]:
+        """Return the keys that open batches, two excepted, will answer: they are billed, or will be."""
+        keys_in_batches: set[str] = set()
         for some in chunked(keys, LOOKUP):
             sql = (
-                f"SELECT key FROM batch_lines JOIN batches ON batch = id WHERE {OPEN} AND id NOT IN (?, ?) "  # noqa: S608
-                f"AND key IN ({marks(len(some))})"
+                f"SELECT key FROM batch_lines JOIN batches ON batch = id WHERE {OPEN_BATCH} AND id NOT IN (?, ?) "  # noqa: S608
+                f"AND key IN ({placeholders(len(some))})"
             )
-            owed.update(row[0] for row in self.database.query(sql, [*besides, *some]))
-        return owed
+            keys_in_batches.update(row[0] for row in self.database.query(sql, [*except_batches, *some]))
+        return keys_in_batches
 
     def commit(
         self,
         entries: Sequence[Entry],
         run: str,
-        also: Callable[[Sequence[Entry]], None] | None = None,
+        work: Callable[[Sequence[Entry]], None] | None = None,
         *,
-        again: bool = False,
+        is_retry: bool = False,
     ) -> list[Completion | None]:
-        """Commit entries in one transaction; return for each the completion as the ledger now holds it.
+        """Commit entries in one transaction; return for each completion the one that the ledger now has.
 
-        Where another process committed the same key first, its completion stands and ours is counted as a failure
-        ``duplicate`` with its cost: totals tell what was paid, not what was useful.
-        ``also`` is done in the same transaction. ``again``: nobody knows whether an earlier try of this commit arrived,
-        so an equal completion that is there is taken for ours. A line that its batch does not owe any more is booked.
+        If another process committed the same key first, its completion stays and ours is counted as a failure
+        ``duplicate`` with its cost: totals state what was paid, not what was useful. An entry of a batch line that is
+        gone was committed by whoever removed the line, and is skipped.
+
+        Args:
+            entries: completions and failures.
+            run: the run that pays.
+            work: done in the same transaction.
+            is_retry: an earlier try of this commit may have arrived, so an equal stored completion is ours.
         """
         day = today()
         with self.database.transaction():
-            # In one order for all: in PostgreSQL a row waits for another's uncommitted one; a circle is a deadlock.
-            fresh, before = self._fresh(sorted(entries, key=_key))
-            paid = [entry for entry in fresh if isinstance(entry, Paid)]
-            missed = [entry for entry in fresh if isinstance(entry, Missed)]
-            theirs = self._insert([_paid_row(entry, run, day) for entry in paid], again=again)
+            # Every process commits in the same order: in PostgreSQL a row waits for another's uncommitted one, and two
+            # processes that wait for each other are a deadlock.
+            fresh, before = self._not_booked(sorted(entries, key=_key))
+            paid = [entry for entry in fresh if isinstance(entry, CompletionEntry)]
+            missed = [entry for entry in fresh if isinstance(entry, FailureEntry)]
+            theirs = self._insert([_completion_row(entry, run, day) for entry in paid], is_retry=is_retry)
             missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
             if missed:
-                self.database.many(_COUNT, [_missed_row(entry, run, day) for entry in sorted(missed, key=_key)])
-            done = [_key(entry) for entry in fresh if isinstance(entry, Paid) or entry.final]
+                self.database.many(_ADD_FAILURE, [_failure_row(entry, run, day) for entry in sorted(missed, key=_key)])
+            done = [_key(entry) for entry in fresh if isinstance(entry, CompletionEntry) or entry.final]
             for keys in chunked(done, LOOKUP):
-                self.database.query(f"DELETE FROM claims WHERE key IN ({marks(len(keys))})", keys)  # noqa: S608
-            if also:
-                also(entries)
+                self.database.query(f"DELETE FROM claims WHERE key IN ({placeholders(len(keys))})", keys)  # noqa: S608
+            if work:
+                work(entries)
             theirs |= before
         return [
-            theirs.get(entry.completion.key, entry.completion) if isinstance(entry, Paid) else None for entry in entries
+            theirs.get(entry.completion.key, entry.completion) if isinstance(entry, CompletionEntry) else None
+            for entry in entries
         ]
 
-    def _fresh(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, Completion]]:
-        """Return what is not booked yet, and the completions of the rest: lines that their batch owes no more."""
-        late = [entry for entry in entries if entry.batch and not self._struck(entry)]
+    def _not_booked(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, Completion]]:
+        """Return the entries that are not committed yet, and the completions of those whose batch line is gone."""
+        late = [entry for entry in entries if entry.batch and not self._remove_line(entry)]
         held = self.lookup([_key(entry) for entry in late])
-        booked = {id(entry) for entry in late if isinstance(entry, Missed) or _key(entry) in held}
+        booked = {id(entry) for entry in late if isinstance(entry, FailureEntry) or _key(entry) in held}
         return [entry for entry in entries if id(entry) not in booked], held
 
-    def _struck(self, entry: Entry) -> bool:
-        """Strike out the line of a batch that an entry settles; tell whether it was owed."""
+    def _remove_line(self, entry: Entry) -> bool:
+        """Remove the batch line that an entry settles; return whether it existed."""
         sql = "DELETE FROM batch_lines WHERE batch = ? AND key = ? RETURNING key"
         return bool(self.database.query(sql, (entry.batch, _key(entry))))
 
-    def _insert(self, rows: Sequence[Sequence[Any]], *, again: bool) -> dict[str, Completion]:
-        """Insert completions; return those that the ledger held already."""
-        held = self.lookup([row[0] for row in rows])
-        if again:
+    def _insert(self, rows: Sequence[Sequence[Any]], *, is_retry: bool) -> dict[str, Completion]:
+        """Insert completions; return those that were stored before and are not ours."""
+        stored = self.lookup([row[0] for row in rows])
+        if is_retry:
             ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
-            held = {key: there for key, there in held.items() if there != ours[key]}
-        fresh = [row for row in rows if row[0] not in held]
+            stored = {key: theirs for key, theirs in stored.items() if theirs != ours[key]}
+        fresh = [row for row in rows if row[0] not in stored]
         for some in chunked(fresh, LOOKUP):
             if self.database.insert("completions", some) < len(some):
-                # PostgreSQL only: somebody committed between our look and our insert. What differs was theirs.
+                # PostgreSQL only: another process committed between our look-up and our insert. What differs is theirs.
                 now = self.lookup([row[0] for row in some])
-                held |= {row[0]: now[row[0]] for row in some if _completion((row[0], *row[3:8])) != now[row[0]]}
-        return held
+                stored |= {row[0]: now[row[0]] for row in some if _completion((row[0], *row[3:8])) != now[row[0]]}
+        return stored
 
     def requests(self, key: str) -> list[tuple[Any, ...]]:
         """Return what is known of a key prefix: (key, table, endpoint, request, reason, detail, count)."""
@@ -281,10 +321,10 @@ class LedgerStore:
 
 
 def _key(entry: Entry) -> str:
-    return entry.completion.key if isinstance(entry, Paid) else entry.key
+    return entry.completion.key if isinstance(entry, CompletionEntry) else entry.key
 
 
-def _paid_row(entry: Paid, run: str, day: str) -> tuple[Any, ...]:
+def _completion_row(entry: CompletionEntry, run: str, day: str) -> tuple[Any, ...]:
     one = entry.completion
     return (
         one.key,
@@ -301,7 +341,7 @@ def _paid_row(entry: Paid, run: str, day: str) -> tuple[Any, ...]:
     )
 
 
-def _missed_row(entry: Missed, run: str, day: str) -> tuple[Any, ...]:
+def _failure_row(entry: FailureEntry, run: str, day: str) -> tuple[Any, ...]:
     return (
         entry.key,
         run,
@@ -317,8 +357,8 @@ def _missed_row(entry: Missed, run: str, day: str) -> tuple[Any, ...]:
     )
 
 
-def _as_duplicate(entry: Paid) -> Missed:
+def _as_duplicate(entry: CompletionEntry) -> FailureEntry:
     one = entry.completion
     detail = "another process committed this request first"
     tokens = (one.prompt_tokens, one.completion_tokens)
-    return Missed(entry.endpoint, entry.request, one.key, "duplicate", detail, 1, *tokens, entry.cost)
+    return FailureEntry(entry.endpoint, entry.request, one.key, "duplicate", detail, 1, *tokens, entry.cost)

@@ -1,21 +1,21 @@
-"""The limiter's door: requests wait here, first come first served over all shards, until they may start."""
+"""FIFO queue in front of the limiter, shared by all shards."""
 
 import asyncio
 import math
 from collections import deque
 from dataclasses import dataclass
 
-from lema_core.llm.limits.limiter import Limiter, Ticket
+from lema_core.llm.limits.limiter import Limiter, Permit
 
 
 @dataclass(slots=True)
 class _Waiter:
     tokens: float
-    turn: "asyncio.Future[Ticket]"
+    permit: "asyncio.Future[Permit]"
 
 
-class Gate:
-    """One limiter in one event loop."""
+class AdmissionQueue:
+    """Hands out one limiter's permits in one event loop."""
 
     def __init__(self, limiter: Limiter) -> None:
         self.limiter = limiter
@@ -24,45 +24,47 @@ class Gate:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def busy(self) -> bool:
-        """Say whether a request is in flight, or waits here."""
-        return self.limiter.in_flight > 0 or any(not waiter.turn.done() for waiter in self._waiters)
+    def is_busy(self) -> bool:
+        """Return whether a request is in flight, or waits here."""
+        return self.limiter.in_flight > 0 or any(not waiter.permit.done() for waiter in self._waiters)
 
-    async def enter(self, tokens: float, *, again: bool) -> Ticket:
-        """Wait for the right to send; a request that comes again goes before those that were never sent."""
+    async def acquire(self, tokens: float, *, is_retry: bool) -> Permit:
+        """Wait for a permit to send about ``tokens``; retries go before requests that were never sent."""
         if not self._waiters and self.limiter.wait(self._loop.time(), tokens) <= 0:
             return self.limiter.start(self._loop.time(), tokens)
         waiter = _Waiter(tokens, self._loop.create_future())
-        (self._waiters.appendleft if again else self._waiters.append)(waiter)
-        self.pump()
+        (self._waiters.appendleft if is_retry else self._waiters.append)(waiter)
+        self.wake()
         try:
-            return await waiter.turn
+            return await waiter.permit
         except asyncio.CancelledError:
-            if waiter.turn.done() and not waiter.turn.cancelled():
-                self.limiter.ended(waiter.turn.result(), self._loop.time())
-            self.pump()
+            # Cancelled after `wake` granted the permit and before this task ran: nobody else can give it back.
+            if waiter.permit.done() and not waiter.permit.cancelled():
+                self.limiter.record_end(waiter.permit.result(), self._loop.time())
+            self.wake()
             raise
 
-    def leave(self) -> None:
-        """A request that succeeded is committed: the next one may start."""
-        self.limiter.leave(self._loop.time())
-        self.pump()
+    def release(self) -> None:
+        """Give a permit back whose request succeeded and is committed."""
+        self.limiter.release(self._loop.time())
+        self.wake()
 
-    def pump(self) -> None:
-        """Let in whoever may start now, and set the alarm for the next. Call it whenever a request has ended."""
+    def wake(self) -> None:
+        """Grant permits to the waiters that may start now, and set a timer for the next. Call it after each request."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         while self._waiters:
             waiter = self._waiters[0]
-            if waiter.turn.done():
+            if waiter.permit.done():
                 self._waiters.popleft()
                 continue
             now = self._loop.time()
             wait = self.limiter.wait(now, waiter.tokens)
             if wait > 0:
+                # Without a finite wait, the end of a request in flight wakes the queue.
                 if math.isfinite(wait):
-                    self._timer = self._loop.call_later(wait, self.pump)
+                    self._timer = self._loop.call_later(wait, self.wake)
                 return
             self._waiters.popleft()
-            waiter.turn.set_result(self.limiter.start(now, waiter.tokens))
+            waiter.permit.set_result(self.limiter.start(now, waiter.tokens))

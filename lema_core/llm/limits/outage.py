@@ -1,96 +1,98 @@
 """Whether an endpoint is away, and whether it has been for too long. Pure: time is an argument.
 
-One request that is lost may be to blame itself: a prompt that crashes the server, an answer that takes longer than a
-proxy waits. So an endpoint is away once a connection is refused, or as many different requests as are usually in flight
-were lost one after the other without any answer between. While it is away the limiter makes everybody wait and lets a
-few try; those tries are not counted against their requests. It is away for good when tries that began after that moment
-are lost as well for `UNREACHABLE_S`. Any answer ends it all.
+A single lost request may itself be the cause: a prompt that crashes the server, or an answer that takes longer than a
+proxy waits. So an endpoint counts as away once a connection is refused, or once as many different requests as are
+usually in flight were lost without an answer in between. While it is away, the limiter makes every request wait and
+lets a few try; those attempts do not count against their requests. The run ends when attempts that began after that
+moment are lost as well for `EngineSettings.unreachable_s`. Any answer resets everything.
 """
 
 import math
 
 from lema_core.errors import EndpointError
-from lema_core.llm.limits.retry import BROKEN
+from lema_core.llm.limits.retry import CONNECTION_FAILURES
 from lema_core.llm.responses import AttemptError
+from lema_core.llm.settings import DEFAULTS
 
-UNREACHABLE_S = 120.0
-"""An endpoint that is away for so long ends the run. Silence is heard when an attempt ends: it takes two of them."""
 FORGET_S = 120.0
-"""Nobody tried for so long: what was lost before says nothing. The limiter's own pauses are shorter."""
-FEWEST, MOST = 4, 32
+"""After this time without an attempt, earlier losses say nothing. The limiter's own pauses are shorter."""
+MIN_LOSSES, MAX_LOSSES = 4, 32
 """Different requests that must be lost; between the two, as many as may be in flight."""
-AGAIN = 3
-"""Attempts lost that began while it was away, before it is given up."""
-_BAD = BROKEN | {"server_error"}
+MIN_LOSSES_WHILE_AWAY = 3
+"""Lost attempts that began while the endpoint was away, before it is given up."""
+_LOSSES = CONNECTION_FAILURES | {"server_error"}
 
 
-class Outage:
-    """What an endpoint's attempts came to since its last answer. ``where`` names it for the user."""
+class OutageDetector:
+    """The attempts at an endpoint since its last answer. ``where`` names the endpoint for the user."""
 
-    def __init__(self, where: str, concurrency: int, attempt_timeout_s: float) -> None:
+    def __init__(
+        self,
+        where: str,
+        concurrency: int,
+        attempt_timeout_s: float,
+        unreachable_s: float = DEFAULTS.unreachable_s,
+    ) -> None:
         self._where = where
         self._attempt_timeout_s = attempt_timeout_s
-        self._enough = max(FEWEST, min(MOST, concurrency))
+        self._unreachable_s = unreachable_s
+        self._min_losses = max(MIN_LOSSES, min(MAX_LOSSES, concurrency))
         self._served = False
-        self._failed: set[str] = set()
-        self._since: float | None = None
-        self._again = 0
+        self._lost_keys: set[str] = set()
+        self._away_since: float | None = None
+        self._losses_while_away = 0
         self._last = self._resumes = -math.inf
 
-    def answered(self) -> None:
-        """A request was answered."""
+    def record_success(self) -> None:
+        """Take in an answer."""
         self._served = True
         self._clear()
 
-    def sign_of_life(self) -> None:
-        """A request was refused: the endpoint is not away."""
+    def record_sign_of_life(self) -> None:
+        """Take in a refusal: the endpoint is not away."""
         self._clear()
 
-    def failed(self, key: str, error: AttemptError, started: float, now: float) -> None:
-        """Take in a failed attempt, and say so in the error where its request is not to blame.
+    def record_failure(self, key: str, error: AttemptError, started_at: float, now: float) -> None:
+        """Take in a failed attempt.
 
-        Sets ``excused`` while the endpoint is away and ``fatal`` where it is for good.
+        Sets ``error.exempt`` while the endpoint is away, and ``error.fatal`` when it has been away for too long.
         """
         if error.reason == "overload":
-            # It is there and says that it is busy: neither an answer nor a loss.
+            # The endpoint says that it is busy: neither an answer nor a loss.
             return
-        if error.reason not in _BAD:
+        if error.reason not in _LOSSES:
             self._clear()
             return
-        if started - max(self._last, self._resumes) > FORGET_S:
-            # Nothing was asked meanwhile, for another reason than a pause: earlier losses say nothing any more.
+        if started_at - max(self._last, self._resumes) > FORGET_S:
+            # Nothing was sent meanwhile, for another reason than a pause: earlier losses say nothing any more.
             self._clear()
         self._last = now
-        self._count(key, error, started, now)
-        if self._since is not None:
-            error.excused = error.reason in BROKEN
+        self._lost_keys.add(key)
+        if self._away_since is not None:
+            self._losses_while_away += started_at >= self._away_since
+        elif error.refused or len(self._lost_keys) >= self._min_losses:
+            self._away_since = now
+        if self._away_since is not None:
+            error.exempt = error.reason in CONNECTION_FAILURES
         self.judge(error, now, now)
 
-    def _count(self, key: str, error: AttemptError, started: float, now: float) -> None:
-        self._failed.add(key)
-        if self._since is not None:
-            self._again += started >= self._since
-            return
-        if error.refused or len(self._failed) >= self._enough:
-            self._since = now
-
     def judge(self, error: AttemptError, now: float, resumes: float) -> None:
-        """Set ``fatal`` where it is away for good; ``resumes`` is when the next attempt may start.
+        """Set ``error.fatal`` if the endpoint has been away for too long; the next attempt may start at ``resumes``.
 
-        Before its first answer an endpoint is given up where that is too late; later on it is tried once more.
+        Before its first answer an endpoint is given up if that is too late; afterwards it is tried once more.
         """
-        if self._since is None or error.reason not in _BAD:
+        if self._away_since is None or error.reason not in _LOSSES:
             return
         self._resumes = resumes
-        away = (now if self._served else resumes) - self._since
-        if error.fatal is None and away > UNREACHABLE_S and self._again >= AGAIN:
+        away_s = (now if self._served else resumes) - self._away_since
+        if error.fatal is None and away_s > self._unreachable_s and self._losses_while_away >= MIN_LOSSES_WHILE_AWAY:
             error.fatal = EndpointError(
-                f"{self._where} stopped answering {now - self._since:.0f} s ago ({error.detail}). What was paid is "
-                "kept: run again when it is back. If single answers take longer than attempt_timeout_s "
+                f"{self._where} stopped answering {now - self._away_since:.0f} s ago ({error.detail}). What was paid "
+                "is kept: run again when it is back. If single answers take longer than attempt_timeout_s "
                 f"({self._attempt_timeout_s:g} s) or than a proxy waits, raise that"
             )
 
     def _clear(self) -> None:
-        if self._failed:
-            self._failed = set()
-            self._since, self._again = None, 0
+        if self._lost_keys:
+            self._lost_keys = set()
+            self._away_since, self._losses_while_away = None, 0

@@ -1,20 +1,20 @@
-"""Which failures are tried again, how often and after which wait. The mechanics are tenacity's.
+"""Which failures are tried again, how often, and after which wait. The loop is tenacity's.
 
-The limiter already makes everybody wait after a push-back; so those classes need no wait of their own, only the
-request's deadline ends them. A prompt that always breaks the server (500) is given up after a few seconds.
+The limiter makes every request wait after a push-back, so those classes need no wait of their own, and only the
+request's deadline ends them. A prompt that always breaks the server (HTTP 500) is given up after a few seconds.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, wait_random_exponential
 
 from lema_core.llm.requests import FailureReason
 from lema_core.llm.responses import AttemptError
+from lema_core.llm.settings import DEFAULTS
 
-TRIES: dict[FailureReason, int | None] = {
+MAX_ATTEMPTS: dict[FailureReason, int | None] = {
     "rate_limit": None,
     "overload": None,
     "connection": 8,
@@ -24,76 +24,77 @@ TRIES: dict[FailureReason, int | None] = {
     "bad_request": 1,
     "content_filter": 1,
 }
-"""At most so many attempts that end this way; None: until the request's deadline."""
+"""The most attempts of one request that may fail in each way; None: until the request's deadline."""
 
-PACED = frozenset({"rate_limit", "overload"})
-BROKEN = frozenset({"connection", "deadline"})
+BACKPRESSURE = frozenset({"rate_limit", "overload"})
+CONNECTION_FAILURES = frozenset({"connection", "deadline"})
+MAX_WAIT_S = 20.0
 
-_wait = wait_random_exponential(multiplier=0.2, max=20)
 
+class RetryState:
+    """The attempts of one request so far, and how much longer it is tried."""
 
-class Patience:
-    """How much longer one request is tried, from its first attempt on."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        retry_wait_s: float = DEFAULTS.retry_wait_s,
+    ) -> None:
         self._clock = clock
-        self._seconds = seconds
-        self._until = clock() + seconds
+        self._timeout_s = timeout_s
+        self._deadline = clock() + timeout_s
+        self._wait = wait_random_exponential(multiplier=retry_wait_s, max=MAX_WAIT_S)
         self.attempts = 0
-        self._last: AttemptError | None = None
-        self._again = False
-        self._ends: Counter[str] = Counter()
+        self._last_error: AttemptError | None = None
+        self._retries_last = False
+        self._failures: Counter[str] = Counter()
 
-    def retrying(self) -> AsyncRetrying:
-        """Return tenacity's loop with our rules; it raises the last `AttemptError`."""
-        return AsyncRetrying(retry=self._retry, wait=self._wait_s, reraise=True)
+    def retry_loop(self) -> AsyncRetrying:
+        """Return tenacity's loop with our rules; it raises the error of the last attempt."""
+        return AsyncRetrying(retry=self._is_retried, wait=self._wait_s, reraise=True)
 
-    def begin(self) -> None:
+    def begin_attempt(self) -> None:
         """Count an attempt."""
         if not self.attempts:
-            # Only now: the limiter and the budget may have made it wait for its first turn.
-            self._until = self._clock() + self._seconds
+            # The clock starts here: the budget and the limiter may have kept the first attempt waiting.
+            self._deadline = self._clock() + self._timeout_s
         self.attempts += 1
 
-    def expired(self) -> AttemptError:
-        """Return the error of a request whose deadline passed while it waited for another try: of its last attempt."""
-        said = f"not answered after {self.attempts} attempts and {self._seconds:g} s"
-        if self._last is None:
-            return AttemptError("deadline", said)
-        return AttemptError(self._last.reason, f"{self._last.detail}; {said}")
+    def deadline_error(self) -> AttemptError:
+        """Return the last attempt's error, for a request whose deadline passed while it waited for another one."""
+        waited = f"not answered after {self.attempts} attempts and {self._timeout_s:g} s"
+        if self._last_error is None:
+            return AttemptError("deadline", waited)
+        return AttemptError(self._last_error.reason, f"{self._last_error.detail}; {waited}")
 
     @property
-    def began(self) -> float:
+    def started_at(self) -> float:
         """Return when the first attempt began."""
-        return self._until - self._seconds
+        return self._deadline - self._timeout_s
 
-    def left(self) -> float:
+    def remaining_s(self) -> float:
         """Return the seconds until the request's deadline."""
-        return self._until - self._clock()
+        return self._deadline - self._clock()
 
-    def goes_on(self, error: AttemptError) -> bool:
-        """Take in a failed attempt, once; return whether there is another try."""
-        if error is self._last:
-            return self._again
-        self._last = error
-        self._ends[error.reason] += not error.excused
-        tries = TRIES.get(error.reason, 1)
-        left = tries is None or self._ends[error.reason] < tries
-        self._again = left and error.fatal is None and self.left() > max(0.0, error.retry_after or 0.0)
-        return self._again
+    def should_retry(self, error: AttemptError) -> bool:
+        """Take in a failed attempt and return whether there is another one; for the same error, return that again."""
+        # Asked twice per failure: by the transport, before the next request starts, and then by tenacity.
+        if error is self._last_error:
+            return self._retries_last
+        self._last_error = error
+        self._failures[error.reason] += not error.exempt
+        limit = MAX_ATTEMPTS.get(error.reason, 1)
+        is_allowed = limit is None or self._failures[error.reason] < limit
+        has_time = self.remaining_s() > max(0.0, error.retry_after or 0.0)
+        self._retries_last = is_allowed and error.fatal is None and has_time
+        return self._retries_last
 
-    def _retry(self, state: RetryCallState) -> bool:
-        error = _error(state)
-        return error is not None and self.goes_on(error)
+    def _is_retried(self, call: RetryCallState) -> bool:
+        error = call.outcome.exception() if call.outcome is not None else None
+        return isinstance(error, AttemptError) and self.should_retry(error)
 
-    def _wait_s(self, state: RetryCallState) -> float:
-        error = _error(state)
-        if error is None or error.reason in PACED:
+    def _wait_s(self, call: RetryCallState) -> float:
+        error = call.outcome.exception() if call.outcome is not None else None
+        if not isinstance(error, AttemptError) or error.reason in BACKPRESSURE:
             return 0.0
-        return max(error.retry_after or 0.0, float(_wait(state)))
-
-
-def _error(state: RetryCallState) -> AttemptError | None:
-    outcome: Any = state.outcome
-    error = outcome.exception() if outcome is not None else None
-    return error if isinstance(error, AttemptError) else None
+        return max(error.retry_after or 0.0, float(self._wait(call)))

@@ -11,16 +11,18 @@ lists each request), and by POST ``/reset`` and ``/faults``, which ask for ``con
 other origins and other host names are refused.
 """
 
-from lema_core.llm.simulated.faults import Faults
+from lema_core.llm.simulated.chat import ChatRequest, Faults, Reply, Respond
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.models import Models, UnknownModelError, UnknownQuestionError
-from lema_core.llm.simulated.server import SimulatedEndpoint
-from lema_core.llm.simulated.serving import parse_faults, serve
+from lema_core.llm.simulated.server import SimulatedEndpoint, parse_faults, serve
 
 __all__ = [
+    "ChatRequest",
     "Faults",
     "Library",
     "Models",
+    "Reply",
+    "Respond",
     "SimulatedEndpoint",
     "UnknownModelError",
     "UnknownQuestionError",

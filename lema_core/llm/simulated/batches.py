@@ -10,10 +10,8 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 from typing import Any
 
-from lema_core.llm.simulated.engine import answer, error_body, request_hash
-from lema_core.llm.simulated.faults import Faults, chance
+from lema_core.llm.simulated.chat import Faults, Stats, answer_request, draw, error_body, request_hash
 from lema_core.llm.simulated.models import Models
-from lema_core.llm.simulated.stats import Stats
 
 MAX_LINES = 50_000
 WINDOW_S = 24 * 3600
@@ -143,7 +141,7 @@ class Batches:
         _, content = self.file(batch["input_file_id"])
         lines = [line for line in content.split(b"\n") if line.strip()]
         # The ordinal is part of the draw: a resubmitted batch must not expire for ever.
-        expires = chance(self.faults, f"expiry {batch['id']}", request_hash(content)) < self.faults.batch_expiry
+        expires = draw(self.faults, f"expiry {batch['id']}", request_hash(content)) < self.faults.batch_expiry
         done = len(lines) // 2 if expires else len(lines)
         results = [self._line(line, expired=position >= done) for position, line in enumerate(lines)]
         good = [line for line, fine in results if fine]
@@ -171,17 +169,14 @@ class Batches:
             error = {"code": "batch_expired", "message": "the batch expired before this request was answered"}
             return _result(custom_id, None, error), False
         key = request_hash(json.dumps(body, sort_keys=True).encode())
-        if self._fails(key):
-            failed = {"status_code": 500, "request_id": key.hex(), "body": error_body("injected", "server_error")}
-            return _result(custom_id, failed, None), False
-        reply = answer(self.models, self.faults, self.stats, key, body)
-        response = {"status_code": reply.status, "request_id": key.hex(), "body": reply.body}
-        return _result(custom_id, response, None), reply.status == 200
-
-    def _fails(self, key: bytes) -> bool:
         attempt = self.stats.attempt(key)
         share = self.faults.batch_failure if attempt < self.faults.failures_in_a_row else 0.0
-        return chance(self.faults, "batch_failure", key, attempt) < share
+        if draw(self.faults, "batch_failure", key, attempt) < share:
+            failed = {"status_code": 500, "request_id": key.hex(), "body": error_body("injected", "server_error")}
+            return _result(custom_id, failed, None), False
+        reply = answer_request(self.models, self.faults, self.stats, key, body)
+        response = {"status_code": reply.status, "request_id": key.hex(), "body": reply.body}
+        return _result(custom_id, response, None), reply.status == 200
 
 
 def _result(custom_id: str | None, response: Json | None, error: Json | None) -> Json:

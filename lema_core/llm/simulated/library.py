@@ -14,7 +14,7 @@ from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated.requests import read_request
-from lema_core.llm.simulated.variants import Skeletons
+from lema_core.llm.simulated.solutions import Skeletons
 from lema_core.questions.drafts import Draft
 from lema_core.questions.files import READERS, read_rows
 from lema_core.questions.tasks import TASKS

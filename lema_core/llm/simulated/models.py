@@ -19,9 +19,8 @@ from typing import Any
 from lema_core.corrections import Shape
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.requests import Asked, last_user_text, read_request
-from lema_core.llm.simulated.student import solve
-from lema_core.llm.simulated.variants import LEAD_IN, vary
-from lema_core.reference_corrector import Problem, correct
+from lema_core.llm.simulated.solutions import LEAD_IN, solve, vary
+from lema_core.reference_corrector import correct
 
 STUDENT = "simulated-student"
 TEACHERS = ("reference-corrector", "simulated-teacher")
@@ -94,13 +93,9 @@ class Models:
             return correct(problem, asked.original, shape)
         rng = random.Random(f"{self.seed}|{model}|{sample}|{asked.kind}|{problem.question}")  # noqa: S311  # reproducible
         if asked.kind == "evolution":
-            return f"#Created Question#: {_without_lead_in(problem, rng)}"
+            created = vary(problem, rng)
+            # A variant of a variant must not pile up lead-ins: its origin would not be found again.
+            while created.startswith(LEAD_IN + LEAD_IN):
+                created = created.removeprefix(LEAD_IN)
+            return f"#Created Question#: {created}"
         return solve(problem, rng, 0.0 if model in TEACHERS else self.error_rate)
-
-
-def _without_lead_in(problem: Problem, rng: random.Random) -> str:
-    created = vary(problem, rng)
-    # A variant of a variant must not pile up lead-ins: its origin would not be found again.
-    while created.startswith(LEAD_IN + LEAD_IN):
-        created = created.removeprefix(LEAD_IN)
-    return created

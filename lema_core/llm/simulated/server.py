@@ -3,21 +3,35 @@
 import asyncio
 import hmac
 import json
+import os
+import secrets
+import signal
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
 from aiohttp import web
 from pydantic import ValidationError
 
-from lema_core.errors import EndpointError
+from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.simulated.batches import BatchError, Batches
-from lema_core.llm.simulated.engine import Reply, answer, error_body, request_hash
-from lema_core.llm.simulated.faults import Faults, Kind, TokenBucket, failing, latency
+from lema_core.llm.simulated.chat import (
+    ChatRequest,
+    Faults,
+    Kind,
+    Reply,
+    Respond,
+    Stats,
+    TokenBucket,
+    answer_request,
+    draw_failure,
+    draw_latency,
+    error_body,
+    request_hash,
+)
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.models import Models
-from lema_core.llm.simulated.stats import Stats
 from lema_core.system.loopback import RequestFilter
 
 HOST = "127.0.0.1"
@@ -29,9 +43,13 @@ _STATUS: dict[Kind, int] = {"rate_limit": 429, "server_error": 500, "overload": 
 class SimulatedEndpoint:
     """An OpenAI-compatible endpoint in this process.
 
-    ``async with SimulatedEndpoint(Library.read(["questions.jsonl"])) as endpoint:`` and ask ``endpoint.url``; port 0
+    ``async with SimulatedEndpoint(Library.read(["questions.jsonl"])) as endpoint:`` and use ``endpoint.url``; port 0
     takes a free one. From code that is not async: ``with SimulatedEndpoint(...).in_thread() as endpoint:``.
+    ``respond`` decides single answers: ``lambda request: Reply(429) if request.attempt == 0 else None``.
     """
+
+    stop_wait_s = 1.0
+    """How long stopping waits for requests in flight."""
 
     def __init__(
         self,
@@ -41,10 +59,12 @@ class SimulatedEndpoint:
         seed: int = 0,
         error_rate: float = 0.5,
         port: int = 0,
+        respond: Respond | None = None,
     ) -> None:
         self.models = Models(library if library is not None else Library(), seed, error_rate)
         self.stats = Stats()
         self.port = port
+        self.respond = respond
         self.key: str | None = None
         """Where set, a request without it is refused (401)."""
         self.control_token: str | None = None
@@ -82,7 +102,9 @@ class SimulatedEndpoint:
         Raises:
             EndpointError: the port is taken.
         """
-        self._runner = web.AppRunner(self._application(), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(
+            self._application(), access_log=None, handle_signals=False, shutdown_timeout=self.stop_wait_s
+        )
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, self.port, backlog=4096)
         try:
@@ -95,7 +117,7 @@ class SimulatedEndpoint:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Stop listening; requests in flight get a second to end."""
+        """Stop listening; requests in flight get `stop_wait_s` to end."""
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -116,7 +138,7 @@ class SimulatedEndpoint:
             loop.close()
 
     def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[_gated])
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[_refuse_other_origins])
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
@@ -152,14 +174,29 @@ class SimulatedEndpoint:
                 # A request that was turned away at the door has not been tried.
                 stats.attempts[key] = attempt
                 return self._failed("rate_limit")
-            if seconds := latency(faults, key, attempt):
-                await asyncio.sleep(seconds)
-            kind = failing(faults, key, attempt)
+            # Also without a latency: requests that arrive together are counted before the first is answered.
+            await asyncio.sleep(draw_latency(faults, key, attempt))
+            if self.respond is not None:
+                reply = self.respond(ChatRequest(json.loads(content), attempt, request.headers))
+                if reply is not None:
+                    return await self._send(request, key, reply)
+            kind = draw_failure(faults, key, attempt)
             if kind in _STATUS:
                 return self._failed(kind)
             return await self._answered(request, key, content, kind)
         finally:
             stats.in_flight -= 1
+
+    async def _send(self, request: web.Request, key: bytes, reply: Reply) -> web.StreamResponse:
+        """Send what the hook decided; a reply with status 200 counts as paid."""
+        await asyncio.sleep(reply.delay_s)
+        if reply.status == 0 and request.transport is not None:
+            request.transport.abort()
+            return web.Response()
+        if reply.status == 200:
+            usage = reply.body.get("usage", {}) if isinstance(reply.body, dict) else {}
+            self.stats.pay(key, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+        return _json(reply, dict(reply.headers))
 
     def _failed(self, kind: Kind) -> web.Response:
         status = _STATUS[kind]
@@ -176,17 +213,17 @@ class SimulatedEndpoint:
         except ValueError:
             body = None
         if kind == "silence":
-            return await _silent(request)
+            return await _never_answer(request)
         if kind == "bad_gateway":
             self.stats.counts["r5xx"] += 1
             return web.Response(status=502, text="<html>502 Bad Gateway</html>", content_type="text/html")
         if kind == "cut_connection":
             self.stats.counts["cut"] += 1
-            return await _cut(request)
+            return await _cut_connection(request)
         if kind == "malformed_body":
             self.stats.counts["malformed"] += 1
             return web.Response(body=b'{"id": "chatcmpl-broken", "choices": [{"mess', content_type="application/json")
-        return _json(answer(self.models, self.faults, self.stats, key, body), self._limits())
+        return _json(answer_request(self.models, self.faults, self.stats, key, body), self._limits())
 
     def _limits(self) -> dict[str, str]:
         if self._bucket is None:
@@ -264,7 +301,7 @@ _GATE = RequestFilter()
 
 
 @web.middleware
-async def _gated(
+async def _refuse_other_origins(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Refuse requests of other origins' pages, and those that name another host."""
@@ -278,7 +315,7 @@ def _json(reply: Reply, headers: dict[str, str]) -> web.Response:
     return web.Response(status=reply.status, body=reply.content, headers=headers, content_type="application/json")
 
 
-async def _cut(request: web.Request) -> web.StreamResponse:
+async def _cut_connection(request: web.Request) -> web.StreamResponse:
     """Promise a body, send a part of it and hang up."""
     response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
     await response.prepare(request)
@@ -288,7 +325,7 @@ async def _cut(request: web.Request) -> web.StreamResponse:
     return response
 
 
-async def _silent(request: web.Request) -> web.StreamResponse:
+async def _never_answer(request: web.Request) -> web.StreamResponse:
     """Wait until the client has hung up."""
     while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - it has no event
         await asyncio.sleep(0.05)
@@ -303,3 +340,46 @@ def _refusals() -> Iterator[None]:
         body = json.dumps(error_body(str(error), "invalid_request_error"))
         kind: Any = web.HTTPNotFound if error.status == 404 else web.HTTPBadRequest
         raise kind(text=body, content_type="application/json") from error
+
+
+CONTROL_FROM = "LEMA_SIMULATED_TOKEN"
+"""The environment variable with the token for POST /reset and POST /faults; without it a random one is made."""
+
+
+def parse_faults(settings: Iterable[str]) -> Faults:
+    """Return the faults that ``name=value`` settings describe.
+
+    Raises:
+        ConfigError: a setting is malformed, or no fault has its name.
+    """
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ConfigError(f"the fault {setting!r} has no value: write it as name=value, for example latency_s=0.05")
+        values[name.strip()] = value.strip()
+    try:
+        return Faults.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(f"fault {place}: {first['msg']}. There are: {', '.join(Faults.model_fields)}") from error
+
+
+def serve(endpoint: SimulatedEndpoint, started: Callable[[SimulatedEndpoint], None]) -> None:
+    """Serve until SIGINT or SIGTERM; ``started`` is called once when the endpoint answers.
+
+    Other users of the machine reach it, so its control routes ask for a token.
+    """
+    endpoint.control_token = os.environ.get(CONTROL_FROM) or secrets.token_urlsafe(16)
+    asyncio.run(_serve(endpoint, started))
+
+
+async def _serve(endpoint: SimulatedEndpoint, started: Callable[[SimulatedEndpoint], None]) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(sign, stop.set)
+    async with endpoint:
+        started(endpoint)
+        await stop.wait()

@@ -1,4 +1,3 @@
-import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -9,10 +8,10 @@ import pytest
 from aiohttp import web
 
 from lema_core.llm import CompletionRequest, EndpointSpec, Sampling
-from lema_core.llm.simulated import SimulatedEndpoint
+from lema_core.llm.simulated import ChatRequest, Faults, Reply, SimulatedEndpoint
 
-Reply = tuple[int, dict[str, Any] | str, dict[str, str]]
-"""Status, body, headers."""
+Decision = Reply | tuple[int, dict[str, Any] | str, dict[str, str]]
+"""Status (0: the connection is cut), body, headers."""
 
 
 def answer(text: str = "The answer is 42.", finish: str = "stop", tokens: int = 10) -> dict[str, Any]:
@@ -26,60 +25,66 @@ def answer(text: str = "The answer is 42.", finish: str = "stop", tokens: int = 
     }
 
 
-class FakeEndpoint:
-    """A real HTTP server on loopback whose answers a test decides; it counts what was paid for."""
+class FakeEndpoint(SimulatedEndpoint):
+    """An endpoint whose answers a test decides, by the request's body and the number of earlier attempts at it."""
+
+    stop_wait_s = 0.1
 
     def __init__(self) -> None:
-        self.paid: Counter[str] = Counter()
-        self.hits = self.in_flight = self.most_in_flight = 0
-        self.latency = 0.0
+        super().__init__(respond=self._respond)
         self.headers: list[dict[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
-        self.decide: Callable[[dict[str, Any], int], Reply | None] = lambda _body, _tries: None
+        self.decide: Callable[[dict[str, Any], int], Decision | None] = lambda _body, _tries: None
         self.models_status = 200
-        self.url = ""
         self._tries: Counter[str] = Counter()
 
-    async def chat(self, request: web.Request) -> web.StreamResponse:
-        body = await request.json()
-        self.hits += 1
+    def _respond(self, request: ChatRequest) -> Reply:
+        body = request.body
         self.headers.append(dict(request.headers))
         self.bodies.append(body)
+        # A second try with a larger cap counts as the same request.
         key = json.dumps([body["messages"], body.get("seed")])
         tries = self._tries[key]
         self._tries[key] += 1
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            await asyncio.sleep(self.latency)
-        finally:
-            self.in_flight -= 1
-        status, reply, headers = self.decide(body, tries) or (200, answer(), {})
-        if status == -1:
-            assert request.transport is not None
-            request.transport.abort()
-            return web.Response()
-        self.paid[key] += status == 200
-        text = reply if isinstance(reply, str) else json.dumps(reply)
-        return web.Response(text=text, status=status, headers=headers, content_type="application/json")
+        decided = self.decide(body, tries) or (200, answer(), {})
+        return decided if isinstance(decided, Reply) else Reply(*decided)
 
-    async def models(self, _request: web.Request) -> web.Response:
+    async def _models(self, _request: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": []}, status=self.models_status)
+
+    @property
+    def latency(self) -> float:
+        return self.faults.latency_s
+
+    @latency.setter
+    def latency(self, seconds: float) -> None:
+        self.faults = Faults(latency_s=seconds)
+
+    @property
+    def hits(self) -> int:
+        return self.stats.counts["hits"]
+
+    @hits.setter
+    def hits(self, count: int) -> None:
+        self.stats.counts["hits"] = count
+
+    @property
+    def in_flight(self) -> int:
+        return self.stats.in_flight
+
+    @property
+    def most_in_flight(self) -> int:
+        return self.stats.max_in_flight
+
+    @property
+    def paid(self) -> int:
+        return sum(self.stats.paid.values())
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeEndpoint]:
-    endpoint = FakeEndpoint()
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", endpoint.chat)
-    app.router.add_get("/v1/models", endpoint.models)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    endpoint.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    yield endpoint
-    await runner.cleanup()
+    async with FakeEndpoint() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

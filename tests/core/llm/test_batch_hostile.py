@@ -17,10 +17,10 @@ from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine, F
 from lema_core.llm.batch.api import BatchApi
 from lema_core.llm.batch.records import forget_batch
 from lema_core.llm.batch.replies import BatchReply
-from lema_core.llm.batch.results import kept_files
-from lema_core.llm.batch.settings import BatchSettings
+from lema_core.llm.batch.result_rows import saved_files
 from lema_core.llm.client import Client
 from lema_core.llm.ledger.store import LedgerStore
+from lema_core.llm.settings import BatchSettings
 
 HASTY = BatchSettings(
     tries=2,
@@ -128,7 +128,7 @@ def refusing(errors: Any, **fields: Any) -> Behaviour:
     )
 
 
-def failing(error: Any, status: int | None = None) -> Behaviour:
+def draw_failure(error: Any, status: int | None = None) -> Behaviour:
     """Every row is an error."""
 
     def change(row: dict[str, Any], _index: int) -> Any:
@@ -282,14 +282,14 @@ TRIALS: dict[str, Trial] = {
         row=response(body={"error": {"code": 429, "message": "slow down"}}).row, said=lambda _: True), ANY, ANY),
     "rows without a word in the error file": (
         Behaviour(row=lambda r, _: r | {"response": None}, errors=lambda *_: True, said=lambda _: True), ANY, ANY),
-    "errors text": (failing("no"), ANY, ANY),
-    "errors list": (failing([{"code": "x"}]), ANY, ANY),
-    "errors true": (failing(True), ANY, ANY),
-    "rows expired": (failing({"code": "batch_expired", "message": "too late"}), ANY, ANY),
-    "rows cancelled": (failing({"code": "batch_cancelled", "message": "stopped"}), STOP, STOP),
-    "rows without quota": (failing({"code": "insufficient_quota", "message": "pay"}), STOP, STOP),
-    "rows 500": (failing({"message": "x"}, 500), ANY, ANY),
-    "rows 401": (failing({"message": "x"}, 401), STOP, STOP),
+    "errors text": (draw_failure("no"), ANY, ANY),
+    "errors list": (draw_failure([{"code": "x"}]), ANY, ANY),
+    "errors true": (draw_failure(True), ANY, ANY),
+    "rows expired": (draw_failure({"code": "batch_expired", "message": "too late"}), ANY, ANY),
+    "rows cancelled": (draw_failure({"code": "batch_cancelled", "message": "stopped"}), STOP, STOP),
+    "rows without quota": (draw_failure({"code": "insufficient_quota", "message": "pay"}), STOP, STOP),
+    "rows 500": (draw_failure({"message": "x"}, 500), ANY, ANY),
+    "rows 401": (draw_failure({"message": "x"}, 401), STOP, STOP),
     "half expired, named": (partial("expired", "batch_expired"), ANY, ANY),
     "half expired, unnamed": (partial("expired"), ANY, ANY),
     "half expired, unnamed, no counts": (partial("expired", request_counts=None), ANY, ANY),
@@ -526,7 +526,7 @@ async def test_a_kill_at_any_moment_pays_once(moment: str, tmp_path: Path) -> No
         assert await run(endpoint, ledger, set()) == OK
         assert set(endpoint.billed.values()) == {1}
         assert len(endpoint.billed) == REQUESTS
-        assert kept_files(tmp_path / "batch-results", "*") == []
+        assert saved_files(tmp_path / "batch-results", "*") == []
 
 
 async def test_what_could_not_be_read_is_kept_and_paid_again_only_when_given_up(tmp_path: Path) -> None:
@@ -611,7 +611,7 @@ async def test_answers_given_twice_are_said_and_counted(tmp_path: Path, caplog: 
 
 async def test_the_endpoints_words_are_kept_as_they_are(tmp_path: Path) -> None:
     ledger = str(tmp_path / "ledger.sqlite")
-    async with serving(failing({"code": "batch_expired", "message": "too late"})) as endpoint:
+    async with serving(draw_failure({"code": "batch_expired", "message": "too late"})) as endpoint:
         assert await run(endpoint, ledger, set()) == ANY
         assert max(endpoint.calls[call] for call in ("create", "upload")) == 5
     found = LedgerStore(ledger).database.query("SELECT DISTINCT reason, detail FROM failures")

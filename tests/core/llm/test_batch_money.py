@@ -10,10 +10,10 @@ from batching import answered, batched, buy, let_end
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Engine, Failure
-from lema_core.llm.batch.records import Batch, BatchBook, Line
-from lema_core.llm.ledger.credit import Amount, Credit
+from lema_core.llm.batch.records import Batch, BatchLine, BatchRecords
+from lema_core.llm.ledger.credit import Amount, CreditLine
 from lema_core.llm.ledger.ledger import Ledger
-from lema_core.llm.ledger.store import LedgerStore, Paid
+from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import Faults
 
@@ -35,7 +35,7 @@ async def test_a_budget_holds_over_purchases_of_one_process_that_do_not_wait(end
             with suppress(BudgetExceededError):
                 await drain(engine, batched(endpoint, wait_for_batch=False), ask(50, start, max_tokens=10))
             assert 0 < owed(ledger) <= 500
-        assert engine._account._holders == 0
+        assert engine._budget._reservations == 0
 
 
 async def test_what_was_postponed_is_pending_for_other_processes_too(endpoint, ask, ledger) -> None:
@@ -54,13 +54,13 @@ async def test_what_was_postponed_is_pending_for_other_processes_too(endpoint, a
 async def test_an_answer_that_is_collected_while_another_draws_is_counted(postgres, monkeypatch) -> None:
     url = postgres.url("postgres")
     left = await Ledger.open(url, "moving")
-    batch = Batch("moved", "", lines={"moved": Line(share=Amount(60.0, 60.0))})
-    await BatchBook(left, "m").intend(batch, {"moved": "{}"})
-    await BatchBook(left, "m").let_go([batch])
+    batch = Batch("moved", "", lines={"moved": BatchLine(upper_bound=Amount(60.0, 60.0))})
+    await BatchRecords(left, "m").register(batch, {"moved": "{}"})
+    await BatchRecords(left, "m").release([batch])
     store, other = LedgerStore(url), LedgerStore(url)
-    credit = Credit(store, "moving", "me", Budget(dollars=100))
+    credit = CreditLine(store, "moving", "me", Budget(dollars=100))
     answer = Completion("moved", "x", "stop", 30, 30, "m")
-    commits = [lambda: other.commit([Paid("m", "{}", answer, 60.0, "moved")], "moving")]
+    commits = [lambda: other.commit([CompletionEntry("m", "{}", answer, 60.0, "moved")], "moving")]
 
     def between(read):
         def reading(*words):
@@ -73,19 +73,22 @@ async def test_an_answer_that_is_collected_while_another_draws_is_counted(postgr
         return reading
 
     monkeypatch.setattr(store, "spent", between(store.spent))
-    monkeypatch.setattr(credit, "_batches", between(credit._batches))
-    assert credit.draw(Amount(50.0, 0.0)).granted == Amount()
+    monkeypatch.setattr(credit, "_read_batches", between(credit._read_batches))
+    assert credit.request(Amount(50.0, 0.0)).granted == Amount()
     await left.close()
 
 
 async def test_two_processes_collect_one_batch_in_opposite_order(postgres) -> None:
     url, keys = postgres.url("postgres"), [f"shared {number:03}" for number in range(300)]
     left, right = await Ledger.open(url, "left"), await Ledger.open(url, "right")
-    batch = Batch("shared", "", lines=dict.fromkeys(keys, Line()))
-    await BatchBook(left, "m").intend(batch, dict.fromkeys(keys, "{}"))
+    batch = Batch("shared", "", lines=dict.fromkeys(keys, BatchLine()))
+    await BatchRecords(left, "m").register(batch, dict.fromkeys(keys, "{}"))
 
     def book(ledger: Ledger, order: list[str]) -> list[Any]:
-        return [ledger.record(Paid("m", "{}", Completion(key, "x", "stop", 1, 1, "m"), 1.0, "shared")) for key in order]
+        return [
+            ledger.record(CompletionEntry("m", "{}", Completion(key, "x", "stop", 1, 1, "m"), 1.0, "shared"))
+            for key in order
+        ]
 
     booked = await asyncio.gather(*book(left, keys), *book(right, keys[::-1]))
     assert [one.key for one in booked] == keys + keys[::-1]
@@ -127,8 +130,10 @@ async def test_a_budget_that_batches_hold_says_so(endpoint, ask, ledger) -> None
         assert f"$0 of $500.00 are spent, ${held} are held by batches under way and" in str(caught.value)
         assert "run again when the batches are done" in str(caught.value)
         # What a batch owes does not remain to be bought.
-        channel = engine._channel(batched(endpoint, transport="http"))
-        assert (await channel.remaining(iter([ask(50, max_tokens=10)]))).startswith(f"{left} requests remain")
+        connection = engine._connection_to(batched(endpoint, transport="http"))
+        assert (await connection.describe_remaining(iter([ask(50, max_tokens=10)]))).startswith(
+            f"{left} requests remain"
+        )
 
 
 async def test_processes_that_read_one_batch_count_its_answers_once(endpoint, ask, ledger) -> None:

@@ -9,7 +9,7 @@ from batching import QUICK, answered, batched, buy, submitted
 
 from lema_core.errors import EndpointError
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.records import waits_for_batches
+from lema_core.llm.batch.records import has_open_batches
 from lema_core.llm.client import Client
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated.batches import BatchError, Batches
@@ -69,7 +69,7 @@ async def test_files_that_stay_short_end_the_run_and_what_they_lack_is_not_bough
             await buy(ledger, batched(endpoint), ask(5))
         # What could be read is kept.
         assert len(LedgerStore(ledger).database.query("SELECT key FROM completions")) == 3
-        assert waits_for_batches(LedgerStore(ledger), "batch")
+        assert has_open_batches(LedgerStore(ledger), "batch")
     assert answered(await buy(ledger, batched(endpoint), ask(5)), 5)
     assert submitted(endpoint) == [5]
 

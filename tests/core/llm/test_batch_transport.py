@@ -129,7 +129,7 @@ async def test_a_refused_batch_gives_back_what_it_held(endpoint, ask, ledger, mo
     async with Engine.open(ledger=ledger, budget=budget, run="batch") as engine:
         with pytest.raises(EndpointError):
             await engine.complete(spec, ask(1, max_tokens=10)[0])
-        assert engine._account._holders == 0
+        assert engine._budget._reservations == 0
 
 
 async def test_half_the_price(endpoint, ask, ledger, tmp_path) -> None:

@@ -11,17 +11,18 @@ from aiohttp import web
 from batching import QUICK, answered, batched, buy, let_end, submitted
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, read_ahead, request_key
+from lema_core.llm import Budget, Completion, EndpointSpec, Engine, Failure, request_key
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.records import Batch, BatchBook, Line, forget_batch, waits_for_batches
+from lema_core.llm.batch.records import Batch, BatchLine, BatchRecords, forget_batch, has_open_batches
 from lema_core.llm.batch.replies import BatchReply
-from lema_core.llm.batch.results import Says, what_says
+from lema_core.llm.batch.result_rows import RowContent, classify_row
 from lema_core.llm.client import Client
 from lema_core.llm.costs.forecast import pilot
-from lema_core.llm.ledger.credit import Amount, Credit
+from lema_core.llm.ledger.credit import Amount, CreditLine
 from lema_core.llm.ledger.ledger import Ledger
-from lema_core.llm.ledger.store import LedgerStore, Paid
+from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.settings import EngineSettings
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
 
@@ -44,12 +45,12 @@ def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None])
     """Let ``change`` see each request's body and change its row before it is written."""
     line = Batches._line
 
-    def spoiled(self, text, *, expired):
+    def spoil_text(self, text, *, expired):
         row, _ = line(self, text, expired=expired)
         change(json.loads(text)["body"], row)
-        return row, what_says(row) is Says.ANSWERED
+        return row, classify_row(row) is RowContent.ANSWERED
 
-    monkeypatch.setattr(Batches, "_line", spoiled)
+    monkeypatch.setattr(Batches, "_line", spoil_text)
 
 
 async def test_what_a_batch_owes_is_not_bought_over_http(endpoint, ask, ledger) -> None:
@@ -75,7 +76,9 @@ async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with
     await buy(ledger, later, ask(2))
     first = ask(2)[0]
     other = Completion(request_key("fixed", first), "x", "stop", 1, 1, "fixed")
-    LedgerStore(ledger).commit([Paid("fixed", canonical_json(canonical_request("fixed", first)), other, 2.0)], "batch")
+    LedgerStore(ledger).commit(
+        [CompletionEntry("fixed", canonical_json(canonical_request("fixed", first)), other, 2.0)], "batch"
+    )
     let_end(endpoint)
     assert (await buy(ledger, later, ask(2)))[0] == other
     assert failures(ledger) == {"duplicate": 1}
@@ -118,7 +121,7 @@ async def test_a_result_file_that_is_gone_ends_the_run_and_is_paid_again_only_wh
         with pytest.raises(EndpointError, match=r"nothing could be read for 3 of its 3 requests.*forget-batch"):
             await buy(ledger, batched(endpoint), ask(3, max_tokens=200), Budget(dollars=1e6))
         assert submitted(endpoint) == [3]
-        assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches().dollars > 30
+        assert CreditLine(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._read_batches().dollars > 30
     ((name,),) = LedgerStore(ledger).database.query("SELECT id FROM batches")
     forget_batch(LedgerStore(ledger), name)
     assert answered(await buy(ledger, batched(endpoint), ask(3, max_tokens=200)), 3)
@@ -140,12 +143,12 @@ async def test_another_url_does_not_pay_for_a_batch_again_unless_it_is_given_up(
 async def test_a_batch_of_which_a_part_is_asked_for_is_booked_as_a_whole(endpoint, ask, ledger) -> None:
     later = batched(endpoint, wait_for_batch=False)
     await buy(ledger, later, ask(10), Budget(dollars=1e6))
-    assert waits_for_batches(LedgerStore(ledger), "batch")
+    assert has_open_batches(LedgerStore(ledger), "batch")
     await buy(ledger, later, ask(2), Budget(dollars=1e6))
     assert states(ledger) == ["collected"]
-    assert not waits_for_batches(LedgerStore(ledger), "batch")
+    assert not has_open_batches(LedgerStore(ledger), "batch")
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
-    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches() == Amount()
+    assert CreditLine(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._read_batches() == Amount()
 
 
 async def test_a_failed_request_that_nobody_asks_for_holds_no_money_and_is_tried_again(endpoint, ask, ledger) -> None:
@@ -161,12 +164,12 @@ async def test_a_failed_request_that_nobody_asks_for_holds_no_money_and_is_tried
 
 async def test_a_batch_that_never_came_to_be_holds_no_money_for_ever(endpoint, ask, ledger) -> None:
     book = await Ledger.open(ledger, "batch")
-    gone = Batch("gone", endpoint.url, lines={"a key of another day": Line(share=Amount(500.0, 500.0))})
-    await BatchBook(book, "fixed").intend(gone, {"a key of another day": "{}"})
+    gone = Batch("gone", endpoint.url, lines={"a key of another day": BatchLine(upper_bound=Amount(500.0, 500.0))})
+    await BatchRecords(book, "fixed").register(gone, {"a key of another day": "{}"})
     await book.close()
     await buy(ledger, batched(endpoint), ask(2, max_tokens=20), Budget(dollars=600))
     assert states(ledger) == ["collected", "lost"]
-    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches() == Amount()
+    assert CreditLine(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._read_batches() == Amount()
 
 
 @pytest.mark.parametrize("wait", [True, False])
@@ -264,7 +267,7 @@ async def test_every_call_has_a_deadline(tmp_path) -> None:
     client = Client(EndpointSpec(model="m", base_url=f"http://127.0.0.1:{runner.addresses[0][1]}/v1"))
     api = BatchApi(client, 0.05, tmp_path, hasty)
     search = api.search("b", "f", set(), patiently=False)
-    for call in (search, api.upload("b", [b"{}"]), api.create("b", "f", set()), api.standing("r")):
+    for call in (search, api.upload("b", [b"{}"]), api.create("b", "f", set()), api.status("r")):
         with pytest.raises(EndpointError, match="does not answer"):
             await call
     (_, files) = await api.results("b", "r", reply, {"k"}) or (None, None)
@@ -286,9 +289,8 @@ async def test_a_full_queue_is_waited_for_with_smaller_batches(endpoint, ask, le
     assert endpoint.stats.report()["paid_twice"] == 0
 
 
-async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr(read_ahead, "BATCH_WINDOW", 512)
-    await buy(ledger, batched(endpoint), ask(4096))
+async def test_beyond_the_window_batches_stay_large(endpoint, ask, ledger) -> None:
+    await buy(ledger, batched(endpoint), ask(4096), settings=EngineSettings(batch_read_ahead=512))
     assert sum(submitted(endpoint)) == 4096
     assert len(submitted(endpoint)) <= 9
 
@@ -311,12 +313,12 @@ async def test_batches_in_postgresql(endpoint, ask, postgres) -> None:
     endpoint.faults = Faults(batch_failure=0.5, failures_in_a_row=1)
     later = batched(endpoint, wait_for_batch=False)
     await buy(ledger, later, ask(8, max_tokens=3), Budget(dollars=1e6))
-    assert waits_for_batches(LedgerStore(ledger), "batch")
+    assert has_open_batches(LedgerStore(ledger), "batch")
     await buy(ledger, later, ask(2, max_tokens=3), Budget(dollars=1e6))
     for _ in range(5):
         outcomes = await buy(ledger, later, ask(8, max_tokens=3), Budget(dollars=1e6))
     assert answered(outcomes, 8)
-    assert not waits_for_batches(LedgerStore(ledger), "batch")
+    assert not has_open_batches(LedgerStore(ledger), "batch")
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
 
 
@@ -328,20 +330,20 @@ async def test_a_row_of_success_without_an_answer_ends_the_run_and_holds_what_it
         with pytest.raises(EndpointError, match="forget-batch"):
             await buy(ledger, batched(endpoint), ask(1, max_tokens=10), Budget(dollars=1e6))
     assert submitted(endpoint) == [1]
-    assert Credit(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._batches().dollars > 30
+    assert CreditLine(LedgerStore(ledger), "batch", "me", Budget(dollars=1))._read_batches().dollars > 30
 
 
 async def test_writing_an_intent_twice_is_writing_it_once(ledger) -> None:
     opened = await Ledger.open(ledger, "batch")
-    batch = Batch("b", "http://there/v1", lines={"k": Line(share=Amount(1.0, 2.0))})
-    assert [await BatchBook(opened, "fixed").intend(batch, {"k": "{}"}) for _ in range(2)] == [set(), set()]
+    batch = Batch("b", "http://there/v1", lines={"k": BatchLine(upper_bound=Amount(1.0, 2.0))})
+    assert [await BatchRecords(opened, "fixed").register(batch, {"k": "{}"}) for _ in range(2)] == [set(), set()]
     ((count,),) = opened.store.database.query("SELECT COUNT(*) FROM batch_lines")
     assert count == 1
     await opened.close()
 
 
 async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask, ledger, monkeypatch) -> None:
-    upload, under_way = BatchApi.upload, BatchBook.under_way
+    upload, find_open = BatchApi.upload, BatchRecords.find_open
     called, go, looks = asyncio.Event(), asyncio.Event(), asyncio.Queue()
 
     async def slow(self, batch_id, lines) -> str:
@@ -351,10 +353,10 @@ async def test_a_batch_that_is_being_created_is_not_taken_for_lost(endpoint, ask
 
     async def looking(self, keys) -> list[Batch]:
         looks.put_nowait(None)
-        return await under_way(self, keys)
+        return await find_open(self, keys)
 
     monkeypatch.setattr(BatchApi, "upload", slow)
-    monkeypatch.setattr(BatchBook, "under_way", looking)
+    monkeypatch.setattr(BatchRecords, "find_open", looking)
     async with Engine.open(ledger=ledger, run="batch") as opened:
 
         async def all_of(requests) -> list[Any]:

@@ -11,10 +11,10 @@ from support import until
 
 from lema_core.errors import BudgetExceededError
 from lema_core.llm import Budget, Completion, Engine, Price
-from lema_core.llm.costs.budget import Account
+from lema_core.llm.costs.budget import BudgetGuard
 from lema_core.llm.ledger.claims import Claims
-from lema_core.llm.ledger.credit import Amount, Credit, Draw
-from lema_core.llm.ledger.store import LedgerStore, Paid
+from lema_core.llm.ledger.credit import Amount, CreditGrant, CreditLine
+from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.system.processes import this_machine
 
 LIMIT = 100
@@ -23,30 +23,30 @@ moves = st.lists(
 )
 
 
-def paid(number: int, tokens: int) -> Paid:
-    return Paid("e", "{}", Completion(f"k{number}", "", "stop", 0, tokens, "m"), None)
+def paid(number: int, tokens: int) -> CompletionEntry:
+    return CompletionEntry("e", "{}", Completion(f"k{number}", "", "stop", 0, tokens, "m"), None)
 
 
 @settings(max_examples=60)
 @given(moves)
 def test_payments_and_lines_together_never_pass_the_limit(tmp_path_factory, steps) -> None:
     store = LedgerStore(str(tmp_path_factory.mktemp("budget") / "ledger.sqlite"))
-    lenders = [Credit(store, "r", f"owner {i}", Budget(tokens=LIMIT)) for i in range(3)]
+    lenders = [CreditLine(store, "r", f"owner {i}", Budget(tokens=LIMIT)) for i in range(3)]
     lines = [0.0] * 3
     for number, (who, move, size) in enumerate(steps):
         credit, amount = lenders[who], min(float(size), lines[who])
         if move == "draw":
-            draw = credit.draw(Amount(tokens=size))
-            assert draw.granted.tokens >= size or draw.granted == Amount()
-            lines[who] += draw.granted.tokens
+            grant = credit.request(Amount(tokens=size))
+            assert grant.granted.tokens >= size or grant.granted == Amount()
+            lines[who] += grant.granted.tokens
         elif move == "pay":
             entries = [paid(number, int(amount))]
-            store.commit(entries, "r", credit.write_committed)
-            credit.committed(entries)
+            store.commit(entries, "r", credit.write_charges)
+            credit.apply_charges(entries)
             lines[who] -= int(amount)
         else:
             spare, lost = Amount(tokens=amount), Amount()
-            credit.give_back(*((spare, lost) if move == "give_back" else (lost, spare)))
+            credit.return_credit(*((spare, lost) if move == "give_back" else (lost, spare)))
             lines[who] -= amount
         spent = store.spent("r")[1]
         lost = sum(row[0] for row in store.database.query("SELECT lost_tokens FROM credit"))
@@ -81,7 +81,7 @@ async def test_what_a_killed_process_held_is_free_again(fake, spec, ask, tmp_pat
     store = LedgerStore(ledger)
     # Signed in like a process that never got to sign out: its number belongs to one that started at another time.
     store.database.query("INSERT INTO owners VALUES (?,?,?,?,?)", ("dead", this_machine(), os.getpid(), 1.0, 1.0))
-    assert Credit(store, "r", "dead", Budget(tokens=600)).draw(Amount(tokens=600)).granted.tokens == 600
+    assert CreditLine(store, "r", "dead", Budget(tokens=600)).request(Amount(tokens=600)).granted.tokens == 600
     async with Engine.open(ledger=ledger, budget=Budget(tokens=600), run="r") as engine:
         outcomes = [one async for one in engine.stream(spec, ask(10, max_tokens=10))]
     assert len(outcomes) == fake.hits == 10
@@ -110,19 +110,19 @@ async def test_what_may_have_been_billed_counts_when_its_process_has_ended(fake,
     fake.decide = lambda _body, tries: (200, "no JSON", {}) if tries == 0 else None
     async with Engine.open(ledger=ledger, budget=budget, run="r") as engine:
         await engine.complete(spec, ask(1, max_tokens=10)[0])
-        await engine._pulse()
+        await engine._heartbeat()
         store = LedgerStore(ledger)
         if end == "dies":
             store.database.query("UPDATE owners SET started = started - 1")
-            Claims(store).join()
+            Claims(store).register()
             assert len(store.database.query("SELECT owner FROM owners")) == 1
         assert store.database.query("SELECT SUM(lost_tokens) > 0 FROM credit") == [(1,)]
     lost = store.database.query("SELECT owner, lost_tokens FROM credit")
     assert [owner for owner, _ in lost] == ["run r"]
     assert lost[0][1] > 10
-    draw = Credit(store, "r", "next", budget).draw(Amount(tokens=1500 - 30 - lost[0][1] + 1))
-    assert (draw.granted, draw.lost.tokens, draw.others) == (Amount(), lost[0][1], False)
-    assert Credit(store, "another run", "next", budget).draw(Amount(tokens=1500)).granted.tokens == 1500
+    grant = CreditLine(store, "r", "next", budget).request(Amount(tokens=1500 - 30 - lost[0][1] + 1))
+    assert (grant.granted, grant.unaccounted.tokens, grant.others_hold_credit) == (Amount(), lost[0][1], False)
+    assert CreditLine(store, "another run", "next", budget).request(Amount(tokens=1500)).granted.tokens == 1500
 
 
 async def test_what_is_given_up_while_it_is_out_may_have_been_billed(fake, spec, ask, tmp_path) -> None:
@@ -152,8 +152,8 @@ async def test_a_process_that_was_taken_for_dead_comes_back_with_its_line(fake, 
         await engine.complete(spec, ask(1, max_tokens=10)[0])
         store = LedgerStore(ledger)
         (signed_in,) = store.database.query("SELECT owner FROM owners")
-        Claims(store)._forget(signed_in)
-        await engine._pulse()
+        Claims(store)._remove_owners(signed_in)
+        await engine._heartbeat()
         assert store.database.query("SELECT owner FROM owners") == [signed_in]
         assert store.database.query("SELECT owner FROM pools") == [signed_in]
         assert signed_in in store.database.query("SELECT owner FROM credit")
@@ -168,16 +168,16 @@ async def test_what_is_drawn_is_booked_when_the_request_that_drew_it_is_called_o
             self.begun.set()
             await self.go_on.wait()
 
-        async def draw(self, lacking: Amount) -> Draw:
+        async def request_credit(self, lacking: Amount) -> CreditGrant:
             await self.work()
             self.drawn += lacking.tokens
-            return Draw(lacking, Amount(), others=False)
+            return CreditGrant(lacking, Amount(), others_hold_credit=False)
 
-        def overdraw(self, amount: Amount) -> None: ...
+        def extend_credit(self, amount: Amount) -> None: ...
 
-        async def give_back(self, spare: Amount, lost: Amount) -> None:
+        async def return_credit(self, spare: Amount, unaccounted: Amount) -> None:
             await self.work()
-            self.drawn -= spare.tokens + lost.tokens
+            self.drawn -= spare.tokens + unaccounted.tokens
 
         async def call_off(self, asked: Awaitable[object]) -> None:
             """Cancel what was asked for in the middle of our work, and then end the work."""
@@ -188,11 +188,11 @@ async def test_what_is_drawn_is_booked_when_the_request_that_drew_it_is_called_o
             asking.cancel()
             await asyncio.wait([asking])
             self.go_on.set()
-            await asyncio.gather(*account._transfers)
+            await asyncio.gather(*guard._transfers)
 
     lender = Slow()
-    account = Account(Budget(tokens=LIMIT), lender)
-    await lender.call_off(account.reserve(Amount(tokens=10)))
-    assert (account._free.tokens, lender.drawn) == (10, 10)
-    await lender.call_off(account.rest())
-    assert (account._free.tokens, lender.drawn) == (0, 0)
+    guard = BudgetGuard(Budget(tokens=LIMIT), lender)
+    await lender.call_off(guard.reserve(Amount(tokens=10)))
+    assert (guard._free.tokens, lender.drawn) == (10, 10)
+    await lender.call_off(guard.return_idle_credit())
+    assert (guard._free.tokens, lender.drawn) == (0, 0)

@@ -8,7 +8,7 @@ import textwrap
 
 import pytest
 
-from lema_core.llm.limits.descriptors import RESERVE, Descriptors
+from lema_core.llm.connection import RESERVED_DESCRIPTORS, DescriptorQuota
 
 
 @pytest.fixture
@@ -26,27 +26,27 @@ def limited(monkeypatch):
 
 
 def test_the_soft_limit_is_raised_to_what_is_needed(limited):
-    assert Descriptors().grant("a", 2000) == 2000
+    assert DescriptorQuota().grant("a", 2000) == 2000
     assert 2000 < limited["soft"] <= 4096
 
 
 def test_connections_are_capped_where_the_hard_limit_does_not_allow_them(limited):
-    one = Descriptors()
+    one = DescriptorQuota()
     granted = one.grant("a", 10_000)
-    assert 30 + RESERVE + granted <= 4096
-    assert one.refused == 10_000 - granted
+    assert 30 + RESERVED_DESCRIPTORS + granted <= 4096
+    assert one.not_granted == 10_000 - granted
     # Another endpoint of the same process gets one connection, which is better than none.
     assert one.grant("b", 64) == 1
 
 
 def test_all_endpoints_together_stay_below_the_limit(limited):
-    one = Descriptors()
+    one = DescriptorQuota()
     granted = [one.grant(name, 512) for name in "abcdefgh"]
-    assert sum(granted) + 30 + RESERVE <= 4096 + 8
+    assert sum(granted) + 30 + RESERVED_DESCRIPTORS <= 4096 + 8
 
 
 def test_the_same_endpoint_again_takes_nothing_more(limited):
-    one = Descriptors()
+    one = DescriptorQuota()
     assert [one.grant("a", 3000), one.grant("a", 3000)] == [3000, 3000]
 
 

@@ -12,7 +12,8 @@ from lema_core.errors import AuthenticationError, BudgetExceededError, ConfigErr
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import LedgerStore, unpack
-from lema_core.llm.limits.retry import Patience
+from lema_core.llm.limits.retry import RetryState
+from lema_core.llm.settings import EngineSettings
 
 
 def answer(text="The answer is 42.", finish="stop", tokens=10):
@@ -25,8 +26,8 @@ def content(body) -> str:
     return body["messages"][-1]["content"]
 
 
-async def buy(ledger, spec, requests, budget=None, run="test"):
-    async with Engine.open(ledger=str(ledger), budget=budget, run=run) as engine:
+async def buy(ledger, spec, requests, budget=None, run="test", **settings):
+    async with Engine.open(str(ledger), budget, run, EngineSettings(**settings)) as engine:
         outcomes = [outcome async for outcome in engine.stream(spec, requests)]
         return outcomes, engine.snapshot()
 
@@ -42,7 +43,7 @@ async def test_outcomes_come_in_order_and_only_once_are_paid(fake, spec, ask, le
     assert [one.text for one in first] == [f"QUESTION {index}" for index in range(700)]
     again, snapshot = await buy(ledger, spec, ask(700))
     assert again == first
-    assert (fake.hits, snapshot.held, snapshot.completions) == (700, 700, 0)
+    assert (fake.hits, snapshot.from_ledger, snapshot.completions) == (700, 700, 0)
 
 
 async def test_a_finished_run_needs_no_endpoint(spec, ask, ledger, fake) -> None:
@@ -107,14 +108,12 @@ async def test_a_prompt_that_always_fails_is_one_row_and_the_next_run_tries_only
         (200, "[" * 50_000, "malformed", 3),
         (400, "[" * 50_000, "bad_request", 1),
         (200, answer(text=None), "malformed", 3),
-        (-1, {}, "connection", 8),
+        (0, {}, "connection", 8),
     ],
 )
-async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts, monkeypatch) -> None:  # noqa: PLR0913, PLR0917
-    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.0)
-    monkeypatch.setattr("lema_core.llm.limits.limiter.BACKOFF_S", 0.001)
+async def test_each_class_of_failure(fake, spec, ask, ledger, status, body, reason, attempts) -> None:
     fake.decide = lambda _body, _tries: (status, body, {})
-    outcomes, _ = await buy(ledger, spec, ask(1))
+    outcomes, _ = await buy(ledger, spec, ask(1), retry_wait_s=0.0, backoff_s=0.001)
     assert [(one.reason, one.attempts) for one in outcomes] == [(reason, attempts)]
 
 
@@ -137,7 +136,7 @@ async def test_a_deadline_per_request(fake, spec, ask, ledger) -> None:
 
 
 async def test_a_lost_connection_is_tried_again(fake, spec, ask, ledger) -> None:
-    fake.decide = lambda _body, tries: (-1, {}, {}) if tries == 0 else None
+    fake.decide = lambda _body, tries: (0, {}, {}) if tries == 0 else None
     outcomes, snapshot = await buy(ledger, spec, ask(20))
     assert all(isinstance(one, Completion) for one in outcomes)
     assert snapshot.lost == 20
@@ -186,10 +185,10 @@ async def test_a_cut_off_answer_is_kept_when_its_second_try_is_called_off(fake, 
 
 async def test_the_deadline_of_a_request_begins_with_its_first_attempt() -> None:
     now = 0.0
-    patience = Patience(10, clock=lambda: now)
+    patience = RetryState(10, clock=lambda: now)
     now = 4000.0
-    patience.begin()
-    assert patience.left() == 10
+    patience.begin_attempt()
+    assert patience.remaining_s() == 10
 
 
 async def test_what_broke_leaves_no_claim(fake, spec, ask, ledger) -> None:
@@ -197,7 +196,7 @@ async def test_what_broke_leaves_no_claim(fake, spec, ask, ledger) -> None:
     async with Engine.open(ledger=str(ledger), run="r") as engine:
         with pytest.raises(EndpointError):
             await engine.complete(spec, ask(1)[0])
-        await engine._pulse()
+        await engine._heartbeat()
         assert LedgerStore(str(ledger)).database.query("SELECT key FROM claims") == []
 
 
@@ -224,7 +223,7 @@ async def test_an_unforeseen_error_is_told_to_who_waits_and_nowhere_else(spec, a
     async def broken(*_: object) -> None:
         raise RuntimeError("a defect")
 
-    monkeypatch.setattr("lema_core.llm.connection.Channel.buy", broken)
+    monkeypatch.setattr("lema_core.llm.connection.EndpointConnection.transport", broken)
     told: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
     with pytest.raises(RuntimeError, match="a defect"):
@@ -253,10 +252,11 @@ async def test_an_unknown_model_stops_before_many_requests(fake, spec, ask, ledg
     assert fake.hits <= 16
 
 
-async def test_nobody_there_is_one_clear_error(ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
+async def test_nobody_there_is_one_clear_error(ask, ledger) -> None:
     with pytest.raises(EndpointError, match=r"cannot reach 'm' at http://127\.0\.0\.1:9/v1"):
-        await buy(ledger, EndpointSpec(model="m", base_url="http://127.0.0.1:9/v1"), ask(500))
+        await buy(
+            ledger, EndpointSpec(model="m", base_url="http://127.0.0.1:9/v1"), ask(500), preflight_waits_s=(0.01,)
+        )
 
 
 async def test_a_server_without_a_model_list_passes(fake, spec, ask, ledger) -> None:
@@ -330,16 +330,15 @@ async def test_text_that_no_file_format_takes_is_made_harmless(fake, spec, ask, 
     assert (await buy(ledger, spec, ask(1)))[0] == outcomes
 
 
-async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(fake, spec, ask, ledger, monkeypatch):
-    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.3)
-    fake.decide = lambda _body, _tries: (-1, {}, {}) if fake.hits > 20 else None
+async def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_what_was_paid(fake, spec, ask, ledger):
+    fake.decide = lambda _body, _tries: (0, {}, {}) if fake.hits > 20 else None
     with pytest.raises(EndpointError, match="stopped answering"):
-        await buy(ledger, spec, ask(200))
-    answered = fake.paid.total()
+        await buy(ledger, spec, ask(200), unreachable_s=0.3)
+    answered = fake.paid
     fake.decide = lambda _body, _tries: None
     outcomes, snapshot = await buy(ledger, spec, ask(200))
     assert all(isinstance(one, Completion) for one in outcomes)
-    assert snapshot.held == answered > 0
+    assert snapshot.from_ledger == answered > 0
 
 
 async def test_what_no_database_takes_is_cleaned_and_costs_no_other_answer(fake, spec, ask, ledger) -> None:
@@ -376,12 +375,11 @@ async def test_an_entry_that_cannot_be_committed_is_an_error_and_the_others_are_
 
 
 async def test_signs_of_life_go_on_while_the_last_answers_are_awaited(fake, spec, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.engine.BEAT_S", 0.02)
     beats: list[bool] = []
-    beat = Ledger.beat
-    monkeypatch.setattr(Ledger, "beat", lambda self: beats.append(left.is_set()) or beat(self))
+    beat = Ledger.heartbeat
+    monkeypatch.setattr(Ledger, "heartbeat", lambda self: beats.append(left.is_set()) or beat(self))
     fake.latency, left = 0.4, asyncio.Event()
-    async with Engine.open(ledger=str(ledger)) as engine:
+    async with Engine.open(str(ledger), settings=EngineSettings(heartbeat_s=0.02)) as engine:
         stream = asyncio.ensure_future(engine.complete(spec, ask(1)[0]))
         while not fake.hits:  # noqa: ASYNC110 - the fake endpoint tells by its count only
             await asyncio.sleep(0.01)
@@ -398,25 +396,25 @@ async def test_a_request_that_waits_too_long_for_another_try_ends_and_slows_nobo
     impatient = spec.model_copy(update={"request_timeout_s": 0.6})
     async with asyncio.timeout(5), Engine.open(ledger=str(ledger)) as engine:
         outcome = await engine.complete(impatient, ask(1)[0])
-        (gate,) = engine._gates.values()
+        (queue,) = engine._queues.values()
     assert (outcome.reason, outcome.attempts) == ("rate_limit", fake.hits)
-    assert gate.limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
-    assert gate.limiter.in_flight == 0
+    assert queue.limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
+    assert queue.limiter.in_flight == 0
 
 
 async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, ledger) -> None:
     async with Engine.open(ledger=str(ledger), run="r") as engine:
 
         def cut_and_pause(_body: Any, _tries: int) -> Any:
-            (gate,) = engine._gates.values()
-            gate.limiter.paused_until = asyncio.get_running_loop().time() + 60
+            (queue,) = engine._queues.values()
+            queue.limiter.paused_until = asyncio.get_running_loop().time() + 60
             return 200, answer("The answer", finish="length"), {}
 
         fake.decide = cut_and_pause
         stream = asyncio.ensure_future(engine.complete(spec, ask(1, max_tokens=5)[0]))
         while not fake.paid:  # noqa: ASYNC110 - the fake endpoint tells by its count only
             await asyncio.sleep(0.01)
-        while next(iter(engine._flights.values())).sent:  # noqa: ASYNC110 - the flight tells no other way
+        while next(iter(engine._pending.values())).is_sent:  # noqa: ASYNC110 - a pending request signals in no other way
             await asyncio.sleep(0.01)
         stream.cancel()
         async with asyncio.timeout(5):
@@ -425,8 +423,7 @@ async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, l
     assert LedgerStore(str(ledger)).totals()[0][1] == 1
 
 
-async def test_failed_attempts_are_counted_once_and_by_class(fake, spec, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.0)
+async def test_failed_attempts_are_counted_once_and_by_class(fake, spec, ask, ledger) -> None:
     ends: dict[str, list[Any]] = {
         "0": [(200, answer(text=None), {})] * 3,
         "1": [(500, "", {}), (500, "", {})],
@@ -447,12 +444,9 @@ async def test_failed_attempts_are_counted_once_and_by_class(fake, spec, ask, le
     assert store.database.query("SELECT key FROM claims") == []
 
 
-async def test_an_endpoint_that_comes_back_is_asked_again_by_the_same_engine(
-    fake, spec, ask, ledger, monkeypatch
-) -> None:
-    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
+async def test_an_endpoint_that_comes_back_is_asked_again_by_the_same_engine(fake, spec, ask, ledger) -> None:
     fake.models_status = 401
-    async with Engine.open(ledger=str(ledger)) as engine:
+    async with Engine.open(str(ledger), settings=EngineSettings(preflight_waits_s=(0.01,))) as engine:
         with pytest.raises(AuthenticationError):
             await engine.complete(spec, ask(1)[0])
         fake.models_status = 200
@@ -466,7 +460,7 @@ async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tigh
     async with Engine.open(ledger=str(ledger)) as engine:
         for which in (one, same, other):
             await engine.complete(which, ask(1)[0])
-        limiters = {name.split()[-1]: gate.limiter for name, gate in engine._gates.items()}
+        limiters = {name.split()[-1]: queue.limiter for name, queue in engine._queues.items()}
     assert {name: (one.ceiling, one.requests_per_minute) for name, one in limiters.items()} == {
         "a": (4, 6e5),
         "c": (8, None),
@@ -474,9 +468,8 @@ async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tigh
 
 
 @pytest.mark.parametrize(("chars", "most"), [(10, 1024), (5_000, 40), (200_000, 16)])
-async def test_long_prompts_are_not_read_far_ahead(spec, ledger, monkeypatch, chars, most) -> None:
-    monkeypatch.setattr("lema_core.llm.read_ahead.WINDOW_CHARS", 100_000)
-    monkeypatch.setattr("lema_core.llm.read_ahead.CHUNK_CHARS", 100_000)
+async def test_long_prompts_are_not_read_far_ahead(spec, ledger, chars, most) -> None:
+    settings = EngineSettings(read_ahead_chars=100_000, lookup_chars=100_000)
     read = given = ahead = 0
 
     def requests() -> Iterator[CompletionRequest]:
@@ -484,7 +477,7 @@ async def test_long_prompts_are_not_read_far_ahead(spec, ledger, monkeypatch, ch
         for read in range(1, 1101):
             yield CompletionRequest(({"role": "user", "content": f"{read} ".ljust(chars, "x")},))
 
-    async with Engine.open(ledger=str(ledger)) as engine:
+    async with Engine.open(str(ledger), settings=settings) as engine:
         async for _ in engine.stream(spec, requests()):
             ahead = max(ahead, read - given)
             given += 1

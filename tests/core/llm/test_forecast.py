@@ -13,9 +13,9 @@ from lema_core.llm import (
     Sampling,
     request_key,
 )
-from lema_core.llm.costs.forecast import forecast, forecast_unread, pilot
+from lema_core.llm.costs.forecast import forecast, forecast_unwritten, pilot
 from lema_core.llm.costs.prices import cost_of, price_of
-from lema_core.llm.ledger.store import LedgerStore, Paid
+from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.llm.requests import canonical_json, canonical_request
 
 SPEC = EndpointSpec(
@@ -30,7 +30,7 @@ def fill(store, requests, draw) -> int:
         total += tokens
         prompt = len(request.messages[0]["content"]) // 2
         completion = Completion(request_key("m", request), "x", "stop", prompt, tokens, "m")
-        entries.append(Paid("m", canonical_json(canonical_request("m", request)), completion, None))
+        entries.append(CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, None))
     store.commit(entries, "earlier")
     return total
 
@@ -39,7 +39,7 @@ def fill(store, requests, draw) -> int:
 def test_without_history_the_bounds_are_the_caps(ask, tmp_path, cap) -> None:
     store = LedgerStore(str(tmp_path / "l"))
     found = forecast(store, SPEC, ask(100, **cap) * 2)
-    assert (found.requests, found.distinct, found.held, found.to_buy) == (200, 100, 0, 100)
+    assert (found.requests, found.distinct, found.stored, found.to_send) == (200, 100, 0, 100)
     assert (found.completion_tokens.low, found.completion_tokens.high) == (100, 5000)
     assert "no earlier" in found.output_basis
 
@@ -48,7 +48,7 @@ def test_what_the_ledger_holds_costs_nothing(ask, tmp_path) -> None:
     store = LedgerStore(str(tmp_path / "l"))
     fill(store, ask(60), lambda: 10)
     found = forecast(store, SPEC, ask(60))
-    assert (found.held, found.to_buy) == (60, 0)
+    assert (found.stored, found.to_send) == (60, 0)
     assert found.dollars is not None
     assert found.dollars.high == 0
 
@@ -75,10 +75,10 @@ def test_the_interval_covers_what_it_promises(ask, tmp_path) -> None:
 
 def test_money_follows_tokens_and_the_batch_price(ask, tmp_path) -> None:
     store = LedgerStore(str(tmp_path / "l"))
-    found = forecast_unread(store, SPEC, requests=10, chars=400, max_tokens=100)
+    found = forecast_unwritten(store, SPEC, requests=10, chars=400, max_tokens=100)
     assert found.dollars is not None
     assert found.dollars.high == pytest.approx((10 * 200 * 1 + 10 * 100 * 10) / 1e6)
-    half = forecast_unread(store, SPEC.model_copy(update={"transport": "batch"}), 10, 400, 100)
+    half = forecast_unwritten(store, SPEC.model_copy(update={"transport": "batch"}), 10, 400, 100)
     assert half.dollars is not None
     assert half.dollars.likely == pytest.approx(found.dollars.likely / 2)
 
@@ -103,7 +103,7 @@ async def test_a_pilot_is_bought_once(fake, spec, ask, tmp_path) -> None:
         assert len(await pilot(engine, spec, ask(100), total=100, size=10)) == 10
         await pilot(engine, spec, ask(100), total=100, size=10)
     found = forecast(LedgerStore(ledger), spec, ask(100))
-    assert (found.held, fake.hits) == (10, 10)
+    assert (found.stored, fake.hits) == (10, 10)
     assert "10 earlier" in found.output_basis
 
 
@@ -119,7 +119,7 @@ def test_answers_to_requests_of_another_kind_say_nothing(tmp_path) -> None:
 
     def likely(requests: list[CompletionRequest]) -> tuple[float, str]:
         found = forecast(store, SPEC, requests)
-        return found.completion_tokens.likely / found.to_buy, found.output_basis
+        return found.completion_tokens.likely / found.to_send, found.output_basis
 
     assert likely(asked("Solve step by step", 90, max_tokens=900)) == (
         100,
@@ -128,4 +128,4 @@ def test_answers_to_requests_of_another_kind_say_nothing(tmp_path) -> None:
     assert likely(asked("Name the wrong step", 90, max_tokens=900))[0] == 600
     assert "no earlier answers" in likely(asked("Write a question", 90, max_tokens=900))[1]
     # What cannot be written yet has only its cap to go by.
-    assert "20 earlier" in forecast_unread(store, SPEC, 10, 100, 500).output_basis
+    assert "20 earlier" in forecast_unwritten(store, SPEC, 10, 100, 500).output_basis

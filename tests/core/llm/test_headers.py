@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lema_core.llm.headers import LONGEST_S, rate_limit, retry_after
+from lema_core.llm.responses import LONGEST_S, rate_limit, retry_after
 
 NOW = dt.datetime(2026, 11, 30, 12, tzinfo=dt.UTC)
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
@@ -19,10 +20,10 @@ from hostile_trials import _holds_key
 from lema_core.errors import AuthenticationError, ConfigError, EndpointError
 from lema_core.llm import Completion, EndpointSpec, Engine, Failure
 from lema_core.llm.batch.api import BatchApi
-from lema_core.llm.batch.settings import BatchSettings
 from lema_core.llm.bounded_http import LEAST_CAP_BYTES, MOST_BYTES, reply_limit, segment
 from lema_core.llm.client import Client
-from lema_core.llm.responses import AttemptError, read_answer, status_error
+from lema_core.llm.responses import AttemptError, error_from_status, parse_response
+from lema_core.llm.settings import BatchSettings, EngineSettings
 from lema_core.system.loopback import find_proxy, is_loopback, keep_loopback_direct
 
 KEY = "sk-proj-REALKEY-never+echoed/0987654321&x"
@@ -43,8 +44,8 @@ def keyed(monkeypatch) -> str:
 
 
 @asynccontextmanager
-async def client_of(url: str, keyed: str) -> AsyncIterator[Client]:
-    client = Client(EndpointSpec(model="m", base_url=url, api_key_env=keyed, concurrency=4))
+async def client_of(url: str, keyed: str, **settings: Any) -> AsyncIterator[Client]:
+    client = Client(EndpointSpec(model="m", base_url=url, api_key_env=keyed, concurrency=4), EngineSettings(**settings))
     try:
         yield client
     finally:
@@ -96,11 +97,10 @@ async def test_any_exception_at_the_client_becomes_ours(hostile, keyed, monkeypa
     async def broken(*_args, **_options):
         raise FOREIGN[number]
 
-    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", ())
-    async with client_of(hostile.url("plain"), keyed) as client:
+    async with client_of(hostile.url("plain"), keyed, preflight_waits_s=()) as client:
         monkeypatch.setattr(client._session._session, "request", broken)
         with pytest.raises(AttemptError) as asked:
-            await client.ask({"messages": []}, 0, 5)
+            await client.complete({"messages": []}, 0, 5)
         assert asked.value.reason in {"connection", "malformed"}
         with pytest.raises(EndpointError) as contact:
             await client.preflight()
@@ -120,31 +120,28 @@ async def test_any_exception_under_the_batch_api_becomes_ours(hostile, keyed, mo
     async with client_of(hostile.url("plain"), keyed) as client:
         monkeypatch.setattr(client._session._session, "request", broken)
         with pytest.raises(EndpointError) as found:
-            await BatchApi(client, 5, tmp_path, once).standing("batch")
+            await BatchApi(client, 5, tmp_path, once).status("batch")
         assert _clean(found.value)
 
 
 @pytest.mark.parametrize(
     "name", ["contact_ssh", "contact_redis", "contact_tls_alert", "contact_http2", "contact_noise"]
 )
-async def test_what_is_no_http_server_is_one_clear_error_at_first_contact(hostile, keyed, monkeypatch, name):
-    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", (0.01,))
-    async with client_of(hostile.url(name), keyed) as client:
+async def test_what_is_no_http_server_is_one_clear_error_at_first_contact(hostile, keyed, name):
+    async with client_of(hostile.url(name), keyed, preflight_waits_s=(0.01,)) as client:
         with pytest.raises(EndpointError, match="does not speak HTTP") as found:
             await client.preflight()
         assert len(str(found.value)) < 1500
         assert "\n" not in str(found.value)
 
 
-async def test_tls_on_a_plain_port_and_nothing_at_all(hostile, keyed, monkeypatch):
-    monkeypatch.setattr("lema_core.llm.bounded_http.CONNECT_S", 1.0)
-    monkeypatch.setattr("lema_core.llm.client.PREFLIGHT_WAITS_S", ())
+async def test_tls_on_a_plain_port_and_nothing_at_all(hostile, keyed):
     for url in (
         hostile.url("plain").replace("http://", "https://"),
         "http://127.0.0.1:9/v1",
         "http://no.such.host.invalid/v1",
     ):
-        async with client_of(url, keyed) as client:
+        async with client_of(url, keyed, connect_s=1.0, preflight_waits_s=()) as client:
             with pytest.raises(EndpointError, match="cannot reach"):
                 await client.preflight()
 
@@ -236,14 +233,14 @@ def test_the_limit_follows_the_cap(body, limit):
 )
 def test_usage(usage, expected):
     body = {"choices": [{"message": {"content": "x" * 15}}], "usage": usage}
-    found = read_answer(json.dumps(body).encode(), 40)
+    found = parse_response(json.dumps(body).encode(), 40)
     assert (found.prompt_tokens, found.completion_tokens) == expected
     assert type(found.prompt_tokens) is type(found.completion_tokens) is int
 
 
 def test_an_empty_answer_may_cost_nothing():
     body = {"choices": [{"message": {"content": ""}}], "usage": {"prompt_tokens": 12, "completion_tokens": 0}}
-    assert read_answer(json.dumps(body).encode(), 40).completion_tokens == 0
+    assert parse_response(json.dumps(body).encode(), 40).completion_tokens == 0
 
 
 def test_an_error_after_half_an_answer_is_paid_for():
@@ -252,7 +249,7 @@ def test_an_error_after_half_an_answer_is_paid_for():
         "usage": {"prompt_tokens": 12, "completion_tokens": 6},
     }
     with pytest.raises(AttemptError) as found:
-        read_answer(json.dumps(body).encode(), 40)
+        parse_response(json.dumps(body).encode(), 40)
     assert found.value.paid is not None
     assert found.value.paid.completion_tokens == 6
 
@@ -295,7 +292,7 @@ def test_an_error_inside_200_has_the_class_of_its_code(error, reason, fatal, pla
         "beside": {"choices": [{"message": {"content": "text"}, "finish_reason": "stop"}], "error": error},
     }[place]
     with pytest.raises(AttemptError) as found:
-        read_answer(json.dumps(body).encode(), 1)
+        parse_response(json.dumps(body).encode(), 1)
     assert (found.value.reason, found.value.fatal is not None) == (reason, fatal)
     assert "with an error inside: no" in found.value.detail
 
@@ -324,7 +321,7 @@ def test_an_error_inside_200_has_the_class_of_its_code(error, reason, fatal, pla
     ],
 )
 def test_the_words_of_an_error_are_found_in_any_shape(body):
-    detail = status_error(400, {}, json.dumps(body).encode(), "w").detail
+    detail = error_from_status(400, {}, json.dumps(body).encode(), "w").detail
     assert detail.startswith("HTTP 400: ")
     assert "the words" in detail
     assert "{" not in detail
@@ -346,13 +343,13 @@ def test_the_words_of_an_error_are_found_in_any_shape(body):
 )
 @pytest.mark.parametrize("status", [100, 199, 300, 304, 400, 401, 404, 429, 500, 999])
 def test_no_body_of_any_status_raises(content, status):
-    assert isinstance(status_error(status, {"retry-after": "x"}, content, "w"), AttemptError)
+    assert isinstance(error_from_status(status, {"retry-after": "x"}, content, "w"), AttemptError)
 
 
 def test_a_fatal_error_shows_no_escape_and_no_half_surrogate():
     body = b'{"error":{"message":"a\\u001b]0;x\\u0007\\ud83d\\r\\nerror: all is well"}}'
     for status in (401, 402, 404):
-        text = str(status_error(status, {}, body, "w").fatal)
+        text = str(error_from_status(status, {}, body, "w").fatal)
         assert text.isprintable()
         text.encode()
 

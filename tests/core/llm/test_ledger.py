@@ -15,12 +15,13 @@ from lema_core.errors import DataError, LedgerError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
 from lema_core.llm.ledger import claims as claims_module
 from lema_core.llm.ledger import database as database_module
-from lema_core.llm.ledger.claims import BEAT_S, LEASE_S, STUCK_S, Claims, owner_lives
-from lema_core.llm.ledger.credit import Amount, Budget, Credit
+from lema_core.llm.ledger.claims import LEASE_S, STUCK_S, Claims, owner_is_alive
+from lema_core.llm.ledger.credit import Amount, Budget, CreditLine
 from lema_core.llm.ledger.database import connect, is_postgres
 from lema_core.llm.ledger.files import differences, entry, export_ledger, import_ledger, move_ledger
-from lema_core.llm.ledger.store import LedgerStore, Missed, Paid, pack
+from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore, pack
 from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.settings import DEFAULTS
 from lema_core.system.processes import ProcessIdentity
 
 
@@ -34,10 +35,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return server.url(name)
 
 
-def paid(index: int, text: str = "The answer is 42.", cost: float | None = 0.5) -> Paid:
+def paid(index: int, text: str = "The answer is 42.", cost: float | None = 0.5) -> CompletionEntry:
     request = CompletionRequest(({"role": "user", "content": f"question {index}"},), Sampling(temperature=0.7))
     completion = Completion(request_key("m", request), text, "stop", 20, 10, "m-1")
-    return Paid("m", canonical_json(canonical_request("m", request)), completion, cost)
+    return CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, cost)
 
 
 def test_what_was_committed_comes_back(url) -> None:
@@ -58,7 +59,7 @@ def test_the_first_commit_stands_and_the_second_is_counted_as_paid(url) -> None:
 def test_failures_are_counted_apart_and_never_served(url) -> None:
     store = LedgerStore(url)
     one = paid(1)
-    missed = Missed("m", one.request, one.completion.key, "server_error", "HTTP 500", 5)
+    missed = FailureEntry("m", one.request, one.completion.key, "server_error", "HTTP 500", 5)
     store.commit([missed, missed], "run")
     assert store.lookup([one.completion.key]) == {}
     assert store.totals("endpoint") == [("m", 0, 10, 0, 0, None)]
@@ -77,27 +78,27 @@ def test_money_and_tokens_of_a_run(url) -> None:
 def test_claims_keep_others_off_until_the_commit_or_the_end(url) -> None:
     store, other = LedgerStore(url), LedgerStore(url)
     mine, theirs = Claims(store), Claims(other)
-    mine.join()
-    theirs.join()
+    mine.register()
+    theirs.register()
     key = paid(1).completion.key
     assert mine.claim([key, "x"]) == set()
     assert theirs.claim([key, "y"]) == {key}
     assert mine.claim([key]) == set()
     store.commit([paid(1)], "run")
     assert theirs.claim([key]) == set()
-    mine.leave()
+    mine.unregister()
     assert theirs.claim(["x"]) == set()
 
 
 def test_claims_of_a_dead_process_are_void(url) -> None:
     store, other = LedgerStore(url), LedgerStore(url)
     dead = Claims(store)
-    dead.join()
+    dead.register()
     dead.claim(["x"])
     # Another process had this id: its start time tells.
     store.database.query("UPDATE owners SET started = started - 1000 WHERE owner = ?", (dead.owner,))
     living = Claims(other)
-    living.join()
+    living.register()
     assert living.claim(["x"]) == set()
 
 
@@ -136,13 +137,13 @@ def elsewhere(owner: Claims) -> Claims:
 def test_no_step_of_the_clock_makes_a_living_process_of_this_machine_dead(tmp_path, clocks, step) -> None:
     url = str(tmp_path / "ledger.sqlite")
     working, watching = Claims(LedgerStore(url)), Claims(LedgerStore(url))
-    working.join()
-    watching.join()
+    working.register()
+    watching.register()
     working.claim(["x"])
     clocks.wall += step
-    watching.beat()
+    watching.heartbeat()
     newcomer = Claims(LedgerStore(url))
-    newcomer.join()
+    newcomer.register()
     assert watching.claim(["x"]) == newcomer.claim(["x"]) == {"x"}
 
 
@@ -150,15 +151,15 @@ def test_no_step_of_the_clock_makes_a_living_process_of_this_machine_dead(tmp_pa
 def test_no_step_of_the_clock_makes_a_watched_process_of_another_machine_dead(tmp_path, clocks, step) -> None:
     url = str(tmp_path / "ledger.sqlite")
     working, watching = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
-    working.join()
-    watching.join()
+    working.register()
+    watching.register()
     working.claim(["x"])
     clocks.wall += step
     for _ in range(30):
-        clocks.pass_by(BEAT_S)
-        watching.beat()
+        clocks.pass_by(DEFAULTS.heartbeat_s)
+        watching.heartbeat()
         assert watching.claim(["x"]) == {"x"}
-        working.beat()
+        working.heartbeat()
 
 
 @pytest.mark.parametrize("step", [0, 2, -2, 700, -86_400, 86_400])
@@ -170,14 +171,14 @@ def test_a_dead_process_is_waited_for_a_minute_at_most_whatever_the_clock_does(t
         elsewhere(dead)
     else:
         dead._process = dead._process.model_copy(update={"started": dead._process.started - 1})
-    dead.join()
+    dead.register()
     dead.claim(["x"])
     if machine == "elsewhere":
-        watching.join()
+        watching.register()
     clocks.wall += step
-    for _ in range(round(LEASE_S / BEAT_S) if machine == "elsewhere" else 1):
-        clocks.pass_by(BEAT_S)
-        watching.beat()
+    for _ in range(round(LEASE_S / DEFAULTS.heartbeat_s) if machine == "elsewhere" else 1):
+        clocks.pass_by(DEFAULTS.heartbeat_s)
+        watching.heartbeat()
     assert watching.claim(["x"]) == set()
 
 
@@ -185,47 +186,47 @@ def test_a_dead_process_is_waited_for_a_minute_at_most_whatever_the_clock_does(t
 def test_a_sign_of_life_of_another_machine_that_is_old_or_in_the_future_is_none(tmp_path, clocks, age) -> None:
     url = str(tmp_path / "ledger.sqlite")
     dead, newcomer = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
-    dead.join()
+    dead.register()
     dead.claim(["x"])
     clocks.wall += age
-    assert not owner_lives(dead._process, url)
-    newcomer.join()
+    assert not owner_is_alive(dead._process, url)
+    newcomer.register()
     assert newcomer.claim(["x"]) == set()
 
 
 def test_clocks_that_disagree_by_less_than_a_minute_do_no_harm(tmp_path, clocks) -> None:
     url = str(tmp_path / "ledger.sqlite")
     working, newcomer = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
-    working.join()
+    working.register()
     working.claim(["x"])
     for ahead in (59, -118):
         clocks.wall += ahead
-        assert owner_lives(working._process, url)
-        newcomer.join()
+        assert owner_is_alive(working._process, url)
+        newcomer.register()
         assert newcomer.claim(["x"]) == {"x"}
 
 
 def test_a_process_that_is_stopped_for_ten_minutes_blocks_nobody(tmp_path, clocks) -> None:
     url = str(tmp_path / "ledger.sqlite")
     stuck, waiting = Claims(LedgerStore(url)), Claims(LedgerStore(url))
-    stuck.join()
+    stuck.register()
     stuck.claim(["x"])
-    waiting.join()
-    for _ in range(round(STUCK_S / BEAT_S)):
+    waiting.register()
+    for _ in range(round(STUCK_S / DEFAULTS.heartbeat_s)):
         assert waiting.claim(["x"]) == {"x"}
-        clocks.pass_by(BEAT_S)
-        waiting.beat()
+        clocks.pass_by(DEFAULTS.heartbeat_s)
+        waiting.heartbeat()
     assert waiting.claim(["x"]) == set()
 
 
 def test_others_are_not_blamed_for_the_time_in_which_we_did_not_look(tmp_path, clocks) -> None:
     url = str(tmp_path / "ledger.sqlite")
     working, suspended = elsewhere(Claims(LedgerStore(url))), Claims(LedgerStore(url))
-    working.join()
-    suspended.join()
+    working.register()
+    suspended.register()
     working.claim(["x"])
     clocks.pass_by(90)  # the database was away for both
-    suspended.beat()
+    suspended.heartbeat()
     assert suspended.claim(["x"]) == {"x"}
 
 
@@ -237,12 +238,12 @@ def test_an_owner_that_an_older_version_wrote_lives_by_its_signs(tmp_path, clock
     old = ("old", machine, os.getpid(), started, clocks.wall)
     store.database.query("INSERT INTO owners VALUES (?,?,?,?,?)", old)
     store.database.query("INSERT INTO claims VALUES ('x', 'old')")
-    claims.join()
+    claims.register()
     assert claims.claim(["x"]) == {"x"}
-    assert owner_lives(ProcessIdentity(machine=machine, pid=os.getpid(), started=started), url)
+    assert owner_is_alive(ProcessIdentity(machine=machine, pid=os.getpid(), started=started), url)
     for _ in range(12):
-        clocks.pass_by(BEAT_S)
-        claims.beat()
+        clocks.pass_by(DEFAULTS.heartbeat_s)
+        claims.heartbeat()
     assert claims.claim(["x"]) == set()
 
 
@@ -260,7 +261,7 @@ def test_claims_that_nobody_owns_any_more_are_void(url) -> None:
     lost = Claims(LedgerStore(url))
     lost.claim(["x"])
     living = Claims(LedgerStore(url))
-    living.join()
+    living.register()
     assert living.claim(["x"]) == set()
 
 
@@ -270,7 +271,7 @@ def test_claims_on_the_same_keys_in_any_order_never_lock_each_other_out(url) -> 
     def claimed(seed: int) -> list[str]:
         store = LedgerStore(url)
         claims, order = Claims(store), random.Random(seed)  # noqa: S311 - an order, not a secret
-        claims.join()
+        claims.register()
         ours: list[str] = []
         for turn in range(20):
             keys = [f"{turn} {number}" for number in range(400)]
@@ -288,7 +289,7 @@ def test_claims_on_the_same_keys_in_any_order_never_lock_each_other_out(url) -> 
 def test_a_commit_of_which_nobody_heard_is_not_counted_twice(url) -> None:
     store = LedgerStore(url)
     store.commit([paid(1)], "r")
-    store.commit([paid(1)], "r", again=True)
+    store.commit([paid(1)], "r", is_retry=True)
     assert store.spent("r") == (0.5, 30)
     store.commit([paid(1)], "r")
     assert store.spent("r") == (1.0, 60)
@@ -296,7 +297,7 @@ def test_a_commit_of_which_nobody_heard_is_not_counted_twice(url) -> None:
 
 def test_a_ledger_moves_with_its_batches_and_failures(url, tmp_path) -> None:
     old, new = LedgerStore(str(tmp_path / "old.sqlite")), LedgerStore(url)
-    old.commit([paid(1), Missed("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
+    old.commit([paid(1), FailureEntry("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
     old.database.query("INSERT INTO batches VALUES ('b', 'm', 'r', 'gone', 'remote', 'submitted')")
     old.database.query("INSERT INTO batch_lines VALUES ('b', 'k2', ?, 1, NULL, 7.0, 100.0)", (pack("{}"),))
     old.database.query("INSERT INTO batch_places VALUES ('b', 'http://there/v1')")
@@ -305,19 +306,19 @@ def test_a_ledger_moves_with_its_batches_and_failures(url, tmp_path) -> None:
     found = new.database.query("SELECT remote, key FROM batches JOIN batch_lines ON batch = id")
     assert found == [("remote", "k2")]
     assert new.database.query("SELECT * FROM batch_places") == [("b", "http://there/v1")]
-    credit = Credit(new, "r", "me", Budget(dollars=8))
-    assert credit.draw(Amount(dollars=0.5)).granted == Amount(), "7 are under way and 0.75 are spent"
-    assert credit.draw(Amount(dollars=0.2)).granted.dollars >= 0.2
+    credit = CreditLine(new, "r", "me", Budget(dollars=8))
+    assert credit.request(Amount(dollars=0.5)).granted == Amount(), "7 are under way and 0.75 are spent"
+    assert credit.request(Amount(dollars=0.2)).granted.dollars >= 0.2
 
 
 def test_processes_of_a_pool_are_counted(url) -> None:
     one, other = Claims(LedgerStore(url)), Claims(LedgerStore(url))
-    one.join()
-    other.join()
-    assert (one.share("pool"), other.share("pool"), other.share("elsewhere")) == (1, 2, 1)
-    assert one.beat() == {"pool": 2}
-    other.leave()
-    assert one.beat() == {"pool": 1}
+    one.register()
+    other.register()
+    assert (one.join_pool("pool"), other.join_pool("pool"), other.join_pool("elsewhere")) == (1, 2, 1)
+    assert one.heartbeat() == {"pool": 2}
+    other.unregister()
+    assert one.heartbeat() == {"pool": 1}
 
 
 def test_many_open_a_new_ledger_at_once(url) -> None:
@@ -327,9 +328,9 @@ def test_many_open_a_new_ledger_at_once(url) -> None:
         try:
             store = LedgerStore(url)
             claims = Claims(store)
-            claims.join()
+            claims.register()
             store.commit([paid(number * 100 + index) for index in range(20)], "run")
-            claims.leave()
+            claims.unregister()
             store.close()
         except BaseException as error:  # noqa: BLE001
             problems.append(error)
@@ -357,7 +358,7 @@ def test_export_and_import(url, tmp_path) -> None:
 def test_an_import_refuses_an_answer_under_the_wrong_key(tmp_path) -> None:
     store = LedgerStore(str(tmp_path / "a"))
     right, wrong = paid(1), paid(2)
-    store.commit([Paid("m", wrong.request, right.completion, None)], "run")
+    store.commit([CompletionEntry("m", wrong.request, right.completion, None)], "run")
     export_ledger(store, tmp_path / "out.parquet")
     with pytest.raises(DataError, match="another key"):
         import_ledger(LedgerStore(str(tmp_path / "b")), tmp_path / "out.parquet")

@@ -17,15 +17,15 @@ from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
 from lema_core.llm.ledger import database
 from lema_core.llm.ledger.files import back_up, export_ledger, import_ledger
-from lema_core.llm.ledger.store import LedgerStore, Paid
+from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.run.runtime import RuntimeSpec, ledger_under
 
 
-def paid(index: int) -> Paid:
+def paid(index: int) -> CompletionEntry:
     request = CompletionRequest(({"role": "user", "content": f"question {index}"},), Sampling(temperature=0.7))
     completion = Completion(request_key("m", request), "The answer is 42.", "stop", 20, 10, "m-1")
-    return Paid("m", canonical_json(canonical_request("m", request)), completion, 0.5)
+    return CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, 0.5)
 
 
 @pytest.fixture

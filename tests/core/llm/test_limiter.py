@@ -28,30 +28,30 @@ class World:
         while self.now < until and len(self.ends["ok"]) < answers:
             wait = self.limiter.wait(self.now, 1)
             if wait <= 0:
-                ticket = self.limiter.start(self.now, 1)
+                permit = self.limiter.start(self.now, 1)
                 kind, after = self.server(self.now)
                 # A refusal comes back at once, an answer takes its time.
                 at = self.now + (self.latency if kind == "ok" else 0.003)
-                heapq.heappush(self._events, (at, next(self._numbers), kind, ticket, after))
+                heapq.heappush(self._events, (at, next(self._numbers), kind, permit, after))
                 continue
             following = self._events[0][0] if self._events else math.inf
             step = min(following, self.now + wait, until)
             assert math.isfinite(step), "the limiter waits for nobody"
             self.now = max(self.now, step)
             while self._events and self._events[0][0] <= self.now:
-                _, _, kind, ticket, after = heapq.heappop(self._events)
-                self._land(kind, ticket, after)
+                _, _, kind, permit, after = heapq.heappop(self._events)
+                self._land(kind, permit, after)
         return self
 
-    def _land(self, kind, ticket, after) -> None:
+    def _land(self, kind, permit, after) -> None:
         self.ends[kind].append(self.now)
         if kind == "ok":
-            self.limiter.succeeded(ticket, self.now, 1)
-            self.limiter.leave(self.now)
+            self.limiter.record_success(permit, self.now, 1)
+            self.limiter.release(self.now)
         elif kind == "bad":
-            self.limiter.ended(ticket, self.now)
+            self.limiter.record_end(permit, self.now)
         else:
-            self.limiter.refused(ticket, self.now, after, paced=kind != "lost")
+            self.limiter.record_congestion(permit, self.now, after, is_push_back=kind != "lost")
 
     def rate(self, start: float, end: float) -> float:
         return sum(start <= at < end for at in self.ends["ok"]) / (end - start)
@@ -106,7 +106,7 @@ def test_a_limit_that_changes_tenfold_in_the_middle(before, after) -> None:
 
 def test_a_limit_in_the_headers_that_counts_down_is_kept_without_push_back() -> None:
     brakes = limiter()
-    brakes.learn({"x-ratelimit-limit-requests": "6000", "x-ratelimit-remaining-requests": "99"}, 0.0)
+    brakes.learn_limits({"x-ratelimit-limit-requests": "6000", "x-ratelimit-remaining-requests": "99"}, 0.0)
     world = World(brakes, TokenBucketServer(lambda _now: 100)).run(answers=1000)
     assert not world.ends["429"]
     assert world.now <= 1.2 * 10
@@ -114,7 +114,7 @@ def test_a_limit_in_the_headers_that_counts_down_is_kept_without_push_back() -> 
 
 def test_tokens_that_headers_advertise_without_a_count_are_no_quota() -> None:
     brakes = limiter()
-    brakes.learn({"x-ratelimit-limit-tokens": "60"}, 0.0)
+    brakes.learn_limits({"x-ratelimit-limit-tokens": "60"}, 0.0)
     world = World(brakes, lambda _now: ("ok", None)).run(answers=200)
     assert world.now <= 5
 
@@ -122,7 +122,7 @@ def test_tokens_that_headers_advertise_without_a_count_are_no_quota() -> None:
 @pytest.mark.parametrize("true_rate", [10, 100, 1000])
 def test_a_limit_that_headers_advertise_may_be_wrong(true_rate) -> None:
     brakes = limiter()
-    brakes.learn({"x-ratelimit-limit-requests": "6000"}, 0.0)
+    brakes.learn_limits({"x-ratelimit-limit-requests": "6000"}, 0.0)
     world = World(brakes, TokenBucketServer(lambda _now: true_rate)).run(answers=20 * true_rate)
     assert world.now <= 1.25 * 20
     # A dozen start within the first milliseconds, before anything can be learned.
@@ -136,9 +136,9 @@ def stale(before: float, after: float, switch: int, seed: int) -> World:
     world.server = TokenBucketServer(lambda _now: before if len(world.ends["ok"]) < switch else after)
     land = world._land
 
-    def answer(kind, ticket, after_s) -> None:
-        land(kind, ticket, after_s)
-        brakes.learn({"x-ratelimit-limit-requests": str(int(before * 60))}, world.now)
+    def answer(kind, permit, after_s) -> None:
+        land(kind, permit, after_s)
+        brakes.learn_limits({"x-ratelimit-limit-requests": str(int(before * 60))}, world.now)
 
     world._land = answer
     return world.run(answers=1000)
@@ -158,7 +158,7 @@ def test_headers_that_keep_the_old_limit_are_outgrown(before, after) -> None:
 
 def test_a_given_limit_stands_against_the_headers() -> None:
     brakes = limiter(requests_per_minute=600)
-    brakes.learn({"x-ratelimit-limit-requests": "60000", "x-ratelimit-remaining-requests": "1"}, 0.0)
+    brakes.learn_limits({"x-ratelimit-limit-requests": "60000", "x-ratelimit-remaining-requests": "1"}, 0.0)
     world = World(brakes, lambda _now: ("ok", None)).run(until=20)
     assert world.rate(5, 20) == pytest.approx(9.8, rel=0.03)
 
@@ -187,9 +187,9 @@ def test_processes_that_join_one_after_the_other_keep_the_quota_together() -> No
             if (now - since) % notice < 0.01:
                 brakes.divide(len(processes))
             if brakes.wait(now, 1) <= 0:
-                ticket = brakes.start(now, 1)
-                brakes.succeeded(ticket, now, 1)
-                brakes.leave(now)
+                permit = brakes.start(now, 1)
+                brakes.record_success(permit, now, 1)
+                brakes.release(now)
                 starts.append(now)
         now += 0.01
     for second in range(0, 50, 5):
@@ -202,9 +202,9 @@ def test_tokens_a_minute_hold_even_when_requests_turn_out_larger() -> None:
     now, used = 0.0, 0
     while now < 60:
         now += brakes.wait(now, 10) + 1e-6
-        ticket = brakes.start(now, 10)
-        brakes.succeeded(ticket, now, 50)
-        brakes.leave(now)
+        permit = brakes.start(now, 10)
+        brakes.record_success(permit, now, 50)
+        brakes.release(now)
         used += 50
     assert used <= 6000 * 1.05 + 100
 
@@ -217,19 +217,19 @@ def test_one_decrease_an_episode() -> None:
         assert brakes.wait(now, 1) == 0
         tickets.append(brakes.start(now, 1))
     before = brakes.window
-    for ticket in tickets:
-        brakes.refused(ticket, 0.3, 1.0)
+    for permit in tickets:
+        brakes.record_congestion(permit, 0.3, 1.0)
     assert brakes.window == pytest.approx(0.7 * before)
 
 
 def test_nothing_starts_before_retry_after_and_not_everything_at_it() -> None:
     brakes = limiter()
-    ticket = brakes.start(0.0, 1)
-    brakes.refused(ticket, 0.0, 5.0)
+    permit = brakes.start(0.0, 1)
+    brakes.record_congestion(permit, 0.0, 5.0)
     assert 5.0 <= brakes.wait(0.0, 1) <= 5.6
     others = [Limiter(64, randomness=random.Random(seed)) for seed in range(10)]  # noqa: S311
     for other in others:
-        other.refused(other.start(0.0, 1), 0.0, 5.0)
+        other.record_congestion(other.start(0.0, 1), 0.0, 5.0)
     assert len({round(other.wait(0.0, 1), 3) for other in others}) == 10
 
 

@@ -8,8 +8,9 @@ from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price
 from lema_core.llm.client import Client
 from lema_core.llm.limits.limiter import FIRST_WINDOW
-from lema_core.llm.limits.outage import FEWEST, MOST, UNREACHABLE_S, Outage
+from lema_core.llm.limits.outage import MAX_LOSSES, MIN_LOSSES, OutageDetector
 from lema_core.llm.responses import AttemptError, FailureReason
+from lema_core.llm.settings import DEFAULTS, EngineSettings
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
 
@@ -18,7 +19,7 @@ class Told:
     """An outage that is told of failures; requests are numbers."""
 
     def __init__(self, concurrency: int = 8) -> None:
-        self.outage = Outage("'m' at u", concurrency, 300.0)
+        self.outage = OutageDetector("'m' at u", concurrency, 300.0)
 
     def lose(
         self,
@@ -30,7 +31,7 @@ class Told:
         refused: bool = False,
     ) -> AttemptError:
         error = AttemptError(reason, "lost", refused=refused)
-        self.outage.failed(str(request), error, at - took, at)
+        self.outage.record_failure(str(request), error, at - took, at)
         return error
 
     def lose_many(self, requests: int, at: float, reason: FailureReason = "connection") -> list[AttemptError]:
@@ -40,7 +41,7 @@ class Told:
 def test_a_refused_connection_means_away_and_two_minutes_of_them_the_end() -> None:
     told = Told()
     errors = [told.lose(0, 10.0 * index, refused=True) for index in range(14)]
-    assert all(error.excused for error in errors)
+    assert all(error.exempt for error in errors)
     assert [error.fatal is not None for error in errors] == [False] * 13 + [True]
     assert "stopped answering 130 s ago (lost)" in str(errors[-1].fatal)
 
@@ -48,13 +49,13 @@ def test_a_refused_connection_means_away_and_two_minutes_of_them_the_end() -> No
 def test_one_request_that_is_always_lost_is_its_own_fault() -> None:
     told = Told()
     errors = [told.lose(0, 30.0 * index, took=20) for index in range(50)]
-    assert not any(error.excused or error.fatal for error in errors)
+    assert not any(error.exempt or error.fatal for error in errors)
 
 
-@pytest.mark.parametrize(("concurrency", "enough"), [(1, FEWEST), (8, 8), (512, MOST)])
+@pytest.mark.parametrize(("concurrency", "enough"), [(1, MIN_LOSSES), (8, 8), (512, MAX_LOSSES)])
 def test_as_many_requests_lost_as_may_be_in_flight_mean_away(concurrency, enough) -> None:
     errors = Told(concurrency).lose_many(enough, 0.0)
-    assert [error.excused for error in errors] == [False] * (enough - 1) + [True]
+    assert [error.exempt for error in errors] == [False] * (enough - 1) + [True]
 
 
 def test_two_losses_far_apart_beside_slow_answers_say_nothing() -> None:
@@ -89,7 +90,7 @@ def test_silence_is_the_end_with_the_second_attempt() -> None:
     told = Told()
     assert not any(error.fatal for error in [told.lose(one, 300.0, 300, "deadline") for one in range(8)])
     again = [told.lose(one, 600.3, 300, "deadline") for one in range(5)]
-    assert all(error.excused for error in again)
+    assert all(error.exempt for error in again)
     assert again[-1].fatal
 
 
@@ -97,9 +98,9 @@ def test_server_errors_use_up_tries_and_end_the_run_only_where_nothing_else_come
     told = Told()
     for at in range(0, 200, 10):
         errors = told.lose_many(30, at, "server_error")
-        assert not any(error.excused for error in errors)
-        assert any(error.fatal for error in errors) == (at >= UNREACHABLE_S)
-    told.outage.answered()
+        assert not any(error.exempt for error in errors)
+        assert any(error.fatal for error in errors) == (at >= DEFAULTS.unreachable_s)
+    told.outage.record_success()
     assert not told.lose(0, 200.0, reason="server_error").fatal
 
 
@@ -119,8 +120,8 @@ def test_an_answer_within_two_minutes_always_saves_the_run(failures) -> None:
     told, now, quiet = Told(), 0.0, 0.0
     for reason, request, wait, took, refused in failures:
         now, quiet = now + wait, quiet + wait
-        if quiet > UNREACHABLE_S - 20:
-            told.outage.answered()
+        if quiet > DEFAULTS.unreachable_s - 20:
+            told.outage.record_success()
             quiet = 0.0
         assert told.lose(request, now, took, reason, refused=refused).fatal is None
 
@@ -169,14 +170,12 @@ async def test_seconds_of_502_lose_no_row(endpoint, tmp_path) -> None:
         ({"server_error": 1.0, "latency_s": 0.1}, "HTTP 500"),
     ],
 )
-async def test_an_endpoint_that_stays_away_behind_a_proxy_ends_the_run(
-    endpoint, tmp_path, monkeypatch, faults, told
-) -> None:
-    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.3)
+async def test_an_endpoint_that_stays_away_behind_a_proxy_ends_the_run(endpoint, tmp_path, faults, told) -> None:
     endpoint.faults = Faults(failures_in_a_row=10**6, **faults)
     spec = spec_of(endpoint, attempt_timeout_s=0.2, concurrency=8)
     outcomes = []
-    async with asyncio.timeout(15), Engine.open(ledger=str(tmp_path / "ledger.sqlite")) as engine:
+    settings = EngineSettings(unreachable_s=0.3)
+    async with asyncio.timeout(15), Engine.open(str(tmp_path / "ledger.sqlite"), settings=settings) as engine:
         with pytest.raises(EndpointError, match=f"stopped answering .*{told}"):
             outcomes.extend([outcome async for outcome in engine.stream(spec, asked(300))])
     assert not outcomes
@@ -187,11 +186,12 @@ async def test_refused_connections_cost_nothing(tmp_path, monkeypatch) -> None:
         """The server went away after the first contact."""
 
     monkeypatch.setattr(Client, "preflight", passes)
-    monkeypatch.setattr("lema_core.llm.limits.outage.UNREACHABLE_S", 0.5)
     spec = EndpointSpec(
         model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10)
     )
-    async with Engine.open(ledger=str(tmp_path / "ledger.sqlite"), budget=Budget(dollars=0.1)) as engine:
+    settings = EngineSettings(unreachable_s=0.5)
+    ledger, budget = str(tmp_path / "ledger.sqlite"), Budget(dollars=0.1)
+    async with Engine.open(ledger, budget, settings=settings) as engine:
         with pytest.raises(EndpointError, match="stopped answering"):
             await asyncio.gather(*(engine.complete(spec, one) for one in asked(30)))
 
@@ -200,7 +200,7 @@ async def test_refused_connections_cost_nothing(tmp_path, monkeypatch) -> None:
 async def test_a_connection_that_was_never_made_is_told_from_one_that_was_lost(url) -> None:
     client = Client(EndpointSpec(model="m", base_url=url))
     with pytest.raises(AttemptError) as caught:
-        await client.ask({"model": "m", "messages": []}, 0, 30.0)
+        await client.complete({"model": "m", "messages": []}, 0, 30.0)
     await client.close()
     assert (caught.value.reason, caught.value.refused, caught.value.maybe_paid) == ("connection", True, False)
 

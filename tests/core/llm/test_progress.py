@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from lema_core.llm.progress import Counters, added_up, figures
+from lema_core.llm.progress import Counters, figures, sum_snapshots
 
 
 def snapshot(bought: int, dollars: float | None, total: int | None):
@@ -8,20 +8,20 @@ def snapshot(bought: int, dollars: float | None, total: int | None):
     counters.expect(total)
     for _ in range(bought):
         counters.done += 1
-        counters.bought(10.0, 5, 7, dollars)
+        counters.count_completion(10.0, 5, 7, dollars)
     return counters.snapshot(11.0, [], [float(bought)])
 
 
 def test_several_engines_figures_are_told_as_one() -> None:
-    one = added_up([snapshot(3, 0.5, 10), snapshot(5, 0.25, 20)])
+    one = sum_snapshots([snapshot(3, 0.5, 10), snapshot(5, 0.25, 20)])
     assert (one.done, one.total, one.prompt_tokens, one.dollars) == (8, 30, 40, 2.75)
     assert one.oldest_s == 8.0
 
 
 def test_what_one_engine_does_not_know_nobody_knows_but_for_money() -> None:
-    one = added_up([snapshot(3, None, None), snapshot(5, 0.25, 20)])
+    one = sum_snapshots([snapshot(3, None, None), snapshot(5, 0.25, 20)])
     assert (one.total, one.dollars) == (None, 1.25)
-    assert added_up([]).done == 0
+    assert sum_snapshots([]).done == 0
 
 
 def test_the_figures_of_one_stage_are_those_since_it_began() -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from lema_core.errors import EndpointError
 from lema_core.llm import Completion, Engine, Failure
+from lema_core.llm.settings import EngineSettings
+from lema_core.llm.simulated import Reply
 
 
 def number_of(body) -> int:
@@ -16,9 +18,9 @@ def refusing(status=400, message="Unsupported parameter: 'seed'", headers=None):
     return lambda _body, _tries: (status, {"error": {"message": message}}, headers or {})
 
 
-async def ended(spec, requests, ledger) -> str:
+async def ended(spec, requests, ledger, **settings) -> str:
     """Return the text of the error that ends a stream; no outcome may come before it."""
-    async with asyncio.timeout(60), Engine.open(ledger=ledger) as engine:
+    async with asyncio.timeout(60), Engine.open(ledger, settings=EngineSettings(**settings)) as engine:
         with pytest.raises(EndpointError) as caught:
             [outcome async for outcome in engine.stream(spec, requests)]
     return str(caught.value)
@@ -37,24 +39,16 @@ async def ended(spec, requests, ledger) -> str:
     ],
 )
 async def test_an_endpoint_that_refuses_all_ends_the_run_with_few_requests(
-    fake, spec, ask, ledger, decide, says, most, monkeypatch
+    fake, spec, ask, ledger, decide, says, most
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("lema_core.llm.limits.retry._wait", lambda _state: 0.01)
     fake.decide = decide
-    assert says in await ended(spec, ask(500), ledger)
+    assert says in await ended(spec, ask(500), ledger, retry_wait_s=0.01)
     assert fake.hits <= most
 
 
 async def test_quick_refusals_of_the_first_prompts_beside_slow_answers_end_nothing(fake, spec, ask, ledger) -> None:
-    fake.latency = 0.3
-    chat = fake.chat
-
-    async def quick(request):
-        fake.latency = 0.0 if number_of(await request.json()) < 12 else 0.3
-        return await chat(request)
-
-    fake.chat = quick
-    fake.decide = lambda body, _tries: refusing()(body, 0) if number_of(body) < 12 else None
+    slow = Reply(200, {"choices": [{"message": {"role": "assistant", "content": "42"}}]}, delay_s=0.3)
+    fake.decide = lambda body, _tries: refusing()(body, 0) if number_of(body) < 12 else slow
     async with Engine.open(ledger=ledger) as engine:
         outcomes = [outcome async for outcome in engine.stream(spec, ask(60))]
     assert [isinstance(one, Failure) for one in outcomes] == [True] * 12 + [False] * 48
@@ -88,10 +82,9 @@ async def test_a_wait_beyond_the_deadline_ends_the_run_and_rejects_nobody(
 
 
 @pytest.mark.parametrize("status", [429, 503, 529])
-async def test_push_backs_for_ever_end_with_the_endpoints_words(fake, spec, ask, ledger, status, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.limits.usability.FIRST_PATIENCE_S", 1.0)
+async def test_push_backs_for_ever_end_with_the_endpoints_words(fake, spec, ask, ledger, status) -> None:
     fake.decide = refusing(status, "the quota of today is used up")
-    text = await ended(spec, ask(64), ledger)
+    text = await ended(spec, ask(64), ledger, first_answer_patience_s=1.0)
     assert "pushed back every attempt" in text
     assert "the quota of today is used up" in text
     assert fake.hits < 60
@@ -107,11 +100,11 @@ async def test_a_quota_that_is_used_up_half_way_keeps_what_was_paid(fake, spec, 
     fake.decide = lambda body, _tries: refusing(429, "daily")(body, 0) if fake.hits > 30 else None
     patient = spec.model_copy(update={"push_back_patience_s": 2.0})
     assert "since its last answer" in await ended(patient, ask(64), ledger)
-    paid = fake.paid.total()
+    paid = fake.paid
     fake.decide = lambda _body, _tries: None
     async with Engine.open(ledger=ledger) as engine:
         outcomes = [outcome async for outcome in engine.stream(spec, ask(64))]
-        assert engine.snapshot().held == paid > 10
+        assert engine.snapshot().from_ledger == paid > 10
     assert all(isinstance(one, Completion) for one in outcomes)
 
 

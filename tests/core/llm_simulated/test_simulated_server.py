@@ -134,8 +134,8 @@ async def test_answers_are_cut_off_by_cap_and_by_fault(library):
         _, cut, _ = await post(session, endpoint.url, body(1))
         assert cut["choices"][0]["finish_reason"] == "length"
         endpoint.faults = Faults(malformed_text=1)
-        _, spoiled, _ = await post(session, endpoint.url, body(2))
-        assert "The answer is" not in spoiled["choices"][0]["message"]["content"]
+        _, spoil_text, _ = await post(session, endpoint.url, body(2))
+        assert "The answer is" not in spoil_text["choices"][0]["message"]["content"]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from markupsafe import escape
 from support import kept
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.llm.ledger.store import LedgerStore, Missed, Paid
+from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.rating.gate import Decision, decision_folder, write_decision
@@ -237,9 +237,9 @@ def paid_by(path, run: str, **lost: int) -> LedgerStore:
     """Return a ledger in which a run paid for one answer of 12 tokens, and for attempts that gave none."""
     ledger = LedgerStore(str(path))
     answer = Completion("k", "t", "stop", 5, 7, "m")
-    entries = [Paid("m", "{}", answer, 0.5)]
+    entries = [CompletionEntry("m", "{}", answer, 0.5)]
     entries += [
-        Missed("m", "{}", f"k-{reason}", reason, "x", prompt_tokens=5, completion_tokens=7, cost=dollars / 4)
+        FailureEntry("m", "{}", f"k-{reason}", reason, "x", prompt_tokens=5, completion_tokens=7, cost=dollars / 4)
         for reason, dollars in lost.items()
     ]
     ledger.commit(entries, run)
@@ -280,7 +280,7 @@ def test_what_the_stages_used_and_what_the_run_paid_agree_or_the_page_says_why(
 
 def test_without_prices_the_sums_are_in_tokens(sample, tmp_path) -> None:
     ledger = LedgerStore(str(tmp_path / "ledger.sqlite"))
-    ledger.commit([Paid("m", "{}", Completion("k", "t", "stop", 5, 7, "m"), None)], "r")
+    ledger.commit([CompletionEntry("m", "{}", Completion("k", "t", "stop", 5, 7, "m"), None)], "r")
     usage = Usage(stage="s", endpoint="m", completions=1, prompt_tokens=5, completion_tokens=7, cost=None)
     data = replace(sample, usage=(usage,), bill=load_bill(ledger, "r"))
     ledger.close()

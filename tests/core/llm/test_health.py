@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm.limits.retry import PACED, TRIES
-from lema_core.llm.limits.usability import FIRST_PATIENCE_S, FIRST_REFUSALS, Usability, nothing_answered
+from lema_core.llm.limits.health import FIRST_REFUSALS, EndpointHealth, no_answer_message
+from lema_core.llm.limits.retry import BACKPRESSURE, MAX_ATTEMPTS
 from lema_core.llm.requests import FailureReason
 from lema_core.llm.responses import AttemptError
+from lema_core.llm.settings import DEFAULTS
 
 
 @dataclass
@@ -25,21 +26,21 @@ class World:
     in_flight: int = 0
 
     def __post_init__(self) -> None:
-        self.usability = Usability("'m' at u", self.concurrency, 300.0, self.request_timeout_s, self.patience_s)
+        self.health = EndpointHealth("'m' at u", self.concurrency, 300.0, self.request_timeout_s, self.patience_s)
 
     def attempt(self, key: str, error: AttemptError, pause: float = 0.0, took: float = 0.01, *, last: bool = True):
         """Let an attempt fail; return the error that ends the run, if it does."""
         started, self.now = self.now, self.now + took
-        self.usability.failed(key, error, started, self.now)
-        self.usability.paused(error, self.now, self.now + pause)
-        if last and (error.fatal is None or error.doubtful):
-            self.usability.given_up(key, error, started, self.now, self.in_flight)
+        self.health.record_failure(key, error, started, self.now)
+        self.health.record_pause(error, self.now, self.now + pause)
+        if last and (error.fatal is None or error.fatal_unless_served):
+            self.health.record_final_failure(key, error, started, self.now, self.in_flight)
         self.now += pause
         return error.fatal
 
     def answer(self) -> None:
         self.now += 0.01
-        self.usability.answered(self.now)
+        self.health.record_success(self.now)
 
 
 def error_of(reason: FailureReason, detail: str = "HTTP 400: no", **more: Any) -> AttemptError:
@@ -49,7 +50,7 @@ def error_of(reason: FailureReason, detail: str = "HTTP 400: no", **more: Any) -
 def access(status: int) -> AttemptError:
     kind = AuthenticationError if status == 403 else EndpointError
     reason = "content_filter" if status == 403 else "bad_request"
-    return error_of(reason, f"HTTP {status}: no", fatal=kind(f"refused ({status})"), doubtful=True)
+    return error_of(reason, f"HTTP {status}: no", fatal=kind(f"refused ({status})"), fatal_unless_served=True)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +82,7 @@ def test_mixed_refusals_count_together_and_the_sentence_has_each() -> None:
 def test_a_large_file_takes_more_refusals() -> None:
     world = World()
     for _ in range(1000):
-        world.usability.asked()
+        world.health.record_request()
     ends = [world.attempt(str(one), error_of("bad_request")) for one in range(20)]
     assert [end is None for end in ends] == [True] * 19 + [False]
 
@@ -96,7 +97,7 @@ def test_one_answer_anywhere_among_the_first_saves_the_run(before) -> None:
 
 def test_an_answer_that_the_ledger_holds_does_as_well() -> None:
     world = World()
-    world.usability.held()
+    world.health.record_stored_answer()
     assert not any(world.attempt(str(one), error_of("bad_request")) for one in range(50))
     assert not any(world.attempt(f"403 {one}", access(403)) for one in range(7))
 
@@ -104,9 +105,9 @@ def test_an_answer_that_the_ledger_holds_does_as_well() -> None:
 def test_requests_in_flight_may_fare_better_and_nothing_new_is_sent_before() -> None:
     world = World(in_flight=5)
     assert not any(world.attempt(str(one), error_of("bad_request")) for one in range(20))
-    assert world.usability.suspended
+    assert world.health.suspended
     world.answer()
-    assert not world.usability.suspended
+    assert not world.health.suspended
 
 
 def test_the_last_one_in_flight_decides() -> None:
@@ -177,7 +178,7 @@ def test_push_backs_in_place_of_a_first_answer_end_within_two_minutes(reasons, r
     text, seconds = pushed_back(world, forever(*reasons), backoff(), retry_after)
     assert "daily quota" in text
     # The pause that would have followed is in the figure.
-    assert seconds <= FIRST_PATIENCE_S + max(30.0, retry_after or 0.0) + 10
+    assert seconds <= DEFAULTS.first_answer_patience_s + max(30.0, retry_after or 0.0) + 10
 
 
 def test_after_an_answer_patience_is_the_settings() -> None:
@@ -218,7 +219,7 @@ def test_an_absurd_wait_is_dropped_where_others_are_answered(asked) -> None:
     error = error_of("rate_limit", retry_after=asked)
     started = world.now
     world.answer()
-    world.usability.failed("a", error, started, world.now)
+    world.health.record_failure("a", error, started, world.now)
     assert (error.fatal, error.retry_after) == (None, None)
 
 
@@ -228,11 +229,11 @@ def test_requests_pushed_back_until_their_deadline_are_not_rejected() -> None:
         assert not world.attempt(f"first {one}", error_of("rate_limit"), last=False)
     assert not world.attempt("first 0", error_of("rate_limit", retry_after=8), 8.8, last=False)
     expired = error_of("rate_limit", "HTTP 429: slow")
-    world.usability.given_up("first 1", expired, 1000.0, world.now, 0)
+    world.health.record_final_failure("first 1", expired, 1000.0, world.now, 0)
     assert "pushed back every attempt" in str(expired.fatal)
 
 
-OUTCOMES = st.sampled_from([*TRIES, "answer"])
+OUTCOMES = st.sampled_from([*MAX_ATTEMPTS, "answer"])
 
 
 @given(st.lists(st.tuples(OUTCOMES, st.floats(0, 40)), max_size=80))
@@ -243,10 +244,12 @@ def test_an_endpoint_that_answers_every_seventh_request_within_a_minute_is_never
         if kind == "answer" or number % 3 == 2:
             world.answer()
         else:
-            assert world.attempt(str(number), error_of(kind, "x"), pause, last=kind not in PACED) is None
+            assert world.attempt(str(number), error_of(kind, "x"), pause, last=kind not in BACKPRESSURE) is None
 
 
 def test_the_sentence_names_every_reason_with_its_count_its_words_and_a_remedy() -> None:
-    text = nothing_answered("'m' at u", {"bad_request": 2, "rate_limit": 1}, {"bad_request": "HTTP 404: no such model"})
+    text = no_answer_message(
+        "'m' at u", {"bad_request": 2, "rate_limit": 1}, {"bad_request": "HTTP 404: no such model"}
+    )
     assert "none of 3 requests: 2 bad_request (HTTP 404: no such model); 1 rate_limit" in text
     assert "Check the model's name" in text

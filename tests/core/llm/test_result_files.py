@@ -8,7 +8,7 @@ import pytest
 from lema_core.artifacts import files
 from lema_core.errors import ArtifactError
 from lema_core.llm import Completion, Failure
-from lema_core.llm.result_files import GROUP, AnswerWriter, finished
+from lema_core.llm.result_files import GROUP, ResultWriter, load_finished
 from lema_core.system.processes import this_machine
 
 
@@ -16,7 +16,7 @@ def test_no_room_for_the_answers_is_one_clear_error_and_leaves_nothing(tmp_path)
     noise = random.Random(0)  # noqa: S311 - text that does not compress
 
     def add_many() -> None:
-        with AnswerWriter(tmp_path / "out", {}) as writer:
+        with ResultWriter(tmp_path / "out", {}) as writer:
             for row in range(2 * GROUP):
                 writer.add(f"r{row}", Completion(f"k{row}", noise.randbytes(50).hex(), "stop", 1, 1, "m"))
 
@@ -31,20 +31,20 @@ def test_no_room_for_the_answers_is_one_clear_error_and_leaves_nothing(tmp_path)
 
 
 def test_what_a_kill_left_goes_but_nothing_of_a_writer_on_another_machine(tmp_path, monkeypatch) -> None:
-    def writer_of(machine: str) -> AnswerWriter:
+    def writer_of(machine: str) -> ResultWriter:
         with monkeypatch.context() as there:
             there.setattr(files, "this_machine", lambda: machine)
             there.setattr(os, "getpid", lambda: 2**22 + 1)
-            return AnswerWriter(tmp_path, {"by": machine}).__enter__()
+            return ResultWriter(tmp_path, {"by": machine}).__enter__()
 
     here = writer_of(this_machine())
     elsewhere = writer_of("another machine")
-    with AnswerWriter(tmp_path, {}) as writer:
+    with ResultWriter(tmp_path, {}) as writer:
         writer.add("r0", Completion("k0", "text", "stop", 1, 1, "m"))
         assert len(list(tmp_path.iterdir())) == 4
-    assert finished(tmp_path, {})
+    assert load_finished(tmp_path, {})
     elsewhere.__exit__(None, None, None)
-    assert finished(tmp_path, {"by": "another machine"})
+    assert load_finished(tmp_path, {"by": "another machine"})
     with pytest.raises(ArtifactError):
         here.__exit__(None, None, None)
 
@@ -52,7 +52,7 @@ def test_what_a_kill_left_goes_but_nothing_of_a_writer_on_another_machine(tmp_pa
 @pytest.mark.parametrize("between", [1, 2])
 def test_two_commands_that_publish_at_the_same_moment_never_vouch_for_a_mixture(tmp_path, monkeypatch, between) -> None:
     rows = [Completion(f"k{row}", "text", "stop", 1, 1, "m") for row in range(3)]
-    whole, lacking = AnswerWriter(tmp_path, {}).__enter__(), AnswerWriter(tmp_path, {}).__enter__()
+    whole, lacking = ResultWriter(tmp_path, {}).__enter__(), ResultWriter(tmp_path, {}).__enter__()
     for row, outcome in enumerate(rows):
         whole.add(f"r{row}", outcome)
         lacking.add(f"r{row}", outcome if row else Failure("k0", "server_error", "boom", 5))
@@ -69,4 +69,4 @@ def test_two_commands_that_publish_at_the_same_moment_never_vouch_for_a_mixture(
     whole.__exit__(None, None, None)
     held = [pq.read_table(tmp_path / f"{name}.parquet").num_rows for name in ("completions", "rejected")]
     assert placed == 6
-    assert not finished(tmp_path, {}) or held == [3, 0]
+    assert not load_finished(tmp_path, {}) or held == [3, 0]

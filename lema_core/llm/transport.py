@@ -1,0 +1,154 @@
+"""What the HTTP and the batch transport have in common: their interface, and what all requests to an endpoint share."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from lema_core.llm.costs.budget import BudgetGuard
+from lema_core.llm.costs.prices import cost_of, price_of
+from lema_core.llm.costs.token_estimates import TokenEstimator, prompt_chars
+from lema_core.llm.endpoints import EndpointSpec
+from lema_core.llm.ledger.credit import Amount
+from lema_core.llm.ledger.ledger import Ledger
+from lema_core.llm.ledger.store import CompletionEntry, FailureEntry
+from lema_core.llm.limits.health import EndpointHealth
+from lema_core.llm.pending import PendingRequest
+from lema_core.llm.progress import Counters
+from lema_core.llm.requests import (
+    LONG_CAP,
+    Completion,
+    CompletionRequest,
+    FailureReason,
+    canonical_json,
+    canonical_request,
+)
+from lema_core.llm.responses import ChatResponse
+from lema_core.llm.settings import EngineSettings
+
+
+class Transport(Protocol):
+    """A way to get completions from one endpoint."""
+
+    async def complete(self, requests: Sequence[PendingRequest]) -> None:
+        """Resolve every request with an outcome that is committed to the ledger.
+
+        Raises:
+            EndpointError: no request to this endpoint can succeed.
+            BudgetExceededError: not one more request fits, and nothing under way can make room.
+            LedgerError: an outcome cannot be committed.
+        """
+
+
+class EndpointContext:
+    """What all requests to one endpoint share, whichever transport carries them."""
+
+    def __init__(
+        self,
+        spec: EndpointSpec,
+        ledger: Ledger,
+        budget: BudgetGuard,
+        counters: Counters,
+        health: EndpointHealth,
+        settings: EngineSettings,
+    ) -> None:
+        self.spec = spec
+        self.ledger = ledger
+        self.budget = budget
+        self.counters = counters
+        self.health = health
+        self.settings = settings
+        self.price = price_of(spec)
+        self.estimator = TokenEstimator()
+
+    def body(self, request: CompletionRequest) -> dict[str, Any]:
+        """Return the API's request body."""
+        messages = [dict(message) for message in request.messages]
+        return {"model": self.spec.model, "messages": messages} | request.sampling.body(request.sample_index)
+
+    def upper_bound(self, request: CompletionRequest, cap: int | None) -> Amount:
+        """Return the most that a request may cost."""
+        prompt, output = self.estimator.upper_bound(prompt_chars(request), cap)
+        return self.cost(prompt, output)
+
+    def cost(self, prompt_tokens: float, completion_tokens: float) -> Amount:
+        """Return what tokens cost; without a price, no money."""
+        dollars = cost_of(self.spec, self.price, prompt_tokens, completion_tokens)
+        return Amount(dollars or 0.0, prompt_tokens + completion_tokens)
+
+    def dollars(self, response: ChatResponse) -> float | None:
+        """Return the price of a response, None where no price is known."""
+        return cost_of(self.spec, self.price, response.prompt_tokens, response.completion_tokens)
+
+    async def record_completion(self, pending: PendingRequest, response: ChatResponse, batch: str = "") -> Completion:
+        """Commit a paid response; return the completion that the ledger holds for its key from now on.
+
+        Args:
+            pending: the request that it answers.
+            response: the response.
+            batch: our id of the batch that carried it, if one did.
+        """
+        completion = Completion(
+            pending.key,
+            response.text,
+            response.finish_reason,
+            response.prompt_tokens,
+            response.completion_tokens,
+            response.model or self.spec.model,
+        )
+        dollars = self.dollars(response)
+        self.estimator.observe(pending.chars, response.prompt_tokens, response.completion_tokens)
+        entry = CompletionEntry(self.spec.identity, self.canonical(pending.request), completion, dollars, batch)
+        committed = await self.ledger.record(entry) or completion
+        # Several processes may collect the same batch; only the one that committed the answer counts it.
+        if not batch or committed is completion:
+            now = asyncio.get_running_loop().time()
+            self.counters.count_completion(now, response.prompt_tokens, response.completion_tokens, dollars)
+        return committed
+
+    async def record_failure(
+        self,
+        pending: PendingRequest,
+        reason: FailureReason | Literal["length", "duplicate"],
+        count: int,
+        detail: str,
+        *,
+        paid: ChatResponse | None = None,
+        final: bool = False,
+        batch: str = "",
+    ) -> None:
+        """Commit failed attempts with what they cost. After a final one the request gives up its claim.
+
+        Args:
+            pending: the request.
+            reason: the class of the failure.
+            count: how many attempts failed in this way.
+            detail: what the last of them said.
+            paid: the response that was billed and cannot be used.
+            final: whether the request is given up.
+            batch: our id of the batch that carried it, if one did.
+        """
+        tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
+        dollars = self.dollars(paid) if paid else None
+        if paid:
+            self.counters.count_tokens(*tokens, dollars)
+        text = self.canonical(pending.request)
+        entry = FailureEntry(
+            self.spec.identity, text, pending.key, reason, detail, count, *tokens, dollars, final, batch
+        )
+        await self.ledger.record(entry)
+
+    def canonical(self, request: CompletionRequest) -> str:
+        """Return what went into the request's key, as the ledger stores it."""
+        return canonical_json(canonical_request(self.spec.identity, request))
+
+
+def cap_of(body: dict[str, Any]) -> int | None:
+    """Return the most tokens that the answer to a request body may have, None without a cap."""
+    cap: int | None = body.get("max_tokens") or body.get("max_completion_tokens")
+    return cap
+
+
+def larger_cap(body: dict[str, Any], truncated: ChatResponse, factor: float) -> dict[str, int]:
+    """Return the cap of the second try after a truncated response, under the name that the request uses."""
+    field = LONG_CAP if LONG_CAP in body else "max_tokens"
+    return {field: int(factor * (body.get(field) or max(truncated.completion_tokens, 16)))}
