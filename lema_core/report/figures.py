@@ -219,10 +219,7 @@ def _svg(draw: Callable[[Axes], None], width: float, height: float, label: str) 
         draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _for_page(buffer.getvalue(), label)
-
-
-def _for_page(svg: str, label: str) -> str:
+    svg = buffer.getvalue()
     body = svg[svg.index("<svg") :]
     body = re.sub(r"\s*<(metadata|style).*?</\1>", "", body, flags=re.DOTALL)
     # Group ids repeat from plot to plot; only clip paths and glyph markers are referred to.

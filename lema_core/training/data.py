@@ -118,7 +118,18 @@ class ExampleTokenizer:
         elif not tokenizer.chat_template:
             raise ConfigError("the base model has no chat template: set template = 'plain'")
         else:
-            self._check_template()
+            turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
+            # First within limits of memory as well, for the library has none.
+            render_chat(self.tokenizer.chat_template, turns, self.tokenizer.special_tokens_map, generation_prompt=False)
+            with _limited_time():
+                whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            intended = f"{self.prompt('1 + 1?')}2.{self.tokenizer.eos_token}"
+            if not whole.startswith(intended):
+                raise ConfigError(
+                    "the model's chat template does not end an answer with the tokenizer's end-of-sequence token: "
+                    f"expected {intended!r}, the template gives {whole!r};"
+                    " set the tokenizer's eos_token, or template = 'plain'"
+                )
 
     def read(self, text_in: str, prefix: str = "") -> list[int]:
         """Return the tokens that are read, not trained: the prompt and the given prefix of the answer."""
@@ -138,20 +149,6 @@ class ExampleTokenizer:
         with _limited_time():
             rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return rendered
-
-    def _check_template(self) -> None:
-        turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
-        # First within limits of memory as well, for the library has none.
-        render_chat(self.tokenizer.chat_template, turns, self.tokenizer.special_tokens_map, generation_prompt=False)
-        with _limited_time():
-            whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-        intended = f"{self.prompt('1 + 1?')}2.{self.tokenizer.eos_token}"
-        if not whole.startswith(intended):
-            raise ConfigError(
-                "the model's chat template does not end an answer with the tokenizer's end-of-sequence token: "
-                f"expected {intended!r}, the template gives {whole!r};"
-                " set the tokenizer's eos_token, or template = 'plain'"
-            )
 
 
 @contextmanager

@@ -50,7 +50,16 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
     tokenizer = ExampleTokenizer(load_tokenizer(base), spec.template).tokenizer
     attention = models.attention_of(launch)
     packed = spec.objective == "sft" and attention in ("flash_attention_2", "flex_attention")
-    plan = _plan(spec, launch, data, packed)
+    plan = plan_run(
+        data.lengths(),
+        steps=spec.steps(len(data)),
+        batch_size=spec.batch_size,
+        epochs=None if spec.max_steps else spec.epochs,
+        seed=spec.seed,
+        ranks=_ranks(),
+        budget=launch.micro_batch_tokens,
+        packed=packed,
+    )
     bf16 = spec.precision == "bf16" or (spec.precision == "auto" and models.computes_bf16())
     given = options.trl_options(spec, launch, plan.steps, plan.pieces, out, bf16)
     arguments = _arguments(options.trl_config(spec), given)
@@ -63,7 +72,9 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         emit("start", steps=plan.steps, pieces=plan.pieces, ranks=plan.ranks, resumed_from=newest, **facts)
     trainer.train(resume_from_checkpoint=str(out / newest) if newest else None)
     if trainer.is_world_process_zero():
-        _write_metrics(trainer.state.log_history, out)
+        rows = [metrics_row(entry) for entry in trainer.state.log_history if "loss" in entry]
+        with atomic_local(out / METRICS_FILE) as local:
+            write_table(pa.Table.from_pylist(rows), local)
     models.save_whole(trainer, spec, base, tokenizer, out / MODEL_FOLDER)
     if trainer.is_world_process_zero():
         delete_optimiser_states(out)
@@ -72,19 +83,6 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
 
 def _ranks() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
-
-
-def _plan(spec: TrainingSpec, launch: LaunchSpec, data: TokenisedData, packed: bool) -> Plan:
-    return plan_run(
-        data.lengths(),
-        steps=spec.steps(len(data)),
-        batch_size=spec.batch_size,
-        epochs=None if spec.max_steps else spec.epochs,
-        seed=spec.seed,
-        ranks=_ranks(),
-        budget=launch.micro_batch_tokens,
-        packed=packed,
-    )
 
 
 def _arguments(config: Any, options: dict[str, Any]) -> Any:
@@ -165,12 +163,6 @@ def _delete_incomplete_checkpoints(trainer: Any, out: Path) -> str | None:
     trainer.accelerator.wait_for_everyone()
     newest = complete_checkpoints(out)[-1:]
     return newest[0].name if newest else None
-
-
-def _write_metrics(history: Sequence[dict[str, Any]], out: Path) -> None:
-    rows = [metrics_row(entry) for entry in history if "loss" in entry]
-    with atomic_local(out / METRICS_FILE) as local:
-        write_table(pa.Table.from_pylist(rows), local)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
