@@ -109,7 +109,14 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
             f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
         )
     if found.levels:
-        console.print(_levels(found, model))
+        table = Table(box=None, header_style="bold", padding=(0, 2))
+        for column in ("difficulty", "questions", "right", "95 % interval"):
+            table.add_column(column, justify="left" if column == "difficulty" else "right")
+        for level in found.levels:
+            if level.arm == model:
+                a = level.accuracy
+                table.add_row(level.level, str(a.n), format_percent(a.value, a.n), format_interval(a, a.n))
+        console.print(table)
     if other:
         _compare(console, found, store, measured.greedy, other)
     console.print(f"Answers: {store.folder(measured.greedy)}", markup=False)
@@ -127,17 +134,6 @@ def _say_what_failed(console: Console, store: Store, measured: Measured) -> None
             "--remake-failed",
             markup=False,
         )
-
-
-def _levels(found: Evaluation, model: str) -> Table:
-    table = Table(box=None, header_style="bold", padding=(0, 2))
-    for column in ("difficulty", "questions", "right", "95 % interval"):
-        table.add_column(column, justify="left" if column == "difficulty" else "right")
-    for level in found.levels:
-        if level.arm == model:
-            a = level.accuracy
-            table.add_row(level.level, str(a.n), format_percent(a.value, a.n), format_interval(a, a.n))
-    return table
 
 
 def _compare(console: Console, found: Evaluation, store: Store, one: ArtifactRef, other: ArtifactRef) -> None:

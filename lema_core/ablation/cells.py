@@ -126,7 +126,12 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
     for base in bases:
         for arm in sweep.arms:
             for seed in sweep.seeds:
-                change: dict[str, Any] = {"mixture": {"arms": _with_starts(run, arm), "seed": seed}}
+                # The arm behind those whose models its training starts from.
+                chain, start = [arm], run.training_of(arm).starts_from_arm
+                while start and start not in chain:
+                    chain.insert(0, start)
+                    start = run.training_of(start).starts_from_arm
+                change: dict[str, Any] = {"mixture": {"arms": tuple(chain), "seed": seed}}
                 if run.training:
                     change["training"] = {"base": base.train, "seed": seed}
                 if run.evaluation:
@@ -144,15 +149,6 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
 def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
     nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
     return _checked(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
-
-
-def _with_starts(run: RunSpec, arm: str) -> tuple[str, ...]:
-    """Return the arm behind those whose models its training starts from."""
-    chain, start = [arm], run.training_of(arm).starts_from_arm
-    while start and start not in chain:
-        chain.insert(0, start)
-        start = run.training_of(start).starts_from_arm
-    return tuple(chain)
 
 
 def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:

@@ -64,7 +64,14 @@ def _routes(sheet: RatingSheet, base: str) -> APIRouter:
 
     @router.get("/done")
     async def done() -> HTMLResponse:
-        return HTMLResponse(_done_page(sheet, base))
+        complete = sheet.rated == len(sheet.pairs)
+        # Before the end a rater must not see the others' ratings.
+        summary = summarize_ratings(sheet.folder) if complete else None
+        return HTMLResponse(
+            template_environment()
+            .get_template("rated.html.j2")
+            .render(sheet=sheet, summary=summary, ratings=RATINGS, total=len(sheet.pairs), base=base)
+        )
 
     return router
 
@@ -82,15 +89,4 @@ def _pair_page(sheet: RatingSheet, position: int, base: str) -> str:
             meanings=MEANINGS,
             base=base,
         )
-    )
-
-
-def _done_page(sheet: RatingSheet, base: str) -> str:
-    complete = sheet.rated == len(sheet.pairs)
-    # Before the end a rater must not see the others' ratings.
-    summary = summarize_ratings(sheet.folder) if complete else None
-    return (
-        template_environment()
-        .get_template("rated.html.j2")
-        .render(sheet=sheet, summary=summary, ratings=RATINGS, total=len(sheet.pairs), base=base)
     )

@@ -45,12 +45,16 @@ def collapse_blank_lines(markdown: str) -> str:
 
 def template_variables(data: ReportData) -> dict[str, Any]:
     """Return what the templates of the report and the cards read."""
+    # The accuracies by difficulty, one row a level, in the order of the scores.
+    rows: dict[str, list[Any]] = {}
+    for cell in data.evaluation.levels if data.evaluation else ():
+        rows.setdefault(cell.level, []).append(cell.accuracy)
     return {
         "data": data,
         "summary": prose.summarize(data),
         "stages": _stages(data.funnel) if data.funnel else [],
         "pairs": [align_correction(correction) for correction in data.examples],
-        "levels": _levels(data),
+        "levels": rows,
         "bill": prose.describe_bill(data) if data.bill else "",
     }
 
@@ -66,14 +70,6 @@ def _stages(funnel: Funnel) -> list[tuple[str, int, float]]:
     ]
     widest = max(1, *(n for _, n in rows))
     return [(name, n, n / widest) for name, n in rows]
-
-
-def _levels(data: ReportData) -> dict[str, list[Any]]:
-    """Return the accuracies by difficulty, one row a level, in the order of the scores."""
-    rows: dict[str, list[Any]] = {}
-    for cell in data.evaluation.levels if data.evaluation else ():
-        rows.setdefault(cell.level, []).append(cell.accuracy)
-    return rows
 
 
 def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:

@@ -203,17 +203,13 @@ def terminal_table(table: SweepTable) -> Table:
     for column in ("arm", "seeds", "examples", *(FIGURES if table.n else ())):
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in table.rows:
-        shown.add_row(*_terminal_cells(row, table))
+        seeds = str(len(row.seeds) or "") + (f" ({row.missing} failed)" if row.missing else "")
+        cells = [row_label(row, table), seeds, "" if row.examples is None else str(row.examples)]
+        if row.accuracy:
+            cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
+            cells += _terminal_contrast(row.to_reference) if row.to_reference else []
+        shown.add_row(*cells)
     return shown
-
-
-def _terminal_cells(row: Row, table: SweepTable) -> list[str]:
-    seeds = str(len(row.seeds) or "") + (f" ({row.missing} failed)" if row.missing else "")
-    cells = [row_label(row, table), seeds, "" if row.examples is None else str(row.examples)]
-    if row.accuracy:
-        cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
-        cells += _terminal_contrast(row.to_reference) if row.to_reference else []
-    return cells
 
 
 def _terminal_contrast(contrast: Contrast) -> list[str]:

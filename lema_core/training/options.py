@@ -56,6 +56,8 @@ def trl_options(
     Raises:
         ConfigError: ``trl`` holds an option that it does not know, or one that the spec already decides.
     """
+    import torch
+
     ours: dict[str, Any] = {
         "output_dir": str(out),
         "max_steps": steps,
@@ -68,7 +70,9 @@ def trl_options(
         "max_grad_norm": spec.max_grad_norm,
         "seed": spec.seed,
         "bf16": bf16,
-        "gradient_checkpointing": _recomputes(launch),
+        "gradient_checkpointing": (
+            torch.cuda.is_available() if launch.gradient_checkpointing is None else launch.gradient_checkpointing
+        ),
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # a NaN must be seen
         "save_strategy": "steps",
@@ -89,12 +93,6 @@ def trl_options(
     if taken:
         raise ConfigError(f"trl.{taken[0]} is decided by the training section itself: set it there")
     return {"project": "lema", "run_name": out.name} | ours | spec.trl
-
-
-def _recomputes(launch: LaunchSpec) -> bool:
-    import torch
-
-    return torch.cuda.is_available() if launch.gradient_checkpointing is None else launch.gradient_checkpointing
 
 
 def trl_config(spec: TrainingSpec) -> Any:

@@ -234,17 +234,14 @@ class PairCollator:
         ids = pad_sequence(rows, batch_first=True, padding_value=self._pad)
         there = torch.arange(ids.shape[1])[None] < torch.tensor([len(row) for row in rows])[:, None]
         trained = there & (torch.arange(ids.shape[1])[None] >= read)
+        width = self._plan.ranks * self._plan.pieces
+        step = self._plan.micro_batches[number // width * width :][:width]
         return {
             "input_ids": ids,
             "attention_mask": there.long(),
             "completion_mask": trained.long(),
-            "share": torch.tensor(self._share(number)),
+            "share": torch.tensor(len(self._plan.micro_batches[number]) * width / sum(map(len, step))),
         }
-
-    def _share(self, number: int) -> float:
-        width = self._plan.ranks * self._plan.pieces
-        step = self._plan.micro_batches[number // width * width :][:width]
-        return len(self._plan.micro_batches[number]) * width / sum(map(len, step))
 
 
 class PreferenceTrainer(Planned, DPOTrainer):
