@@ -98,7 +98,7 @@ async def run_cancellable(
     _settled[:] = [asyncio.Event()]
     noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
     # With the signature that Prefect reads; without closures, since it is pickled too.
-    noted.fn = update_wrapper(partial(_ending_in_a_state, flow.fn, _by_a_person, go_on), flow.fn)
+    noted.fn = update_wrapper(partial(_run_body, flow.fn, _by_a_person, go_on), flow.fn)
     work = asyncio.create_task(cast("Coroutine[Any, Any, Any]", noted(run, root)))
     watch = asyncio.create_task(_until_cancel_requested(begun, settings))
     try:
@@ -164,13 +164,13 @@ def end_in_a_state(
         if task is None:
             raise RuntimeError("a flow runs in a task")
         with stopping.stop_request().cancels(task):
-            ended = _ending_in_a_state(flow_function, is_cancel_requested, "the deployment resume", *args, **kwargs)
+            ended = _run_body(flow_function, is_cancel_requested, "the deployment resume", *args, **kwargs)
             return cast("State[None]", await ended)
 
     return wrapped
 
 
-async def _ending_in_a_state(
+async def _run_body(
     flow_function: Callable[..., Coroutine[Any, Any, Any]],
     by_a_person: Callable[[], bool],
     go_on: str,

@@ -177,7 +177,9 @@ async def register_automations(notify: str | None = None) -> list[str]:
     async with get_client() as client:
         for automation in wanted:
             # Distinguishes an automation from an older LeMa's; its sets have no order, so it is sorted first.
-            version = hashlib.sha256(json.dumps(_ordered(automation.model_dump(mode="json"))).encode()).hexdigest()[:16]
+            version = hashlib.sha256(json.dumps(_sort_nested(automation.model_dump(mode="json"))).encode()).hexdigest()[
+                :16
+            ]
             there = await client.read_automations_by_name(automation.name)
             if [version] in [old.tags for old in there]:
                 continue
@@ -187,10 +189,10 @@ async def register_automations(notify: str | None = None) -> list[str]:
     return [automation.name for automation in wanted]
 
 
-def _ordered(value: Any) -> Any:
+def _sort_nested(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _ordered(value[key]) for key in sorted(value)}
-    return sorted(map(_ordered, value), key=json.dumps) if isinstance(value, list) else value
+        return {key: _sort_nested(value[key]) for key in sorted(value)}
+    return sorted(map(_sort_nested, value), key=json.dumps) if isinstance(value, list) else value
 
 
 async def _block(slug: str) -> UUID:

@@ -100,7 +100,7 @@ def record_run(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda:
     """
     before = read_record(root, spec.name)
     if before and before.running(root) and before.owner != this_process():
-        raise ConfigError(_occupied(before))
+        raise ConfigError(_occupied_message(before))
     crashes = before.crashes + (before.state == "running") if before else 0
     write_record(root, spec, "running", crashes=crashes)
     try:
@@ -125,7 +125,7 @@ def record_run(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda:
     write_record(root, spec, "completed")
 
 
-def _occupied(record: RunRecord) -> str:
+def _occupied_message(record: RunRecord) -> str:
     owner = record.owner
     where = f"process {owner.pid} on {owner.machine.partition('/')[0]}" if owner else "another process"
     return (

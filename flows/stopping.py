@@ -173,13 +173,13 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Stopped: a signal ended it.
     """
-    task = asyncio.run(_watched(work))
+    task = asyncio.run(_run_until_done(work))
     if task.cancelled() and (signum := stop_signal()):
         raise Stopped(signum)
     return task.result()
 
 
-async def _watched(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+async def _run_until_done(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.ensure_future(work)
     with stop_request().cancels(task):
         await asyncio.wait([task])

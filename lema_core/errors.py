@@ -81,7 +81,7 @@ class RequestsFailedError(EndpointError):
         self.words, self.advice = dict(words), advice
 
     @classmethod
-    def added_up(cls, errors: Sequence[Self]) -> Self:
+    def combine(cls, errors: Sequence[Self]) -> Self:
         """Return one error for those of several shards."""
         reasons = sum((Counter(error.reasons) for error in errors), Counter[str]())
         words = {reason: said for error in errors for reason, said in error.words.items()}

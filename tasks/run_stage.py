@@ -296,7 +296,7 @@ def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
     # Shards that did not begin carry the error that ended their stage: it counts once.
     away = list({id(error): error for error in errors if isinstance(error, RequestsFailedError)}.values())
     others = [error for error in errors if not isinstance(error, RequestsFailedError)]
-    return [*([RequestsFailedError.added_up(away)] if away else []), *others]
+    return [*([RequestsFailedError.combine(away)] if away else []), *others]
 
 
 def _going_on(context: Runtime, deployment: str) -> str:

@@ -103,7 +103,7 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
             errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
             sys.exit(128 + why)
         except Exception as error:
-            said = _said(error)
+            said = _message_of(error)
             if said is None:
                 raise
             errors.print("error:", style="bold red", end=" ")
@@ -113,7 +113,7 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _said(error: Exception) -> str | None:
+def _message_of(error: Exception) -> str | None:
     """Return the message of an error; None where it is typer's to end the command."""
     from pyarrow import ArrowInvalid
 

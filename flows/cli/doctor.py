@@ -188,7 +188,7 @@ def doctor(
     Nothing is paid and nothing is started. Artifacts under the root in which requests failed are named. The exit code
     is 1 where something needed is missing, or an artifact holds nothing but failed requests.
     """
-    findings = [*examine(_needs(run_file)), *_artifacts(root)]
+    findings = [*examine(_read_needs(run_file)), *_check_artifacts(root)]
     _show(findings)
     missing = [finding for finding in findings if finding.state == "missing"]
     if missing:
@@ -203,15 +203,15 @@ def examine(needs: Needs) -> Iterator[Finding]:
     yield from check_packages(needs.extras)
     yield check_student(needed=needs.student)
     yield from check_devices()
-    yield _prefect()
+    yield _check_prefect()
     yield from (Finding(*line) for line in stack.examine())
     for path in needs.files:
-        yield _file(path)
+        yield _check_file(path)
     for spec in needs.endpoints:
-        yield _endpoint(spec)
+        yield _check_endpoint(spec)
 
 
-def _artifacts(root: str) -> Iterator[Finding]:
+def _check_artifacts(root: str) -> Iterator[Finding]:
     """Find artifacts that hold failed requests; one that holds nothing else counts as missing."""
     if "://" not in root and not Path(root, "store").is_dir():
         return
@@ -230,13 +230,15 @@ def _artifacts(root: str) -> Iterator[Finding]:
         yield Finding("failed requests", "missing" if artifact.empty else "absent", f"in {artifact}", remedy)
 
 
-def _needs(run_file: Path | None) -> Needs:
+def _read_needs(run_file: Path | None) -> Needs:
     if run_file is None:
         return Needs()
     from lema_core.run.files import read_run_file
 
     run = read_run_file(run_file)
-    specs = [spec if spec.name != "endpoint" else spec.model_copy(update={"name": name}) for name, spec in _asked(run)]
+    specs = [
+        spec if spec.name != "endpoint" else spec.model_copy(update={"name": name}) for name, spec in _endpoints_of(run)
+    ]
     embedded = any("lema_core.llm.embedded" in word for spec in specs for word in spec.command or ())
     extras = {
         "train": run.training is not None,
@@ -252,13 +254,13 @@ def _needs(run_file: Path | None) -> Needs:
     )
 
 
-def _asked(run: "RunSpec") -> Iterator[tuple[str, "EndpointSpec"]]:
+def _endpoints_of(run: "RunSpec") -> Iterator[tuple[str, "EndpointSpec"]]:
     yield from run.endpoints.items()
     if run.evaluation and run.evaluation.serve:
         yield "evaluation", run.evaluation.serve
 
 
-def _prefect() -> Finding:
+def _check_prefect() -> Finding:
     given = os.environ.get("PREFECT_API_URL")
     port = None if given else server.running_port(server.HOME)
     api = given or server.api_url(port or server.DEFAULT_PORT)
@@ -275,13 +277,13 @@ def _prefect() -> Finding:
     return Finding("Prefect", "absent", f"none at {api}", "nothing to do: `lema run` starts one")
 
 
-def _file(path: str) -> Finding:
+def _check_file(path: str) -> Finding:
     if "://" in path or Path(path).is_file():
         return Finding("questions", "ok", path)
     return Finding("questions", "missing", f"{path} is not there", "give its path from the current directory")
 
 
-def _endpoint(spec: "EndpointSpec") -> Finding:
+def _check_endpoint(spec: "EndpointSpec") -> Finding:
     part = f"endpoint {spec.name}"
     if spec.api_key_env:
         try:

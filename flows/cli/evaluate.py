@@ -71,11 +71,11 @@ def evaluate(
     from lema_core.errors import ConfigError
     from lema_core.run.single_evaluation import run_of_file, run_of_questions
 
-    endpoint = _given(
+    endpoint = _without_none(
         model=model, base_url=base_url, command=command, identity=identity, api_key_env=api_key_env,
         concurrency=concurrency,
     )  # fmt: skip
-    asking = _given(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
+    asking = _without_none(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
     if questions.endswith(".toml"):
         if task:
             raise ConfigError("a run file says its task: change it with --set test_questions.task=...")
@@ -90,7 +90,7 @@ def evaluate(
     if remake_failed:
         _set_aside(run, root)
     other = _find_evaluation(run, root, against) if against else None
-    measured = _measured(run, root)
+    measured = _measure(run, root)
     from flows.cli.print_results import show_evaluation
 
     show_evaluation(console, run, root, measured, other)
@@ -111,7 +111,7 @@ def _find_evaluation(run: "RunSpec", root: str, name: str) -> "ArtifactRef":
     return ArtifactRef("evaluation", found[0])
 
 
-def _given(**options: Any) -> dict[str, Any]:
+def _without_none(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -129,7 +129,7 @@ def _set_aside(run: "RunSpec", root: str) -> None:
     console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
 
 
-def _measured(run: "RunSpec", root: str) -> "Measured":
+def _measure(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
     from flows.cli.run import run_with_listener
     from flows.local_stack.server import ensure_server, login_url

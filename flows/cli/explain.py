@@ -22,11 +22,11 @@ def explain(
     from lema_core.artifacts.derivation import trace_ancestry
 
     for found in trace_ancestry(f"{root.rstrip('/')}/store", row_id):
-        lines = [f"[bold]{name}[/bold]: {_escaped(value)}" for name, value in found.fields.items()]
+        lines = [f"[bold]{name}[/bold]: {_escape(value)}" for name, value in found.fields.items()]
         console.print(Panel("\n".join(lines), title=f"{found.stage} {found.fingerprint}", title_align="left"))
 
 
-def _escaped(value: object) -> str:
+def _escape(value: object) -> str:
     from rich.markup import escape
 
     return escape(str(value))

@@ -29,29 +29,29 @@ Where = Annotated[
 
 
 @contextmanager
-def _opened(where: str) -> Iterator["LedgerStore"]:
+def _open_ledger(where: str) -> Iterator["LedgerStore"]:
     from lema_core.errors import LedgerError
     from lema_core.llm.ledger.database import is_postgres
 
-    where = where or _ledger_here()
+    where = where or _default_ledger()
     if not is_postgres(where) and not os.path.isfile(where):  # noqa: PTH113 - no error where a folder cannot be entered
         raise LedgerError(f"there is no ledger at {where}; name one with --ledger")
-    with _opened_or_made(where) as store:
+    with _open_or_create_ledger(where) as store:
         yield store
 
 
 @contextmanager
-def _opened_or_made(where: str) -> Iterator["LedgerStore"]:
+def _open_or_create_ledger(where: str) -> Iterator["LedgerStore"]:
     from lema_core.llm.ledger.store import LedgerStore
 
-    store = LedgerStore(where or _ledger_here())
+    store = LedgerStore(where or _default_ledger())
     try:
         yield store
     finally:
         store.close()
 
 
-def _ledger_here() -> str:
+def _default_ledger() -> str:
     from lema_core.run.runtime import ledger_under
 
     return ledger_under(".lema")
@@ -71,7 +71,7 @@ def totals(context: typer.Context, ledger: Where) -> None:
     from lema_core.llm.costs.prices import money
     from lema_core.llm.ledger.store import By
 
-    with _opened(ledger) as store:
+    with _open_ledger(ledger) as store:
         for by in get_args(By):
             table = Table(by, "completions", "failed attempts", "prompt tokens", "completion tokens", "cost", box=None)
             for row in store.totals(by):
@@ -94,7 +94,7 @@ def explain(
     """
     from lema_core.llm.ledger.files import differences, entry
 
-    with _opened(ledger) as store:
+    with _open_ledger(ledger) as store:
         first = entry(store, key)
         if not other:
             import json
@@ -115,7 +115,7 @@ def export(
     """Write every completion, with its request, to a Parquet file."""
     from lema_core.llm.ledger.files import export_ledger
 
-    with _opened(ledger) as store:
+    with _open_ledger(ledger) as store:
         console.print(f"{export_ledger(store, path)} completions in {path}")
 
 
@@ -128,7 +128,7 @@ def import_(
     """Add a file's completions; those that the ledger already holds stay. A missing ledger is created."""
     from lema_core.llm.ledger.files import import_ledger
 
-    with _opened_or_made(ledger) as store:
+    with _open_or_create_ledger(ledger) as store:
         read, new = import_ledger(store, path)
     console.print(f"{new} of {read} completions were new")
 
@@ -147,7 +147,7 @@ def backup(
     """
     from lema_core.llm.ledger.files import back_up
 
-    with _opened(ledger) as store:
+    with _open_ledger(ledger) as store:
         back_up(store, path)
     console.print(f"the ledger is copied to {path}", markup=False)
 
@@ -161,6 +161,6 @@ def forget_batch(
     """Give up a batch that its endpoint no longer knows: the next run sends its pending requests again."""
     from lema_core.llm.batch import records as batch_records
 
-    with _opened(ledger) as store:
-        owed = batch_records.forget_batch(store, batch)
-    console.print(f"the batch is given up; {owed} requests are bought again when they are asked for")
+    with _open_ledger(ledger) as store:
+        pending = batch_records.forget_batch(store, batch)
+    console.print(f"the batch is given up; {pending} requests are bought again when they are asked for")

@@ -31,7 +31,7 @@ def show_run(console: Console, run: RunSpec, root: str, made: Lineage, seconds: 
         )
     if evaluation := load_evaluation(store, made):
         console.print(_table(evaluation))
-    if failed := failed_requests(store, made):
+    if failed := count_failed_requests(store, made):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(
             f"{failed.total()} requests failed ({reasons}): rejected rows, in an evaluation not right. To ask for them "
@@ -43,7 +43,7 @@ def show_run(console: Console, run: RunSpec, root: str, made: Lineage, seconds: 
     console.print(f"Done in {seconds:.0f} s")
 
 
-def failed_requests(store: Store, made: Lineage) -> Counter[str]:
+def count_failed_requests(store: Store, made: Lineage) -> Counter[str]:
     """Return how many requests of a run got no answer, by reason: as rejected rows they are in its artifacts."""
     return sum((failures_of(store.manifest(ref)) for ref in dict.fromkeys(made)), Counter[str]())
 
@@ -102,7 +102,7 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
     console.print(
         f"  pass@1  {format_percent(score.accuracy.value, n)} ({format_interval(score.accuracy, n)})   {tally}"
     )
-    _say_what_failed(console, store, measured)
+    _print_failures(console, store, measured)
     if measured.votes:
         (vote,) = score_votes({model: store.rows(measured.votes, JudgedPath)}, base=model)
         console.print(
@@ -124,7 +124,7 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
         console.print(f"Sampled answers: {store.folder(measured.votes)}", markup=False)
 
 
-def _say_what_failed(console: Console, store: Store, measured: Measured) -> None:
+def _print_failures(console: Console, store: Store, measured: Measured) -> None:
     """Print how many requests failed: the figures count them as not right."""
     failed = sum((failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.votes) if ref), Counter[str]())
     if failed:

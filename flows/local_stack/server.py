@@ -79,7 +79,7 @@ def login_token(auth: str, server: int) -> str:
     It is signed, so that a command can make it without asking the server.
     """
     words = f"{secrets.token_urlsafe(9)}.{int(time.time()) + LOGIN_S:x}"
-    return f"{_signed(auth, server, words)}.{words}"
+    return f"{_sign(auth, server, words)}.{words}"
 
 
 class Logins:
@@ -93,7 +93,7 @@ class Logins:
     def take(self, token: str) -> bool:
         """Return whether a token is ours, not expired and not used before; it is used now."""
         signature, _, words = token.partition(".")
-        if not token.isascii() or not hmac.compare_digest(signature, _signed(self._auth, self._server, words)):
+        if not token.isascii() or not hmac.compare_digest(signature, _sign(self._auth, self._server, words)):
             return False
         now, until = time.time(), float(int(words.rpartition(".")[2], 16))
         self._used = {used: end for used, end in self._used.items() if end > now}
@@ -103,7 +103,7 @@ class Logins:
         return True
 
 
-def _signed(auth: str, server: int, words: str) -> str:
+def _sign(auth: str, server: int, words: str) -> str:
     digest = hmac.digest(auth.encode(), f"login {server} {words}".encode(), hashlib.sha256)
     return base64.urlsafe_b64encode(digest[:18]).decode()
 

@@ -87,7 +87,7 @@ def expand(run: RunSpec) -> tuple[Setting, ...]:
     for arm in sweep.arms:
         run.arm(arm)
     changes = sweep.settings or {OWN: {}}
-    varied = [(name, _varied(run, name, change)) for name, change in changes.items()]
+    varied = [(name, _change_options(run, name, change)) for name, change in changes.items()]
     return tuple(Setting(name=name, run=one, cells=tuple(_cells(name, one, sweep))) for name, one in varied)
 
 
@@ -96,7 +96,7 @@ def cell_runs(run: RunSpec) -> list[RunSpec]:
     return [cell.run for setting in expand(run) for cell in setting.cells]
 
 
-def _varied(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSpec:
+def _change_options(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSpec:
     place = f"ablation.settings.{name}"
     if fixed := [section for section in FIXED if section in change]:
         raise ConfigError(
@@ -105,16 +105,16 @@ def _varied(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSpec:
         )
     document = run.model_dump(exclude_unset=True, exclude={"ablation"})
     try:
-        return RunSpec.model_validate(_merged(document, change))
+        return RunSpec.model_validate(_merge(document, change))
     except ValidationError as error:
         raise ConfigError("\n".join([f"{place}:", *problems(error)])) from error
 
 
-def _merged(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(document)
     for key, value in change.items():
         inner = merged.get(key)
-        merged[key] = _merged(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = _merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return merged
 
 
@@ -122,7 +122,7 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
     bases = sweep.bases or (_own_base(run),)
     for base in bases:
         if run.evaluation and base.endpoint:
-            yield Cell(arm=BASE, seed=None, base=base.name, setting=setting, run=_untouched(run, base))
+            yield Cell(arm=BASE, seed=None, base=base.name, setting=setting, run=_base_run(run, base))
     for base in bases:
         for arm in sweep.arms:
             for seed in sweep.seeds:
@@ -136,7 +136,7 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
                     change["training"] = {"base": base.train, "seed": seed}
                 if run.evaluation:
                     change["evaluation"] = {"base": None} | UNSHOWN
-                one = _checked(run, change)
+                one = _validate(run, change)
                 yield Cell(arm=arm, seed=seed, base=base.name, setting=setting, run=one)
 
 
@@ -146,14 +146,14 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
     return BaseModelSpec.model_construct(name=train, train=train, endpoint=endpoint)
 
 
-def _untouched(run: RunSpec, base: BaseModelSpec) -> RunSpec:
+def _base_run(run: RunSpec, base: BaseModelSpec) -> RunSpec:
     nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
-    return _checked(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
+    return _validate(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
 
 
-def _checked(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:
+def _validate(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:
     try:
-        return RunSpec.model_validate(_merged(run.model_dump(exclude_unset=True), change))
+        return RunSpec.model_validate(_merge(run.model_dump(exclude_unset=True), change))
     except ValidationError as error:
         raise ConfigError("\n".join(["ablation:", *problems(error)])) from error
 

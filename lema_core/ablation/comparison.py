@@ -195,10 +195,10 @@ def compare(
     groups = _groups(results)
     spread = _spread(groups.values(), right)
     rows = {place: _row(group, right, examples, spread, levels) for place, group in groups.items()}
-    compared = [_compared(row, groups, reference, right, spread) for row in rows.values()]
+    compared = [_compare_row(row, groups, reference, right, spread) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
-        reference=reference, n=len(items), over_seeds=spread is not None, rows=tuple(_adjusted(compared)),
+        reference=reference, n=len(items), over_seeds=spread is not None, rows=tuple(_adjust_p_values(compared)),
         cells=tuple(results), scores=scores, examples=examples,
         left_out={name: lost for name, (_, lost) in sizes.items() if lost},
         levels={level: len(numbers) for level, numbers in levels.items()},
@@ -261,7 +261,7 @@ def _row(
     )
 
 
-def _compared(
+def _compare_row(
     row: Row,
     groups: Mapping[Place, list[CellResult]],
     reference: str,
@@ -307,7 +307,7 @@ def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[boo
     return seed_spread(several) if several else None
 
 
-def _adjusted(rows: Sequence[Row]) -> Iterator[Row]:
+def _adjust_p_values(rows: Sequence[Row]) -> Iterator[Row]:
     """Adjust every p for all comparisons of the table, since a reader looks at all."""
     contrasts = [(row.to_reference, row.to_first_setting) for row in rows]
     values = {f"{i} {j}": c.p_value for i, pair in enumerate(contrasts) for j, c in enumerate(pair) if c}

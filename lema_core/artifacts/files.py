@@ -38,22 +38,22 @@ class FileSystem:
 
     def exists(self, path: str) -> bool:
         """Return whether a file or folder exists."""
-        with self._translated(path):
+        with self._translate_errors(path):
             return bool(self._driver.exists(path))
 
     def isfile(self, path: str) -> bool:
         """Return whether a file exists."""
-        with self._translated(path):
+        with self._translate_errors(path):
             return bool(self._driver.isfile(path))
 
     def isdir(self, path: str) -> bool:
         """Return whether a folder exists."""
-        with self._translated(path):
+        with self._translate_errors(path):
             return bool(self._driver.isdir(path))
 
     def glob(self, pattern: str) -> list[str]:
         """Return the paths that match, sorted."""
-        with self._translated(pattern):
+        with self._translate_errors(pattern):
             return sorted(map(str, self._driver.glob(pattern)))
 
     def cat_file(self, path: str) -> bytes:
@@ -62,7 +62,7 @@ class FileSystem:
         Raises:
             FileNotFoundError: it does not exist.
         """
-        with self._translated(path):
+        with self._translate_errors(path):
             return bytes(self._driver.cat_file(path))
 
     @contextmanager
@@ -72,19 +72,19 @@ class FileSystem:
         Raises:
             FileNotFoundError: it does not exist.
         """
-        with self._translated(path):
+        with self._translate_errors(path):
             file = self._driver.open(path, "rb")
         with file:
             yield file
 
     def find(self, folder: str) -> list[str]:
         """Return the paths of all files under a folder, sorted."""
-        with self._translated(folder):
+        with self._translate_errors(folder):
             return sorted(map(str, self._driver.find(folder)))
 
     def mv(self, source: str, target: str, *, recursive: bool = False) -> None:
         """Move a file, or with ``recursive`` a folder."""
-        with self._translated(source):
+        with self._translate_errors(source):
             self._driver.mv(source, target, recursive=recursive)
 
     def rm_file(self, path: str) -> None:
@@ -93,12 +93,12 @@ class FileSystem:
         Raises:
             FileNotFoundError: it does not exist.
         """
-        with self._translated(path):
+        with self._translate_errors(path):
             self._driver.rm_file(path)
 
     def put_file(self, local: str, path: str) -> None:
         """Copy a local file there."""
-        with self._translated(path):
+        with self._translate_errors(path):
             self._driver.put_file(local, path)
 
     def address(self, path: str) -> str:
@@ -106,7 +106,7 @@ class FileSystem:
         return f"file://{path}" if self.local else str(self._driver.unstrip_protocol(path))
 
     @contextmanager
-    def _translated(self, path: str) -> Iterator[None]:
+    def _translate_errors(self, path: str) -> Iterator[None]:
         try:
             yield
         except FileNotFoundError:

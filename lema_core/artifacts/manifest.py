@@ -139,12 +139,12 @@ def add_up(parts: list[PartSummary]) -> dict[str, Any]:
         "rows_in": sum(p.rows_in for p in parts),
         "rows_out": sum(p.rows_out for p in parts),
         "rejected": sum(p.rejected for p in parts),
-        "reasons": _merged([p.reasons for p in parts]),
-        "counts": _merged([p.counts for p in parts]),
+        "reasons": _merge_counts([p.reasons for p in parts]),
+        "counts": _merge_counts([p.counts for p in parts]),
     }
 
 
-def _merged(tallies: list[dict[str, int]]) -> dict[str, int]:
+def _merge_counts(tallies: list[dict[str, int]]) -> dict[str, int]:
     total: dict[str, int] = {}
     for tally in tallies:
         for name, number in tally.items():

@@ -211,7 +211,7 @@ class TableFile:
             Exception: of many kinds, where it is damaged or no Parquet; ``open_table`` turns them into one.
         """
         footer, start = _footer(file)
-        seal = _checked_seal(footer)
+        seal = _read_seal(footer)
         self.metadata = _metadata_of(footer)
         self.sealed = seal is not None
         source: Any = file
@@ -270,7 +270,7 @@ class TableFile:
                 return
 
 
-def _checked_seal(footer: bytes) -> bytes | None:
+def _read_seal(footer: bytes) -> bytes | None:
     """Return the hashes of the row groups, None where the footer has no seal."""
     found = re.search(re.escape(_MARK) + rb"([0-9a-f]{64})((?:[0-9a-f]{64})*)", footer)
     if found is None:

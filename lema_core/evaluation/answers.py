@@ -33,12 +33,12 @@ def judge_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath
     path = parse_path(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
         row = path_row(asked.question, asked.sample_index, model, path.detail)
-        return _judged(row, verdict=FAILED, answer=None, decided_by="none")
+        return _to_judged_path(row, verdict=FAILED, answer=None, decided_by="none")
     # An answer that cannot be decided is kept: it is not right, but it has a vote in maj@k.
-    return _judged(path, **asdict(judge(path.text, path.gold, get_task(path.task).family, path.candidates)))
+    return _to_judged_path(path, **asdict(judge(path.text, path.gold, get_task(path.task).family, path.candidates)))
 
 
-def _judged(path: ReasoningPath, **judgement: Any) -> JudgedPath:
+def _to_judged_path(path: ReasoningPath, **judgement: Any) -> JudgedPath:
     return JudgedPath(**{field.name: getattr(path, field.name) for field in fields(ReasoningPath)}, **judgement)
 
 
@@ -62,7 +62,7 @@ def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") 
     """
     if not tables:
         return ()
-    voted = {name: _voted(name, rows) for name, rows in tables.items()}
+    voted = {name: _vote_shares(name, rows) for name, rows in tables.items()}
     first, reference = next(iter(voted.values())), voted.get(base)
     for name, found in voted.items():
         if found.keys() != first.keys():
@@ -78,7 +78,7 @@ def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") 
     return tuple(scores)
 
 
-def _voted(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float, int]]:
+def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float, int]]:
     """Return each question's (share of the vote that is right, samples)."""
     found: dict[str, tuple[float, int]] = {}
     for question, paths in groupby(rows, key=lambda row: row.question_id):

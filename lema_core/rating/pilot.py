@@ -101,7 +101,7 @@ def read_corrections(place: Path | str) -> Iterator[Correction]:
 
 
 def _corrections(fs: FileSystem, file: str) -> Iterator[Correction]:
-    with _opened(fs, file) as table:
+    with _open_table(fs, file) as table:
         lacking = sorted(set(schema_of(Correction).names) - set(table.schema.names))
         if lacking:
             raise DataError(
@@ -120,7 +120,7 @@ def _fault(file: str) -> Callable[[str], DataError]:
 
 
 @contextmanager
-def _opened(fs: FileSystem, file: str) -> Iterator[TableFile]:
+def _open_table(fs: FileSystem, file: str) -> Iterator[TableFile]:
     with ExitStack() as stack:
         with raise_faults_as(_fault(file)):
             source = stack.enter_context(fs.open(file))
@@ -221,7 +221,7 @@ def summarize_ratings(folder: Path | str) -> PilotSummary:
     raters = list(words)
     pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
     agreement = {(a, b): found for a, b in pairs if (found := _agreement(words[a], words[b])) is not None}
-    with _opened(fs, f"{path}/{_PAIRS}") as drawn:
+    with _open_table(fs, f"{path}/{_PAIRS}") as drawn:
         return PilotSummary(drawn.rows, counts, agreement)
 
 
@@ -233,7 +233,7 @@ def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement
 def _ratings_of(fs: FileSystem, file: str) -> list[Rating]:
     if not fs.isfile(file):
         return []
-    with _opened(fs, file) as table, raise_faults_as(_fault(file)):
+    with _open_table(fs, file) as table, raise_faults_as(_fault(file)):
         rows = [row for batch in cast_to(table.batches(), Rating) for row in rows_from_batch(batch, Rating)]
         if unknown := {row.rating for row in rows} - {*RATINGS}:
             raise ValueError(f"it holds ratings {sorted(unknown)[:3]}, expected {RATINGS}")

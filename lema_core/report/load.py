@@ -46,7 +46,7 @@ def load_report_data(store: Store, run: RunSpec, made: Lineage, ledger: LedgerSt
         notes=tuple(notes_of(store, run, made)),
         funnel=count_funnel(store, run, made),
         difficulty=tuple(_difficulty(store, run, made)),
-        evolved=tuple(_evolved(store, collection) for collection in made.collections[1:]),
+        evolved=tuple(_count_evolved(store, collection) for collection in made.collections[1:]),
         evaluation=load_evaluation(store, made),
         votes=score_votes({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
         perplexity={arm: gap for arm, ref in made.perplexity.items() if (gap := _gap(store, ref))},
@@ -123,7 +123,7 @@ def _difficulty(store: Store, run: RunSpec, made: Lineage) -> Iterator[Difficult
     yield from difficulty(paths(), mistakes(), corrections(), right_shares(paths()))
 
 
-def _evolved(store: Store, one: Collection) -> EvolvedFunnel:
+def _count_evolved(store: Store, one: Collection) -> EvolvedFunnel:
     created, novel = (store.manifest(ref) for ref in one.made_by)
     return EvolvedFunnel(
         name=one.name,
@@ -202,16 +202,16 @@ def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
         for ref, name in asked:
             # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
             endpoint = name if name in run.endpoints else None
-            yield _used(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
+            yield _usage_of(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
         if run.corrections and (second := run.corrections.second):
             for ref in collection.corrections.values():
-                yield _used(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
+                yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
     for name, ref in (*made.evaluations.items(), *made.votes.items()):
         endpoint = run.evaluation.base if run.evaluation and name == BASE else None
-        yield _used(store.manifest(ref), run, endpoint, name)
+        yield _usage_of(store.manifest(ref), run, endpoint, name)
 
 
-def _used(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:
+def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:
     counts = manifest.counts
     tokens = counts.get(f"{prefix}prompt_tokens", 0), counts.get(f"{prefix}completion_tokens", 0)
     spec = run.endpoints[endpoint] if endpoint else None

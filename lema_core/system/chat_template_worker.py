@@ -27,7 +27,7 @@ def main() -> None:
         used = int(usage.ru_utime + usage.ru_stime) + 1
         resource.setrlimit(resource.RLIMIT_CPU, (used + cpu_seconds, resource.RLIM_INFINITY))
         try:
-            text = _rendered(json.loads(line))
+            text = _render(json.loads(line))
             reply = {"text": text} if len(text) <= MAX_PROMPT_CHARS else {"refused": f"it makes {len(text)} characters"}
             answer = json.dumps(reply)
         except (Exception, RecursionError) as error:  # noqa: BLE001  a template is a program and may raise anything
@@ -37,14 +37,14 @@ def main() -> None:
         out.flush()
 
 
-def _rendered(job: dict[str, Any]) -> str:
+def _render(job: dict[str, Any]) -> str:
     chat = {"messages": job["messages"], "add_generation_prompt": job["generation_prompt"]}
-    text: str = _compiled(job["template"]).render(**chat, **job["special"])
+    text: str = _compile(job["template"]).render(**chat, **job["special"])
     return text
 
 
 @lru_cache(maxsize=8)
-def _compiled(template: str) -> Any:
+def _compile(template: str) -> Any:
     """Compile a template as transformers does."""
     room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
     room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)

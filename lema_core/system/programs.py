@@ -51,10 +51,10 @@ def program_environment(
         given: what to choose from, this process's environment by default.
     """
     plain = os.environ if given is None else given
-    return {name: value for name, value in plain.items() if name in more or _allowed(name, network)}
+    return {name: value for name, value in plain.items() if name in more or _is_allowed(name, network)}
 
 
-def _allowed(name: str, network: bool) -> bool:
+def _is_allowed(name: str, network: bool) -> bool:
     upper = name.upper()
     if not network and (upper.endswith(("_PROXY", "_CA_BUNDLE")) or "CERT" in upper):
         return False

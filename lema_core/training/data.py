@@ -121,7 +121,7 @@ class ExampleTokenizer:
             turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
             # First within limits of memory as well, for the library has none.
             render_chat(self.tokenizer.chat_template, turns, self.tokenizer.special_tokens_map, generation_prompt=False)
-            with _limited_time():
+            with _limit_time():
                 whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
             intended = f"{self.prompt('1 + 1?')}2.{self.tokenizer.eos_token}"
             if not whole.startswith(intended):
@@ -146,13 +146,13 @@ class ExampleTokenizer:
     def prompt(self, text_in: str) -> str:
         """Return the prompt that a server would render from one user message."""
         messages = [{"role": "user", "content": text_in}]
-        with _limited_time():
+        with _limit_time():
             rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return rendered
 
 
 @contextmanager
-def _limited_time() -> Iterator[None]:
+def _limit_time() -> Iterator[None]:
     """Interrupt a chat template that loops, as it may for some texts only. Works in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -104,5 +104,5 @@ def test_the_errors_of_shards_add_up_and_survive_being_copied_as_on_the_way_from
         RequestsFailedError({"deadline": 3}, 10, 0.2),
         RequestsFailedError({"overload": 9, "deadline": 1}, 10, 0.2),
     )
-    text = str(copy.copy(RequestsFailedError.added_up([one, two])))
+    text = str(copy.copy(RequestsFailedError.combine([one, two])))
     assert text.startswith("13 of 20 requests failed (4 deadline, 9 overload), more than runtime.max_failed = 0.2")
