@@ -206,7 +206,11 @@ def examine(needs: Needs) -> Iterator[Finding]:
     yield _check_prefect()
     yield from (Finding(*line) for line in stack.examine())
     for path in needs.files:
-        yield _check_file(path)
+        yield (
+            Finding("questions", "ok", path)
+            if "://" in path or Path(path).is_file()
+            else Finding("questions", "missing", f"{path} is not there", "give its path from the current directory")
+        )
     for spec in needs.endpoints:
         yield _check_endpoint(spec)
 
@@ -275,12 +279,6 @@ def _check_prefect() -> Finding:
     if given:
         return Finding("Prefect", "missing", f"PREFECT_API_URL {api} {problem}", "start it, or unset PREFECT_API_URL")
     return Finding("Prefect", "absent", f"none at {api}", "nothing to do: `lema run` starts one")
-
-
-def _check_file(path: str) -> Finding:
-    if "://" in path or Path(path).is_file():
-        return Finding("questions", "ok", path)
-    return Finding("questions", "missing", f"{path} is not there", "give its path from the current directory")
 
 
 def _check_endpoint(spec: "EndpointSpec") -> Finding:
