@@ -3,7 +3,7 @@
 A file ends in a *seal*: the SHA-256 of each row group's bytes and of the footer, kept in the footer's own metadata. The
 checksums of Parquet's pages are written too, for other programs, but they leave out the pages' headers: in a file of
 12 rows 35 of 21,640 single bit flips changed rows without an error. A reader here sees no byte that was not compared
-with the seal. Files without a seal (of older versions, of other programs) are read with what checksums they have.
+with the seal. Files without a seal (of older versions, of other programs) are read with the checksums that they have.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ _TAIL = 8
 
 
 class TableWriter:
-    """Writes one sealed Parquet file to a local path, a row group a call; its bytes depend on the rows alone."""
+    """Writes one sealed Parquet file to a local path, one row group per call; its bytes depend on the rows alone."""
 
     def __init__(self, path: str | Path, schema: pa.Schema) -> None:
         self._path, self._groups = Path(path), 0
@@ -64,6 +64,7 @@ class TableWriter:
 
     def close(self, metadata: Mapping[str, str] | None = None) -> None:
         """Complete the file, with key-value metadata, and seal it."""
+        # The seal has its final length from the start: filling in the hashes moves no byte of the footer.
         seal = (_MARK + _OPEN * (1 + self._groups)).decode()
         self._file.add_key_value_metadata({**(metadata or {}), _KEY: seal})
         self._file.close()
@@ -85,18 +86,19 @@ def write_table(table: pa.Table, path: str | Path) -> None:
 
 
 def _seal(file: BinaryIO) -> None:
-    """Put the hashes in the place that was left for them."""
+    """Replace the placeholders by the hashes."""
     footer, start = _footer(file)
     place = footer.index(_MARK) + len(_MARK)
     starts = _group_starts(_metadata_of(footer))
     digests = b"".join(_hash(file, *span) for span in _spans(starts, start))
     sealed = footer[: place + _HEX] + digests + footer[place + _HEX + len(digests) :]
+    # The footer's own hash is computed with zeros in its place, the groups' hashes filled in: one write completes it.
     file.seek(start + place)
     file.write(hashlib.sha256(sealed).hexdigest().encode() + digests)
 
 
 def _footer(file: BinaryIO) -> tuple[bytes, int]:
-    """Return the footer, with its length and the magic, and where it starts."""
+    """Return the footer, with its length and the magic, and its position."""
     size = file.seek(0, io.SEEK_END)
     file.seek(max(0, size - _TAIL))
     tail = file.read(_TAIL)
@@ -116,7 +118,7 @@ def _metadata_of(footer: bytes) -> pq.FileMetaData:
 
 
 def _group_starts(metadata: pq.FileMetaData) -> list[int]:
-    """Return where each row group's bytes begin."""
+    """Return the first byte of each row group."""
     starts = []
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
@@ -128,7 +130,7 @@ def _group_starts(metadata: pq.FileMetaData) -> list[int]:
 
 
 def _spans(starts: Sequence[int], end: int) -> Iterator[tuple[int, int]]:
-    """Yield the bytes of each row group; together they are all between the magic and the footer."""
+    """Yield the byte range of each row group; together they cover everything between the magic and the footer."""
     yield from zip(starts, [*starts, end][1:], strict=True)
 
 
@@ -145,9 +147,9 @@ def _hash(file: BinaryIO, start: int, stop: int) -> bytes:
 
 
 class _Verified(io.RawIOBase):
-    """A sealed file as bytes that were compared with their hashes; what differs raises ValueError.
+    """A sealed file whose bytes are compared with their hashes before they are returned; else ValueError.
 
-    The last row group is kept, so that each is fetched and hashed once although its columns are read one by one.
+    The last row group is cached: Parquet reads column by column, but each group is fetched and hashed once.
     """
 
     def __init__(
@@ -179,7 +181,7 @@ class _Verified(io.RawIOBase):
         return len(data)
 
     def _from(self, at: int, length: int) -> bytes:
-        """Return up to ``length`` bytes from one place on, as far as one piece of the file goes."""
+        """Return up to ``length`` bytes from a position on, within one piece of the file."""
         if at < len(_MAGIC):
             return _MAGIC[at : at + length]
         if at >= self._start:
@@ -202,13 +204,13 @@ class _Verified(io.RawIOBase):
 
 
 class TableFile:
-    """An open Parquet file. Without its seal it was written by an older version or by another program."""
+    """An open Parquet file; one without a seal is of an older version or another program."""
 
     def __init__(self, file: BinaryIO) -> None:
-        """Read and compare the footer.
+        """Read the footer and compare it with the seal.
 
         Raises:
-            Exception: of many kinds, where it is damaged or no Parquet; ``open_table`` turns them into one.
+            Exception: of many kinds, where it is damaged or no Parquet; ``open_table`` translates them.
         """
         footer, start = _footer(file)
         seal = _read_seal(footer)
@@ -223,6 +225,7 @@ class TableFile:
                 raise ValueError("its seal is of another number of row groups")
             source = self._verified = _Verified(file, footer, start, spans, seal)
         elif _KEY.encode() in (self.metadata.metadata or {}):
+            # A damaged mark must not pass as an unsealed file of an older version.
             raise ValueError("its seal is broken")
         self._parquet = pq.ParquetFile(
             source, metadata=self.metadata, page_checksum_verification=True, pre_buffer=False
@@ -243,7 +246,7 @@ class TableFile:
         """Compare every byte with the seal, or read every row where there is none.
 
         Raises:
-            Exception: of many kinds, where it is damaged; ``open_table`` turns them into one.
+            Exception: of many kinds, where it is damaged; ``open_table`` translates them.
         """
         if self.sealed:
             for number in range(self.metadata.num_row_groups):
@@ -283,7 +286,7 @@ def _read_seal(footer: bytes) -> bytes | None:
 def _row_groups(metadata: pq.FileMetaData, low: int, high: int) -> tuple[list[int], int]:
     """Return the row groups that hold rows ``low`` to ``high``, and the first one's first row.
 
-    A range of a large part costs what it holds: a thousand shards of one part must not read it a thousand times.
+    Reading a range costs only its row groups: a thousand shards of one large part do not read it a thousand times.
     """
     groups: list[int] = []
     first = at = 0
@@ -302,9 +305,9 @@ Fault = Callable[[str], LemaError]
 
 @contextmanager
 def raise_faults_as(fault: Fault) -> Iterator[None]:
-    """Turn every error of the libraries that read files into ours. Code that calls back does not belong inside.
+    """Translate every error of the libraries that read files. The block must not run callers' code.
 
-    Damage shows as whatever the decoder runs into: Arrow's errors, OSError, UnicodeError, KeyError, RecursionError,
+    Damage appears as whatever the decoder runs into: Arrow's errors, OSError, UnicodeError, KeyError, RecursionError,
     MemoryError, pydantic's, zlib's, zipfile's.
     """
     try:
@@ -316,7 +319,7 @@ def raise_faults_as(fault: Fault) -> Iterator[None]:
 
 
 def translate_faults(items: Iterator[T], fault: Fault) -> Iterator[T]:
-    """Yield what an iterator over a file yields; its errors, and no one else's, are turned into ours."""
+    """Yield an iterator's items and translate its errors, but not those of the code that consumes it."""
     while True:
         with raise_faults_as(fault):
             try:
@@ -328,9 +331,9 @@ def translate_faults(items: Iterator[T], fault: Fault) -> Iterator[T]:
 
 @contextmanager
 def open_table(file: BinaryIO, fault: Fault) -> Iterator[TableFile]:
-    """Give a Parquet file to read. ``fault`` makes the error where it is damaged, or no Parquet.
+    """Open a Parquet file; ``fault`` makes the error where it is damaged or no Parquet.
 
-    Rows are read by ``faultless(table.batches(...), fault)``.
+    Read its rows by ``translate_faults(table.batches(...), fault)``.
     """
     with raise_faults_as(fault):
         table = TableFile(file)

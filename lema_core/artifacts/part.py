@@ -16,9 +16,9 @@ from lema_core.records import Rejection
 
 
 def part_name(start: int, stop: int) -> str:
-    """Return the name of the file with the rows that input rows ``start`` to ``stop`` gave.
+    """Return the name of the file with the output of input rows ``start`` to ``stop``.
 
-    The range is in the name: runs that cut the same rows into other shards must not overwrite each other's parts.
+    The name holds the range, so that runs with other shard sizes do not overwrite each other's parts.
     """
     return f"part-{start:09d}-{stop:09d}.parquet"
 
@@ -31,7 +31,7 @@ def rejected_name(start: int, stop: int) -> str:
 def part_files(fs: FileSystem, folder: str) -> list[str]:
     """Return the Parquet files of a folder's table, in the order of their rows.
 
-    Where there is a manifest they are those that it names: beside them may lie what a run left that was cut otherwise.
+    With a manifest, those that it names: a run with other shard sizes may have left parts beside them.
     """
     if not fs.exists(f"{folder}/{MANIFEST}"):
         return fs.glob(f"{folder}/part-*.parquet")
@@ -42,7 +42,7 @@ def part_files(fs: FileSystem, folder: str) -> list[str]:
 SUMMARY = "lema"
 """The entry of a part's metadata with its summary."""
 WRITE_BATCH = 2_048
-"""Rows a row group: what a part holds in memory while it is written."""
+"""Rows per row group: what a part holds in memory while it is written."""
 
 
 class _Table:
@@ -74,9 +74,9 @@ class _Table:
 
 
 class PartWriter:
-    """Collects a shard's rows. ``rows_in`` is what the caller took in: a part that lost rows cannot be published.
+    """Collects a shard's rows. The caller counts the rows it read in ``rows_in``: a part that lost some is not published.
 
-    Where another run has published the artifact meanwhile, the part is dropped: its rows are there.
+    Where another run published the artifact meanwhile, the part is dropped: the artifact has its rows.
     """
 
     def __init__(self, fs: FileSystem, folder: str, index: int, span: tuple[int, int], record: type) -> None:
@@ -123,11 +123,13 @@ class PartWriter:
         try:
             self._kept.close({SUMMARY: summary})
             self._rejected.close({SUMMARY: summary})
+            # Checked as late as possible. A part that is still placed after that is a leftover, not damage.
             published = self._fs.exists(f"{self._folder}/{MANIFEST}")
         except (OSError, pa.ArrowException, ArtifactError) as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise
         if published:
+            # The files' context managers place a file only when they end without an error.
             dropped = ArtifactError(f"{self._folder} was published meanwhile by another run")
             self._stack.__exit__(ArtifactError, dropped, None)
             return

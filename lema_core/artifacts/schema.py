@@ -19,7 +19,7 @@ _SCALARS: dict[Any, pa.DataType] = {
 
 
 def schema_of(record: type[Any]) -> pa.Schema:
-    """Return the Arrow schema of a record class: a column a field, nullable where the field may be None."""
+    """Return the Arrow schema of a record class: one column per field, nullable where the field may be None."""
     hints = get_type_hints(record)
     return pa.schema([_field(f.name, hints[f.name]) for f in fields(record)])
 
@@ -64,7 +64,7 @@ def cast_to(batches: Iterable[pa.RecordBatch], record: type) -> Iterator[pa.Reco
     """Yield batches with exactly the columns and types of a record class, their values checked.
 
     Raises:
-        Exception: of Arrow, where a column is missing, holds another type, or lacks a value that a row must have.
+        Exception: of Arrow, where a column is missing, has another type, or is null where it must not be.
     """
     schema = schema_of(record)
     for batch in batches:

@@ -25,13 +25,13 @@ from lema_core.records import Rejection
 
 T = TypeVar("T")
 
-ASKED_AT_ONCE = 16
-"""An object store takes 10 to 50 ms to answer; two thousand parts one after the other would be a minute."""
+PARALLEL_READS = 16
+"""An object store answers in 10 to 50 ms: two thousand parts, one after the other, would take a minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArtifactRef:
-    """The small thing tasks hand to each other in place of the data."""
+    """The reference to an artifact, which tasks pass on in place of its data."""
 
     stage: str
     fingerprint: str
@@ -44,7 +44,7 @@ class ArtifactRef:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A range of input rows that one task deals with."""
+    """A range of input rows, the work of one task."""
 
     index: int
     start: int
@@ -76,7 +76,7 @@ class Store:
         """Read an artifact's manifest.
 
         Raises:
-            ArtifactError: if the artifact is not published or its manifest is torn.
+            ArtifactError: the artifact is not published, or its manifest is damaged.
         """
         return Manifest.read(self.fs, self.folder(ref))
 
@@ -87,12 +87,13 @@ class Store:
             yield self.manifest(ArtifactRef(stage, fingerprint))
 
     def finished_part(self, ref: ArtifactRef, shard: Shard, *, verified: bool = False) -> PartSummary | None:
-        """Return the summary of a shard's part, or None where there is none that is whole and of the same range.
+        """Return the summary of a shard's part; None where it is missing, incomplete, or of another range.
 
-        ``verified``: every byte of it, and of its rejected rows, is compared with its hash; a damaged part is none.
+        ``verified``: compare every byte of it and of its rejected rows with its hash; a damaged part counts as missing.
         """
         span = (shard.start, shard.stop)
         names = (part_name(*span), rejected_name(*span)) if verified else (part_name(*span),)
+        # Both files hold the same summary: rejected rows of another attempt do not belong to this part.
         found = [self._summary(f"{self.folder(ref)}/{name}", verify=verified) for name in names]
         summary = found[0]
         same = summary is not None and all(other == summary for other in found)
@@ -122,11 +123,11 @@ class Store:
 
         if self.fs.local:
             return list(map(one, shards))
-        with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
+        with ThreadPoolExecutor(PARALLEL_READS) as threads:
             return list(threads.map(one, shards))
 
     def part(self, ref: ArtifactRef, shard: Shard, record: type) -> PartWriter:
-        """Open a shard's part for writing: a context manager that places both files when left without an error."""
+        """Open a shard's part for writing: a context manager that publishes both files unless the block raises."""
         return PartWriter(self.fs, self.folder(ref), shard.index, (shard.start, shard.stop), record)
 
     def publish(self, identity: Identity, parts: list[PartSummary], *, seconds: float) -> Manifest:
@@ -136,11 +137,12 @@ class Store:
             ArtifactError: if the parts' rows do not add up, or a part is missing or not what its shard wrote.
         """
         ref = ArtifactRef(identity.stage, identity.fingerprint)
+        # Read back: the manifest proves what is on the store, not what was meant to be written.
         written = self.finished_parts(ref, [Shard(part.index, part.start, part.stop) for part in parts])
         for part, found in zip(parts, written, strict=True):
             if found != part:
                 raise ArtifactError(
-                    f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it anew."
+                    f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it again."
                 )
         return self._write_manifest(identity, seconds=seconds, parts=tuple(parts), **add_up(parts))
 
@@ -166,6 +168,7 @@ class Store:
             created=created, seconds=round(seconds, 3), **fields,
         )  # fmt: skip
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
+        # Last, when every part is in place: the manifest is what makes the artifact exist.
         remove_leftovers(self.fs, folder)
         with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
             local.write_text(write_document(manifest), encoding="utf-8")
@@ -212,7 +215,7 @@ class Store:
 
     @contextmanager
     def open_table(self, ref: ArtifactRef, name: str) -> Iterator[TableFile]:
-        """Give a Parquet file of a published artifact to read.
+        """Open a Parquet file of a published artifact.
 
         Raises:
             ArtifactError: it is missing or damaged.
@@ -250,7 +253,7 @@ class Store:
         return lambda cause: damage_error(f"{folder}/{name}", folder, cause)
 
     def local_path(self, ref: ArtifactRef) -> Path:
-        """Return where the artifact's folder is or will be, for programs that read plain files.
+        """Return the artifact's local folder, existing or not, for programs that read plain files.
 
         Raises:
             ArtifactError: if the root is not a local folder.

@@ -1,8 +1,8 @@
-"""Which examples a rank computes when: fixed by the seed, the same optimiser steps on any number of ranks.
+"""The plan of a run: which examples a rank computes when; the same optimiser steps on any number of ranks.
 
-A run is a list of steps, a step a list of examples (one shuffled pass over the data after another). A step's examples
-are shared out over ``ranks * pieces`` micro-batches of similar cost; since the loss is divided by the step's trained
-tokens, how they are shared out changes nothing but the speed. Pure Python: no torch here.
+A run is a list of steps, and a step a list of examples, in one shuffled pass over the data after another. A step's
+examples are divided into ``ranks * pieces`` micro-batches of similar cost. Since the loss is divided by the step's
+trained tokens, the division changes only the speed. Pure Python: no torch here.
 """
 
 import random
@@ -55,8 +55,8 @@ def plan_run(
         epochs: passes over the data, at least one example; None where ``steps`` alone ends the run.
         seed: decides the order.
         ranks: processes over all nodes.
-        budget: tokens, padding included, that one micro-batch may hold; a single longer example may pass it.
-        packed: whether examples lie end to end (cost: their sum) or in rows as long as the longest.
+        budget: tokens, padding included, that one micro-batch may hold; a single example may be longer.
+        packed: whether examples are concatenated (cost: their sum) or padded to the longest (cost: rows x longest).
     """
     total = steps * batch_size
     if epochs is not None:
@@ -78,9 +78,10 @@ def _order(count: int, total: int, seed: int) -> list[int]:
     order: list[int] = []
     epoch = 0
     while len(order) < total:
-        one = list(range(count))
-        random.Random(f"{seed}:{epoch}").shuffle(one)  # noqa: S311  not for secrets
-        order += one
+        examples = list(range(count))
+        # A generator per epoch: more epochs extend the order and change nothing of what came before.
+        random.Random(f"{seed}:{epoch}").shuffle(examples)  # noqa: S311  not for secrets
+        order += examples
         epoch += 1
     return order[:total]
 
@@ -92,7 +93,7 @@ def _cost(lengths: Sequence[int], packed: bool) -> int:
 
 
 def _share(chunk: Sequence[int], lengths: Sequence[int], bins: int, packed: bool) -> list[MicroBatch]:
-    """Share a step's examples out over ``bins`` micro-batches so that the dearest is cheap."""
+    """Divide a step's examples into ``bins`` micro-batches, the most expensive one as cheap as possible."""
     by_length = sorted(chunk, key=lambda i: (lengths[i], i))
     groups = _balance(by_length, lengths, bins) if packed else _cut(by_length, lengths, bins)
     return [tuple(group) for group in groups]
@@ -110,7 +111,7 @@ def _balance(by_length: Sequence[int], lengths: Sequence[int], bins: int) -> lis
 
 
 def _cut(by_length: Sequence[int], lengths: Sequence[int], bins: int) -> list[list[int]]:
-    """Cut the sorted examples into at most ``bins`` runs of neighbours, the dearest as cheap as can be.
+    """Cut the sorted examples into at most ``bins`` runs of neighbours, the most expensive one as cheap as possible.
 
     Neighbours have similar lengths, so rows need little padding; the smallest feasible maximum is found by bisection.
     """
@@ -128,7 +129,7 @@ def _cut(by_length: Sequence[int], lengths: Sequence[int], bins: int) -> list[li
 def _fill(by_length: Sequence[int], lengths: Sequence[int], limit: int) -> list[list[int]]:
     groups: list[list[int]] = [[]]
     for i in by_length:
-        # Sorted, so the newcomer is the longest of its group.
+        # The examples are sorted, so the new one is the longest of its group.
         if groups[-1] and (len(groups[-1]) + 1) * lengths[i] > limit:
             groups.append([])
         groups[-1].append(i)

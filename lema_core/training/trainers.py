@@ -143,7 +143,7 @@ def _in_rows(rows: Sequence[_Row], pad: int) -> dict[str, torch.Tensor]:
 
 def _end_to_end(rows: Sequence[_Row]) -> dict[str, torch.Tensor]:
     ids, labels, weights = (torch.cat(column)[None] for column in zip(*rows, strict=True))
-    # An example's first token is part of its prompt, so none is predicted from the neighbour's last.
+    # An example's first token is part of its prompt and so never trained: none is predicted from the neighbour's last.
     positions = torch.cat([torch.arange(len(row[0])) for row in rows])[None]
     return {"input_ids": ids, "labels": labels, "loss_weights": weights, "position_ids": positions}
 
