@@ -74,7 +74,7 @@ class _Table:
 
 
 class PartWriter:
-    """Collects a shard's rows. The caller counts the rows it read in ``rows_in``: a part that lost some is not published.
+    """Collects a shard's rows. The caller counts the rows it read in ``rows_in``: one that lost rows stays unpublished.
 
     Where another run published the artifact meanwhile, the part is dropped: the artifact has its rows.
     """
