@@ -106,7 +106,14 @@ def compare_models(
     return Evaluation(
         base=None if base is None else base_name,
         n=len(items),
-        scores=tuple(_score(name, table.values(), right[name]) for name, table in tables.items()),
+        scores=tuple(
+            ArmScore(
+                name=name,
+                accuracy=statistics.wilson(sum(right[name]), len(items)),
+                verdicts=dict(sorted(Counter(row.verdict for row in table.values()).items())),
+            )
+            for name, table in tables.items()
+        ),
         comparisons=comparisons,
         levels=_by_level(tables, items),
         detectable=_detectable(comparisons, len(items)),
@@ -144,12 +151,6 @@ def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
     return sorted(base)
 
 
-def _score(name: str, rows: Iterable[JudgedPath], right: Sequence[bool]) -> ArmScore:
-    verdicts = Counter(row.verdict for row in rows)
-    accuracy = statistics.wilson(sum(right), len(right))
-    return ArmScore(name=name, accuracy=accuracy, verdicts=dict(sorted(verdicts.items())))
-
-
 def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
     found = {(a, b): statistics.paired_difference(right[b], right[a]) for a, b in asked}
     adjusted: dict[tuple[str, str], float] = {}
@@ -174,15 +175,12 @@ def _by_level(tables: Mapping[str, Mapping[str, JudgedPath]], items: Sequence[st
         levels.setdefault(_level(first[item]), []).append(item)
     if len(levels) < 2:
         return ()
-    return tuple(
-        LevelScore(level=level, arm=name, accuracy=_accuracy(table, members))
-        for level, members in sorted(levels.items(), key=lambda pair: _natural(pair[0]))
-        for name, table in tables.items()
-    )
-
-
-def _accuracy(table: Mapping[str, JudgedPath], members: Sequence[str]) -> Proportion:
-    return statistics.wilson(sum(table[item].verdict == "right" for item in members), len(members))
+    scores = []
+    for level, members in sorted(levels.items(), key=lambda pair: _natural(pair[0])):
+        for name, table in tables.items():
+            right = sum(table[item].verdict == "right" for item in members)
+            scores.append(LevelScore(level=level, arm=name, accuracy=statistics.wilson(right, len(members))))
+    return tuple(scores)
 
 
 def _level(row: JudgedPath) -> str:

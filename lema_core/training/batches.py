@@ -65,7 +65,7 @@ def plan_run(
     chunks = [order[start : start + batch_size] for start in range(0, total, batch_size)][:steps]
     pieces = 1
     while True:
-        shared = [_share(chunk, lengths, ranks * pieces, packed) for chunk in chunks]
+        shared = [_divide(chunk, lengths, ranks * pieces, packed) for chunk in chunks]
         worst = max(_cost([lengths[i] for i in micro], packed) for step in shared for micro in step)
         # A micro-batch of one example cannot be made smaller; stop when every step is split that far.
         if worst <= budget or pieces * ranks >= batch_size:
@@ -92,7 +92,7 @@ def _cost(lengths: Sequence[int], packed: bool) -> int:
     return sum(lengths) if packed else len(lengths) * max(lengths)
 
 
-def _share(chunk: Sequence[int], lengths: Sequence[int], bins: int, packed: bool) -> list[MicroBatch]:
+def _divide(chunk: Sequence[int], lengths: Sequence[int], bins: int, packed: bool) -> list[MicroBatch]:
     """Divide a step's examples into ``bins`` micro-batches, the most expensive one as cheap as possible."""
     by_length = sorted(chunk, key=lambda i: (lengths[i], i))
     groups = _balance(by_length, lengths, bins) if packed else _cut(by_length, lengths, bins)

@@ -217,7 +217,9 @@ def tokenise(
                 + (f", the first because {rejected[0]['detail']}" if rejected else ", none given")
             )
         write_table(pa.Table.from_pylist(rejected, schema=_REJECTED), out / REJECTED_FILE)
-    _write_meta(out, counts)
+    # Last: the folder is complete with its counts.
+    with atomic_local(out / META_FILE) as local:
+        local.write_text(json.dumps(counts, sort_keys=True))
     return counts
 
 
@@ -252,11 +254,6 @@ def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: Train
         return row | {"input_ids": [*read, *tokenizer.trained(example["output"])]}
     better, worse = (tokenizer.trained(t, stops=not t.endswith("\n")) for t in (example["output"], example["worse"]))
     return row | {"input_ids": [*read, *better], "worse_ids": [*read, *worse]}
-
-
-def _write_meta(out: Path, counts: Mapping[str, Any]) -> None:
-    with atomic_local(out / META_FILE) as local:
-        local.write_text(json.dumps(counts, sort_keys=True))
 
 
 def read_examples(folder: Path) -> Iterator[dict[str, Any]]:

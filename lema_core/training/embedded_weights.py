@@ -29,7 +29,10 @@ def checkpoint_of(base: str) -> str:
         MissingDependencyError: the embedded student or the reader of its format is not installed.
     """
     if base == TINY:
-        return str(_tiny())
+        target = cache_dir() / "checkpoints" / weights_identity(TINY).replace("@", "-")
+        if not (target / "config.json").is_file():
+            _publish(target, _random_weights)
+        return str(target)
     path = Path(base)
     if base != EMBEDDED and path.suffix != ".gguf":
         if not (path / "config.json").is_file() and (path.exists() or not _HUB_ID.fullmatch(base)):
@@ -45,13 +48,6 @@ def checkpoint_of(base: str) -> str:
     if not (target / "config.json").is_file():
         _publish(target, lambda folder: _dequantise(gguf, folder))
     return str(target)
-
-
-def _tiny() -> Path:
-    target = cache_dir() / "checkpoints" / weights_identity(TINY).replace("@", "-")
-    if not (target / "config.json").is_file():
-        _publish(target, _random_weights)
-    return target
 
 
 def _publish(target: Path, write: Callable[[Path], None]) -> None:

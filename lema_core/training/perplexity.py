@@ -50,7 +50,12 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
         fitting = [pair for pair in batch if max(len(pair.mistaken), len(pair.corrected)) <= longest]
         left_out += len(batch) - len(fitting)
         if fitting:
-            rows += _measure_pairs(model, device, fitting)
+            mistaken = perplexities(model, device, [(pair.mistaken, pair.prompt_tokens) for pair in fitting])
+            corrected = perplexities(model, device, [(pair.corrected, pair.prompt_tokens) for pair in fitting])
+            rows += [
+                {"id": pair.id, "mistaken": before, "corrected": after}
+                for pair, before, after in zip(fitting, mistaken, corrected, strict=True)
+            ]
             emit("pairs", done=len(rows))
     with atomic_local(out) as local:
         write_table(pa.Table.from_pylist(rows, schema=SCHEMA), local)
@@ -106,12 +111,6 @@ def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
         chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return list(tokenizer.encode(chat, add_special_tokens=False))
     return list(tokenizer.encode(f"{text}\n"))
-
-
-def _measure_pairs(model: Any, device: str, pairs: Sequence[TokenPair]) -> list[dict[str, Any]]:
-    mistaken = perplexities(model, device, [(pair[1], pair[3]) for pair in pairs])
-    corrected = perplexities(model, device, [(pair[2], pair[3]) for pair in pairs])
-    return [{"id": one[0], "mistaken": a, "corrected": b} for one, a, b in zip(pairs, mistaken, corrected, strict=True)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

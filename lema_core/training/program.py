@@ -67,9 +67,12 @@ def report_full_disk(out: Path) -> Iterator[None]:
         full = [cause for cause in _chain(error) if _is_full(cause)]
         if not full:
             raise
+        cause = (str(full[-1]).splitlines() or [type(full[-1]).__name__])[0]
+        existing = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+        free = shutil.disk_usage(existing).free // 10**6
         raise TrainingError(
             f"the disk of {out} is full, or a quota or a limit on file sizes is reached: writing there failed "
-            f"({_first_line(full[-1])}; {_free(out)} MB free). Complete checkpoints are kept. Free some space, or "
+            f"({cause}; {free} MB free). Complete checkpoints are kept. Free some space, or "
             "lower launch.keep_checkpoints (one more than that must fit beside the model), and run the same command "
             "again"
         ) from error
@@ -85,15 +88,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _free(out: Path) -> int:
-    there = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
-    return shutil.disk_usage(there).free // 10**6
 
 
 FAILED = 3

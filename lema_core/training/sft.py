@@ -38,6 +38,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         TrainingError: the loss is not finite, the disk is full, or another number of ranks wrote the checkpoints.
     """
     if (out / MODEL_FOLDER).is_dir():
+        # It appears by a rename when the run is complete, so every rank of a repeated command ends here.
         return
     check_continues(out, _ranks(), launch.zero_stage)
     from lema_core.training import models, options  # torch takes seconds
@@ -75,6 +76,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         rows = [metrics_row(entry) for entry in trainer.state.log_history if "loss" in entry]
         with atomic_local(out / METRICS_FILE) as local:
             write_table(pa.Table.from_pylist(rows), local)
+    # Every rank takes part: under ZeRO-3 none has the whole model.
     models.save_whole(trainer, spec, base, tokenizer, out / MODEL_FOLDER)
     if trainer.is_world_process_zero():
         delete_optimiser_states(out)
@@ -92,7 +94,7 @@ def _arguments(config: Any, options: dict[str, Any]) -> Any:
         _join_on_cpu()
         options["accelerator_config"] = {"use_configured_state": True}
         options["use_cpu"] = True  # else transformers refuses bf16 on processors that compute in it
-        # The default buckets of 5e8 values take 2 GB a rank, whatever the size of the model.
+        # The default buckets of 5e8 values take 2 GB per rank, whatever the size of the model.
         for bucket in ("reduce_bucket_size", "allgather_bucket_size"):
             options["deepspeed"]["zero_optimization"].setdefault(bucket, 50_000_000)
     return config(**options)
