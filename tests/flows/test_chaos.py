@@ -158,7 +158,8 @@ def test_the_table_and_the_exit_code_tell_when_a_scenario_did_not_hold(run_file,
 def test_faults_a_kill_and_a_full_disk_change_nothing(prefect_api, run_file, tmp_path):
     small = ("--set", "questions.limit=20", "--set", "students.0.samples=2", "--set", "runtime.shard_requests=10")
     words = [sys.executable, "-m", "chaos", str(run_file), "--quick", "--folder", str(tmp_path / "chaos"), *small]
-    paths = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH")]))
+    # The root first: with the tests alone, tests/flows would stand for the package flows of an editable installation.
+    paths = os.pathsep.join(filter(None, [str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH")]))
     given = environment(prefect_api, tmp_path) | {"PYTHONPATH": paths}
     done = subprocess.run(words, cwd=tmp_path, env=given, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
