@@ -24,7 +24,7 @@ FAILED = "failed"
 
 
 def greedy_requests(questions: Iterable[Question], max_tokens: int, prompt: PromptKind) -> Iterator[PathRequest]:
-    """Yield one request a question, at temperature 0."""
+    """Yield one request per question, at temperature 0."""
     return path_requests(questions, Sampling(temperature=0, max_tokens=max_tokens, seed=0), 1, prompt)
 
 

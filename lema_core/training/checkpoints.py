@@ -44,7 +44,7 @@ def check_continues(out: Path, ranks: int, zero_stage: int) -> None:
             raise TrainingError(
                 f"{newest} was written by {written['ranks']} ranks under ZeRO {written['zero_stage']}, but now there "
                 f"are {ranks} ranks under ZeRO {zero_stage}, which cannot read its states. Run it with "
-                f"{written['ranks']} ranks in all (launch.ranks on each of launch.nodes; by default one a GPU) and "
+                f"{written['ranks']} ranks in all (launch.ranks on each of launch.nodes; by default one per GPU) and "
                 f"launch.zero_stage = {written['zero_stage']}, or delete the checkpoints in {out} to start over"
             )
 

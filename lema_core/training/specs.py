@@ -128,7 +128,7 @@ class LaunchSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ranks: int | None = Field(None, ge=1)
-    """Processes on this machine; None: one a GPU, and without GPUs one a core but at most two."""
+    """Processes on this machine; None: one per GPU; without GPUs one per core, but at most two."""
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
