@@ -60,8 +60,8 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     from lema_core.mixture import get_arm
     from lema_core.questions import QuestionsSpec
     from lema_core.records import Correction, JudgedPath, Question, ReasoningPath
-    from lema_core.run.artifacts import Collection
-    from lema_core.run.spec import Runtime
+    from lema_core.run.artifacts import QuestionRound
+    from lema_core.run.context import RunContext
     from lema_core.stages.corrections import Corrections, CorrectionsSpec
     from lema_core.stages.mixture import Mixture, MixtureSpec
     from lema_core.stages.questions import Questions
@@ -71,7 +71,7 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     from tasks.run_stage import run_stage
 
     memory = Memory()
-    at = Runtime(root=str(folder / "store"), ledger=str(folder / "ledger.sqlite"), run="million", workers=workers)
+    at = RunContext(root=str(folder / "store"), ledger=str(folder / "ledger.sqlite"), run="million", workers=workers)
     store = Store(at.root)
     source, fields = folder / "questions.jsonl", {"question": "question", "gold": "answer", "rationale": "rationale"}
     with source.open("w") as file:
@@ -114,7 +114,7 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
             count = store.manifest(wrong).rows_out
             review = Corrections(CorrectionsSpec(endpoint="t"), student, None, "numeric", wrong)
             corrected = written(review.identity, Correction, map(correction_of, store.rows(wrong, JudgedPath)), count)
-            first = Collection(asked, verdicts=[judged], mistakes=wrong, corrections={"t": corrected})
+            first = QuestionRound(asked, verdicts=[judged], mistakes=wrong, corrections={"t": corrected})
             for arm in arms:
                 stage = run_stage(at, Mixture(MixtureSpec(), get_arm(arm), "numeric", (first,)))
                 await timed(f"mixture {arm}", rows + store.manifest(judged).counts["right"] + count, stage)

@@ -38,14 +38,14 @@ class Bench:
 
         from lema_core.llm.endpoints import EndpointSpec
         from lema_core.questions import QuestionsSpec
-        from lema_core.run.spec import Runtime
+        from lema_core.run.context import RunContext
         from lema_core.stages.questions import Questions
         from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
         from tasks.engine_session import engine_session
         from tasks.run_stage import run_stage
 
         self._runs += 1
-        at = Runtime(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
+        at = RunContext(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
         model = EndpointSpec(model="fixed", base_url=f"{base}/v1", concurrency=self.options.concurrency)
         seconds = 0.0
 

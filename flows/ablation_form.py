@@ -7,7 +7,7 @@ from prefect.client.schemas.objects import State
 from pydantic import Field, ValidationError
 
 from flows.cancelling import end_in_a_state
-from flows.deployed import ROOT, RUN_FILES, RunFile, carried_out, titled
+from flows.deployed import ROOT, RUN_FILES, RunFile, run_recorded, titled
 from lema_core.ablation.cells import expand
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.errors import ConfigError
@@ -58,7 +58,7 @@ async def ablation_form(  # noqa: PLR0913, PLR0917 - the fields of a form
         read_run_file(Path(run_file), settings), {name: value for name, value in filled.items() if value}
     )
     expand(run)
-    return await carried_out(run, root)
+    return await run_recorded(run, root)
 
 
 def fill_in_sweep(run: RunSpec, filled: dict[str, Any]) -> RunSpec:

@@ -24,10 +24,10 @@ from prefect.flows import FlowStateHook
 from prefect.states import Cancelled, Crashed
 from prefect.utilities import engine as prefect_engine
 
-from flows import stopping
 from lema_core.errors import CancelledRunError, ServerGoneError
 from lema_core.run.spec import RunSpec
-from tasks.progress import announce, bearing_absence, server_gone
+from lema_core.system import stopping
+from tasks.progress import notify_user, server_gone, tolerate_prefect_outage
 
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ async def run_cancellable(
     try:
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
         if not work.done() and (failure := watch.exception()):
-            announce(f"From now on this run cannot be cancelled in the UI: its server answered {failure!r}.")
+            notify_user(f"From now on this run cannot be cancelled in the UI: its server answered {failure!r}.")
             await asyncio.wait([work])
     except asyncio.CancelledError:
         watch.cancel()
@@ -148,9 +148,9 @@ def _result(work: "asyncio.Future[Any]", go_on: str) -> Any:
 
 def _announce_waiting() -> None:
     if stopping.stop_signal() is signal.SIGTERM:
-        announce(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
+        notify_user(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
     else:
-        announce("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
+        notify_user("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
 
 
 def end_in_a_state(
@@ -202,7 +202,7 @@ def _by_a_person() -> bool:
 def is_cancel_requested() -> bool:
     """Return whether a person cancelled this process's flow run; False where the server does not answer."""
     run_id = os.environ.get("PREFECT__FLOW_RUN_ID") or runtime.flow_run.id
-    with bearing_absence(), get_client(sync_client=True) as client:
+    with tolerate_prefect_outage(), get_client(sync_client=True) as client:
         state = client.read_flow_run(UUID(run_id)).state
         return state is not None and state.type in _CANCEL_REQUESTED
     return False
@@ -213,14 +213,14 @@ async def _until_cancel_requested(begun: "asyncio.Future[UUID]", settings: Cance
     away = False
     while (state := await _state_of(flow_run, settings.answer_s)) is None or state.type not in _CANCEL_REQUESTED:
         if state is None and not away:
-            announce("The Prefect server does not answer. The run goes on as far as it can, unseen.")
+            notify_user("The Prefect server does not answer. The run goes on as far as it can, unseen.")
         away = state is None
         await asyncio.sleep(settings.poll_s)
 
 
 async def _state_of(flow_run: UUID, answer_s: float) -> State[Any] | None:
     """Return a flow run's state; None where the server does not answer."""
-    with bearing_absence(), suppress(TimeoutError):
+    with tolerate_prefect_outage(), suppress(TimeoutError):
         async with asyncio.timeout(answer_s), get_client() as client:
             return (await client.read_flow_run(flow_run)).state
     return None

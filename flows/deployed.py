@@ -17,13 +17,14 @@ from pydantic import Field
 from flows.cancelling import end_in_a_state, is_cancel_requested
 from flows.lema import lema
 from flows.preflight import preflight
-from flows.run_records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
 from flows.sweep import ablation
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
 from lema_core.pipeline import Pipeline
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.context import RunContext
 from lema_core.run.files import read_run_file
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
+from lema_core.run.spec import RunSpec
 from tasks.boundary import flow
 from tasks.endpoint_keys import with_key
 from tasks.engine_session import engine_session
@@ -71,7 +72,7 @@ async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
     run = read_run_file(Path(run_file), settings)
-    return await carried_out(run.model_copy(update={"ablation": None}), root)
+    return await run_recorded(run.model_copy(update={"ablation": None}), root)
 
 
 @flow(name="lema-corrections", flow_run_name=titled("corrections: "), persist_result=False)
@@ -93,7 +94,7 @@ async def corrections_only(
         batch: Submit the corrections to the Batch API, at half the price, and end; `collect-batch` goes on.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await carried_out(corrections_of(read_run_file(Path(run_file), settings), batch=batch), root)
+    return await run_recorded(corrections_of(read_run_file(Path(run_file), settings), batch=batch), root)
 
 
 def corrections_of(run: RunSpec, *, batch: bool = False) -> RunSpec:
@@ -120,7 +121,7 @@ async def collect_batch(root: str = ROOT) -> State[None]:
     Args:
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
-    return await _each(*_those(root, lambda record: awaits_batches(record, root)), root)
+    return await _resume_all(*_select_records(root, lambda record: awaits_batches(record, root)), root)
 
 
 @flow(name="lema-resume", flow_run_name="resume {run} under {root}", persist_result=False)
@@ -137,10 +138,11 @@ async def resume(run: str = "", root: str = ROOT, crashes: Annotated[int, Field(
         named = read_record(root, run)
         if named is None:
             raise ConfigError(f"no run {run!r} under {root}; there are {[r.name for r in read_records(root)]}")
-        return await _each([named], [], root)
+        return await _resume_all([named], [], root)
     stopped = {"running", "failed"}
-    return await _each(
-        *_those(root, lambda one: one.state in stopped and not one.running(root) and one.crashes < crashes), root
+    return await _resume_all(
+        *_select_records(root, lambda one: one.state in stopped and not one.running(root) and one.crashes < crashes),
+        root,
     )
 
 
@@ -160,16 +162,16 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     run = read_run_file(Path(run_file), settings)
     if run.evaluation is None or run.test_questions is None:
         raise ConfigError(f"{run_file} has no [evaluation] with [test_questions]; choose a run file that has")
-    pipeline = Pipeline(run, root, what_is_trained(run, run_file, root))
+    pipeline = Pipeline(run, root, trained_artifacts(run, run_file, root))
     go_on = "the deployment evaluate again, with the same parameters"
-    context = Runtime.of(run, root).model_copy(update={"go_on": go_on})
+    context = RunContext.of(run, root).model_copy(update={"go_on": go_on})
     async with engine_session(context):
         await run_stages(context, pipeline.questions())
         await run_stages(context, pipeline.evaluation())
     return Completed(message=await show_scores(pipeline.store, pipeline.artifacts))
 
 
-def what_is_trained(run: RunSpec, run_file: str, root: str) -> Lineage:
+def trained_artifacts(run: RunSpec, run_file: str, root: str) -> RunArtifacts:
     """Return what a run has made, with the arms that are trained, also where its file has other held-out questions.
 
     Raises:
@@ -187,7 +189,7 @@ def what_is_trained(run: RunSpec, run_file: str, root: str) -> Lineage:
     )
 
 
-def _trained(run: RunSpec, root: str) -> Lineage | None:
+def _trained(run: RunSpec, root: str) -> RunArtifacts | None:
     """Return what a run has made, with the arms that are trained; None where it trains arms and none is there."""
     pipeline = Pipeline(run, root)
     artifacts, store = pipeline.artifacts, pipeline.store
@@ -198,7 +200,7 @@ def _trained(run: RunSpec, root: str) -> Lineage | None:
     return artifacts if artifacts.models or run.training is None else None
 
 
-def _those(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:
+def _select_records(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:
     """Return the records that are wanted, and why that cannot be told of others: a ledger that is away, say."""
     found, failures = list[RunRecord](), list[str]()
     for record in read_records(root):
@@ -209,7 +211,7 @@ def _those(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunReco
     return found, failures
 
 
-async def _each(found: list[RunRecord], failures: list[str], root: str) -> State[None]:
+async def _resume_all(found: list[RunRecord], failures: list[str], root: str) -> State[None]:
     """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next.
 
     ``failures`` tells of others.
@@ -222,7 +224,7 @@ async def _each(found: list[RunRecord], failures: list[str], root: str) -> State
         except ConfigError as error:
             failures.append(str(error))
             continue
-        state = await carried_on(run, root, return_state=True)
+        state = await resume_recorded(run, root, return_state=True)
         if not state.is_completed():
             failures.append(f"{name}: {state.message}")
         else:
@@ -235,12 +237,12 @@ async def _each(found: list[RunRecord], failures: list[str], root: str) -> State
 
 
 @flow(name="lema-recorded", flow_run_name=lambda: title_of(flow_run.parameters["run"]), persist_result=False)
-async def carried_on(run: RunSpec, root: str) -> State[None]:
+async def resume_recorded(run: RunSpec, root: str) -> State[None]:
     """Go on with a recorded run."""
-    return await carried_out(run, root)
+    return await run_recorded(run, root)
 
 
-async def carried_out(run: RunSpec, root: str) -> State[None]:
+async def run_recorded(run: RunSpec, root: str) -> State[None]:
     """Run a spec in the present flow run, and say in its state what became of it."""
     try:
         with record_run(run, root, is_cancel_requested):
@@ -250,4 +252,4 @@ async def carried_out(run: RunSpec, root: str) -> State[None]:
         return Completed(name=SUBMITTED, message=str(error))
     except BudgetExceededError as error:
         return Failed(name="BudgetReached", message=str(error))
-    return Completed(message=f"finished; artifacts under {Runtime.of(run, root).root}")
+    return Completed(message=f"finished; artifacts under {RunContext.of(run, root).root}")

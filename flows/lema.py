@@ -2,21 +2,22 @@
 
 from prefect.runtime import flow_run
 
-from flows.run_records import title_of
 from lema_core.pipeline import Pipeline
-from lema_core.run.artifacts import Lineage
-from lema_core.run.forecasts import telling_what_remains
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.context import RunContext
+from lema_core.run.forecasts import report_remaining_cost
+from lema_core.run.records import title_of
+from lema_core.run.spec import RunSpec
 from tasks.boundary import flow
 from tasks.engine_session import engine_session
 from tasks.run_stage import run_stage, run_stages
 
 
 @flow(name="lema", flow_run_name=lambda: title_of(flow_run.parameters["run"]), persist_result=False)
-async def lema(run: RunSpec, root: str = ".lema") -> Lineage:
+async def lema(run: RunSpec, root: str = ".lema") -> RunArtifacts:
     """Teach a model from its mistakes, as a run file says; stages that are published are not made again."""
-    context, pipeline = Runtime.of(run, root), Pipeline(run, root)
-    async with telling_what_remains(run, root), engine_session(context):
+    context, pipeline = RunContext.of(run, root), Pipeline(run, root)
+    async with report_remaining_cost(run, root), engine_session(context):
         await run_stages(context, pipeline.collection())
         await run_stages(context, pipeline.evolution())
         await run_stages(context, pipeline.fine_tuning())

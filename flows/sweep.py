@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 
 from prefect.runtime import flow_run
 
-from flows.run_records import title_of
 from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
 from lema_core.pipeline import Pipeline, cell_stages
 from lema_core.report.sweeps import sweep_text
-from lema_core.run.artifacts import Lineage
-from lema_core.run.forecasts import telling_what_remains
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.context import RunContext
+from lema_core.run.forecasts import report_remaining_cost
+from lema_core.run.records import title_of
+from lema_core.run.spec import RunSpec
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.report import HTML
 from lema_core.system.programs import Devices, share_devices, use_devices
@@ -46,8 +47,8 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
         BatchPendingError: all that is missing waits for batches that are submitted.
         BudgetExceededError: the budget ran out.
     """
-    settings, context = expand(run), Runtime.of(run, root)
-    async with telling_what_remains(run, root), engine_session(context):
+    settings, context = expand(run), RunContext.of(run, root)
+    async with report_remaining_cost(run, root), engine_session(context):
         started = [cell for setting in settings for cell in await _start(setting, context, root)]
         stage = Ablation(run, await _finish(started, context, sweep_of(run).parallel))
         report, store = await run_stage(context, stage), Store(context.root)
@@ -78,7 +79,7 @@ class _Started:
         return first, run.mixture.seed, run.training and run.training.base
 
 
-async def _start(setting: Setting, context: Runtime, root: str) -> list[_Started]:
+async def _start(setting: Setting, context: RunContext, root: str) -> list[_Started]:
     """Collect a setting's data and build the examples of its cells: a pool too small is told before any training."""
     data = Pipeline(setting.run, root)
     try:
@@ -91,7 +92,7 @@ async def _start(setting: Setting, context: Runtime, root: str) -> list[_Started
     return [_Started(await _with_examples(cell, context, data), data) for cell in setting.cells]
 
 
-async def _with_examples(cell: Cell, context: Runtime, data: Pipeline) -> CellResult:
+async def _with_examples(cell: Cell, context: RunContext, data: Pipeline) -> CellResult:
     pipeline = data.on_the_same_data(cell.run)
     try:
         await run_stages(context, pipeline.mixtures())
@@ -100,7 +101,7 @@ async def _with_examples(cell: Cell, context: Runtime, data: Pipeline) -> CellRe
     return CellResult(cell=cell, mixture=pipeline.artifacts.mixtures.get(cell.arm))
 
 
-async def _finish(started: Sequence[_Started], context: Runtime, parallel: int) -> list[CellResult]:
+async def _finish(started: Sequence[_Started], context: RunContext, parallel: int) -> list[CellResult]:
     """Train and evaluate the cells, some at a time; a budget that ran out starts no further one."""
     slots, alone = _slots(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
     spent: list[BudgetExceededError] = []
@@ -144,7 +145,7 @@ async def _slot(slots: asyncio.Queue[Devices]) -> AsyncIterator[None]:
 
 
 @flow(name="ablation-cell", flow_run_name="{result.cell.name}", persist_result=False)
-async def one_cell(result: CellResult, context: Runtime, root: str, collected: Lineage) -> CellResult:
+async def one_cell(result: CellResult, context: RunContext, root: str, collected: RunArtifacts) -> CellResult:
     """Fine-tune a cell's model and ask it the held-out questions."""
     name, pipeline = result.cell.arm, Pipeline(result.cell.run, root, collected)
     artifacts = pipeline.artifacts
@@ -164,7 +165,7 @@ def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) ->
             f"{len(table.failed)} of {len(table.cells)} cells did not finish; the others are kept:",
             *(f"  {result.cell.name}: {result.error}" for result in table.failed),
             f"Go on with: lema resume {run.name}{where} (it makes these cells only)",
-            f"Report of the others: {Store(Runtime.of(run, root).root).folder(report)}/{HTML}",
+            f"Report of the others: {Store(RunContext.of(run, root).root).folder(report)}/{HTML}",
             sweep_text(table),
         ]
     )

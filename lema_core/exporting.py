@@ -15,7 +15,7 @@ from lema_core.artifacts.part import WRITE_BATCH
 from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.errors import ArtifactError, ConfigError, EndpointError
 from lema_core.records import Correction, Example, JudgedPath
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.system.chunking import chunked
 from lema_core.system.redaction import Redactor
 from lema_core.training.specs import MODEL_FOLDER
@@ -34,12 +34,12 @@ _OLDER = ("(LeMa)", "LeMa (Learning from Mistakes)")
 TOKEN = "HF_TOKEN"  # noqa: S105  the variable's name
 
 
-def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folder: Path) -> dict[str, int]:
+def export(store: Store, artifacts: RunArtifacts, arms: Iterable[str], form: Format, folder: Path) -> dict[str, int]:
     """Write a run's data into a folder and return the rows of each file.
 
     Args:
         store: where the artifacts are.
-        made: the run's artifacts.
+        artifacts: the run's artifacts.
         arms: whose examples to write, a file an arm; none of them writes the whole pool: every arm of the run and, as
             Parquet, the judged paths and the corrections they were made from.
         form: of the files.
@@ -50,16 +50,16 @@ def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folde
         ArtifactError: the data have not been made yet.
     """
     chosen = list(arms)
-    if unknown := [arm for arm in chosen if arm not in made.mixtures]:
-        raise ConfigError(f"the run has no arm {unknown[0]!r}; it has {', '.join(made.mixtures) or 'none'}")
+    if unknown := [arm for arm in chosen if arm not in artifacts.mixtures]:
+        raise ConfigError(f"the run has no arm {unknown[0]!r}; it has {', '.join(artifacts.mixtures) or 'none'}")
     written: dict[str, int] = {}
-    for arm in chosen or made.mixtures:
-        rows = store.rows(made.mixtures[arm], Example)
+    for arm in chosen or artifacts.mixtures:
+        rows = store.rows(artifacts.mixtures[arm], Example)
         name = f"{arm}.jsonl" if form == "chat" else f"{arm}.parquet"
         written[name] = _chat(rows, folder / name) if form == "chat" else _parquet(rows, Example, folder / name)
     if form == "parquet" and not chosen:
-        corrections = [ref for collection in made.collections for ref in collection.corrections.values()]
-        verdicts = [ref for collection in made.collections for ref in collection.verdicts]
+        corrections = [ref for question_round in artifacts.rounds for ref in question_round.corrections.values()]
+        verdicts = [ref for question_round in artifacts.rounds for ref in question_round.verdicts]
         for name, refs, record in (("corrections", corrections, Correction), ("paths", verdicts, JudgedPath)):
             written[f"{name}.parquet"] = _parquet(_all(store, refs, record), record, folder / f"{name}.parquet")
     if not written:
@@ -67,17 +67,17 @@ def export(store: Store, made: Lineage, arms: Iterable[str], form: Format, folde
     return written
 
 
-def export_model(store: Store, made: Lineage, arm: str, folder: Path) -> dict[str, int]:
+def export_model(store: Store, artifacts: RunArtifacts, arm: str, folder: Path) -> dict[str, int]:
     """Copy an arm's model, weights and tokenizer, into a folder and return the bytes of each file.
 
     Raises:
         ConfigError: the run trains no such arm.
         ArtifactError: the model has not been made yet.
     """
-    if arm not in made.models:
-        raise ConfigError(f"the run trains no arm {arm!r}; it trains {', '.join(made.models) or 'none'}")
-    manifest = store.manifest(made.models[arm])
-    source = store.local_folder(made.models[arm]) / MODEL_FOLDER
+    if arm not in artifacts.models:
+        raise ConfigError(f"the run trains no arm {arm!r}; it trains {', '.join(artifacts.models) or 'none'}")
+    manifest = store.manifest(artifacts.models[arm])
+    source = store.local_folder(artifacts.models[arm]) / MODEL_FOLDER
     names = [file.removeprefix(f"{MODEL_FOLDER}/") for file in manifest.files if file.startswith(f"{MODEL_FOLDER}/")]
     written: dict[str, int] = {}
     for name in sorted(name for name in names if "/" not in name and name != CARD):

@@ -14,9 +14,10 @@ from lema_core.evolution import Kind
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PromptKind
-from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
+from lema_core.run.context import RunContext
 from lema_core.run.endpoints import PreparedEndpoints, Student
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.spec import RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
@@ -42,11 +43,11 @@ class Pipeline:
     Walking it raises what a source, an endpoint or a task that cannot be used raises: nothing was sent then.
     """
 
-    def __init__(self, run: RunSpec, root: str, artifacts: Lineage | None = None) -> None:
+    def __init__(self, run: RunSpec, root: str, artifacts: RunArtifacts | None = None) -> None:
         self.run = run
         self.root = root
-        self.store = Store(Runtime.of(run, root).root)
-        self.artifacts = artifacts or Lineage()
+        self.store = Store(RunContext.of(run, root).root)
+        self.artifacts = artifacts or RunArtifacts()
         """What the walk has come to so far."""
         self._stages: dict[ArtifactRef, Stage] = {}
         self._rows: dict[ArtifactRef, int | None] = {}
@@ -93,7 +94,7 @@ class Pipeline:
             # Before anything is paid: there may be too few questions to keep some back.
             yield (held_out := self._add(HeldOut(run.selection, artifacts.questions)))
             artifacts.held_out = held_out.ref
-        first = artifacts.collect(Collection(artifacts.questions))
+        first = artifacts.add_round(QuestionRound(artifacts.questions))
         yield from self._mistakes_and_corrections(first, self.endpoints.students(first.round))
 
     def questions(self) -> Iterator[Stage]:
@@ -107,37 +108,49 @@ class Pipeline:
         yield (tests := self._add(Questions(spec, label="test_questions")))
         self.artifacts.test_questions = tests.ref
 
-    def _mistakes_and_corrections(self, into: Collection, students: Iterable[Student]) -> Iterator[Stage]:
+    def _mistakes_and_corrections(self, question_round: QuestionRound, students: Iterable[Student]) -> Iterator[Stage]:
         """Yield the paths to a round's questions, their verdicts, and the corrections of the mistakes."""
         run, task, mistaken = self.run, self.run.questions.task, list[ArtifactRef]()
-        source = None if into.round else run.questions
+        source = None if question_round.round else run.questions
         for student in students:
             paths = ReasoningPaths(
-                student.spec, student.endpoint, task, into.questions, source, label=into.label("reasoning_paths")
+                student.spec,
+                student.endpoint,
+                task,
+                question_round.questions,
+                source,
+                label=question_round.label("reasoning_paths"),
             )
             yield self._add(paths)
-            verdicts = Verdicts(run.verdicts, task, paths.ref, label=into.label("verdicts"))
+            verdicts = Verdicts(run.verdicts, task, paths.ref, label=question_round.label("verdicts"))
             yield self._add(verdicts)
-            into.students.append(student.name)
-            into.reasoning_paths.append(paths.ref)
-            into.verdicts.append(verdicts.ref)
+            question_round.students.append(student.name)
+            question_round.reasoning_paths.append(paths.ref)
+            question_round.verdicts.append(verdicts.ref)
             mistaken += [verdicts.ref] if student.spec.mistakes else []
         if run.corrections:
-            mistakes = Mistakes(run.mistakes, into.questions, mistaken, label=into.label("mistakes"))
+            mistakes = Mistakes(
+                run.mistakes, question_round.questions, mistaken, label=question_round.label("mistakes")
+            )
             yield self._add(mistakes)
-            into.mistakes = mistakes.ref
+            question_round.mistakes = mistakes.ref
             for name in run.corrections.endpoints:
-                yield from self._corrections(run.corrections, name, into, mistakes.ref)
+                yield from self._corrections(run.corrections, name, question_round, mistakes.ref)
 
     def _corrections(
-        self, spec: CorrectionsSpec, name: str, into: Collection, mistakes: ArtifactRef
+        self, spec: CorrectionsSpec, name: str, question_round: QuestionRound, mistakes: ArtifactRef
     ) -> Iterator[Stage]:
         """Yield a corrector's corrections; of the run's own questions a pilot first, if the run has a gate."""
         second = self.endpoints[spec.second] if spec.second else None
         whole = Corrections(
-            spec, self.endpoints[name], second, self.run.questions.task, mistakes, label=into.label("corrections")
+            spec,
+            self.endpoints[name],
+            second,
+            self.run.questions.task,
+            mistakes,
+            label=question_round.label("corrections"),
         )
-        gate = self.run.quality_gate if into.round == 0 else None
+        gate = self.run.quality_gate if question_round.round == 0 else None
         if gate:
             pilot = QualityGate(gate, mistakes, only_before=whole.ref)
             yield self._add(pilot)
@@ -146,9 +159,9 @@ class Pipeline:
                 label="corrections of the pilot", only_before=whole.ref,
             )  # fmt: skip
             yield self._add(piloted)
-            into.pilots[name] = piloted.ref
+            question_round.pilots[name] = piloted.ref
         yield self._add(whole)
-        into.corrections[name] = whole.ref
+        question_round.corrections[name] = whole.ref
 
     def evolution(self) -> Iterator[Stage]:
         """Yield the rounds on evolved questions: from round 2 on the student is the model of the round before (2.2)."""
@@ -160,14 +173,12 @@ class Pipeline:
                 yield from self._arm(f"round_{number - 1}")
             for kind in spec.kinds_in(number):
                 yield from self._new_questions(spec, kind, number)
-                yield from self._mistakes_and_corrections(
-                    self.artifacts.collections[-1], self.endpoints.students(number)
-                )
+                yield from self._mistakes_and_corrections(self.artifacts.rounds[-1], self.endpoints.students(number))
 
     def _new_questions(self, spec: EvolutionSpec, kind: Kind, number: int) -> Iterator[Stage]:
         """Yield what creates questions from the seeds of the first round, keeps the new ones, and answers them."""
         artifacts, task = self.artifacts, self.run.questions.task
-        first, (writer, answerer) = artifacts.collections[0], (self.endpoints[name] for name in spec.endpoints)
+        first, (writer, answerer) = artifacts.rounds[0], (self.endpoints[name] for name in spec.endpoints)
         created = EvolutionCreated(
             spec, kind, number, writer, task, first.questions, first.main_corrections,
             label=f"evolution_created: {kind} {number}",
@@ -178,7 +189,7 @@ class Pipeline:
         yield self._add(novel)
         evolved = Evolution(spec, answerer, task, novel.ref, label=f"evolution: {kind} {number}")
         yield self._add(evolved)
-        artifacts.collect(Collection(evolved.ref, number, kind, (created.ref, novel.ref)))
+        artifacts.add_round(QuestionRound(evolved.ref, number, kind, (created.ref, novel.ref)))
 
     def fine_tuning(self) -> Iterator[Stage]:
         """Yield the examples and the model of each arm (paper, section 2.3)."""
@@ -197,7 +208,7 @@ class Pipeline:
         if run.mixture is None or arm in artifacts.mixtures:
             return None
         mixture = Mixture(
-            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.collections), artifacts.test_questions,
+            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.rounds), artifacts.test_questions,
             artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
         )  # fmt: skip
         artifacts.mixtures[arm] = mixture.ref

@@ -22,9 +22,9 @@ from lema_core.rating.gate import (
     read_decision,
     write_decision,
 )
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.stages.quality_gate import PilotCorrections, QualityGateSpec
-from tasks.progress import announce
+from tasks.progress import notify_user
 
 POLL_SECONDS = 2
 
@@ -36,7 +36,7 @@ class Approval(RunInput):
     note: str = ""
 
 
-async def approval(context: Runtime, stage: PilotCorrections) -> None:
+async def approval(context: RunContext, stage: PilotCorrections) -> None:
     """Return once the pilot's corrections are approved, by the rule or by a person; an approval is asked for once.
 
     Raises:
@@ -66,11 +66,11 @@ def _by_rule(rule: GateRule, found: Findings) -> Decision:
 
 
 async def _by_person(
-    context: Runtime, spec: QualityGateSpec, corrections: ArtifactRef, folder: str, found: Findings
+    context: RunContext, spec: QualityGateSpec, corrections: ArtifactRef, folder: str, found: Findings
 ) -> Decision:
     text = _instructions(Store(context.root).folder(corrections), folder, spec.rows, found)
     await acreate_markdown_artifact(markdown=text, key="quality-gate", description="A pilot waits for approval")
-    announce(text)
+    notify_user(text)
     form = Approval.with_initial_data(description=text)
     try:
         said = await apause_flow_run(form, timeout=math.ceil(3600 * spec.wait_hours), poll_interval=POLL_SECONDS)

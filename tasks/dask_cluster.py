@@ -25,9 +25,9 @@ from prefect.utilities.importtools import from_qualified_name
 from lema_core.errors import ConfigError, LemaError
 from lema_core.llm.engine import Engine
 from lema_core.llm.progress import Snapshot
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 
-OpenEngine = Callable[[Runtime], AbstractAsyncContextManager[Engine]]
+OpenEngine = Callable[[RunContext], AbstractAsyncContextManager[Engine]]
 HOST = "127.0.0.1"
 REFRESH_S = 2.0
 CONNECT_S = 30
@@ -82,16 +82,16 @@ async def run_task(name: str, parameters: dict[str, Any], run_id: UUID, context:
 class EngineOfWorker(distributed.WorkerPlugin):
     """Keeps a run's engine open in every worker, those that join later included, until the run takes it back."""
 
-    def __init__(self, runtime: Runtime, open_engine: OpenEngine) -> None:
+    def __init__(self, context: RunContext, open_engine: OpenEngine) -> None:
         # Runs of one name may meet at a scheduler, from other roots; a second plugin of a name ends the first. The
         # workers' figures travel under it with their signs of life.
-        self.name = f"lema-{runtime.run}-{uuid4().hex}"
-        self._runtime, self._open = runtime, open_engine
+        self.name = f"lema-{context.run}-{uuid4().hex}"
+        self._context, self._open = context, open_engine
 
     async def setup(self, worker: Any) -> None:
         """Open the engine in the worker's loop."""
         self._stack = AsyncExitStack()
-        engine = await self._stack.enter_async_context(self._open(self._runtime))
+        engine = await self._stack.enter_async_context(self._open(self._context))
         worker.metrics[self.name] = lambda _worker: asdict(engine.snapshot())
 
     async def teardown(self, worker: Any) -> None:
@@ -101,7 +101,7 @@ class EngineOfWorker(distributed.WorkerPlugin):
 
 
 @asynccontextmanager
-async def connected(runtime: Runtime, open_engine: OpenEngine) -> AsyncIterator[Cluster]:
+async def connected(context: RunContext, open_engine: OpenEngine) -> AsyncIterator[Cluster]:
     """Connect to the run's scheduler, or start its worker processes on this machine, with an engine in each.
 
     Raises:
@@ -109,8 +109,8 @@ async def connected(runtime: Runtime, open_engine: OpenEngine) -> AsyncIterator[
         LemaError: a worker cannot open its engine.
     """
     async with AsyncExitStack() as stack:
-        client = await stack.enter_async_context(_client(runtime))
-        plugin = EngineOfWorker(runtime, open_engine)
+        client = await stack.enter_async_context(_client(context))
+        plugin = EngineOfWorker(context, open_engine)
         await client.register_plugin(plugin, name=plugin.name)
         stack.push_async_callback(client.unregister_worker_plugin, plugin.name)
         cluster = Cluster(client, plugin.name)
@@ -120,24 +120,24 @@ async def connected(runtime: Runtime, open_engine: OpenEngine) -> AsyncIterator[
 
 
 @asynccontextmanager
-async def _client(runtime: Runtime) -> AsyncIterator[Any]:
+async def _client(context: RunContext) -> AsyncIterator[Any]:
     plain = {"asynchronous": True, "set_as_default": False}
-    if runtime.scheduler is None:
-        async with _local(runtime) as cluster, distributed.Client(cluster, **plain) as client:
+    if context.scheduler is None:
+        async with _local(context) as cluster, distributed.Client(cluster, **plain) as client:
             yield client
         return
     try:
-        found = await distributed.Client(runtime.scheduler, timeout=CONNECT_S, **plain)
+        found = await distributed.Client(context.scheduler, timeout=CONNECT_S, **plain)
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"no Dask scheduler answers at {runtime.scheduler} ({error}); start one with `dask scheduler`, or set "
+            f"no Dask scheduler answers at {context.scheduler} ({error}); start one with `dask scheduler`, or set "
             "[runtime] workers instead of scheduler"
         ) from None
     async with found as client:
         yield client
 
 
-def _local(runtime: Runtime) -> Any:
+def _local(context: RunContext) -> Any:
     """Return worker processes of this machine, on the loopback interface.
 
     A scheduler runs whatever its clients send, and every user of the machine reaches loopback: only who has the
@@ -148,8 +148,8 @@ def _local(runtime: Runtime) -> Any:
     return distributed.LocalCluster(
         protocol="tls",
         security=distributed.Security.temporary(),
-        n_workers=runtime.workers,
-        threads_per_worker=runtime.shards_in_flight,
+        n_workers=context.workers,
+        threads_per_worker=context.shards_in_flight,
         host=HOST,
         dashboard_address=None,
         asynchronous=True,

@@ -12,37 +12,37 @@ from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, describe_submitted, figures, sum_snapshots
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.system.loopback import keep_loopback_direct
 from lema_core.system.redaction import disable_core_dumps
 from tasks.endpoint_keys import keys_here, with_key
-from tasks.progress import Seen, Watch, announce
+from tasks.progress import Progress, ProgressSource, notify_user
 
 if TYPE_CHECKING:
     from tasks.dask_cluster import Cluster
 
-_engines: dict[tuple[Runtime, int], Engine] = {}
-_clusters: "dict[Runtime, Cluster]" = {}
+_engines: dict[tuple[RunContext, int], Engine] = {}
+_clusters: "dict[RunContext, Cluster]" = {}
 
 
 @asynccontextmanager
-async def engine_session(runtime: Runtime) -> AsyncIterator[Engine]:
+async def engine_session(context: RunContext) -> AsyncIterator[Engine]:
     """Open what every task of a run shares: this process's engine and, where the run names one, its cluster."""
     async with AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(process_engine(runtime))
-        await stack.enter_async_context(cluster_session(runtime))
+        engine = await stack.enter_async_context(process_engine(context))
+        await stack.enter_async_context(cluster_session(context))
         yield engine
 
 
 @asynccontextmanager
-async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
+async def process_engine(context: RunContext) -> AsyncIterator[Engine]:
     """Open the engine that every task of this process shares: its limits and its budget hold over all shards."""
     # A worker of a cluster or of a deployment holds keys as well.
     disable_core_dumps()
     keep_loopback_direct()
-    key = (runtime, id(asyncio.get_running_loop()))
-    budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
-    async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:
+    key = (context, id(asyncio.get_running_loop()))
+    budget = Budget(dollars=context.budget.usd, tokens=context.budget.tokens)
+    async with Engine.open(ledger=context.ledger, budget=budget, run=context.run) as engine:
         _engines[key] = engine
         try:
             yield engine
@@ -55,14 +55,14 @@ async def process_engine(runtime: Runtime) -> AsyncIterator[Engine]:
 
 
 @asynccontextmanager
-async def cluster_session(runtime: Runtime) -> AsyncIterator[None]:
+async def cluster_session(context: RunContext) -> AsyncIterator[None]:
     """Connect to the run's cluster where it names one, with an engine in each of its workers.
 
     Raises:
         MissingDependencyError: the run names a cluster and Dask is not installed.
         ConfigError: nobody answers at the scheduler's address.
     """
-    if runtime.scheduler is None and runtime.workers is None:
+    if context.scheduler is None and context.workers is None:
         yield
         return
     try:
@@ -71,55 +71,55 @@ async def cluster_session(runtime: Runtime) -> AsyncIterator[None]:
         raise MissingDependencyError(
             "[runtime] workers and scheduler need Dask: run `pip install -c requirements.lock -e '.[scale]'`"
         ) from None
-    async with connected(runtime, process_engine) as cluster:
-        _clusters[runtime] = cluster
+    async with connected(context, process_engine) as cluster:
+        _clusters[context] = cluster
         try:
             yield
         finally:
-            del _clusters[runtime]
+            del _clusters[context]
 
 
-def cluster_of(runtime: Runtime) -> "Cluster | None":
+def cluster_of(context: RunContext) -> "Cluster | None":
     """Return the cluster of the session that this code runs in, if it has one."""
-    return _clusters.get(runtime)
+    return _clusters.get(context)
 
 
-async def engine_of(runtime: Runtime, *endpoints: EndpointSpec) -> Engine:
+async def engine_of(context: RunContext, *endpoints: EndpointSpec) -> Engine:
     """Return the engine of the session that this task runs in, which may be a worker's, with the keys it needs.
 
     Raises:
         ConfigError: an endpoint's key cannot be read.
     """
     await keys_here(endpoints)
-    return _engines[runtime, id(asyncio.get_running_loop())]
+    return _engines[context, id(asyncio.get_running_loop())]
 
 
 @asynccontextmanager
-async def serving(endpoint: EndpointSpec, runtime: Runtime) -> AsyncIterator[EndpointSpec]:
+async def serving(endpoint: EndpointSpec, context: RunContext) -> AsyncIterator[EndpointSpec]:
     """Give the endpoint with a URL, its server started where it has a command and stopped at the end.
 
     Its log is kept under ``servers/RUN/`` beside a local store, else under ``.lema``.
     """
     ready = await with_key(endpoint)
-    root = Path(".lema") if "://" in runtime.root else Path(runtime.root).parent
-    async with running(ready, root / "servers" / runtime.run, announce) as url:
+    root = Path(".lema") if "://" in context.root else Path(context.root).parent
+    async with running(ready, root / "servers" / context.run, notify_user) as url:
         yield ready.at(url)
 
 
-async def engine_watch(runtime: Runtime, requests: int) -> Watch:
+async def engine_watch(context: RunContext, requests: int) -> ProgressSource:
     """Return the figures of a stage that talks to a model, for its progress: requests, rate, waiting, tokens, money.
 
     What other stages of this process ask for meanwhile is in them: they share the engine.
     """
-    cluster, engine = cluster_of(runtime), await engine_of(runtime)
+    cluster, engine = cluster_of(context), await engine_of(context)
 
     def snapshot() -> Snapshot:
         return engine.snapshot() if cluster is None else sum_snapshots(cluster.snapshots())
 
     before, requests = snapshot(), max(1, requests)
 
-    def watch() -> Seen:
+    def watch() -> Progress:
         now = snapshot().since(before, requests)
-        return Seen(min(1.0, now.done / requests), figures(now))
+        return Progress(min(1.0, now.done / requests), figures(now))
 
     return watch

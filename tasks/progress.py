@@ -31,7 +31,7 @@ RETRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class Progress:
     """How far a stage is (0 to 1), and its figures by name."""
 
     share: float
@@ -44,7 +44,7 @@ class Seen:
         return ", ".join([done, *(f"{name} {value}" for name, value in others)])
 
 
-Watch = Callable[[], Seen]
+ProgressSource = Callable[[], Progress]
 
 Listener = Callable[[str, float, str], None]
 """Told the stage, how far it is, and its line; the command line draws a bar from it."""
@@ -64,19 +64,19 @@ def artifact_key(*words: str) -> str:
 P = ParamSpec("P")
 
 
-def decorative(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
+def best_effort(show: Callable[P, Awaitable[None]]) -> Callable[P, Awaitable[None]]:
     """Wrap what only shows something in Prefect: where its server is away, the work goes on unseen."""
 
     @wraps(show)
     async def shown(*args: P.args, **kwargs: P.kwargs) -> None:
-        with bearing_absence():
+        with tolerate_prefect_outage():
             await show(*args, **kwargs)
 
     return shown
 
 
 @contextmanager
-def bearing_absence() -> Iterator[None]:
+def tolerate_prefect_outage() -> Iterator[None]:
     """Go on where Prefect's server does not answer: that must not stop work that is being paid for."""
     try:
         # By the default of five retries each thing shown would hold up the work for a minute.
@@ -113,14 +113,16 @@ async def listening(listener: Listener, reader: Reader) -> AsyncIterator[None]:
         _readers.remove(reader)
 
 
-def announce(text: str) -> None:
+def notify_user(text: str) -> None:
     """Tell the people at the terminal something that they have to act on."""
     for reader in _readers:
         reader(text)
 
 
 @asynccontextmanager
-async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: int) -> AsyncIterator[Callable[[], None]]:
+async def watched(
+    ref: ArtifactRef, watch: ProgressSource | None, *, done: int, total: int
+) -> AsyncIterator[Callable[[], None]]:
     """Show progress while a stage runs; the yielded function counts one finished shard."""
     finished = done
 
@@ -128,8 +130,8 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
         nonlocal finished
         finished += 1
 
-    def by_shards() -> Seen:
-        return Seen(finished / total, {"done": f"{finished} of {total} shards"})
+    def by_shards() -> Progress:
+        return Progress(finished / total, {"done": f"{finished} of {total} shards"})
 
     ended = asyncio.Event()
     updates = asyncio.create_task(_update(ref, watch or by_shards, ended))
@@ -144,7 +146,7 @@ async def watched(ref: ArtifactRef, watch: Watch | None, *, done: int, total: in
             await updates
 
 
-async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
+async def _update(ref: ArtifactRef, watch: ProgressSource, ended: asyncio.Event) -> None:
     shown, last, told = _Shown(ref.stage), None, False
     try:
         over = False
@@ -168,7 +170,7 @@ async def _update(ref: ArtifactRef, watch: Watch, ended: asyncio.Event) -> None:
                 listener(ref.stage, 1.0, "")
 
 
-async def _show(stage: str, now: Seen, shown: "_Shown", last: Seen | None) -> Seen:
+async def _show(stage: str, now: Progress, shown: "_Shown", last: Progress | None) -> Progress:
     for listener in _listeners:
         listener(stage, now.share, now.line)
     if now != last:
@@ -184,13 +186,13 @@ class _Shown:
         self._progress: UUID | None = None
         self._table: UUID | None = None
 
-    async def send(self, now: Seen) -> None:
-        with bearing_absence():
+    async def send(self, now: Progress) -> None:
+        with tolerate_prefect_outage():
             await self._send_progress(now)
             if len(now.figures) > 1:
                 await self._send_table([{"what": name, "now": value} for name, value in now.figures.items()])
 
-    async def _send_progress(self, now: Seen) -> None:
+    async def _send_progress(self, now: Progress) -> None:
         if self._progress is None:
             key = artifact_key("progress", self._stage)
             made = await acreate_progress_artifact(progress=100 * now.share, key=key, description=now.line)

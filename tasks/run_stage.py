@@ -29,8 +29,8 @@ from lema_core.errors import (
     RequestsFailedError,
     ShardsFailedError,
 )
+from lema_core.run.context import RunContext
 from lema_core.run.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
-from lema_core.run.spec import Runtime
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report
 from lema_core.stages.stage import FileStage, RowStage, Stage
@@ -39,7 +39,7 @@ from lema_core.training.candidates import RUN_FOLDER
 from tasks.approval import approval
 from tasks.boundary import task
 from tasks.engine_session import cluster_of, engine_of, engine_watch, serving
-from tasks.progress import Watch, announce, watched
+from tasks.progress import ProgressSource, notify_user, watched
 from tasks.stages import TASKS, UNCACHED, any_stage
 from tasks.subprocess_stages import FILE_TASKS, any_files, selection, training_candidates
 from tasks.ui_artifacts import counts_of, show_published, show_report
@@ -57,7 +57,7 @@ ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
 
 
-async def run_stages(context: Runtime, stages: Iterable[Stage]) -> None:
+async def run_stages(context: RunContext, stages: Iterable[Stage]) -> None:
     """Make the stages of a walk, one after the other; each finds its inputs published.
 
     Raises:
@@ -69,7 +69,7 @@ async def run_stages(context: Runtime, stages: Iterable[Stage]) -> None:
             await run_stage(context, stage)
 
 
-async def run_stage(context: Runtime, stage: Stage) -> ArtifactRef:
+async def run_stage(context: RunContext, stage: Stage) -> ArtifactRef:
     """Return a stage's artifact; make it if it is missing.
 
     Raises:
@@ -89,7 +89,7 @@ async def run_stage(context: Runtime, stage: Stage) -> ArtifactRef:
     return stage.ref
 
 
-async def load_published(context: Runtime, stage: Stage) -> ArtifactRef | None:
+async def load_published(context: RunContext, stage: Stage) -> ArtifactRef | None:
     """Return the stage's artifact where it exists, shown as ``Cached`` in the UI, else None."""
     store = Store(context.root)
     if not store.exists(stage.ref):
@@ -98,12 +98,12 @@ async def load_published(context: Runtime, stage: Stage) -> ArtifactRef | None:
     return stage.ref
 
 
-async def run_local_stage(context: Runtime, stage: RowStage) -> ArtifactRef:
+async def run_local_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
     """Return the artifact of a stage that asks no model."""
     return await publish_rows(context, stage, partial(_task_of(stage), context, stage, ()))
 
 
-async def run_llm_stage(context: Runtime, stage: RowStage) -> ArtifactRef:
+async def run_llm_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
     """Return the artifact of a stage that asks models; their servers run only while it is missing.
 
     Raises:
@@ -132,7 +132,7 @@ def _task_of(stage: RowStage) -> Any:
     return TASKS.get(stage.name) or any_stage.with_options(name=stage.name)
 
 
-def check_answered(context: Runtime, manifest: Manifest) -> None:
+def check_answered(context: RunContext, manifest: Manifest) -> None:
     """Make sure that an artifact holds answers: everything that is made from an empty one is empty.
 
     Raises:
@@ -148,14 +148,14 @@ def check_answered(context: Runtime, manifest: Manifest) -> None:
         )
 
 
-def remaking(context: Runtime) -> str:
+def remaking(context: RunContext) -> str:
     """Return the command that makes artifacts with failed requests again."""
     if context.go_on:
         return "lema evaluate with the same options and --remake-failed"
     return f"lema resume {context.run} --root {context.root.removesuffix('/store')} --remake-failed"
 
 
-def shard_rows(context: Runtime, stage: RowStage) -> int:
+def shard_rows(context: RunContext, stage: RowStage) -> int:
     """Return how many input rows one task deals with: about ``shard_requests`` requests."""
     if not stage.endpoints:
         return SHARD_ROWS
@@ -163,10 +163,10 @@ def shard_rows(context: Runtime, stage: RowStage) -> int:
 
 
 async def publish_rows(
-    context: Runtime,
+    context: RunContext,
     stage: RowStage,
     shard_task: ShardTask,
-    watch: Watch | None = None,
+    watch: ProgressSource | None = None,
     check: Check | None = None,
     *,
     all_at_once: bool = False,
@@ -228,7 +228,7 @@ def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: A
 
 
 async def _run_shards(
-    context: Runtime,
+    context: RunContext,
     stage: RowStage,
     shards: Sequence[Shard],
     shard_task: ShardTask,
@@ -268,7 +268,7 @@ def _ends_stage(error: LemaError) -> bool:
     return isinstance(error, BudgetExceededError | EndpointError) and not isinstance(error, BatchPendingError)
 
 
-def _raise(context: Runtime, stage: RowStage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
+def _raise(context: RunContext, stage: RowStage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
     for _, error in failed:
         if isinstance(error, BudgetExceededError | asyncio.CancelledError):
             raise error
@@ -299,7 +299,7 @@ def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
     return [*([RequestsFailedError.combine(away)] if away else []), *others]
 
 
-def _going_on(context: Runtime, deployment: str) -> str:
+def _going_on(context: RunContext, deployment: str) -> str:
     if context.go_on:
         return context.go_on
     root = context.root.removesuffix("/store")
@@ -307,7 +307,9 @@ def _going_on(context: Runtime, deployment: str) -> str:
     return f"lema resume {context.run}{where}, or the deployment {deployment}"
 
 
-async def run_files(context: Runtime, stage: FileStage, make: Callable[[], Coroutine[Any, Any, object]]) -> ArtifactRef:
+async def run_files(
+    context: RunContext, stage: FileStage, make: Callable[[], Coroutine[Any, Any, object]]
+) -> ArtifactRef:
     """Return the artifact of a stage of plain files; make it if it is missing, while no other process does."""
     if ref := await load_published(context, stage):
         return ref
@@ -317,7 +319,7 @@ async def run_files(context: Runtime, stage: FileStage, make: Callable[[], Corou
     return stage.ref
 
 
-async def select_checkpoint(context: Runtime, stage: Training) -> ArtifactRef:
+async def select_checkpoint(context: RunContext, stage: Training) -> ArtifactRef:
     """Return the model that is chosen among a training's checkpoints: the best on what was held out.
 
     Every checkpoint is a server's model for a while; ``at_once`` of them are served at the same time.
@@ -335,7 +337,7 @@ async def select_checkpoint(context: Runtime, stage: Training) -> ArtifactRef:
     return stage.ref
 
 
-async def _trained_candidates(context: Runtime, stage: Training) -> Mapping[int, Path]:
+async def _trained_candidates(context: RunContext, stage: Training) -> Mapping[int, Path]:
     """Return by step the checkpoints of the training as plain models; they are in the folder of the chosen model."""
     store = Store(context.root)
     async with folder_lock(store.local_folder(stage.ref)):
@@ -349,7 +351,7 @@ async def _trained_candidates(context: Runtime, stage: Training) -> Mapping[int,
 
 
 async def _measure_checkpoints(
-    context: Runtime, stage: Training, weights: Mapping[int, Path]
+    context: RunContext, stage: Training, weights: Mapping[int, Path]
 ) -> dict[str, dict[int, ArtifactRef]]:
     """Return the checkpoints' answers by step, for each set of questions."""
     choice = stage.choice
@@ -387,7 +389,7 @@ async def folder_lock(folder: Path) -> AsyncIterator[None]:
         waits = False
         while not _locked(lock):
             if not waits:
-                announce(f"Another run works in {folder}. This one waits until it has ended.")
+                notify_user(f"Another run works in {folder}. This one waits until it has ended.")
             waits = True
             await asyncio.sleep(LOOK_S)
         yield

@@ -14,7 +14,7 @@ from prefect.states import Completed
 
 from lema_core.artifacts import PartWriter, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.stages.asking import StageContext
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
@@ -37,7 +37,7 @@ WHOLE = "{stage.run_name}"
 BY_SHARD = "{stage.run_name} {shard.start}-{shard.stop}"
 
 
-async def run_shard(context: Runtime, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def run_shard(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Write a shard's part, with the engine of the process that this runs in, which may be a worker's."""
     engine = await engine_of(context, *endpoints) if endpoints else None
     work = StageContext(Store(context.root), engine, endpoints, context.max_failed)
@@ -54,81 +54,85 @@ def _outcome(part: PartWriter) -> str:
 
 
 @task(name="questions", task_run_name=WHOLE, **UNCACHED)
-async def questions(context: Runtime, stage: Questions, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def questions(context: RunContext, stage: Questions, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Read or generate the questions."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="held_out", task_run_name=WHOLE, **UNCACHED)
-async def held_out(context: Runtime, stage: HeldOut, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def held_out(context: RunContext, stage: HeldOut, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Keep training questions back for choosing checkpoints."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="reasoning_paths", task_run_name=BY_SHARD, **UNCACHED)
-async def reasoning_paths(context: Runtime, stage: ReasoningPaths, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def reasoning_paths(
+    context: RunContext, stage: ReasoningPaths, endpoints: Endpoints, shard: Shard
+) -> State[None]:
     """Generation: sample a student's reasoning paths."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="verdicts", task_run_name=BY_SHARD, **UNCACHED)
-async def verdicts(context: Runtime, stage: Verdicts, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def verdicts(context: RunContext, stage: Verdicts, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Judge the final answers."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="mistakes", task_run_name=WHOLE, **UNCACHED)
-async def mistakes(context: Runtime, stage: Mistakes, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def mistakes(context: RunContext, stage: Mistakes, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Select the mistakes of all students."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="quality_gate", task_run_name=WHOLE, **UNCACHED)
-async def quality_gate(context: Runtime, stage: QualityGate, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def quality_gate(context: RunContext, stage: QualityGate, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Draw the pilot's mistakes."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="corrections", task_run_name=BY_SHARD, **UNCACHED)
-async def corrections(context: Runtime, stage: Corrections, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def corrections(context: RunContext, stage: Corrections, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Correction and its filter: ask the teachers, and keep what stands every check."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="evolution_created", task_run_name=BY_SHARD, **UNCACHED)
 async def evolution_created(
-    context: Runtime, stage: EvolutionCreated, endpoints: Endpoints, shard: Shard
+    context: RunContext, stage: EvolutionCreated, endpoints: Endpoints, shard: Shard
 ) -> State[None]:
     """Evolution: create new questions from seeds."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="evolution_novel", task_run_name=WHOLE, **UNCACHED)
-async def evolution_novel(context: Runtime, stage: EvolutionNovel, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def evolution_novel(
+    context: RunContext, stage: EvolutionNovel, endpoints: Endpoints, shard: Shard
+) -> State[None]:
     """Evolution: leave out repetitions and test questions."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="evolution", task_run_name=BY_SHARD, **UNCACHED)
-async def evolution(context: Runtime, stage: Evolution, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def evolution(context: RunContext, stage: Evolution, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Evolution: answer the new questions by majority."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="mixture", task_run_name=WHOLE, **UNCACHED)
-async def mixture(context: Runtime, stage: Mixture, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def mixture(context: RunContext, stage: Mixture, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Build the training examples of an arm."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="evaluation", task_run_name=BY_SHARD, **UNCACHED)
-async def evaluation(context: Runtime, stage: Evaluation, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def evaluation(context: RunContext, stage: Evaluation, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Evaluation: ask held-out questions, greedily or sampled, and judge the answers."""
     return await run_shard(context, stage, endpoints, shard)
 
 
 @task(name="stage", task_run_name=BY_SHARD, **UNCACHED)
-async def any_stage(context: Runtime, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
+async def any_stage(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Run a shard of a stage that has no task of its own."""
     return await run_shard(context, stage, endpoints, shard)
 

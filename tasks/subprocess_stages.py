@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import Store
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.perplexity import Perplexity
 from lema_core.stages.report import Report
@@ -19,7 +19,7 @@ from lema_core.stages.training import Tables, Training
 from lema_core.training import METRICS_FILE
 from lema_core.training.candidates import RUN_FOLDER
 from tasks.boundary import task
-from tasks.progress import Seen, watched
+from tasks.progress import Progress, watched
 from tasks.stages import UNCACHED, WHOLE
 from tasks.ui_artifacts import show_losses, show_selection
 
@@ -36,19 +36,19 @@ def _unheard(event: dict[str, Any]) -> None:
     """Ignore an event."""
 
 
-def file_context(context: Runtime, on_event: OnEvent = _unheard) -> FileContext:
+def file_context(context: RunContext, on_event: OnEvent = _unheard) -> FileContext:
     """Return what a stage of files works with."""
     return FileContext(Store(context.root), context.ledger, context.launch, on_event)
 
 
 @task(name="tokens", task_run_name=WHOLE, **UNCACHED)
-async def tokens(context: Runtime, stage: Tokens) -> State[None]:
+async def tokens(context: RunContext, stage: Tokens) -> State[None]:
     """Tokenise an arm's examples."""
     return Completed(message=await stage.make(file_context(context)))
 
 
 @task(name="training", task_run_name=WHOLE, **UNCACHED)
-async def training(context: Runtime, stage: Training) -> State[None]:
+async def training(context: RunContext, stage: Training) -> State[None]:
     """Fine-tune on an arm's tokens, or go on from the newest complete checkpoint."""
     seen = Figures()
     async with watched(stage.ref, seen.now, done=0, total=1):
@@ -58,7 +58,7 @@ async def training(context: Runtime, stage: Training) -> State[None]:
 
 
 @task(name="training", task_run_name=WHOLE, **UNCACHED)
-async def training_candidates(context: Runtime, stage: Training) -> State[None]:
+async def training_candidates(context: RunContext, stage: Training) -> State[None]:
     """Fine-tune and keep every checkpoint: which of them is published is chosen later."""
     seen = Figures()
     async with watched(stage.ref, seen.now, done=0, total=1):
@@ -69,7 +69,7 @@ async def training_candidates(context: Runtime, stage: Training) -> State[None]:
 
 
 @task(name="selection", task_run_name="selection {stage.arm}", **UNCACHED)
-async def selection(context: Runtime, stage: Training, on_held_out: Tables, on_test: Tables) -> State[None]:
+async def selection(context: RunContext, stage: Training, on_held_out: Tables, on_test: Tables) -> State[None]:
     """Publish the best checkpoint as the arm's model, with the table it was chosen by."""
     scores = stage.choose(Store(context.root), on_held_out, on_test)
     await show_selection(stage.arm, scores)
@@ -78,25 +78,25 @@ async def selection(context: Runtime, stage: Training, on_held_out: Tables, on_t
 
 
 @task(name="perplexity", task_run_name=WHOLE, **UNCACHED)
-async def perplexity(context: Runtime, stage: Perplexity) -> State[None]:
+async def perplexity(context: RunContext, stage: Perplexity) -> State[None]:
     """Measure delta-PPL of a fine-tuned model."""
     return Completed(message=await stage.make(file_context(context)))
 
 
 @task(name="report", task_run_name=WHOLE, **UNCACHED)
-async def report(context: Runtime, stage: Report) -> State[None]:
+async def report(context: RunContext, stage: Report) -> State[None]:
     """Write the pages of a run."""
     return Completed(message=await stage.make(file_context(context)))
 
 
 @task(name="ablation", task_run_name=WHOLE, **UNCACHED)
-async def ablation(context: Runtime, stage: Ablation) -> State[None]:
+async def ablation(context: RunContext, stage: Ablation) -> State[None]:
     """Write the page and the tables of a sweep."""
     return Completed(message=await stage.make(file_context(context)))
 
 
 @task(name="files", task_run_name=WHOLE, **UNCACHED)
-async def any_files(context: Runtime, stage: FileStage) -> State[None]:
+async def any_files(context: RunContext, stage: FileStage) -> State[None]:
     """Make a stage of files that has no task of its own."""
     return Completed(message=await stage.make(file_context(context)))
 
@@ -131,11 +131,11 @@ class Figures:
         elif event["event"] == "tracker" and event["link"]:
             self.links[event["name"]] = event["link"]
 
-    def now(self) -> Seen:
+    def now(self) -> Progress:
         """Return how far the training is, and its figures as one line."""
         if not self.last:
-            return Seen(0.0, {"done": "loading"})
+            return Progress(0.0, {"done": "loading"})
         named = {name: self.last[name] for name in FORMATS if name in self.last}
         figures = (FORMATS[name].format(value) for name, value in named.items())
         step = self.last["step"]
-        return Seen(step / max(1, self.total), {"done": ", ".join((f"step {step}/{self.total}", *figures))})
+        return Progress(step / max(1, self.total), {"done": ", ".join((f"step {step}/{self.total}", *figures))})

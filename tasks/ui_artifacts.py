@@ -1,6 +1,6 @@
 """What the Prefect UI shows beside task runs: tables of figures, links to pages, and Markdown.
 
-What only shows something never fails a stage that was paid for: see `decorative`.
+What only shows something never fails a stage that was paid for: see `best_effort`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,10 +18,10 @@ from lema_core.evaluation.checkpoint_selection import CheckpointScore
 from lema_core.report.load import load_evaluation
 from lema_core.report.prose import format_percent
 from lema_core.report.sweeps import rows_table, summarize_sweep
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.report import HTML, MARKDOWN, Report
-from tasks.progress import artifact_key, decorative
+from tasks.progress import artifact_key, best_effort
 
 TABLE_ROWS = 500
 """Of a longer training the table has every second, third, ... step; the Parquet file has all."""
@@ -34,7 +34,7 @@ def counts_of(manifest: Manifest) -> str:
     return f"{manifest.rows_in} in, {manifest.rows_out} out, {manifest.rejected} rejected"
 
 
-@decorative
+@best_effort
 async def show_published(manifest: Manifest) -> None:
     """Show a stage's figures: a log line, and a table of what came in, went out and was rejected why."""
     get_run_logger().info("%s %s: %s", manifest.stage, manifest.fingerprint, counts_of(manifest))
@@ -49,7 +49,7 @@ async def show_published(manifest: Manifest) -> None:
     )
 
 
-@decorative
+@best_effort
 async def show_losses(arm: str, metrics: Path, links: Mapping[str, str]) -> None:
     """Show every step's figures as a table, and a link beside it for each tracker that has a page."""
     key, about = artifact_key("losses", arm), f"training of the arm {arm}"
@@ -60,7 +60,7 @@ async def show_losses(arm: str, metrics: Path, links: Mapping[str, str]) -> None
         await acreate_link_artifact(link=link, link_text=f"{tracker}: {arm}", key=key, description=about)
 
 
-@decorative
+@best_effort
 async def show_selection(arm: str, scores: Sequence[CheckpointScore]) -> None:
     """Show the table that a checkpoint was chosen by."""
     await acreate_table_artifact(
@@ -73,7 +73,7 @@ async def show_selection(arm: str, scores: Sequence[CheckpointScore]) -> None:
     )
 
 
-@decorative
+@best_effort
 async def show_report(store: Store, stage: Report) -> None:
     """Show a run's report: the link, and the Markdown."""
     page, text = (f"{store.folder(stage.ref)}/{name}" for name in (HTML, MARKDOWN))
@@ -91,7 +91,7 @@ async def show_sweep(store: Store, stage: Ablation, table: SweepTable) -> None:
     await acreate_table_artifact(table=rows_table(table).to_pylist(), key="ablation", description=said)
 
 
-async def show_scores(store: Store, artifacts: Lineage) -> str:
+async def show_scores(store: Store, artifacts: RunArtifacts) -> str:
     """Show the accuracy of every evaluated model as a table; return it as one line."""
     evaluation = load_evaluation(store, artifacts)
     if evaluation is None:

@@ -4,7 +4,6 @@ from typing import Any
 
 import typer
 
-from flows import stopping
 from flows.cli.complete import complete
 from flows.cli.console import exit_on_error
 from flows.cli.doctor import doctor
@@ -19,6 +18,7 @@ from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate
 from flows.cli.stack import deploy, down, serve, ui_app, up, work
 from flows.cli.verify import verify
+from lema_core.system import stopping
 from lema_core.system.loopback import keep_loopback_direct
 from lema_core.system.redaction import disable_core_dumps
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import stopping
 from flows.cli.console import console, errors
+from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.llm import Budget, EndpointSpec

@@ -12,8 +12,8 @@ from typing import Any, ParamSpec, TypeVar
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from flows import stopping
 from lema_core.errors import ConfigError, LemaError
+from lema_core.system import stopping
 from lema_core.system.messages import printable, to_lema_error
 from lema_core.system.redaction import redact_secrets
 

@@ -219,8 +219,8 @@ def _check_artifacts(root: str) -> Iterator[Finding]:
     """Find artifacts that hold failed requests; one that holds nothing else counts as missing."""
     if "://" not in root and not Path(root, "store").is_dir():
         return
-    from flows.remaking import lossy, runs_of
     from lema_core.artifacts import Store
+    from lema_core.run.remaking import lossy, runs_of
 
     try:
         found = lossy(Store(f"{root.rstrip('/')}/store"))

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows import stopping
 from flows.cli.console import console
 from flows.cli.run import Root, Settings
+from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.artifacts import ArtifactRef
@@ -100,9 +100,9 @@ def _find_evaluation(run: "RunSpec", root: str, name: str) -> "ArtifactRef":
     """Return the published evaluation that a folder or the beginning of a fingerprint names."""
     from lema_core.artifacts import ArtifactRef, Store
     from lema_core.errors import ConfigError
-    from lema_core.run.spec import Runtime
+    from lema_core.run.context import RunContext
 
-    store, wanted = Store(Runtime.of(run, root).root), name.rstrip("/").rpartition("/")[2]
+    store, wanted = Store(RunContext.of(run, root).root), name.rstrip("/").rpartition("/")[2]
     published = [manifest.fingerprint for manifest in store.manifests() if manifest.stage == "evaluation"]
     found = [fingerprint for fingerprint in published if fingerprint.startswith(wanted)]
     if len(found) != 1:
@@ -117,12 +117,12 @@ def _without_none(**options: Any) -> dict[str, Any]:
 
 def _set_aside(run: "RunSpec", root: str) -> None:
     """Set aside an evaluation with failed requests, so that they are sent again."""
-    from flows.remaking import lossy, put_aside
     from lema_core.artifacts import Store
+    from lema_core.run.context import RunContext
+    from lema_core.run.remaking import lossy, put_aside
     from lema_core.run.single_evaluation import already_there
-    from lema_core.run.spec import Runtime
 
-    runtime = Runtime.of(run, root)
+    runtime = RunContext.of(run, root)
     there = already_there(run, root)
     refs = [ref for ref in (there.greedy, there.votes) if ref] if there else []
     aside = put_aside(root, runtime, [artifact.ref for artifact in lossy(Store(runtime.root), refs)])
@@ -139,10 +139,10 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
 
     if there := already_there(run, root):
         from lema_core.artifacts import Store
-        from lema_core.run.spec import Runtime
+        from lema_core.run.context import RunContext
         from tasks.run_stage import check_answered
 
-        runtime = Runtime.of(run, root).model_copy(update={"go_on": GO_ON})
+        runtime = RunContext.of(run, root).model_copy(update={"go_on": GO_ON})
         for ref in filter(None, (there.greedy, there.votes)):
             check_answered(runtime, Store(runtime.root).manifest(ref))
         return there

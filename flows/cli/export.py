@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lema_core.artifacts import Store
     from lema_core.exporting import Format
-    from lema_core.run.artifacts import Lineage
+    from lema_core.run.artifacts import RunArtifacts
     from lema_core.run.spec import RunSpec
 
 
@@ -57,12 +57,12 @@ def export(
     pipeline = Pipeline(run, root)
     for _ in pipeline.stages():
         pass
-    store, made = pipeline.store, pipeline.artifacts
+    store, artifacts = pipeline.store, pipeline.artifacts
     exporting.check_card(to)
     if form == "model":
-        names = _model(run, store, made, arm or (), to)
+        names = _model(run, store, artifacts, arm or (), to)
     else:
-        names = _data(run, store, made, arm or (), "chat" if form == "chat" else "parquet", to)
+        names = _data(run, store, artifacts, arm or (), "chat" if form == "chat" else "parquet", to)
     if push:
         kind: exporting.Kind = "model" if form == "model" else "dataset"
         address = exporting.push(to, names, push, kind, private=not public, notify=console.print)
@@ -70,7 +70,7 @@ def export(
 
 
 def _data(
-    run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", form: "Format", to: Path
+    run: "RunSpec", store: "Store", artifacts: "RunArtifacts", arms: "Sequence[str]", form: "Format", to: Path
 ) -> list[str]:
     """Write the data and their card; return the files' names."""
     from lema_core import exporting
@@ -78,15 +78,15 @@ def _data(
     from lema_core.report.load import load_report_data
 
     # Models and evaluations are no part of the data, and need not be there yet.
-    made = replace(made.collected(), mixtures=made.mixtures)
-    rows = exporting.export(store, made, arms, form, to)
-    exporting.write_card(to, run_dataset_card(run, load_report_data(store, run, made), rows))
+    artifacts = replace(artifacts.collected(), mixtures=artifacts.mixtures)
+    rows = exporting.export(store, artifacts, arms, form, to)
+    exporting.write_card(to, run_dataset_card(run, load_report_data(store, run, artifacts), rows))
     for name, count in rows.items():
         console.print(f"{to}/{name}: {count} rows", markup=False)
     return [*rows, exporting.CARD]
 
 
-def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]", to: Path) -> list[str]:
+def _model(run: "RunSpec", store: "Store", artifacts: "RunArtifacts", arms: "Sequence[str]", to: Path) -> list[str]:
     """Write the model and its card; return the files' names."""
     from lema_core import exporting
     from lema_core.errors import ConfigError
@@ -94,13 +94,22 @@ def _model(run: "RunSpec", store: "Store", made: "Lineage", arms: "Sequence[str]
     from lema_core.report.load import load_report_data
 
     if len(arms) != 1:
-        raise ConfigError(f"--format model writes one model: name its arm with --arm, one of {', '.join(made.models)}")
-    sizes = exporting.export_model(store, made, arms[0], to)
+        raise ConfigError(
+            f"--format model writes one model: name its arm with --arm, one of {', '.join(artifacts.models)}"
+        )
+    sizes = exporting.export_model(store, artifacts, arms[0], to)
     # What has not been made yet is left out of the card.
-    for named in (made.mixtures, made.tokens, made.models, made.evaluations, made.votes, made.perplexity):
+    for named in (
+        artifacts.mixtures,
+        artifacts.tokens,
+        artifacts.models,
+        artifacts.evaluations,
+        artifacts.votes,
+        artifacts.perplexity,
+    ):
         for name in [name for name, ref in named.items() if not store.exists(ref)]:
             del named[name]
-    exporting.write_card(to, run_model_card(run, load_report_data(store, run, made), arms[0]))
+    exporting.write_card(to, run_model_card(run, load_report_data(store, run, artifacts), arms[0]))
     for name, size in sizes.items():
         console.print(f"{to}/{name}: {size / 1e6:.1f} MB", markup=False)
     return [*sizes, exporting.CARD]

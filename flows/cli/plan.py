@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import stopping
 from flows.cli.console import console
 from flows.cli.run import Root, Settings
+from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.llm.costs.forecast import Forecast, Interval
+    from lema_core.run.context import RunContext
     from lema_core.run.plan import PlannedStage
-    from lema_core.run.spec import Runtime
 
 
 def plan(
@@ -37,27 +37,27 @@ def plan(
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
+    from lema_core.run.context import RunContext
     from lema_core.run.files import read_run_file
     from lema_core.run.forecasts import forecast_of, reading
     from lema_core.run.plan import planned_stages
-    from lema_core.run.spec import Runtime
 
     spec = read_run_file(run_file, settings or ())
-    runtime, stages = Runtime.of(spec, root), list(planned_stages(spec, root))
+    context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
     if pilot:
-        stopping.run(_buy_pilots(runtime, stages, pilot))
-    with reading(runtime.ledger) as ledger:
+        stopping.run(_buy_pilots(context, stages, pilot))
+    with reading(context.ledger) as ledger:
         planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
-        spent = ledger.spent(runtime.run)
+        spent = ledger.spent(context.run)
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])
-    _show_budget(runtime, *spent)
+    _show_budget(context, *spent)
     for stage in stages:
-        if stage.outlook:
-            console.print(f"{stage.name}: {stage.outlook(mfu)}")
+        if stage.estimate:
+            console.print(f"{stage.name}: {stage.estimate(mfu)}")
 
 
-async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size: int) -> None:
+async def _buy_pilots(context: "RunContext", stages: "Sequence[PlannedStage]", size: int) -> None:
     from lema_core.llm.costs.prices import money
     from lema_core.run.forecasts import pilot_stages, pilots
 
@@ -67,7 +67,7 @@ async def _buy_pilots(runtime: "Runtime", stages: "Sequence[PlannedStage]", size
         return
     names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
     console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in the ledger.")
-    async for pilot in pilots(runtime, chosen, size):
+    async for pilot in pilots(context, chosen, size):
         cost = "" if pilot.dollars is None else f", {money(pilot.dollars)}"
         console.print(
             f"Pilot: {pilot.stage.name}: {pilot.answered} answered, {pilot.failed} failed; "
@@ -134,19 +134,19 @@ def _show_totals(forecasts: "list[Forecast]") -> None:
         console.print(f"  Prompts: {basis[0]}; answers: {basis[1]}.", style="dim")
 
 
-def _show_budget(runtime: "Runtime", dollars: float, tokens: int) -> None:
+def _show_budget(context: "RunContext", dollars: float, tokens: int) -> None:
     """Print what the budget has counted: it is kept by the run's name, and a top-up has another name."""
     from lema_core.llm.costs.prices import money
 
     limits = []
-    if runtime.budget.usd is not None:
-        limits.append(f"{money(dollars)} of {money(runtime.budget.usd)}")
-    if runtime.budget.tokens is not None:
-        limits.append(f"{tokens:,} of {runtime.budget.tokens:,} tokens")
+    if context.budget.usd is not None:
+        limits.append(f"{money(dollars)} of {money(context.budget.usd)}")
+    if context.budget.tokens is not None:
+        limits.append(f"{tokens:,} of {context.budget.tokens:,} tokens")
     if limits:
         console.print(
-            f"Budget of the run {runtime.run}: {' and '.join(limits)} spent so far. It counts by the run's name: the "
-            f"nightly top-up (deployment corrections) runs as {runtime.run}-corrections and may spend as much again.",
+            f"Budget of the run {context.run}: {' and '.join(limits)} spent so far. It counts by the run's name: the "
+            f"nightly top-up (deployment corrections) runs as {context.run}-corrections and may spend as much again.",
             markup=False,
         )
 

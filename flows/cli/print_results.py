@@ -14,45 +14,46 @@ from lema_core.records import JudgedPath
 from lema_core.report.load import count_funnel, load_evaluation
 from lema_core.report.prose import format_interval, format_p_value, format_percent, format_points
 from lema_core.report.sweeps import summarize_sweep, terminal_table
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.context import RunContext
 from lema_core.run.failed_requests import failures_of
 from lema_core.run.single_evaluation import Measured, asked_for
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.spec import RunSpec
 from lema_core.stages.report import HTML
 
 
-def show_run(console: Console, run: RunSpec, root: str, made: Lineage, seconds: float) -> None:
+def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts, seconds: float) -> None:
     """Print the figures of a run and the report's place."""
-    store = Store(Runtime.of(run, root).root)
-    if funnel := count_funnel(store, run, made):
+    store = Store(RunContext.of(run, root).root)
+    if funnel := count_funnel(store, run, artifacts):
         console.print(
             f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
             f"{funnel.accepted} accepted corrections"
         )
-    if evaluation := load_evaluation(store, made):
+    if evaluation := load_evaluation(store, artifacts):
         console.print(_table(evaluation))
-    if failed := count_failed_requests(store, made):
+    if failed := count_failed_requests(store, artifacts):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(
             f"{failed.total()} requests failed ({reasons}): rejected rows, in an evaluation not right. To ask for them "
             f"again: lema resume {run.name}{'' if root == '.lema' else f' --root {root}'} --remake-failed",
             markup=False,
         )
-    if made.report:
-        console.print(f"Report: {store.folder(made.report)}/{HTML}")
+    if artifacts.report:
+        console.print(f"Report: {store.folder(artifacts.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
 
 
-def count_failed_requests(store: Store, made: Lineage) -> Counter[str]:
+def count_failed_requests(store: Store, artifacts: RunArtifacts) -> Counter[str]:
     """Return how many requests of a run got no answer, by reason: as rejected rows they are in its artifacts."""
-    return sum((failures_of(store.manifest(ref)) for ref in dict.fromkeys(made)), Counter[str]())
+    return sum((failures_of(store.manifest(ref)) for ref in dict.fromkeys(artifacts)), Counter[str]())
 
 
 def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:
     """Print the table of a sweep and the report's place."""
     console.print(terminal_table(swept.table))
     console.print(summarize_sweep(swept.table))
-    console.print(f"Report: {Store(Runtime.of(run, root).root).folder(swept.report)}/{HTML}")
+    console.print(f"Report: {Store(RunContext.of(run, root).root).folder(swept.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
 
 
@@ -89,7 +90,7 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
         DataError: the other evaluation asked other questions.
     """
     source, _, name = asked_for(run)
-    store, model = Store(Runtime.of(run, root).root), run.endpoints[name].model
+    store, model = Store(RunContext.of(run, root).root), run.endpoints[name].model
     rows = store.rows(measured.greedy, JudgedPath)
     found = (
         compare_models(store.rows(other, JudgedPath), {model: rows}, OTHER)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from flows import stopping
 from flows.cli.console import console
+from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.run.spec import RunSpec
@@ -76,9 +76,9 @@ def resume(
     run that has completed: the failed requests are asked again, the others come from the ledger. What was there is kept
     in the folder `replaced` of the root. Models that were trained on such rows are trained again.
     """
-    from flows.remaking import lossy_of, remade
-    from flows.run_records import find_unfinished
     from lema_core.errors import ConfigError
+    from lema_core.run.records import find_unfinished
+    from lema_core.run.remaking import lossy_of, remade
 
     if remake_failed and name is None:
         raise ConfigError("--remake-failed needs the name of a run: lema resume RUN --remake-failed")
@@ -116,19 +116,19 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.cli.display import progress_bars
     from flows.cli.print_results import show_run, show_sweep
     from flows.lema import lema
-    from flows.run_records import record_run
     from flows.sweep import ablation
+    from lema_core.run.records import record_run
 
     with record_run(spec, root), progress_bars() as listener:
         if spec.ablation:
             swept = stopping.run(run_with_listener(run_cancellable(ablation, spec, root), listener))
         else:
-            made = stopping.run(run_with_listener(run_cancellable(lema, spec, root), listener))
+            artifacts = stopping.run(run_with_listener(run_cancellable(lema, spec, root), listener))
     seconds = time.monotonic() - started
     if spec.ablation:
         show_sweep(console, spec, root, swept, seconds)
     else:
-        show_run(console, spec, root, made, seconds)
+        show_run(console, spec, root, artifacts, seconds)
 
 
 def _print_line(text: str) -> None:

@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from flows import stopping
 from flows.cli.console import console
 from flows.local_stack.server import HOME, api_url, client_settings, ensure_server, login_url, running_port, stop
 from lema_core.errors import ConfigError
+from lema_core.system import stopping
 
 Notify = Annotated[
     str | None,

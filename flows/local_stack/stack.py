@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from flows import stopping
 from flows.local_stack import server
 from flows.local_stack.background import Background
 from flows.local_stack.postgres import Postgres
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import LemaError
+from lema_core.system import stopping
 
 FOLDER = Path(".lema")
 POOL = "lema"

@@ -16,7 +16,7 @@ from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
 from prefect.workers.process import ProcessWorker
 
-from flows import stopping
+from lema_core.system import stopping
 from lema_core.system.processes import ProcessIdentity, identity_of, is_alive
 
 CHECK_S = 0.2

@@ -15,7 +15,7 @@ from lema_core.llm.ledger.store import LedgerStore
 from lema_core.records import Correction, JudgedPath, Question
 from lema_core.report.data import Bill, EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
 from lema_core.report.settings import notes_of, parameters_of
-from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.training import METRICS_FILE
 from lema_core.verdicts import Difficulty, difficulty, right_shares
@@ -26,14 +26,16 @@ PERPLEXITY_FILE = "perplexity.parquet"
 """What the delta-PPL program writes: one row per pair."""
 
 
-def load_report_data(store: Store, run: RunSpec, made: Lineage, ledger: LedgerStore | None = None) -> ReportData:
+def load_report_data(
+    store: Store, run: RunSpec, artifacts: RunArtifacts, ledger: LedgerStore | None = None
+) -> ReportData:
     """Return a run's figures, reading each table as a stream; with its ledger also what it has paid.
 
     Raises:
         ArtifactError: an artifact of the run is not in the store.
         DataError: the evaluations are not of the same questions.
     """
-    corrections = [ref for collection in made.collections for ref in collection.corrections.values()]
+    corrections = [ref for collection in artifacts.rounds for ref in collection.corrections.values()]
     steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
     return ReportData(
         title=run.title or run.name,
@@ -43,20 +45,20 @@ def load_report_data(store: Store, run: RunSpec, made: Lineage, ledger: LedgerSt
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
         learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
         parameters=parameters_of(run),
-        notes=tuple(notes_of(store, run, made)),
-        funnel=count_funnel(store, run, made),
-        difficulty=tuple(_difficulty(store, run, made)),
-        evolved=tuple(_count_evolved(store, collection) for collection in made.collections[1:]),
-        evaluation=load_evaluation(store, made),
-        votes=score_votes({name: store.rows(ref, JudgedPath) for name, ref in made.votes.items()}, BASE),
-        perplexity={arm: gap for arm, ref in made.perplexity.items() if (gap := _gap(store, ref))},
-        curves=tuple(_curves(store, made)),
-        selections=tuple(_selections(store, made)),
+        notes=tuple(notes_of(store, run, artifacts)),
+        funnel=count_funnel(store, run, artifacts),
+        difficulty=tuple(_difficulty(store, run, artifacts)),
+        evolved=tuple(_count_evolved(store, collection) for collection in artifacts.rounds[1:]),
+        evaluation=load_evaluation(store, artifacts),
+        votes=score_votes({name: store.rows(ref, JudgedPath) for name, ref in artifacts.votes.items()}, BASE),
+        perplexity={arm: gap for arm, ref in artifacts.perplexity.items() if (gap := _gap(store, ref))},
+        curves=tuple(_curves(store, artifacts)),
+        selections=tuple(_selections(store, artifacts)),
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
-        usage=tuple(_usage(store, run, made)),
+        usage=tuple(_usage(store, run, artifacts)),
         bill=load_bill(ledger, run.name) if ledger else None,
-        provenance=tuple(_provenance(store.manifest(ref)) for ref in made),
+        provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
     )
 
 
@@ -64,12 +66,12 @@ def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
 
 
-def count_funnel(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
+def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel | None:
     """Return how many of the own questions' rows each data stage kept, None before there are verdicts.
 
     Teachers' paths are in its counts of CoT data only.
     """
-    first = made.collections[0] if made.collections else None
+    first = artifacts.rounds[0] if artifacts.rounds else None
     if first is None or not first.verdicts:
         return None
     judged = [store.manifest(ref) for ref in _verdicts(run, first)]
@@ -87,13 +89,13 @@ def count_funnel(store: Store, run: RunSpec, made: Lineage) -> Funnel | None:
     )
 
 
-def _verdicts(run: RunSpec, first: Collection, *, teachers: bool = False) -> list[ArtifactRef]:
+def _verdicts(run: RunSpec, first: QuestionRound, *, teachers: bool = False) -> list[ArtifactRef]:
     """Return the verdicts on the students whose mistakes are collected, or on the teachers."""
     asked = zip(run.students, first.verdicts, strict=True)
     return [ref for student, ref in asked if student.mistakes is not teachers]
 
 
-def _cot(store: Store, run: RunSpec, first: Collection) -> Iterator[tuple[str, tuple[int, int]]]:
+def _cot(store: Store, run: RunSpec, first: QuestionRound) -> Iterator[tuple[str, tuple[int, int]]]:
     """Yield the counts of the paper's table of CoT data: what there was, and what has the right answer."""
     rationales = sum(row.rationale is not None for row in store.rows(first.questions, Question))
     yield "rationales", (rationales, rationales)
@@ -103,9 +105,9 @@ def _cot(store: Store, run: RunSpec, first: Collection) -> Iterator[tuple[str, t
             yield name, (sum(m.rows_in for m in judged), sum(m.counts.get("right", 0) for m in judged))
 
 
-def _difficulty(store: Store, run: RunSpec, made: Lineage) -> Iterator[Difficulty]:
+def _difficulty(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Difficulty]:
     """Yield the statistics of the own questions by level, where there are several, and by the share of right paths."""
-    first = made.collections[0] if made.collections else None
+    first = artifacts.rounds[0] if artifacts.rounds else None
     if first is None or not first.verdicts:
         return
 
@@ -123,7 +125,7 @@ def _difficulty(store: Store, run: RunSpec, made: Lineage) -> Iterator[Difficult
     yield from difficulty(paths(), mistakes(), corrections(), right_shares(paths()))
 
 
-def _count_evolved(store: Store, one: Collection) -> EvolvedFunnel:
+def _count_evolved(store: Store, one: QuestionRound) -> EvolvedFunnel:
     created, novel = (store.manifest(ref) for ref in one.made_by)
     return EvolvedFunnel(
         name=one.name,
@@ -141,21 +143,21 @@ def _rows(store: Store, ref: ArtifactRef | None) -> int:
     return store.manifest(ref).rows_out if ref else 0
 
 
-def load_evaluation(store: Store, made: Lineage) -> Evaluation | None:
+def load_evaluation(store: Store, artifacts: RunArtifacts) -> Evaluation | None:
     """Return the scores of the base model and the arms, and how they compare; None where nothing was evaluated."""
-    tables = {name: store.rows(ref, JudgedPath) for name, ref in made.evaluations.items()}
+    tables = {name: store.rows(ref, JudgedPath) for name, ref in artifacts.evaluations.items()}
     return compare_models(tables.pop(BASE, None), tables) if tables else None
 
 
-def _curves(store: Store, made: Lineage) -> Iterator[LossCurve]:
-    for arm, ref in made.models.items():
+def _curves(store: Store, artifacts: RunArtifacts) -> Iterator[LossCurve]:
+    for arm, ref in artifacts.models.items():
         rows = store.read_table(ref, METRICS_FILE, ["step", "loss"])
         points = tuple((row["step"], row["loss"]) for row in rows if row["loss"] is not None)
         yield LossCurve(arm=arm, points=points)
 
 
-def _selections(store: Store, made: Lineage) -> Iterator[Selection]:
-    for arm, ref in made.models.items():
+def _selections(store: Store, artifacts: RunArtifacts) -> Iterator[Selection]:
+    for arm, ref in artifacts.models.items():
         if SELECTION_FILE in store.manifest(ref).files:
             yield Selection(arm=arm, scores=read_selection(store, ref))
 
@@ -193,8 +195,8 @@ def load_bill(ledger: LedgerStore, run: str) -> Bill:
     )
 
 
-def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
-    for collection in made.collections:
+def _usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usage]:
+    for collection in artifacts.rounds:
         evolved = [*collection.made_by[:1], collection.questions] if run.evolution and collection.round else []
         asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
         asked += [*zip(collection.reasoning_paths, collection.students, strict=True)]
@@ -206,7 +208,7 @@ def _usage(store: Store, run: RunSpec, made: Lineage) -> Iterator[Usage]:
         if run.corrections and (second := run.corrections.second):
             for ref in collection.corrections.values():
                 yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
-    for name, ref in (*made.evaluations.items(), *made.votes.items()):
+    for name, ref in (*artifacts.evaluations.items(), *artifacts.votes.items()):
         endpoint = run.evaluation.base if run.evaluation and name == BASE else None
         yield _usage_of(store.manifest(ref), run, endpoint, name)
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from lema_core.artifacts import Store
 from lema_core.rating.gate import Decision, decision_folder, read_decision
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.training.specs import TrainingSpec
 
@@ -59,7 +59,7 @@ def _fine_tuning(run: RunSpec, spec: TrainingSpec) -> str:
     return f"DPO with beta {spec.beta:g}, {how}{start}" if spec.objective == "dpo" else how + start
 
 
-def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
+def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:
     """Yield what a careful reader has to know.
 
     Raises:
@@ -70,14 +70,14 @@ def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
             "The corrector is the reference corrector: a deterministic program that reads the gold rationale, not a "
             "language model."
         )
-    yield from _gates(store, run, made)
+    yield from _gates(store, run, artifacts)
     if run.evaluation and run.evaluation.base:
         shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
-    if left_out := list(_left_out(store, made)):
+    if left_out := list(_left_out(store, artifacts)):
         told = "; ".join(left_out)
         yield f"Examples longer than training.max_length (or empty) were left out of the training: {told}."
-    if made.perplexity and run.evaluation:
+    if artifacts.perplexity and run.evaluation:
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
             "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "
@@ -86,16 +86,16 @@ def notes_of(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
         )
 
 
-def _left_out(store: Store, made: Lineage) -> Iterator[str]:
-    for arm, ref in made.tokens.items():
+def _left_out(store: Store, artifacts: RunArtifacts) -> Iterator[str]:
+    for arm, ref in artifacts.tokens.items():
         found = store.manifest(ref).extra
         if lost := int(found["rejected"]):
             yield f"{lost:,} of {arm}, which was trained on {int(found['examples']):,}"
 
 
-def _gates(store: Store, run: RunSpec, made: Lineage) -> Iterator[str]:
+def _gates(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:
     """Yield what was decided about the pilot of each corrector, where the run waited for that."""
-    for name, pilot in made.collections[0].pilots.items() if made.collections else ():
+    for name, pilot in artifacts.rounds[0].pilots.items() if artifacts.rounds else ():
         if decision := read_decision(decision_folder(store.root, pilot)):
             yield _gate(run.endpoints[name].model, decision)
 

@@ -9,7 +9,7 @@ from lema_core.mixture.arms import Evolution
 
 
 @dataclass(slots=True)
-class Collection:
+class QuestionRound:
     """What one round made of one set of questions: paths, their mistakes, and the corrections (paper, section 2)."""
 
     questions: ArtifactRef
@@ -52,14 +52,14 @@ class Collection:
 
 
 @dataclass(slots=True)
-class Lineage:
+class RunArtifacts:
     """References to everything a run has made so far, in the paper's order."""
 
     questions: ArtifactRef | None = None
     test_questions: ArtifactRef | None = None
     held_out: ArtifactRef | None = None
     """The training questions kept back for choosing checkpoints."""
-    collections: list[Collection] = field(default_factory=list)
+    rounds: list[QuestionRound] = field(default_factory=list)
     """The first is on the task's own questions."""
     mixtures: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
@@ -77,10 +77,10 @@ class Lineage:
     """By stage: artifacts of stages without a field of their own."""
     report: ArtifactRef | None = None
 
-    def collect(self, collection: Collection) -> Collection:
-        """Add a collection to be filled."""
-        self.collections.append(collection)
-        return collection
+    def add_round(self, question_round: QuestionRound) -> QuestionRound:
+        """Add a round to be filled."""
+        self.rounds.append(question_round)
+        return question_round
 
     def collected(self) -> Self:
         """Return what was collected, with no model made from it yet."""
@@ -89,18 +89,18 @@ class Lineage:
     @property
     def main_corrections(self) -> ArtifactRef | None:
         """Return the main corrector's corrections of the task's own questions."""
-        return self.collections[0].main_corrections if self.collections else None
+        return self.rounds[0].main_corrections if self.rounds else None
 
     def known_questions(self, evolution: Evolution) -> list[ArtifactRef]:
         """Return the own questions and those that were evolved in this way: what a new one must not repeat."""
-        return [one.questions for one in self.collections if one.evolution in ("none", evolution)]
+        return [known.questions for known in self.rounds if known.evolution in ("none", evolution)]
 
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield what the report is made from, in the paper's order."""
         yield from (ref for ref in (self.questions, self.test_questions, self.held_out) if ref)
-        for collection in self.collections:
-            if collection.round:
-                yield from (*collection.made_by, collection.questions)
-            yield from collection
+        for question_round in self.rounds:
+            if question_round.round:
+                yield from (*question_round.made_by, question_round.questions)
+            yield from question_round
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
         yield from (*self.perplexity.values(), *self.others.values())

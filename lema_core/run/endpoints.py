@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.reasoning_paths import PromptKind
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.reasoning_paths import StudentSpec
@@ -31,11 +31,11 @@ class PreparedEndpoints:
     ``{test_questions}`` (the folders of the artifacts), besides the ``{model}`` and ``{port}`` filled in at its start.
     """
 
-    def __init__(self, run: RunSpec, store: Store, made: Lineage) -> None:
+    def __init__(self, run: RunSpec, store: Store, artifacts: RunArtifacts) -> None:
         self.run = run
         self.store = store
-        self.made = made
-        self._folders = {"{questions}": made.questions, "{test_questions}": made.test_questions}
+        self.artifacts = artifacts
+        self._folders = {"{questions}": artifacts.questions, "{test_questions}": artifacts.test_questions}
         self._filled = {"{python}": sys.executable, "{source}": run.questions.path or ""}
 
     def __getitem__(self, name: str) -> EndpointSpec:
@@ -70,7 +70,7 @@ class PreparedEndpoints:
             return
         arm = f"round_{round_number - 1}"
         spec = self.run.mistaken_students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
-        yield Student(arm, spec, self.fine_tuned(self.made.models[arm]))
+        yield Student(arm, spec, self.fine_tuned(self.artifacts.models[arm]))
 
     def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:
         """Yield what is evaluated, in the report's order: name, endpoint, prompt."""

@@ -16,8 +16,9 @@ from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.progress import describe_remaining
 from lema_core.llm.requests import Completion
+from lema_core.run.context import RunContext
 from lema_core.run.plan import PlannedStage, planned_stages
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ UNREAD_CHARS = 4_000
 
 
 @asynccontextmanager
-async def telling_what_remains(run: RunSpec, root: str) -> AsyncIterator[None]:
+async def report_remaining_cost(run: RunSpec, root: str) -> AsyncIterator[None]:
     """Where the budget ends a run, say what the whole run still needs: a shard knows its own requests only.
 
     Raises:
@@ -50,7 +51,7 @@ async def telling_what_remains(run: RunSpec, root: str) -> AsyncIterator[None]:
 
 
 def _remaining(run: RunSpec, root: str) -> str:
-    with reading(Runtime.of(run, root).ledger) as ledger:
+    with reading(RunContext.of(run, root).ledger) as ledger:
         found = [one for stage in planned_stages(run, root) if (one := forecast_of(ledger, stage))]
     tokens = sum(one.prompt_tokens.likely + one.completion_tokens.likely for one in found)
     prices = [one.dollars.likely for one in found if one.dollars]
@@ -90,15 +91,15 @@ def pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
     return list(first.values())
 
 
-async def pilots(runtime: Runtime, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[Piloted]:
+async def pilots(context: RunContext, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[Piloted]:
     """Buy ``size`` requests of each stage, within the run's budget; the ledger keeps them and the run has them free.
 
     Raises:
         EndpointError: an endpoint does not answer.
         BudgetExceededError: the run's budget is used up.
     """
-    budget = Budget(dollars=runtime.budget.usd, tokens=runtime.budget.tokens)
-    async with Engine.open(ledger=runtime.ledger, budget=budget, run=runtime.run) as engine:
+    budget = Budget(dollars=context.budget.usd, tokens=context.budget.tokens)
+    async with Engine.open(ledger=context.ledger, budget=budget, run=context.run) as engine:
         for stage in stages:
             if stage.endpoint is None or stage.asked is None:
                 continue

@@ -12,7 +12,14 @@ from lema_core.llm.requests import CompletionRequest
 from lema_core.pipeline import Pipeline, cell_stages
 from lema_core.records import Example
 from lema_core.run.spec import RunSpec
-from lema_core.run.training_needs import Data, of_mixture, of_pool, of_tokens, outlook, pool_rows
+from lema_core.run.training_needs import (
+    ExampleStats,
+    estimate_training,
+    from_mixture,
+    from_pool,
+    from_tokens,
+    pool_rows,
+)
 from lema_core.stages.stage import ModelCalls, Stage, questions_of
 from lema_core.stages.training import Training
 
@@ -35,7 +42,7 @@ class PlannedStage:
     """The cap of an answer."""
     tokenizer: str = ""
     """The model whose tokenizer counts the prompts."""
-    outlook: Callable[[float], str] | None = None
+    estimate: Callable[[float], str] | None = None
     """Of a training stage that is missing: what it needs in one line, at a share of the devices' peak (MFU)."""
     trained: bool = True
     """The model that answers exists; a fine-tuned one is a stage of its own."""
@@ -115,7 +122,7 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Planne
         # Another arm's model has the base's shape and tokenizer, and may not exist yet.
         spec = spec.model_copy(update={"base": run.training.base})
     examples = examples_of(pipeline, stage.arm)
-    line = replace(line, outlook=partial(outlook, spec, run.launch, examples))
+    line = replace(line, estimate=partial(estimate_training, spec, run.launch, examples))
     for call in stage.checkpoint_calls(pipeline.rows, examples.rows):
         line = replace(
             line, endpoint=call.endpoint, trained=False, requests=(call.rows or 0) * call.per_row,
@@ -124,14 +131,14 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Planne
     return line
 
 
-def examples_of(pipeline: Pipeline, arm: str) -> Data:
+def examples_of(pipeline: Pipeline, arm: str) -> ExampleStats:
     """Return what is known of an arm's examples now: of its tokens, else of its mixture, else of its pool."""
     store, artifacts = pipeline.store, pipeline.artifacts
     tokens, mixture = artifacts.tokens[arm], artifacts.mixtures[arm]
     if store.exists(tokens):
-        return of_tokens(store.manifest(tokens).extra)
+        return from_tokens(store.manifest(tokens).extra)
     if store.exists(mixture):
-        return of_mixture(store.manifest(mixture).rows_out, partial(store.rows, mixture, Example))
+        return from_mixture(store.manifest(mixture).rows_out, partial(store.rows, mixture, Example))
     built = pipeline.run.arm(arm)
-    pool = pool_rows(built, artifacts.collections, lambda ref: pipeline.rows(ref) or 0)
-    return of_pool(pool, partial(questions_of, pipeline.run.questions), pairs=built.preferences)
+    pool = pool_rows(built, artifacts.rounds, lambda ref: pipeline.rows(ref) or 0)
+    return from_pool(pool, partial(questions_of, pipeline.run.questions), pairs=built.preferences)

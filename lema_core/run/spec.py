@@ -4,17 +4,16 @@ A section's fields are content and enter the identity of the stage's artifact, b
 how the work is done: ``endpoints`` (only an endpoint's identity counts), ``launch``, ``budget`` and ``runtime``.
 """
 
-from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from lema_core.ablation.specs import AblationSpec, Name
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
 from lema_core.questions.specs import QuestionsSpec
-from lema_core.run.runtime import BudgetSpec, RuntimeSpec, ledger_at
+from lema_core.run.runtime import BudgetSpec, RuntimeSpec
 from lema_core.stages.corrections import CorrectionsSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.evolution import EvolutionSpec
@@ -134,43 +133,3 @@ class RunSpec(Section):
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""
         return self.endpoints[name].model_copy(update={"name": name})
-
-
-class Runtime(BaseModel):
-    """Where and how a run works: handed to every task, small and plain, never part of an identity."""
-
-    model_config = ConfigDict(frozen=True)
-
-    root: str
-    ledger: str
-    run: str
-    budget: BudgetSpec = BudgetSpec()
-    shard_requests: int = 512
-    shards_in_flight: int = 8
-    max_failed: float = 0.2
-    workers: int | None = None
-    scheduler: str | None = None
-    launch: LaunchSpec = LaunchSpec()
-    go_on: str = ""
-    """What a person does to go on where a run stopped; empty: ``lema resume``."""
-
-    @classmethod
-    def of(cls, spec: RunSpec, root: str) -> Self:
-        """Return the runtime of a run file under a root; the ledger lies beside the artifacts if that is a folder.
-
-        Places on this machine are absolute: worker processes may have another working directory.
-        """
-        local = "://" not in root
-        root = str(Path(root).absolute()) if local else root.rstrip("/")
-        return cls(
-            root=f"{root}/store",
-            ledger=ledger_at(root, spec.runtime.ledger),
-            run=spec.name,
-            budget=spec.budget,
-            shard_requests=spec.runtime.shard_requests,
-            shards_in_flight=spec.runtime.shards_in_flight,
-            max_failed=spec.runtime.max_failed,
-            workers=spec.runtime.workers,
-            scheduler=spec.runtime.scheduler,
-            launch=spec.launch,
-        )

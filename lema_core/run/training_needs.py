@@ -12,7 +12,7 @@ from lema_core.llm.costs.token_estimates import CHARS_PER_TOKEN
 from lema_core.llm.costs.tokenizers import tokenizer_of
 from lema_core.mixture.arms import Arm, View
 from lema_core.records import Example, Question
-from lema_core.run.artifacts import Collection
+from lema_core.run.artifacts import QuestionRound
 from lema_core.training.estimate import check_base, estimate
 from lema_core.training.launch import ranks_here
 from lema_core.training.specs import LaunchSpec, TrainingSpec
@@ -24,7 +24,7 @@ Texts = Callable[[], Iterable[str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Data:
+class ExampleStats:
     """What is known of an arm's examples."""
 
     rows: int
@@ -36,15 +36,15 @@ class Data:
     """Of an example, where they have been counted."""
 
 
-def of_tokens(counts: Mapping[str, Any]) -> Data:
+def from_tokens(counts: Mapping[str, Any]) -> ExampleStats:
     """Return what is known of tokens that are there, from the counts in their manifest."""
     rows = int(counts["examples"])
-    return Data(rows, tuple, "the tokens", counts["tokens"] / max(1, rows))
+    return ExampleStats(rows, tuple, "the tokens", counts["tokens"] / max(1, rows))
 
 
-def of_mixture(rows: int, examples: Callable[[], Iterator[Example]]) -> Data:
+def from_mixture(rows: int, examples: Callable[[], Iterator[Example]]) -> ExampleStats:
     """Return what is known of a mixture that is there."""
-    return Data(rows, lambda: map(_text, examples()), "the mixture")
+    return ExampleStats(rows, lambda: map(_text, examples()), "the mixture")
 
 
 def _text(one: Example) -> str:
@@ -52,7 +52,7 @@ def _text(one: Example) -> str:
     return f"{read}{one.output}" if one.worse is None else f"{read}{one.output}{read}{one.worse}"
 
 
-def of_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pairs: bool) -> Data:
+def from_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pairs: bool) -> ExampleStats:
     """Return what is known of a mixture that is still to be made, of single outputs or of preference pairs."""
     outputs = 2 if pairs else 1
 
@@ -61,16 +61,16 @@ def of_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pairs:
 
     each = "each twice as long (a pair)" if pairs else "each as long"
     basis = f"at most the rows of its pool, {each} as the questions with their own solutions"
-    return Data(at_most, texts, basis)
+    return ExampleStats(at_most, texts, basis)
 
 
-def pool_rows(arm: Arm, collections: Iterable[Collection], rows_of: Callable[[ArtifactRef], int]) -> int:
+def pool_rows(arm: Arm, rounds: Iterable[QuestionRound], rows_of: Callable[[ArtifactRef], int]) -> int:
     """Return how many rows an arm's views find at most in what a run collects, screening and trimming aside."""
     views = (*arm.views, *arm.fill)
-    return sum(_view_rows(view, one, rows_of) for one in collections for view in views)
+    return sum(_view_rows(view, question_round, rows_of) for question_round in rounds for view in views)
 
 
-def _view_rows(view: View, one: Collection, rows_of: Callable[[ArtifactRef], int]) -> int:
+def _view_rows(view: View, one: QuestionRound, rows_of: Callable[[ArtifactRef], int]) -> int:
     where = view.where
     if where.rounds is not None and one.round not in where.rounds:
         return 0
@@ -81,7 +81,7 @@ def _view_rows(view: View, one: Collection, rows_of: Callable[[ArtifactRef], int
     return min(rows, where.per_question * rows_of(one.questions)) if where.per_question else rows
 
 
-def outlook(spec: TrainingSpec, launch: LaunchSpec, data: Data, utilisation: float) -> str:
+def estimate_training(spec: TrainingSpec, launch: LaunchSpec, data: ExampleStats, utilisation: float) -> str:
     """Return what a training stage needs in one line, or why that cannot be said.
 
     Raises:
@@ -99,7 +99,7 @@ def outlook(spec: TrainingSpec, launch: LaunchSpec, data: Data, utilisation: flo
     return f"{found.line()}{hours}; {devices}. Examples: {data.basis}; tokens {counted}."
 
 
-def _mean_tokens(spec: TrainingSpec, data: Data) -> tuple[float, str]:
+def _mean_tokens(spec: TrainingSpec, data: ExampleStats) -> tuple[float, str]:
     if data.mean_tokens is not None:
         return data.mean_tokens, "counted in all of them"
     sample = list(islice(data.texts(), SAMPLE))

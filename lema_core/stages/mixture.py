@@ -9,7 +9,7 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
-from lema_core.run.artifacts import Collection
+from lema_core.run.artifacts import QuestionRound
 from lema_core.stages.section import Section
 from lema_core.stages.stage import RowStage, fingerprint_of_model
 
@@ -33,7 +33,7 @@ class Mixture(RowStage):
     spec: MixtureSpec
     arm: core.Arm
     task: str
-    pool: Sequence[Collection]
+    pool: Sequence[QuestionRound]
     """The rounds that exist when the arm is built."""
     test_questions: ArtifactRef | None = None
     held_out: ArtifactRef | None = None
@@ -49,7 +49,7 @@ class Mixture(RowStage):
             plain["tokenizer"] = fingerprint_of_model(self.base)
         if self.held_out:
             plain["held_out"] = {"questions": self.held_out.fingerprint, "evolved_from_them": "left out too"}
-        read = [ref for collection in self.pool for ref in self._read(collection)]
+        read = [ref for question_round in self.pool for ref in self._read(question_round)]
         return self._identity(plain, read, core.prompt_identity(self.task))
 
     @property
@@ -57,16 +57,16 @@ class Mixture(RowStage):
         """The stage and the arm."""
         return f"{self.name} {self.arm.name}"
 
-    def _read(self, collection: Collection) -> Iterator[ArtifactRef]:
+    def _read(self, question_round: QuestionRound) -> Iterator[ArtifactRef]:
         """Yield what the arm reads: another corrector makes no arm anew that has no corrections."""
-        rows = core.reads(self.arm, collection.round, collection.evolution)
-        yield from [collection.questions] if "rationales" in rows else []
-        yield from collection.verdicts if "right_paths" in rows else []
-        yield from collection.corrections.values() if "corrections" in rows else []
+        rows = core.reads(self.arm, question_round.round, question_round.evolution)
+        yield from [question_round.questions] if "rationales" in rows else []
+        yield from question_round.verdicts if "right_paths" in rows else []
+        yield from question_round.corrections.values() if "corrections" in rows else []
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Build the examples."""
-        pool = tuple(_source(store, collection) for collection in self.pool)
+        pool = tuple(_source(store, question_round) for question_round in self.pool)
         for row in core.build_arm(self.arm, pool, self.rules(store)):
             part.rows_in += 1
             part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
@@ -91,15 +91,15 @@ class Mixture(RowStage):
         if self.held_out is None:
             return frozenset()
         kept_back = frozenset(row.id for row in store.rows(self.held_out, Question))
-        evolved = (row for collection in self.pool[1:] for row in store.rows(collection.questions, Question))
+        evolved = (row for question_round in self.pool[1:] for row in store.rows(question_round.questions, Question))
         return kept_back.union(row.id for row in evolved if row.seed_question_id in kept_back)
 
 
-def _source(store: Store, collection: Collection) -> core.RoundData:
+def _source(store: Store, question_round: QuestionRound) -> core.RoundData:
     return core.RoundData(
-        questions=lambda: store.rows(collection.questions, Question),
-        paths=lambda: (path for ref in collection.verdicts for path in store.rows(ref, JudgedPath)),
-        corrections=lambda: (row for ref in collection.corrections.values() for row in store.rows(ref, Correction)),
-        round=collection.round,
-        evolution=collection.evolution,
+        questions=lambda: store.rows(question_round.questions, Question),
+        paths=lambda: (path for ref in question_round.verdicts for path in store.rows(ref, JudgedPath)),
+        corrections=lambda: (row for ref in question_round.corrections.values() for row in store.rows(ref, Correction)),
+        round=question_round.round,
+        evolution=question_round.evolution,
     )

@@ -12,7 +12,7 @@ from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
 from lema_core.report.cards import run_model_card
 from lema_core.report.load import load_report_data
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.stages.stage import FileContext, FileStage
 
@@ -28,7 +28,7 @@ class Report(FileStage):
     exclusive = False
 
     run: RunSpec
-    artifacts: Lineage
+    artifacts: RunArtifacts
 
     @cached_property
     def identity(self) -> Identity:

@@ -20,7 +20,7 @@ from lema_core.llm.requests import Completion, Failure, Sampling, request_key
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
 from lema_core.records import Question, Rejection
-from lema_core.run.artifacts import Collection
+from lema_core.run.artifacts import QuestionRound
 from lema_core.stages.evolution import EvolutionCreated, EvolutionSpec
 
 QUESTIONS = list(read_questions(QuestionsSpec(task="arithmetic", limit=20)))
@@ -182,7 +182,7 @@ def test_a_failed_sample_agrees_with_none():
 
 def test_seeds_of_a_second_corrector_are_no_part_of_what_is_drawn():
     def identity(**corrections):
-        first = Collection(ArtifactRef("questions", "q"), corrections=corrections)
+        first = QuestionRound(ArtifactRef("questions", "q"), corrections=corrections)
         writer = EndpointSpec(model="writer", base_url="http://127.0.0.1:1/v1")
         stage = EvolutionCreated(
             EvolutionSpec(endpoint="e"), "centric", 1, writer, "arithmetic", first.questions, first.main_corrections

@@ -12,7 +12,7 @@ from lema_core.exporting import export, export_model, write_card
 from lema_core.records import Example
 from lema_core.report import ReportData
 from lema_core.report.cards import run_dataset_card
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 
 PAIR = Example(
@@ -24,7 +24,7 @@ PLAIN = Example(id="e2", kind="cot", source_id="p1", question_id="q1", input="Qu
 
 def exported(tmp_path: Path, arm: str, row: Example) -> dict:
     store = Store(str(tmp_path / "store"))
-    made = Lineage(mixtures={arm: kept(store, "mixture", [row], Example)})
+    made = RunArtifacts(mixtures={arm: kept(store, "mixture", [row], Example)})
     assert export(store, made, [], "chat", tmp_path) == {f"{arm}.jsonl": 1}
     return json.loads((tmp_path / f"{arm}.jsonl").read_text())
 
@@ -84,7 +84,7 @@ def test_only_what_the_manifest_names_is_part_of_a_model(tmp_path):
         (folder / name).write_text(name)
     files = ["model/config.json", "model/model.safetensors", "model/README.md", "log.txt"]
     store.publish_files(identity, files, seconds=0)
-    made = Lineage(models={"lema": ref})
+    made = RunArtifacts(models={"lema": ref})
     assert [*export_model(store, made, "lema", tmp_path / "out")] == ["config.json", "model.safetensors"]
     (folder / "config.json").unlink()
     with pytest.raises(ArtifactError, match="is missing"):

@@ -7,7 +7,7 @@ import pytest
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
 from lema_core.mixture import ARMS, ArmSpec, get_arm
-from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.files import read_run_file
 from lema_core.stages.mixture import Mixture, MixtureSpec
 
@@ -36,11 +36,11 @@ def read(tmp_path, text, *settings):
 
 
 def identity(arm, seed=0, corrector="c"):
-    made = Lineage(questions=ArtifactRef("questions", "q"))
-    one = made.collect(Collection(made.questions))
+    made = RunArtifacts(questions=ArtifactRef("questions", "q"))
+    one = made.add_round(QuestionRound(made.questions))
     one.verdicts.append(ArtifactRef("verdicts", "v"))
     one.corrections["teacher"] = ArtifactRef("corrections", corrector)
-    return Mixture(MixtureSpec(seed=seed), arm, "arithmetic", tuple(made.collections)).ref.fingerprint
+    return Mixture(MixtureSpec(seed=seed), arm, "arithmetic", tuple(made.rounds)).ref.fingerprint
 
 
 EVOLVING = """

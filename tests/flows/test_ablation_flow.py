@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from support import environment, killed_at, lema_command, of_stage, parts
 
-from flows.run_records import read_record
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.simulated import Faults
 from lema_core.records import Example
+from lema_core.run.records import read_record
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

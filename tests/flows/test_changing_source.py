@@ -8,7 +8,7 @@ import pytest
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import DataError
 from lema_core.questions import QuestionsSpec
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.stages.questions import Questions
 from tasks.stages import questions
 
@@ -17,7 +17,7 @@ def test_a_stage_keeps_nothing_of_a_source_that_changed(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
     spec = QuestionsSpec(task="numeric", path=str(path))
-    runtime = Runtime(root=str(tmp_path / "store"), ledger=str(tmp_path / "l.sqlite"), run="r")
+    runtime = RunContext(root=str(tmp_path / "store"), ledger=str(tmp_path / "l.sqlite"), run="r")
     stage, shard = Questions(spec), Shard(0, 0, 0)
     ref = stage.ref
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from support import environment
 
-from flows.run_records import read_record
 from lema_core.llm.batch.records import has_open_batches
 from lema_core.llm.ledger.store import LedgerStore, pack
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
+from lema_core.run.records import read_record
 
 PROGRAM = """
 import asyncio, sys

@@ -14,15 +14,15 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from support import AUTH, ask, environment, runs, until
 
-from flows.deployed import _those, what_is_trained
+from flows.deployed import _select_records, trained_artifacts
 from flows.registration import deployments_to_serve
-from flows.run_records import awaits_batches, find_unfinished, read_record, read_records, record_run, write_record
 from lema_core.artifacts import Shard
 from lema_core.errors import ConfigError
 from lema_core.llm.simulated import Faults
 from lema_core.pipeline import Pipeline
 from lema_core.records import Example
 from lema_core.run.files import read_run_file
+from lema_core.run.records import awaits_batches, find_unfinished, read_record, read_records, record_run, write_record
 
 PROGRAM = """
 import asyncio, json, sys
@@ -138,9 +138,9 @@ def test_trained_arms_are_found_for_other_questions_than_the_runs_own(run_file, 
     run_file.write_text(run_file.read_text() + TRAINED.replace("{url}", simulated.url))
     root, others = str(tmp_path / "out"), read_run_file(run_file, ["test_questions.limit=5"])
     with pytest.raises(ConfigError, match=r"no arm of .* is trained under"):
-        what_is_trained(others, str(run_file), root)
+        trained_artifacts(others, str(run_file), root)
     pretend_to_have_trained(run_file, tmp_path / "out", "lema")
-    assert list(what_is_trained(others, str(run_file), root).models) == ["lema"]
+    assert list(trained_artifacts(others, str(run_file), root).models) == ["lema"]
 
 
 def pretend_to_have_trained(run_file: Path, root: Path, arm: str) -> None:
@@ -177,7 +177,7 @@ def test_a_run_whose_ledger_is_away_keeps_nobody_from_the_others(run_file, tmp_p
     away = run.runtime.model_copy(update={"ledger": "postgresql://nobody@127.0.0.1:9/none"})
     write_record(str(tmp_path), run.model_copy(update={"name": "away", "runtime": away}), "failed")
     write_record(str(tmp_path), run.model_copy(update={"name": "here"}), "waiting")
-    found, failures = _those(str(tmp_path), lambda record: awaits_batches(record, str(tmp_path)))
+    found, failures = _select_records(str(tmp_path), lambda record: awaits_batches(record, str(tmp_path)))
     assert [record.name for record in found] == ["here"]
     (told,) = failures
     assert told.startswith("away: cannot open the ledger postgresql://127.0.0.1/none")

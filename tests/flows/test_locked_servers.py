@@ -33,7 +33,7 @@ from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.rating.page import rating_app
 from lema_core.rating.pilot import RatingSheet
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 
 pytestmark = pytest.mark.slow
 KEY = "sk-SECRET-BLOCK-KEY-42"
@@ -419,7 +419,7 @@ async def cluster_attacked(tmp_path):
 
     from tasks.dask_cluster import _local
 
-    runtime = Runtime(root=str(tmp_path), ledger=str(tmp_path / "ledger"), run="r", workers=1)
+    runtime = RunContext(root=str(tmp_path), ledger=str(tmp_path / "ledger"), run="r", workers=1)
     before = listeners(set())
     async with _local(runtime) as cluster:
         address = cluster.scheduler_address

@@ -13,12 +13,12 @@ from lema_core.llm.ledger.store import LedgerStore
 from lema_core.mixture import count_words, get_arm
 from lema_core.pipeline import Pipeline
 from lema_core.records import Correction, Example, Question
-from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
+from lema_core.run.context import RunContext
 from lema_core.run.files import read_run_file
 from lema_core.run.forecasts import forecast_of, pilot_stages, reading
 from lema_core.run.plan import planned_stages
-from lema_core.run.spec import Runtime
-from lema_core.run.training_needs import Data, of_mixture, of_pool, outlook
+from lema_core.run.training_needs import ExampleStats, estimate_training, from_mixture, from_pool
 from lema_core.stages.evaluation import Evaluation, Votes
 from lema_core.stages.mixture import Mixture, MixtureSpec
 from lema_core.training import LaunchSpec, TrainingSpec
@@ -48,7 +48,7 @@ def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_f
         run, root = read_run_file(run_file, [f"endpoints.student.model={name}"]), str(tmp_path / "out")
         stages = {stage.name: stage for stage in planned_stages(run, root)}
         paths = stages["reasoning_paths"]
-        with reading(Runtime.of(run, root).ledger) as ledger:
+        with reading(RunContext.of(run, root).ledger) as ledger:
             found = forecast_of(ledger, paths)
         assert found is not None
         assert found.prompts_counted is exact
@@ -61,13 +61,15 @@ def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_f
 def test_a_pair_is_as_long_as_both_its_sequences() -> None:
     plain = Example(id="e", kind="cot", source_id="s", question_id="q", input="in", output="right")
     pair = replace(plain, prefix="step", worse="wrong!")
-    lengths = [len(text) for text in of_mixture(2, lambda: iter((plain, pair))).texts()]
+    lengths = [len(text) for text in from_mixture(2, lambda: iter((plain, pair))).texts()]
     assert lengths == [len("inright"), len("instepright") + len("instepwrong!")]
     question = Question(id="q", task="gsm8k", text="what", gold="3", rationale="because")
-    one, two = ([*of_pool(1, lambda: [question], pairs=pairs).texts()] for pairs in (False, True))
+    one, two = ([*from_pool(1, lambda: [question], pairs=pairs).texts()] for pairs in (False, True))
     assert len(two[0]) == 2 * len(one[0])
-    unread = Data(1, tuple, "nothing")
-    told = [outlook(TrainingSpec(objective=name), LaunchSpec(ranks=1), unread, 0.4) for name in ("sft", "dpo")]
+    unread = ExampleStats(1, tuple, "nothing")
+    told = [
+        estimate_training(TrainingSpec(objective=name), LaunchSpec(ranks=1), unread, 0.4) for name in ("sft", "dpo")
+    ]
     tokens = [float(re.search(r"([\d.]+)M tokens", line)[1]) for line in told]
     assert tokens[1] == 2 * tokens[0]
 
@@ -154,9 +156,9 @@ def test_a_run_without_a_correction_measures_no_delta_ppl(run_file, tmp_path) ->
     pipeline = Pipeline(read_run_file(run_file, measured), str(tmp_path / "out"))
     for rows, found in (([], []), ([CORRECTION], ["perplexity: lema"])):
         corrections = kept(pipeline.store, "corrections", rows, Correction, str(rows))
-        pipeline.artifacts = Lineage(
+        pipeline.artifacts = RunArtifacts(
             test_questions=ArtifactRef("questions", "q"),
-            collections=[Collection(corrections, corrections={"teacher": corrections})],
+            rounds=[QuestionRound(corrections, corrections={"teacher": corrections})],
             models={"lema": ArtifactRef("training", "f")},
         )
         assert [stage.title for stage in pipeline.evaluation() if stage.name == "perplexity"] == found

@@ -59,7 +59,7 @@ def test_a_server_that_cannot_answer_cancels_nothing(monkeypatch, statuses):
     over, told = asyncio.Event(), []
     client = Client(list(statuses), over)
 
-    def announce(text: str) -> None:
+    def notify_user(text: str) -> None:
         told.append(text)
         if "cannot be cancelled" in text:
             over.set()
@@ -70,7 +70,7 @@ def test_a_server_that_cannot_answer_cancels_nothing(monkeypatch, statuses):
         return "done"
 
     monkeypatch.setattr(cancelling, "get_client", lambda: client)
-    monkeypatch.setattr(cancelling, "announce", announce)
+    monkeypatch.setattr(cancelling, "notify_user", notify_user)
     quick = cancelling.CancelSettings(poll_s=0.01)
     flow_run = cancelling.run_cancellable(StubFlow(working), RUN, "root", settings=quick)
     assert asyncio.run(flow_run) == "done"
@@ -119,7 +119,7 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
     shares = iter(range(1000))
 
     async def stage() -> str:
-        watch = lambda: progress.Seen(0.5, {"done": str(next(shares))})  # noqa: E731
+        watch = lambda: progress.Progress(0.5, {"done": str(next(shares))})  # noqa: E731
         async with progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
             await again.wait()
         return "published"

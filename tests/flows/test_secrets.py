@@ -46,11 +46,11 @@ def test_a_process_that_works_on_a_run_may_dump_no_core(tmp_path):
     # As a cluster's worker does, which no `lema` command started.
     work = f"""
 import asyncio, ctypes, resource
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from tasks.engine_session import process_engine
 
 async def main():
-    async with process_engine(Runtime(root={str(tmp_path)!r}, ledger={str(tmp_path / "ledger")!r}, run="r")):
+    async with process_engine(RunContext(root={str(tmp_path)!r}, ledger={str(tmp_path / "ledger")!r}, run="r")):
         get_dumpable = 3
         print(resource.getrlimit(resource.RLIMIT_CORE)[0], ctypes.CDLL(None).prctl(get_dumpable))
 

@@ -5,9 +5,10 @@ import pytest
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.pipeline import Pipeline
-from lema_core.run.artifacts import Lineage
+from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.context import RunContext
 from lema_core.run.endpoints import PreparedEndpoints
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.spec import RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.report import Report
 
@@ -23,7 +24,7 @@ def run_with(**endpoint) -> RunSpec:
 def served(command=OWN, **changes) -> str:
     serve = EndpointSpec(model="fine-tuned", command=command, **changes)
     run = run_with().model_copy(update={"evaluation": EvaluationSpec(serve=serve)})
-    return PreparedEndpoints(run, Store(Runtime.of(run, ".lema").root), Lineage()).fine_tuned(MODEL).identity
+    return PreparedEndpoints(run, Store(RunContext.of(run, ".lema").root), RunArtifacts()).fine_tuned(MODEL).identity
 
 
 def test_a_model_served_in_another_way_is_another_model():
@@ -33,7 +34,7 @@ def test_a_model_served_in_another_way_is_another_model():
 
 
 def test_a_checkpoint_is_chosen_by_the_answers_of_one_way_of_serving():
-    made = Lineage(held_out=ArtifactRef("held_out", "a" * 64))
+    made = RunArtifacts(held_out=ArtifactRef("held_out", "a" * 64))
     base = {"training": {}, "mixture": {}, "selection": {}, "test_questions": {"task": "arithmetic", "seed": 2}}
     choices = []
     for command in (OWN, EMBEDDED):
@@ -47,4 +48,4 @@ def test_a_checkpoint_is_chosen_by_the_answers_of_one_way_of_serving():
     "changes", [{"price": {"input_per_million": 1, "output_per_million": 2}}, {"transport": "batch"}]
 )
 def test_a_corrected_price_makes_the_report_anew(changes):
-    assert Report(run_with(), Lineage()).ref != Report(run_with(**changes), Lineage()).ref
+    assert Report(run_with(), RunArtifacts()).ref != Report(run_with(**changes), RunArtifacts()).ref

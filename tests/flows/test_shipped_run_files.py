@@ -37,7 +37,7 @@ def outlooks(run_file: Path, questions: Path, root: Path) -> dict[str, str]:
     run = read_run_file(run_file, local).model_copy(update={"ablation": None})
     stages = list(planned_stages(run, str(root)))
     assert {stage.there for stage in stages} == {False}
-    return {stage.name: stage.outlook(0.4) for stage in stages if stage.outlook}
+    return {stage.name: stage.estimate(0.4) for stage in stages if stage.estimate}
 
 
 @pytest.mark.parametrize("run_file", FILES, ids=lambda path: path.stem)

@@ -27,9 +27,9 @@ from support import (
     until,
 )  # fmt: skip
 
-from flows.run_records import read_record
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.simulated import Faults
+from lema_core.run.records import read_record
 
 SOON_S = 15
 """From a signal to the end, where answers take a second or two."""

@@ -11,7 +11,7 @@ from lema_core.artifacts import Identity, Shard, Store
 from lema_core.errors import ArtifactError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import Question
-from lema_core.run.spec import Runtime
+from lema_core.run.context import RunContext
 from lema_core.stages.stage import FileStage, RowStage
 from tasks import run_stage
 from tasks.run_stage import publish_rows, run_files
@@ -61,8 +61,8 @@ def _unseen(monkeypatch):
     monkeypatch.setattr(run_stage, "show_cached", shown)
 
 
-def runtime(root, shard_requests: int = 4) -> Runtime:
-    return Runtime(root=str(root), ledger="", run="r", shard_requests=shard_requests)
+def runtime(root, shard_requests: int = 4) -> RunContext:
+    return RunContext(root=str(root), ledger="", run="r", shard_requests=shard_requests)
 
 
 async def shard_task(store: Store, skipped: Shard | None, turn: asyncio.Barrier | None, shard: Shard) -> None:
@@ -119,7 +119,7 @@ def test_a_shard_without_a_part_is_an_error_and_nothing_is_published(tmp_path):
 def test_two_runs_never_work_in_one_local_folder(tmp_path, monkeypatch):
     store, stage, made = Store(str(tmp_path)), Model(), []
     waiting = asyncio.Event()
-    monkeypatch.setattr(run_stage, "announce", lambda _: waiting.set())
+    monkeypatch.setattr(run_stage, "notify_user", lambda _: waiting.set())
     monkeypatch.setattr(run_stage, "LOOK_S", 0.01)
 
     async def make(name: str) -> None:

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.run_records import read_record, write_record
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, schema_of, table_of
 from lema_core.artifacts.derivation import trace_ancestry
 from lema_core.artifacts.manifest import Manifest, PartSummary, read_document
@@ -20,6 +19,7 @@ from lema_core.artifacts.parquet import READ_BATCH, TableFile, write_table
 from lema_core.artifacts.part import part_name, rejected_name
 from lema_core.errors import ArtifactError, ConfigError, DataError, LemaError
 from lema_core.records import Question, Rejection
+from lema_core.run.records import read_record, write_record
 from lema_core.run.spec import RunSpec
 
 FLIPS = 400

@@ -19,7 +19,7 @@ from lema_core.report import Usage, render_html, render_markdown, summarize
 from lema_core.report.cards import run_dataset_card, run_model_card
 from lema_core.report.load import PERPLEXITY_FILE, load_bill, load_report_data
 from lema_core.report.prose import describe_bill
-from lema_core.run.artifacts import Collection, Lineage
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.stages.perplexity import Perplexity
 from lema_core.stages.tokens import Tokens
@@ -64,14 +64,14 @@ def store(tmp_path) -> Store:
     return Store(str(tmp_path / "store"))
 
 
-def lineage(store: Store, paths: list[JudgedPath], sent: list[JudgedPath], kept_rows: dict[str, list]) -> Lineage:
-    first = Collection(kept(store, "questions", QUESTIONS, Question), students=["student"])
+def lineage(store: Store, paths: list[JudgedPath], sent: list[JudgedPath], kept_rows: dict[str, list]) -> RunArtifacts:
+    first = QuestionRound(kept(store, "questions", QUESTIONS, Question), students=["student"])
     verdicts = dict.fromkeys(("right", "wrong"), 0) | {"wrong": len(paths)}
     first.reasoning_paths = [kept(store, "reasoning_paths", paths, JudgedPath)]
     first.verdicts = [kept(store, "verdicts", paths, JudgedPath, **verdicts)]
     first.mistakes = kept(store, "mistakes", sent, JudgedPath)
     first.corrections = {name: kept(store, "corrections", rows, Correction, name) for name, rows in kept_rows.items()}
-    return Lineage(questions=first.questions, collections=[first])
+    return RunArtifacts(questions=first.questions, rounds=[first])
 
 
 def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make_correction):
@@ -90,20 +90,20 @@ def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make
     assert "| 3 of 4 |" in render_markdown(data)
 
 
-def evaluated(store: Store, made: Lineage, rights: dict[str, int], samples: int = 0) -> None:
+def evaluated(store: Store, artifacts: RunArtifacts, rights: dict[str, int], samples: int = 0) -> None:
     for name, right in rights.items():
         answers = [q.gold if number < right else "-1" for number, q in enumerate(QUESTIONS)]
         rows = [judged(q, answer) for q, answer in zip(QUESTIONS, answers, strict=True)]
-        made.evaluations[name] = kept(store, "evaluation", rows, JudgedPath, name)
+        artifacts.evaluations[name] = kept(store, "evaluation", rows, JudgedPath, name)
         votes = [replace(row, sample_index=i) for row in rows for i in range(samples)]
         if samples:
-            made.votes[name] = kept(store, "votes", votes, JudgedPath, name)
+            artifacts.votes[name] = kept(store, "votes", votes, JudgedPath, name)
 
 
 def test_arms_are_told_without_a_base_model(store):
-    made = Lineage()
-    evaluated(store, made, {"cot": 1, "lema": 4}, samples=2)
-    data = load_report_data(store, run_of(), made)
+    artifacts = RunArtifacts()
+    evaluated(store, artifacts, {"cot": 1, "lema": 4}, samples=2)
+    data = load_report_data(store, run_of(), artifacts)
     assert [(c.arm, c.reference) for c in data.evaluation.comparisons] == [("lema", "cot")]
     summary = summarize(data)
     assert summary.headline.startswith("Right on 4 held-out questions: cot 25")
@@ -117,9 +117,9 @@ def test_arms_are_told_without_a_base_model(store):
 
 
 def test_one_arm_alone_has_its_accuracy_and_no_comparison(store):
-    made = Lineage()
-    evaluated(store, made, {"lema": 4})
-    data = load_report_data(store, run_of(), made)
+    artifacts = RunArtifacts()
+    evaluated(store, artifacts, {"lema": 4})
+    data = load_report_data(store, run_of(), artifacts)
     assert summarize(data).headline.startswith("Right on 4 held-out questions: lema 100")
     assert summarize(data).caveats == ()
     assert "compared, question by question" not in render_html(data)
@@ -127,9 +127,9 @@ def test_one_arm_alone_has_its_accuracy_and_no_comparison(store):
 
 @pytest.mark.parametrize(("base", "name"), [("student", "model-student"), ("other", "model-other")])
 def test_the_headline_names_the_model_that_was_evaluated_and_not_whoever_made_the_mistakes(store, base, name):
-    made = Lineage()
-    evaluated(store, made, {"base": 0, "lema": 4})
-    assert summarize(load_report_data(store, run_of(evaluation={"base": base}), made)).headline.startswith(
+    artifacts = RunArtifacts()
+    evaluated(store, artifacts, {"base": 0, "lema": 4})
+    assert summarize(load_report_data(store, run_of(evaluation={"base": base}), artifacts)).headline.startswith(
         f"{name} went from"
     )
 
@@ -143,7 +143,7 @@ TRAINED = {
 
 def test_a_models_card_tells_the_training_of_its_arm(store):
     run = run_of(**TRAINED)
-    data = load_report_data(store, run, Lineage())
+    data = load_report_data(store, run, RunArtifacts())
     card = run_model_card(run, data, "step_dpo")
     assert "base_model: org/base" in card
     assert "| fine-tuning | DPO with beta 0.5, full, 1 epochs, batch 32, learning rate 5e-07" in card
@@ -162,7 +162,7 @@ def test_cards_list_everyone_who_made_questions_or_decided_rows(store):
         evolution={"endpoint": "writer", "answers": "answerer"},
         licences={"second": "mit", "writer": "apache-2.0"},
     )
-    card = run_dataset_card(run, load_report_data(store, run, Lineage()), {"corrections.parquet": 1})
+    card = run_dataset_card(run, load_report_data(store, run, RunArtifacts()), {"corrections.parquet": 1})
     for line in (
         "| model-second | second teacher | mit |",
         "| model-writer | writer of new questions | apache-2.0 |",
@@ -185,11 +185,11 @@ def test_cards_list_everyone_who_made_questions_or_decided_rows(store):
 def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
     run = run_of(quality_gate={"rows": 6, "rule": rule})
     paths = [judged(QUESTIONS[0], "-1")]
-    made = lineage(store, paths, paths, {"teacher": [corrected(make_correction, paths[0])]})
-    assert not [note for note in load_report_data(store, run, made).notes if "pilot" in note]
-    pilot = made.collections[0].pilots["teacher"] = ArtifactRef("corrections", "of-the-pilot")
+    artifacts = lineage(store, paths, paths, {"teacher": [corrected(make_correction, paths[0])]})
+    assert not [note for note in load_report_data(store, run, artifacts).notes if "pilot" in note]
+    pilot = artifacts.rounds[0].pilots["teacher"] = ArtifactRef("corrections", "of-the-pilot")
     write_decision(decision_folder(store.root, pilot), decision)
-    notes = load_report_data(store, run, made).notes
+    notes = load_report_data(store, run, artifacts).notes
     assert f"A pilot of the corrections by model-teacher was {said}" in notes
 
 
@@ -197,39 +197,41 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
     ("mistaken", "pairs"), [([3.0, 4.0], {"lema": 2}), ([3.0, float("nan")], {"lema": 1}), ([float("inf")] * 2, {})]
 )
 def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistaken, pairs):
-    run, made = run_of(evaluation={"base": "student", "perplexity": 50}), Lineage()
+    run, artifacts = run_of(evaluation={"base": "student", "perplexity": 50}), RunArtifacts()
     stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
-    made.perplexity["lema"] = stage.ref
-    folder = store.folder(made.perplexity["lema"])
-    store.local_folder(made.perplexity["lema"])
+    artifacts.perplexity["lema"] = stage.ref
+    folder = store.folder(artifacts.perplexity["lema"])
+    store.local_folder(artifacts.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
-    assert {arm: gap.n for arm, gap in load_report_data(store, run, made).perplexity.items()} == pairs
+    assert {arm: gap.n for arm, gap in load_report_data(store, run, artifacts).perplexity.items()} == pairs
 
 
 def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
-    made = Lineage()
+    artifacts = RunArtifacts()
     for arm, lost in (("cot", 0), ("lema", 37)):
         stage = Tokens(TrainingSpec(), arm, ArtifactRef("mixture", arm))
         store.local_folder(stage.ref)
         store.publish_files(stage.identity, [], seconds=1.0, extra={"examples": 1163, "rejected": lost})
-        made.tokens[arm] = stage.ref
-    (note,) = (note for note in load_report_data(store, run_of(), made).notes if "max_length" in note)
+        artifacts.tokens[arm] = stage.ref
+    (note,) = (note for note in load_report_data(store, run_of(), artifacts).notes if "max_length" in note)
     assert note.endswith("left out of the training: 37 of lema, which was trained on 1,163.")
 
 
 def test_delta_ppl_says_what_it_was_measured_on(store):
     run = run_of(evaluation={"base": "student", "perplexity": 50})
-    made = Lineage()
-    assert not [note for note in load_report_data(store, run, made).notes if "delta-PPL" in note]
+    artifacts = RunArtifacts()
+    assert not [note for note in load_report_data(store, run, artifacts).notes if "delta-PPL" in note]
     stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
-    made.perplexity["lema"] = stage.ref
-    folder = store.folder(made.perplexity["lema"])
-    store.local_folder(made.perplexity["lema"])
+    artifacts.perplexity["lema"] = stage.ref
+    folder = store.folder(artifacts.perplexity["lema"])
+    store.local_folder(artifacts.perplexity["lema"])
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
     assert [
-        note for note in load_report_data(store, run, made).notes if "delta-PPL is measured on the first 50" in note
+        note
+        for note in load_report_data(store, run, artifacts).notes
+        if "delta-PPL is measured on the first 50" in note
     ]
 
 

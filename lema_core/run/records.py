@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from flows import stopping
 from lema_core.artifacts.files import atomic_file, open_root
 from lema_core.artifacts.manifest import read_document, write_document
 from lema_core.errors import BatchPendingError, CancelledRunError, ConfigError, LemaError
@@ -24,6 +23,7 @@ from lema_core.llm.ledger.store import LedgerStore
 from lema_core.run.files import problems
 from lema_core.run.runtime import ledger_at
 from lema_core.run.spec import RunSpec
+from lema_core.system import stopping
 from lema_core.system.messages import to_lema_error
 from lema_core.system.processes import ProcessIdentity, this_process
 

@@ -5,14 +5,15 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from flows.run_records import read_records
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
 from lema_core.rating.gate import decision_folder
+from lema_core.run.context import RunContext
 from lema_core.run.failed_requests import failures_of, unanswered
 from lema_core.run.plan import planned_stages
-from lema_core.run.spec import RunSpec, Runtime
+from lema_core.run.records import read_records
+from lema_core.run.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,9 @@ def lossy_of(run: RunSpec, root: str) -> list[Lossy]:
     Raises:
         LemaError: the run cannot be planned.
     """
-    return lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in planned_stages(run, root) if stage.there])
+    return lossy(
+        Store(RunContext.of(run, root).root), [stage.ref for stage in planned_stages(run, root) if stage.there]
+    )
 
 
 def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
@@ -74,19 +77,19 @@ def remade(run: RunSpec, root: str) -> list[ArtifactRef]:
         LemaError: the run cannot be planned.
     """
     planned = list(planned_stages(run, root))
-    found = lossy(Store(Runtime.of(run, root).root), [stage.ref for stage in planned if stage.there])
-    return put_aside(root, Runtime.of(run, root), [one.ref for one in found], [stage.ref for stage in planned])
+    found = lossy(Store(RunContext.of(run, root).root), [stage.ref for stage in planned if stage.there])
+    return put_aside(root, RunContext.of(run, root), [one.ref for one in found], [stage.ref for stage in planned])
 
 
 def put_aside(
-    root: str, runtime: Runtime, found: Iterable[ArtifactRef], planned: Iterable[ArtifactRef] = ()
+    root: str, context: RunContext, found: Iterable[ArtifactRef], planned: Iterable[ArtifactRef] = ()
 ) -> list[ArtifactRef]:
     """Set aside artifacts and everything made from them; of ``planned`` ones also what is begun and not published.
 
     Raises:
         ConfigError: a run under this root is being run.
     """
-    store = Store(runtime.root)
+    store = Store(context.root)
     stale = find_derived(list(store.manifests()), found)
     if not stale:
         return []
@@ -96,7 +99,7 @@ def put_aside(
     begun = [ref for ref in planned if not store.exists(ref) and store.fs.exists(store.folder(ref))]
     place = set_aside(store, [*begun, *stale])
     for ref in stale:
-        decisions = decision_folder(runtime.root, ref)
+        decisions = decision_folder(context.root, ref)
         if ref.stage == "corrections" and store.fs.exists(decisions):
             # An approval was of the old rows.
             store.fs.mv(decisions, f"{place}/quality_gate/{ref.fingerprint}", recursive=True)
