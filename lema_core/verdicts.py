@@ -100,6 +100,16 @@ class MistakeSelection:
         return [(reason, counted, cap) for reason, counted, cap in caps if cap is not None]
 
 
+def select_mistakes(
+    paths: Iterable[JudgedPath], per_question: int | None = None, per_student: int | None = None
+) -> Iterator[JudgedPath | Rejection]:
+    """Yield each wrong path that is a mistake to correct, and a rejection for each other path.
+
+    Equal mistakes count once. ``per_question`` and ``per_student`` (on one question) are caps.
+    """
+    return MistakeSelection(per_question=per_question, per_student=per_student).select(paths)
+
+
 def mistake_key(path: JudgedPath) -> int:
     """Return a number that is equal for equal mistakes: the same wrong value by the same steps.
 

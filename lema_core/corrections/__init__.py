@@ -15,6 +15,7 @@ from lema_core.corrections.parsing import (
     render_choice_correction,
     render_correction,
 )
+from lema_core.corrections.requests import correction_requests
 from lema_core.corrections.review import REASONS, first_false_step, require_agreement, review_correction, select
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Fault",
     "ParsedCorrection",
     "Shape",
+    "correction_requests",
     "first_false_step",
     "parse_correction",
     "render_choice_correction",

@@ -27,7 +27,7 @@ class MistakeTries:
 
 
 def correction_requests(
-    mistakes: Iterable[JudgedPath], task: Task, sampling: Sampling, tries: int
+    mistakes: Iterable[JudgedPath], task: Task, sampling: Sampling, tries: int = 1
 ) -> Iterator[CompletionRequest]:
     """Yield ``tries`` requests per mistake, in order: the same prompt with sample index 0, 1, ..."""
     for mistake in mistakes:

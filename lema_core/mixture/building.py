@@ -53,7 +53,10 @@ class MixtureRules:
     count_tokens: Callable[[str], int] = count_words
 
 
-def build_arm(arm: Arm, pool: Pool, rules: MixtureRules) -> Iterator[Row]:
+_DEFAULT_RULES = MixtureRules()
+
+
+def build_arm(arm: Arm, pool: Pool, rules: MixtureRules = _DEFAULT_RULES) -> Iterator[Row]:
     """Yield the arm's rejections and then its examples in the seeded order.
 
     Raises:

@@ -1,7 +1,7 @@
 """The shared pool: everything the rounds made, readable as often as an arm needs, never held in memory."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lema_core.mixture.arms import Arm, Evolution, Rows, View
@@ -20,7 +20,7 @@ class RoundData:
     evolution: Evolution = "none"
 
 
-Pool = tuple[RoundData, ...]
+Pool = Sequence[RoundData]
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:

@@ -23,7 +23,7 @@ from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now
 
 
 class EvolutionSpec(Section):
-    """New questions from those that models fail on, and the rounds on them (paper, section 2.4 and appendix)."""
+    """New questions from those that models fail on, and the rounds on them (paper, section 2.2 and appendix)."""
 
     endpoint: str
     """Writes the new questions (the paper's M_e)."""

@@ -18,6 +18,7 @@ from lema_core.llm.simulated.solutions import Skeletons
 from lema_core.questions.drafts import Draft
 from lema_core.questions.files import READERS, read_rows
 from lema_core.questions.tasks import TASKS
+from lema_core.records import Question
 from lema_core.reference_corrector import Problem
 from lema_core.steps import strip_marks
 
@@ -39,6 +40,14 @@ class Library:
     problems: dict[str, Problem] = field(default_factory=dict)
     recorded: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     _skeletons: Skeletons | None = None
+
+    @classmethod
+    def of(cls, questions: Iterable[Question]) -> "Library":
+        """Return what knows these questions, their gold answers and rationales."""
+        library = cls()
+        for question in questions:
+            library.add(Problem(question.text, question.gold, question.rationale, question.candidates))
+        return library
 
     @classmethod
     def read(cls, questions: Iterable[str | Path] = (), replay: Iterable[str | Path] = ()) -> "Library":

@@ -32,6 +32,7 @@ from lema_core.llm.simulated.chat import (
 )
 from lema_core.llm.simulated.library import Library
 from lema_core.llm.simulated.models import Models
+from lema_core.records import Question
 from lema_core.system.loopback import RequestFilter
 
 HOST = "127.0.0.1"
@@ -53,7 +54,7 @@ class SimulatedEndpoint:
 
     def __init__(
         self,
-        library: Library | None = None,
+        library: Library | Iterable[Question] = (),
         *,
         faults: Faults | None = None,
         seed: int = 0,
@@ -61,7 +62,7 @@ class SimulatedEndpoint:
         port: int = 0,
         respond: Respond | None = None,
     ) -> None:
-        self.models = Models(library if library is not None else Library(), seed, error_rate)
+        self.models = Models(library if isinstance(library, Library) else Library.of(library), seed, error_rate)
         self.stats = Stats()
         self.port = port
         self.respond = respond
