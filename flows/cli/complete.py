@@ -55,7 +55,7 @@ def complete(
     """
     from lema_core.errors import EndpointError
     from lema_core.llm.limits.health import no_answer_message
-    from lema_core.llm.request_file import RequestFile, digest, unchanged
+    from lema_core.llm.request_file import RequestFile, digest, require_unchanged
     from lema_core.llm.result_files import ResultWriter, load_finished
 
     spec = _spec(
@@ -79,7 +79,7 @@ def complete(
         summary = stopping.run(
             _run(lines, spec, writer, ledger or str(out / "ledger.sqlite"), _budget(budget, budget_tokens), run)
         )
-        unchanged(requests, inputs["requests_sha256"])
+        require_unchanged(requests, inputs["requests_sha256"])
     console.print(summary.text, markup=False)
     for reason, count in sorted(summary.failed.items()):
         console.print(f"  {count} {reason}, such as: {summary.words[reason]}", markup=False)

@@ -92,17 +92,17 @@ def explain(
     The key is made from the endpoint's identity, the messages, the parameters that can change the answer and the sample
     index. URL, port, API key and the order of fields do not enter.
     """
-    from lema_core.llm.ledger.files import differences, entry
+    from lema_core.llm.ledger.files import diff_requests, find_entry
 
     with _open_ledger(ledger) as store:
-        first = entry(store, key)
+        first = find_entry(store, key)
         if not other:
             import json
 
             console.print(json.dumps(first, indent=2, ensure_ascii=False), markup=False)
             return
-        second = entry(store, other)
-    lines = differences(first["request"], second["request"]) or ["nothing: it is the same request"]
+        second = find_entry(store, other)
+    lines = diff_requests(first["request"], second["request"]) or ["nothing: it is the same request"]
     for line in lines:
         console.print(line, markup=False)
 

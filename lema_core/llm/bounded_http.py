@@ -53,7 +53,7 @@ class Reply:
     content: bytes
 
     @property
-    def good(self) -> bool:
+    def is_success(self) -> bool:
         """Say whether the status is one of success."""
         return 200 <= self.status < 300
 
@@ -190,8 +190,11 @@ class BoundedSession:
             else:
                 failed = self._to_attempt_error(error, answered=response is not None)
         finally:
-            if response is not None:
-                _release(response)
+            # The rest of an unread body would precede the next reply of this connection.
+            if response is not None and response.content.is_eof() and response.content.exception() is None:
+                response.release()
+            elif response is not None:
+                response.close()
         failed.answered = response is not None
         # Outside of the handler, so that no traceback finds the library's exception as the context of ours.
         raise failed
@@ -251,14 +254,6 @@ _NOT_SENT = (
 def segment(text: str) -> str:
     """Return a part of a path that an endpoint named, such that it stays one part."""
     return quote(text, safe="").replace(".", "%2E")
-
-
-def _release(response: aiohttp.ClientResponse) -> None:
-    # The rest of an unread body would precede the next reply of this connection.
-    if response.content.is_eof() and response.content.exception() is None:
-        response.release()
-    else:
-        response.close()
 
 
 async def _read_error_body(response: aiohttp.ClientResponse, timer: asyncio.Timeout) -> bytes:

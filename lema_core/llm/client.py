@@ -82,7 +82,7 @@ class Client:
         if reply is None:
             # Outside of the handler, so that no traceback has the SDK's exception as the context of ours.
             raise failed
-        if not reply.good:
+        if not reply.is_success:
             raise self.error_of(reply)
         return parse_response(self.redact(reply.content), prompt_chars, self.where), reply.headers
 
@@ -133,10 +133,16 @@ class Client:
                 if error.reason == "deadline" or error.answered:
                     return
                 if wait is None:
-                    raise EndpointError(_no_contact(self.where, error)) from None
+                    text = f"cannot reach {self.where} ({error.detail}). Is the server running, and is the URL right?"
+                    if error.reason == "malformed":
+                        text = (
+                            f"what answers for {self.where} does not speak HTTP as an endpoint does ({error.detail}). "
+                            "Look whether base_url has the right port, and http:// or https:// as the server expects"
+                        )
+                    raise EndpointError(text) from None
                 await asyncio.sleep(wait)
                 continue
-            found = None if reply.good else self.error_of(reply).fatal
+            found = None if reply.is_success else self.error_of(reply).fatal
             if found is not None and (isinstance(found, AuthenticationError) or reply.status in REDIRECTS):
                 raise found
             return
@@ -182,15 +188,6 @@ class _Transport(httpx2.AsyncBaseTransport):
             raise
         # Only what the SDK looks at: whether it is an error. The body's encoding, cookies and dates are not for it.
         return httpx2.Response(attempt.reply.status, content=b"", request=request)
-
-
-def _no_contact(where: str, error: AttemptError) -> str:
-    if error.reason == "malformed":
-        return (
-            f"what answers for {where} does not speak HTTP as an endpoint does ({error.detail}). Look whether base_url "
-            "has the right port, and http:// or https:// as the server expects"
-        )
-    return f"cannot reach {where} ({error.detail}). Is the server running, and is the URL right?"
 
 
 def _headers(key: str) -> dict[str, str]:

@@ -79,7 +79,7 @@ def weights_identity(model: str) -> str:
     if model == TINY:
         return f"{TINY}@{TINY_VERSION}"
     path = Path(model)
-    files = _identifying(path) if path.is_dir() else [path]
+    files = _find_identity_files(path) if path.is_dir() else [path]
     if not any(f.suffix in (".gguf", ".safetensors") and f.is_file() for f in files):
         raise ConfigError(
             f"no weights at {model!r}: expected {EMBEDDED!r}, a .gguf file or a checkpoint folder with *.safetensors"
@@ -87,7 +87,7 @@ def weights_identity(model: str) -> str:
     return f"{path.stem}@{_digest(files)}"
 
 
-def _identifying(folder: Path) -> list[Path]:
+def _find_identity_files(folder: Path) -> list[Path]:
     """Return the files that decide what a checkpoint answers."""
     found = {file for pattern in _WEIGHT_FILES for file in folder.glob(pattern)}
     if not (folder / "tokenizer.json").is_file():

@@ -56,8 +56,8 @@ class EndpointSpec(BaseModel):
     api_key_secret: str | None = None
     """Instead of it: the name of the Prefect Secret block with the key. Only flows can read it."""
     concurrency: int = Field(64, ge=1, le=10_000)
-    """At most so many requests in flight from one process; the engine finds out how many are good. Several processes
-    (workers of a cluster) have so many each, and divide the two limits below."""
+    """The most requests in flight from one process; the engine finds out how many are good. Several processes (workers
+    of a cluster) have this limit each, and divide the two limits below."""
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     attempt_timeout_s: float = Field(300.0, gt=0)

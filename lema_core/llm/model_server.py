@@ -1,6 +1,7 @@
 """The server of an endpoint's command: started, watched while it is used, started again when it dies, ended.
 
-Only our own child tells at once that it died; over HTTP a dead server looks like one that is away for two minutes.
+Only of our own child process do we learn at once that it died; over HTTP a dead server looks like an outage of two
+minutes.
 """
 
 import asyncio
@@ -108,7 +109,7 @@ class _Server:
         self._log.write_bytes(b"")
         for _ in range(PORTS):
             self._port = free_port()
-            if await self._started():
+            if await self._start_process():
                 return
         raise EndpointError(
             f"the server of endpoint {self._spec.name!r} was started {PORTS} times, and each time another process had "
@@ -128,7 +129,7 @@ class _Server:
             try:
                 await asyncio.sleep(wait)
                 await end_group(self._process)
-                if not await self._started():
+                if not await self._start_process():
                     break
                 self.ended = None
             except EndpointError as error:
@@ -155,7 +156,7 @@ class _Server:
         last = next((line.strip() for line in reversed(self._tail().splitlines()) if line.strip()), "")
         return f"The server of endpoint {self._spec.name!r} {how}. Its last words: {last[:300] or '(none)'}."
 
-    async def _started(self) -> bool:
+    async def _start_process(self) -> bool:
         """Start the process at our port and wait until it answers; False where another process has the port."""
         words = [
             word.replace("{model}", self._spec.model).replace("{port}", str(self._port))

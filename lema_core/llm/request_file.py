@@ -41,13 +41,13 @@ def digest(path: Path) -> str:
         DataError: it cannot be read.
     """
     try:
-        with _opened(path) as file:
+        with _open_file(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
 
 
-def unchanged(path: Path, sha256: str) -> None:
+def require_unchanged(path: Path, sha256: str) -> None:
     """Make sure that a file is what it was when it was checked.
 
     Raises:
@@ -60,7 +60,7 @@ def unchanged(path: Path, sha256: str) -> None:
 CHANGED = "changed while it was answered. What was paid is in the ledger: run again, with a file that stays as it is"
 
 
-def _opened(path: Path) -> BufferedReader:
+def _open_file(path: Path) -> BufferedReader:
     if path.exists() and not path.is_file():
         raise DataError(f"{path} is no regular file, and it is read more than once: write the requests to a file first")
     return path.open("rb")
@@ -81,117 +81,114 @@ class RequestFile:
         # Hashes, not the ids: a hundred thousand ids would show in the memory figures.
         first: dict[int, tuple[int, int]] = {}
         self.rows = place = 0
-        for number, raw in self._raw():
-            line = self._line(number, raw)
+        for number, raw in self._read_lines():
+            line = self._parse_line(number, raw)
             if line is not None:
                 self.rows += 1
                 there = first.setdefault(hash(line.id), (number, place))
                 if there[0] != number:
-                    self._same(line, number, *there)
+                    self._compare_with_first(line, number, *there)
             place += len(raw)
         if self.rows == 0:
             raise DataError(f"{path} holds no request; expected one JSON object a line with id and messages")
         self._checked = True
 
     def __iter__(self) -> Iterator[RequestLine]:
-        """Yield the lines in order, as many as were checked: a file that grows meanwhile is told at the end."""
-        lines = (self._line(number, raw) for number, raw in self._raw())
+        """Yield the lines in order, as many as were checked. `require_unchanged` then finds a file that grew."""
+        lines = (self._parse_line(number, raw) for number, raw in self._read_lines())
         return islice((line for line in lines if line is not None), self.rows)
 
     def __len__(self) -> int:
         return self.rows
 
-    def _raw(self) -> Iterator[tuple[int, bytes]]:
+    def _read_lines(self) -> Iterator[tuple[int, bytes]]:
         try:
-            with _opened(self.path) as file:
+            with _open_file(self.path) as file:
                 yield from enumerate(file, start=1)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror}") from None
 
-    def _same(self, line: RequestLine, number: int, first: int, place: int) -> None:
+    def _compare_with_first(self, line: RequestLine, number: int, first: int, place: int) -> None:
         """Compare a line with the first one of its id, which is read once more: few files repeat an id."""
         with self.path.open("rb") as file:
             file.seek(place)
-            other = self._line(first, file.readline())
+            other = self._parse_line(first, file.readline())
         if other is not None and other.id == line.id and _content(other) != _content(line):
-            raise self._bad(
+            raise self._line_error(
                 number, f"the id {line.id!r} stands for another request on line {first}; ids must be unique"
             )
 
-    def _line(self, number: int, raw: bytes) -> RequestLine | None:
+    def _parse_line(self, number: int, raw: bytes) -> RequestLine | None:
         if not raw.strip():
             return None
         try:
             row = _decode(raw.removeprefix(BOM_UTF8).decode())
         except ValueError as error:
-            raise self._bad(number, f"this is no JSON ({error})") from None
+            raise self._line_error(number, f"this is no JSON ({error})") from None
         except RecursionError:
-            raise self._too_deep(number) from None
+            raise self._depth_error(number) from None
         # Brackets are quickly counted; only a line with many of them can be deep.
         if raw.count(b"{") + raw.count(b"[") > DEEPEST and _depth(row) > DEEPEST:
-            raise self._too_deep(number)
+            raise self._depth_error(number)
         if not isinstance(row, dict):
-            raise self._bad(number, f"expected a JSON object, found {type(row).__name__}")
+            raise self._line_error(number, f"expected a JSON object, found {type(row).__name__}")
         if unknown := sorted(row.keys() - FIELDS):
-            raise self._bad(number, f"unknown fields {unknown}; expected id, messages and optionally params")
-        return RequestLine(self._id(number, row), self._request(number, row))
-
-    def _id(self, number: int, row: dict[str, Any]) -> str:
+            raise self._line_error(number, f"unknown fields {unknown}; expected id, messages and optionally params")
         name = row.get("id")
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-            raise self._bad(number, f"id must be a text or a whole number, found {name!r}")
-        return self._text(number, str(name), "id")
+            raise self._line_error(number, f"id must be a text or a whole number, found {name!r}")
+        return RequestLine(self._require_unicode(number, str(name), "id"), self._parse_request(number, row))
 
-    def _request(self, number: int, row: dict[str, Any]) -> CompletionRequest:
+    def _parse_request(self, number: int, row: dict[str, Any]) -> CompletionRequest:
         messages = row.get("messages")
         if not isinstance(messages, list) or not messages:
-            raise self._bad(number, "messages must be a list with at least one message")
+            raise self._line_error(number, "messages must be a list with at least one message")
         for message in messages:
             if not isinstance(message, dict) or not isinstance(message.get("role"), str) or "content" not in message:
-                raise self._bad(number, f"each message needs role and content, found {str(message)[:80]!r}")
+                raise self._line_error(number, f"each message needs role and content, found {str(message)[:80]!r}")
             if isinstance(message["content"], str):
-                self._text(number, message["content"], "messages")
+                self._require_unicode(number, message["content"], "messages")
             if len(message) > 2 or not isinstance(message["content"], str):
-                self._finite(number, message)
-        return CompletionRequest(tuple(messages), self._sampling(number, row.get("params")))
+                self._require_finite(number, message)
+        return CompletionRequest(tuple(messages), self._parse_sampling(number, row.get("params")))
 
-    def _sampling(self, number: int, params: Any) -> Sampling:
+    def _parse_sampling(self, number: int, params: Any) -> Sampling:
         if not isinstance(params, dict | None):
-            raise self._bad(number, f"params must be an object, found {type(params).__name__}")
+            raise self._line_error(number, f"params must be an object, found {type(params).__name__}")
         text = repr(params)
         if text not in self._samplings:
-            self._finite(number, params)
+            self._require_finite(number, params)
             try:
                 sampling = Sampling.from_params(params or {})
             except ValidationError as error:
                 first = error.errors()[0]
                 place = ".".join(str(part) for part in first["loc"])
-                raise self._bad(number, f"params.{place}: {first['msg']}") from None
+                raise self._line_error(number, f"params.{place}: {first['msg']}") from None
             if len(self._samplings) >= 1024:
                 self._samplings.clear()
             self._samplings[text] = sampling
         return self._samplings[text]
 
-    def _finite(self, number: int, value: Any) -> None:
+    def _require_finite(self, number: int, value: Any) -> None:
         """Refuse 1e999, which is read as infinity: no key can be made of it, and no body."""
         try:
             canonical_json(value)
         except UnstableValueError as error:
-            raise self._bad(number, str(error)) from None
+            raise self._line_error(number, str(error)) from None
 
-    def _text(self, number: int, text: str, where: str) -> str:
+    def _require_unicode(self, number: int, text: str, where: str) -> str:
         # Cheap for nearly all lines: only an escape can smuggle half a surrogate pair into a UTF-8 file.
         if not text.isascii():
             try:
                 text.encode()
             except UnicodeEncodeError:
-                raise self._bad(number, f"{where} holds half a surrogate pair: not valid Unicode") from None
+                raise self._line_error(number, f"{where} holds half a surrogate pair: not valid Unicode") from None
         return text
 
-    def _too_deep(self, number: int) -> DataError:
-        return self._bad(number, f"lists and objects lie in each other more than {DEEPEST} levels deep")
+    def _depth_error(self, number: int) -> DataError:
+        return self._line_error(number, f"lists and objects lie in each other more than {DEEPEST} levels deep")
 
-    def _bad(self, number: int, what: str) -> DataError:
+    def _line_error(self, number: int, what: str) -> DataError:
         if self._checked:
             return DataError(f"{self.path} {CHANGED} (line {number}: {what})")
         return DataError(f"{self.path}, line {number}: {what}. Nothing was sent")
@@ -199,8 +196,8 @@ class RequestFile:
 
 def _depth(value: Any) -> int:
     level, depth = [value], 0
-    while level := [one for one in level if isinstance(one, dict | list)]:
-        level = [child for one in level for child in (one.values() if isinstance(one, dict) else one)]
+    while level := [node for node in level if isinstance(node, dict | list)]:
+        level = [child for node in level for child in (node.values() if isinstance(node, dict) else node)]
         depth += 1
     return depth
 

@@ -339,7 +339,14 @@ def error_from_status(status: int, headers: Mapping[str, str], content: bytes, w
         error_body = _ErrorBody()
     detail = f"HTTP {status}: {error_body.message or _preview(content)}"
     if status in REDIRECTS:
-        return AttemptError("bad_request", detail, fatal=_redirect_error(status, headers.get("location", ""), where))
+        # Without user and query, which may repeat what we sent.
+        location = headers.get("location", "").partition("?")[0].rpartition("@")[2]
+        target = f", to {one_line(location, LONGEST_NAME)!r}" if location else ""
+        fatal = EndpointError(
+            f"{where} sends its requests elsewhere (HTTP {status}{target}). Redirects are not followed, because the "
+            "prompts would go to a server that the run does not name: base_url is wrong, or needs https://"
+        )
+        return AttemptError("bad_request", detail, fatal=fatal)
     return _classify(status, error_body, detail, where, retry_after(headers))
 
 
@@ -381,16 +388,6 @@ _CLASSES: dict[int, FailureReason] = {
     523: "connection",
     524: "connection",
 }
-
-
-def _redirect_error(status: int, location: str, where: str) -> EndpointError:
-    # Without user and query, which may repeat what we sent.
-    target = one_line(location.partition("?")[0].rpartition("@")[2], LONGEST_NAME)
-    return EndpointError(
-        f"{where} sends its requests elsewhere (HTTP {status}{f', to {target!r}' if target else ''}). Redirects are "
-        "not followed, because the prompts would go to a server that the run does not name: base_url is wrong, or "
-        "needs https://"
-    )
 
 
 def _fatal_error(status: int, error_body: _ErrorBody, detail: str, where: str) -> LemaError | None:

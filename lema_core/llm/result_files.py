@@ -18,7 +18,7 @@ from lema_core.system.files import file_sha256
 
 COMPLETIONS, REJECTED, MANIFEST = "completions.parquet", "rejected.parquet", "manifest.json"
 GROUP = 2000
-"""Rows in a row group; so many are held in memory."""
+"""Rows in a row group, which is in memory as a whole."""
 GROUP_CHARS = 16 * 2**20
 """Long answers make smaller row groups, by their lengths alone: the same rows give the same bytes."""
 
@@ -38,22 +38,18 @@ _COLUMNS = {
 
 def load_finished(folder: Path, inputs: dict[str, Any]) -> dict[str, Any] | None:
     """Return the manifest if the folder already holds exactly these inputs' answers, none rejected, else None."""
+    from lema_core.artifacts.parquet import open_table
+
     try:
         manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text("utf-8"))
         rows = manifest["rows"] if isinstance(manifest["rows"], int) else -1
         whole = all(file_sha256(folder / name) == digest for name, digest in manifest["files"].items())
         same = manifest["inputs"] == inputs and manifest["rejected"] == 0
-        whole = whole and _rows(folder / COMPLETIONS) == rows
+        with (folder / COMPLETIONS).open("rb") as file, open_table(file, ArtifactError) as table:
+            whole = whole and table.rows == rows
     except (LemaError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return manifest if whole and same else None
-
-
-def _rows(path: Path) -> int:
-    from lema_core.artifacts.parquet import open_table
-
-    with path.open("rb") as file, open_table(file, ArtifactError) as table:
-        return table.rows
 
 
 class ResultWriter:
@@ -78,7 +74,7 @@ class ResultWriter:
     def __enter__(self) -> Self:
         from lema_core.artifacts.parquet import TableWriter
 
-        with self._writing(), ExitStack() as files:
+        with self._report_errors(), ExitStack() as files:
             self._paths = {name: files.enter_context(atomic_local(self.folder / name)) for name in _COLUMNS}
             self._writers: dict[str, Any] = {}
             for name, schema in self._schemas.items():
@@ -107,7 +103,7 @@ class ResultWriter:
         if error is not None:
             self._files.__exit__(kind, error, trace)
             return
-        with self._writing():
+        with self._report_errors():
             with self._files:
                 for name, writer in self._writers.items():
                     self._flush(name)
@@ -128,11 +124,11 @@ class ResultWriter:
         self._chars += sum(len(cell) for cell in row if isinstance(cell, str))
         self.rows[name] += 1
         if len(self._buffers[name]) >= GROUP or self._chars >= GROUP_CHARS:
-            with self._writing():
+            with self._report_errors():
                 self._flush(name)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _report_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ArtifactError) as error:

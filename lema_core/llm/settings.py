@@ -24,7 +24,7 @@ class EngineSettings:
     claim_poll_s: float = 0.25
     """How often the engine looks for completions that another process claimed."""
     heartbeat_s: float = 5.0
-    """How often the engine tells the other processes that it is alive."""
+    """How often the engine proves to other processes that it is alive."""
     cancel_wait_s: float = 1.0
     """How long closing waits for requests that are cancelled although they were sent."""
     preflight_waits_s: tuple[float, ...] = (0.2, 0.4, 0.8, 1.6)

@@ -144,7 +144,12 @@ class BatchApi:
             if open_question and sought.doubts:
                 raise EndpointError(self.doubt_message(batch_id, f"{failed.error.detail}; {'; '.join(sought.doubts)}"))
             if open_question:
-                _log.warning("%s", self._created_again_message(batch_id, input_file, failed))
+                _log.warning(
+                    "%s: no confirmation of the batch %s (%s). It was looked for during %g s and is not in the "
+                    "endpoint's list, so it is created again from the file %s. Should the endpoint show two batches "
+                    "with this id, one of them is not needed",
+                    self.where, batch_id, failed.error.detail, settings.listing_s, input_file,
+                )  # fmt: skip
             if clock() > until and (open_question or tries >= settings.tries):
                 raise self._fatal_error(failed)
             await asyncio.sleep(self._pause_s(failed, tries))
@@ -160,13 +165,6 @@ class BatchApi:
         except EndpointError:
             # It says that it did not make the batch, and is too busy for a list.
             return SearchResult()
-
-    def _created_again_message(self, batch_id: str, input_file: str, failed: CallError) -> str:
-        return (
-            f"{self.where}: no confirmation of the batch {batch_id} ({failed.error.detail}). It was looked for during "
-            f"{self._settings.listing_s:g} s and is not in the endpoint's list, so it is created again from the file "
-            f"{input_file}. Should the endpoint show two batches with this id, one of them is not needed"
-        )
 
     def doubt_message(self, batch_id: str, why: str) -> str:
         """Say that a batch may exist, why that is not known, and what to do."""
@@ -197,7 +195,9 @@ class BatchApi:
                     listed |= {batch.id: batch.anonymous for batch in page.batches}
                     # A file may be used twice: by its file alone no batch is taken that is known already.
                     mine = [
-                        one.id for one in page.batches if one.holds(batch_id, "" if one.id in known else input_file)
+                        batch.id
+                        for batch in page.batches
+                        if batch.holds(batch_id, "" if batch.id in known else input_file)
                     ]
                     if mine:
                         return SearchResult(mine[0])
@@ -264,10 +264,10 @@ class BatchApi:
                     files.close()
                     raise
                 files.close()
-                if not reply.ended:
+                if not reply.has_ended:
                     return None
             files, final = await self._read_files(batch_id, reply, names)
-            if final or not files.missing():
+            if final or not files.missing_keys():
                 break
         return (reply, files) if files is not None else None
 
@@ -277,10 +277,10 @@ class BatchApi:
         files = ResultFiles(names, self._client.redact, settings.row_bytes)
         try:
             for file_id, errors in sorted(reply.files.items(), key=lambda item: item[1]):
-                if not files.missing():
+                if not files.missing_keys():
                     break
                 final |= await self._add_file(files, file_id, names, errors=errors)
-            if files.missing() and (files.unread or not reply.files):
+            if files.missing_keys() and (files.unread or not reply.files):
                 for path in saved_files(self._folder, batch_id):
                     await asyncio.to_thread(files.add, str(path), path.open("rb"), errors=False)
         except BaseException:
@@ -315,7 +315,7 @@ class BatchApi:
         except AttemptError as error:
             # A file that is too large will be too large the next time as well.
             raise CallError(TOO_LARGE if file.tell() > most - PIECE_BYTES else 0, error) from None
-        if not reply.good:
+        if not reply.is_success:
             raise CallError(reply.status, self._client.error_of(reply))
 
     async def _call(
@@ -338,7 +338,7 @@ class BatchApi:
             )
         except AttemptError as error:
             raise CallError(0, error) from None
-        if not reply.good:
+        if not reply.is_success:
             raise CallError(reply.status, self._client.error_of(reply), _error_words(reply.content))
         try:
             return read(json.loads(reply.content))

@@ -34,7 +34,7 @@ def _sentences(value: Any, depth: int) -> list[str]:
     if value is None or depth == 0:
         return []
     if isinstance(value, list):
-        return [sentence for one in value[:20] for sentence in _sentences(one, depth - 1)]
+        return [sentence for item in value[:20] for sentence in _sentences(item, depth - 1)]
     if not isinstance(value, dict):
         return [str(value)[:DETAIL]]
     if "data" in value:
@@ -52,7 +52,7 @@ def _text(value: Any) -> str:
 
 def _files(value: Any) -> tuple[str, ...]:
     if isinstance(value, list | tuple):
-        return tuple(dict.fromkeys(name for one in value[:20] for name in _files(one)))
+        return tuple(dict.fromkeys(name for item in value[:20] for name in _files(item)))
     if isinstance(value, dict):
         return _files(value.get("id"))
     return (name,) if (name := _text(value)) else ()
@@ -114,12 +114,12 @@ class BatchReply(_Tolerant):
     expired_at: Annotated[bool, BeforeValidator(bool)] = False
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         """Say whether nothing more will come."""
         return self.status in _ENDED
 
     @property
-    def expired(self) -> bool:
+    def has_expired(self) -> bool:
         """Say whether the endpoint ended it because its time was over: some then call it cancelled."""
         return self.status == "expired" or (self.status == "cancelled" and self.expired_at)
 

@@ -116,18 +116,18 @@ class ResultFiles:
         place = self._best.get(key)
         return RowContent.NOTHING if place is None else place.content
 
-    def mentioned(self) -> list[str]:
+    def mentioned_keys(self) -> list[str]:
         """Return the requests that something is said about, in the order of the files: so they are read in one go."""
         places = [
             (place.file, place.offset, key) for key, place in self._best.items() if place.content > RowContent.NOTHING
         ]
         return [key for _, _, key in sorted(places)]
 
-    def missing(self) -> list[str]:
+    def missing_keys(self) -> list[str]:
         """Return the requests that nothing is said about."""
         return [name for name in self._names if self.content_of(name) is RowContent.NOTHING]
 
-    def answers(self) -> int:
+    def count_answers(self) -> int:
         """Return how many requests are answered."""
         return sum(place.content is RowContent.ANSWERED for place in self._best.values())
 
@@ -146,7 +146,7 @@ class ResultFiles:
         return [row for place in self._duplicates.get(key, ()) if (row := self._row(place)) != first]
 
     @property
-    def duplicated(self) -> Collection[str]:
+    def duplicated_keys(self) -> Collection[str]:
         """Return the requests that were answered more than once."""
         return self._duplicates.keys()
 
@@ -213,7 +213,7 @@ def classify_row(row: dict[str, Any]) -> RowContent:
         if isinstance(choices, list) and choices and isinstance(choices[0], dict):
             return RowContent.ANSWERED
     inside = body if isinstance(body, list) else [body]
-    if any(isinstance(one, dict) and one.get("error") for one in inside):
+    if any(isinstance(item, dict) and item.get("error") for item in inside):
         return RowContent.FAILED
     return RowContent.FAILED if row.get("error") else RowContent.NOTHING
 

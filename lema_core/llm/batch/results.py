@@ -82,8 +82,8 @@ class BatchResultsReader:
         Raises:
             LedgerError: an answer cannot be committed.
         """
-        summary = BatchSummary(served=files.answers() > 0)
-        for keys in chunked(files.mentioned(), CHUNK):
+        summary = BatchSummary(served=files.count_answers() > 0)
+        for keys in chunked(files.mentioned_keys(), CHUNK):
             rows = await asyncio.to_thread(files.load, keys)
             requests = await self._requests_for(batch, rows)
             # Together: the ledger groups their commits.
@@ -91,17 +91,17 @@ class BatchResultsReader:
                 *(self._record_row(batch, pending, rows[pending.key], summary) for pending in requests)
             )
             for pending in requests:
-                if pending.key in files.duplicated:
+                if pending.key in files.duplicated_keys:
                     duplicates = await asyncio.to_thread(files.load_duplicates, pending.key)
                     await self._record_duplicates(pending, duplicates)
-        if files.duplicated:
+        if files.duplicated_keys:
             _log.warning(
                 "the batch %s of %s answers %d requests more than once; the first answer is kept",
                 batch.remote,
                 self._where,
-                len(files.duplicated),
+                len(files.duplicated_keys),
             )
-        for keys in chunked(sorted({*files.missing(), *summary.unread}), CHUNK):
+        for keys in chunked(sorted({*files.missing_keys(), *summary.unread}), CHUNK):
             await self._record_missing(batch, keys, missing, summary)
         return summary
 

@@ -162,7 +162,12 @@ class BatchTransport:
         paid_again = batch.remote is not None and any(line.first is None for line in batch.lines.values())
         if paid_again or batch.submitted_to not in {"", self._submission_place}:
             if batch.lines.keys() & self._pending.keys():
-                raise EndpointError(_elsewhere_message(batch, self._api.where))
+                name, place = batch.remote or "its name is not known", batch.submitted_to or "this endpoint"
+                raise EndpointError(
+                    f"a batch of {len(batch.lines)} requests was submitted to {place} ({name}), and {self._api.where} "
+                    "does not know it. To collect it, run with the base_url that it was submitted with and a key of "
+                    f"the same project. {_forget_hint(batch)}"
+                )
             return
         if batch.remote is None and batch.lines:
             _log.warning(
@@ -264,7 +269,7 @@ class BatchTransport:
                     await self._close_lost(batch)
                 except EndpointError as lost:
                     errors.append(lost)
-            elif not (reply.ended and await self._collect_ended(batch, reply, errors)):
+            elif not (reply.has_ended and await self._collect_ended(batch, reply, errors)):
                 self._show_progress(batch, reply.status)
                 errors += self._overdue_errors(batch, reply)
                 continue
@@ -349,7 +354,15 @@ class BatchTransport:
         if summary.fatal is not None:
             return [summary.fatal]
         if summary.cancelled:
-            return [EndpointError(_cancelled_message(batch, reply, len(summary.cancelled), total, self._api.where))]
+            ended = "was cancelled at the endpoint" if reply.status != "failed" else "failed at the endpoint"
+            why = f": {reply.errors}" if reply.errors else ""
+            left = len(summary.cancelled)
+            text = (
+                f"the batch {batch.remote} of {self._api.where} {ended}{why}. {total - left} of its {total} requests "
+                "were carried out, and what was answered is stored. The same command, or `lema resume`, submits the "
+                f"other {left} again"
+            )
+            return [EndpointError(text)]
         return []
 
     async def _handle_refusal(self, batch: Batch, words: str, error: LemaError | None = None) -> None:
@@ -418,15 +431,6 @@ def _submission_place(spec: EndpointSpec) -> str:
     return f"{spec.base_url}" + (f" with the key in {spec.api_key_env}" if spec.api_key_env else "")
 
 
-def _elsewhere_message(batch: Batch, where: str) -> str:
-    name, place = batch.remote or "its name is not known", batch.submitted_to or "this endpoint"
-    return (
-        f"a batch of {len(batch.lines)} requests was submitted to {place} ({name}), and {where} does not "
-        "know it. To collect it, run with the base_url that it was submitted with and a key of the same project. "
-        f"{_forget_hint(batch)}"
-    )
-
-
 def _classify_missing(reply: BatchReply, files: ResultFiles) -> Missing:
     """Return what happened to requests that no row names.
 
@@ -434,9 +438,9 @@ def _classify_missing(reply: BatchReply, files: ResultFiles) -> Missing:
     and what it says of the batch as a whole holds only if everything else of it could be read.
     """
     completed = reply.request_counts.completed
-    if not files.is_complete or (completed is not None and completed > files.answers()):
+    if not files.is_complete or (completed is not None and completed > files.count_answers()):
         return "unknown"
-    if reply.expired:
+    if reply.has_expired:
         return "expired"
     return "unknown" if reply.status == "completed" else "dropped"
 
@@ -463,15 +467,6 @@ def _unread_message(
         f"the batch {batch.remote} of {where} has ended ({reply.describe()}), and nothing could be read for "
         f"{len(keys)} of its {total} requests ({shown}). {'. '.join([*found, ''])}They may be billed, so they are not "
         f"submitted again; the next run reads the results again. {_forget_hint(batch)}"
-    )
-
-
-def _cancelled_message(batch: Batch, reply: BatchReply, left: int, total: int, where: str) -> str:
-    ended = "was cancelled at the endpoint" if reply.status != "failed" else "failed at the endpoint"
-    why = f": {reply.errors}" if reply.errors else ""
-    return (
-        f"the batch {batch.remote} of {where} {ended}{why}. {total - left} of its {total} requests were carried out, "
-        f"and what was answered is stored. The same command, or `lema resume`, submits the other {left} again"
     )
 
 

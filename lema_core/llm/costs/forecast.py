@@ -161,13 +161,13 @@ def _memoize_last_prompt(count_tokens: CountTokens) -> CountTokens:
     """Return a counter that remembers the last prompt: the samples of one request share it, and follow each other."""
     last: tuple[Sequence[Message], int] | None = None
 
-    def counted(messages: Sequence[Message]) -> int:
+    def count_last(messages: Sequence[Message]) -> int:
         nonlocal last
         if last is None or last[0] is not messages:
             last = messages, count_tokens(messages)
         return last[1]
 
-    return counted
+    return count_last
 
 
 def forecast_unwritten(

@@ -13,11 +13,11 @@ def price_of(spec: EndpointSpec) -> Price | None:
     """
     if spec.price is not None:
         return spec.price
-    return _listed(spec.base_url, spec.model) if spec.base_url else None
+    return _look_up_price(spec.base_url, spec.model) if spec.base_url else None
 
 
 @lru_cache(maxsize=256)
-def _listed(base_url: str, model: str) -> Price | None:
+def _look_up_price(base_url: str, model: str) -> Price | None:
     from genai_prices import Usage, calc_price
 
     def per_million(usage: Usage) -> float:

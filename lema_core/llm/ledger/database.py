@@ -55,13 +55,13 @@ class Database(Protocol):
         One statement: while the event loop is busy, every statement of the ledger's thread waits for the interpreter.
         """
 
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         """Tell whether the connection is gone, which a file's never is."""
 
-    def collided(self) -> bool:
+    def is_conflict(self) -> bool:
         """Tell whether the last error was a deadlock, or the like: the same again may succeed."""
 
-    def reopen(self) -> None:
+    def reconnect(self) -> None:
         """Connect anew.
 
         Raises:
@@ -173,13 +173,13 @@ class _Sqlite:
     def insert(self, table: str, rows: Sequence[Row]) -> int:
         return self._connection.execute(_insert(table, rows), [value for row in rows for value in row]).rowcount
 
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         return False
 
-    def collided(self) -> bool:
+    def is_conflict(self) -> bool:
         return False
 
-    def reopen(self) -> None:
+    def reconnect(self) -> None:
         """Do nothing: a file stays open."""
 
     def clock(self) -> float:
@@ -250,13 +250,13 @@ class _Postgres:
             with self._connection.transaction():
                 yield
         except self._error as error:
-            raise self._refused(error) from None
+            raise self._to_ledger_error(error) from None
 
     def query(self, sql: str, values: Row = ()) -> list[tuple[Any, ...]]:
         try:
             cursor = self._connection.execute(_percent(sql), values)
         except self._error as error:
-            raise self._refused(error) from None
+            raise self._to_ledger_error(error) from None
         except (UnicodeError, OverflowError) as error:
             raise LedgerError(_write_error(self.where, error)) from None
         return cursor.fetchall() if cursor.description else []
@@ -269,17 +269,17 @@ class _Postgres:
         values = [value for row in rows for value in row]
         return self._connection.execute(_percent(_insert(table, rows)), values).rowcount
 
-    def _refused(self, error: Any) -> LedgerError:
+    def _to_ledger_error(self, error: Any) -> LedgerError:
         self._state = error.sqlstate
         return LedgerError(_write_error(self.where, error))
 
-    def lost(self) -> bool:
+    def is_lost(self) -> bool:
         return bool(self._connection.closed)
 
-    def collided(self) -> bool:
+    def is_conflict(self) -> bool:
         return self._state in _COLLISIONS
 
-    def reopen(self) -> None:
+    def reconnect(self) -> None:
         try:
             self._connection = self._connect()
         except self._error as error:

@@ -89,10 +89,10 @@ def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
     last = ""
     while page := store.database.query(_EXPORT, (last, PAGE)):
         last = page[-1][0]
-        yield [_exported(row) for row in page]
+        yield [_to_export_row(row) for row in page]
 
 
-def _exported(row: tuple[Any, ...]) -> tuple[Any, ...]:
+def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     # Parquet holds valid UTF-8 only. Older versions kept an endpoint's model and finish reason as they came.
     text = answer_text(row[0], row[3]).encode("utf-8", "replace").decode()
     names = {place: one_line(row[place], 1_000) for place in (4, 7, 9) if isinstance(row[place], str)}
@@ -109,24 +109,26 @@ def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
         DataError: the file is no export, or a row of it could not have been written by one.
     """
     keys: set[bytes] = set()
-    for number, row in _imported(path):
+    for number, row in _read_export(path):
         key = bytes.fromhex(row[0])
         if key in keys:
-            raise _refused(path, number, f"the key {row[0]} occurs twice")
+            raise _row_error(path, number, f"the key {row[0]} occurs twice")
         keys.add(key)
     read = new = 0
-    for rows in chunked((row for _, row in _imported(path)), PAGE):
+    for rows in chunked((row for _, row in _read_export(path)), PAGE):
         with store.database.transaction():
             new += store.database.insert("completions", rows)
         read += len(rows)
     return read, new
 
 
-def _imported(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _read_export(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
     """Yield (number from 1, row of the table) of an export, each checked."""
 
-    def fault(told: str) -> DataError:
-        return DataError(f"{path} is no export of a ledger, as `lema ledger export` writes it, or was damaged: {told}")
+    def fault(detail: str) -> DataError:
+        return DataError(
+            f"{path} is no export of a ledger, as `lema ledger export` writes it, or was damaged: {detail}"
+        )
 
     with ExitStack() as stack:
         with raise_faults_as(fault):
@@ -138,7 +140,7 @@ def _imported(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
             )
         makers: dict[str, KeyMaker] = {}
         for number, row in enumerate(translate_faults(rows_of(table.batches(COLUMNS, size=PAGE)), fault), start=1):
-            yield number, _checked(path, number, row, makers)
+            yield number, _check_row(path, number, row, makers)
 
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=1_000, pattern=r"^[^\x00-\x1f\x7f]*$")]
@@ -195,7 +197,7 @@ class _Request(BaseModel):
         return messages
 
 
-def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, KeyMaker]) -> tuple[Any, ...]:
+def _check_row(path: Path, number: int, row: dict[str, Any], makers: dict[str, KeyMaker]) -> tuple[Any, ...]:
     """Return the table's row; an answer under the wrong key would be served for a question it does not answer."""
     try:
         one = _Completion.model_validate(row)
@@ -208,38 +210,38 @@ def _checked(path: Path, number: int, row: dict[str, Any], makers: dict[str, Key
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "request"
-        raise _refused(path, number, f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise _row_error(path, number, f"{place}: {first['msg'].removeprefix('Value error, ')}") from None
     except (LemaError, ValueError, TypeError, RecursionError) as error:
-        raise _refused(path, number, f"its request cannot be read: {error_text(error)}") from None
+        raise _row_error(path, number, f"its request cannot be read: {error_text(error)}") from None
     if request.endpoint != one.endpoint:
-        raise _refused(path, number, "its request names another endpoint")
+        raise _row_error(path, number, "its request names another endpoint")
     if key != one.key:
-        raise _refused(path, number, f"the request has another key than {one.key}; it was changed")
+        raise _row_error(path, number, f"the request has another key than {one.key}; it was changed")
     numbers = (one.prompt_tokens, one.completion_tokens)
     return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, one.model, one.cost, one.run, one.day)
 
 
-def _refused(path: Path, number: int, what: str) -> DataError:
+def _row_error(path: Path, number: int, what: str) -> DataError:
     return DataError(f"{path}, row {number}: {what}. Nothing was imported; `lema ledger export` writes such files")
 
 
-def differences(one: Any, other: Any, at: str = "request") -> list[str]:
+def diff_requests(one: Any, other: Any, at: str = "request") -> list[str]:
     """Return where two stored requests differ, as paths with both values."""
     if isinstance(one, dict) and isinstance(other, dict):
         names = sorted(one.keys() | other.keys())
-        return [line for name in names for line in differences(one.get(name), other.get(name), f"{at}.{name}")]
+        return [line for name in names for line in diff_requests(one.get(name), other.get(name), f"{at}.{name}")]
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
         pairs = enumerate(zip(one, other, strict=True))
-        return [line for index, (left, right) in pairs for line in differences(left, right, f"{at}[{index}]")]
-    return [] if one == other else [f"{at}: {_shown(one)} against {_shown(other)}"]
+        return [line for index, (left, right) in pairs for line in diff_requests(left, right, f"{at}[{index}]")]
+    return [] if one == other else [f"{at}: {_preview(one)} against {_preview(other)}"]
 
 
-def _shown(value: Any) -> str:
+def _preview(value: Any) -> str:
     text = "absent" if value is None else canonical_json(value)
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 
-def entry(store: LedgerStore, key: str) -> dict[str, Any]:
+def find_entry(store: LedgerStore, key: str) -> dict[str, Any]:
     """Return what the ledger knows of one key, or of the only key that begins so.
 
     Raises:

@@ -81,12 +81,12 @@ class Ledger:
                 except LedgerError:
                     # Paid answers wait here for their commit: giving up at once would mean paying for them again.
                     database = self.store.database
-                    if not (database.lost() or database.collided()) or time.monotonic() > deadline:
+                    if not (database.is_lost() or database.is_conflict()) or time.monotonic() > deadline:
                         raise
                 time.sleep(RETRY_S)
-                if self.store.database.lost():
+                if self.store.database.is_lost():
                     with suppress(LedgerError):
-                        self.store.database.reopen()
+                        self.store.database.reconnect()
         finally:
             self._working_since = None
 

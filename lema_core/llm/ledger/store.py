@@ -208,7 +208,15 @@ class LedgerStore:
             paid = [entry for entry in fresh if isinstance(entry, CompletionEntry)]
             missed = [entry for entry in fresh if isinstance(entry, FailureEntry)]
             theirs = self._insert([_completion_row(entry, run, day) for entry in paid], is_retry=is_retry)
-            missed += [_as_duplicate(entry) for entry in paid if entry.completion.key in theirs]
+            for entry in paid:
+                if (ours := entry.completion).key in theirs:
+                    tokens = (ours.prompt_tokens, ours.completion_tokens)
+                    detail = "another process committed this request first"
+                    missed.append(
+                        FailureEntry(
+                            entry.endpoint, entry.request, ours.key, "duplicate", detail, 1, *tokens, entry.cost
+                        )
+                    )
             if missed:
                 self.database.many(_ADD_FAILURE, [_failure_row(entry, run, day) for entry in sorted(missed, key=_key)])
             done = [_key(entry) for entry in fresh if isinstance(entry, CompletionEntry) or entry.final]
@@ -355,10 +363,3 @@ def _failure_row(entry: FailureEntry, run: str, day: str) -> tuple[Any, ...]:
         entry.completion_tokens,
         entry.cost,
     )
-
-
-def _as_duplicate(entry: CompletionEntry) -> FailureEntry:
-    one = entry.completion
-    detail = "another process committed this request first"
-    tokens = (one.prompt_tokens, one.completion_tokens)
-    return FailureEntry(entry.endpoint, entry.request, one.key, "duplicate", detail, 1, *tokens, entry.cost)

@@ -73,7 +73,7 @@ class Batches:
         lines = content.count(b"\n") + (not content.endswith(b"\n"))
         if lines > MAX_LINES:
             raise BatchError(400, f"a batch holds at most {MAX_LINES} requests, this one has {lines}")
-        errors = self._no_room(lines)
+        errors = self._refuse_if_full(lines)
         now = int(time())
         batch_id = f"batch-{len(self.batches) + 1:06d}"
         self.batches[batch_id] = {
@@ -95,9 +95,11 @@ class Batches:
         }
         return self.get(batch_id)
 
-    def _no_room(self, lines: int) -> Json | None:
+    def _refuse_if_full(self, lines: int) -> Json | None:
         """Return the errors of a batch that does not fit into the queue."""
-        waiting = sum(one["request_counts"]["total"] for one in self.batches.values() if one["status"] == "in_progress")
+        waiting = sum(
+            batch["request_counts"]["total"] for batch in self.batches.values() if batch["status"] == "in_progress"
+        )
         if not self.faults.batch_queue or waiting + lines <= self.faults.batch_queue:
             return None
         message = f"Enqueued token limit reached: {waiting} requests wait, at most {self.faults.batch_queue} may"
@@ -114,7 +116,7 @@ class Batches:
             raise BatchError(404, f"there is no batch {batch_id!r}")
         batch = self.batches[batch_id]
         if batch["status"] == "in_progress" and monotonic() >= batch["ready_at"]:
-            self._work_off(batch)
+            self._process(batch)
         return {name: value for name, value in batch.items() if name != "ready_at"}
 
     def page(self, after: str | None, limit: int) -> Json:
@@ -137,28 +139,28 @@ class Batches:
             self.batches[batch_id].update(status="cancelled", cancelled_at=int(time()))
         return self.get(batch_id)
 
-    def _work_off(self, batch: Json) -> None:
+    def _process(self, batch: Json) -> None:
         _, content = self.file(batch["input_file_id"])
         lines = [line for line in content.split(b"\n") if line.strip()]
         # The ordinal is part of the draw: a resubmitted batch must not expire for ever.
         expires = draw(self.faults, f"expiry {batch['id']}", request_hash(content)) < self.faults.batch_expiry
         done = len(lines) // 2 if expires else len(lines)
-        results = [self._line(line, expired=position >= done) for position, line in enumerate(lines)]
+        results = [self._answer_line(line, expired=position >= done) for position, line in enumerate(lines)]
         good = [line for line, fine in results if fine]
         bad = [line for line, fine in results if not fine]
-        batch["output_file_id"] = self._written(good, f"{batch['id']}_output.jsonl")
-        batch["error_file_id"] = self._written(bad, f"{batch['id']}_error.jsonl")
+        batch["output_file_id"] = self._write_file(good, f"{batch['id']}_output.jsonl")
+        batch["error_file_id"] = self._write_file(bad, f"{batch['id']}_error.jsonl")
         batch["request_counts"] = {"total": len(lines), "completed": len(good), "failed": len(bad)}
         batch["status"] = "expired" if expires else "completed"
         batch["expired_at" if expires else "completed_at"] = int(time())
 
-    def _written(self, lines: list[Json], filename: str) -> str | None:
+    def _write_file(self, lines: list[Json], filename: str) -> str | None:
         if not lines:
             return None
         content = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         return str(self.add_file(content.encode("utf-8", "surrogatepass"), filename, "batch_output")["id"])
 
-    def _line(self, line: bytes, *, expired: bool) -> tuple[Json, bool]:
+    def _answer_line(self, line: bytes, *, expired: bool) -> tuple[Json, bool]:
         """Return one line of the output or the error file, and whether it is an answer."""
         try:
             request = json.loads(line)

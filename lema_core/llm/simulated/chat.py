@@ -48,7 +48,7 @@ class Faults(BaseModel):
     silence: float = Field(0.0, ge=0, le=1)
     """Share of attempts that are accepted and never answered."""
     failures_in_a_row: int = Field(3, ge=0)
-    """After so many failed attempts a request succeeds: a client that retries always ends."""
+    """Failed attempts after which a request succeeds: a client that retries always ends."""
     always_failing: float = Field(0.0, ge=0, le=1)
     """Share of distinct prompts that are answered 500 whatever is tried."""
     cut_off: float = Field(0.0, ge=0, le=1)
@@ -62,7 +62,7 @@ class Faults(BaseModel):
     batch_failure: float = Field(0.0, ge=0, le=1)
     """Share of a batch's requests that fail, up to ``failures_in_a_row`` times each."""
     batch_queue: int = Field(0, ge=0)
-    """At most so many requests in unfinished batches; another batch fails as where too many tokens wait. 0: any."""
+    """The most requests in unfinished batches; a further batch fails, as if too many tokens waited. 0: any."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def spoil_text(faults: Faults, key: bytes, text: str) -> tuple[str, str]:
 
 @dataclass(slots=True)
 class Stats:
-    """Counters since the start or the last reset. A request is told apart by the hash of its body."""
+    """Counters since the start or the last reset. Requests are distinguished by the hash of their body."""
 
     counts: Counter[str] = field(default_factory=Counter)
     in_flight: int = 0
@@ -188,7 +188,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def request_hash(content: bytes) -> bytes:
-    """Return the hash that tells requests apart: over the body as it came."""
+    """Return the hash that distinguishes requests: of the body as it came."""
     return blake2b(content, digest_size=8).digest()
 
 
@@ -254,7 +254,7 @@ def _find_fault(body: Any) -> str | None:
     if not isinstance(body, Mapping):
         return "the body must be a JSON object"
     messages = body.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(one, Mapping) for one in messages):
+    if not isinstance(messages, list) or not messages or not all(isinstance(message, Mapping) for message in messages):
         return "`messages` must be a list of messages, at least one"
     if body.get("stream") or body.get("n") not in {None, 1}:
         return "stream and n > 1 are not simulated"

@@ -82,7 +82,11 @@ class Library:
             DataError: the row has none of the known formats.
         """
         if row.keys() >= _MIXED_COLUMNS:
-            self._add_mixed(row)
+            rationale, _, gold = row["ground_truth"].rpartition("A:")
+            self._add_worked(row["question"], gold.strip(), rationale)
+            for model, solution in row.items():
+                if isinstance(solution, Mapping) and "solution" in solution:
+                    self.record(model, row["question"], solution["solution"])
         elif row.keys() >= _RECORDED:
             self.record(row["model"], row["question"], row["solution"])
             self._add_worked(row["question"], row["gold_answer"], row.get("gold_solution"))
@@ -93,13 +97,6 @@ class Library:
             self.add(_problem(row["text"], row))
         else:
             self._add_source_row(row, place)
-
-    def _add_mixed(self, row: Mapping[str, Any]) -> None:
-        rationale, _, gold = row["ground_truth"].rpartition("A:")
-        self._add_worked(row["question"], gold.strip(), rationale)
-        for model, solution in row.items():
-            if isinstance(solution, Mapping) and "solution" in solution:
-                self.record(model, row["question"], solution["solution"])
 
     def _add_worked(self, question: str, gold: str, rationale: str | None) -> None:
         self.add(Problem(question, gold, strip_marks(rationale) if rationale else None))

@@ -71,12 +71,12 @@ class Models:
         # Greedy answers do not depend on the seed, as with a real server.
         sample = 0 if body.get("temperature") == 0 else int(body.get("seed") or 0)
         if model.startswith(REPLAY):
-            return self._replayed(model.removeprefix(REPLAY), asked, sample)
+            return self._replay(model.removeprefix(REPLAY), asked, sample)
         if model not in TEACHERS and model.partition("/")[0] != STUDENT:
             raise UnknownModelError(f"the model {model!r} does not exist; there are {', '.join(self.names())}")
-        return self._simulated(model, asked, sample)
+        return self._simulate(model, asked, sample)
 
-    def _replayed(self, name: str, asked: Asked, sample: int) -> str:
+    def _replay(self, name: str, asked: Asked, sample: int) -> str:
         if name not in self.library.recorded:
             raise UnknownModelError(f"nothing is recorded of {name!r}; there are {', '.join(self.names())}")
         solutions = self.library.samples(name, asked.question)
@@ -84,7 +84,7 @@ class Models:
             raise UnknownQuestionError(f"{name!r} has no recorded solution to {asked.question[:80]!r}")
         return solutions[sample % len(solutions)]
 
-    def _simulated(self, model: str, asked: Asked, sample: int) -> str:
+    def _simulate(self, model: str, asked: Asked, sample: int) -> str:
         problem = self.library.find(asked.question)
         if problem is None:
             raise UnknownQuestionError(f"the question is not known here: {asked.question[:80]!r}")

@@ -50,7 +50,7 @@ def read_request(text: str) -> Asked:
     if original := list(_ORIGINAL.finditer(text)):
         head, tail = text[: original[-1].start()], text[original[-1].end() :]
         body = _CUE.sub("", tail)
-        return Asked("correction", _question(head), _unbraced(body), steps=body != tail)
+        return Asked("correction", _question(head), _strip_braces(body), steps=body != tail)
     return Asked("path", _question(text))
 
 
@@ -61,7 +61,7 @@ def _question(text: str) -> str:
     return text[start : end.start() if end else len(text)].strip()
 
 
-def _unbraced(text: str) -> str:
+def _strip_braces(text: str) -> str:
     body = text.strip()
     body = body.removeprefix("{")
     return body[:-1].strip() if body.endswith("}") else body.strip()

@@ -174,7 +174,7 @@ class SimulatedEndpoint:
             if self._bucket is not None and not self._bucket.admits():
                 # A request that was turned away at the door has not been tried.
                 stats.attempts[key] = attempt
-                return self._failed("rate_limit")
+                return self._fail("rate_limit")
             # Also without a latency: requests that arrive together are counted before the first is answered.
             await asyncio.sleep(draw_latency(faults, key, attempt))
             if self.respond is not None:
@@ -183,8 +183,8 @@ class SimulatedEndpoint:
                     return await self._send(request, key, reply)
             kind = draw_failure(faults, key, attempt)
             if kind in _STATUS:
-                return self._failed(kind)
-            return await self._answered(request, key, content, kind)
+                return self._fail(kind)
+            return await self._answer(request, key, content, kind)
         finally:
             stats.in_flight -= 1
 
@@ -199,16 +199,14 @@ class SimulatedEndpoint:
             self.stats.pay(key, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
         return _json(reply, dict(reply.headers))
 
-    def _failed(self, kind: Kind) -> web.Response:
+    def _fail(self, kind: Kind) -> web.Response:
         status = _STATUS[kind]
         self.stats.counts["r429" if status == 429 else "r5xx"] += 1
         code = "rate_limit_exceeded" if status == 429 else kind
         headers = {"Retry-After": f"{self.faults.retry_after_s:g}"} if status in {429, 503} else {}
         return _json(Reply(status, error_body(f"injected: {kind}", code, code)), self._limits() | headers)
 
-    async def _answered(
-        self, request: web.Request, key: bytes, content: bytes, kind: Kind | None
-    ) -> web.StreamResponse:
+    async def _answer(self, request: web.Request, key: bytes, content: bytes, kind: Kind | None) -> web.StreamResponse:
         try:
             body = json.loads(content)
         except ValueError:

@@ -640,7 +640,7 @@ async def test_reading_results_leaves_the_event_loop_to_others(tmp_path: Path) -
         (_, files) = await api.results("b", "batch_1", reply, names) or (None, None)
         ticking.cancel()
         assert files is not None
-        assert files.missing() == []
+        assert files.missing_keys() == []
         # CPU seconds of the loop's own thread: 60 MB of JSON take a second of it where they are parsed there.
         assert longest < 0.3
         files.close()

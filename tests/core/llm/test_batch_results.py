@@ -75,13 +75,13 @@ async def test_files_that_stay_short_end_the_run_and_what_they_lack_is_not_bough
 
 
 async def test_an_answer_is_not_replaced_by_an_error_under_the_same_id(endpoint, ask, ledger, monkeypatch) -> None:
-    written = Batches._written
+    written = Batches._write_file
 
     def twice(self, lines, filename):
         gone = {"response": None, "error": {"code": "batch_expired", "message": "expired"}}
         return written(self, lines + [line | gone for line in lines], filename)
 
-    monkeypatch.setattr(Batches, "_written", twice)
+    monkeypatch.setattr(Batches, "_write_file", twice)
     assert answered(await buy(ledger, batched(endpoint), ask(5)), 5)
     assert submitted(endpoint) == [5]
 

@@ -43,14 +43,14 @@ def paid(endpoint) -> int:
 
 def spoil(monkeypatch, change: Callable[[dict[str, Any], dict[str, Any]], None]) -> None:
     """Let ``change`` see each request's body and change its row before it is written."""
-    line = Batches._line
+    line = Batches._answer_line
 
     def spoil_text(self, text, *, expired):
         row, _ = line(self, text, expired=expired)
         change(json.loads(text)["body"], row)
         return row, classify_row(row) is RowContent.ANSWERED
 
-    monkeypatch.setattr(Batches, "_line", spoil_text)
+    monkeypatch.setattr(Batches, "_answer_line", spoil_text)
 
 
 async def test_what_a_batch_owes_is_not_bought_over_http(endpoint, ask, ledger) -> None:
@@ -388,7 +388,7 @@ async def test_a_key_that_the_endpoint_echoes_is_kept_nowhere(endpoint, ask, led
     def refused(self, lines):
         return {"object": "list", "data": [{"code": "invalid", "message": f"not for {key}"}]}
 
-    monkeypatch.setattr(Batches, "_no_room", refused)
+    monkeypatch.setattr(Batches, "_refuse_if_full", refused)
     with pytest.raises(EndpointError, match=r"invalid: not for \*\*\*"):
         await buy(ledger, spec, ask(1, 7))
     for file in filter(Path.is_file, tmp_path.rglob("*")):

@@ -18,7 +18,7 @@ from lema_core.llm.ledger import database as database_module
 from lema_core.llm.ledger.claims import LEASE_S, STUCK_S, Claims, owner_is_alive
 from lema_core.llm.ledger.credit import Amount, Budget, CreditLine
 from lema_core.llm.ledger.database import connect, is_postgres
-from lema_core.llm.ledger.files import differences, entry, export_ledger, import_ledger, move_ledger
+from lema_core.llm.ledger.files import diff_requests, export_ledger, find_entry, import_ledger, move_ledger
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore, pack
 from lema_core.llm.requests import canonical_json, canonical_request
 from lema_core.llm.settings import DEFAULTS
@@ -63,7 +63,7 @@ def test_failures_are_counted_apart_and_never_served(url) -> None:
     store.commit([missed, missed], "run")
     assert store.lookup([one.completion.key]) == {}
     assert store.totals("endpoint") == [("m", 0, 10, 0, 0, None)]
-    assert entry(store, one.completion.key[:12])["failures"][0]["count"] == 10
+    assert find_entry(store, one.completion.key[:12])["failures"][0]["count"] == 10
 
 
 def test_money_and_tokens_of_a_run(url) -> None:
@@ -352,7 +352,7 @@ def test_export_and_import(url, tmp_path) -> None:
     copy.commit([paid(0, "mine")], "other")
     assert import_ledger(copy, tmp_path / "out.parquet") == (2500, 2499)
     assert copy.lookup([paid(0).completion.key])[paid(0).completion.key].text == "mine"
-    assert entry(copy, paid(7).completion.key)["request"] == entry(store, paid(7).completion.key)["request"]
+    assert find_entry(copy, paid(7).completion.key)["request"] == find_entry(store, paid(7).completion.key)["request"]
 
 
 def test_an_import_refuses_an_answer_under_the_wrong_key(tmp_path) -> None:
@@ -373,12 +373,12 @@ def test_an_import_refuses_an_answer_under_the_wrong_key(tmp_path) -> None:
 def test_why_two_keys_differ() -> None:
     one = canonical_request("m", CompletionRequest(({"role": "user", "content": "a"},), Sampling(temperature=1.0)))
     other = canonical_request("m", CompletionRequest(({"role": "user", "content": "b"},), Sampling(), 1))
-    assert differences(one, other) == [
+    assert diff_requests(one, other) == [
         'request.messages[0].content: "a" against "b"',
         "request.params.temperature: 1 against absent",
         "request.sample_index: 0 against 1",
     ]
-    assert differences(one, one) == []
+    assert diff_requests(one, one) == []
 
 
 def test_errors_name_the_place_and_the_remedy(tmp_path) -> None:
@@ -386,7 +386,7 @@ def test_errors_name_the_place_and_the_remedy(tmp_path) -> None:
     with pytest.raises(LedgerError, match=r"no\.db"):
         LedgerStore(str(tmp_path / "no.db"))
     with pytest.raises(LedgerError, match="no key begins"):
-        entry(LedgerStore(str(tmp_path / "a")), "ffff")
+        find_entry(LedgerStore(str(tmp_path / "a")), "ffff")
     with pytest.raises(LedgerError, match=r"127\.0\.0\.1/none") as caught:
         LedgerStore("postgresql://me@127.0.0.1:9/none")
     assert "me@" not in str(caught.value)

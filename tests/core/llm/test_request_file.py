@@ -4,7 +4,7 @@ import os
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.llm.request_file import RequestFile, digest, unchanged
+from lema_core.llm.request_file import RequestFile, digest, require_unchanged
 
 
 def line(name: str, text: str, **params: object) -> str:
@@ -55,12 +55,12 @@ def test_a_file_that_grows_while_it_is_answered_sends_only_what_was_checked(tmp_
     file = tmp_path / "r.jsonl"
     file.write_text(line("a", "q") + line("b", "q"), "utf-8")
     before, checked = digest(file), RequestFile(file)
-    unchanged(file, before)
+    require_unchanged(file, before)
     with file.open("a") as more_of_it:
         more_of_it.write(more)
     assert [one.id for one in checked] == ["a", "b"]
     with pytest.raises(DataError, match="changed while it was answered"):
-        unchanged(file, before)
+        require_unchanged(file, before)
 
 
 def test_a_line_that_is_replaced_while_it_is_answered_is_told_as_that(tmp_path) -> None:
