@@ -196,8 +196,7 @@ def _trained(run: RunSpec, root: str) -> RunArtifacts | None:
     for _ in pipeline.stages():
         pass
     artifacts.models = {arm: model for arm, model in artifacts.models.items() if store.exists(model)}
-    artifacts.evaluations, artifacts.votes, artifacts.perplexity = {}, {}, {}
-    return artifacts if artifacts.models or run.training is None else None
+    return artifacts.unmeasured() if artifacts.models or run.training is None else None
 
 
 def _select_records(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:

@@ -252,7 +252,7 @@ class Pipeline:
             for arm, model in artifacts.models.items():
                 measured = Perplexity(arm, spec.perplexity, model, corrections, label=f"perplexity: {arm}")
                 yield self._add(measured)
-                artifacts.perplexity[arm] = measured.ref
+                artifacts.perplexities[arm] = measured.ref
 
     def base_evaluation(self) -> Iterator[Stage]:
         """Yield what measures the base model alone: `lema evaluate`."""

@@ -40,8 +40,8 @@ from tasks.approval import approval
 from tasks.boundary import task
 from tasks.engine_session import cluster_of, engine_of, engine_watch, serving
 from tasks.progress import ProgressSource, notify_user, watched
-from tasks.stages import TASKS, UNCACHED, any_stage
-from tasks.subprocess_stages import FILE_TASKS, any_files, selection, training_candidates
+from tasks.stages import UNCACHED, task_of
+from tasks.subprocess_stages import any_files, selection, training, training_candidates
 from tasks.ui_artifacts import counts_of, show_published, show_report
 
 SHARD_ROWS = 16_384
@@ -80,7 +80,7 @@ async def run_stage(context: RunContext, stage: Stage) -> ArtifactRef:
     elif isinstance(stage, Training) and stage.choice:
         await select_checkpoint(context, stage)
     elif isinstance(stage, FileStage):
-        file_task = FILE_TASKS.get(stage.name) or any_files.with_options(name=stage.name)
+        file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
         await run_files(context, stage, partial(file_task, context, stage))
     if isinstance(stage, PilotCorrections):
         await approval(context, stage)
@@ -100,7 +100,7 @@ async def load_published(context: RunContext, stage: Stage) -> ArtifactRef | Non
 
 async def run_local_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
     """Return the artifact of a stage that asks no model."""
-    return await publish_rows(context, stage, partial(_task_of(stage), context, stage, ()))
+    return await publish_rows(context, stage, partial(task_of(stage), context, stage, ()))
 
 
 async def run_llm_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
@@ -124,12 +124,8 @@ async def run_llm_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
 
         watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
         by_batch = any(endpoint.transport == "batch" for endpoint in stage.endpoints)
-        shard_task = partial(_task_of(stage), context, stage, live)
+        shard_task = partial(task_of(stage), context, stage, live)
         return await publish_rows(context, stage, shard_task, watch, check, all_at_once=by_batch)
-
-
-def _task_of(stage: RowStage) -> Any:
-    return TASKS.get(stage.name) or any_stage.with_options(name=stage.name)
 
 
 def check_answered(context: RunContext, manifest: Manifest) -> None:

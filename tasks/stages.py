@@ -1,7 +1,7 @@
 """The stages as Prefect tasks, by the names that the UI shows; what each does is in ``lema_core/stages``.
 
-A stage of rows runs a task per shard. `TASKS` finds it by the stage's name; a stage without a task of its own runs as
-`any_stage`. A worker of a Dask cluster finds a task by its place in this module.
+A stage of rows runs a task per shard. A stage without a task of its own runs as `any_stage`, under its name. A worker
+of a Dask cluster finds a task by its place in this module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -137,18 +137,25 @@ async def any_stage(context: RunContext, stage: RowStage, endpoints: Endpoints, 
     return await run_shard(context, stage, endpoints, shard)
 
 
-TASKS: Mapping[str, Task[..., Any]] = {
-    "questions": questions,
-    "held_out": held_out,
-    "reasoning_paths": reasoning_paths,
-    "verdicts": verdicts,
-    "mistakes": mistakes,
-    "quality_gate": quality_gate,
-    "corrections": corrections,
-    "evolution_created": evolution_created,
-    "evolution_novel": evolution_novel,
-    "evolution": evolution,
-    "mixture": mixture,
-    "evaluation": evaluation,
-    "votes": evaluation,
+TASKS: Mapping[type[RowStage], Task[..., Any]] = {
+    Questions: questions,
+    HeldOut: held_out,
+    ReasoningPaths: reasoning_paths,
+    Verdicts: verdicts,
+    Mistakes: mistakes,
+    QualityGate: quality_gate,
+    Corrections: corrections,
+    EvolutionCreated: evolution_created,
+    EvolutionNovel: evolution_novel,
+    Evolution: evolution,
+    Mixture: mixture,
+    Evaluation: evaluation,
 }
+
+
+def task_of(stage: RowStage) -> Task[..., Any]:
+    """Return the task of a stage's class, or of the class that it extends."""
+    for kind in type(stage).__mro__:
+        if kind in TASKS:
+            return TASKS[kind]
+    return any_stage.with_options(name=stage.name)

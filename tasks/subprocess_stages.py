@@ -1,20 +1,14 @@
 """The stages of plain files as Prefect tasks: programs of their own, watched from here, and the pages."""
 
-from collections.abc import Mapping
 from typing import Any
 
-from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import Store
 from lema_core.run.context import RunContext
-from lema_core.stages.ablation import Ablation
-from lema_core.stages.perplexity import Perplexity
-from lema_core.stages.report import Report
 from lema_core.stages.stage import FileContext, FileStage, OnEvent
-from lema_core.stages.tokens import Tokens
 from lema_core.stages.training import Tables, Training
 from lema_core.training import METRICS_FILE
 from lema_core.training.candidates import RUN_FOLDER
@@ -39,12 +33,6 @@ def _unheard(event: dict[str, Any]) -> None:
 def file_context(context: RunContext, on_event: OnEvent = _unheard) -> FileContext:
     """Return what a stage of files works with."""
     return FileContext(Store(context.root), context.ledger, context.launch, on_event)
-
-
-@task(name="tokens", task_run_name=WHOLE, **UNCACHED)
-async def tokens(context: RunContext, stage: Tokens) -> State[None]:
-    """Tokenise an arm's examples."""
-    return Completed(message=await stage.make(file_context(context)))
 
 
 @task(name="training", task_run_name=WHOLE, **UNCACHED)
@@ -77,37 +65,10 @@ async def selection(context: RunContext, stage: Training, on_held_out: Tables, o
     return Completed(message=f"step {best.step}: {best.right} of {best.n} held-out questions right")
 
 
-@task(name="perplexity", task_run_name=WHOLE, **UNCACHED)
-async def perplexity(context: RunContext, stage: Perplexity) -> State[None]:
-    """Measure delta-PPL of a fine-tuned model."""
-    return Completed(message=await stage.make(file_context(context)))
-
-
-@task(name="report", task_run_name=WHOLE, **UNCACHED)
-async def report(context: RunContext, stage: Report) -> State[None]:
-    """Write the pages of a run."""
-    return Completed(message=await stage.make(file_context(context)))
-
-
-@task(name="ablation", task_run_name=WHOLE, **UNCACHED)
-async def ablation(context: RunContext, stage: Ablation) -> State[None]:
-    """Write the page and the tables of a sweep."""
-    return Completed(message=await stage.make(file_context(context)))
-
-
 @task(name="files", task_run_name=WHOLE, **UNCACHED)
 async def any_files(context: RunContext, stage: FileStage) -> State[None]:
-    """Make a stage of files that has no task of its own."""
+    """Make tokens, perplexities, a report or a sweep's tables: it is named after its stage."""
     return Completed(message=await stage.make(file_context(context)))
-
-
-FILE_TASKS: Mapping[str, Task[..., Any]] = {
-    "tokens": tokens,
-    "training": training,
-    "perplexity": perplexity,
-    "report": report,
-    "ablation": ablation,
-}
 
 
 class Figures:

@@ -124,7 +124,7 @@ def _set_aside(run: "RunSpec", root: str) -> None:
 
     runtime = RunContext.of(run, root)
     there = already_there(run, root)
-    refs = [ref for ref in (there.greedy, there.votes) if ref] if there else []
+    refs = [ref for ref in (there.greedy, there.sampled) if ref] if there else []
     aside = put_aside(root, runtime, [artifact.ref for artifact in lossy(Store(runtime.root), refs)])
     console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
 
@@ -143,7 +143,7 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
         from tasks.run_stage import check_answered
 
         runtime = RunContext.of(run, root).model_copy(update={"go_on": GO_ON})
-        for ref in filter(None, (there.greedy, there.votes)):
+        for ref in filter(None, (there.greedy, there.sampled)):
             check_answered(runtime, Store(runtime.root).manifest(ref))
         return there
     source, _, name = asked_for(run)

@@ -99,16 +99,7 @@ def _model(run: "RunSpec", store: "Store", artifacts: "RunArtifacts", arms: "Seq
         )
     sizes = exporting.export_model(store, artifacts, arms[0], to)
     # What has not been made yet is left out of the card.
-    for named in (
-        artifacts.mixtures,
-        artifacts.tokens,
-        artifacts.models,
-        artifacts.evaluations,
-        artifacts.votes,
-        artifacts.perplexity,
-    ):
-        for name in [name for name, ref in named.items() if not store.exists(ref)]:
-            del named[name]
+    artifacts = artifacts.published(store)
     exporting.write_card(to, run_model_card(run, load_report_data(store, run, artifacts), arms[0]))
     for name, size in sizes.items():
         console.print(f"{to}/{name}: {size / 1e6:.1f} MB", markup=False)

@@ -104,8 +104,8 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
         f"  pass@1  {format_percent(score.accuracy.value, n)} ({format_interval(score.accuracy, n)})   {tally}"
     )
     _print_failures(console, store, measured)
-    if measured.votes:
-        (vote,) = score_votes({model: store.rows(measured.votes, JudgedPath)}, base=model)
+    if measured.sampled:
+        (vote,) = score_votes({model: store.rows(measured.sampled, JudgedPath)}, base=model)
         console.print(
             f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
         )
@@ -121,13 +121,15 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
     if other:
         _compare(console, found, store, measured.greedy, other)
     console.print(f"Answers: {store.folder(measured.greedy)}", markup=False)
-    if measured.votes:
-        console.print(f"Sampled answers: {store.folder(measured.votes)}", markup=False)
+    if measured.sampled:
+        console.print(f"Sampled answers: {store.folder(measured.sampled)}", markup=False)
 
 
 def _print_failures(console: Console, store: Store, measured: Measured) -> None:
     """Print how many requests failed: the figures count them as not right."""
-    failed = sum((failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.votes) if ref), Counter[str]())
+    failed = sum(
+        (failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.sampled) if ref), Counter[str]()
+    )
     if failed:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(

@@ -15,11 +15,10 @@ from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
 from lema_core.run.files import problems
 from lema_core.run.spec import BASE, RunSpec
+from lema_core.stages.evaluation import GREEDY_ONLY
 
 OWN = "as in the run file"
 """The only setting of a sweep that names none."""
-UNSHOWN = {"samples": 0, "perplexity": 0}
-"""Not measured, since a sweep's table has no column for it."""
 FIXED = ("name", "title", "test_questions", "endpoints", "launch", "budget", "runtime", "ablation")
 """Sections that no setting changes."""
 
@@ -135,7 +134,7 @@ def _cells(setting: str, run: RunSpec, sweep: AblationSpec) -> Iterator[Cell]:
                 if run.training:
                     change["training"] = {"base": base.train, "seed": seed}
                 if run.evaluation:
-                    change["evaluation"] = {"base": None} | UNSHOWN
+                    change["evaluation"] = {"base": None} | GREEDY_ONLY
                 one = _validate(run, change)
                 yield Cell(arm=arm, seed=seed, base=base.name, setting=setting, run=one)
 
@@ -148,7 +147,7 @@ def _own_base(run: RunSpec) -> BaseModelSpec:
 
 def _base_run(run: RunSpec, base: BaseModelSpec) -> RunSpec:
     nothing: dict[str, Any] = dict.fromkeys(("evolution", "mixture", "training", "selection"))
-    return _validate(run, nothing | {"evaluation": {"base": base.endpoint} | UNSHOWN})
+    return _validate(run, nothing | {"evaluation": {"base": base.endpoint} | GREEDY_ONLY})
 
 
 def _validate(run: RunSpec, change: Mapping[str, Any]) -> RunSpec:

@@ -1,4 +1,4 @@
-"""What the answer layers hand to each other: extractions, matches, judgements, votes."""
+"""What the answer layers hand to each other: extractions, matches, judgements, majorities."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -88,6 +88,6 @@ class Vote:
     total: int
     """Answers that could vote."""
     tied: bool
-    """Whether another class has as many votes; the class that was seen first wins."""
+    """Whether another class has as many members; the class that was seen first wins."""
     classes: tuple[tuple[int, ...], ...]
     """Positions of the answers in each class, the winner's first."""

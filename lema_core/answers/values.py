@@ -141,18 +141,18 @@ def _end_of_domain(node: Node, sample: Sample, work: Work) -> str | None:
 def _everywhere(left: Node, right: Node, work: Work) -> bool | None:
     """Compare by principal values, as complex expressions are."""
     names = sorted(unknowns(left) | unknowns(right))
-    votes = []
+    agreements = []
     whole = integer_unknowns(left) | integer_unknowns(right)
     for sign, salt in ((1, "1"), (1, "2"), (-1, "3")):
         try:
             point = {name: sign * value for name, value in generic_point(names, salt).items()}
             point |= {name: Fraction(sign * (2 + int(salt) + index)) for index, name in enumerate(sorted(whole))}
-            votes.append(agree(left, right, point, work, real=False))
+            agreements.append(agree(left, right, point, work, real=False))
         except NoValueError:
             continue
-    if not votes or (len(votes) == 1 and votes[0]):
+    if not agreements or (len(agreements) == 1 and agreements[0]):
         return None
-    return True if all(votes) else None if all(votes[:-1]) else False
+    return True if all(agreements) else None if all(agreements[:-1]) else False
 
 
 def constant_ratio(left: Node, right: Node) -> bool | None:

@@ -1,1 +1,1 @@
-"""Held-out questions: accuracy, votes, seeds, statistics, the choice of a checkpoint."""
+"""Held-out questions: accuracy, maj@k, seeds, statistics, the choice of a checkpoint."""

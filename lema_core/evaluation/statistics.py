@@ -224,11 +224,11 @@ def minimal_detectable_difference(
 def majority_credit(item: Sequence[tuple[str | None, bool]]) -> float:
     """Return 1 where the majority of an item's samples is right, 0 where it is wrong, and a tie's share between."""
     right = ("right", "")
-    votes = Counter(right if is_right else ("wrong", answer) for answer, is_right in item if answer is not None)
-    if not votes:
+    counts = Counter(right if is_right else ("wrong", answer) for answer, is_right in item if answer is not None)
+    if not counts:
         return 0.0
-    most = max(votes.values())
-    top = [answer for answer, count in votes.items() if count == most]
+    most = max(counts.values())
+    top = [answer for answer, count in counts.items() if count == most]
     return 1 / len(top) if right in top else 0.0
 
 

@@ -143,14 +143,14 @@ class ReportData:
     difficulty: tuple[Difficulty, ...] = ()
     """The students' results by difficulty: by level where there are several, and by share of right paths."""
     evaluation: Evaluation | None = None
-    votes: tuple[VoteScore, ...] = ()
+    vote_scores: tuple[VoteScore, ...] = ()
     """maj@k by model, where answers were sampled."""
     curves: tuple[LossCurve, ...] = ()
     selections: tuple[Selection, ...] = ()
     """How each arm's checkpoint was chosen; empty where the last one was taken."""
     mistake_steps: Mapping[int, int] = field(default_factory=dict)
     """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""
-    perplexity: Mapping[str, PerplexityGap] = field(default_factory=dict)
+    perplexity_gaps: Mapping[str, PerplexityGap] = field(default_factory=dict)
     """delta-PPL by model (the paper's appendix)."""
     examples: tuple[Correction, ...] = ()
     usage: tuple[Usage, ...] = ()

@@ -77,7 +77,7 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
     if left_out := list(_left_out(store, artifacts)):
         told = "; ".join(left_out)
         yield f"Examples longer than training.max_length (or empty) were left out of the training: {told}."
-    if artifacts.perplexity and run.evaluation:
+    if artifacts.perplexities and run.evaluation:
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
             "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from lema_core.artifacts import ArtifactRef
+from lema_core.artifacts import ArtifactRef, Store
 from lema_core.mixture.arms import Evolution
 
 
@@ -71,7 +71,7 @@ class RunArtifacts:
     """By arm, and ``base``."""
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm, and ``base``: sampled answers for maj@k, where the run asks for them."""
-    perplexity: dict[str, ArtifactRef] = field(default_factory=dict)
+    perplexities: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm: of mistaken and corrected paths, where the run asks for it."""
     others: dict[str, ArtifactRef] = field(default_factory=dict)
     """By stage: artifacts of stages without a field of their own."""
@@ -84,7 +84,27 @@ class RunArtifacts:
 
     def collected(self) -> Self:
         """Return what was collected, with no model made from it yet."""
-        return replace(self, mixtures={}, tokens={}, models={}, evaluations={}, votes={}, perplexity={})
+        return replace(self, mixtures={}, tokens={}, models={}, evaluations={}, votes={}, perplexities={})
+
+    def unmeasured(self) -> Self:
+        """Return what was made, with no model measured yet."""
+        return replace(self, evaluations={}, votes={}, perplexities={})
+
+    def published(self, store: Store) -> Self:
+        """Return the artifacts by arm that exist, with everything that was collected."""
+
+        def existing(refs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+            return {arm: ref for arm, ref in refs.items() if store.exists(ref)}
+
+        return replace(
+            self,
+            mixtures=existing(self.mixtures),
+            tokens=existing(self.tokens),
+            models=existing(self.models),
+            evaluations=existing(self.evaluations),
+            votes=existing(self.votes),
+            perplexities=existing(self.perplexities),
+        )
 
     @property
     def main_corrections(self) -> ArtifactRef | None:
@@ -103,4 +123,4 @@ class RunArtifacts:
                 yield from (*question_round.made_by, question_round.questions)
             yield from question_round
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
-        yield from (*self.perplexity.values(), *self.others.values())
+        yield from (*self.perplexities.values(), *self.others.values())

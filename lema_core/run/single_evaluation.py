@@ -28,7 +28,8 @@ class Measured:
     """The artifacts of one model's answers."""
 
     greedy: ArtifactRef
-    votes: ArtifactRef | None
+    sampled: ArtifactRef | None
+    """For maj@k."""
 
     @classmethod
     def by(cls, pipeline: Pipeline) -> Self:
@@ -115,7 +116,7 @@ def already_there(run: RunSpec, root: str) -> Measured | None:
     for _ in pipeline.base_evaluation():
         pass
     measured = Measured.by(pipeline)
-    exists = all(pipeline.store.exists(ref) for ref in (measured.greedy, measured.votes) if ref)
+    exists = all(pipeline.store.exists(ref) for ref in (measured.greedy, measured.sampled) if ref)
     return measured if exists else None
 
 

@@ -19,6 +19,9 @@ from lema_core.stages.asking import StageContext
 from lema_core.stages.section import Section
 from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now, times
 
+GREEDY_ONLY = {"samples": 0, "perplexity": 0}
+"""Options that leave out all that is measured beside the greedy answers."""
+
 
 class EvaluationSpec(Section):
     """How the base model and the arms are measured: greedily, on the same held-out questions."""

@@ -64,8 +64,8 @@ EDITS = {
         "    mixture: MixtureSpec": "    noop_audit: NoopAuditSpec | None = None\n\\g",
     },
     "lema_core/report/settings.py": {
-        "    if made.perplexity": (
-            '    if audit := made.others.get("noop_audit"):\n'
+        "    if artifacts.perplexities": (
+            '    if audit := artifacts.others.get("noop_audit"):\n'
             '        yield f"An audit looked at {store.manifest(audit).rows_out} corrections."\n\\g'
         ),
     },

@@ -151,7 +151,7 @@ def sample_data():
         evaluation=sample_evaluation(),
         curves=(sample_curve("cot", 0.32, 1), sample_curve("lema", 0.41, 2)),
         mistake_steps={1: 612, 2: 301, 3: 122, 4: 48, 5: 13},
-        perplexity={"cot": perplexity_gap([a for a, _ in ppl], [b for _, b in ppl])},
+        perplexity_gaps={"cot": perplexity_gap([a for a, _ in ppl], [b for _, b in ppl])},
         examples=tuple(correction(i, *pair) for i, pair in enumerate(PAIRS)),
         usage=(
             Usage(

@@ -199,12 +199,12 @@ def test_a_gates_decision_is_told(store, make_correction, decision, rule, said):
 def test_delta_ppl_leaves_out_pairs_and_arms_without_a_finite_one(store, mistaken, pairs):
     run, artifacts = run_of(evaluation={"base": "student", "perplexity": 50}), RunArtifacts()
     stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
-    artifacts.perplexity["lema"] = stage.ref
-    folder = store.folder(artifacts.perplexity["lema"])
-    store.local_folder(artifacts.perplexity["lema"])
+    artifacts.perplexities["lema"] = stage.ref
+    folder = store.folder(artifacts.perplexities["lema"])
+    store.local_folder(artifacts.perplexities["lema"])
     pq.write_table(pa.table({"mistaken": mistaken, "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
-    assert {arm: gap.n for arm, gap in load_report_data(store, run, artifacts).perplexity.items()} == pairs
+    assert {arm: gap.n for arm, gap in load_report_data(store, run, artifacts).perplexity_gaps.items()} == pairs
 
 
 def test_examples_that_were_too_long_are_told_with_what_was_trained_on(store):
@@ -223,9 +223,9 @@ def test_delta_ppl_says_what_it_was_measured_on(store):
     artifacts = RunArtifacts()
     assert not [note for note in load_report_data(store, run, artifacts).notes if "delta-PPL" in note]
     stage = Perplexity("lema", 50, ArtifactRef("training", "model"), ArtifactRef("corrections", "c"))
-    artifacts.perplexity["lema"] = stage.ref
-    folder = store.folder(artifacts.perplexity["lema"])
-    store.local_folder(artifacts.perplexity["lema"])
+    artifacts.perplexities["lema"] = stage.ref
+    folder = store.folder(artifacts.perplexities["lema"])
+    store.local_folder(artifacts.perplexities["lema"])
     pq.write_table(pa.table({"mistaken": [3.0, 4.0], "corrected": [2.0, 1.5]}), f"{folder}/{PERPLEXITY_FILE}")
     store.publish_files(stage.identity, [PERPLEXITY_FILE], seconds=1.0)
     assert [

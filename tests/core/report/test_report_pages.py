@@ -107,7 +107,7 @@ def test_names_of_arms_are_shown_in_plots_as_they_are(sample):
 
 
 def test_a_run_without_training_leaves_those_sections_out(sample):
-    data = dataclasses.replace(sample, evaluation=None, curves=(), perplexity={})
+    data = dataclasses.replace(sample, evaluation=None, curves=(), perplexity_gaps={})
     for text in (visible(render_html(data)), render_markdown(data)):
         assert "1,096 of 1,187 mistakes" in text
         assert "Did it learn?" not in text
