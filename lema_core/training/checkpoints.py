@@ -93,6 +93,9 @@ def delete_optimiser_states(out: Path) -> None:
     for folder in complete_checkpoints(out):
         for state in folder.glob("global_step*"):
             shutil.rmtree(state)
+        # DeepSpeed's programs to merge them. The embedded server refuses a checkpoint with Python files.
+        for program in folder.glob("zero_to_*.py"):
+            program.unlink()
 
 
 def _folders(out: Path) -> list[Path]:

@@ -14,6 +14,7 @@ from lema_core.training.checkpoints import (
     complete_checkpoints,
     delete_incomplete,
     delete_old,
+    delete_optimiser_states,
     kept_weights,
     mark_complete,
 )
@@ -34,6 +35,16 @@ def test_spared_weights_stay_when_their_checkpoint_is_dropped(tmp_path: Path) ->
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-15"]
     assert sorted(path.name for path in (tmp_path / "weights-5").iterdir()) == ["config.json", "model.safetensors"]
     assert delete_incomplete(tmp_path) == []
+
+
+def test_a_finished_runs_checkpoints_are_served_without_deepspeeds_programs(tmp_path: Path) -> None:
+    checkpoint(tmp_path, 5)
+    (tmp_path / "checkpoint-5" / "zero_to_fp32.py").write_text("import torch")
+    delete_optimiser_states(tmp_path)
+    (folder,) = kept_weights(tmp_path).values()
+    assert not [*folder.rglob("*.py")], "the embedded server refuses a checkpoint with code"
+    assert (folder / "model.safetensors").is_file()
+    assert not (folder / "global_step").exists()
 
 
 def test_states_are_read_by_as_many_ranks_as_wrote_them(tmp_path: Path) -> None:
