@@ -2,7 +2,7 @@
 
 Each is the flow of ``flows/lema.py``, whole or in part, on a run file. A run that stops because batches are submitted
 ends as ``Submitted``, one that reaches its budget as ``BudgetReached``: states of their own, so that automations can
-tell them from failures. Whatever failed is kept; ``resume`` goes on with it.
+distinguish them from failures. What failed is kept; ``resume`` goes on with it.
 """
 
 from collections.abc import Callable
@@ -190,7 +190,7 @@ def trained_artifacts(run: RunSpec, run_file: str, root: str) -> RunArtifacts:
 
 
 def _trained(run: RunSpec, root: str) -> RunArtifacts | None:
-    """Return what a run has made, with the arms that are trained; None where it trains arms and none is there."""
+    """Return what a run has made, with the arms that are trained; None if it trains arms and none is trained."""
     pipeline = Pipeline(run, root)
     artifacts, store = pipeline.artifacts, pipeline.store
     for _ in pipeline.stages():
@@ -200,7 +200,7 @@ def _trained(run: RunSpec, root: str) -> RunArtifacts | None:
 
 
 def _select_records(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[list[RunRecord], list[str]]:
-    """Return the records that are wanted, and why that cannot be told of others: a ledger that is away, say."""
+    """Return the wanted records, and the errors of others, such as a ledger that is away."""
     found, failures = list[RunRecord](), list[str]()
     for record in read_records(root):
         try:
@@ -213,7 +213,7 @@ def _select_records(root: str, wanted: Callable[[RunRecord], bool]) -> tuple[lis
 async def _resume_all(found: list[RunRecord], failures: list[str], root: str) -> State[None]:
     """Run some recorded runs, one after the other, each as a subflow; the failure of one does not stop the next.
 
-    ``failures`` tells of others.
+    ``failures`` are those of others.
     """
     waiting, done = list[str](), list[str]()
     for record in found:

@@ -28,14 +28,14 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
-    for one in cell_runs(run) if run.ablation else [run]:
-        await asyncio.to_thread(_tokenizer_is_there, one)
+    for cell_run in cell_runs(run) if run.ablation else [run]:
+        await asyncio.to_thread(_find_tokenizer, cell_run)
         if trains:
-            await asyncio.to_thread(_arms_can_be_trained_here, one)
+            await asyncio.to_thread(_check_training, cell_run)
 
 
 async def all_answer(endpoints: Iterable[EndpointSpec], with_key: WithKey | None = None) -> None:
-    """Ask every endpoint at a URL now: a teacher's wrong key must not be told after the students have been paid.
+    """Ask every endpoint at a URL now: a teacher's wrong key must fail before the students are paid.
 
     Without ``with_key`` those with a key in a Secret block are left out: there may be no Prefect server yet.
     """
@@ -56,7 +56,7 @@ async def _answers(endpoint: EndpointSpec) -> None:
             await client.close()
 
 
-def _arms_can_be_trained_here(run: RunSpec) -> None:
+def _check_training(run: RunSpec) -> None:
     """Look for what training needs of this machine now: after the corrections it would be late."""
     # Training's libraries are an extra that a run without training does not need.
     from lema_core.training.checks import check_machine
@@ -67,7 +67,7 @@ def _arms_can_be_trained_here(run: RunSpec) -> None:
         check_machine(run.training_of(arm), run.launch)
 
 
-def _tokenizer_is_there(run: RunSpec) -> None:
+def _find_tokenizer(run: RunSpec) -> None:
     """Find, or fetch, the tokenizer that arms of equal tokens are cut by: after the corrections it would be late."""
     if run.training and run.mixture and any(run.arm(arm).by_tokens for arm in run.mixture.arms):
         need_tokenizer(run.training.base)

@@ -49,8 +49,8 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
     """
     settings, context = expand(run), RunContext.of(run, root)
     async with report_remaining_cost(run, root), engine_session(context):
-        started = [cell for setting in settings for cell in await _start(setting, context, root)]
-        stage = Ablation(run, await _finish(started, context, sweep_of(run).parallel))
+        prepared = [cell for setting in settings for cell in await _prepare(setting, context, root)]
+        stage = Ablation(run, await _finish(prepared, context, sweep_of(run).parallel))
         report, store = await run_stage(context, stage), Store(context.root)
         table = await asyncio.to_thread(stage.table, store)
         await show_sweep(store, stage, table)
@@ -61,26 +61,26 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
 
 
 @dataclass(frozen=True, slots=True)
-class _Started:
-    """A cell whose examples are there, with what was collected for them; or one that failed before."""
+class _PreparedCell:
+    """A cell whose examples are published, with the data they are made from; or one that failed before."""
 
     result: CellResult
     data: Pipeline
     """Walked up to what every cell of the setting shares."""
 
     @property
-    def made(self) -> tuple[object, ...]:
-        """Return what tells its models from others: two cells that share them must not make them at the same time."""
+    def shared_models(self) -> tuple[object, ...]:
+        """What identifies its models: two cells that share them must not train them at the same time."""
         run = self.result.cell.run
         if run.mixture is None:
             return (run.evaluation and run.evaluation.base,)
-        # Of a chain of arms the first is shared: a setting more or less does not tell its models apart.
+        # Of a chain of arms the first is shared, over settings too.
         first = str(run.arm(run.mixture.arms[0]).identity)
         return first, run.mixture.seed, run.training and run.training.base
 
 
-async def _start(setting: Setting, context: RunContext, root: str) -> list[_Started]:
-    """Collect a setting's data and build the examples of its cells: a pool too small is told before any training."""
+async def _prepare(setting: Setting, context: RunContext, root: str) -> list[_PreparedCell]:
+    """Collect a setting's data and build the examples of its cells: a pool too small fails before any training."""
     data = Pipeline(setting.run, root)
     try:
         await run_stages(context, data.collection())
@@ -88,8 +88,8 @@ async def _start(setting: Setting, context: RunContext, root: str) -> list[_Star
     except BudgetExceededError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
-        return [_Started(_failed(CellResult(cell=cell), error), data) for cell in setting.cells]
-    return [_Started(await _with_examples(cell, context, data), data) for cell in setting.cells]
+        return [_PreparedCell(_failed(CellResult(cell=cell), error), data) for cell in setting.cells]
+    return [_PreparedCell(await _with_examples(cell, context, data), data) for cell in setting.cells]
 
 
 async def _with_examples(cell: Cell, context: RunContext, data: Pipeline) -> CellResult:
@@ -101,15 +101,15 @@ async def _with_examples(cell: Cell, context: RunContext, data: Pipeline) -> Cel
     return CellResult(cell=cell, mixture=pipeline.artifacts.mixtures.get(cell.arm))
 
 
-async def _finish(started: Sequence[_Started], context: RunContext, parallel: int) -> list[CellResult]:
+async def _finish(cells: Sequence[_PreparedCell], context: RunContext, parallel: int) -> list[CellResult]:
     """Train and evaluate the cells, some at a time; a budget that ran out starts no further one."""
     slots, alone = _slots(parallel), defaultdict[object, asyncio.Lock](asyncio.Lock)
     spent: list[BudgetExceededError] = []
 
-    async def finish(cell: _Started) -> CellResult:
+    async def finish(cell: _PreparedCell) -> CellResult:
         if cell.result.error:
             return cell.result
-        async with alone[cell.made], _slot(slots):
+        async with alone[cell.shared_models], _slot(slots):
             if spent:
                 return cell.result
             try:
@@ -120,7 +120,7 @@ async def _finish(started: Sequence[_Started], context: RunContext, parallel: in
                 return _failed(cell.result, error)
         return cell.result
 
-    results = await asyncio.gather(*(finish(cell) for cell in started))
+    results = await asyncio.gather(*(finish(cell) for cell in cells))
     if spent:
         raise spent[0]
     return results

@@ -47,10 +47,10 @@ class Progress:
 ProgressSource = Callable[[], Progress]
 
 Listener = Callable[[str, float, str], None]
-"""Told the stage, how far it is, and its line; the command line draws a bar from it."""
+"""Receives the stage, its share and its line; the command line draws a bar."""
 
 Reader = Callable[[str], None]
-"""Told what a person has to read now; the command line prints it."""
+"""Receives what a person has to read now; the command line prints it."""
 
 _listeners: list[Listener] = []
 _readers: list[Reader] = []
@@ -93,17 +93,18 @@ def server_gone(error: BaseException) -> bool:
     Its client raises httpx's error, or another one made of it.
     """
     return any(
-        isinstance(one, httpx.TransportError)
+        isinstance(cause, httpx.TransportError)
         or (
-            isinstance(one, httpx.HTTPStatusError) and (one.response.is_server_error or one.response.status_code == 429)
+            isinstance(cause, httpx.HTTPStatusError)
+            and (cause.response.is_server_error or cause.response.status_code == 429)
         )
-        for one in (error, error.__cause__)
+        for cause in (error, error.__cause__)
     )
 
 
 @asynccontextmanager
-async def listening(listener: Listener, reader: Reader) -> AsyncIterator[None]:
-    """Have ``listener`` told of the progress of every stage in this process, ``reader`` of what people have to do."""
+async def listen(listener: Listener, reader: Reader) -> AsyncIterator[None]:
+    """Pass the progress of every stage in this process to ``listener``, and what people have to do to ``reader``."""
     _listeners.append(listener)
     _readers.append(reader)
     try:
@@ -114,13 +115,13 @@ async def listening(listener: Listener, reader: Reader) -> AsyncIterator[None]:
 
 
 def notify_user(text: str) -> None:
-    """Tell the people at the terminal something that they have to act on."""
+    """Show the people at the terminal something that they have to act on."""
     for reader in _readers:
         reader(text)
 
 
 @asynccontextmanager
-async def watched(
+async def show_progress(
     ref: ArtifactRef, watch: ProgressSource | None, *, done: int, total: int
 ) -> AsyncIterator[Callable[[], None]]:
     """Show progress while a stage runs; the yielded function counts one finished shard."""
@@ -147,7 +148,7 @@ async def watched(
 
 
 async def _update(ref: ArtifactRef, watch: ProgressSource, ended: asyncio.Event) -> None:
-    shown, last, told = _Shown(ref.stage), None, False
+    shown, last, warned = _Shown(ref.stage), None, False
     try:
         over = False
         while not over:
@@ -158,9 +159,9 @@ async def _update(ref: ArtifactRef, watch: ProgressSource, ended: asyncio.Event)
             except Exception as error:  # noqa: BLE001 see above
                 # An artifact that was deleted, or a new database: the next update makes one anew.
                 shown = _Shown(ref.stage)
-                if not told:
+                if not warned:
                     _log.warning("the progress of %s cannot be shown, the work goes on: %r", ref.stage, error)
-                told = True
+                warned = True
             if not over:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), UPDATE_SECONDS)
@@ -179,7 +180,7 @@ async def _show(stage: str, now: Progress, shown: "_Shown", last: Progress | Non
 
 
 class _Shown:
-    """A stage's progress in Prefect: a progress artifact with one line, and a table where there is more to tell."""
+    """A stage's progress in Prefect: a progress artifact with one line, and a table of several figures."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage

@@ -39,7 +39,7 @@ from lema_core.training.candidates import RUN_FOLDER
 from tasks.approval import approval
 from tasks.boundary import task
 from tasks.engine_session import cluster_of, engine_of, engine_watch, serving
-from tasks.progress import ProgressSource, notify_user, watched
+from tasks.progress import ProgressSource, notify_user, show_progress
 from tasks.stages import UNCACHED, task_of
 from tasks.subprocess_stages import any_files, selection, training, training_candidates
 from tasks.ui_artifacts import counts_of, show_published, show_report
@@ -190,7 +190,7 @@ async def publish_rows(
     # What an earlier process left is read through: a damaged part is made again while that is cheap.
     done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
-    async with watched(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
+    async with show_progress(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
         await _run_shards(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
     if ref := await load_published(context, stage):
         # Another run was quicker; what ours had not written then, it dropped.

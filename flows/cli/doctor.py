@@ -220,11 +220,11 @@ def _check_artifacts(root: str) -> Iterator[Finding]:
     if "://" not in root and not Path(root, "store").is_dir():
         return
     from lema_core.artifacts import Store
-    from lema_core.run.remaking import lossy, runs_of
+    from lema_core.run.remaking import find_lossy, name_runs_of
 
     try:
-        found = lossy(Store(f"{root.rstrip('/')}/store"))
-        names = runs_of([artifact.ref for artifact in found], root) if found else {}
+        found = find_lossy(Store(f"{root.rstrip('/')}/store"))
+        names = name_runs_of([artifact.ref for artifact in found], root) if found else {}
     except LemaError as error:
         yield Finding("artifacts", "missing", str(error), "delete what it names, or move it away")
         return

@@ -119,13 +119,13 @@ def _set_aside(run: "RunSpec", root: str) -> None:
     """Set aside an evaluation with failed requests, so that they are sent again."""
     from lema_core.artifacts import Store
     from lema_core.run.context import RunContext
-    from lema_core.run.remaking import lossy, put_aside
+    from lema_core.run.remaking import find_lossy, set_aside_derived
     from lema_core.run.single_evaluation import already_there
 
     runtime = RunContext.of(run, root)
     there = already_there(run, root)
     refs = [ref for ref in (there.greedy, there.sampled) if ref] if there else []
-    aside = put_aside(root, runtime, [artifact.ref for artifact in lossy(Store(runtime.root), refs)])
+    aside = set_aside_derived(root, runtime, [artifact.ref for artifact in find_lossy(Store(runtime.root), refs)])
     console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
 
 

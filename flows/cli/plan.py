@@ -39,15 +39,15 @@ def plan(
     """
     from lema_core.run.context import RunContext
     from lema_core.run.files import read_run_file
-    from lema_core.run.forecasts import forecast_of, reading
+    from lema_core.run.forecasts import forecast_stage, open_for_reading
     from lema_core.run.plan import planned_stages
 
     spec = read_run_file(run_file, settings or ())
     context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
     if pilot:
         stopping.run(_buy_pilots(context, stages, pilot))
-    with reading(context.ledger) as ledger:
-        planned = [(stage, forecast_of(ledger, stage)) for stage in stages]
+    with open_for_reading(context.ledger) as ledger:
+        planned = [(stage, forecast_stage(ledger, stage)) for stage in stages]
         spent = ledger.spent(context.run)
     _show_stages(planned)
     _show_totals([forecast for _, forecast in planned if forecast])
@@ -59,15 +59,15 @@ def plan(
 
 async def _buy_pilots(context: "RunContext", stages: "Sequence[PlannedStage]", size: int) -> None:
     from lema_core.llm.costs.prices import money
-    from lema_core.run.forecasts import pilot_stages, pilots
+    from lema_core.run.forecasts import run_pilots, select_pilot_stages
 
-    chosen = pilot_stages(stages)
+    chosen = select_pilot_stages(stages)
     if not chosen:
         console.print("Pilot: nothing can be asked now; nothing was bought.")
         return
     names = ", ".join(f"{stage.name} of {stage.endpoint.name}" for stage in chosen if stage.endpoint)
     console.print(f"Pilot: up to {size} requests each for {names}. They are paid, and kept in the ledger.")
-    async for pilot in pilots(context, chosen, size):
+    async for pilot in run_pilots(context, chosen, size):
         cost = "" if pilot.dollars is None else f", {money(pilot.dollars)}"
         console.print(
             f"Pilot: {pilot.stage.name}: {pilot.answered} answered, {pilot.failed} failed; "

@@ -78,17 +78,17 @@ def resume(
     """
     from lema_core.errors import ConfigError
     from lema_core.run.records import find_unfinished
-    from lema_core.run.remaking import lossy_of, remade
+    from lema_core.run.remaking import find_lossy_of_run, set_aside_failed
 
     if remake_failed and name is None:
         raise ConfigError("--remake-failed needs the name of a run: lema resume RUN --remake-failed")
     spec = find_unfinished(root, name)
     if remake_failed:
-        aside = remade(spec, root)
+        aside = set_aside_failed(spec, root)
         names = ", ".join(dict.fromkeys(ref.stage for ref in aside))
         console.print(f"{len(aside)} artifacts are made again: {names}" if aside else "no artifact has failed requests")
     else:
-        for artifact in lossy_of(spec, root):
+        for artifact in find_lossy_of_run(spec, root):
             console.print(
                 f"requests failed in {artifact}. To ask for them again: lema resume {spec.name} --remake-failed",
                 markup=False,
@@ -137,7 +137,7 @@ def _print_line(text: str) -> None:
 
 async def run_with_listener(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
     """Await a flow run while its stages report progress to the listener."""
-    from tasks.progress import listening
+    from tasks.progress import listen
 
-    async with listening(listener, _print_line):
+    async with listen(listener, _print_line):
         return await flow_run

@@ -22,24 +22,24 @@ from lema_core.run.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Piloted:
+class PilotResult:
     """A pilot's outcome at one endpoint."""
 
     stage: PlannedStage
     answered: int
     failed: int
     bought: int
-    """Requests that were paid for now; the others were in the ledger."""
+    """Requests paid for now; the others were in the ledger."""
     dollars: float | None
 
 
 UNREAD_CHARS = 4_000
-"""Characters of a correction prompt with its four examples, until the mistakes are there to write it."""
+"""Characters of a correction prompt with its four examples, while the mistakes to write it from are missing."""
 
 
 @asynccontextmanager
 async def report_remaining_cost(run: RunSpec, root: str) -> AsyncIterator[None]:
-    """Where the budget ends a run, say what the whole run still needs: a shard knows its own requests only.
+    """Put what the whole run still needs into the error of a used-up budget: a shard knows its own requests only.
 
     Raises:
         BudgetExceededError: as it was raised, with the forecast of ``lema plan`` in place of the shard's.
@@ -47,21 +47,22 @@ async def report_remaining_cost(run: RunSpec, root: str) -> AsyncIterator[None]:
     try:
         yield
     except BudgetExceededError as error:
-        raise BudgetExceededError(error.reached, _remaining(run, root)) from error
+        raise BudgetExceededError(error.reached, describe_run_cost(run, root)) from error
 
 
-def _remaining(run: RunSpec, root: str) -> str:
-    with reading(RunContext.of(run, root).ledger) as ledger:
-        found = [one for stage in planned_stages(run, root) if (one := forecast_of(ledger, stage))]
-    tokens = sum(one.prompt_tokens.likely + one.completion_tokens.likely for one in found)
-    prices = [one.dollars.likely for one in found if one.dollars]
-    text = describe_remaining(sum(one.to_send for one in found), tokens, sum(prices) if prices else None)
+def describe_run_cost(run: RunSpec, root: str) -> str:
+    """Return what a run still needs at most, in words."""
+    with open_for_reading(RunContext.of(run, root).ledger) as ledger:
+        found = list(filter(None, (forecast_stage(ledger, stage) for stage in planned_stages(run, root))))
+    tokens = sum(cost.prompt_tokens.likely + cost.completion_tokens.likely for cost in found)
+    prices = [cost.dollars.likely for cost in found if cost.dollars]
+    text = describe_remaining(sum(cost.to_send for cost in found), tokens, sum(prices) if prices else None)
     return f"of the whole run at most {text}. `lema plan` tells more"
 
 
 @contextmanager
-def reading(ledger: str) -> Iterator[LedgerStore]:
-    """Give the ledger to look things up in; where there is none yet, an empty one that is thrown away."""
+def open_for_reading(ledger: str) -> Iterator[LedgerStore]:
+    """Open a ledger for look-ups; a missing one is an empty one that is deleted afterwards."""
     with tempfile.TemporaryDirectory() as scratch:
         there = is_postgres(ledger) or Path(ledger).exists()
         store = LedgerStore(ledger if there else str(Path(scratch) / "empty.sqlite"))
@@ -71,8 +72,8 @@ def reading(ledger: str) -> Iterator[LedgerStore]:
             store.close()
 
 
-def forecast_of(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
-    """Return what a stage would cost; None where it is there already or asks nobody."""
+def forecast_stage(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
+    """Return what a stage would cost; None if it exists or asks no model."""
     if stage.endpoint is None or not stage.requests:
         return None
     if stage.asked is None:
@@ -82,8 +83,8 @@ def forecast_of(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
     return forecast(store, stage.endpoint, stage.asked(), count)
 
 
-def pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
-    """Return, for each endpoint that can be asked now, the first stage whose requests can be written already."""
+def select_pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
+    """Return, for each endpoint that can be asked now, the first stage whose requests can be written."""
     first: dict[str, PlannedStage] = {}
     for stage in stages:
         if stage.endpoint and stage.asked and stage.requests and stage.trained:
@@ -91,8 +92,8 @@ def pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:
     return list(first.values())
 
 
-async def pilots(context: RunContext, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[Piloted]:
-    """Buy ``size`` requests of each stage, within the run's budget; the ledger keeps them and the run has them free.
+async def run_pilots(context: RunContext, stages: Iterable[PlannedStage], size: int) -> AsyncIterator[PilotResult]:
+    """Send ``size`` requests of each stage, within the run's budget; the ledger keeps the answers for the run.
 
     Raises:
         EndpointError: an endpoint does not answer.
@@ -109,4 +110,4 @@ async def pilots(context: RunContext, stages: Iterable[PlannedStage], size: int)
             now = engine.snapshot()
             good = sum(isinstance(outcome, Completion) for outcome in found)
             spent = None if now.dollars is None else now.dollars - (before.dollars or 0.0)
-            yield Piloted(stage, good, len(found) - good, now.completions - before.completions, spent)
+            yield PilotResult(stage, good, len(found) - good, now.completions - before.completions, spent)

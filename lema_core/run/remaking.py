@@ -17,45 +17,45 @@ from lema_core.run.spec import RunSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Lossy:
+class LossyArtifact:
     """An artifact in which requests failed."""
 
     ref: ArtifactRef
     failed: Counter[str]
     """By reason."""
     empty: bool
-    """An endpoint answered nothing: everything that is made from it is made from nothing."""
+    """An endpoint answered nothing: everything derived from it is empty."""
 
     def __str__(self) -> str:
-        """Return it in words."""
+        """Return the artifact and its failures in words."""
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(self.failed.items()))
         return f"{self.ref.folder}: {reasons}{', and nothing was answered' if self.empty else ''}"
 
 
-def lossy(store: Store, among: Iterable[ArtifactRef] | None = None) -> list[Lossy]:
+def find_lossy(store: Store, among: Iterable[ArtifactRef] | None = None) -> list[LossyArtifact]:
     """Return the published artifacts with failed requests: of the whole store, or among some."""
     wanted = None if among is None else set(among)
     found = []
     for manifest in store.manifests():
         ref = ArtifactRef(manifest.stage, manifest.fingerprint)
         if (wanted is None or ref in wanted) and (failed := failures_of(manifest)):
-            found.append(Lossy(ref, failed, bool(unanswered(manifest))))
+            found.append(LossyArtifact(ref, failed, bool(unanswered(manifest))))
     return found
 
 
-def lossy_of(run: RunSpec, root: str) -> list[Lossy]:
+def find_lossy_of_run(run: RunSpec, root: str) -> list[LossyArtifact]:
     """Return the artifacts of a run in which requests failed.
 
     Raises:
         LemaError: the run cannot be planned.
     """
-    return lossy(
+    return find_lossy(
         Store(RunContext.of(run, root).root), [stage.ref for stage in planned_stages(run, root) if stage.there]
     )
 
 
-def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
-    """Return the name of a recorded run for each artifact that belongs to one, the newest where several do."""
+def name_runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
+    """Return the name of a recorded run for each artifact that belongs to one, the newest one if several do."""
     wanted, names = set(refs), dict[ArtifactRef, str]()
     for record in read_records(root):
         # A run whose file or source is gone, or that another version wrote, cannot be planned; others can.
@@ -66,10 +66,10 @@ def runs_of(refs: Iterable[ArtifactRef], root: str) -> dict[ArtifactRef, str]:
     return names
 
 
-def remade(run: RunSpec, root: str) -> list[ArtifactRef]:
+def set_aside_failed(run: RunSpec, root: str) -> list[ArtifactRef]:
     """Set aside a run's artifacts with failed requests, and everything in the store that was made from them.
 
-    Nothing is lost: answers are in the ledger, and what was set aside is kept beside the store. Failures are not in the
+    Nothing is lost: answers are in the ledger, and what was set aside stays beside the store. Failures are not in the
     ledger, so the next run asks for those again.
 
     Raises:
@@ -77,11 +77,13 @@ def remade(run: RunSpec, root: str) -> list[ArtifactRef]:
         LemaError: the run cannot be planned.
     """
     planned = list(planned_stages(run, root))
-    found = lossy(Store(RunContext.of(run, root).root), [stage.ref for stage in planned if stage.there])
-    return put_aside(root, RunContext.of(run, root), [one.ref for one in found], [stage.ref for stage in planned])
+    found = find_lossy(Store(RunContext.of(run, root).root), [stage.ref for stage in planned if stage.there])
+    return set_aside_derived(
+        root, RunContext.of(run, root), [artifact.ref for artifact in found], [stage.ref for stage in planned]
+    )
 
 
-def put_aside(
+def set_aside_derived(
     root: str, context: RunContext, found: Iterable[ArtifactRef], planned: Iterable[ArtifactRef] = ()
 ) -> list[ArtifactRef]:
     """Set aside artifacts and everything made from them; of ``planned`` ones also what is begun and not published.

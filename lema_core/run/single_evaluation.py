@@ -45,13 +45,13 @@ def run_of_questions(
 
     Args:
         source: a file or URL of questions, or the name of a task.
-        task: the questions' task; None tells it from the file's fields.
-        limit: only the first so many questions.
+        task: the questions' task; None detects it from the file's fields.
+        limit: only the first ``limit`` questions.
         asking: options of ``EvaluationSpec`` that were given.
         endpoint: options of ``EndpointSpec`` that were given.
 
     Raises:
-        ConfigError: an option cannot be used, or the file's task cannot be told.
+        ConfigError: an option cannot be used, or the file's task cannot be detected.
         DataError: the file cannot be read.
     """
     held_out = _questions(source, task, limit)

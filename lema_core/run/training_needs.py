@@ -1,4 +1,4 @@
-"""What a training stage of a plan will need: memory, steps, tokens, hours, before anything is loaded or rented."""
+"""What a training stage needs: memory, steps, tokens and hours, estimated before anything is loaded."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ Texts = Callable[[], Iterable[str]]
 
 @dataclass(frozen=True, slots=True)
 class ExampleStats:
-    """What is known of an arm's examples."""
+    """The number and the length of an arm's examples, as far as they are known."""
 
     rows: int
     texts: Texts
@@ -37,27 +37,29 @@ class ExampleStats:
 
 
 def from_tokens(counts: Mapping[str, Any]) -> ExampleStats:
-    """Return what is known of tokens that are there, from the counts in their manifest."""
+    """Return the statistics of published tokens, from the counts in their manifest."""
     rows = int(counts["examples"])
     return ExampleStats(rows, tuple, "the tokens", counts["tokens"] / max(1, rows))
 
 
 def from_mixture(rows: int, examples: Callable[[], Iterator[Example]]) -> ExampleStats:
-    """Return what is known of a mixture that is there."""
+    """Return the statistics of a published mixture."""
     return ExampleStats(rows, lambda: map(_text, examples()), "the mixture")
 
 
-def _text(one: Example) -> str:
-    read = f"{one.input}{one.prefix}"
-    return f"{read}{one.output}" if one.worse is None else f"{read}{one.output}{read}{one.worse}"
+def _text(example: Example) -> str:
+    """Return a text as long as an example: a pair is read twice."""
+    read = f"{example.input}{example.prefix}"
+    pair = "" if example.worse is None else f"{read}{example.worse}"
+    return f"{read}{example.output}{pair}"
 
 
 def from_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pairs: bool) -> ExampleStats:
-    """Return what is known of a mixture that is still to be made, of single outputs or of preference pairs."""
+    """Return the bounds of a missing mixture, of single outputs or of preference pairs."""
     outputs = 2 if pairs else 1
 
     def texts() -> Iterator[str]:
-        return (f"{one.text}\n{one.rationale}" * outputs for one in questions() if one.rationale)
+        return (f"{row.text}\n{row.rationale}" * outputs for row in questions() if row.rationale)
 
     each = "each twice as long (a pair)" if pairs else "each as long"
     basis = f"at most the rows of its pool, {each} as the questions with their own solutions"
@@ -65,27 +67,31 @@ def from_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pair
 
 
 def pool_rows(arm: Arm, rounds: Iterable[QuestionRound], rows_of: Callable[[ArtifactRef], int]) -> int:
-    """Return how many rows an arm's views find at most in what a run collects, screening and trimming aside."""
+    """Return how many rows an arm's views find at most in a run's rounds, before screening and trimming."""
     views = (*arm.views, *arm.fill)
     return sum(_view_rows(view, question_round, rows_of) for question_round in rounds for view in views)
 
 
-def _view_rows(view: View, one: QuestionRound, rows_of: Callable[[ArtifactRef], int]) -> int:
+def _view_rows(view: View, question_round: QuestionRound, rows_of: Callable[[ArtifactRef], int]) -> int:
     where = view.where
-    if where.rounds is not None and one.round not in where.rounds:
+    if where.rounds is not None and question_round.round not in where.rounds:
         return 0
-    if where.evolution is not None and one.evolution not in where.evolution:
+    if where.evolution is not None and question_round.evolution not in where.evolution:
         return 0
-    sources = {"rationales": (one.questions,), "right_paths": one.verdicts, "corrections": one.corrections.values()}
+    sources = {
+        "rationales": (question_round.questions,),
+        "right_paths": question_round.verdicts,
+        "corrections": question_round.corrections.values(),
+    }
     rows = sum(map(rows_of, sources[view.rows]))
-    return min(rows, where.per_question * rows_of(one.questions)) if where.per_question else rows
+    return min(rows, where.per_question * rows_of(question_round.questions)) if where.per_question else rows
 
 
 def estimate_training(spec: TrainingSpec, launch: LaunchSpec, data: ExampleStats, utilisation: float) -> str:
-    """Return what a training stage needs in one line, or why that cannot be said.
+    """Return what a training stage needs in one line, or why it is not estimated.
 
     Raises:
-        ConfigError: the base model is named by a path that is not there.
+        ConfigError: the base model is named by a path that does not exist.
     """
     check_base(spec.base)
     mean, counted = _mean_tokens(spec, data)

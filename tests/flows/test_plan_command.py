@@ -16,7 +16,7 @@ from lema_core.records import Correction, Example, Question
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.context import RunContext
 from lema_core.run.files import read_run_file
-from lema_core.run.forecasts import forecast_of, pilot_stages, reading
+from lema_core.run.forecasts import forecast_stage, open_for_reading, select_pilot_stages
 from lema_core.run.plan import planned_stages
 from lema_core.run.training_needs import ExampleStats, estimate_training, from_mixture, from_pool
 from lema_core.stages.evaluation import Evaluation, Votes
@@ -48,8 +48,8 @@ def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_f
         run, root = read_run_file(run_file, [f"endpoints.student.model={name}"]), str(tmp_path / "out")
         stages = {stage.name: stage for stage in planned_stages(run, root)}
         paths = stages["reasoning_paths"]
-        with reading(RunContext.of(run, root).ledger) as ledger:
-            found = forecast_of(ledger, paths)
+        with open_for_reading(RunContext.of(run, root).ledger) as ledger:
+            found = forecast_stage(ledger, paths)
         assert found is not None
         assert found.prompts_counted is exact
         assert paths.asked is not None
@@ -135,7 +135,7 @@ def test_no_model_is_piloted_that_is_still_to_be_trained(tmp_path) -> None:
     trained = stages["evaluation: lema"]
     assert " served as " in trained.endpoint.identity
     assert (trained.trained, trained.tokenizer) == (False, "tiny")
-    assert [stage.name for stage in pilot_stages(stages.values())] == ["reasoning_paths"]
+    assert [stage.name for stage in select_pilot_stages(stages.values())] == ["reasoning_paths"]
 
 
 def test_an_evaluation_is_known_by_the_task_of_the_questions_that_are_asked(run_file, tmp_path) -> None:

@@ -93,7 +93,7 @@ def test_progress_that_cannot_be_shown_fails_no_stage(monkeypatch, status):
     monkeypatch.setattr(progress, "acreate_progress_artifact", refuse)
 
     async def stage() -> str:
-        async with progress.watched(ArtifactRef("questions", "f"), None, done=0, total=1) as tick:
+        async with progress.show_progress(ArtifactRef("questions", "f"), None, done=0, total=1) as tick:
             tick()
         return "published"
 
@@ -120,7 +120,7 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
 
     async def stage() -> str:
         watch = lambda: progress.Progress(0.5, {"done": str(next(shares))})  # noqa: E731
-        async with progress.watched(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
+        async with progress.show_progress(ArtifactRef("questions", "f"), watch, done=0, total=1), asyncio.timeout(10):
             await again.wait()
         return "published"
 
@@ -130,7 +130,7 @@ def test_a_progress_that_was_deleted_is_made_anew_and_fails_no_stage(monkeypatch
 
 def test_a_defect_in_what_is_shown_fails_no_stage():
     async def stage() -> str:
-        async with progress.watched(ArtifactRef("questions", "f"), lambda: 1 / 0, done=0, total=1):
+        async with progress.show_progress(ArtifactRef("questions", "f"), lambda: 1 / 0, done=0, total=1):
             pass
         return "published"
 

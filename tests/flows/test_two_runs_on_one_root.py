@@ -50,13 +50,13 @@ def _unseen(monkeypatch):
     """Leave out what only shows something in Prefect."""
 
     @asynccontextmanager
-    async def watched(*_, **__) -> AsyncIterator[object]:
+    async def show_progress(*_, **__) -> AsyncIterator[object]:
         yield lambda: None
 
     async def shown(*_) -> None:
         return
 
-    monkeypatch.setattr(run_stage, "watched", watched)
+    monkeypatch.setattr(run_stage, "show_progress", show_progress)
     monkeypatch.setattr(run_stage, "show_published", shown)
     monkeypatch.setattr(run_stage, "show_cached", shown)
 
