@@ -44,10 +44,12 @@ class Engine:
         self._queues: dict[str, AdmissionQueue] = {}
         self._health: dict[str, EndpointHealth] = {}
         self._descriptors = DescriptorQuota()
+        # By key. A request stays here while a stream waits for it and, once sent, until its outcome is known.
         self._pending: dict[str, PendingRequest] = {}
         self._claimed_elsewhere: dict[str, tuple[EndpointConnection, PendingRequest]] = {}
         self._poller: asyncio.Task[None] | None = None
         self._batch_tasks: set[asyncio.Task[None]] = set()
+        # Released with the next heartbeat, in one transaction.
         self._claims_to_release: list[str] = []
         self._heartbeat_task = asyncio.create_task(self._send_heartbeats())
 
@@ -97,6 +99,7 @@ class Engine:
                 error.reached, await connection.describe_remaining(chain([unfinished], source))
             ) from None
         finally:
+            # Also when the caller leaves the stream early: what is not sent then is cancelled.
             for pending in window.pending:
                 self._leave(pending)
 
@@ -171,6 +174,7 @@ class Engine:
             if key in stored:
                 pending.resolve(stored[key])
             elif pending.waiters <= 0:
+                # Its stream was left during the look-up.
                 self._claims_to_release.append(key)
             elif key in claimed:
                 self._claimed_elsewhere[key] = (connection, pending)
@@ -299,6 +303,7 @@ class Engine:
         given_up = [key for key in candidates if (pending := self._pending.get(key)) is None or pending.done]
         await self._ledger.call(lambda: self._ledger.claims.release(given_up))
         processes = await self._ledger.call(self._ledger.heartbeat)
+        # Processes came or went since the last heartbeat.
         for pool, queue in self._queues.items():
             queue.limiter.divide(processes.get(pool, 1))
             queue.wake()

@@ -61,10 +61,12 @@ class HttpTransport:
             response = await self._attempt_until_done(state, state.body)
             if response.finish_reason == "length" and self._spec.length_retry_factor is not None:
                 response = await self._retry_truncated(state, response, self._spec.length_retry_factor)
+            # Together: the ledger groups both into one transaction.
             completion, _ = await asyncio.gather(
                 context.record_completion(pending, response), self._commit_failures(state)
             )
         except AttemptError as error:
+            # A deadline that passed while waiting for another attempt was not judged with any attempt.
             if error is not state.judged:
                 self._give_up(state, error)
             if error.fatal is not None:
@@ -119,6 +121,7 @@ class HttpTransport:
         queue, retries = self._queue, state.retries
         chars = state.pending.chars
         permit = await self._acquire_permit(state, sum(self._context.estimator.expected(chars, cap)))
+        # From here to the reply it is not cancelled: the endpoint bills it whether we wait or not.
         state.pending.is_sent = True
         retries.begin_attempt()
         seconds = min(self._spec.attempt_timeout_s, retries.remaining_s())
@@ -136,6 +139,7 @@ class HttpTransport:
             queue.limiter.record_end(permit, self._clock())
             queue.wake()
             raise
+        # The permit is kept until the answer is committed, see `_outcome`.
         state.holds_permit = True
         now = self._clock()
         self._health.record_success(now)

@@ -51,6 +51,7 @@ class PendingRequest:
 
     def resolve(self, outcome: Outcome | None = None, error: BaseException | None = None) -> None:
         """Set the outcome or the error; calls after the first one change nothing."""
+        # The poller, a failing endpoint and the transport may all want to; the first is right.
         if self.done:
             return
         self.outcome, self.error = outcome, error

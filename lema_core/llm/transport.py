@@ -96,6 +96,7 @@ class EndpointContext:
             response.model or self.spec.model,
         )
         dollars = self.dollars(response)
+        # Before the commit: requests that are reserved meanwhile already profit from it.
         self.estimator.observe(pending.chars, response.prompt_tokens, response.completion_tokens)
         entry = CompletionEntry(self.spec.identity, self.canonical(pending.request), completion, dollars, batch)
         committed = await self.ledger.record(entry) or completion
@@ -139,6 +140,7 @@ class EndpointContext:
 
     def canonical(self, request: CompletionRequest) -> str:
         """Return what went into the request's key, as the ledger stores it."""
+        # Made again at the commit, not kept since the key was made: prompts would be in memory twice.
         return canonical_json(canonical_request(self.spec.identity, request))
 
 

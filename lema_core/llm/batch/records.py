@@ -78,6 +78,7 @@ class BatchRecords:
                 taken = in_batches | store.lookup(list(batch.lines)).keys()
                 # If an earlier try of this transaction arrived unnoticed, nothing changes.
                 row = (batch.id, self._identity, self._ledger.run, self._ledger.claims.owner, None, "intended")
+                # State 'intended': nothing was sent yet.
                 store.database.insert("batches", [row])
                 store.database.insert("batch_places", [(batch.id, batch.submitted_to)])
                 store.database.insert("batch_creations", [(batch.id, "", 0.0)])
@@ -119,6 +120,7 @@ class BatchRecords:
 
     async def record_submission(self, batch: Batch) -> None:
         """Store the endpoint's name for a batch."""
+        # Only from 'intended': a batch that was given up meanwhile (`lema ledger forget-batch`) stays so.
         await self._do(
             "UPDATE batches SET remote = ?, state = 'submitted' WHERE id = ? AND state = 'intended'",
             [(batch.remote, batch.id)],
@@ -167,6 +169,7 @@ class BatchRecords:
         rows = [(batch.id, self._ledger.claims.owner) for batch in batches]
 
         def work() -> None:
+            # Not those that another process has taken over.
             sql = "UPDATE batches SET owner = '' WHERE id = ? AND owner = ?"
             self._ledger.store.database.many(sql, rows)
 
@@ -188,6 +191,7 @@ class BatchRecords:
             "LEFT JOIN batch_places ON batch_places.batch = id LEFT JOIN batch_creations ON batch_creations.batch = id "
             f"WHERE endpoint = ? AND {OPEN_BATCH} ORDER BY id"
         )
+        # Intended by a process that is alive: it may be creating the batch at this moment.
         found = [(row, row[3] == "intended" and row[4] in living) for row in query(sql, (self._identity,))]
         return [
             Batch(row[0], row[1], row[2], row[5], row[6], is_being_created, self._load_lines(row[0]))

@@ -231,6 +231,7 @@ class BatchTransport:
         self._batches.append(batch)
         requests = {key: self._context.canonical(self._pending[key].request) for key in batch.lines}
         taken = await self._records.register(batch, requests, instead_of)
+        # Another process answered them, or put them into a batch, since we looked.
         for key in taken:
             del batch.lines[key]
             self._results.settle(batch, key, Amount())
@@ -315,6 +316,7 @@ class BatchTransport:
     async def _collect_ended(self, batch: Batch, reply: BatchReply, errors: list[LemaError]) -> bool:
         """Commit the results of a batch; return whether it is done. What ends the run is added to ``errors``."""
         completed = reply.request_counts.completed
+        # Refused as a whole, as with a full queue: nothing was processed.
         if reply.status == "failed" and not reply.files and not completed:
             try:
                 await self._handle_refusal(batch, reply.errors)
@@ -398,6 +400,7 @@ class BatchTransport:
                 f"{self._api.where} refuses even a batch of one request, for {hours}, while none of ours is in its "
                 f"queue: {words}. What was paid is kept; run again when the queue has room"
             )
+        # Smaller and smaller batches find out how much room there is, in steps that get longer.
         self._full = refused <= 1 and not self._spec.wait_for_batch
         self._size = max(1, refused // 2)
         pause = min(self._settings.pause_s, self._spec.batch_poll_s * 2.0 ** min(self._refusals, 20))

@@ -88,6 +88,7 @@ class BudgetGuard:
         """Transfer a reservation to another owner; it will not be returned to this process."""
         self._reservations -= 1
         self._exhausted_until = 0.0
+        # A new event for each change: a waiter that comes later must not see the old one.
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -103,6 +104,7 @@ class BudgetGuard:
     async def return_idle_credit(self) -> None:
         """Return credit that no request of ours needs now, and have the ledger keep what is unaccounted for."""
         spare = Amount(*(0.0 if math.isinf(free) else max(0.0, free) for free in _values(self._free)))
+        # While requests are reserved, the next ones will need the credit that these leave over.
         if self._reservations:
             spare = Amount()
         if self._source is not None and (spare, self._unaccounted) != (Amount(), Amount()):

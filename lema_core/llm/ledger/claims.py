@@ -108,6 +108,7 @@ class Claims:
         # and two that wait for each other are a deadlock.
         for some in chunked(sorted(keys), LOOKUP):
             with database.transaction():
+                # All rows are new: nobody else claims any of these keys, and no query is needed.
                 if database.insert("claims", [(key, self.owner) for key in some]) == len(some):
                     continue
                 sql = f"SELECT key FROM claims WHERE owner <> ? AND key IN ({placeholders(len(some))})"  # noqa: S608
@@ -119,6 +120,7 @@ class Claims:
         if not keys:
             return
         with self._store.database.transaction():
+            # Only our own: after we were taken for dead, another process may have claimed a key.
             for some in chunked(keys, LOOKUP):
                 sql = f"DELETE FROM claims WHERE owner = ? AND key IN ({placeholders(len(some))})"  # noqa: S608
                 self._store.database.query(sql, [self.owner, *some])
@@ -146,6 +148,7 @@ class Claims:
         self._store.database.query("DELETE FROM claims WHERE owner NOT IN (SELECT owner FROM owners)")
 
     def _remove_owners(self, owners: Sequence[str]) -> None:
+        # Before the credit is deleted: what may have been billed without an answer outlives its process.
         for owner in owners:
             keep_unaccounted(self._store.database, owner)
         for table in ("claims", "pools", "credit", "owners"):

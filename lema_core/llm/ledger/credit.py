@@ -181,6 +181,7 @@ def _grant_size(lacking: Amount, left: Amount) -> Amount:
     """Return a share of what is left, or what is lacking if that is more; nothing if that is more than is left."""
     if not lacking.within(left):
         return Amount()
+    # Without a limit of a kind nothing is granted: the guard's free amount of it is infinite already.
     pairs = ((lacking.dollars, left.dollars), (lacking.tokens, left.tokens))
     return Amount(*(0.0 if math.isinf(limit) else max(need, limit / GRANT_SHARE) for need, limit in pairs))
 

@@ -32,6 +32,7 @@ class Ledger:
 
     def __init__(self, run: str) -> None:
         self.run = run
+        # One thread, so that statements keep their order and the connection has one user.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lema-ledger")
         self._queue: list[Queued] = []
         self._flusher: asyncio.Task[None] | None = None
@@ -166,6 +167,7 @@ class Ledger:
 
     async def _flush(self) -> None:
         while self._queue:
+            # Each transaction waits for the disk, so one for many entries. What arrives later is in the next group.
             await asyncio.sleep(GATHER_S)
             group, self._queue = self._queue, []
             await self._commit_group(group)
@@ -185,6 +187,7 @@ class Ledger:
                 if not future.done():
                     future.set_exception(error)
             return
+        # A future may be cancelled with its waiter; its entry is committed all the same.
         for (_, future), result in zip(group, results, strict=True):
             if not future.done():
                 future.set_result(result)
@@ -192,6 +195,7 @@ class Ledger:
     def _commit(self, entries: Sequence[Entry], *, is_retry: bool) -> list[Completion | None]:
         if self._credit is None:
             return self.store.commit(entries, self.run, is_retry=is_retry)
+        # The stored line shrinks inside the transaction, the one in memory only after it: a failed commit is run again.
         results = self.store.commit(entries, self.run, self._credit.write_charges, is_retry=is_retry)
         self._credit.apply_charges(entries)
         return results
@@ -201,6 +205,7 @@ class Ledger:
         if self._flusher is not None:
             await self._flusher
         try:
+            # After the last commit: entries that another process could claim are stored by now.
             await self.call(self.claims.unregister)
         finally:
             await self.call(self.store.close)

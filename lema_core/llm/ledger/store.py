@@ -219,6 +219,7 @@ class LedgerStore:
                     )
             if missed:
                 self.database.many(_ADD_FAILURE, [_failure_row(entry, run, day) for entry in sorted(missed, key=_key)])
+            # With the commit, not after it: in between another process could claim the key and pay again.
             done = [_key(entry) for entry in fresh if isinstance(entry, CompletionEntry) or entry.final]
             for keys in chunked(done, LOOKUP):
                 self.database.query(f"DELETE FROM claims WHERE key IN ({placeholders(len(keys))})", keys)  # noqa: S608
@@ -239,6 +240,7 @@ class LedgerStore:
 
     def _remove_line(self, entry: Entry) -> bool:
         """Remove the batch line that an entry settles; return whether it existed."""
+        # Of several processes that collect a batch, only the one that deletes the line gets the row.
         sql = "DELETE FROM batch_lines WHERE batch = ? AND key = ? RETURNING key"
         return bool(self.database.query(sql, (entry.batch, _key(entry))))
 
@@ -249,6 +251,7 @@ class LedgerStore:
             ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
             stored = {key: theirs for key, theirs in stored.items() if theirs != ours[key]}
         fresh = [row for row in rows if row[0] not in stored]
+        # Rows with a known key are skipped and not counted, so a short count means that somebody was faster.
         for some in chunked(fresh, LOOKUP):
             if self.database.insert("completions", some) < len(some):
                 # PostgreSQL only: another process committed between our look-up and our insert. What differs is theirs.
@@ -314,6 +317,7 @@ class LedgerStore:
 
         Keys are hashes, so the first ones are a random sample.
         """
+        # By key instead of OFFSET: each page is one look-up in the index.
         last = ""
         while rows := self.database.query(
             "SELECT key, request, prompt_tokens, completion_tokens FROM completions WHERE endpoint = ? AND key > ? "

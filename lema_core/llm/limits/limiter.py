@@ -130,6 +130,7 @@ class Limiter:
         self._end_idle(now)
         if self.in_flight >= (1.0 if self.suspended else max(1.0, min(self.window, self.ceiling))):
             return math.inf
+        # The longest of all waits counts.
         self._jitter.rate = max(JITTER_RATE, 40 * self.window)
         wait = max(0.0, self.paused_until - now, self._jitter.wait(now, 1))
         if self._requests is not None:
@@ -159,6 +160,7 @@ class Limiter:
 
         The request stays in flight until `release`: what is answered but not yet committed would be lost by a kill.
         """
+        # Growth needs evidence: a window that is hardly used does not grow.
         if self.in_flight >= 0.8 * self.window:
             self.window = min(self.ceiling, self.window + (1.0 if self._slow_start else 1.0 / self.window))
         if permit.started_at >= self._congestion_epoch:
@@ -176,6 +178,7 @@ class Limiter:
         pause = max(min(BACKOFF_MAX_S, self.backoff_s * 2 ** min(self._streak, 10)), asked)
         # Never before Retry-After, and not all clients at the same moment after it.
         until = now + pause * (1 + 0.1 * self.randomness.random())
+        # The first push-back of an epoch. Later ones of requests sent before it describe the same congestion.
         if permit.started_at >= self._congestion_epoch:
             self._streak += 1
             self._congestion_epoch = now
