@@ -15,7 +15,6 @@ from lema_core.errors import QualityGateError
 from lema_core.rating.gate import (
     Decision,
     Findings,
-    GateRule,
     decision_folder,
     findings,
     objections,
@@ -50,7 +49,12 @@ async def approval(context: RunContext, stage: PilotCorrections) -> None:
     found = findings(Store(context.root), stage.mistakes, corrections, folder)
     if not found.mistakes:
         return
-    decision = _by_rule(spec.rule, found) if spec.rule else await _by_person(context, spec, corrections, folder, found)
+    if spec.rule:
+        against = objections(spec.rule, found)
+        said = {"note": "; ".join(against), "findings": found.describe()}
+        decision = Decision(approved=not against, by="rule", bounds=spec.rule, **said)
+    else:
+        decision = await _by_person(context, spec, corrections, folder, found)
     write_decision(folder, decision)
     if not decision.approved:
         raise QualityGateError(
@@ -58,11 +62,6 @@ async def approval(context: RunContext, stage: PilotCorrections) -> None:
             f"{found.describe()} Nothing more is paid. Change the corrector ([corrections]) or the task's correction "
             f"prompt, or the bounds of [quality_gate], and run again; to be asked again: lema resume {context.run}"
         )
-
-
-def _by_rule(rule: GateRule, found: Findings) -> Decision:
-    against = objections(rule, found)
-    return Decision(approved=not against, by="rule", note="; ".join(against), findings=found.describe(), bounds=rule)
 
 
 async def _by_person(

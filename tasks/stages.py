@@ -15,7 +15,6 @@ from prefect.states import Completed
 from lema_core.artifacts import PartWriter, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.run.context import RunContext
-from lema_core.stages.asking import StageContext
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
@@ -25,6 +24,7 @@ from lema_core.stages.quality_gate import QualityGate
 from lema_core.stages.questions import Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
 from lema_core.stages.stage import RowStage
+from lema_core.stages.stage_context import StageContext
 from lema_core.stages.verdicts import Mistakes, Verdicts
 from tasks.boundary import task
 from tasks.engine_session import engine_of

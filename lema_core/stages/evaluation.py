@@ -15,9 +15,9 @@ from lema_core.llm.requests import Sampling
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
-from lema_core.stages.asking import StageContext
 from lema_core.stages.section import Section
 from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now, times
+from lema_core.stages.stage_context import StageContext
 
 GREEDY_ONLY = {"samples": 0, "perplexity": 0}
 """Options that leave out all that is measured beside the greedy answers."""

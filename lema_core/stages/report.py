@@ -7,7 +7,6 @@ from functools import cached_property
 from lema_core.artifacts import Identity
 from lema_core.artifacts.files import atomic_file
 from lema_core.llm.costs.prices import price_of
-from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
 from lema_core.report.cards import run_model_card
@@ -37,7 +36,10 @@ class Report(FileStage):
         named = {
             "name": run.name,
             "title": run.title or run.name,
-            "endpoints": {name: [spec.model, spec.transport, _price(spec)] for name, spec in run.endpoints.items()},
+            "endpoints": {
+                name: [spec.model, spec.transport, price.model_dump() if (price := price_of(spec)) else None]
+                for name, spec in run.endpoints.items()
+            },
             "evaluations": {name: ref.fingerprint for name, ref in artifacts.evaluations.items()},
             "votes": {name: ref.fingerprint for name, ref in artifacts.votes.items()},
             "licences": run.licences,
@@ -60,8 +62,3 @@ class Report(FileStage):
                 local.write_text(text, encoding="utf-8")
         self.publish(store, list(texts), started)
         return f"{store.folder(self.ref)}/{HTML}"
-
-
-def _price(endpoint: EndpointSpec) -> dict[str, float] | None:
-    price = price_of(endpoint)
-    return price.model_dump() if price else None

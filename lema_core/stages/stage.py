@@ -23,7 +23,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
-from lema_core.stages.asking import StageContext
+from lema_core.stages.stage_context import StageContext
 from lema_core.training.specs import LaunchSpec
 
 Rows = Callable[[ArtifactRef], int | None]
