@@ -85,19 +85,14 @@ class MistakeSelection:
         key = mistake_key(path)
         if key in self._seen:
             return "equal_mistake"
-        caps = self._caps(path)
+        of_question, of_student = (path.question_id, ""), (path.question_id, path.student)
+        caps = (("question_cap", of_question, self.per_question), ("student_cap", of_student, self.per_student))
         for reason, counted, cap in caps:
-            if self._counts[counted] >= cap:
+            if cap is not None and self._counts[counted] >= cap:
                 return reason
         self._seen.add(key)
-        self._counts.update(counted for _, counted, _ in caps)
+        self._counts.update(counted for _, counted, cap in caps if cap is not None)
         return None
-
-    def _caps(self, path: JudgedPath) -> list[tuple[str, tuple[str, str], int]]:
-        """Return the caps that are set as (reason, what is counted, cap): nothing else is worth remembering."""
-        one, other = (path.question_id, ""), (path.question_id, path.student)
-        caps = (("question_cap", one, self.per_question), ("student_cap", other, self.per_student))
-        return [(reason, counted, cap) for reason, counted, cap in caps if cap is not None]
 
 
 def select_mistakes(

@@ -477,12 +477,11 @@ def named_items(answer: Answer) -> Answer:
     rounds = [letters[start : start + count] for start in range(0, len(letters), count)]
     if any(set(names) != set(letters) for names in rounds):
         return answer
-    tuples = tuple(_tuple_of(answer, answer.items[start : start + count]) for start in range(0, len(letters), count))
-    return tuples[0] if len(tuples) == 1 else replace(answer, items=tuples, name=())
-
-
-def _tuple_of(answer: Answer, items: tuple[Answer, ...]) -> Answer:
-    separated = tuple(lexeme for item in items for lexeme in (item.name[0], ","))
-    bare = tuple(replace(item, name=()) for item in items)
-    named = replace(answer, kind="tuple", brackets="()", items=bare, name=separated)
-    return in_name_order(named, Answer("raw", ()))
+    tuples: list[Answer] = []
+    for start in range(0, len(letters), count):
+        items = answer.items[start : start + count]
+        separated = tuple(lexeme for item in items for lexeme in (item.name[0], ","))
+        bare = tuple(replace(item, name=()) for item in items)
+        named = replace(answer, kind="tuple", brackets="()", items=bare, name=separated)
+        tuples.append(in_name_order(named, Answer("raw", ())))
+    return tuples[0] if len(tuples) == 1 else replace(answer, items=tuple(tuples), name=())

@@ -81,18 +81,14 @@ def _concluded(sentence: str, family: Family) -> str | None:
     if not_an_answer(to_ascii(sentence)) or denies(without_formulas(sentence)):
         return None
     if bold:
-        return _plain(bold["value"])
+        words = bold["value"]
+        formula = leading_formula(words.strip())
+        if formula is not None:
+            return formula[0].strip()
+        return only_quantity(words, "conclusion").value if any(sign.isdigit() for sign in words) else None
     if family == "latex":
         return _stated(sentence) or (_equation(sentence) or _single(sentence) if strong else None)
     return _single(sentence) if strong and family == "numeric" else None
-
-
-def _plain(words: str) -> str | None:
-    """Read what stands in bold type: a formula, or one number."""
-    formula = leading_formula(words.strip())
-    if formula is not None:
-        return formula[0].strip()
-    return only_quantity(words, "conclusion").value if any(sign.isdigit() for sign in words) else None
 
 
 def _stated(sentence: str) -> str | None:

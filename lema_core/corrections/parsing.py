@@ -127,7 +127,12 @@ def _solution_lines(text: str) -> tuple[list[str], bool]:
     elided = bool(lines) and unlabelled != lines[0]
     lines = [unlabelled, *lines[1:]] if elided else lines
     kept = [line for line in lines if line and not _ELLIPSIS.match(line)]
-    return [*kept, *_answer_outside(kept, rest)], elided or len(kept) < len(lines)
+    elided = elided or len(kept) < len(lines)
+    # For want of an answer line within the braces, a teacher may write it right behind them
+    behind = next((line for line in rest.splitlines() if line.strip() and not _BRACE_LINE.match(line)), "")
+    within, found = split_path("\n".join(kept)), split_path("\n".join([*kept, behind]))
+    adds_answer = within.answer_line is None and found.answer_line is not None and found.steps == within.steps
+    return [*kept, behind] if adds_answer else kept, elided
 
 
 def _braced(text: str) -> tuple[str, str]:
@@ -141,14 +146,6 @@ def _braced(text: str) -> tuple[str, str]:
         if depth < 0:
             return text[: brace.start()], text[brace.end() :]
     return text, ""
-
-
-def _answer_outside(lines: list[str], rest: str) -> list[str]:
-    """Return the answer line that a teacher wrote right behind the braces, for want of one within them."""
-    behind = next((line for line in rest.splitlines() if line.strip() and not _BRACE_LINE.match(line)), "")
-    within, found = split_path("\n".join(lines)), split_path("\n".join([*lines, behind]))
-    adds_answer = within.answer_line is None and found.answer_line is not None and found.steps == within.steps
-    return [behind] if adds_answer else []
 
 
 def _tidy(text: str) -> str:

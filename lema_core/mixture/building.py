@@ -178,7 +178,7 @@ class Shuffle:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._files = [self._stack.enter_context(_file()) for _ in range(BUCKETS)]
+        self._files = [self._stack.enter_context(_temporary_file()) for _ in range(BUCKETS)]
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,6 +197,6 @@ class Shuffle:
                 yield Example(**dict(zip(NAMES, values, strict=True)))
 
 
-def _file() -> IO[str]:
+def _temporary_file() -> IO[str]:
     # ASCII JSON holds any text, a lone surrogate of model text included.
     return tempfile.TemporaryFile("w+", encoding="ascii")

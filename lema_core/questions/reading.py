@@ -174,21 +174,26 @@ class _Checker:
 
     def question(self, place: str, draft: Draft | Unusable) -> Question | Rejection:
         if isinstance(draft, Unusable):
-            return Rejection(
-                id=content_id("x", self.task.name, place, draft.text),
-                parent_id=place,
-                reason=draft.reason,
-                detail=draft.detail,
-                text=draft.text,
-            )
+            return self._reject(place, draft.text, draft.reason, draft.detail)
         text = draft.text.strip()
         if not text:
             raise DataError(f"{place}: the question is empty. Expected its text: fill or remove the row.")
         gold = self._gold(place, draft)
-        for key in self._keys(draft, text):
+        # What no other row may have: the source's id, and the text where the set does not repeat itself
+        parts = [["id", draft.key]] if draft.key is not None else []
+        if draft.key is None or not self.task.repeats_texts:
+            parts.append(["text", text, *(draft.candidates or ())])
+        for part in parts:
+            key = int.from_bytes(hashlib.sha256(json.dumps(part).encode()).digest()[:8])
             first = self.places.setdefault(key, place)
-            if first is not place:
-                return self._duplicate(place, first, text)
+            if first is place:
+                continue
+            if self.on_duplicate == "error":
+                raise DataError(
+                    f"{place} and {first} are the same question or have one id: {text[:80]!r}. Remove one of them, "
+                    'or set on_duplicate = "reject" to keep the first.'
+                )
+            return self._reject(place, text, "duplicate_question", f"the same question stands at {first}")
         return Question(
             id=question_id(self.task.name, text, draft.candidates, draft.key),
             task=self.task.name,
@@ -201,13 +206,6 @@ class _Checker:
             subject=draft.subject,
             origin=place,
         )
-
-    def _keys(self, draft: Draft, text: str) -> list[int]:
-        """Return what no other row may have: the source's id, and the text where the set does not repeat itself."""
-        parts = [["id", draft.key]] if draft.key is not None else []
-        if draft.key is None or not self.task.repeats_texts:
-            parts.append(["text", text, *(draft.candidates or ())])
-        return [int.from_bytes(hashlib.sha256(json.dumps(part).encode()).digest()[:8]) for part in parts]
 
     def _gold(self, place: str, draft: Draft) -> str:
         """Return the gold answer; of a choice its text, also where the source gives its letter."""
@@ -222,19 +220,9 @@ class _Checker:
             )
         return gold
 
-    def _duplicate(self, place: str, first: str, text: str) -> Rejection:
-        if self.on_duplicate == "error":
-            raise DataError(
-                f"{place} and {first} are the same question or have one id: {text[:80]!r}. Remove one of them, "
-                'or set on_duplicate = "reject" to keep the first.'
-            )
-        return Rejection(
-            id=content_id("x", self.task.name, place, text),
-            parent_id=place,
-            reason="duplicate_question",
-            detail=f"the same question stands at {first}",
-            text=text,
-        )
+    def _reject(self, place: str, text: str, reason: str, detail: str) -> Rejection:
+        name = content_id("x", self.task.name, place, text)
+        return Rejection(id=name, parent_id=place, reason=reason, detail=detail, text=text)
 
 
 def detect_task(path: str) -> str:

@@ -157,9 +157,13 @@ def _scales(text: str, left: Side, right: Side) -> bool:
 
 def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fraction] | None:
     """Return the two values where every reading of the link is false, else None."""
+    # "3/24 = 1/8 of 2 feet" claims an eighth, whatever it is of
+    at = next((index for index, token in enumerate(right.tokens) if token.text == "of"), None)
+    share = None if at is None else _value(right.tokens[:at])
+    shares = () if share is None else (share,)
     first: tuple[Fraction, Fraction] | None = None
     for computed in _readings(left):
-        for claimed in (*_readings(right), *_without_of(right)):
+        for claimed in (*_readings(right), *shares):
             if computed is None or claimed is None:
                 return None
             head = right.tokens[0]
@@ -171,14 +175,6 @@ def _difference(left: Side, right: Side, loose: bool) -> tuple[Fraction, Fractio
     if first is None or _agree_as_thousands(left, right) or _agree_as_rounded(left, right, *first):
         return None
     return first
-
-
-def _without_of(side: Side) -> Iterator[Fraction | None]:
-    """``3/24 = 1/8 of 2 feet`` claims an eighth, whatever it is of."""
-    at = next((index for index, token in enumerate(side.tokens) if token.text == "of"), None)
-    if at is not None:
-        value = _value(side.tokens[:at])
-        yield from () if value is None else (value,)
 
 
 def _agree_as_thousands(left: Side, right: Side) -> bool:
