@@ -14,7 +14,7 @@ from typing import Any
 
 from lema_core.training.batches import plan_run
 from lema_core.training.data import read_examples
-from lema_core.training.embedded_weights import checkpoint_of
+from lema_core.training.models import checkpoint_of
 
 MICRO = 8
 

@@ -59,8 +59,8 @@ async def _answers(endpoint: EndpointSpec) -> None:
 def _check_training(run: RunSpec) -> None:
     """Look for what training needs of this machine now: after the corrections it would be late."""
     # Training's libraries are an extra that a run without training does not need.
-    from lema_core.training.checks import check_machine
     from lema_core.training.estimate import check_base
+    from lema_core.training.options import check_machine
 
     for arm in run.mixture.arms if run.mixture else ():
         check_base(run.training_of(arm).base)

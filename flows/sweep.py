@@ -21,7 +21,7 @@ from lema_core.run.records import title_of
 from lema_core.run.spec import RunSpec
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.report import HTML
-from lema_core.system.programs import Devices, share_devices, use_devices
+from lema_core.system.processes import Devices, share_devices, use_devices
 from lema_core.training.launch import gpus_here
 from tasks.boundary import flow
 from tasks.engine_session import engine_session

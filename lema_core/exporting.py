@@ -10,9 +10,8 @@ from typing import Literal
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.files import atomic_local, error_text
 from lema_core.artifacts.manifest import damage_error
-from lema_core.artifacts.parquet import TableWriter
+from lema_core.artifacts.parquet import TableWriter, schema_of, table_of
 from lema_core.artifacts.part import WRITE_BATCH
-from lema_core.artifacts.schema import schema_of, table_of
 from lema_core.errors import ArtifactError, ConfigError, EndpointError
 from lema_core.records import Correction, Example, JudgedPath
 from lema_core.run.artifacts import RunArtifacts

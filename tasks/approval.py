@@ -12,7 +12,7 @@ from prefect.settings import PREFECT_API_URL
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import QualityGateError
-from lema_core.rating.gate import (
+from lema_core.rating.pilot import (
     Decision,
     Findings,
     decision_folder,

@@ -13,7 +13,7 @@ import prefect
 from prefect.exceptions import PrefectException
 from prefect.utilities.hashing import file_hash
 
-from lema_core.system.messages import to_lema_error
+from lema_core.system.redaction import to_lema_error
 from tasks.progress import server_gone
 
 P = ParamSpec("P")

@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 import torch
 
 from lema_core.training import LaunchSpec, TrainingSpec, run_training
-from lema_core.training.embedded_weights import checkpoint_of
 from lema_core.training.estimate import Shape
 from lema_core.training.launch import clean_environment
+from lema_core.training.models import checkpoint_of
 
 TOY = Shape(64, 128, 2, 64, 49152, tied=True)
 SHAPES = {

@@ -14,8 +14,7 @@ from rich.segment import Segment
 
 from lema_core.errors import ConfigError, LemaError
 from lema_core.system import stopping
-from lema_core.system.messages import printable, to_lema_error
-from lema_core.system.redaction import redact_secrets
+from lema_core.system.redaction import printable, redact_secrets, to_lema_error
 
 
 def check_text(arguments: Iterable[Any]) -> None:

@@ -32,7 +32,7 @@ from flows.local_stack.postgres import Postgres
 from lema_core.errors import ConfigError, LemaError
 from lema_core.system.files import make_private_folder, write_private_once
 from lema_core.system.loopback import is_listening
-from lema_core.system.programs import program_environment
+from lema_core.system.processes import program_environment
 
 AUTH_FILE = "auth"
 LOGIN_S = 24 * 3600

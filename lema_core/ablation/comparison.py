@@ -12,14 +12,15 @@ from lema_core.ablation.cells import CellResult
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
-from lema_core.evaluation.seeds import (
+from lema_core.evaluation.statistics import (
+    Estimate,
+    Proportion,
     SeedSpread,
     TestedDifference,
     accuracy_over_seeds,
     difference_over_seeds,
     seed_spread,
 )
-from lema_core.evaluation.statistics import Estimate, Proportion
 from lema_core.run.spec import BASE
 
 Runs = Sequence[Sequence[bool]]

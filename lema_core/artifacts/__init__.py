@@ -10,8 +10,8 @@ know what the rows mean and starts no work.
 
 from lema_core.artifacts.fingerprint import Identity, canonical_json
 from lema_core.artifacts.manifest import Manifest, PartSummary
+from lema_core.artifacts.parquet import rows_from_batch, schema_of, table_of
 from lema_core.artifacts.part import PartWriter, part_files
-from lema_core.artifacts.schema import rows_from_batch, schema_of, table_of
 from lema_core.artifacts.store import ArtifactRef, Shard, Store, shards_of
 
 __all__ = [

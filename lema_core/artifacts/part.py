@@ -9,8 +9,7 @@ import pyarrow as pa
 
 from lema_core.artifacts.files import FileSystem, atomic_file
 from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary
-from lema_core.artifacts.parquet import TableWriter
-from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.artifacts.parquet import TableWriter, schema_of, table_of
 from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
 

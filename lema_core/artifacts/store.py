@@ -17,9 +17,17 @@ import pyarrow.compute as pc
 from lema_core.artifacts.files import atomic_file, open_root, remove_leftovers
 from lema_core.artifacts.fingerprint import Identity
 from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up, damage_error, write_document
-from lema_core.artifacts.parquet import Fault, TableFile, open_table, raise_faults_as, translate_faults
+from lema_core.artifacts.parquet import (
+    Fault,
+    TableFile,
+    cast_to,
+    open_table,
+    raise_faults_as,
+    rows_from_batch,
+    schema_of,
+    translate_faults,
+)
 from lema_core.artifacts.part import SUMMARY, PartWriter, part_name, rejected_name
-from lema_core.artifacts.schema import cast_to, rows_from_batch, schema_of
 from lema_core.errors import ArtifactError, LemaError
 from lema_core.records import Rejection
 

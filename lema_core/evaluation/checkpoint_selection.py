@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.artifacts.parquet import write_table
-from lema_core.artifacts.schema import schema_of, table_of
+from lema_core.artifacts.parquet import schema_of, table_of, write_table
 from lema_core.errors import DataError
 from lema_core.evaluation.statistics import Estimate, Proportion, wilson
 from lema_core.mixture import held_out_questions

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.system.files import make_private_file
 from lema_core.system.loopback import is_root_listening, is_session_listening
-from lema_core.system.processes import die_with_parent, end_group
-from lema_core.system.programs import HUB_TOKEN, device_environment, program_environment
+from lema_core.system.processes import HUB_TOKEN, device_environment, die_with_parent, end_group, program_environment
 
 if TYPE_CHECKING:
     from lema_core.llm.endpoints import EndpointSpec

@@ -14,7 +14,7 @@ from typing import Any
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.requests import FailureReason
-from lema_core.system.messages import one_line
+from lema_core.system.redaction import one_line
 
 DETAIL = 400
 """Characters of an endpoint's own words that are kept."""

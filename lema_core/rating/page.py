@@ -12,8 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
 from lema_core.rating.pilot import RATINGS, RatingSheet, summarize_ratings
-from lema_core.report.diff import align_correction
-from lema_core.report.render import template_environment
+from lema_core.report.render import align_correction, template_environment
 from lema_core.system.loopback import FilteredApp, RequestFilter
 
 __all__ = ["rating_app"]

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lema_core.artifacts import Store
-from lema_core.rating.gate import Decision, decision_folder, read_decision
+from lema_core.rating.pilot import Decision, decision_folder, read_decision
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.training.specs import TrainingSpec

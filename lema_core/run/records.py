@@ -24,8 +24,8 @@ from lema_core.run.files import problems
 from lema_core.run.runtime import ledger_at
 from lema_core.run.spec import RunSpec
 from lema_core.system import stopping
-from lema_core.system.messages import to_lema_error
 from lema_core.system.processes import ProcessIdentity, this_process
+from lema_core.system.redaction import to_lema_error
 
 RunState = Literal["running", "waiting", "failed", "cancelled", "completed"]
 """``waiting``: batches are submitted, and nothing else can be done before they are collected. ``cancelled``: a person

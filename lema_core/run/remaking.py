@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
-from lema_core.rating.gate import decision_folder
+from lema_core.rating.pilot import decision_folder
 from lema_core.run.context import RunContext
 from lema_core.run.failed_requests import failures_of, unanswered
 from lema_core.run.plan import planned_stages

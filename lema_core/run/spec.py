@@ -23,7 +23,7 @@ from lema_core.stages.quality_gate import QualityGateSpec
 from lema_core.stages.reasoning_paths import StudentSpec
 from lema_core.stages.section import Section
 from lema_core.stages.verdicts import MistakesSpec, VerdictsSpec
-from lema_core.training.checks import check_arms
+from lema_core.training.options import check_arms
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 BASE = "base"

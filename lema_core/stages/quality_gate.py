@@ -6,8 +6,7 @@ from functools import cached_property
 from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
-from lema_core.rating.gate import GateRule
-from lema_core.rating.pilot import draw_pilot
+from lema_core.rating.pilot import GateRule, draw_pilot
 from lema_core.records import JudgedPath
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.section import Section

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lema_core.system.programs import isolate
+from lema_core.system.processes import isolate
 
 MAX_PROMPT_CHARS = 16_000_000
 

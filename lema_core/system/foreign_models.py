@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError
-from lema_core.system.programs import program_environment
+from lema_core.system.processes import program_environment
 
 DATA_FILES = (
     "*.safetensors",

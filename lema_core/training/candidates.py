@@ -102,7 +102,7 @@ def _link(source: str, target: str) -> None:
 
 def merge_kept(spec: TrainingSpec, out: Path) -> None:
     """Merge every kept adapter that is not merged yet."""
-    from lema_core.training.embedded_weights import checkpoint_of
+    from lema_core.training.models import checkpoint_of
 
     base = checkpoint_of(spec.base)
     for step, adapter in kept_weights(out).items():

@@ -280,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser.parse_args(argv)
 
     def work() -> None:
-        from lema_core.training.embedded_weights import checkpoint_of
+        from lema_core.training.models import checkpoint_of
 
         spec, _ = load_specs(given.spec.read_text())
         tokenizer = ExampleTokenizer(load_tokenizer(checkpoint_of(spec.base)), spec.template)

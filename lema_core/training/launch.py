@@ -18,14 +18,15 @@ from typing import Any
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
-from lema_core.system.processes import die_with_parent, end_group
-from lema_core.system.programs import (
+from lema_core.system.processes import (
     HUB_TOKEN,
     TRACKER_KEY,
     VISIBLE_DEVICES,
     Devices,
     assigned_devices,
     device_environment,
+    die_with_parent,
+    end_group,
     program_environment,
 )
 from lema_core.training.checkpoints import complete_checkpoints

@@ -21,7 +21,7 @@ from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.system.chunking import chunked
-from lema_core.training.embedded_weights import checkpoint_of
+from lema_core.training.models import checkpoint_of
 from lema_core.training.program import emit, run_program
 
 BATCH = 8

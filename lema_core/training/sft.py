@@ -24,8 +24,8 @@ from lema_core.training.checkpoints import (
     delete_incomplete,
     delete_optimiser_states,
 )
-from lema_core.training.checks import check_machine
 from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
+from lema_core.training.options import check_machine
 from lema_core.training.program import emit, metrics_row, run_program
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
 
@@ -42,7 +42,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         return
     check_continues(out, _ranks(), launch.zero_stage)
     from lema_core.training import models, options  # torch takes seconds
-    from lema_core.training.embedded_weights import checkpoint_of
+    from lema_core.training.models import checkpoint_of
 
     options.check_overrides(spec)
     check_machine(spec, launch)

@@ -6,7 +6,7 @@ from scipy import stats
 
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
-from lema_core.evaluation.seeds import accuracy_over_seeds, difference_over_seeds, seed_spread
+from lema_core.evaluation.statistics import accuracy_over_seeds, difference_over_seeds, seed_spread
 
 TRIALS = 600
 SLACK = 2 * (0.05 * 0.95 / TRIALS) ** 0.5

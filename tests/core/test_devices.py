@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.system.programs import device_environment, share_devices, use_devices
+from lema_core.system.processes import device_environment, share_devices, use_devices
 from lema_core.training.launch import clean_environment, ranks_here
 from lema_core.training.specs import LaunchSpec
 

@@ -10,7 +10,7 @@ import pytest
 
 from lema_core.errors import ConfigError
 from lema_core.system.foreign_models import ChatTemplates, refuse_code
-from lema_core.system.programs import program_environment
+from lema_core.system.processes import program_environment
 
 MARKER = "PWNED"
 CODE = f"from pathlib import Path\nPath(__file__).with_name('{MARKER}').write_text('ran')\nclass EvilTok: ...\n"
@@ -50,7 +50,7 @@ STRANGERS: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("name", STRANGERS)
 def test_a_checkpoint_with_code_is_refused_by_everything_that_opens_one(name, tmp_path):
     from lema_core.llm.embedded import convert_checkpoint
-    from lema_core.training.embedded_weights import checkpoint_of
+    from lema_core.training.models import checkpoint_of
 
     folder = checkpoint(tmp_path / "model", STRANGERS[name])
     with pytest.raises(ConfigError, match="code of its own"):
@@ -111,7 +111,7 @@ def test_an_isolated_program_reaches_no_server(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
         environment = program_environment() | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-        command = [sys.executable, "-m", "lema_core.system.programs", "probe", port]
+        command = [sys.executable, "-m", "lema_core.system.processes", "probe", port]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     can = subprocess.run(["unshare", "-rn", "true"], capture_output=True, check=False).returncode == 0
     assert done.stdout.strip() == ("refused" if can else "reached")
@@ -166,7 +166,7 @@ def test_many_prompts_do_not_use_up_the_time_of_one(templates):
 def test_an_endless_template_ends_the_tokenising_with_the_reason():
     transformers = pytest.importorskip("transformers")
     from lema_core.training.data import ExampleTokenizer
-    from lema_core.training.embedded_weights import checkpoint_of
+    from lema_core.training.models import checkpoint_of
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint_of("tiny"), trust_remote_code=False)
     tokenizer.chat_template = (

@@ -25,7 +25,7 @@ from lema_core.questions.tasks.math import boxed_gold
 from lema_core.reasoning_paths import parse_path, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
 from lema_core.reference_corrector import Problem, correct, gold_rationale, repair
-from lema_core.report.diff import align_correction
+from lema_core.report.render import align_correction
 from lema_core.step_checker import equations
 from lema_core.steps import (
     numbered_path,

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.cli.console import SafeConsole
-from lema_core.system.messages import one_line, printable
+from lema_core.system.redaction import one_line, printable
 
 COMMANDS = [
     "\x1b[2J",

@@ -4,8 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from lema_core.errors import DataError
-from lema_core.rating.gate import Decision, Findings, GateRule, objections, read_decision, write_decision
-from lema_core.rating.pilot import PilotSummary
+from lema_core.rating.pilot import Decision, Findings, GateRule, PilotSummary, objections, read_decision, write_decision
 
 UNRATED = Findings(mistakes=10, corrected=6, reasons={"wrong_answer": 3, "unparsable": 1}, ratings=None)
 

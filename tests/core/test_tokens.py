@@ -95,7 +95,7 @@ def test_a_checkpoint_counts_as_transformers_does() -> None:
     pytest.importorskip("gguf")
     from transformers import AutoTokenizer
 
-    from lema_core.training.embedded_weights import checkpoint_of
+    from lema_core.training.models import checkpoint_of
 
     folder = checkpoint_of("tiny")
     theirs, ours = AutoTokenizer.from_pretrained(folder), tokenizer_of(folder)

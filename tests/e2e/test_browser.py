@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from lema_core.artifacts.schema import table_of
+from lema_core.artifacts.parquet import table_of
 from lema_core.records import Correction
 from lema_core.report import render_html
 

@@ -10,8 +10,7 @@ import pytest
 from support import ask, environment, lema_command, of_stage, until
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.rating.gate import read_decision
-from lema_core.rating.pilot import RatingSheet
+from lema_core.rating.pilot import RatingSheet, read_decision
 from lema_core.records import Correction, JudgedPath
 
 pytestmark = pytest.mark.slow

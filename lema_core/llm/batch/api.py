@@ -22,7 +22,7 @@ from lema_core.llm.bounded_http import segment
 from lema_core.llm.client import Client
 from lema_core.llm.responses import AttemptError
 from lema_core.llm.settings import BatchSettings
-from lema_core.system.messages import one_line
+from lema_core.system.redaction import one_line
 
 T = TypeVar("T")
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from lema_core.llm.responses import DETAIL
-from lema_core.system.messages import one_line
+from lema_core.system.redaction import one_line
 
 METADATA = "lema_batch"
 """The name under which our id of a batch travels in its metadata."""

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, cast
 from lema_core.artifacts.files import atomic_local
 from lema_core.llm.batch.replies import parse_count
 from lema_core.llm.ledger.database import is_postgres
-from lema_core.system.messages import one_line
+from lema_core.system.redaction import one_line
 
 SHOWN = 80
 """Characters of an unreadable line that are shown."""

@@ -19,7 +19,7 @@ from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
 from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, refuse_constant, stored_request
 from lema_core.system.chunking import chunked
-from lema_core.system.messages import one_line
+from lema_core.system.redaction import one_line
 
 COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),

@@ -12,7 +12,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
-from lema_core.rating.gate import Decision, decision_folder, write_decision
+from lema_core.rating.pilot import Decision, decision_folder, write_decision
 from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
 from lema_core.report import Usage, render_html, render_markdown, summarize

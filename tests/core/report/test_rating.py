@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from lema_core.artifacts.schema import table_of
+from lema_core.artifacts.parquet import table_of
 from lema_core.errors import ConfigError, DataError, LemaError
 from lema_core.rating.page import rating_app
 from lema_core.rating.pilot import RatingSheet, draw_pilot, read_corrections, summarize_ratings

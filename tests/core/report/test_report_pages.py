@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from lema_core.report import Funnel, ReportData, render_html, render_markdown, summarize
-from lema_core.report.diff import align_correction
+from lema_core.report.render import align_correction
 
 HOSTILE = '<script>alert("x")</script> | **bold** `tick` ``` fence\n| a | b | $5 {{ 7*7 }}'
 

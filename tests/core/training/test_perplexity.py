@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lema_core.artifacts.schema import table_of  # noqa: E402
+from lema_core.artifacts.parquet import table_of  # noqa: E402
 from lema_core.records import Correction  # noqa: E402
 from lema_core.training.perplexity import measure, perplexities  # noqa: E402
 

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from lema_core.errors import ConfigError
 from lema_core.run.spec import RunSpec
 from lema_core.training import LaunchSpec, TrainingSpec
-from lema_core.training.checks import check_machine
 from lema_core.training.options import (
+    check_machine,
     check_options,
     check_overrides,
     deepspeed_options,

@@ -15,10 +15,9 @@ from lema_core.run.spec import RunSpec
 from lema_core.stages.tokens import Tokens
 from lema_core.stages.training import Training
 from lema_core.training import LaunchSpec, TrainingSpec
-from lema_core.training.checks import check_machine
 from lema_core.training.estimate import PAPER_SHAPES, TrainingEstimate, estimate
 from lema_core.training.launch import clean_environment, launcher
-from lema_core.training.options import check_overrides, deepspeed_options, trl_options
+from lema_core.training.options import check_machine, check_overrides, deepspeed_options, trl_options
 from lema_core.training.program import parse_event
 from lema_core.training.specs import dump_specs, load_specs
 
