@@ -38,8 +38,12 @@ class Client:
         self.redact = get_redactor(self._key).redact
         self._settings = settings
         self.where = f"{spec.model!r} at {spec.base_url}"
+        headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json", "User-Agent": "lema"}
+        for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
+            if value := os.environ.get(variable):
+                headers[header] = value
         connections = spec.concurrency + 8
-        self._session = BoundedSession(spec.base_url, _headers(self._key), self.redact, connections, settings.connect_s)
+        self._session = BoundedSession(spec.base_url, headers, self.redact, connections, settings.connect_s)
         base = httpx2.URL(spec.base_url)
         # Our session handles proxies, redirects and deadlines, and adds the query of the base URL.
         self._api = openai.AsyncOpenAI(
@@ -188,14 +192,3 @@ class _Transport(httpx2.AsyncBaseTransport):
             raise
         # Only what the SDK looks at: whether it is an error. The body's encoding, cookies and dates are not for it.
         return httpx2.Response(attempt.reply.status, content=b"", request=request)
-
-
-def _headers(key: str) -> dict[str, str]:
-    named = {"OpenAI-Organization": "OPENAI_ORG_ID", "OpenAI-Project": "OPENAI_PROJECT_ID"}
-    chosen = {header: os.environ[name] for header, name in named.items() if os.environ.get(name)}
-    return {
-        "Authorization": f"Bearer {key}",
-        "Accept": "application/json",
-        "User-Agent": "lema",
-        **chosen,
-    }

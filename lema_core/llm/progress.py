@@ -201,6 +201,11 @@ class Counters:
     def snapshot(self, now: float, limiters: Sequence[Limiter], unfinished: Sequence[float]) -> Snapshot:
         """Return the figures; ``unfinished`` are the times when pending requests were created."""
         in_flight = sum(limiter.in_flight for limiter in limiters)
+        batch = ""
+        if self.batches:
+            oldest = min(self.batches.values(), key=lambda wait: wait.since)
+            others = f" and {len(self.batches) - 1} more" if len(self.batches) > 1 else ""
+            batch = f"{oldest.words} for {_duration(now - oldest.since)}{others}"
         return Snapshot(
             total=self.total,
             done=self.done,
@@ -222,16 +227,8 @@ class Counters:
             dollars_forecast=self.forecast(),
             eta_s=self.eta(now),
             submitted=sum(wait.requests for wait in self.batches.values()),
-            batch=_describe_batches(list(self.batches.values()), now),
+            batch=batch,
         )
-
-
-def _describe_batches(waits: Sequence[BatchWait], now: float) -> str:
-    if not waits:
-        return ""
-    oldest = min(waits, key=lambda wait: wait.since)
-    others = f" and {len(waits) - 1} more" if len(waits) > 1 else ""
-    return f"{oldest.words} for {_duration(now - oldest.since)}{others}"
 
 
 def describe_submitted(now: Snapshot) -> str:

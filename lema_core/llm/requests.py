@@ -235,12 +235,7 @@ class KeyMaker:
 
     def key(self, request: CompletionRequest) -> str:
         """Return the request's key."""
-        digest = self._start(request.sampling).copy()
-        text = canonical_json([request.sample_index, request.messages])
-        digest.update(text.encode("utf-8", "surrogatepass"))
-        return str(digest.hexdigest()[:KEY_HEX])
-
-    def _start(self, sampling: Sampling) -> Any:
+        sampling = request.sampling
         # By id(): hashing a pydantic model costs more than the key itself. The stored reference keeps the id unique.
         known = self._by_sampling.get(id(sampling))
         if known is None:
@@ -248,7 +243,10 @@ class KeyMaker:
                 self._by_sampling.clear()
             known = (sampling, _prefix(self.identity, canonical_json(effective_params(sampling))))
             self._by_sampling[id(sampling)] = known
-        return known[1]
+        digest = known[1].copy()
+        text = canonical_json([request.sample_index, request.messages])
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        return str(digest.hexdigest()[:KEY_HEX])
 
 
 def request_key(identity: str, request: CompletionRequest) -> str:

@@ -94,7 +94,9 @@ def parse_response(content: bytes, prompt_chars: int, where: str = "the endpoint
 def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") -> ChatResponse:
     """Return the answer in a chat completion object; see `parse_response`."""
     try:
-        choice = _first_choice(body)
+        has_choice = isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]
+        # An error may stand instead of choices: `raise_enclosed_error` finds it.
+        choice = {} if not has_choice and _find_errors(body) else body["choices"][0]
         raise_enclosed_error(body, choice, prompt_chars, where)
         message = choice["message"]
         content, refusal = message.get("content"), message.get("refusal")
@@ -114,15 +116,6 @@ def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") 
     if text is None:
         raise AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=response)
     return response
-
-
-def _first_choice(body: Any) -> Any:
-    """Return choices[0]; an empty object if there is an error instead of choices."""
-    if isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]:
-        return body["choices"][0]
-    if _find_errors(body):
-        return {}
-    return body["choices"][0]
 
 
 def _text_of(content: Any) -> str | None:

@@ -331,7 +331,10 @@ def _scan(file: BinaryIO, offset: int, line: int, redact: Redact, most: int) -> 
                 _, end = decode(text.rest, text.at)
             except (ValueError, RecursionError) as error:
                 wasted += min(len(text.rest) - text.at, size)
-                goes_on = isinstance(error, json.JSONDecodeError) and _cut(error, text.rest)
+                # At the end of what was read so far: more may make it whole.
+                goes_on = isinstance(error, json.JSONDecodeError) and (
+                    error.pos >= len(text.rest) - 16 or error.msg.startswith("Unterminated string")
+                )
                 if goes_on and size <= most and wasted < WASTE_BYTES and text.more(size):
                     size *= 2
                     continue
@@ -346,11 +349,6 @@ def _scan(file: BinaryIO, offset: int, line: int, redact: Redact, most: int) -> 
             continue
         start = text.rest[text.at : text.at + 4 * SHOWN].encode("latin-1")
         yield Piece(begin, text.to_line_end(most), here, None, start)
-
-
-def _cut(error: json.JSONDecodeError, text: str) -> bool:
-    # At the end of what was read so far: more may make it whole.
-    return error.pos >= len(text) - 16 or error.msg.startswith("Unterminated string")
 
 
 class _Text:

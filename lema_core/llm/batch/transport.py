@@ -209,22 +209,21 @@ class BatchTransport:
             size += len(line)
             if written and size > self._settings.file_bytes:
                 break
-            reserved = await self._reserve(self._context.upper_bound(pending.request, cap_of(body)))
+            reserved = None
+            try:
+                reserved = await self._context.budget.try_reserve(
+                    self._context.upper_bound(pending.request, cap_of(body))
+                )
+            except BudgetExceededError:
+                # Open batches may cost less than reserved, also those that an earlier process submitted.
+                if not self._batches:
+                    raise
             if reserved is None:
                 break
             written[pending.key], batch.reserved[pending.key] = line, reserved
             batch.lines[pending.key] = BatchLine(self._results.tries[pending.key] + 1, None, reserved)
             unbatched.popleft()
         return written
-
-    async def _reserve(self, most: Amount) -> Amount | None:
-        try:
-            return await self._context.budget.try_reserve(most)
-        except BudgetExceededError:
-            if not self._batches:
-                raise
-            # Open batches may cost less than reserved, also those that an earlier process submitted.
-            return None
 
     async def _send(self, batch: Batch, written: dict[str, bytes], instead_of: str = "") -> None:
         """Submit a batch. It is among ours before the first call, so an error anywhere still releases it."""

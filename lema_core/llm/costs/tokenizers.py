@@ -122,19 +122,18 @@ def _read(model: str, files: Mapping[str, Path | None]) -> ModelTokenizer | None
             # Older configuration files name several templates.
             template = next((item["template"] for item in template if item.get("name") == "default"), None)
         template = None if template is None else str(template)
-        found = ModelTokenizer(model, there[VOCABULARY], template, _special(config))
+        special = {}
+        for name, value in config.items():
+            text = value.get("content", "") if isinstance(value, dict) else value
+            if name.endswith("_token") and value and isinstance(text, str):
+                special[name] = text
+        found = ModelTokenizer(model, there[VOCABULARY], template, special)
         found.count("")
     except Exception as error:  # noqa: BLE001  the library raises plain Exception for a file that it cannot read
         raise ConfigError(
             f"the tokenizer of {model!r} at {there[VOCABULARY].parent} cannot be read ({error})"
         ) from None
     return found
-
-
-def _special(config: Mapping[str, Any]) -> dict[str, str]:
-    named = {name: value for name, value in config.items() if name.endswith("_token") and value}
-    texts = {name: value.get("content", "") if isinstance(value, dict) else value for name, value in named.items()}
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _of_gguf(path: Path | None) -> Path | None:

@@ -46,8 +46,10 @@ def export_ledger(store: LedgerStore, path: Path) -> int:
     schema = pa.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
     rows = 0
     with atomic_local(path) as local, TableWriter(local, schema) as writer:
-        for page in _pages(store):
-            columns = zip(*page, strict=True)
+        last = ""
+        while page := store.database.query(_EXPORT, (last, PAGE)):
+            last = page[-1][0]
+            columns = zip(*(_to_export_row(row) for row in page), strict=True)
             try:
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             except (pa.ArrowException, TypeError, UnicodeError, OverflowError) as error:
@@ -83,13 +85,6 @@ def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
         for some in chunked(rows, PAGE):
             with new.database.transaction():
                 new.database.insert(table, some)
-
-
-def _pages(store: LedgerStore) -> Iterator[list[tuple[Any, ...]]]:
-    last = ""
-    while page := store.database.query(_EXPORT, (last, PAGE)):
-        last = page[-1][0]
-        yield [_to_export_row(row) for row in page]
 
 
 def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:

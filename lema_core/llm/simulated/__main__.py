@@ -30,14 +30,9 @@ def main() -> None:
             error_rate=chosen.error_rate,
             port=chosen.port,
         )
-        serve(endpoint, _announce)
+        serve(endpoint, lambda started: print(started.url, flush=True))  # noqa: T201 - its caller reads the URL
     except LemaError as error:
         sys.exit(f"error: {error}")
-
-
-def _announce(endpoint: SimulatedEndpoint) -> None:
-    sys.stdout.write(f"{endpoint.url}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

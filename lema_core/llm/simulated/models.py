@@ -71,18 +71,16 @@ class Models:
         # Greedy answers do not depend on the seed, as with a real server.
         sample = 0 if body.get("temperature") == 0 else int(body.get("seed") or 0)
         if model.startswith(REPLAY):
-            return self._replay(model.removeprefix(REPLAY), asked, sample)
+            name = model.removeprefix(REPLAY)
+            if name not in self.library.recorded:
+                raise UnknownModelError(f"nothing is recorded of {name!r}; there are {', '.join(self.names())}")
+            solutions = self.library.samples(name, asked.question)
+            if not solutions:
+                raise UnknownQuestionError(f"{name!r} has no recorded solution to {asked.question[:80]!r}")
+            return solutions[sample % len(solutions)]
         if model not in TEACHERS and model.partition("/")[0] != STUDENT:
             raise UnknownModelError(f"the model {model!r} does not exist; there are {', '.join(self.names())}")
         return self._simulate(model, asked, sample)
-
-    def _replay(self, name: str, asked: Asked, sample: int) -> str:
-        if name not in self.library.recorded:
-            raise UnknownModelError(f"nothing is recorded of {name!r}; there are {', '.join(self.names())}")
-        solutions = self.library.samples(name, asked.question)
-        if not solutions:
-            raise UnknownQuestionError(f"{name!r} has no recorded solution to {asked.question[:80]!r}")
-        return solutions[sample % len(solutions)]
 
     def _simulate(self, model: str, asked: Asked, sample: int) -> str:
         problem = self.library.find(asked.question)

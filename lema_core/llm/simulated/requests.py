@@ -50,7 +50,9 @@ def read_request(text: str) -> Asked:
     if original := list(_ORIGINAL.finditer(text)):
         head, tail = text[: original[-1].start()], text[original[-1].end() :]
         body = _CUE.sub("", tail)
-        return Asked("correction", _question(head), _strip_braces(body), steps=body != tail)
+        solution = body.strip().removeprefix("{")
+        solution = solution[:-1].strip() if solution.endswith("}") else solution.strip()
+        return Asked("correction", _question(head), solution, steps=body != tail)
     return Asked("path", _question(text))
 
 
@@ -59,9 +61,3 @@ def _question(text: str) -> str:
     start = marks[-1].end() if marks else 0
     end = _END_OF_QUESTION.search(text, start)
     return text[start : end.start() if end else len(text)].strip()
-
-
-def _strip_braces(text: str) -> str:
-    body = text.strip()
-    body = body.removeprefix("{")
-    return body[:-1].strip() if body.endswith("}") else body.strip()
