@@ -118,7 +118,7 @@ def test_a_model_is_pushed_as_one(hub, monkeypatch, tmp_path):
         (tmp_path / other).write_text("words of mine")
     told = []
     names = ["config.json", "README.md"]
-    address = push(tmp_path, names, "me/model", "model", private=True, told=told.append)
+    address = push(tmp_path, names, "me/model", "model", private=True, notify=told.append)
     assert address.endswith("/me/model")
     assert "/datasets/" not in address
     assert address in told[0]
