@@ -49,7 +49,7 @@ Kind = Literal["centric", "general"]
 
 @dataclass(frozen=True, slots=True)
 class EvolutionRequest:
-    """One new question to ask for: the ``draw``-th from this seed, counted from 0."""
+    """The request for one new question: the ``draw``-th from this seed, counted from 0."""
 
     seed: Question
     draw: int
@@ -119,7 +119,7 @@ def parse_evolved(seed: Question, draw: int, outcome: Outcome) -> Question | Rej
 
 
 def parse_created(text: str, *, with_choices: bool = False) -> tuple[str, tuple[str, ...] | None] | None:
-    """Return the question, and the choices that stand after it in brackets, or None where there is none.
+    """Return the question, and the choices that stand after it in brackets, or None if there are none.
 
     The label may be missing where the answer is one paragraph: it is the question then.
     """
@@ -138,7 +138,7 @@ def parse_created(text: str, *, with_choices: bool = False) -> tuple[str, tuple[
 
 
 class Novelty:
-    """Lets a created question through once: not a test question, not a seed, not like an earlier one."""
+    """Screens created questions: passes none that is a test question, a seed, or like an earlier one."""
 
     def __init__(self, tests: Iterable[str], seeds: Iterable[str], similarity: float = 0.6) -> None:
         self._known_tests = KnownQuestions()

@@ -1,7 +1,7 @@
 """Reasoning paths: the requests to a student, and the rows made from its answers (paper, section 2.1).
 
-Each question is asked ``samples`` times with the few-shot prompt of its task, or with the zero-shot one where the
-student was fine-tuned on our format. Requests are made as they are consumed; nothing here sends, judges or stores.
+Each question gets ``samples`` requests with the few-shot prompt of its task, or with the zero-shot one where the
+student was fine-tuned on our format. Requests are generated lazily; nothing here sends, judges or stores.
 """
 
 import re
@@ -33,7 +33,7 @@ RUN_ON = re.compile(r"\n[#*\s]{0,16}(?:Question|Q|Problem)\s*+\d*+\s*+[:.]")
 
 @dataclass(frozen=True, slots=True)
 class PathRequest:
-    """One sample to ask for, with the question it belongs to."""
+    """The request for one sample, with its question."""
 
     question: Question
     sample_index: int

@@ -32,7 +32,7 @@ class Question:
     gold: str
     """The final answer, as the source has it."""
     rationale: str | None = None
-    """The source's own solution as numbered steps (``Step 1: ...``), one a line, where it has one."""
+    """The source's own solution as numbered steps (``Step 1: ...``), one per line, where it has one."""
     candidates: tuple[str, ...] | None = None
     """The texts of the choices (A, B, ...) of a multiple-choice question."""
     level: str | None = None

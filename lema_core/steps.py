@@ -68,12 +68,12 @@ def split_path(text: str, *, keep_marks: bool = False) -> StepPath:
 
 
 def number_steps(steps: Iterable[str], first: int = 1) -> str:
-    """Return the steps labelled ``Step <first>: ...`` and so on, one a line."""
+    """Return the steps labelled ``Step <first>: ...`` and so on, one per line."""
     return "\n".join(f"Step {first + offset}: {step}" for offset, step in enumerate(steps))
 
 
 def render_path(steps: Sequence[str], answer_line: str | None) -> str:
-    """Return a path in our own text form: numbered steps, one a line, and the final answer line."""
+    """Return a path in our own text form: numbered steps, one per line, and the final answer line."""
     return "\n".join(part for part in (number_steps(steps), answer_line) if part)
 
 
@@ -95,12 +95,12 @@ def splice(original: StepPath, step: int, corrected: Sequence[str], answer_line:
 
 
 def same_step(left: str, right: str) -> bool:
-    """Say whether two steps are the same text, up to labels, marks, white space, case and the full stop."""
+    """Whether two steps are the same text, up to labels, marks, white space, case and the full stop."""
     return _comparable(left) == _comparable(right)
 
 
 def same_steps(left: Sequence[str], right: Sequence[str]) -> bool:
-    """Say whether two runs of steps are the same, step for step."""
+    """Whether two runs of steps are the same, step for step."""
     return len(left) == len(right) and all(map(same_step, left, right))
 
 

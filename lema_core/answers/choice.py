@@ -1,6 +1,6 @@
 r"""Multiple choice: which candidate an answer names, by its letter or its text; none or several is an answer too.
 
-It abstains where the published evaluator guessed: an answer that names no candidate is not the nearest one. Several
+It abstains where the published evaluator guesses: an answer that names no candidate is not the nearest one. Several
 letters (``B, D``) are an answer only where the gold answer has several.
 """
 
@@ -74,7 +74,7 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
 
 
 def is_candidate(text: str, candidates: tuple[str, ...] | None) -> bool:
-    """Say whether a text is one of the candidates, word for word, as "below" may be."""
+    """Whether a text is one of the candidates, word for word, as "below" may be."""
     return candidates is not None and _fold(text) in {_fold(candidate) for candidate in candidates}
 
 
@@ -151,7 +151,7 @@ def _settled(lettered: str, answer: str, folded: str, named: list[str], candidat
 
 
 def _rejects(folded: str, named: Sequence[str]) -> bool:
-    """Tell a refusal: "it is not a bank" and "neither bank nor mall" choose nothing."""
+    """Whether an answer refuses to choose: "it is not a bank", "neither bank nor mall"."""
     for candidate in named:
         folded = folded.replace(_fold(candidate), " ")
     return bool(_REFUSALS.search(folded))

@@ -341,7 +341,7 @@ def _has_inequalities(answer: Answer) -> bool:
 
 
 def _connective(answer: Answer) -> str:
-    """How conditions are joined: ``x > 1 and x < 3`` is not ``x > 1 or x < 3``; between answers it does not matter."""
+    """Return how conditions are joined: ``x > 1 and x < 3`` is not ``x > 1 or x < 3``; "" between mere answers."""
     joined = {"&and": "and", "land": "and", "&or": "or", "lor": "or"}
     if not _has_inequalities(answer):
         return ""
@@ -389,7 +389,7 @@ def _same_tokens(gold: Answer, pred: Answer) -> bool:
 
 
 def is_time(answer: Answer) -> bool:
-    """Tell a time: 10:30 and 9:05 are times; 5:8 and 10:3 are ratios: minutes have two digits."""
+    """Whether a ratio is a time: 10:30 and 9:05 are, 5:8 and 10:3 are not, for minutes have two digits."""
     parts = [part for part in answer.tokens if part != ":" and not part.startswith("'")]
     return bool(answer.unit) or all(len(part) == 2 for part in parts[1:])
 

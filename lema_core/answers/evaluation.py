@@ -50,14 +50,14 @@ class NotRealError(NoValueError):
 
 @dataclass(slots=True)
 class Work:
-    """What a comparison may still compute."""
+    """The work that a comparison may still do, in units of its operations."""
 
     left: int = WORK
     whole: "Work | None" = field(default_factory=lambda: getattr(_LOCAL, "whole", None))
     """What the answers that the expressions are parts of may still compute."""
 
     def spend(self, units: int) -> None:
-        """Take units off.
+        """Take units off the rest.
 
         Raises:
             NoValueError: nothing is left.
@@ -172,7 +172,7 @@ def context(digits: int) -> Any:
 
 @dataclass(slots=True)
 class _Evaluation:
-    """One evaluation, and how many digits its worst step lost and hid."""
+    """One evaluation of a tree, with the digits that its worst step lost and hid."""
 
     point: Point
     digits: int
@@ -439,7 +439,7 @@ class _Evaluation:
 
 
 def generic(name: str, salt: str = "") -> Fraction:
-    """Return a value of no special kind, made from a name: between 0.3 and 3.3."""
+    """Return a generic value between 0.3 and 3.3, a hash of a name: no identity holds there by chance."""
     seed = zlib.crc32(f"{name}@{salt}".encode("utf-8", "surrogatepass"))
     return Fraction(seed % 997 + 101, 331)
 

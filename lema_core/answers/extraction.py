@@ -245,7 +245,7 @@ def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[st
 
 
 def _is_denied(text: str, cue: Cue) -> bool:
-    """Say whether the words in front of a cue deny its answer, or only suppose it: "if he had sold 3, it would be"."""
+    """Whether the words in front of a cue deny its answer, or only suppose it: "if he had sold 3, it would be"."""
     before = text[max(0, cue.start - 160) : cue.start]
     if cue.kind == "boxed":
         clause = before.lower().rpartition("answer")[0]

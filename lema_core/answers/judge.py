@@ -1,4 +1,4 @@
-"""Verdicts: on one solution text, on a pair of texts as ``lema verify`` compares them, and over several by a vote."""
+"""Verdicts: on a solution text, on a pair of texts (``lema verify``), and over several answers by a vote."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

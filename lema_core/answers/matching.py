@@ -1,4 +1,4 @@
-"""Whether two answers are the same, in layers: each decides or passes on.
+"""Whether two answers are the same, in layers: each decides or leaves it to the next.
 
 1. string: the same normal form.  2. number: exact fractions over a strict grammar.  3. structure: typed answers whose
 parts are compared by value.  4. symbolic: latex2sympy2_extended and sympy.  5. math_verify.  The last two run in worker

@@ -149,7 +149,7 @@ _SAYS_ELSEWHERE, _TAKES_BACK, _DENIES_AT_ONCE = map(_any_of, (_ELSEWHERE, _RETRA
 
 
 def denies_following(before: str) -> bool:
-    """Say whether the words in front of a cue deny what follows: "I don't think the answer is", "Bob thinks"."""
+    """Whether the words in front of a cue deny what follows: "I don't think the answer is", "Bob thinks"."""
     if "cording" in before or "opinion" in before or " view" in before:
         sentence = _SENTENCE_END.split(before[-160:])[-1]
         if _ATTRIBUTED.search(sentence):
@@ -161,23 +161,23 @@ def denies_following(before: str) -> bool:
 
 
 def denies_box(before: str) -> bool:
-    r"""Say whether the words right in front of a box deny it: ``not $\boxed{5}$``, ``instead of \boxed{5}``."""
+    r"""Whether the words right in front of a box deny it: ``not $\boxed{5}$``, ``instead of \boxed{5}``."""
     before = before[-160:]
     return _DENIED_BOX.search(before) is not None or _SAYS_ELSEWHERE.search(CLAUSE.split(before)[-1]) is not None
 
 
 def denies(words: str) -> bool:
-    """Say whether words in front of a value deny it: "certainly not equal to"."""
+    """Whether words in front of a value deny it: "certainly not equal to"."""
     return _DENIAL.search(words) is not None
 
 
 def denies_own_value(phrase: str) -> bool:
-    """Say whether a phrase denies the value that it states: "5, which is wrong", "5 (incorrect)"."""
+    """Whether a phrase denies the value that it states: "5, which is wrong", "5 (incorrect)"."""
     return _DENIED_INSIDE.search(phrase) is not None
 
 
 def takes_back(behind: str, value: str) -> bool:
-    """Say whether what stands behind an answer takes it back: "Wait, that is wrong. It should be 6."
+    """Whether what stands behind an answer takes it back: "Wait, that is wrong. It should be 6."
 
     Words that only doubt take it back where nothing confirms the answer: "Wait" at once, "However" where another number
     follows.

@@ -182,7 +182,7 @@ def _canonical(match: re.Match[str]) -> str:
 
 
 def explains(remark: str, value: str) -> bool:
-    """Say whether a remark in brackets only explains a number: "(9 eggs at $2 each)" behind 18.
+    """Whether a remark in brackets only explains a number: "(9 eggs at $2 each)" behind 18.
 
     It does if it states or computes the number, or rounds it; a remark with other numbers is another answer.
     """
@@ -212,23 +212,23 @@ def _number(text: str) -> Fraction | None:
 
 
 def hedges(before: str, behind: str = "") -> bool:
-    """Say whether the words beside a number change it: "less than 5", "half of 10", "5 squared", "5 or more"."""
+    """Whether the words beside a number change it: "less than 5", "half of 10", "5 squared", "5 or more"."""
     return _HEDGES.search(before) is not None or _SUFFIXES.match(behind) is not None
 
 
 def alters(before: str) -> bool:
-    """Say whether the words between a number and the one before it deny or change it: "there are at least"."""
+    """Whether the words between a number and the one before it deny or change it: "there are at least"."""
     words = _NUMBER_BEFORE.split(CLAUSE.split(before[-160:])[-1])[-1]
     return denies_following(words) or hedges(words)
 
 
 def is_context(between: str, behind: str) -> bool:
-    """Say whether a second number only says of what or when the first one is: "18 of the 20", "18 in 3 days"."""
+    """Whether a second number only says of what or when the first one is: "18 of the 20", "18 in 3 days"."""
     if _PART_OF.fullmatch(between):
         return True
     return _DURING.fullmatch(between) is not None and _TIME.match(behind) is not None
 
 
 def restates(between: str) -> bool:
-    """Say whether a number said twice is one number: "18 dollars, that is $18", but not "18 minus 18"."""
+    """Whether a number said twice is one number: "18 dollars, that is $18", but not "18 minus 18"."""
     return _RESTATES.search(between) is not None and _OPERATES.search(between) is None

@@ -81,7 +81,7 @@ def samples(left: Node, right: Node, work: Work) -> Iterator[Sample]:
 
 
 def generic_point(names: list[str], salt: str) -> Values:
-    """Return positive values of no special kind, small enough for an exponential of an exponential."""
+    """Return generic positive values, small enough for an exponential of an exponential."""
     return {name: generic(name, salt) for name in names}
 
 

@@ -1,4 +1,4 @@
-r"""What a model says to its reader: thinking and control tokens are no part of it.
+r"""The part of a model's text that is for its reader: without thinking and control tokens.
 
 Thinking that is finished is not read; a text that ends inside its thinking says nothing. Known are tags
 (``<think>``, ``<reasoning>``, ``[THINK]``), tokens (``<|begin_of_thought|>``) and channels (``<|channel|>analysis``).
@@ -34,14 +34,14 @@ LONGEST_TOKEN = 50
 
 
 def may_think(text: str) -> bool:
-    """Say fast whether a text may hold a mark of thinking; False is sure. It is asked for every solution."""
+    """Whether a text may hold a mark of thinking; False is sure. It is fast, for every solution passes it."""
     if "<" in text and _NO_TAG.fullmatch(text) is None:
         return True
     return ("[" in text and "[THINK" in text) or "◁" in text or text.startswith("analysis")
 
 
 def strip_thinking(text: str) -> str | None:
-    """Return the text without its thinking; None where it ends inside of it, or where nothing else was said."""
+    """Return the text without its thinking; None where it ends within its thinking, or holds nothing else."""
     if not may_think(text):
         return text
     if text.startswith("analysis") and text[8:9].isupper():  # the channels of gpt-oss, their tokens skipped

@@ -1,4 +1,4 @@
-"""A worker process of the matcher: pairs come in as JSON lines, matches go out; started by workers.py.
+"""A worker process of the matcher: pairs come in as JSON lines, matches go out; started by worker_pool.py.
 
 It limits its own memory before it imports anything heavy, and ends when its parent does.
 """

@@ -139,7 +139,7 @@ def _of(view: View, models: Mapping[str, str]) -> View:
 
 
 PATHS_PER_QUESTION = 4
-"""Right paths a question in CoT data; the paper has 3.3 on GSM8K. What is left over can grow a token-matched arm."""
+"""Right paths per question in CoT data; the paper has 3.3 on GSM8K. A token-matched arm can take the rest."""
 
 _OWN = {"evolution": ("none",)}
 _MAIN = Where(evolution=("none", "centric"))

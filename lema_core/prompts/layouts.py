@@ -40,7 +40,7 @@ def correction_input(
     *,
     cue: bool = True,
 ) -> str:
-    """Return the input of a correction example, which is also what a corrector is asked.
+    """Return the input of a correction example, which is also the prompt of a corrector.
 
     Args:
         prompts: the prompt set.

@@ -48,28 +48,28 @@ class EvolutionExample(_Model):
 
 
 class PathPart(_Model):
-    """How a student is asked for a reasoning path."""
+    """The prompt for a reasoning path."""
 
     instruction: Stripped
     examples: tuple[PathExample, ...]
 
 
 class CorrectionPart(_Model):
-    """How a corrector is asked for a correction."""
+    """The prompt for a correction."""
 
     instruction: Stripped
     examples: tuple[CorrectionExample, ...]
 
 
 class EvolutionPart(_Model):
-    """How a model is asked for a new question."""
+    """The prompt for a new question."""
 
     instruction: Stripped
     examples: tuple[EvolutionExample, ...]
 
 
 class InstructionPart(_Model):
-    """The instruction of a training format that no model is asked with."""
+    """The instruction of a training format; no endpoint sees it."""
 
     instruction: Stripped
 

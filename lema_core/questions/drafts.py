@@ -48,7 +48,7 @@ class Unusable:
 def rationale_from(solution: str, answer: str) -> str | None:
     """Return a published solution as a path that ends in ``answer``; calculator marks and drawings are cut.
 
-    An answer line that the solution has already is replaced. None where nothing but an answer is there.
+    It replaces the solution's own answer line. None for a solution that is nothing but an answer.
     """
     # A drawing without an end is text. No pattern: from each of many [asy] without an end it would search to the end.
     kept: list[str] = []

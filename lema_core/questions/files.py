@@ -195,7 +195,7 @@ def _jsonl(file: IO[bytes], name: str) -> Placed:
     while line := file.readline(LONGEST_LINE):
         number += 1
         if len(line) == LONGEST_LINE:
-            raise DataError(f"{name}:{number} is longer than {LONGEST_LINE >> 20} MiB. Expected one row a line.")
+            raise DataError(f"{name}:{number} is longer than {LONGEST_LINE >> 20} MiB. Expected one row per line.")
         if not line.strip():
             continue
         yield f"{name}:{number}", _row(_decoded(line, f"{name}:{number}"), f"{name}:{number}")

@@ -1,4 +1,4 @@
-"""Whether a question is known already: the same text, or nearly the same.
+"""Known questions: the same text, or nearly the same.
 
 ``KnownQuestions`` compares texts up to case, white space and punctuation, the signs of formulas excepted: for what must
 not be trained on because it is tested on. ``NearDuplicates`` compares sets of word triples by MinHash: for created
@@ -69,13 +69,13 @@ class NearDuplicates:
         self._hashes: dict[str, MinHash] = {}
 
     def add(self, key: str, text: str) -> None:
-        """Add a text under a key; a key that is there keeps its first text."""
+        """Add a text under a key; a known key keeps its first text."""
         if key not in self._hashes:
             self._hashes[key] = _minhash(text)
             self._index.insert(key, self._hashes[key])
 
     def like(self, text: str) -> str | None:
-        """Return the key of the most similar text at or above the threshold, None where there is none."""
+        """Return the key of the most similar text at or above the threshold, None if no text is that similar."""
         new = _minhash(text)
         near = [(self._hashes[key].jaccard(new), key) for key in self._index.query(new)]
         similarity, key = max(near, default=(0.0, ""))

@@ -29,7 +29,7 @@ OVER_ZERO = re.compile(r"/\s*0+(?:\.0*)?(?![\d.])")
 
 
 def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Question | Rejection]:
-    """Yield the questions of a spec in the source's order; rows left out by the task's rule are rejected rows.
+    """Yield the questions of a spec in the source's order, and a rejection per row that the task's rule leaves out.
 
     Reject reasons: ``duplicate_question`` (a published set repeats itself), ``not_numeric`` (ASDiv's rule).
 
@@ -234,7 +234,7 @@ def detect_task(path: str) -> str:
     """
     first = next(iter(read_rows(path)), None)
     if first is None:
-        raise DataError(f"{path} holds no rows. Expected one question a row.")
+        raise DataError(f"{path} holds no rows. Expected one question per row.")
     _, row = first
     found = [task.name for task in TASKS.values() if _has_format_of(task, row)]
     if len(found) == 1:

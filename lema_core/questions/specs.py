@@ -23,7 +23,7 @@ class FieldMapping(BaseModel):
     gold: str = "answer"
     """The final answer: text, a number, or (the same field as ``rationale``) a worked solution that ends in it."""
     rationale: str | None = None
-    """A worked solution, one step a line; it is numbered when it is not yet."""
+    """A worked solution, one step per line; its steps are numbered if they are not."""
     candidates: str | None = None
     """The list of choices of a multiple-choice question."""
     level: str | None = None

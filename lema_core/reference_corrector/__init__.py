@@ -25,7 +25,7 @@ DECLINED = "No gold rationale is known for this question, so no step can be show
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the reference corrector knows of a question."""
+    """A question as the reference corrector knows it."""
 
     question: str
     gold: str
@@ -70,7 +70,7 @@ def _correct_prose(steps: tuple[Step, ...], rationale: GoldRationale, answer_lin
 
 
 def _correct_choice(problem: Problem, path_text: str) -> str:
-    """Correct a path to a multiple choice question: what it settled on, what fits instead, and why if that is known."""
+    """Correct a path to a multiple-choice question: its choice, the right one, and the reason if that is known."""
     gold = problem.gold.strip()
     letter, candidates = gold.strip("()."), problem.candidates or ()
     index = ord(letter.upper()) - ord("A") if len(letter) == 1 and letter.isalpha() else -1

@@ -53,7 +53,7 @@ class Diagnosis:
     equation: Equation | None = None
     """The off-course computation, where the step has one."""
     value: Fraction | None = None
-    """The value in question, where there is one."""
+    """The value that is wrong or not yet the answer; None where the step states none."""
     foreign: Fraction | None = None
     """A number the step uses that neither the question nor an earlier step gives."""
 
@@ -126,7 +126,7 @@ def _last_equation(step: Step) -> Equation | None:
 
 
 def _soundness(steps: tuple[Step, ...], rationale: GoldRationale) -> list[bool]:
-    """Say of each step whether the rationale computes its value too, or whether it leads to one that it computes."""
+    """Return per step whether the rationale computes its value too, or whether it leads to one that it computes."""
     expander = Expander()
     reached: set[int] = set()
     sound, vouching = [], []
@@ -195,7 +195,7 @@ def _is_the_rationales(equation: Equation, expanded: Expansion, rationale: GoldR
 def _foreign(
     steps: tuple[Step, ...], wrong: int, equation: Equation | None, rationale: GoldRationale
 ) -> Fraction | None:
-    """Return a number of the step that comes from nowhere."""
+    """Return a number of the step that neither the question, the rationale nor an earlier step has."""
     earlier = {number for step in steps[:wrong] for number in known_numbers(step.text) | keys(step.values)}
     allowed = rationale.given | rationale.mentioned | earlier
     candidates = equation.operands if equation else tuple(numbers(steps[wrong].text))

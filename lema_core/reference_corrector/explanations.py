@@ -1,4 +1,4 @@
-"""Explanations in plain words: what the wrong step does, why that is wrong, and what is needed instead."""
+"""The explanation of a diagnosis in words: what the wrong step does, why that is wrong, what is needed instead."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What a task is."""
+"""The definition of a task: its source format, answer family, prompt set and data set."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Task:
     """How a row of the task's own format becomes a question; None where a field mapping is required."""
     hub: HubDataset | None = None
     generate: Generator | None = None
-    """Makes the questions where there is nothing to read."""
+    """Generates the questions of a task without a source to read."""
     generator_version: str = ""
     """Enters the identity of generated questions."""
     on_duplicate: Literal["error", "reject"] = "error"
