@@ -60,6 +60,7 @@ def split_path(text: str, *, keep_marks: bool = False) -> StepPath:
     lines = [line for line in lines if not _CUE.match(line)]
     lines, answer_line = _part_answer(lines)
     steps = [step for step in (_one_line(step) for step in _steps_of(lines)) if step]
+    # A single paragraph is split into sentences only now: its last sentence may be the answer line
     if steps and answer_line is None and (said := _said_answer(steps[-1])) is not None:
         steps, answer_line = steps[:-1], said
     if not steps and answer_line is not None:

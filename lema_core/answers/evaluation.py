@@ -100,6 +100,7 @@ def agree(left: Node, right: Node, point: Point, work: Work, *, real: bool) -> b
         values = first.of(left), second.of(right)
         lost, hidden = max(first.lost, second.lost), max(first.hidden, second.hidden)
         reliable = digits - SPARE - lost
+        # Fractions are exact, unless a term was rounded to 0 on the way and only more digits can confirm that
         if all(isinstance(value, Fraction) for value in values) and (lost <= SPARE or digits > DIGITS):
             return bool(values[0] == values[1])
         if lost <= SPARE and not _same(values[0], values[1], DIGITS - 2 * SPARE):

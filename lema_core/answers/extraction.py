@@ -209,6 +209,7 @@ def _cut_run_on(text: str, family: Family) -> tuple[str, list[Cue]]:
     content = _CONTENT.search(text, cues[0].end) if cues else None
     if content is None:
         return text, cues
+    # Only behind the first answer: a text may begin with its own question, or with a template's tokens
     cuts = [cut.start() for pattern in (_RUN_ON, CONTROL_TOKEN) if (cut := pattern.search(text, content.end()))]
     if not cuts:
         return text, cues
@@ -221,6 +222,7 @@ def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[st
     boxes = find_boxes(text, [(cue.start, cue.end) for cue in cues if cue.kind == "boxed"])
     worst = Extraction("none", detail="no answer cue" if not cues else "the cues hold no answer")
     last_box = max(boxes, default=-1)
+    # The last cue that holds an answer wins: solutions restate, correct and box what they said before
     for cue in reversed(cues):
         if _is_denied(text, cue):
             return Extraction("ambiguous", cue=cue.kind, detail=f"{text[cue.start :][:80]!r} is denied")

@@ -157,6 +157,7 @@ def majority_vote(
         if answer is None or not answer.strip():
             continue
         for members in classes:
+            # Distinct spellings only: solutions repeat a handful of answers
             others = (str(answers[member]) for member in members)
             matches = (match(other, answer, family, candidates, policy=policy) for other in dict.fromkeys(others))
             if all(found.outcome == "equal" for found in matches):

@@ -137,9 +137,11 @@ def _typed(gold: str, pred: str, policy: MatchPolicy) -> Match | None:
     if {left.kind, right.kind} == {"text", "list"} and _same_letters(left, right):
         return Match("equal", "structure", "the same letters")
     same = compare(left, right, policy)
+    # "xy" lexes as a word; only after the comparison as words failed is it read as x times y
     if same is not True and _as_products(gold, pred, left, right):
         return Match("equal", "number", "products of unknowns")
     if same is None:
+        # sympy drops units and what is counted ("5 apples", "5 pears"): it would call these equal
         settled = {left.kind, right.kind} & _NOT_SYMBOLIC or (_says_of_what(left) and _says_of_what(right))
         return Match("unknown", "structure", f"{left.kind} against {right.kind}") if settled else None
     layer = "number" if left.kind == right.kind == "value" else "structure"

@@ -55,6 +55,7 @@ class Workers:
 
     def match(self, gold: str, pred: str) -> Match:
         """Compare two answers in a worker; unknown where they are too heavy, the worker dies or the time is up."""
+        # Before a worker is taken: a tower of powers would cost its whole deadline, and the worker
         for name, text in (("gold answer", gold), ("answer", pred)):
             reason = too_heavy(text)
             if reason is not None:
@@ -120,6 +121,7 @@ class _Worker:
         """Wait for one line while the worker has CPU time left."""
         used, end = self.cpu(), time.monotonic() + wall_seconds
         while b"\n" not in self.buffer:
+            # CPU time, not wall time, decides on a busy machine; the wall limit ends a worker that only waits
             late = self.cpu() - used >= cpu_seconds or time.monotonic() >= end
             data = b"" if late else self.receive()
             if late or data == b"":

@@ -125,6 +125,7 @@ def _last_rank(arm: Arm, match: SizeMatch, pool: Pool, rules: MixtureRules) -> i
             f"pool has only {available}. Sample more paths per question (`samples` of a student), or leave the arm out."
         )
     last = -1
+    # In the seeded order, not greedily by size: a shorter row further on must not be favoured
     for place, size in sorted(fill):
         room -= size
         if room < 0:

@@ -89,6 +89,7 @@ def false_equations(text: str) -> list[FalseEquation]:
     text = text[:MAX_STEP_CHARS]
     if "=" not in text or _OTHER_BASE.search(text):
         return []
+    # A step that speaks of rounding anywhere may state a result off by less than 1
     loose = bool(_ROUNDING.search(text))
     found = []
     for chain in chains(text):
