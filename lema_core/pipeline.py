@@ -40,7 +40,11 @@ AnyStage = TypeVar("AnyStage", bound=Stage)
 class Pipeline:
     """The stages of one run under a root.
 
-    Walking it raises what a source, an endpoint or a task that cannot be used raises: nothing was sent then.
+    A walk notes a reference in ``artifacts`` after its step was yielded: a step that failed leaves none behind.
+
+    Raises:
+        DataError: while it is walked, a source cannot be used; nothing was sent.
+        ConfigError: likewise, an endpoint, an arm or a task cannot be used.
     """
 
     def __init__(self, run: RunSpec, root: str, artifacts: RunArtifacts | None = None) -> None:
@@ -48,7 +52,7 @@ class Pipeline:
         self.root = root
         self.store = Store(RunContext.of(run, root).root)
         self.artifacts = artifacts or RunArtifacts()
-        """What the walk has come to so far."""
+        """The references that the walk has come to."""
         self._stages: dict[ArtifactRef, Stage] = {}
         self._rows: dict[ArtifactRef, int | None] = {}
 
@@ -73,6 +77,8 @@ class Pipeline:
     def rows(self, ref: ArtifactRef) -> int | None:
         """Return the rows of an artifact: exact if published, else an upper bound; None if unknown."""
         if ref not in self._rows:
+            # Asked only for inputs of the step that the walk has come to: in a run they are published by then, so a
+            # bound is never kept where the exact number would follow.
             if self.store.exists(ref):
                 self._rows[ref] = self.store.manifest(ref).rows_out
             else:

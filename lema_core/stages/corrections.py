@@ -137,7 +137,7 @@ class Corrections(RowStage):
         )
         tried: list[MistakeTries] = [tries async for tries in found]
         for second in seconds:
-            # Once about each mistake that the first teacher corrected.
+            # One request per mistake that the first teacher corrected: the others are rejected already.
             corrected = [tries.mistake for tries in tried if tries.corrected]
             outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
             tried = await keep_agreed(tried, outcomes, task, second.identity)

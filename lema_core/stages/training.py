@@ -140,6 +140,7 @@ class Training(FileStage):
         scores = score_checkpoints(_answers(store, on_held_out), _answers(store, on_test))
         (best,) = (score for score in scores if score.chosen)
         place_model(run.weights[best.step], out / MODEL_FOLDER)
+        # The run's folder goes afterwards: what the artifact keeps is copied, the weights are linked.
         for name in (METRICS_FILE, SPEC_FILE):
             shutil.copyfile(run.folder / name, out / name)
         write_selection(scores, out / SELECTION_FILE)
