@@ -54,7 +54,7 @@ class Reply:
 
     @property
     def is_success(self) -> bool:
-        """Say whether the status is one of success."""
+        """Return whether the status is one of success."""
         return 200 <= self.status < 300
 
 
@@ -138,7 +138,7 @@ class BoundedSession:
     async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
         """Write the body of a GET into a file as it comes; the content of the reply is empty unless it is an error.
 
-        After an AttemptError the file holds the beginning of the body.
+        After an AttemptError the file has the beginning of the body.
         """
 
         async def into_file(response: aiohttp.ClientResponse) -> bytes:

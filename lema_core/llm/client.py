@@ -62,7 +62,7 @@ class Client:
         """Send one chat completion; return the response, which may take ``seconds``, and its headers.
 
         Raises:
-            AttemptError: anything else happened; its text never holds the key.
+            AttemptError: anything else happened; its text never contains the key.
         """
         try:
             content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()

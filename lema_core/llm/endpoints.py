@@ -122,7 +122,7 @@ class EndpointSpec(BaseModel):
         """Return the key from the environment; endpoints without one get a placeholder.
 
         Raises:
-            ConfigError: the named variable is not set, or no HTTP header can carry what it holds.
+            ConfigError: the named variable is not set, or no HTTP header can carry its value.
         """
         if self.api_key_env is None:
             if self.api_key_secret:

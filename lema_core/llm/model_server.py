@@ -35,7 +35,7 @@ _logger = logging.getLogger(__name__)
 
 
 def is_restarting(base_url: str | None) -> bool:
-    """Tell whether the server at a URL died and is being started again: its refused connections are no outage."""
+    """Return whether the server at a URL died and is being started again: its refused connections are no outage."""
     return base_url in _restarting
 
 

@@ -80,7 +80,7 @@ class EndpointContext:
         return cost_of(self.spec, self.price, response.prompt_tokens, response.completion_tokens)
 
     async def record_completion(self, pending: PendingRequest, response: ChatResponse, batch: str = "") -> Completion:
-        """Commit a paid response; return the completion that the ledger holds for its key from now on.
+        """Commit a paid response; return the completion that the ledger has for its key from now on.
 
         Args:
             pending: the request that it answers.

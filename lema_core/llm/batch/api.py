@@ -52,7 +52,7 @@ class CallError(Exception):
 
     @property
     def transient(self) -> bool:
-        """Say whether the same call may succeed later."""
+        """Return whether the same call may succeed later."""
         return self.status in {0, 408, 409, 425, 429} or (self.status >= 500 and self.status != 501)
 
     @property

@@ -115,12 +115,12 @@ class BatchReply(_Tolerant):
 
     @property
     def has_ended(self) -> bool:
-        """Say whether nothing more will come."""
+        """Return whether nothing more will come."""
         return self.status in _ENDED
 
     @property
     def has_expired(self) -> bool:
-        """Say whether the endpoint ended it because its time was over: some then call it cancelled."""
+        """Return whether the endpoint ended it because its time was over: some then call it cancelled."""
         return self.status == "expired" or (self.status == "cancelled" and self.expired_at)
 
     @property
@@ -129,14 +129,14 @@ class BatchReply(_Tolerant):
         return dict.fromkeys(self.error_file_id, True) | dict.fromkeys(self.output_file_id, False)
 
     def holds(self, batch_id: str, input_file: str) -> bool:
-        """Say whether this is the batch of an id of ours, or of a file of ours where no id was kept."""
+        """Return whether this is the batch of an id of ours, or of a file of ours where no id was kept."""
         if METADATA in self.metadata:
             return batch_id in self.metadata
         return batch_id in self.metadata or (bool(input_file) and input_file in self.input_file_id)
 
     @property
     def anonymous(self) -> bool:
-        """Say whether nothing here says whose batch it is."""
+        """Return whether nothing here says whose batch it is."""
         return METADATA not in self.metadata and not self.input_file_id
 
     def describe(self) -> str:

@@ -133,7 +133,7 @@ class ResultFiles:
 
     @property
     def is_complete(self) -> bool:
-        """Say whether everything that the endpoint has of this batch was fetched, and read, and is of this batch."""
+        """Return whether everything that the endpoint has of this batch was fetched, and read, and is of this batch."""
         return not self.unread and not self.unreadable_count and not self.foreign
 
     def load(self, keys: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -368,7 +368,7 @@ class _Text:
         return self._base + self.at
 
     def more(self, size: int) -> bool:
-        """Read on, and forget what was passed; say whether there was more."""
+        """Read on, and forget what was passed; return whether there was more."""
         piece = self._file.read(size)
         self.rest = self.rest[self.at :] + piece.decode("latin-1")
         self._base += self.at
@@ -381,7 +381,7 @@ class _Text:
         self.at = end
 
     def skip(self, pattern: re.Pattern[str]) -> bool:
-        """Pass what a pattern matches; say whether anything follows."""
+        """Pass what a pattern matches; return whether anything follows."""
         while True:
             found = pattern.match(self.rest, self.at)
             self.to(found.end() if found else self.at)

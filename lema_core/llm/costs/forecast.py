@@ -182,10 +182,10 @@ def forecast_unwritten(
 async def pilot(
     engine: Engine, spec: EndpointSpec, requests: Iterable[CompletionRequest], total: int, size: int
 ) -> list[Outcome]:
-    """Buy ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to go by.
+    """Send ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to learn from.
 
-    They are sent one by one, also where the endpoint's transport is ``unpaid``: nobody waits a day for a forecast. What
-    a batch under way owes is ``pending``.
+    They are sent by HTTP, also if the endpoint's transport is ``batch``: nobody waits a day for a forecast. Requests
+    in open batches are ``pending``.
     """
     chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
     soon = spec.model_copy(update={"transport": "http", "wait_for_batch": False})

@@ -7,7 +7,7 @@ from lema_core.llm.endpoints import EndpointSpec, Price
 
 
 def price_of(spec: EndpointSpec) -> Price | None:
-    """Return the endpoint's price, or None where nobody knows it.
+    """Return the endpoint's price, or None if it is unknown.
 
     The list is asked by URL and model: a model that is served at home has a famous name too, but no price.
     """
@@ -49,7 +49,7 @@ def money(dollars: float | None) -> str:
 
 
 def need_price(spec: EndpointSpec, price: Price | None) -> None:
-    """Refuse a budget in money over an endpoint whose price nobody knows.
+    """Refuse a budget in money for an endpoint without a known price.
 
     Raises:
         ConfigError: there is no price.

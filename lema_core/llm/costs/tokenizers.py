@@ -96,7 +96,7 @@ def need_tokenizer(model: str) -> ModelTokenizer:
 
 
 def names_a_path(model: str) -> bool:
-    """Tell whether a model's name can only be the path of a folder, not an id of the hub."""
+    """Return whether a model's name can only be the path of a folder, not an id of the hub."""
     return model.startswith(("/", "./", "../", "~"))
 
 
@@ -150,7 +150,7 @@ def _of_gguf(path: Path | None) -> Path | None:
 
 
 def _extract(path: Path, target: Path) -> bool:
-    """Write the tokenizer of a ``.gguf`` file in the common form; say whether its splitting rule is one we know."""
+    """Write the tokenizer of a ``.gguf`` file in the common form; return whether its splitting rule is one we know."""
     from gguf import GGUFReader
 
     fields = GGUFReader(path).fields

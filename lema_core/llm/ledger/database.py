@@ -56,10 +56,10 @@ class Database(Protocol):
         """
 
     def is_lost(self) -> bool:
-        """Tell whether the connection is gone, which a file's never is."""
+        """Return whether the connection is gone, which a file's never is."""
 
     def is_conflict(self) -> bool:
-        """Tell whether the last error was a deadlock, or the like: the same again may succeed."""
+        """Return whether the last error was a deadlock, or the like: the same again may succeed."""
 
     def reconnect(self) -> None:
         """Connect anew.
@@ -83,7 +83,7 @@ class Database(Protocol):
 
 
 def is_postgres(url: str) -> bool:
-    """Say whether the ledger's place is a PostgreSQL URL rather than a file.
+    """Return whether the ledger's place is a PostgreSQL URL rather than a file.
 
     Raises:
         ConfigError: it is a URL of another kind, is malformed, or holds a password.

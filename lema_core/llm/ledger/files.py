@@ -88,7 +88,7 @@ def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
 
 
 def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    # Parquet holds valid UTF-8 only. Older versions kept an endpoint's model and finish reason as they came.
+    # Parquet accepts valid UTF-8 only. Older versions kept an endpoint's model and finish reason as they came.
     text = answer_text(row[0], row[3]).encode("utf-8", "replace").decode()
     names = {place: one_line(row[place], 1_000) for place in (4, 7, 9) if isinstance(row[place], str)}
     rest = [names.get(place, row[place]) for place in range(4, len(row))]
@@ -96,9 +96,9 @@ def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
-    """Add a Parquet file's completions; return (rows read, rows that were new). What is held already stands.
+    """Add a Parquet file's completions; return (rows read, rows that were new).
 
-    Every row is checked before the first one is added: a file with a fault adds nothing.
+    A key that is stored already keeps its completion. Every row is checked before the first one is added: a file with a fault adds nothing.
 
     Raises:
         DataError: the file is no export, or a row of it could not have been written by one.

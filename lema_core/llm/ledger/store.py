@@ -192,7 +192,7 @@ class LedgerStore:
 
         If another process committed the same key first, its completion stays and ours is counted as a failure
         ``duplicate`` with its cost: totals state what was paid, not what was useful. An entry of a batch line that is
-        gone was committed by whoever removed the line, and is skipped.
+        gone was committed by the process that removed the line, and is skipped.
 
         Args:
             entries: completions and failures.
@@ -234,9 +234,9 @@ class LedgerStore:
     def _not_booked(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, Completion]]:
         """Return the entries that are not committed yet, and the completions of those whose batch line is gone."""
         late = [entry for entry in entries if entry.batch and not self._remove_line(entry)]
-        held = self.lookup([_key(entry) for entry in late])
-        booked = {id(entry) for entry in late if isinstance(entry, FailureEntry) or _key(entry) in held}
-        return [entry for entry in entries if id(entry) not in booked], held
+        stored = self.lookup([_key(entry) for entry in late])
+        booked = {id(entry) for entry in late if isinstance(entry, FailureEntry) or _key(entry) in stored}
+        return [entry for entry in entries if id(entry) not in booked], stored
 
     def _remove_line(self, entry: Entry) -> bool:
         """Remove the batch line that an entry settles; return whether it existed."""
@@ -251,7 +251,7 @@ class LedgerStore:
             ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
             stored = {key: theirs for key, theirs in stored.items() if theirs != ours[key]}
         fresh = [row for row in rows if row[0] not in stored]
-        # Rows with a known key are skipped and not counted, so a short count means that somebody was faster.
+        # Rows with a known key are skipped and not counted, so a short count means that another process was faster.
         for some in chunked(fresh, LOOKUP):
             if self.database.insert("completions", some) < len(some):
                 # PostgreSQL only: another process committed between our look-up and our insert. What differs is theirs.
