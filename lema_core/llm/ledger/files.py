@@ -98,7 +98,8 @@ def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
     """Add a Parquet file's completions; return (rows read, rows that were new).
 
-    A key that is stored already keeps its completion. Every row is checked before the first one is added: a file with a fault adds nothing.
+    A key that is stored already keeps its completion. Every row is checked before the first one is added: a file with
+    a fault adds nothing.
 
     Raises:
         DataError: the file is no export, or a row of it could not have been written by one.
