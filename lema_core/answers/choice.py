@@ -171,25 +171,21 @@ def _by_letter(answer: str, candidates: tuple[str, ...]) -> str | None:
 
 def _named(folded: str, candidates: tuple[str, ...]) -> list[str]:
     """Return the candidates whose text stands in the answer, without those that only stand inside a longer one."""
-    spans = [(start, end, text) for text in candidates for start, end in _occurrences(folded, _fold(text))]
+    spans: list[tuple[int, int, str]] = []
+    for candidate in candidates:
+        text = _fold(candidate)
+        start = folded.find(text) if text else -1
+        while start >= 0:
+            end = start + len(text)
+            if not folded[start - 1 : start].isalnum() and not folded[end : end + 1].isalnum():  # whole words
+                spans.append((start, end, candidate))
+            start = folded.find(text, end)
     named = {
         text
         for start, end, text in spans
         if not any(s <= start and end <= e and (s, e) != (start, end) for s, e, _ in spans)
     }
     return [candidate for candidate in candidates if candidate in named]
-
-
-def _occurrences(folded: str, text: str) -> list[tuple[int, int]]:
-    """Return where ``text`` stands as whole words."""
-    found: list[tuple[int, int]] = []
-    start = folded.find(text) if text else -1
-    while start >= 0:
-        end = start + len(text)
-        if not folded[start - 1 : start].isalnum() and not folded[end : end + 1].isalnum():
-            found.append((start, end))
-        start = folded.find(text, end)
-    return found
 
 
 def match_choice(gold: str, pred: str, candidates: tuple[str, ...]) -> Match:

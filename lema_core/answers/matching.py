@@ -109,10 +109,14 @@ def _durations(gold: str, pred: str) -> Match | None:
     spans = [_DURATION.fullmatch(side.strip()) for side in (gold, pred)]
     if spans == [None, None]:
         return None
-    minutes = [
-        int(span[1]) * 60 + int(span[2]) if span else _in_minutes(side)
-        for span, side in zip(spans, (gold, pred), strict=True)
-    ]
+    minutes: list[Fraction | int | None] = []
+    for span, side in zip(spans, (gold, pred), strict=True):
+        if span is not None:
+            minutes.append(int(span[1]) * 60 + int(span[2]))
+        elif (found := _HOURS.fullmatch(side.strip())) is not None:  # "90 minutes", "1.5 hours"
+            minutes.append(Fraction(found[1]) * (60 if found[2].lower().startswith("h") else 1))
+        else:
+            minutes.append(None)
     numbers = [_plain(gold), _plain(pred)]
     if None not in minutes:
         same = minutes[0] == minutes[1]
@@ -122,12 +126,6 @@ def _durations(gold: str, pred: str) -> Match | None:
             return None
         same = number in {total, Fraction(total, 60)}
     return Match("equal" if same else "different", "structure", "a duration in hours and minutes")
-
-
-def _in_minutes(text: str) -> Fraction | None:
-    """Return the minutes of ``90 minutes`` or ``1.5 hours``."""
-    found = _HOURS.fullmatch(text.strip())
-    return None if found is None else Fraction(found[1]) * (60 if found[2].lower().startswith("h") else 1)
 
 
 def _typed(gold: str, pred: str, policy: MatchPolicy) -> Match | None:

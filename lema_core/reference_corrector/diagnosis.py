@@ -83,7 +83,15 @@ def diagnose(steps: tuple[Step, ...], rationale: GoldRationale, gold: Fraction |
         )
         kind: Kind = "stops_short" if on_the_way else "no_way_on"
         return Diagnosis(kind, len(steps), equation=_last_equation(last), value=last.value)
-    return _off_course(steps, wrong, rationale)
+    step = steps[wrong]
+    offending = next((e for e in step.equations if key(e.value) not in rationale.computed), _last_equation(step))
+    return Diagnosis(
+        "off_course",
+        wrong + 1,
+        equation=offending,
+        value=offending.value if offending else step.value,
+        foreign=_foreign(steps, wrong, offending, rationale),
+    )
 
 
 def _first_false(steps: tuple[Step, ...], upto: int, rationale: GoldRationale) -> Diagnosis | None:
@@ -103,18 +111,6 @@ def _first_false(steps: tuple[Step, ...], upto: int, rationale: GoldRationale) -
             if same and abs(equation.computed - equation.value) > 1 and key(equation.computed) in rationale.computed:
                 return Diagnosis("arithmetic", number, equation=equation, value=equation.value)
     return None
-
-
-def _off_course(steps: tuple[Step, ...], index: int, rationale: GoldRationale) -> Diagnosis:
-    step = steps[index]
-    offending = next((e for e in step.equations if key(e.value) not in rationale.computed), _last_equation(step))
-    return Diagnosis(
-        "off_course",
-        index + 1,
-        equation=offending,
-        value=offending.value if offending else step.value,
-        foreign=_foreign(steps, index, offending, rationale),
-    )
 
 
 def _arrives(step: Step, gold: Fraction) -> bool:

@@ -119,7 +119,12 @@ def _in_words(rng: random.Random, steps: tuple[Computation, ...]) -> Draft:
         later = steps[1:]
     else:
         sentences = [f"{name} has {first.before} {words['things']}."]
-    sentences += [_event(rng, step, words) for step in later]
+    for step in later:
+        if step.operation == "times":
+            sentences.append(MULTIPLES[step.number].format(**words))
+        else:
+            phrase = rng.choice(MORE if step.operation == "add" else LESS)
+            sentences.append(phrase.format(**words, n=step.number, friend=rng.choice(FRIENDS)))
     sentences.append("How many {things} does {name} have now?".format(**words))
     lines = [
         f"Step {k}: {name} has {step.before} {SIGNS[step.operation]} {step.number} = {step.after} {words['things']}."
@@ -128,13 +133,6 @@ def _in_words(rng: random.Random, steps: tuple[Computation, ...]) -> Draft:
     gold = str(steps[-1].after)
     rationale = "\n".join([*lines, f"The answer is {gold}."])
     return Draft(text=" ".join(sentences), gold=gold, rationale=rationale, level=str(len(steps)))
-
-
-def _event(rng: random.Random, step: Computation, words: dict[str, str]) -> str:
-    if step.operation == "times":
-        return MULTIPLES[step.number].format(**words)
-    phrase = rng.choice(MORE if step.operation == "add" else LESS)
-    return phrase.format(**words, n=step.number, friend=rng.choice(FRIENDS))
 
 
 TASK = Task(
