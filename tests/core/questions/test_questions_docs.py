@@ -9,7 +9,7 @@ import pytest
 from lema_core import mixture, prompts
 from lema_core.questions import TASKS, QuestionsSpec, Task
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
 
 
 def blocks(language):

@@ -15,7 +15,7 @@ from lema_core.reference_corrector.gold_rationale import Expander, given_numbers
 from lema_core.step_checker.equations import equations
 from lema_core.steps import split_path, strip_marks
 
-SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 EGGS = Problem(
     "Janet's ducks lay 16 eggs per day. She eats three and bakes with four. She sells the rest for $2 an egg. "
     "How much does she make?",

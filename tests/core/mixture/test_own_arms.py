@@ -11,7 +11,7 @@ from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.files import read_run_file
 from lema_core.stages.mixture import Mixture, MixtureSpec
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "ablation.md").read_text(encoding="utf-8")
 RUN = """
 name = "own"

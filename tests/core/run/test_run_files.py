@@ -8,7 +8,7 @@ from lema_core.errors import ConfigError
 from lema_core.run.files import read_run_file
 from lema_core.run.options import run_options
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 SMALL = """
 name = "small"

@@ -21,7 +21,7 @@ from lema_core.prompts import correction_prompt, evolution_prompt, path_prompt
 from lema_core.reference_corrector import Problem
 from lema_core.steps import split_path
 
-SHARED = Path(__file__).resolve().parents[3] / ".." / "shared" / "data" / "gsm8k"
+SHARED = Path(__file__).resolve().parents[4] / ".." / "shared" / "data" / "gsm8k"
 EGGS = Problem(
     "Last week Janet sold 16 eggs. She ate 3 and gave 4 to Ben. Each of the rest costs $2. How much is that?",
     "18",

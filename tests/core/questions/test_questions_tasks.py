@@ -10,7 +10,7 @@ from lema_core.questions import QuestionsSpec, get_task, read_questions
 from lema_core.questions.tasks.math import boxed_gold
 from lema_core.records import Question
 
-DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"
 shared = pytest.mark.shared
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the real data folder is not beside the project")
 
