@@ -84,10 +84,10 @@ def test_our_own_error_loses_its_foreign_cause():
 
 PLACES = {
     "client": "aiohttp.ClientSession._request",
-    "ledger": "lema_core.llm.ledger.ledger.Ledger.reserve",
+    "ledger": "lema_core.llm.ledger.ledger.Ledger.look_up_and_claim",
     "store": "lema_core.artifacts.store.Store.part",
     "root": "fsspec.core.url_to_fs",
-    "task": "tasks.verdicts.judge_path",
+    "task": "lema_core.stages.verdicts.judge_path",
 }
 PATCH = """
 import sys
