@@ -25,7 +25,7 @@ from lema_core.questions.tasks.math import boxed_gold
 from lema_core.reasoning_paths import parse_path, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
 from lema_core.reference_corrector import Problem, correct, gold_rationale, repair
-from lema_core.report.render import align_correction
+from lema_core.report.render import align_correction, collapse_blank_lines
 from lema_core.step_checker import equations
 from lema_core.steps import (
     numbered_path,
@@ -100,6 +100,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "questions.rationale_from": lambda text: rationale_from(text, "7"),
     "questions.boxed_gold": lambda text: boxed_gold(text, text),
     "report.align_correction": lambda text: align_correction(correction(text, text.replace("1", "2"))),
+    "report.collapse_blank_lines": collapse_blank_lines,
     "reference_corrector.correct": lambda text: correct(Problem(QUESTION.text, "7", RATIONALE), text),
     "reference_corrector.correct, prose": lambda text: correct(Problem(QUESTION.text, "7", "Seven are left."), text),
     "reference_corrector.correct, choice": lambda text: correct(
@@ -149,7 +150,7 @@ MODULES = (
     "evolution",
     "corrections.parsing",
     "corrections.review",
-    "report.diff",
+    "report.render",
     "questions.drafts",
     "reference_corrector",
     "reference_corrector.gold_rationale",
