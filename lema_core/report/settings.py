@@ -31,15 +31,15 @@ def base_of(run: RunSpec, arm: str) -> str:
 def _fine_tunings(run: RunSpec, common: TrainingSpec) -> Iterator[tuple[str, str]]:
     yield "fine-tuning", _fine_tuning(run, common)
     for arm in run.mixture.arms if run.mixture else ():
-        told = _fine_tuning(run, run.training_of(arm))
-        if told != _fine_tuning(run, common):
-            yield f"fine-tuning of {arm}", told
+        own = _fine_tuning(run, run.training_of(arm))
+        if own != _fine_tuning(run, common):
+            yield f"fine-tuning of {arm}", own
 
 
 def _fine_tunings_up_to(run: RunSpec, arm: str) -> Iterator[tuple[str, str]]:
     *before, last = _chain(run, arm)
-    for one in before:
-        yield f"fine-tuning of {one}", _fine_tuning(run, run.training_of(one))
+    for earlier in before:
+        yield f"fine-tuning of {earlier}", _fine_tuning(run, run.training_of(earlier))
     yield "fine-tuning", _fine_tuning(run, run.training_of(last))
 
 
@@ -75,8 +75,8 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
         shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
     if left_out := list(_left_out(store, artifacts)):
-        told = "; ".join(left_out)
-        yield f"Examples longer than training.max_length (or empty) were left out of the training: {told}."
+        arms = "; ".join(left_out)
+        yield f"Examples longer than training.max_length (or empty) were left out of the training: {arms}."
     if artifacts.perplexities and run.evaluation:
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
@@ -102,8 +102,8 @@ def _gates(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]
 
 def _gate(corrector: str, decision: Decision) -> str:
     bounds = decision.bounds.model_dump(exclude_none=True) if decision.bounds else {}
-    told = " and ".join(f"{name} = {bound:g}" for name, bound in bounds.items())
-    by = "a person" if decision.by == "person" else f"the rule {told}".rstrip()
+    limits = " and ".join(f"{name} = {bound:g}" for name, bound in bounds.items())
+    by = "a person" if decision.by == "person" else f"the rule {limits}".rstrip()
     said = f" Note: {decision.note}" if decision.note else ""
     verb = "approved" if decision.approved else "refused"
     return f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"
