@@ -40,12 +40,13 @@ test: install-dev ## Run the tests (15 to 25 minutes on 2 cores)
 test-fast: install-dev ## Run the tests that take less than ten seconds each
 	@$(BIN)/python -m pytest -m "not slow"
 
-check: install-dev ## Lint, types, layers
+check: install-dev ## Lint, types, layers, words
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@MYPYPATH=benchmarks $(BIN)/mypy benchmarks
 	@$(BIN)/lint-imports
+	@! grep -rnwE -f .ci/words --include=*.py --include=*.md --include=*.html lema_core tasks flows docs README.md || (echo "words that we do not use: .ci/words"; exit 1)
 
 bench: install-dev ## Run the benchmarks that need neither a GPU nor data; each prints its ratio
 	@for name in requests scale million; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

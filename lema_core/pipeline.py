@@ -40,7 +40,7 @@ AnyStage = TypeVar("AnyStage", bound=Stage)
 class Pipeline:
     """The stages of one run under a root.
 
-    A walk notes a reference in ``artifacts`` after its step was yielded: a step that failed leaves none behind.
+    A walk records references in ``artifacts``. Of most steps after they were yielded, so that a failed one leaves none.
 
     Raises:
         DataError: while it is walked, a source cannot be used; nothing was sent.

@@ -70,7 +70,7 @@ class JudgedPath(ReasoningPath):
     """A reasoning path with its verdict against the gold answer."""
 
     verdict: str
-    """right, wrong, none, ambiguous, refused or unknown."""
+    """right, wrong, none, ambiguous or refused."""
     answer: str | None
     """The extracted final answer, None where there is none."""
     decided_by: str

@@ -95,7 +95,7 @@ class EngineOfWorker(distributed.WorkerPlugin):
         worker.metrics[self.name] = lambda _worker: asdict(engine.snapshot())
 
     async def teardown(self, worker: Any) -> None:
-        """Let what is in flight come home, commit it, and sign out of the ledger."""
+        """Let requests in flight finish, commit them, and sign out of the ledger."""
         worker.metrics.pop(self.name, None)
         await self._stack.aclose()
 

@@ -81,7 +81,7 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
             "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "
-            "corrections were trained on mostly the same ones: it tells how well they were learned, not how far that "
+            "corrections were trained on mostly the same ones: it shows how well they were learned, not how far that "
             "carries."
         )
 

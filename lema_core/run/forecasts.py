@@ -57,7 +57,7 @@ def describe_run_cost(run: RunSpec, root: str) -> str:
     tokens = sum(cost.prompt_tokens.likely + cost.completion_tokens.likely for cost in found)
     prices = [cost.dollars.likely for cost in found if cost.dollars]
     text = describe_remaining(sum(cost.to_send for cost in found), tokens, sum(prices) if prices else None)
-    return f"of the whole run at most {text}. `lema plan` tells more"
+    return f"of the whole run at most {text}. `lema plan` says more"
 
 
 @contextmanager

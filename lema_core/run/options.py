@@ -38,7 +38,7 @@ class OptionSection:
     about: str
     options: tuple[Option, ...]
     like: str = ""
-    """The section that has the same options, told there."""
+    """The section that has the same options, listed there."""
 
 
 def run_options() -> dict[str, OptionSection]:
@@ -48,12 +48,12 @@ def run_options() -> dict[str, OptionSection]:
 
 
 def _sections(
-    spec: type[BaseModel], name: str, title: str, about: str, told: dict[type[BaseModel], str]
+    spec: type[BaseModel], name: str, title: str, about: str, listed: dict[type[BaseModel], str]
 ) -> Iterator[OptionSection]:
-    if spec in told:
-        yield OptionSection(name, title, about, (), told[spec])
+    if spec in listed:
+        yield OptionSection(name, title, about, (), listed[spec])
         return
-    told[spec] = title
+    listed[spec] = title
     plain, nested = [], []
     abouts = _field_docs(spec)
     for field, info in spec.model_fields.items():
@@ -65,7 +65,7 @@ def _sections(
             nested.append((inner, place, _title(place, info)))
     yield OptionSection(name, title, about, tuple(plain))
     for inner, place, heading in nested:
-        yield from _sections(inner, place, heading, abouts.get(place.rpartition(".")[2]) or _first_line(inner), told)
+        yield from _sections(inner, place, heading, abouts.get(place.rpartition(".")[2]) or _first_line(inner), listed)
 
 
 def _title(place: str, info: FieldInfo) -> str:
@@ -86,7 +86,11 @@ def _option(name: str, info: FieldInfo, about: str) -> Option:
 
 def _kind(annotation: Any) -> str:
     """Return a type in the words of a run file."""
-    arguments = [one for one in get_args(annotation) if not isinstance(one, FieldInfo) and one not in {type(None), ...}]
+    arguments = [
+        argument
+        for argument in get_args(annotation)
+        if not isinstance(argument, FieldInfo) and argument not in {type(None), ...}
+    ]
     text = getattr(annotation, "__name__", str(annotation))
     if text == "Literal":
         return " | ".join(map(str, arguments))
@@ -103,7 +107,7 @@ def _kind(annotation: Any) -> str:
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for one in get_args(annotation) if (found := _model_in(one))), None)
+    return next((found for argument in get_args(annotation) if (found := _model_in(argument))), None)
 
 
 def _field_docs(spec: type[BaseModel]) -> dict[str, str]:

@@ -46,7 +46,7 @@ class Ablation(FileStage):
                 for result in self.results
             },
         }
-        made = [ref for one in self.results for ref in (one.mixture, one.model, one.evaluation) if ref]
+        made = [ref for cell in self.results for ref in (cell.mixture, cell.model, cell.evaluation) if ref]
         return self._identity(named, dict.fromkeys(made))
 
     @property

@@ -32,14 +32,14 @@ class EvaluationSpec(Section):
     """The base model was never trained on our format: four examples give it its best chance."""
     serve: EndpointSpec | None = None
     """How a fine-tuned checkpoint is served: a command with ``{model}`` (its folder) and ``{port}``. Its ``identity``
-    tells one way of serving from another: under a new one everything is measured anew."""
+    distinguishes ways of serving: under a new one everything is measured anew."""
     max_tokens: int = Field(2048, ge=1)
     samples: int = Field(0, ge=0)
     """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
     temperature: float = Field(0.7, gt=0)
     """Of the sampled answers."""
     perplexity: int = Field(0, ge=0)
-    """delta-PPL of each arm on so many pairs of a mistaken and a corrected path; 0 leaves it out."""
+    """The number of pairs of a mistaken and a corrected path for the delta-PPL of each arm; 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
 
     def sampling(self) -> Sampling:

@@ -20,7 +20,7 @@ class VerdictsSpec(Section):
     """How a path's final answer is judged."""
 
     unknown: Literal["reject", "wrong"] = "reject"
-    """What becomes of a path whose answer the matcher can neither equal to nor tell from the gold answer."""
+    """What becomes of a path whose answer the matcher can neither equal to nor distinguish from the gold answer."""
 
 
 class MistakesSpec(Section):
@@ -29,9 +29,9 @@ class MistakesSpec(Section):
     verdicts: tuple[Literal["wrong", "none", "ambiguous"], ...] = ("wrong",)
     """A path without an answer is its own class and by default no mistake."""
     per_question: int | None = Field(None, ge=1)
-    """At most so many mistakes of one question."""
+    """The largest number of mistakes of one question."""
     per_student: int | None = Field(None, ge=1)
-    """At most so many mistakes of one student on one question."""
+    """The largest number of mistakes of one student on one question."""
 
 
 @dataclass(frozen=True)

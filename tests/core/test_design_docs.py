@@ -18,5 +18,5 @@ def test_the_page_names_every_module(folder):
 
 
 def test_the_page_names_what_tasks_share():
-    for path in (ROOT / "tasks").glob("_[a-z]*.py"):
+    for path in (ROOT / "tasks").glob("[a-z]*.py"):
         assert f"`tasks/{path.name}`" in PAGE or f"`{path.name}`" in PAGE, path.name

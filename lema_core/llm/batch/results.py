@@ -284,7 +284,7 @@ class BatchResultsReader:
         """Leave all reservations of this process for a batch to its lines in the ledger."""
         while batch.reserved:
             batch.reserved.popitem()
-            self._context.budget.transfer()
+            self._context.budget.end_reservation()
 
 
 def _response_in_row(row: dict[str, Any], request: CompletionRequest, where: str) -> ChatResponse:

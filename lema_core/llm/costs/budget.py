@@ -82,10 +82,10 @@ class BudgetGuard:
         self._free += reserved
         self.charge(used)
         self._unaccounted += used if unaccounted else Amount()
-        self.transfer()
+        self.end_reservation()
 
-    def transfer(self) -> None:
-        """Transfer a reservation to another owner; it will not be returned to this process."""
+    def end_reservation(self) -> None:
+        """Count one reservation less, without returning it: it was settled, or another owner has taken it over."""
         self._reservations -= 1
         self._exhausted_until = 0.0
         # A new event for each change: a waiter that comes later must not see the old one.
