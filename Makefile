@@ -34,7 +34,7 @@ smoke: install ## The whole flow with a simulated student and a tiny model (unde
 chaos: install ## Disturb the smoke run in every way we know; nothing may be lost or paid for in vain (about 8 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m chaos deployments/runs/smoke.toml
 
-test: install-dev ## Run the tests (15 to 25 minutes on 2 cores)
+test: install-dev ## Run the tests (20 to 30 minutes on 2 cores)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: install-dev ## Run the tests that take less than ten seconds each

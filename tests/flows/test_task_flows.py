@@ -87,7 +87,7 @@ MISBEHAVING = Faults(
 
 
 TASKS = (*PUBLISHED, *(("gsm_symbolic",) if find_spec("reasoning_gym") else ()))
-LIMIT = 30
+LIMIT = 12
 ALL_IN_ONE_PROCESS = """
 import sys
 from pathlib import Path
