@@ -25,7 +25,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[train,local,postgres,scale,dev]'
 	@touch $@
 
-demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (about 15 minutes)
+demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (15 to 30 minutes)
 	@$(BIN)/lema run deployments/runs/demo.toml
 
 smoke: install ## The whole flow with a simulated student and a tiny model (under 90 seconds)
