@@ -235,7 +235,11 @@ class BoundedSession:
             return AttemptError("connection", detail, refused=True)
         if isinstance(error, zlib.error):
             return AttemptError("malformed", f"the reply cannot be unpacked ({detail})", maybe_paid=True)
-        if isinstance(error, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError):
+        # The same bad bytes fail the body instead of the reply when the head came in a packet of its own. A body that
+        # was cut off is a `PayloadEncodingError`: that is a lost connection.
+        cause = error.__cause__ if isinstance(error, aiohttp.ClientPayloadError) else error
+        cut_off = isinstance(cause, aiohttp.http_exceptions.PayloadEncodingError) and cause is not error
+        if isinstance(cause, aiohttp.ClientResponseError | aiohttp.http_exceptions.HttpProcessingError) and not cut_off:
             return AttemptError("malformed", f"the reply is no valid HTTP ({detail})", maybe_paid=True)
         lost = isinstance(error, aiohttp.ClientError | OSError) or not answered
         return AttemptError("connection" if lost else "malformed", detail, maybe_paid=True)
