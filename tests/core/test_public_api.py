@@ -45,6 +45,11 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         lema_core.nothing  # noqa: B018
 
 
+@pytest.mark.parametrize("name", [names[0] for names in lema_core._HOMES.values()] + ["false_equations"])
+def test_each_home_can_be_the_first_that_is_imported(name: str) -> None:
+    subprocess.run([sys.executable, "-c", f"from lema_core import {name}"], check=True)
+
+
 def test_importing_the_names_loads_no_heavy_library() -> None:
     code = "import sys, lema_core; [getattr(lema_core, name) for name in lema_core.__all__]; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
