@@ -82,18 +82,38 @@ def test_our_own_error_loses_its_foreign_cause():
     assert KEY not in "".join(traceback.format_exception(found.value))
 
 
+# The preflight is the first to ask: what comes after it is reached by what only a reply calls.
 PLACES = {
-    "client": "aiohttp.ClientSession._request",
+    "preflight": "aiohttp.ClientSession._request",
+    "client": "lema_core.llm.client.parse_response",
+    "batch upload": "lema_core.llm.batch.api.request_line",
+    "batch reply": "lema_core.llm.batch.api._id_in",
+    "reader": "lema_core.questions.files._decoded",
+    "opened source": "fsspec.core.OpenFile.open",
+    "parquet": "pyarrow.parquet.ParquetFile",
     "ledger": "lema_core.llm.ledger.ledger.Ledger.look_up_and_claim",
     "store": "lema_core.artifacts.store.Store.part",
     "root": "fsspec.core.url_to_fs",
     "task": "lema_core.stages.verdicts.judge_path",
+}
+OWN_FILE = [
+    "questions.task=numeric",
+    "questions.path=known.jsonl",
+    'questions.mapping={question="text", gold="gold", rationale="rationale"}',
+    "questions.seed=0",
+]
+SETTINGS = {
+    "batch upload": ["endpoints.student.transport=batch"],
+    "batch reply": ["endpoints.student.transport=batch"],
+    "reader": OWN_FILE,
+    "opened source": OWN_FILE,
 }
 PATCH = """
 import sys
 from unittest.mock import patch
 def broken(*_args, **_options):
     import os
+    open(os.environ["REACHED"], "w").close()
     key = os.environ["BOUNDARY_KEY"]
     class Foreign(Exception):
         def __repr__(self): return f"Foreign({key!r})"
@@ -120,16 +140,18 @@ def _leaks(prefect_api: str, done: subprocess.CompletedProcess[str], tmp_path: P
 @pytest.mark.slow
 @pytest.mark.parametrize("place", PLACES)
 def test_whatever_a_run_meets_the_key_is_nowhere(prefect_api, run_file, tmp_path, tmp_path_factory, place):
-    key = f"sk-planted-{place}-0123456789abcdef+/="
+    key = f"sk-planted-{place.replace(' ', '-')}-0123456789abcdef+/="
     # As `lema run` sets it before it imports Prefect, which the patch does earlier.
     quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL"}
-    given = environment(prefect_api, tmp_path) | quiet | {"BOUNDARY_KEY": key}
+    given = environment(prefect_api, tmp_path) | quiet | {"BOUNDARY_KEY": key, "REACHED": str(tmp_path / "reached")}
     settings = ["endpoints.student.api_key_env=BOUNDARY_KEY", "questions.limit=6", "test_questions.limit=2"]
+    settings += SETTINGS.get(place, [])
     words = ["run", str(run_file), "--root", "out", *(word for one in settings for word in ("--set", one))]
     done = subprocess.run(
         [sys.executable, "-c", PATCH, PLACES[place], *words], cwd=tmp_path, env=given, capture_output=True, text=True,
         timeout=240, check=False,
     )  # fmt: skip
+    assert (tmp_path / "reached").exists(), done.stderr
     assert done.returncode == 1, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "error:" in done.stderr
