@@ -83,7 +83,7 @@ def _note(flow: object, flow_run: FlowRun, state: object) -> None:  # noqa: ARG0
 async def run_cancellable(
     flow: Flow[..., Any], run: RunSpec, root: str, go_on: str = "", settings: CancelSettings = DEFAULTS
 ) -> Any:
-    """Run a flow in this process, and end it within seconds when somebody cancels it in the UI or by the API.
+    """Run a flow in this process, and end it within seconds when a person cancels it in the UI or by the API.
 
     When it is cancelled itself, by a signal, it ends the flow in the same way. ``go_on`` is the command with which a
     person continues, by default ``lema resume``.

@@ -10,12 +10,12 @@ LemaError
 │   ├── BatchPendingError    a batch is submitted and not finished; a later run collects it
 │   └── RequestsFailedError  too many requests of a shard or a stage failed
 ├── LedgerError              the completion ledger cannot be opened, read or written
-├── QualityGateError         the pilot of corrections was refused, or nobody approved it in time
+├── QualityGateError         the pilot of corrections was refused, or not approved in time
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
 ├── TrainingError            a training run failed; the last complete checkpoint is kept
 ├── MissingDependencyError   an optional part (training, the embedded server) is not installed
 ├── ServerGoneError          the server of the UI stopped answering; what was paid is kept
-├── CancelledRunError        somebody cancelled the run; what was paid is kept
+├── CancelledRunError        a person cancelled the run; what was paid is kept
 ├── ShardsFailedError        some shards of a stage failed; the others are kept
 ├── CellsFailedError         some cells of a sweep failed; the others are kept
 └── UnexpectedError          an error of a library, of the machine or of LeMa itself that nothing foresaw
@@ -128,7 +128,7 @@ class BudgetExceededError(LemaError):
 
 
 class QualityGateError(LemaError):
-    """The pilot of corrections was refused, or nobody approved it in time. Nothing more is paid."""
+    """The pilot of corrections was refused, or not approved in time. Nothing more is paid."""
 
 
 class TrainingError(LemaError):
@@ -144,7 +144,7 @@ class ServerGoneError(LemaError):
 
 
 class CancelledRunError(LemaError):
-    """Somebody cancelled the run. What was paid is kept."""
+    """A person cancelled the run. What was paid is kept."""
 
 
 class ShardsFailedError(LemaError):

@@ -1,6 +1,6 @@
 """The graph of a run: every stage in the paper's order, each with a name before anything is made.
 
-All identities follow from the run file and its sources. So one walk serves everybody: a plan reads the stages, a run
+All identities follow from the run file and its sources. So one walk serves every reader: a plan reads the stages, a run
 makes them one after the other, and the gate, the choice of checkpoints, `lema evaluate` and the report ask the same
 objects. A walk fills ``artifacts``; a stage that reads rows finds its inputs published when a run has come to it.
 """

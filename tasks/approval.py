@@ -39,7 +39,7 @@ async def approval(context: RunContext, stage: PilotCorrections) -> None:
     """Return once the pilot's corrections are approved, by the rule or by a person; an approval is asked for once.
 
     Raises:
-        QualityGateError: they are refused, or nobody answered in time.
+        QualityGateError: they are refused, or no answer came in time.
     """
     spec, corrections = stage.gate, stage.ref
     folder = decision_folder(context.root, corrections)

@@ -105,7 +105,7 @@ async def connected(context: RunContext, open_engine: OpenEngine) -> AsyncIterat
     """Connect to the run's scheduler, or start its worker processes on this machine, with an engine in each.
 
     Raises:
-        ConfigError: nobody answers at the scheduler's address.
+        ConfigError: no scheduler answers at its address.
         LemaError: a worker cannot open its engine.
     """
     async with AsyncExitStack() as stack:

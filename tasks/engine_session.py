@@ -60,7 +60,7 @@ async def cluster_session(context: RunContext) -> AsyncIterator[None]:
 
     Raises:
         MissingDependencyError: the run names a cluster and Dask is not installed.
-        ConfigError: nobody answers at the scheduler's address.
+        ConfigError: no scheduler answers at its address.
     """
     if context.scheduler is None and context.workers is None:
         yield

@@ -53,89 +53,34 @@ def _outcome(part: PartWriter) -> str:
     return f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else "")
 
 
-@task(name="questions", task_run_name=WHOLE, **UNCACHED)
-async def questions(context: RunContext, stage: Questions, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Read or generate the questions."""
-    return await run_shard(context, stage, endpoints, shard)
+def _shard_task(function: str, about: str, run_name: str = BY_SHARD, name: str = "") -> Task[..., Any]:
+    """Return `run_shard` as a Prefect task. A Dask worker finds it by ``function``, its name in this module."""
+
+    async def run(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
+        return await run_shard(context, stage, endpoints, shard)
+
+    run.__name__ = run.__qualname__ = function
+    run.__doc__ = about
+    return task(name=name or function, task_run_name=run_name, **UNCACHED)(run)
 
 
-@task(name="held_out", task_run_name=WHOLE, **UNCACHED)
-async def held_out(context: RunContext, stage: HeldOut, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Keep training questions back for choosing checkpoints."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="reasoning_paths", task_run_name=BY_SHARD, **UNCACHED)
-async def reasoning_paths(
-    context: RunContext, stage: ReasoningPaths, endpoints: Endpoints, shard: Shard
-) -> State[None]:
-    """Generation: sample a student's reasoning paths."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="verdicts", task_run_name=BY_SHARD, **UNCACHED)
-async def verdicts(context: RunContext, stage: Verdicts, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Judge the final answers."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="mistakes", task_run_name=WHOLE, **UNCACHED)
-async def mistakes(context: RunContext, stage: Mistakes, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Select the mistakes of all students."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="quality_gate", task_run_name=WHOLE, **UNCACHED)
-async def quality_gate(context: RunContext, stage: QualityGate, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Draw the pilot's mistakes."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="corrections", task_run_name=BY_SHARD, **UNCACHED)
-async def corrections(context: RunContext, stage: Corrections, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Correction and its filter: ask the teachers, and keep what stands every check."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="evolution_created", task_run_name=BY_SHARD, **UNCACHED)
-async def evolution_created(
-    context: RunContext, stage: EvolutionCreated, endpoints: Endpoints, shard: Shard
-) -> State[None]:
-    """Evolution: create new questions from seeds."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="evolution_novel", task_run_name=WHOLE, **UNCACHED)
-async def evolution_novel(
-    context: RunContext, stage: EvolutionNovel, endpoints: Endpoints, shard: Shard
-) -> State[None]:
-    """Evolution: leave out repetitions and test questions."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="evolution", task_run_name=BY_SHARD, **UNCACHED)
-async def evolution(context: RunContext, stage: Evolution, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Evolution: answer the new questions by majority."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="mixture", task_run_name=WHOLE, **UNCACHED)
-async def mixture(context: RunContext, stage: Mixture, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Build the training examples of an arm."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="evaluation", task_run_name=BY_SHARD, **UNCACHED)
-async def evaluation(context: RunContext, stage: Evaluation, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Evaluation: ask held-out questions, greedily or sampled, and judge the answers."""
-    return await run_shard(context, stage, endpoints, shard)
-
-
-@task(name="stage", task_run_name=BY_SHARD, **UNCACHED)
-async def any_stage(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
-    """Run a shard of a stage that has no task of its own."""
-    return await run_shard(context, stage, endpoints, shard)
-
+questions = _shard_task("questions", "Read or generate the questions.", WHOLE)
+held_out = _shard_task("held_out", "Keep training questions back for choosing checkpoints.", WHOLE)
+reasoning_paths = _shard_task("reasoning_paths", "Generation: sample a student's reasoning paths.")
+verdicts = _shard_task("verdicts", "Judge the final answers.")
+mistakes = _shard_task("mistakes", "Select the mistakes of all students.", WHOLE)
+quality_gate = _shard_task("quality_gate", "Draw the pilot's mistakes.", WHOLE)
+corrections = _shard_task(
+    "corrections", "Correction and its filter: ask the teachers, and keep what stands every check."
+)
+evolution_created = _shard_task("evolution_created", "Evolution: create new questions from seeds.")
+evolution_novel = _shard_task("evolution_novel", "Evolution: leave out repetitions and test questions.", WHOLE)
+evolution = _shard_task("evolution", "Evolution: answer the new questions by majority.")
+mixture = _shard_task("mixture", "Build the training examples of an arm.", WHOLE)
+evaluation = _shard_task(
+    "evaluation", "Evaluation: ask held-out questions, greedily or sampled, and judge the answers."
+)
+any_stage = _shard_task("any_stage", "Run a shard of a stage that has no task of its own.", name="stage")
 
 TASKS: Mapping[type[RowStage], Task[..., Any]] = {
     Questions: questions,

@@ -1,10 +1,10 @@
 """A real Prefect server on loopback for people who have none: started in the background, found again, stopped.
 
-The ephemeral server that Prefect would start by itself loses task records when the process ends, so nobody could look
-at a run afterwards. Ours stays: ``lema run`` starts it once, ``lema ui stop`` ends it. With PREFECT_API_URL set, that
+The ephemeral server that Prefect would start by itself loses task records when the process ends, so runs could not be
+viewed afterwards. Ours stays: ``lema run`` starts it once, ``lema ui stop`` ends it. With PREFECT_API_URL set, that
 server is used and nothing is started.
 
-Whoever may use this server can read its Secret blocks and start programs through its worker. So it asks for the
+A user of this server can read its Secret blocks and start programs through its worker. So it asks for the
 authentication string of its folder and takes requests of no other origin (``server_program``). The string is made
 with the folder and kept in a file that only its owner can read. Commands, workers and the runs that they start get it
 through their environment, never through their arguments, which every user can list.

@@ -107,6 +107,6 @@ def _worker() -> str:
         facts = None
     if facts is None:
         command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
-        # A worker polls for due runs every ten seconds by default: too slow for somebody who pressed a button.
+        # A worker polls for due runs every ten seconds by default: too slow for a person who pressed a button.
         WORKER.start(command, os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
     return f"log in {WORKER.log}"

@@ -118,7 +118,7 @@ _CODE = re.compile(
 
 def to_ascii(text: str) -> str:
     """Return the text with Unicode digits, signs, superscripts and vulgar fractions in their plain forms."""
-    text = text.replace("\x0crac", "\\frac")  # a backslash lost in somebody's JSON
+    text = text.replace("\x0crac", "\\frac")  # a backslash lost in JSON
     if "\\\\" in text and _ESCAPED.search(text) and all(len(run) % 2 == 0 for run in _BACKSLASHES.findall(text)):
         text = text.replace("\\\\", "\\")  # escaped once too often
     if text.isascii():

@@ -215,7 +215,7 @@ class Engine:
         except BaseException as error:
             for pending in requests:
                 pending.resolve(error=error)
-            # The waiters raise any other error. A task that nobody awaits would only print it, with all it refers to.
+            # The waiters raise any other error. A task without a waiter would only print it, with all it refers to.
             if not isinstance(error, Exception):
                 raise
         finally:

@@ -66,7 +66,7 @@ async def serving(
         try:
             yield server.url
         except asyncio.CancelledError:
-            # As asyncio.timeout does: if we cancelled the block, and nobody else did, it ends with our error.
+            # As asyncio.timeout does: if we alone cancelled the block, it ends with our error.
             if server.failure is None or user is None or user.uncancel() > 0:
                 raise
             raise server.failure from None

@@ -80,7 +80,7 @@ class PilotSummary:
 
     @property
     def poor_share(self) -> float:
-        """The largest share of poor ratings of any rater; 1 where nobody rated, since silence is no approval."""
+        """The largest share of poor ratings of any rater; 1 without a rater, since silence is no approval."""
         shares = [counts["poor"] / sum(counts.values()) for counts in self.by_rater.values() if sum(counts.values())]
         return max(shares, default=1.0)
 
@@ -215,7 +215,7 @@ def summarize_ratings(folder: Path | str) -> PilotSummary:
     """Count all raters' ratings in a folder and compare every two of them on what both rated.
 
     Raises:
-        DataError: nobody has begun to rate there.
+        DataError: no rating has begun there.
     """
     if not is_begun(folder):
         raise DataError(f"{folder} holds no pilot: begin one with `lema rate CORRECTIONS --out {folder}`")
@@ -264,7 +264,7 @@ class Findings:
     reasons: Mapping[str, int]
     """Rejected tries by reason."""
     ratings: PilotSummary | None
-    """None where nobody has started to rate."""
+    """None where no rating has begun."""
 
     @property
     def accepted_share(self) -> float:

@@ -49,7 +49,7 @@ _IMPLIED = {
     }.items()
     for word in words.split()
 }
-"""Numbers that a unit brings along: everybody may use them, though nobody has given them."""
+"""Numbers that a unit brings along: any solution may use them, although no question states them."""
 MAX_PRODUCTS = 12
 """A longer sum is taken as one number."""
 Product = tuple[tuple[Fraction, int], ...]

@@ -137,7 +137,7 @@ def handle(signum: int, _frame: FrameType | None = None) -> None:
 def handle_signals() -> Iterator[None]:
     """Handle SIGINT and SIGTERM as requests to stop while the block runs, and for ever once one arrived.
 
-    A handler that somebody else installed stays, such as that of a shell's background jobs, which ignore SIGINT.
+    A handler that other code installed stays, such as that of a shell's background jobs, which ignore SIGINT.
     """
     ours = list[signal.Signals]()
     stop_request()

@@ -157,7 +157,7 @@ def check_overrides(spec: TrainingSpec) -> None:
     """Refuse unknown options, also those inside DeepSpeed's ZeRO section, before anything is paid or loaded.
 
     Raises:
-        ConfigError: an option that nobody knows or that has no place here, or a value of a wrong type.
+        ConfigError: an option that is unknown or has no place here, or a value of a wrong type.
     """
     check_options(spec)
     if spec.trl or spec.deepspeed:

@@ -93,7 +93,7 @@ def divergence_error(step: int, seen: str) -> TrainingError:
 
 
 def _link(tracker: str, args: Any) -> str | None:
-    """Return where a tracker shows the run, None where it has no page of its own until somebody opens one."""
+    """Return where a tracker shows the run, None where it has no page until a person opens one."""
     if tracker == "tensorboard":
         return Path(os.environ["TENSORBOARD_LOGGING_DIR"]).absolute().as_uri()
     if tracker == "trackio":

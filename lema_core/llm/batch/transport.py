@@ -81,7 +81,7 @@ class BatchTransport:
             self._results.resolve_pending()
             for key in (QUEUE, *(batch.id for batch in self._batches)):
                 self._context.counters.batches.pop(key, None)
-            # Open batches will be billed, whoever collects them. From here on the budget reads it from their lines.
+            # Open batches will be billed, in this process or a later one: the budget now reads them from their lines.
             with suppress(LemaError):
                 await self._records.release(self._batches)
             for batch in self._batches:
@@ -131,7 +131,7 @@ class BatchTransport:
         """Find out whether the endpoint has a batch that an earlier process left before its creation was confirmed.
 
         Raises:
-            EndpointError: nobody can say, and some of its requests are ours.
+            EndpointError: its state stays unknown, and some of its requests are ours.
         """
         if batch.asked_at == 0.0:
             # The endpoint was never asked to create it, or said that it did not.

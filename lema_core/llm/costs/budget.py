@@ -141,7 +141,7 @@ class BudgetGuard:
         return await asyncio.shield(task)
 
     async def _on_exhausted(self, upper_bound: Amount, grant: CreditGrant) -> None:
-        """Stop the run if nobody can make room; else return our idle credit, which another process may lack."""
+        """Stop the run if no process can make room; else return our idle credit, which another process may lack."""
         if self._reservations == 0 and not grant.others_hold_credit:
             raise BudgetExceededError(self._describe(upper_bound, grant))
         await self.return_idle_credit()

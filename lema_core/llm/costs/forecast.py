@@ -184,7 +184,7 @@ async def pilot(
 ) -> list[Outcome]:
     """Send ``size`` of ``total`` requests, evenly spread over them, so that a forecast has answers to learn from.
 
-    They are sent by HTTP, also if the endpoint's transport is ``batch``: nobody waits a day for a forecast. Requests
+    They are sent by HTTP, also if the endpoint's transport is ``batch``: a forecast must not wait a day. Requests
     in open batches are ``pending``.
     """
     chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]

@@ -4,7 +4,7 @@ A claim is valid while its owner is alive. On the same machine /proc alone decid
 no step of the wall clock makes a living process dead, or a dead one alive. On another machine an owner is alive while
 it sends heartbeats: one whose heartbeat does not change within `LEASE_S` by our own monotonic clock is dead. Only when
 an owner is first seen does the age of its heartbeat by the wall clock decide, which on PostgreSQL is the server's for
-all; a heartbeat further in the future than `LEASE_S` is dead as well. So a killed process blocks nobody on its own
+all; a heartbeat further in the future than `LEASE_S` is dead as well. So a killed process blocks no other on its own
 machine, and processes on other machines for a minute.
 """
 
@@ -20,7 +20,7 @@ from lema_core.system.processes import ProcessIdentity, is_alive, this_process
 
 LEASE_S = 60.0
 STUCK_S = 600.0
-"""A process of this machine that exists and sends no heartbeat for this long is stopped: nobody waits for it."""
+"""A process of this machine that exists and sends no heartbeat for this long is stopped: no process waits for it."""
 
 
 def owner_is_alive(owner: ProcessIdentity, ledger: str) -> bool:
@@ -108,7 +108,7 @@ class Claims:
         # and two that wait for each other are a deadlock.
         for some in chunked(sorted(keys), LOOKUP):
             with database.transaction():
-                # All rows are new: nobody else claims any of these keys, and no query is needed.
+                # All rows are new: no other owner claims any of these keys, and no query is needed.
                 if database.insert("claims", [(key, self.owner) for key in some]) == len(some):
                     continue
                 sql = f"SELECT key FROM claims WHERE owner <> ? AND key IN ({placeholders(len(some))})"  # noqa: S608

@@ -156,7 +156,7 @@ class _Sqlite:
             self._checkpoint()
 
     def _checkpoint(self) -> None:
-        """Move the write-ahead log into the file as far as that disturbs nobody; what cannot be moved stays in it."""
+        """Move the write-ahead log into the file; what would disturb another connection stays in it."""
         with suppress(sqlite3.Error):
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         self._checkpointed = time.monotonic()

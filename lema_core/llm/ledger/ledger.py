@@ -63,7 +63,7 @@ class Ledger:
     async def call(self, work: Callable[[], T]) -> T:
         """Run ``work`` in the ledger's thread, and again when the database was away for a while.
 
-        Running it twice must be harmless: if the connection is lost, nobody knows whether its commit arrived.
+        Running it twice must be harmless: if the connection is lost, its commit may or may not have arrived.
         """
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._run_with_retries, work)
 

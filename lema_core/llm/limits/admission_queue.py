@@ -38,7 +38,7 @@ class AdmissionQueue:
         try:
             return await waiter.permit
         except asyncio.CancelledError:
-            # Cancelled after `wake` granted the permit and before this task ran: nobody else can give it back.
+            # Cancelled after `wake` granted the permit and before this task ran: no other task can give it back.
             if waiter.permit.done() and not waiter.permit.cancelled():
                 self.limiter.record_end(waiter.permit.result(), self._loop.time())
             self.wake()

@@ -1,6 +1,6 @@
 """Files and batches of the simulated endpoint: OpenAI's Batch API as far as a client of it can see.
 
-A batch is worked off when somebody looks at it after its delay. On demand it expires half done, or some of its lines
+A batch is worked off when a client asks for it after its delay. On demand it expires half done, or some of its lines
 fail; what was not answered stands in the error file, and only what was answered is paid.
 """
 

@@ -44,7 +44,7 @@ def rewrite(steps: Sequence[str], mapping: Mapping[Fraction, Fraction]) -> list[
 
     Results that changed are replaced in the later steps as well. None where that leads to numbers that are not
     sensible (negative, endless decimals), where a step cannot be read any more, or where one number of the steps would
-    have to become two (a given 4 and a computed 4): nobody can say which of them a later step means.
+    have to become two (a given 4 and a computed 4): it is unknown which of them a later step means.
     """
     known = dict(mapping)
     rewritten = []
