@@ -11,6 +11,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import overwritten, torn
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, schema_of, table_of
 from lema_core.artifacts.derivation import trace_ancestry
@@ -57,17 +58,6 @@ def flipped(data: bytes, chance: random.Random) -> bytes:
     changed = bytearray(data)
     changed[chance.randrange(len(changed))] ^= 1 << chance.randrange(8)
     return bytes(changed)
-
-
-def overwritten(data: bytes, chance: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(chance.randint(2, 10)):
-        changed[chance.randrange(len(changed))] = chance.randrange(256)
-    return bytes(changed)
-
-
-def torn(data: bytes, chance: random.Random) -> bytes:
-    return data[: chance.randrange(len(data))]
 
 
 def zeroed(data: bytes, chance: random.Random) -> bytes:

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
+from rows import correction_of, judged_path
 
 from lema_core.corrections import ParsedCorrection, parse_correction
 from lema_core.errors import ConfigError, DataError
@@ -33,54 +34,28 @@ EVOLVED = list(read_questions(QuestionsSpec(task="arithmetic", limit=10, seed=9)
 
 def path(question, index, *, right=True, student="s1") -> JudgedPath:
     text = question.rationale if right else question.rationale.replace(question.gold, "77")
-    return JudgedPath(
+    # Each right path says it in other words: equal ones would be dropped as repetitions.
+    text = text.replace("has", f"has{'' if not index else ' then' * index}")
+    return judged_path(
+        question,
+        right=right,
         id=f"path-{question.id}-{index}-{student}",
-        question_id=question.id,
-        task=question.task,
-        question=question.text,
-        gold=question.gold,
-        candidates=None,
-        rationale=question.rationale,
-        level=question.level,
         student=student,
         sample_index=index,
-        # Each right path says it in other words: equal ones would be dropped as repetitions.
-        text=text.replace("has", f"has{'' if not index else ' then' * index}"),
-        finish_reason="stop",
-        request_key="k",
-        prompt_tokens=1,
-        completion_tokens=1,
-        verdict="right" if right else "wrong",
-        answer=question.gold if right else "77",
-        decided_by="number",
+        text=text,
     )
 
 
 def correction(question, *, corrector="gpt", student="s1") -> Correction:
-    steps = question.rationale.splitlines()
-    return Correction(
+    return correction_of(
+        question,
         id=f"correction-{question.id}-{corrector}-{student}",
         path_id=f"path-{question.id}",
-        question_id=question.id,
-        task=question.task,
-        question=question.text,
-        gold=question.gold,
-        candidates=None,
-        level=question.level,
         student=student,
         corrector=corrector,
-        attempt=0,
         original=question.rationale.replace(f"= {question.gold}", "= 77").replace(f"is {question.gold}", "is 77"),
-        wrong_answer="77",
-        step=len(steps) - 1,
-        n_steps=len(steps) - 1,
         explanation=f"The last sum is not 77 ({corrector}).",
-        correct_solution="\n".join(steps[-2:]),
         spliced=question.rationale.replace("has", "now has"),
-        false_step=None,
-        request_key="k",
-        prompt_tokens=1,
-        completion_tokens=1,
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 import pytest
+from rows import correction_of, judged_path
 
 from lema_core.artifacts import rows_from_batch, table_of
 from lema_core.mixture import MixtureRules, RoundData, build_arm, get_arm
@@ -36,53 +37,20 @@ def judged(question: Question, index: int) -> JudgedPath:
     text = question.rationale.replace("has", f"has, in telling {index},").replace(
         f"is {question.gold}.", f"is {answer}."
     )
-    return JudgedPath(
-        id=f"path-{question.id}-{index}",
-        question_id=question.id,
-        task=question.task,
-        question=question.text,
-        gold=question.gold,
-        candidates=None,
-        rationale=question.rationale,
-        level=question.level,
-        student="student",
-        sample_index=index,
-        text=text,
-        finish_reason="stop",
-        request_key="k",
-        prompt_tokens=1,
-        completion_tokens=1,
-        verdict="right" if right else "wrong",
-        answer=answer,
-        decided_by="number",
-    )
+    return judged_path(question, right=right, id=f"path-{question.id}-{index}", sample_index=index, text=text)
 
 
 def corrected(question: Question) -> Correction:
     steps = question.rationale.splitlines()
-    return Correction(
+    return correction_of(
+        question,
         id=f"correction-{question.id}",
         path_id=f"path-{question.id}-6",
-        question_id=question.id,
-        task=question.task,
-        question=question.text,
-        gold=question.gold,
-        candidates=None,
-        level=question.level,
-        student="student",
         corrector="teacher",
-        attempt=0,
         original=judged(question, 6).text,
-        wrong_answer="77",
-        step=len(steps) - 1,
-        n_steps=len(steps) - 1,
         explanation="The last step is right, but another answer is given.",
         correct_solution="\n".join(steps[-2:]).replace("has", "in the end has"),
         spliced=question.rationale.replace("has", "in the end has"),
-        false_step=None,
-        request_key="k",
-        prompt_tokens=1,
-        completion_tokens=1,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from damage import overwritten, torn
 
 from lema_core.errors import DataError, LemaError
 from lema_core.questions import FieldMapping, QuestionsSpec, detect_task, identity, read_questions
@@ -112,17 +113,6 @@ VALUES: list[Any] = [
 ]
 
 
-def flipped(data: bytes, chance: random.Random) -> bytes:
-    changed = bytearray(data)
-    for _ in range(chance.randint(1, 10)):
-        changed[chance.randrange(len(changed))] = chance.randrange(256)
-    return bytes(changed)
-
-
-def torn(data: bytes, chance: random.Random) -> bytes:
-    return data[: chance.randrange(len(data))]
-
-
 def zeroed(data: bytes, chance: random.Random) -> bytes:
     start = chance.randrange(len(data))
     return data[:start] + bytes(min(chance.randint(1, 500), len(data) - start)) + data[start + 500 :]
@@ -138,7 +128,7 @@ def doubled(data: bytes, chance: random.Random) -> bytes:
     return data[:start] + data[start : start + 90] + data[start:]
 
 
-DAMAGES = (flipped, torn, zeroed, grown, doubled)
+DAMAGES = (overwritten, torn, zeroed, grown, doubled)
 
 
 def zipped(data: bytes, name: str = "q") -> bytes:
