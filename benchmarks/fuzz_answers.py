@@ -14,8 +14,9 @@ from collections.abc import Callable
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lema_core.answers import Match, extract, false_equations, judge, match
+from lema_core.answers import Match, extract, judge, match
 from lema_core.answers.judge import verify_pair
+from lema_core.step_checker import false_equations
 
 SECONDS_A_TEXT = 1.0
 GOLD = "73951"

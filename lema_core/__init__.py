@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lema_core.answers import extract, false_equations, judge, judge_batch, majority_vote, match
+    from lema_core.answers import extract, judge, judge_batch, majority_vote, match
     from lema_core.artifacts import Store
     from lema_core.corrections import correction_requests, review_correction
     from lema_core.errors import LemaError
@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from lema_core.records import Correction, Example, JudgedPath, Question, ReasoningPath, Rejection
     from lema_core.run.files import read_run_file
     from lema_core.run.spec import RunSpec
+    from lema_core.step_checker import false_equations
     from lema_core.verdicts import judge_path, select_mistakes
 
 _HOMES = {
-    "lema_core.answers": ("extract", "false_equations", "judge", "judge_batch", "majority_vote", "match"),
+    "lema_core.answers": ("extract", "judge", "judge_batch", "majority_vote", "match"),
     "lema_core.artifacts": ("Store",),
     "lema_core.corrections": ("correction_requests", "review_correction"),
     "lema_core.errors": ("LemaError",),
@@ -52,6 +53,7 @@ _HOMES = {
     "lema_core.records": ("Correction", "Example", "JudgedPath", "Question", "ReasoningPath", "Rejection"),
     "lema_core.run.files": ("read_run_file",),
     "lema_core.run.spec": ("RunSpec",),
+    "lema_core.step_checker": ("false_equations",),
     "lema_core.verdicts": ("judge_path", "select_mistakes"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,4 +1,4 @@
-"""Final answers: find them in a solution, compare them, vote over them; check a step's arithmetic.
+"""Final answers: find them in a solution, compare them, vote over them.
 
 The contract: model text is data (nothing is evaluated as code, no pattern backtracks, every size is bounded), nothing
 here raises because of a text, and "unknown", "none", "ambiguous" and "refused" are outcomes that callers see. Heavy
@@ -9,19 +9,16 @@ from lema_core.answers.extraction import extract
 from lema_core.answers.judge import judge, judge_batch, majority_vote
 from lema_core.answers.matching import match
 from lema_core.answers.results import MAX_TEXT_CHARS, Extraction, Family, Judgement, Match, MatchPolicy, Vote
-from lema_core.step_checker.check import FalseEquation, false_equations
 
 __all__ = [
     "MAX_TEXT_CHARS",
     "Extraction",
-    "FalseEquation",
     "Family",
     "Judgement",
     "Match",
     "MatchPolicy",
     "Vote",
     "extract",
-    "false_equations",
     "judge",
     "judge_batch",
     "majority_vote",

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from lema_core.answers import MAX_TEXT_CHARS, Family, false_equations, judge
+from lema_core.answers import MAX_TEXT_CHARS, Family, judge
 from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
 from lema_core.llm.requests import Completion, Outcome
 from lema_core.records import Correction, JudgedPath, Rejection, content_id
+from lema_core.step_checker import false_equations
 from lema_core.steps import (
     StepPath,
     number_steps,

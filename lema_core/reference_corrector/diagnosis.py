@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from lema_core.answers import FalseEquation, false_equations
 from lema_core.reference_corrector.gold_rationale import (
     Expander,
     Expansion,
@@ -25,6 +24,7 @@ from lema_core.reference_corrector.gold_rationale import (
     keys,
     known_numbers,
 )
+from lema_core.step_checker import FalseEquation, false_equations
 from lema_core.step_checker.equations import Equation, numbers
 
 Kind = Literal["arithmetic", "off_course", "stops_short", "no_way_on", "past_the_goal", "answer_line"]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lema_core.answers import extract, false_equations, judge, majority_vote, match
+from lema_core.answers import extract, judge, majority_vote, match
 from lema_core.answers.judge import verify_pair
 from lema_core.answers.worker_pool import Workers
+from lema_core.step_checker import false_equations
 
 HOSTILE = {
     "tower": "9**9**9**9",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from hostile_texts import patterns, repeated, superlinear
 
-from lema_core.answers import extract, false_equations
+from lema_core.answers import extract
 from lema_core.answers.choice import choose, match_choice
 from lema_core.answers.conclusions import conclude
 from lema_core.answers.cues import find_cues
@@ -28,6 +28,7 @@ from lema_core.answers.results import MAX_ANSWER_CHARS
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.thinking import strip_end_tokens, strip_thinking
 from lema_core.answers.worker_pool import too_heavy
+from lema_core.step_checker import false_equations
 from lema_core.verdicts import mistake_key
 
 CANDIDATES = ("bank", "a b", "word word")

@@ -7,9 +7,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lema_core.answers import false_equations, judge
+from lema_core.answers import judge
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import ArithmeticOptions, QuestionsSpec, read_questions
+from lema_core.step_checker import false_equations
 
 NUMBERS = re.compile(r"\d+")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lema_core.answers import false_equations
+from lema_core.step_checker import false_equations
 
 
 @pytest.mark.parametrize(
