@@ -24,7 +24,7 @@ from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNov
 from lema_core.stages.held_out import HeldOut
 from lema_core.stages.mixture import Mixture
 from lema_core.stages.perplexity import Perplexity
-from lema_core.stages.quality_gate import PilotCorrections, QualityGate
+from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
 from lema_core.stages.report import Report
@@ -158,7 +158,7 @@ class Pipeline:
         )
         gate = self.run.quality_gate if question_round.round == 0 else None
         if gate:
-            pilot = QualityGate(gate, mistakes, only_before=whole.ref)
+            pilot = PilotMistakes(gate, mistakes, only_before=whole.ref)
             yield self._add(pilot)
             piloted = PilotCorrections(
                 spec, whole.corrector, second, whole.task, pilot.ref, gate,

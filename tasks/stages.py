@@ -20,7 +20,7 @@ from lema_core.stages.evaluation import Evaluation
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
 from lema_core.stages.held_out import HeldOut
 from lema_core.stages.mixture import Mixture
-from lema_core.stages.quality_gate import QualityGate
+from lema_core.stages.quality_gate import PilotMistakes
 from lema_core.stages.questions import Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
 from lema_core.stages.stage import RowStage
@@ -88,7 +88,7 @@ TASKS: Mapping[type[RowStage], Task[..., Any]] = {
     ReasoningPaths: reasoning_paths,
     Verdicts: verdicts,
     Mistakes: mistakes,
-    QualityGate: quality_gate,
+    PilotMistakes: quality_gate,
     Corrections: corrections,
     EvolutionCreated: evolution_created,
     EvolutionNovel: evolution_novel,

@@ -26,7 +26,7 @@ Format = Literal[
     "refinement",
     "preference",
 ]
-Evolution = Literal["none", "general", "centric"]
+RoundEvolution = Literal["none", "general", "centric"]
 
 
 class _Model(BaseModel):
@@ -38,7 +38,7 @@ class Where(_Model):
 
     rounds: tuple[int, ...] | None = None
     """Rounds of the loop: 0 is the first, on the task's own questions."""
-    evolution: tuple[Evolution, ...] | None = None
+    evolution: tuple[RoundEvolution, ...] | None = None
     """How the questions came about: ``none`` are the task's own."""
     students: tuple[str, ...] | None = None
     correctors: tuple[str, ...] | None = None
@@ -229,7 +229,7 @@ _ROUND = re.compile(r"round_(\d{1,2})")
 _CORRECTOR = re.compile(r"corrector_(.+)")
 
 
-def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None, rounds_of: Evolution = "centric") -> Arm:
+def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None, rounds_of: RoundEvolution = "centric") -> Arm:
     """Return an arm of ``own`` or a bundled one, ``round_<n>`` (corrections up to round n) or ``corrector_<name>``.
 
     ``rounds_of`` is the kind of evolution that is carried through all rounds, which ``round_<n>`` takes.
@@ -249,7 +249,7 @@ def get_arm(name: str, own: Mapping[str, ArmSpec] | None = None, rounds_of: Evol
     return arm.model_copy(update={"target": target.views})
 
 
-def _arm(name: str, own: Mapping[str, ArmSpec], rounds_of: Evolution) -> Arm:
+def _arm(name: str, own: Mapping[str, ArmSpec], rounds_of: RoundEvolution) -> Arm:
     if name in own:
         return Arm(name=name, **dict(own[name]))
     if name in ARMS:

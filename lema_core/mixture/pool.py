@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from lema_core.mixture.arms import Arm, Evolution, Rows, View
+from lema_core.mixture.arms import Arm, RoundEvolution, Rows, View
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
 from lema_core.records import Correction, Example, JudgedPath, Question
 
@@ -17,7 +17,7 @@ class RoundData:
     paths: Callable[[], Iterable[JudgedPath]]
     corrections: Callable[[], Iterable[Correction]]
     round: int = 0
-    evolution: Evolution = "none"
+    evolution: RoundEvolution = "none"
 
 
 Pool = Sequence[RoundData]
@@ -37,7 +37,7 @@ def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
                 yield text, example
 
 
-def reads(arm: Arm, round_number: int, evolution: Evolution) -> frozenset[Rows]:
+def reads(arm: Arm, round_number: int, evolution: RoundEvolution) -> frozenset[Rows]:
     """Return which rows of a source an arm, or the arm whose size it is brought to, reads: only they decide it."""
     views = (*arm.views, *arm.fill, *arm.target)
     return frozenset(

@@ -14,8 +14,8 @@ import yaml
 
 from lema_core.errors import ConfigError
 from lema_core.report.data import ReportData
+from lema_core.report.notes import base_of, parameters_of
 from lema_core.report.render import collapse_blank_lines, template_environment, template_variables
-from lema_core.report.settings import base_of, parameters_of
 from lema_core.run.spec import RunSpec
 
 __all__ = ["CardSource", "check_card", "dataset_card", "model_card"]

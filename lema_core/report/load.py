@@ -14,7 +14,7 @@ from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.records import Correction, JudgedPath, Question
 from lema_core.report.data import Bill, EvolvedFunnel, Funnel, LossCurve, Provenance, ReportData, Selection, Usage
-from lema_core.report.settings import notes_of, parameters_of
+from lema_core.report.notes import notes_of, parameters_of
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.training import METRICS_FILE

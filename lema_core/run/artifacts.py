@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.mixture.arms import Evolution
+from lema_core.mixture.arms import RoundEvolution
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class QuestionRound:
     questions: ArtifactRef
     round: int = 0
     """0: the task's own questions; from 1 on questions that were evolved."""
-    evolution: Evolution = "none"
+    evolution: RoundEvolution = "none"
     made_by: tuple[ArtifactRef, ...] = ()
     """The artifacts that evolved questions went through before their answers: created, and found to be new."""
     students: list[str] = field(default_factory=list)
@@ -111,7 +111,7 @@ class RunArtifacts:
         """Return the main corrector's corrections of the task's own questions."""
         return self.rounds[0].main_corrections if self.rounds else None
 
-    def known_questions(self, evolution: Evolution) -> list[ArtifactRef]:
+    def known_questions(self, evolution: RoundEvolution) -> list[ArtifactRef]:
         """Return the own questions and those that were evolved in this way: what a new one must not repeat."""
         return [known.questions for known in self.rounds if known.evolution in ("none", evolution)]
 

@@ -17,7 +17,7 @@ from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
 from lema_core.run.failed_requests import SECOND
 from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, Rows, RowStage, times
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, times
 from lema_core.stages.stage_context import StageContext
 
 
@@ -98,11 +98,11 @@ class Corrections(RowStage):
         """Return the number of mistakes."""
         return store.manifest(self.mistakes).rows_out
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the tries on all mistakes; what a second teacher must agree on counts once per mistake."""
         return times(rows(self.mistakes), 1 if self.second else self.spec.tries)
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
         """Return the tries of the corrector, and the single tries of the second teacher."""
         asked = []
         for endpoint, tries, role in zip(self.endpoints, (self.spec.tries, 1), ("", "second teacher"), strict=False):

@@ -16,7 +16,7 @@ from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
 from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now, times
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now, times
 from lema_core.stages.stage_context import StageContext
 
 GREEDY_ONLY = {"samples": 0, "perplexity": 0}
@@ -120,11 +120,11 @@ class Evaluation(RowStage):
         """Return the number of questions."""
         return store.manifest(self.questions).rows_out
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the answers to all questions."""
         return times(rows(self.questions), self.samples)
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
         """Return one request per answer."""
         read = questions_now(store, self.questions, self.source)
         return (

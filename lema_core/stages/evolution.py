@@ -18,7 +18,7 @@ from lema_core.questions import get_task
 from lema_core.reasoning_paths import path_requests, prompt_identity
 from lema_core.records import Correction, Question
 from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now
 from lema_core.stages.stage_context import StageContext
 
 
@@ -111,11 +111,11 @@ class EvolutionCreated(RowStage):
         """Return the number of questions, which are the seeds."""
         return store.manifest(self.questions).rows_out
 
-    def row_bound(self, rows: Rows) -> int:  # noqa: ARG002
+    def row_bound(self, rows: RowCount) -> int:  # noqa: ARG002
         """Return the draws."""
         return self.spec.draws
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:  # noqa: ARG002
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:  # noqa: ARG002
         """Return one request per draw; the seeds are known once the corrections are."""
         return (ModelCalls(endpoint=self.writer, rows=self.spec.draws, max_tokens=self.spec.max_tokens),)
 
@@ -160,7 +160,7 @@ class EvolutionNovel(RowStage):
         tests = [self.test_questions] if self.test_questions else []
         return self._identity({"similarity": self.spec.similarity}, [self.created, *self.known, *tests])
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the number of created questions."""
         return rows(self.created)
 
@@ -206,11 +206,11 @@ class Evolution(RowStage):
         """Return the number of new questions."""
         return store.manifest(self.novel).rows_out
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the number of new questions."""
         return rows(self.novel)
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
         """Return the answers to every new question."""
         read = questions_now(store, self.novel, None)
         return (

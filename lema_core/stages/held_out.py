@@ -10,7 +10,7 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.evaluation.checkpoint_selection import check_training_questions_left, hold_out
 from lema_core.records import Question
 from lema_core.stages.section import Section
-from lema_core.stages.stage import Rows, RowStage
+from lema_core.stages.stage import RowCount, RowStage
 
 
 class SelectionSpec(Section):
@@ -44,7 +44,7 @@ class HeldOut(RowStage):
         """How many questions are drawn, and from which."""
         return self._identity(self.spec.model_dump(include={"questions", "seed"}), [self.questions])
 
-    def row_bound(self, rows: Rows) -> int:
+    def row_bound(self, rows: RowCount) -> int:
         """Return the questions that are drawn.
 
         Raises:

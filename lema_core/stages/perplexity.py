@@ -8,7 +8,7 @@ from functools import cached_property
 
 from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.report.load import PERPLEXITY_FILE
-from lema_core.stages.stage import FileContext, FileStage, Rows
+from lema_core.stages.stage import FileContext, FileStage, RowCount
 from lema_core.training import MODEL_FOLDER
 from lema_core.training.launch import clean_environment, run_group
 
@@ -35,7 +35,7 @@ class Perplexity(FileStage):
         """The stage and the arm."""
         return f"{self.name} {self.arm}"
 
-    def row_bound(self, rows: Rows) -> int:  # noqa: ARG002
+    def row_bound(self, rows: RowCount) -> int:  # noqa: ARG002
         """Return the pairs."""
         return self.pairs
 

@@ -10,7 +10,7 @@ from lema_core.rating.pilot import GateRule, draw_pilot
 from lema_core.records import JudgedPath
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.section import Section
-from lema_core.stages.stage import Rows, RowStage, times
+from lema_core.stages.stage import RowCount, RowStage, times
 
 
 class QualityGateSpec(Section):
@@ -27,7 +27,7 @@ class QualityGateSpec(Section):
 
 
 @dataclass(frozen=True)
-class QualityGate(RowStage):
+class PilotMistakes(RowStage):
     """The pilot's mistakes: a seeded draw."""
 
     name = "quality_gate"
@@ -42,7 +42,7 @@ class QualityGate(RowStage):
         """What is drawn, never how it is judged."""
         return self._identity(self.spec.model_dump(include={"rows", "seed"}), [self.mistakes])
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the draws, at most all mistakes."""
         mistakes = rows(self.mistakes)
         return None if mistakes is None else min(mistakes, self.spec.rows)
@@ -63,10 +63,10 @@ class PilotCorrections(Corrections):
 
     gate: QualityGateSpec
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the tries on the pilot's mistakes."""
         return times(rows(self.mistakes), self.spec.tries)
 
-    def calls(self, store: Store, rows: Rows) -> tuple[()]:  # noqa: ARG002
+    def calls(self, store: Store, rows: RowCount) -> tuple[()]:  # noqa: ARG002
         """Return nothing."""
         return ()

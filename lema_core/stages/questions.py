@@ -8,7 +8,7 @@ from lema_core import questions as source
 from lema_core.artifacts import Identity, PartWriter, Shard, Store
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
-from lema_core.stages.stage import Rows, RowStage, questions_of
+from lema_core.stages.stage import RowCount, RowStage, questions_of
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Questions(RowStage):
         """The source's bytes, not its place."""
         return self._identity(source.identity(self.spec))
 
-    def row_bound(self, rows: Rows) -> int:  # noqa: ARG002
+    def row_bound(self, rows: RowCount) -> int:  # noqa: ARG002
         """Count the source's questions: that costs no request, and finds a source that cannot be used."""
         return sum(1 for _ in questions_of(self.spec))
 

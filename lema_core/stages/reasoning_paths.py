@@ -13,7 +13,7 @@ from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, prompt_identity
 from lema_core.records import Question, ReasoningPath
 from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, Rows, RowStage, questions_now, times
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now, times
 from lema_core.stages.stage_context import StageContext
 
 
@@ -70,11 +70,11 @@ class ReasoningPaths(RowStage):
         """Return the number of questions."""
         return store.manifest(self.questions).rows_out
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the samples of all questions."""
         return times(rows(self.questions), self.spec.samples)
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
         """Return one request per path."""
         read = questions_now(store, self.questions, self.source)
         return (

@@ -26,7 +26,7 @@ from lema_core.records import Question
 from lema_core.stages.stage_context import StageContext
 from lema_core.training.specs import LaunchSpec
 
-Rows = Callable[[ArtifactRef], int | None]
+RowCount = Callable[[ArtifactRef], int | None]
 """Returns the rows of an artifact: exact if published, else an upper bound; None if unknown."""
 OnEvent = Callable[[dict[str, Any]], None]
 """Receives what a program reports while it runs."""
@@ -85,11 +85,11 @@ class Stage:
         """What the Prefect UI calls a run of the step."""
         return self.name
 
-    def row_bound(self, rows: Rows) -> int | None:  # noqa: ARG002  a stage of files has no rows
+    def row_bound(self, rows: RowCount) -> int | None:  # noqa: ARG002  a stage of files has no rows
         """Return how many rows the artifact has at most; None if unknown. ``rows`` knows the inputs' rows."""
         return None
 
-    def calls(self, store: Store, rows: Rows) -> Sequence[ModelCalls]:  # noqa: ARG002  most stages ask no model
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:  # noqa: ARG002  most stages ask no model
         """Return what is asked of each endpoint."""
         return ()
 

@@ -19,7 +19,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath
 from lema_core.stages.evaluation import Evaluation, EvaluationSpec
 from lema_core.stages.held_out import SelectionSpec
-from lema_core.stages.stage import FileContext, FileStage, ModelCalls, Rows, fingerprint_of_model
+from lema_core.stages.stage import FileContext, FileStage, ModelCalls, RowCount, fingerprint_of_model
 from lema_core.stages.tokens import with_base
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model, whole_checkpoints
@@ -85,7 +85,7 @@ class Training(FileStage):
         """The stage and the arm."""
         return f"{self.name} {self.arm}"
 
-    def checkpoint_calls(self, rows: Rows, examples: int) -> Sequence[ModelCalls]:
+    def checkpoint_calls(self, rows: RowCount, examples: int) -> Sequence[ModelCalls]:
         """Return what the checkpoints of a run on ``examples`` examples are asked, if one of them is chosen."""
         if self.choice is None or self.choice.evaluation.serve is None:
             return ()

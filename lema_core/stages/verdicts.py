@@ -12,7 +12,7 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.questions import get_task
 from lema_core.records import JudgedPath, ReasoningPath
 from lema_core.stages.section import Section
-from lema_core.stages.stage import Rows, RowStage
+from lema_core.stages.stage import RowCount, RowStage
 from lema_core.verdicts import MistakeSelection, judge_path
 
 
@@ -55,7 +55,7 @@ class Verdicts(RowStage):
         """Return the number of paths."""
         return store.manifest(self.paths).rows_out
 
-    def row_bound(self, rows: Rows) -> int | None:
+    def row_bound(self, rows: RowCount) -> int | None:
         """Return the number of paths."""
         return rows(self.paths)
 
@@ -86,7 +86,7 @@ class Mistakes(RowStage):
         """How mistakes are chosen, and the verdicts of all students."""
         return self._identity(self.spec, self.verdicts)
 
-    def row_bound(self, rows: Rows) -> int:
+    def row_bound(self, rows: RowCount) -> int:
         """Return the number of paths, or what the cap of a question lets pass."""
         paths = sum(rows(ref) or 0 for ref in self.verdicts)
         cap = self.spec.per_question

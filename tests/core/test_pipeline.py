@@ -8,7 +8,7 @@ from support import RUN
 from lema_core.pipeline import Pipeline
 from lema_core.run.files import read_run_file
 from lema_core.stages.corrections import Corrections
-from lema_core.stages.quality_gate import PilotCorrections, QualityGate
+from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 
 MEASURED = ["evaluation.base='student'", "evaluation.samples=2"]
 GATED = ["quality_gate.rows=2"]
@@ -58,7 +58,7 @@ def test_a_pilot_is_needed_only_before_the_corrections_that_it_stands_for(tmp_pa
     file.write_text(RUN.replace("{url}", "http://127.0.0.1:1/v1"))
     stages = list(Pipeline(read_run_file(file, GATED), str(tmp_path / "out")).stages())
     (whole,) = (stage for stage in stages if type(stage) is Corrections)
-    pilots = [stage for stage in stages if isinstance(stage, QualityGate | PilotCorrections)]
+    pilots = [stage for stage in stages if isinstance(stage, PilotMistakes | PilotCorrections)]
     assert len(pilots) == 2
     assert {stage.only_before for stage in pilots} == {whole.ref}
     assert not any(stage.calls(Pipeline(read_run_file(file), str(tmp_path)).store, lambda _: 1) for stage in pilots)

@@ -17,7 +17,7 @@ from functools import cached_property
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.records import Correction
 from lema_core.stages.section import Section
-from lema_core.stages.stage import Rows, RowStage
+from lema_core.stages.stage import RowCount, RowStage
 
 
 class NoopAuditSpec(Section):
@@ -42,7 +42,7 @@ class NoopAudit(RowStage):
     def identity(self) -> Identity:
         return self._identity(self.spec, [self.corrections])
 
-    def row_bound(self, rows: Rows) -> int:
+    def row_bound(self, rows: RowCount) -> int:
         return self.spec.rows
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:
@@ -63,7 +63,7 @@ EDITS = {
         "from lema_core.stages.quality_gate": "from lema_core.stages.noop_audit import NoopAuditSpec\n\\g",
         "    mixture: MixtureSpec": "    noop_audit: NoopAuditSpec | None = None\n\\g",
     },
-    "lema_core/report/settings.py": {
+    "lema_core/report/notes.py": {
         "    if artifacts.perplexities": (
             '    if audit := artifacts.others.get("noop_audit"):\n'
             '        yield f"An audit looked at {store.manifest(audit).rows_out} corrections."\n\\g'
