@@ -26,8 +26,7 @@ from lema_core.run.files import read_run_file
 from lema_core.run.records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
 from lema_core.run.spec import RunSpec
 from tasks.boundary import flow
-from tasks.endpoint_keys import with_key
-from tasks.engine_session import engine_session
+from tasks.engine_session import engine_session, with_key
 from tasks.run_stage import run_stages
 from tasks.ui_artifacts import show_scores
 

@@ -19,18 +19,15 @@ from lema_core.run.context import RunContext
 from lema_core.run.endpoints import PreparedEndpoints, Student
 from lema_core.run.spec import RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
-from lema_core.stages.evaluation import Evaluation, Votes
+from lema_core.stages.evaluation import Evaluation, Perplexity, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
-from lema_core.stages.held_out import HeldOut
 from lema_core.stages.mixture import Mixture
-from lema_core.stages.perplexity import Perplexity
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
-from lema_core.stages.questions import Questions
+from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
 from lema_core.stages.report import Report
 from lema_core.stages.stage import Stage
-from lema_core.stages.tokens import Tokens
-from lema_core.stages.training import CheckpointChoice, Training
+from lema_core.stages.training import CheckpointChoice, Tokens, Training
 from lema_core.stages.verdicts import Mistakes, Verdicts
 from lema_core.training.options import check_overrides
 

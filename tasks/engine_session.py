@@ -1,13 +1,20 @@
-"""Models as tasks see them: one request engine a process, and servers that run while a stage needs them."""
+"""Models as tasks see them: one request engine per process, keys, and servers that run while a stage needs them.
+
+Keys kept as Prefect Secret blocks are read where requests are sent, and never handed on as a parameter.
+"""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import os
+import re
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lema_core.errors import MissingDependencyError
+from prefect.blocks.system import Secret
+
+from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
@@ -15,7 +22,6 @@ from lema_core.llm.progress import Snapshot, describe_submitted, figures, sum_sn
 from lema_core.run.context import RunContext
 from lema_core.system.loopback import keep_loopback_direct
 from lema_core.system.redaction import disable_core_dumps
-from tasks.endpoint_keys import keys_here, with_key
 from tasks.progress import Progress, ProgressSource, notify_user
 
 if TYPE_CHECKING:
@@ -23,6 +29,39 @@ if TYPE_CHECKING:
 
 _engines: dict[tuple[RunContext, int], Engine] = {}
 _clusters: "dict[RunContext, Cluster]" = {}
+
+
+async def keys_here(endpoints: Sequence[EndpointSpec]) -> None:
+    """Put the keys of endpoints into this process's environment where they are not: a worker has its own.
+
+    Raises:
+        ConfigError: there is no such block on the Prefect server.
+    """
+    for endpoint in endpoints:
+        if endpoint.api_key_secret and endpoint.api_key_env not in os.environ:
+            await with_key(endpoint)
+
+
+async def with_key(endpoint: EndpointSpec) -> EndpointSpec:
+    """Return the endpoint with its key in this process's environment, where it names a Secret block.
+
+    Raises:
+        ConfigError: there is no such block on the Prefect server.
+    """
+    block = endpoint.api_key_secret
+    if block is None:
+        return endpoint
+    try:
+        secret: Secret[str] = await Secret.aload(block)
+    except ValueError:
+        raise ConfigError(
+            f"endpoint {endpoint.name!r} takes its key from the Secret block {block!r}, which the Prefect server "
+            "does not have: make it in the UI under Blocks"
+        ) from None
+    # The suffix keeps it from training runs, which get no keys of model providers.
+    variable = f"LEMA_SECRET_{re.sub(r'[^A-Z0-9]', '_', block.upper())}_API_KEY"
+    os.environ[variable] = secret.get()
+    return endpoint.model_copy(update={"api_key_env": variable})
 
 
 @asynccontextmanager

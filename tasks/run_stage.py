@@ -30,7 +30,7 @@ from lema_core.errors import (
     ShardsFailedError,
 )
 from lema_core.run.context import RunContext
-from lema_core.run.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
+from lema_core.stages.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report
 from lema_core.stages.stage import FileStage, RowStage, Stage
@@ -40,8 +40,7 @@ from tasks.approval import approval
 from tasks.boundary import task
 from tasks.engine_session import cluster_of, engine_of, engine_watch, serving
 from tasks.progress import ProgressSource, notify_user, show_progress
-from tasks.stages import UNCACHED, task_of
-from tasks.subprocess_stages import any_files, selection, training, training_candidates
+from tasks.stages import UNCACHED, any_files, selection, task_of, training, training_candidates
 from tasks.ui_artifacts import counts_of, show_published, show_report
 
 SHARD_ROWS = 16_384

@@ -1,7 +1,8 @@
 """The stages as Prefect tasks, by the names that the UI shows; what each does is in ``lema_core/stages``.
 
-A stage of rows runs a task per shard. A stage without a task of its own runs as `any_stage`, under its name. A worker
-of a Dask cluster finds a task by its place in this module.
+A stage of rows runs a task per shard. A stage of plain files is one task, which watches a program of its own or writes
+pages. A stage without a task of its own runs as `any_stage` or `any_files`, under its name. A worker of a Dask cluster
+finds a task by its place in this module.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.logging import get_run_logger
 from prefect.states import Completed
 
 from lema_core.artifacts import PartWriter, Shard, Store
@@ -18,16 +20,19 @@ from lema_core.run.context import RunContext
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
-from lema_core.stages.held_out import HeldOut
 from lema_core.stages.mixture import Mixture
 from lema_core.stages.quality_gate import PilotMistakes
-from lema_core.stages.questions import Questions
+from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
-from lema_core.stages.stage import RowStage
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages.stage import FileContext, FileStage, OnEvent, RowStage, StageContext
+from lema_core.stages.training import Tables, Training
 from lema_core.stages.verdicts import Mistakes, Verdicts
+from lema_core.training import METRICS_FILE
+from lema_core.training.candidates import RUN_FOLDER
 from tasks.boundary import task
 from tasks.engine_session import engine_of
+from tasks.progress import Progress, show_progress
+from tasks.ui_artifacts import show_losses, show_selection
 
 UNCACHED: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """Prefect's own cache is off: it would not see a changed prompt, and would believe in a file that was deleted."""
@@ -35,6 +40,13 @@ Endpoints = Sequence[EndpointSpec]
 """A stage's endpoints as they can be reached now."""
 WHOLE = "{stage.run_name}"
 BY_SHARD = "{stage.run_name} {shard.start}-{shard.stop}"
+FORMATS = {
+    "loss": "loss {:.3f}",
+    "learning_rate": "learning rate {:.1e}",
+    "grad_norm": "gradient norm {:.2f}",
+    "tokens_per_second": "{:.0f} tokens/s",
+    "mfu": "MFU {:.1%}",
+}
 
 
 async def run_shard(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
@@ -104,3 +116,79 @@ def task_of(stage: RowStage) -> Task[..., Any]:
         if kind in TASKS:
             return TASKS[kind]
     return any_stage.with_options(name=stage.name)
+
+
+def _unheard(event: dict[str, Any]) -> None:
+    """Ignore an event."""
+
+
+def file_context(context: RunContext, on_event: OnEvent = _unheard) -> FileContext:
+    """Return what a stage of files works with."""
+    return FileContext(Store(context.root), context.ledger, context.launch, on_event)
+
+
+@task(name="training", task_run_name=WHOLE, **UNCACHED)
+async def training(context: RunContext, stage: Training) -> State[None]:
+    """Fine-tune on an arm's tokens, or go on from the newest complete checkpoint."""
+    seen = Figures()
+    async with show_progress(stage.ref, seen.now, done=0, total=1):
+        said = await stage.make(file_context(context, seen.note))
+    await show_losses(stage.arm, Store(context.root).local_folder(stage.ref) / METRICS_FILE, seen.links)
+    return Completed(message=f"{seen.now().line}; {said}")
+
+
+@task(name="training", task_run_name=WHOLE, **UNCACHED)
+async def training_candidates(context: RunContext, stage: Training) -> State[None]:
+    """Fine-tune and keep every checkpoint: which of them is published is chosen later."""
+    seen = Figures()
+    async with show_progress(stage.ref, seen.now, done=0, total=1):
+        said = await stage.train_candidates(file_context(context, seen.note))
+    folder = Store(context.root).local_folder(stage.ref) / RUN_FOLDER
+    await show_losses(stage.arm, folder / METRICS_FILE, seen.links)
+    return Completed(message=f"{seen.now().line}; {said}")
+
+
+@task(name="selection", task_run_name="selection {stage.arm}", **UNCACHED)
+async def selection(context: RunContext, stage: Training, on_held_out: Tables, on_test: Tables) -> State[None]:
+    """Publish the best checkpoint as the arm's model, with the table it was chosen by."""
+    scores = stage.choose(Store(context.root), on_held_out, on_test)
+    await show_selection(stage.arm, scores)
+    (best,) = (score for score in scores if score.chosen)
+    return Completed(message=f"step {best.step}: {best.right} of {best.n} held-out questions right")
+
+
+@task(name="files", task_run_name=WHOLE, **UNCACHED)
+async def any_files(context: RunContext, stage: FileStage) -> State[None]:
+    """Make tokens, perplexities, a report or a sweep's tables: it is named after its stage."""
+    return Completed(message=await stage.make(file_context(context)))
+
+
+class Figures:
+    """The last figures of a running training; its other events go to the log."""
+
+    def __init__(self) -> None:
+        self._logger = get_run_logger()
+        self.total = 0
+        self.last: dict[str, Any] = {}
+        self.links: dict[str, str] = {}
+        """By tracker: where its page of the run is."""
+
+    def note(self, event: dict[str, Any]) -> None:
+        """Take in an event of the training program."""
+        if event["event"] != "step":
+            self._logger.info("%s", event)
+        if event["event"] == "start":
+            self.total = int(event["steps"])
+        elif event["event"] == "step":
+            self.last = event
+        elif event["event"] == "tracker" and event["link"]:
+            self.links[event["name"]] = event["link"]
+
+    def now(self) -> Progress:
+        """Return how far the training is, and its figures as one line."""
+        if not self.last:
+            return Progress(0.0, {"done": "loading"})
+        named = {name: self.last[name] for name in FORMATS if name in self.last}
+        figures = (FORMATS[name].format(value) for name, value in named.items())
+        step = self.last["step"]
+        return Progress(step / max(1, self.total), {"done": ", ".join((f"step {step}/{self.total}", *figures))})

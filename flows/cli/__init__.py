@@ -8,11 +8,9 @@ from flows.cli.complete import complete
 from flows.cli.console import exit_on_error
 from flows.cli.doctor import doctor
 from flows.cli.evaluate import evaluate
-from flows.cli.explain import explain
-from flows.cli.export import export
+from flows.cli.export import explain, export
 from flows.cli.ledger import ledger_app
-from flows.cli.options import options
-from flows.cli.plan import plan
+from flows.cli.plan import options, plan
 from flows.cli.rate import rate
 from flows.cli.run import resume, run, sweep
 from flows.cli.simulate import simulate

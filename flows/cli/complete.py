@@ -90,7 +90,7 @@ def complete(
 async def _run(
     lines: "RequestFile", spec: "EndpointSpec", writer: "ResultWriter", ledger: str, budget: "Budget | None", run: str
 ) -> "Summary":
-    from flows.cli.display import live_figures
+    from flows.cli.print_results import live_figures
     from lema_core.llm import Engine, Failure
     from lema_core.llm.costs.prices import money
 

@@ -154,7 +154,7 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
     console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cancelling import run_cancellable
-    from flows.cli.display import progress_bars
+    from flows.cli.print_results import progress_bars
     from flows.evaluate import evaluate as evaluate_flow
 
     with progress_bars() as listener:

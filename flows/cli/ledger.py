@@ -52,7 +52,7 @@ def _open_or_create_ledger(where: str) -> Iterator["LedgerStore"]:
 
 
 def _default_ledger() -> str:
-    from lema_core.run.runtime import ledger_under
+    from lema_core.run.spec import ledger_under
 
     return ledger_under(".lema")
 

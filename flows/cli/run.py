@@ -113,8 +113,7 @@ def execute(spec: "RunSpec", root: str) -> None:
     # As the standard library's manual recommends for production: logging errors are not printed.
     logging.raiseExceptions = False
     from flows.cancelling import run_cancellable
-    from flows.cli.display import progress_bars
-    from flows.cli.print_results import show_run, show_sweep
+    from flows.cli.print_results import progress_bars, show_run, show_sweep
     from flows.lema import lema
     from flows.sweep import ablation
     from lema_core.run.records import record_run

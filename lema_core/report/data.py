@@ -6,8 +6,7 @@ A section without data is left out of the page. Times are those of the manifests
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lema_core.evaluation.accuracy import Evaluation
-from lema_core.evaluation.answers import VoteScore
+from lema_core.evaluation.accuracy import Evaluation, VoteScore
 from lema_core.evaluation.checkpoint_selection import CheckpointScore
 from lema_core.evaluation.statistics import PerplexityGap
 from lema_core.records import Correction

@@ -6,8 +6,7 @@ from itertools import islice
 from math import isfinite
 
 from lema_core.artifacts import ArtifactRef, Manifest, Store
-from lema_core.evaluation.accuracy import Evaluation, compare_models
-from lema_core.evaluation.answers import score_votes
+from lema_core.evaluation.accuracy import Evaluation, compare_models, score_votes
 from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, read_selection
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
 from lema_core.llm.costs.prices import cost_of, price_of
@@ -17,13 +16,12 @@ from lema_core.report.data import Bill, EvolvedFunnel, Funnel, LossCurve, Proven
 from lema_core.report.notes import notes_of, parameters_of
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
+from lema_core.stages.evaluation import PERPLEXITY_FILE
 from lema_core.training import METRICS_FILE
 from lema_core.verdicts import Difficulty, difficulty, right_shares
 
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
-PERPLEXITY_FILE = "perplexity.parquet"
-"""What the delta-PPL program writes: one row per pair."""
 
 
 def load_report_data(

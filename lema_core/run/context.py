@@ -5,8 +5,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from lema_core.run.runtime import BudgetSpec, ledger_at
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import BudgetSpec, RunSpec, ledger_at
 from lema_core.training.specs import LaunchSpec
 
 

@@ -21,8 +21,7 @@ from lema_core.llm.ledger.claims import LEASE_S, owner_is_alive
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.run.files import problems
-from lema_core.run.runtime import ledger_at
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunSpec, ledger_at
 from lema_core.system import stopping
 from lema_core.system.processes import ProcessIdentity, this_process
 from lema_core.system.redaction import to_lema_error

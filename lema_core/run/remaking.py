@@ -10,10 +10,10 @@ from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
 from lema_core.rating.pilot import decision_folder
 from lema_core.run.context import RunContext
-from lema_core.run.failed_requests import failures_of, unanswered
 from lema_core.run.plan import planned_stages
 from lema_core.run.records import read_records
 from lema_core.run.spec import RunSpec
+from lema_core.stages.failed_requests import failures_of, unanswered
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,9 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest, Sampling
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
-from lema_core.run.failed_requests import SECOND
-from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, RowCount, RowStage, times
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages import Section
+from lema_core.stages.failed_requests import SECOND
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, times
 
 
 class CorrectionsSpec(Section):

@@ -1,6 +1,9 @@
-"""A model's answers to held-out questions, judged (paper, section 3.3): greedy ones, and sampled ones for maj@k."""
+"""What is measured (paper, section 3.3): greedy answers to held-out questions, sampled ones for maj@k, delta-PPL."""
 
 import asyncio
+import os
+import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,17 +11,29 @@ from functools import cached_property
 from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
-from lema_core.evaluation.answers import greedy_requests, judge_answer
+from lema_core.evaluation.accuracy import greedy_requests, judge_answer
 from lema_core.llm import embedded
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.requests import Sampling
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
-from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now, times
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages import Section
+from lema_core.stages.stage import (
+    FileContext,
+    FileStage,
+    ModelCalls,
+    RowCount,
+    RowStage,
+    StageContext,
+    questions_now,
+    times,
+)
+from lema_core.training import MODEL_FOLDER
+from lema_core.training.launch import clean_environment, run_group
 
+PERPLEXITY_FILE = "perplexity.parquet"
+"""What the delta-PPL program writes: one row per pair."""
 GREEDY_ONLY = {"samples": 0, "perplexity": 0}
 """Options that leave out all that is measured beside the greedy answers."""
 
@@ -171,3 +186,47 @@ class Votes(Evaluation):
     def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
         """Yield the samples of each question; each question has its own seed, and more samples keep the first."""
         return path_requests(questions, self.spec.sampling(), self.spec.samples, self.prompt)
+
+
+@dataclass(frozen=True)
+class Perplexity(FileStage):
+    """A fine-tuned model's perplexities of the first ``pairs`` corrections."""
+
+    name = "perplexity"
+    revision = 1
+
+    arm: str
+    pairs: int
+    model: ArtifactRef
+    corrections: ArtifactRef
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The model and the corrections."""
+        return self._identity({"pairs": self.pairs}, [self.model, self.corrections])
+
+    @property
+    def run_name(self) -> str:
+        """The stage and the arm."""
+        return f"{self.name} {self.arm}"
+
+    def row_bound(self, rows: RowCount) -> int:  # noqa: ARG002
+        """Return the pairs."""
+        return self.pairs
+
+    async def make(self, context: FileContext) -> str:
+        """Run the forward passes.
+
+        Raises:
+            TrainingError: the program failed; its own message is the text.
+        """
+        store, started = context.store, time.monotonic()
+        out = store.local_folder(self.ref)
+        command = [sys.executable, "-m", "lema_core.training.perplexity"]
+        command += ["--limit", str(self.pairs), "--out", str(out / PERPLEXITY_FILE)]
+        command += ["--model", f"{store.local_folder(self.model)}/{MODEL_FOLDER}"]
+        command += ["--corrections", str(store.local_folder(self.corrections))]
+        seen: dict[str, object] = {}
+        await run_group(command, out / "log.txt", clean_environment(os.environ, context.launch), seen.update)
+        self.publish(store, [PERPLEXITY_FILE], started, seen)
+        return f"{seen.get('pairs')} pairs"

@@ -17,9 +17,8 @@ from lema_core.llm.requests import CompletionRequest, Sampling
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import path_requests, prompt_identity
 from lema_core.records import Correction, Question
-from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages import Section
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, questions_now
 
 
 class EvolutionSpec(Section):

@@ -10,7 +10,7 @@ from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.run.artifacts import QuestionRound
-from lema_core.stages.section import Section
+from lema_core.stages import Section
 from lema_core.stages.stage import RowStage, fingerprint_of_model
 
 

@@ -8,8 +8,8 @@ from pydantic import Field
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.rating.pilot import GateRule, draw_pilot
 from lema_core.records import JudgedPath
+from lema_core.stages import Section
 from lema_core.stages.corrections import Corrections
-from lema_core.stages.section import Section
 from lema_core.stages.stage import RowCount, RowStage, times
 
 

@@ -1,13 +1,17 @@
-"""The questions of a run: read or generated, checked, given ids (the paper's Q)."""
+"""The questions of a run (the paper's Q): read or generated, checked, given ids; and those kept back from every arm."""
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from lema_core import questions as source
-from lema_core.artifacts import Identity, PartWriter, Shard, Store
+from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.evaluation.checkpoint_selection import check_training_questions_left, hold_out
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
+from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage, questions_of
 
 
@@ -36,3 +40,51 @@ class Questions(RowStage):
         for row in read_questions(self.spec, named["source"]):
             part.rows_in += 1
             part.add(row)
+
+
+class SelectionSpec(Section):
+    """How an arm's checkpoint is chosen: on training questions that no arm is trained on. Without it: the last one."""
+
+    questions: int = Field(200, ge=1)
+    """Training questions kept back from every arm."""
+    seed: int = Field(0, ge=0)
+    """Fixes which."""
+    protocol: Literal["held_out", "best_on_test"] = "held_out"
+    """best_on_test: every checkpoint answers the test questions too, and the paper's figure, the best of them, stands
+    in an extra column that says that it leaks. It never decides."""
+    at_once: int = Field(1, ge=1)
+    """Checkpoints served and measured at the same time; each takes the memory of a server. ``{slot}`` in the command of
+    [evaluation.serve] counts them from 0, as in ``env CUDA_VISIBLE_DEVICES={slot} vllm serve ...``. Never identity."""
+
+
+@dataclass(frozen=True)
+class HeldOut(RowStage):
+    """A seeded draw of the training questions."""
+
+    name = "held_out"
+    revision = 1
+    record = Question
+
+    spec: SelectionSpec
+    questions: ArtifactRef
+
+    @cached_property
+    def identity(self) -> Identity:
+        """How many questions are drawn, and from which."""
+        return self._identity(self.spec.model_dump(include={"questions", "seed"}), [self.questions])
+
+    def row_bound(self, rows: RowCount) -> int:
+        """Return the questions that are drawn.
+
+        Raises:
+            DataError: none would be left to train on.
+        """
+        check_training_questions_left(rows(self.questions) or 0, self.spec.questions)
+        return self.spec.questions
+
+    def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
+        """Draw the questions."""
+        chosen = hold_out(store.rows(self.questions, Question), self.spec.questions, self.spec.seed)
+        part.rows_in = len(chosen)
+        for question in chosen:
+            part.add(question)

@@ -12,9 +12,8 @@ from lema_core.llm.requests import Sampling
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, prompt_identity
 from lema_core.records import Question, ReasoningPath
-from lema_core.stages.section import Section
-from lema_core.stages.stage import ModelCalls, RowCount, RowStage, questions_now, times
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages import Section
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, questions_now, times
 
 
 class StudentSpec(Section):

@@ -11,25 +11,52 @@ artifact has a name before anything is made, and a plan and a run walk the same 
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import CompletionRequest
+from lema_core.llm.requests import CompletionRequest, Outcome
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
-from lema_core.stages.stage_context import StageContext
+from lema_core.stages.failed_requests import tally_outcomes
 from lema_core.training.specs import LaunchSpec
+
+if TYPE_CHECKING:
+    from lema_core.llm.engine import Engine
 
 RowCount = Callable[[ArtifactRef], int | None]
 """Returns the rows of an artifact: exact if published, else an upper bound; None if unknown."""
 OnEvent = Callable[[dict[str, Any]], None]
 """Receives what a program reports while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageContext:
+    """What a shard works with."""
+
+    store: Store
+    engine: "Engine | None" = None
+    endpoints: Sequence[EndpointSpec] = ()
+    """As they can be reached now, in the order of the stage's own."""
+    max_failed: float = 0.2
+
+    def ask(
+        self,
+        endpoint: EndpointSpec,
+        requests: Iterable[CompletionRequest],
+        count: int,
+        part: PartWriter,
+        prefix: str = "",
+    ) -> AsyncIterator[Outcome]:
+        """Send ``count`` requests and yield their outcomes in order, tallied in the part."""
+        if self.engine is None:
+            raise LookupError("a stage that asks a model runs in a session with an engine")
+        return tally_outcomes(self.engine.stream(endpoint, requests), part, count, self.max_failed, prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Fine-tuning on an arm's tokens (paper, section 2.3), and the choice among its checkpoints (section 3.3)."""
+"""Fine-tuning: an arm's examples as tokens, the training on them (paper, section 2.3), the choice of a checkpoint.
+
+Tokens are made once and mapped into memory by every rank of every run on them.
+"""
 
 import shutil
 import time
@@ -6,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.errors import ArtifactError
@@ -18,17 +22,62 @@ from lema_core.evaluation.checkpoint_selection import (
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath
 from lema_core.stages.evaluation import Evaluation, EvaluationSpec
-from lema_core.stages.held_out import SelectionSpec
+from lema_core.stages.questions import SelectionSpec
 from lema_core.stages.stage import FileContext, FileStage, ModelCalls, RowCount, fingerprint_of_model
-from lema_core.stages.tokens import with_base
-from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens
+from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens, run_tokenising
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model, whole_checkpoints
 
+TOKEN_FILES = ("meta.json", "rejected.parquet", "tokens.arrow")
 KEPT = (MODEL_FOLDER, METRICS_FILE, SPEC_FILE)
 """What of the output folder is the artifact; checkpoints and the log belong to the run."""
-
 Tables = Mapping[int, ArtifactRef]
 """By a checkpoint's step, the artifact of its judged answers."""
+
+
+@dataclass(frozen=True)
+class Tokens(FileStage):
+    """The tokenised examples of an arm."""
+
+    name = "tokens"
+    revision = 1
+
+    spec: TrainingSpec
+    arm: str
+    mixture: ArtifactRef
+    start: ArtifactRef | None = None
+    """The model of another arm that training starts from, in place of the spec's base."""
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The tokenizer, the format, and the examples."""
+        base = self.start.fingerprint if self.start else fingerprint_of_model(self.spec.base)
+        return self._identity(self.spec.tokens_identity() | {"base": base}, [self.mixture])
+
+    @property
+    def run_name(self) -> str:
+        """The stage and the arm."""
+        return f"{self.name} {self.arm}"
+
+    async def make(self, context: FileContext) -> str:
+        """Tokenise in a process of its own.
+
+        Raises:
+            TrainingError: the examples do not fit the base model or the objective, or none is left.
+        """
+        store, started = context.store, time.monotonic()
+        counts: dict[str, Any] = {}
+        spec = with_base(store, self.spec, self.start)
+        await run_tokenising(spec, store.local_folder(self.mixture), store.local_folder(self.ref), counts.update)
+        counts.pop("event")
+        self.publish(store, TOKEN_FILES, started, counts)
+        return f"{self.arm}: {counts['examples']} examples, {counts['tokens']} tokens; {counts['rejected']} rejected"
+
+
+def with_base(store: Store, spec: TrainingSpec, start: ArtifactRef | None) -> TrainingSpec:
+    """Return the spec with the model of another arm as its base; unchanged if there is none."""
+    if start is None:
+        return spec
+    return spec.model_copy(update={"base": str(store.local_folder(start) / MODEL_FOLDER)})
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pydantic import Field
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.questions import get_task
 from lema_core.records import JudgedPath, ReasoningPath
-from lema_core.stages.section import Section
+from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage
 from lema_core.verdicts import MistakeSelection, judge_path
 

@@ -10,8 +10,7 @@ from lema_core.llm.simulated.models import REPLAY, STUDENT, TEACHERS
 from lema_core.questions import read_questions
 from lema_core.records import Question
 from lema_core.reference_corrector import Problem
-from lema_core.run.runtime import BudgetSpec
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import BudgetSpec, RunSpec
 
 IN_FLIGHT = 16
 """The most requests in flight. A kill may cost so many: with more, a short run would have no bound worth the name."""

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.records import Correction
-from lema_core.stages.section import Section
+from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage
 
 
@@ -52,7 +52,7 @@ class NoopAudit(RowStage):
 '''
 EDITS = {
     "lema_core/pipeline.py": {
-        "from lema_core.stages.perplexity": "from lema_core.stages.noop_audit import NoopAudit\n\\g",
+        "from lema_core.stages.quality_gate": "from lema_core.stages.noop_audit import NoopAudit\n\\g",
         "    def questions(self)": (
             "        if run.noop_audit and artifacts.main_corrections:\n"
             "            yield (audit := self._add(NoopAudit(run.noop_audit, artifacts.main_corrections)))\n"

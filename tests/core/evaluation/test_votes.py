@@ -4,7 +4,7 @@ import pytest
 
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
-from lema_core.evaluation.answers import judge_answer, score_votes
+from lema_core.evaluation.accuracy import judge_answer, score_votes
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions

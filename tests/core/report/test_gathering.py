@@ -21,8 +21,8 @@ from lema_core.report.load import PERPLEXITY_FILE, load_bill, load_report_data
 from lema_core.report.prose import describe_bill
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import RunSpec
-from lema_core.stages.perplexity import Perplexity
-from lema_core.stages.tokens import Tokens
+from lema_core.stages.evaluation import Perplexity
+from lema_core.stages.training import Tokens
 from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path
 

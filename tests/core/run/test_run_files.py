@@ -5,8 +5,7 @@ from typer.testing import CliRunner
 
 from flows.cli import app
 from lema_core.errors import ConfigError
-from lema_core.run.files import read_run_file
-from lema_core.run.options import run_options
+from lema_core.run.files import read_run_file, run_options
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -12,8 +12,7 @@ from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.run.files import read_run_file
 from lema_core.run.spec import RunSpec
-from lema_core.stages.tokens import Tokens
-from lema_core.stages.training import Training
+from lema_core.stages.training import Tokens, Training
 from lema_core.training import LaunchSpec, TrainingSpec
 from lema_core.training.estimate import PAPER_SHAPES, TrainingEstimate, estimate
 from lema_core.training.launch import clean_environment, launcher

@@ -19,7 +19,7 @@ from lema_core.llm.ledger import database
 from lema_core.llm.ledger.files import back_up, export_ledger, import_ledger
 from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
 from lema_core.llm.requests import canonical_json, canonical_request
-from lema_core.run.runtime import RuntimeSpec, ledger_under
+from lema_core.run.spec import RuntimeSpec, ledger_under
 
 
 def paid(index: int) -> CompletionEntry:

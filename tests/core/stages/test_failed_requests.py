@@ -10,8 +10,7 @@ import pytest
 
 from lema_core.errors import RequestsFailedError
 from lema_core.llm.requests import Completion, Failure
-from lema_core.run.failed_requests import check_stage
-from lema_core.stages.stage_context import tally_outcomes
+from lema_core.stages.failed_requests import check_stage, tally_outcomes
 
 
 def settle(reasons: dict[str, int], good: int, max_failed: float = 0.2) -> Counter[str]:

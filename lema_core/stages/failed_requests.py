@@ -1,16 +1,17 @@
-"""How many requests of a stage may fail and become rejected rows of an artifact; and which artifacts hold such rows.
+"""How many requests of a stage may fail and become rejected rows; and which artifacts hold such rows.
 
 A failed request is in no artifact's identity: the same artifact could be made with its answer. So a part counts its
 failures, and an artifact that holds too many of them is not published.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 
+from lema_core.artifacts import PartWriter
 from lema_core.artifacts.manifest import Manifest
-from lema_core.errors import RequestsFailedError
+from lema_core.errors import BatchPendingError, RequestsFailedError
 from lema_core.llm.limits.health import remedy
-from lema_core.llm.requests import PROMPTS_FAULT
+from lema_core.llm.requests import PROMPTS_FAULT, Failure, Outcome
 
 FAILED = "failed_"
 """Begins a part's counts of requests that failed, by reason."""
@@ -81,3 +82,40 @@ def check_stage(counts: Mapping[str, int], allowed: float, prefix: str, words: M
     requests = failed.total() + answered
     if failed and allowed < 1 and (not answered or too_many(failed, requests, allowed)):
         raise failed_error(failed, requests, allowed, words)
+
+
+async def tally_outcomes(
+    outcomes: AsyncIterator[Outcome], part: PartWriter, requests: int, max_failed: float, prefix: str = ""
+) -> AsyncIterator[Outcome]:
+    """Pass outcomes on and add up what they used and what failed, in the part's counts.
+
+    Args:
+        outcomes: of the requests, in order.
+        part: keeps the counts, for the report and for ``lema run``.
+        requests: how many there are.
+        max_failed: the largest share of them that may fail.
+        prefix: keeps apart the counts of a stage's second endpoint.
+
+    Raises:
+        BatchPendingError: an outcome is still to come. A part must not hold it as a failure.
+        RequestsFailedError: with the last outcome, so that all are settled: more failed than the run lets pass.
+    """
+    failed, words, seen = Counter[str](), dict[str, str](), 0
+    async for outcome in outcomes:
+        seen += 1
+        if isinstance(outcome, Failure):
+            if outcome.reason == "pending":
+                raise BatchPendingError(f"a batch is submitted and not finished ({outcome.detail})")
+            part.counts[f"{prefix}{FAILED}{outcome.reason}"] += 1
+            failed[outcome.reason] += 1
+            words[outcome.reason] = outcome.detail
+        else:
+            part.counts[f"{prefix}{ANSWERED}"] += 1
+            part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
+            part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
+        if seen == requests and max_failed < 1:
+            # Of a filter's refusals too: where it lets nothing pass, the prompts are not to blame one by one.
+            nothing = failed.total() == requests >= SMALL
+            if nothing or too_many(failed, requests, max_failed):
+                raise failed_error(failed, requests, max_failed, words)
+        yield outcome
