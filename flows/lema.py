@@ -10,7 +10,7 @@ from lema_core.run.records import title_of
 from lema_core.run.spec import RunSpec
 from tasks.boundary import flow
 from tasks.engine_session import engine_session
-from tasks.run_stage import run_stage, run_stages
+from tasks.run_stage import run_stages
 
 
 @flow(name="lema", flow_run_name=lambda: title_of(flow_run.parameters["run"]), persist_result=False)
@@ -22,5 +22,7 @@ async def lema(run: RunSpec, root: str = ".lema") -> RunArtifacts:
         await run_stages(context, pipeline.evolution())
         await run_stages(context, pipeline.fine_tuning())
         await run_stages(context, pipeline.evaluation())
-        pipeline.artifacts.report = await run_stage(context, pipeline.report())
+        report = pipeline.report()
+        await run_stages(context, [report])
+        pipeline.artifacts.report = report.ref
     return pipeline.artifacts

@@ -25,7 +25,7 @@ from lema_core.system.processes import Devices, share_devices, use_devices
 from lema_core.training.launch import gpus_here
 from tasks.boundary import flow
 from tasks.engine_session import engine_session
-from tasks.run_stage import run_stage, run_stages
+from tasks.run_stage import run_stages
 from tasks.ui_artifacts import show_sweep
 
 
@@ -51,13 +51,14 @@ async def ablation(run: RunSpec, root: str = ".lema") -> Sweep:
     async with report_remaining_cost(run, root), engine_session(context):
         prepared = [cell for setting in settings for cell in await _prepare(setting, context, root)]
         stage = Ablation(run, await _finish(prepared, context, sweep_of(run).parallel))
-        report, store = await run_stage(context, stage), Store(context.root)
+        await run_stages(context, [stage])
+        store = Store(context.root)
         table = await asyncio.to_thread(stage.table, store)
         await show_sweep(store, stage, table)
     if table.failed:
         waiting = all(result.waiting for result in table.failed)
-        raise (BatchPendingError if waiting else CellsFailedError)(_failure(run, root, report, table))
-    return Sweep(table, report)
+        raise (BatchPendingError if waiting else CellsFailedError)(_failure(run, root, stage.ref, table))
+    return Sweep(table, stage.ref)
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,8 +102,8 @@ def server_gone(error: BaseException) -> bool:
     )
 
 
-@asynccontextmanager
-async def listen(listener: Listener, reader: Reader) -> AsyncIterator[None]:
+@contextmanager
+def listen(listener: Listener, reader: Reader) -> Iterator[None]:
     """Pass the progress of every stage in this process to ``listener``, and what people have to do to ``reader``."""
     _listeners.append(listener)
     _readers.append(reader)

@@ -1,6 +1,6 @@
 """How every stage becomes an artifact: a Prefect task per shard, the manifest last, the figures to Prefect.
 
-`run_stage` is the one way: a published artifact is shown as ``Cached``, a finished part is not made again, servers run
+`run_stages` is the one way: a published artifact is shown as ``Cached``, a finished part is not made again, servers run
 only while something is missing. What a stage is and does is in ``lema_core/stages``.
 """
 
@@ -57,35 +57,27 @@ ShardTask = partial[Coroutine[Any, Any, object]]
 
 
 async def run_stages(context: RunContext, stages: Iterable[Stage]) -> None:
-    """Make the stages of a walk, one after the other; each finds its inputs published.
+    """Make the stages of a walk that are missing, one after the other; each finds its inputs published.
 
     Raises:
-        LemaError: what a stage raises; the ones before it are published.
+        LemaError: a stage cannot be made now; what is finished of it is kept, and the ones before it are published.
     """
     store = Store(context.root)
     for stage in stages:
-        if stage.only_before is None or not store.exists(stage.only_before):
-            await run_stage(context, stage)
-
-
-async def run_stage(context: RunContext, stage: Stage) -> ArtifactRef:
-    """Return a stage's artifact; make it if it is missing.
-
-    Raises:
-        LemaError: it cannot be made now; what is finished of it is kept.
-    """
-    if isinstance(stage, RowStage):
-        await (run_llm_stage if stage.endpoints else run_local_stage)(context, stage)
-    elif isinstance(stage, Training) and stage.choice:
-        await select_checkpoint(context, stage)
-    elif isinstance(stage, FileStage):
-        file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
-        await run_files(context, stage, partial(file_task, context, stage))
-    if isinstance(stage, PilotCorrections):
-        await approval(context, stage)
-    if isinstance(stage, Report):
-        await show_report(Store(context.root), stage)
-    return stage.ref
+        # A pilot is not judged again once all corrections are there.
+        if stage.only_before is not None and store.exists(stage.only_before):
+            continue
+        if isinstance(stage, RowStage):
+            await run_rows(context, stage)
+        elif isinstance(stage, Training) and stage.choice:
+            await select_checkpoint(context, stage)
+        elif isinstance(stage, FileStage):
+            file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
+            await run_files(context, stage, partial(file_task, context, stage))
+        if isinstance(stage, PilotCorrections):
+            await approval(context, stage)
+        if isinstance(stage, Report):
+            await show_report(store, stage)
 
 
 async def load_published(context: RunContext, stage: Stage) -> ArtifactRef | None:
@@ -97,18 +89,15 @@ async def load_published(context: RunContext, stage: Stage) -> ArtifactRef | Non
     return stage.ref
 
 
-async def run_local_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
-    """Return the artifact of a stage that asks no model."""
-    return await publish_rows(context, stage, partial(task_of(stage), context, stage, ()))
-
-
-async def run_llm_stage(context: RunContext, stage: RowStage) -> ArtifactRef:
-    """Return the artifact of a stage that asks models; their servers run only while it is missing.
+async def run_rows(context: RunContext, stage: RowStage) -> ArtifactRef:
+    """Return the artifact of a stage of rows; the servers of models that it asks run only while it is missing.
 
     Raises:
         RequestsFailedError: an endpoint answered nothing, or too many requests failed over all shards.
         ArtifactError: the artifact was made by an older version when an endpoint answered nothing.
     """
+    if not stage.endpoints:
+        return await publish_rows(context, stage, partial(task_of(stage), context, stage, ()))
     store = Store(context.root)
     if ref := await load_published(context, stage):
         check_answered(context, store.manifest(ref))
@@ -190,7 +179,11 @@ async def publish_rows(
     done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     async with show_progress(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
-        await _run_shards(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
+        shard_runs = _shard_runs(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
+        results = await asyncio.gather(*shard_runs, return_exceptions=True)
+        failed = [(shard, error) for shard, error in zip(todo, results, strict=True) if error is not None]
+        if failed:
+            _raise(context, stage, failed, len(todo))
     if ref := await load_published(context, stage):
         # Another run was quicker; what ours had not written then, it dropped.
         return ref
@@ -222,7 +215,7 @@ def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: A
     return [part for part in parts if part]
 
 
-async def _run_shards(
+def _shard_runs(
     context: RunContext,
     stage: RowStage,
     shards: Sequence[Shard],
@@ -230,7 +223,8 @@ async def _run_shards(
     tick: Callable[[], None],
     *,
     all_at_once: bool,
-) -> None:
+) -> list[Coroutine[Any, Any, None]]:
+    """Return a coroutine per shard; once one of them has ended the stage, those that have not begun do not begin."""
     # A stage that has no input rows reads files of this machine, or whole tables in one piece: it stays here.
     cluster = cluster_of(context) if stage.input_rows(Store(context.root)) else None
     # On a cluster the workers' threads say how many shards run at a time.
@@ -238,7 +232,7 @@ async def _run_shards(
     slots = asyncio.Semaphore(max(1, len(shards)) if at_once else context.shards_in_flight)
     ended: list[LemaError] = []
 
-    async def one(shard: Shard) -> None:
+    async def run_one(shard: Shard) -> None:
         async with slots:
             if ended:
                 raise ended[0]
@@ -250,10 +244,7 @@ async def _run_shards(
                 raise
             tick()
 
-    results = await asyncio.gather(*(one(shard) for shard in shards), return_exceptions=True)
-    failed = [(shard, error) for shard, error in zip(shards, results, strict=True) if isinstance(error, BaseException)]
-    if failed:
-        _raise(context, stage, failed, len(shards))
+    return [run_one(shard) for shard in shards]
 
 
 def _ends_stage(error: LemaError) -> bool:
@@ -361,7 +352,7 @@ async def _measure_checkpoints(
         try:
             served = choice.evaluation.checkpoint(str(folder), f"{stage.ref.fingerprint}-step-{step}", slot)
             evaluations = choice.evaluations(served, f"{stage.arm}, step {step}")
-            return {name: await run_llm_stage(context, evaluation) for name, evaluation in evaluations.items()}
+            return {name: await run_rows(context, evaluation) for name, evaluation in evaluations.items()}
         finally:
             slots.put_nowait(slot)
 

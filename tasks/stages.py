@@ -8,6 +8,7 @@ finds a task by its place in this module.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import prefect
 from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -29,7 +30,7 @@ from lema_core.stages.training import Tables, Training
 from lema_core.stages.verdicts import Mistakes, Verdicts
 from lema_core.training import METRICS_FILE
 from lema_core.training.candidates import RUN_FOLDER
-from tasks.boundary import task
+from tasks.boundary import own_errors, task
 from tasks.engine_session import engine_of
 from tasks.progress import Progress, show_progress
 from tasks.ui_artifacts import show_losses, show_selection
@@ -65,30 +66,29 @@ def _outcome(part: PartWriter) -> str:
     return f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else "")
 
 
-def _shard_task(function: str, about: str, run_name: str = BY_SHARD, name: str = "") -> Task[..., Any]:
-    """Return `run_shard` as a Prefect task. A Dask worker finds it by ``function``, its name in this module."""
-
-    async def run(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
-        return await run_shard(context, stage, endpoints, shard)
-
+def _shard_task(function: str, about: str, name: str = "", run_name: str = BY_SHARD) -> Task[..., Any]:
+    """Return `run_shard` as a Prefect task; ``function`` is its name in this module, where a Dask worker finds it."""
+    run: Any = own_errors(run_shard)
     run.__name__ = run.__qualname__ = function
-    run.__doc__ = about
-    return task(name=name or function, task_run_name=run_name, **UNCACHED)(run)
+    made: Task[..., Any] = prefect.task(name=name or function, description=about, task_run_name=run_name, **UNCACHED)(
+        run
+    )
+    return made
 
 
-questions = _shard_task("questions", "Read or generate the questions.", WHOLE)
-held_out = _shard_task("held_out", "Keep training questions back for choosing checkpoints.", WHOLE)
+questions = _shard_task("questions", "Read or generate the questions.", run_name=WHOLE)
+held_out = _shard_task("held_out", "Keep training questions back for choosing checkpoints.", run_name=WHOLE)
 reasoning_paths = _shard_task("reasoning_paths", "Generation: sample a student's reasoning paths.")
 verdicts = _shard_task("verdicts", "Judge the final answers.")
-mistakes = _shard_task("mistakes", "Select the mistakes of all students.", WHOLE)
-quality_gate = _shard_task("quality_gate", "Draw the pilot's mistakes.", WHOLE)
+mistakes = _shard_task("mistakes", "Select the mistakes of all students.", run_name=WHOLE)
+quality_gate = _shard_task("quality_gate", "Draw the pilot's mistakes.", run_name=WHOLE)
 corrections = _shard_task(
     "corrections", "Correction and its filter: ask the teachers, and keep what stands every check."
 )
 evolution_created = _shard_task("evolution_created", "Evolution: create new questions from seeds.")
-evolution_novel = _shard_task("evolution_novel", "Evolution: leave out repetitions and test questions.", WHOLE)
+evolution_novel = _shard_task("evolution_novel", "Evolution: leave out repetitions and test questions.", run_name=WHOLE)
 evolution = _shard_task("evolution", "Evolution: answer the new questions by majority.")
-mixture = _shard_task("mixture", "Build the training examples of an arm.", WHOLE)
+mixture = _shard_task("mixture", "Build the training examples of an arm.", run_name=WHOLE)
 evaluation = _shard_task(
     "evaluation", "Evaluation: ask held-out questions, greedily or sampled, and judge the answers."
 )

@@ -131,7 +131,6 @@ def _set_aside(run: "RunSpec", root: str) -> None:
 
 def _measure(run: "RunSpec", root: str) -> "Measured":
     """Return the evaluation; a Prefect server is started only where something is left to ask."""
-    from flows.cli.run import run_with_listener
     from flows.local_stack.server import ensure_server, login_url
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
@@ -157,6 +156,6 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
     from flows.cli.print_results import progress_bars
     from flows.evaluate import evaluate as evaluate_flow
 
-    with progress_bars() as listener:
-        measured: Measured = stopping.run(run_with_listener(run_cancellable(evaluate_flow, run, root, GO_ON), listener))
+    with progress_bars():
+        measured: Measured = stopping.run(run_cancellable(evaluate_flow, run, root, GO_ON))
         return measured

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
-    """Yield a listener that draws one bar per stage; without a terminal, one line when a stage starts."""
+def progress_bars() -> Iterator[None]:
+    """Draw one bar per stage while the block runs; without a terminal, print one line when a stage starts."""
+    from tasks.progress import listen
+
     columns = (
         TextColumn("{task.description:<18}"),
         BarColumn(30),
@@ -55,7 +58,8 @@ def progress_bars() -> Iterator[Callable[[str, float, str], None]]:
                 # The next run of this stage (another arm, another student) is a bar of its own.
                 del running[stage]
 
-        yield update
+        with listen(update, partial(console.print, markup=False)):
+            yield
 
 
 REFRESH_S, LINE_S = 0.5, 10.0

@@ -3,9 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,7 +14,6 @@ from lema_core.system import stopping
 if TYPE_CHECKING:
     from lema_core.run.spec import RunSpec
 
-Made = TypeVar("Made")
 Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change an option of the run file: section.option=value. Repeatable.")
@@ -118,25 +116,7 @@ def execute(spec: "RunSpec", root: str) -> None:
     from flows.sweep import ablation
     from lema_core.run.records import record_run
 
-    with record_run(spec, root), progress_bars() as listener:
-        if spec.ablation:
-            swept = stopping.run(run_with_listener(run_cancellable(ablation, spec, root), listener))
-        else:
-            artifacts = stopping.run(run_with_listener(run_cancellable(lema, spec, root), listener))
-    seconds = time.monotonic() - started
-    if spec.ablation:
-        show_sweep(console, spec, root, swept, seconds)
-    else:
-        show_run(console, spec, root, artifacts, seconds)
-
-
-def _print_line(text: str) -> None:
-    console.print(text, markup=False)
-
-
-async def run_with_listener(flow_run: Awaitable[Made], listener: Callable[[str, float, str], None]) -> Made:
-    """Await a flow run while its stages report progress to the listener."""
-    from tasks.progress import listen
-
-    async with listen(listener, _print_line):
-        return await flow_run
+    with record_run(spec, root), progress_bars():
+        made = stopping.run(run_cancellable(ablation if spec.ablation else lema, spec, root))
+    show = show_sweep if spec.ablation else show_run
+    show(console, spec, root, made, time.monotonic() - started)

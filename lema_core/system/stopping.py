@@ -173,17 +173,15 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Stopped: a signal ended it.
     """
-    task = asyncio.run(_run_until_done(work))
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+        # Waited for, not awaited: a cancelled task must still settle before its loop is closed.
+        with stop_request().cancels(task):
+            loop.run_until_complete(asyncio.wait([task]))
     if task.cancelled() and (signum := stop_signal()):
         raise Stopped(signum)
     return task.result()
-
-
-async def _run_until_done(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-    task = asyncio.ensure_future(work)
-    with stop_request().cancels(task):
-        await asyncio.wait([task])
-    return task
 
 
 async def until_done(task: asyncio.Task[Any], limit: asyncio.Task[None] | None = None) -> bool:
