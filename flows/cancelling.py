@@ -108,7 +108,10 @@ async def run_cancellable(
             await asyncio.wait([work])
     except asyncio.CancelledError:
         watch.cancel()
-        _announce_waiting()
+        if stopping.stop_signal() is signal.SIGTERM:
+            notify_user(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
+        else:
+            notify_user("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
         await _end(work, settings.final_state_s)
         raise
     if not work.done():
@@ -144,13 +147,6 @@ def _result(work: "asyncio.Future[Any]", go_on: str) -> Any:
             f"the Prefect server does not answer any more ({error}). What was paid and finished is kept; start it "
             f"(lema ui start) and go on with: {go_on}"
         ) from None
-
-
-def _announce_waiting() -> None:
-    if stopping.stop_signal() is signal.SIGTERM:
-        notify_user(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
-    else:
-        notify_user("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
 
 
 def end_in_a_state(

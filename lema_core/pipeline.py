@@ -10,7 +10,6 @@ from typing import TypeVar
 
 from lema_core.ablation.cells import Cell
 from lema_core.artifacts import ArtifactRef, Store
-from lema_core.evolution import Kind
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PromptKind
@@ -20,7 +19,7 @@ from lema_core.run.endpoints import PreparedEndpoints, Student
 from lema_core.run.spec import RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, Votes
-from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
+from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
 from lema_core.stages.mixture import Mixture
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
@@ -175,24 +174,21 @@ class Pipeline:
             if number > 1:
                 yield from self._arm(f"round_{number - 1}")
             for kind in spec.kinds_in(number):
-                yield from self._new_questions(spec, kind, number)
+                # What creates questions from the seeds of the first round, keeps the new ones, and answers them.
+                artifacts, task = self.artifacts, self.run.questions.task
+                first, (writer, answerer) = artifacts.rounds[0], (self.endpoints[name] for name in spec.endpoints)
+                created = EvolutionCreated(
+                    spec, kind, number, writer, task, first.questions, first.main_corrections,
+                    label=f"evolution_created: {kind} {number}",
+                )  # fmt: skip
+                yield self._add(created)
+                known, tests = artifacts.known_questions(kind), artifacts.test_questions
+                novel = EvolutionNovel(spec, created.ref, known, tests, label=f"evolution_novel: {kind} {number}")
+                yield self._add(novel)
+                evolved = Evolution(spec, answerer, task, novel.ref, label=f"evolution: {kind} {number}")
+                yield self._add(evolved)
+                artifacts.add_round(QuestionRound(evolved.ref, number, kind, (created.ref, novel.ref)))
                 yield from self._mistakes_and_corrections(self.artifacts.rounds[-1], self.endpoints.students(number))
-
-    def _new_questions(self, spec: EvolutionSpec, kind: Kind, number: int) -> Iterator[Stage]:
-        """Yield what creates questions from the seeds of the first round, keeps the new ones, and answers them."""
-        artifacts, task = self.artifacts, self.run.questions.task
-        first, (writer, answerer) = artifacts.rounds[0], (self.endpoints[name] for name in spec.endpoints)
-        created = EvolutionCreated(
-            spec, kind, number, writer, task, first.questions, first.main_corrections,
-            label=f"evolution_created: {kind} {number}",
-        )  # fmt: skip
-        yield self._add(created)
-        known, tests = artifacts.known_questions(kind), artifacts.test_questions
-        novel = EvolutionNovel(spec, created.ref, known, tests, label=f"evolution_novel: {kind} {number}")
-        yield self._add(novel)
-        evolved = Evolution(spec, answerer, task, novel.ref, label=f"evolution: {kind} {number}")
-        yield self._add(evolved)
-        artifacts.add_round(QuestionRound(evolved.ref, number, kind, (created.ref, novel.ref)))
 
     def fine_tuning(self) -> Iterator[Stage]:
         """Yield the examples and the model of each arm (paper, section 2.3)."""

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
-from lema_core.artifacts import PartWriter, Shard, Store
+from lema_core.artifacts import Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.run.context import RunContext
 from lema_core.stages.corrections import Corrections
@@ -56,14 +56,10 @@ async def run_shard(context: RunContext, stage: RowStage, endpoints: Endpoints, 
     work = StageContext(Store(context.root), engine, endpoints, context.max_failed)
     with work.store.part(stage.ref, shard, stage.record) as part:
         await stage.run_shard(work, shard, part)
-    return Completed(message=_outcome(part))
-
-
-def _outcome(part: PartWriter) -> str:
-    """Return what a finished shard kept and what it rejected, by reason."""
+    # What a finished shard kept and what it rejected, by reason.
     summary = part.summary
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())
-    return f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else "")
+    return Completed(message=f"{summary.rows_out} rows" + (f"; rejected {reasons}" if reasons else ""))
 
 
 def _shard_task(function: str, about: str, name: str = "", run_name: str = BY_SHARD) -> Task[..., Any]:

@@ -120,7 +120,28 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
             f"{funnel.accepted} accepted corrections"
         )
     if evaluation := load_evaluation(store, artifacts):
-        console.print(_table(evaluation))
+        table = Table(
+            title=f"Accuracy on {evaluation.n} held-out questions", header_style="bold", box=None, padding=(0, 2)
+        )
+        columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
+        for column in columns if evaluation.base else columns[:3]:
+            table.add_column(column, justify="left" if column == "model" else "right")
+        for score in evaluation.scores:
+            cells = [
+                score.name,
+                format_percent(score.accuracy.value, evaluation.n),
+                format_interval(score.accuracy, evaluation.n),
+            ]
+            compared = evaluation.comparison(score.name, evaluation.base)
+            if compared:
+                difference = compared.difference
+                cells += [
+                    format_points(difference.value, evaluation.n),
+                    format_interval(difference, evaluation.n, signed=True),
+                ]
+                cells.append(format_p_value(difference.p_value))
+            table.add_row(*cells)
+        console.print(table)
     if failed := count_failed_requests(store, artifacts):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(
@@ -144,29 +165,6 @@ def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds:
     console.print(summarize_sweep(swept.table))
     console.print(f"Report: {Store(RunContext.of(run, root).root).folder(swept.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
-
-
-def _table(evaluation: Evaluation) -> Table:
-    table = Table(title=f"Accuracy on {evaluation.n} held-out questions", header_style="bold", box=None, padding=(0, 2))
-    columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
-    for column in columns if evaluation.base else columns[:3]:
-        table.add_column(column, justify="left" if column == "model" else "right")
-    for score in evaluation.scores:
-        cells = [
-            score.name,
-            format_percent(score.accuracy.value, evaluation.n),
-            format_interval(score.accuracy, evaluation.n),
-        ]
-        compared = evaluation.comparison(score.name, evaluation.base)
-        if compared:
-            difference = compared.difference
-            cells += [
-                format_points(difference.value, evaluation.n),
-                format_interval(difference, evaluation.n, signed=True),
-            ]
-            cells.append(format_p_value(difference.p_value))
-        table.add_row(*cells)
-    return table
 
 
 OTHER = "the other"

@@ -44,7 +44,22 @@ class Postgres:
             ConfigError: it cannot be made or started; what PostgreSQL said is in the text.
         """
         if not self.made:
-            self._make()
+            # Make the data folder; its port is written last, so that an unfinished one is made again.
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            password, user = secrets.token_urlsafe(32), _as_user()
+            with tempfile.NamedTemporaryFile("w", suffix=".lema", encoding="utf-8") as once:
+                once.write(password)
+                once.flush()
+                for path in (self.folder, once.name):
+                    if user:
+                        shutil.chown(path, user)
+                # Every user of the machine reaches loopback, and this role may start programs: it needs a password.
+                words = ("--auth=scram-sha-256", f"--pwfile={once.name}", f"--username={USER}")
+                self._call("initdb", *words, "--encoding=UTF8", "--locale=C")
+            make_private_file(self._passfile)
+            self._passfile.write_text(f"127.0.0.1:*:*:{USER}:{password}\n", encoding="utf-8")
+            (self.folder / _PORT_FILE).write_text(f"{free_port()}\n", encoding="utf-8")
         if not self.running():
             options = f"-p {self._port()} -c listen_addresses=127.0.0.1 -c unix_socket_directories="
             self._call("pg_ctl", "-w", "-l", str(self.folder / LOG), "-o", options, "start")
@@ -69,24 +84,6 @@ class Postgres:
     @property
     def _passfile(self) -> Path:
         return self.folder.with_name("postgres.pass")
-
-    def _make(self) -> None:
-        """Make the data folder; its port is written last, so that an unfinished one is made again."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        password, user = secrets.token_urlsafe(32), _as_user()
-        with tempfile.NamedTemporaryFile("w", suffix=".lema", encoding="utf-8") as once:
-            once.write(password)
-            once.flush()
-            for path in (self.folder, once.name):
-                if user:
-                    shutil.chown(path, user)
-            # Every user of the machine reaches loopback, and this role may start programs: it needs a password.
-            words = ("--auth=scram-sha-256", f"--pwfile={once.name}", f"--username={USER}")
-            self._call("initdb", *words, "--encoding=UTF8", "--locale=C")
-        make_private_file(self._passfile)
-        self._passfile.write_text(f"127.0.0.1:*:*:{USER}:{password}\n", encoding="utf-8")
-        (self.folder / _PORT_FILE).write_text(f"{free_port()}\n", encoding="utf-8")
 
     def _port(self) -> int:
         return int((self.folder / _PORT_FILE).read_text(encoding="utf-8"))

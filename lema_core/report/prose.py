@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from lema_core.evaluation.accuracy import Comparison, Evaluation
+from lema_core.evaluation.accuracy import Comparison
 from lema_core.evaluation.statistics import Estimate
 from lema_core.llm.costs.prices import money
 from lema_core.report.data import ReportData
@@ -115,7 +115,18 @@ def _write_headline(data: ReportData) -> str:
         to_base = [c for c in data.evaluation.comparisons if c.reference == data.evaluation.base]
         best = next((c for c in to_base if c.arm == "lema"), to_base[-1] if to_base else None)
         if best is not None:
-            return _describe_difference(data, data.evaluation, best)
+            evaluation = data.evaluation
+            n = evaluation.n
+            before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
+            verb = "fell" if best.difference.high < 0 else "went"
+            how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
+            # The model that learned is the evaluation's base model, whichever model made the mistakes.
+            learner = data.learner or f"The model {evaluation.base}"
+            moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
+            said = f"{learner} {moved} right on {format_count(n)} held-out questions {how}"
+            if best.shown:
+                return f"{said}."
+            return f"{said}: a difference this test cannot tell from chance."
         if data.evaluation.base is None:
             # The arms' accuracies, for an evaluation without a base model.
             n, scores = data.evaluation.n, data.evaluation.scores
@@ -148,28 +159,18 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _describe_difference(data: ReportData, evaluation: Evaluation, best: Comparison) -> str:
-    n = evaluation.n
-    before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
-    verb = "fell" if best.difference.high < 0 else "went"
-    how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
-    # The model that learned is the evaluation's base model, whichever model made the mistakes.
-    learner = data.learner or f"The model {evaluation.base}"
-    moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
-    said = f"{learner} {moved} right on {format_count(n)} held-out questions {how}"
-    if best.shown:
-        return f"{said}."
-    return f"{said}: a difference this test cannot tell from chance."
-
-
 def _describe_method(data: ReportData) -> str:
     teacher = (
         f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave "
         "the solution from there on; a correction was kept only if it led to the right answer."
     )
+    several = len(data.students) > 1
+    named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
+    verb, possessive = ("were", "their") if several else ("was", "its")
+    subject = f"{_capital(_students(data)) if named else _students(data)}{named}"
     sentences = [
         "LeMa teaches a language model from mistakes.",
-        _describe_students(data),
+        f"{subject} {verb} asked questions ({data.task}) and wrote {possessive} solutions step by step.",
         teacher,
     ]
     if data.funnel is not None:
@@ -187,14 +188,6 @@ def _describe_method(data: ReportData) -> str:
             "sampling."
         )
     return " ".join(sentences)
-
-
-def _describe_students(data: ReportData) -> str:
-    several = len(data.students) > 1
-    named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
-    verb, possessive = ("were", "their") if several else ("was", "its")
-    subject = f"{_capital(_students(data)) if named else _students(data)}{named}"
-    return f"{subject} {verb} asked questions ({data.task}) and wrote {possessive} solutions step by step."
 
 
 def _list_caveats(data: ReportData) -> list[str]:

@@ -72,18 +72,14 @@ def _lay_over(document: dict[str, Any], setting: str) -> None:
     *sections, option = name.strip().split(".")
     place: Any = document
     for section in sections:
-        place = _step_into(place, section, setting)
+        inner = place[_index(place, section, setting)] if isinstance(place, list) else place.setdefault(section, {})
+        if not isinstance(inner, dict | list):
+            raise ConfigError(f"--set {setting!r}: {section!r} is a value, not a section")
+        place = inner
     if isinstance(place, list):
         place[_index(place, option, setting)] = value
     else:
         place[option] = value
-
-
-def _step_into(place: Any, section: str, setting: str) -> Any:
-    inner = place[_index(place, section, setting)] if isinstance(place, list) else place.setdefault(section, {})
-    if not isinstance(inner, dict | list):
-        raise ConfigError(f"--set {setting!r}: {section!r} is a value, not a section")
-    return inner
 
 
 def _index(place: list[Any], text: str, setting: str) -> int:
@@ -190,13 +186,16 @@ def _sections(
     for field, info in spec.model_fields.items():
         inner = _model_in(info.annotation)
         if inner is None:
-            plain.append(_option(field, info, abouts.get(field, "")))
+            value = "needed" if info.is_required() else info.get_default(call_default_factory=True, validated_data={})
+            default = "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            plain.append(Option(field, _kind(info.annotation), default, abouts.get(field, "")))
         else:
             place = f"{name}.{field}" if name else field
             nested.append((inner, place, _title(place, info)))
     yield OptionSection(name, title, about, tuple(plain))
     for inner, place, heading in nested:
-        yield from _sections(inner, place, heading, abouts.get(place.rpartition(".")[2]) or _first_line(inner), listed)
+        first_line = inspect.cleandoc(inner.__doc__ or "").partition("\n\n")[0].replace("\n", " ").replace("``", "`")
+        yield from _sections(inner, place, heading, abouts.get(place.rpartition(".")[2]) or first_line, listed)
 
 
 def _title(place: str, info: FieldInfo) -> str:
@@ -204,15 +203,6 @@ def _title(place: str, info: FieldInfo) -> str:
     if shape.startswith("dict["):
         return f"[{place}.<name>]"
     return f"[[{place}]]" if shape.startswith("tuple[") else f"[{place}]"
-
-
-def _option(name: str, info: FieldInfo, about: str) -> Option:
-    if info.is_required():
-        default = "needed"
-    else:
-        value = info.get_default(call_default_factory=True, validated_data={})
-        default = "none" if value is None else "true" if value is True else "false" if value is False else str(value)
-    return Option(name, _kind(info.annotation), default, about)
 
 
 def _kind(annotation: Any) -> str:
@@ -255,7 +245,3 @@ def _field_docs(spec: type[BaseModel]) -> dict[str, str]:
             if isinstance(field.target, ast.Name) and isinstance(text.value, ast.Constant):
                 found[field.target.id] = " ".join(str(text.value.value).split()).replace("``", "`")
     return found
-
-
-def _first_line(spec: type[BaseModel]) -> str:
-    return inspect.cleandoc(spec.__doc__ or "").partition("\n\n")[0].replace("\n", " ").replace("``", "`")

@@ -152,7 +152,13 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _stages_have_what_they_need(self) -> Self:
-        self._endpoints_exist()
+        used = {student.endpoint for student in self.students}
+        used |= set(self.corrections.endpoints) if self.corrections else set()
+        used |= {self.corrections.second} if self.corrections and self.corrections.second else set()
+        used |= set(self.evolution.endpoints) if self.evolution else set()
+        used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
+        if missing := sorted(used - self.endpoints.keys()):
+            raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
         self._arms_exist()
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students with mistakes", self.mistaken_students),
@@ -180,15 +186,6 @@ class RunSpec(Section):
     def mistaken_students(self) -> tuple[StudentSpec, ...]:
         """Return the students whose mistakes are collected: all but the teachers of CoT data."""
         return tuple(student for student in self.students if student.mistakes)
-
-    def _endpoints_exist(self) -> None:
-        used = {student.endpoint for student in self.students}
-        used |= set(self.corrections.endpoints) if self.corrections else set()
-        used |= {self.corrections.second} if self.corrections and self.corrections.second else set()
-        used |= set(self.evolution.endpoints) if self.evolution else set()
-        used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
-        if missing := sorted(used - self.endpoints.keys()):
-            raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
 
     def _arms_exist(self) -> None:
         if taken := sorted(self.arms.keys() & {*ARMS, BASE}):
