@@ -85,17 +85,14 @@ def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float
     found: dict[str, tuple[float, int]] = {}
     for question, paths in groupby(rows, key=lambda row: row.question_id):
         item = list(paths)
-        found[question] = (statistics.majority_credit(_classes(item)), len(item))
+        # Two spellings of one wrong answer vote together.
+        vote = majority_vote([row.answer for row in item], get_task(item[0].task).family, item[0].candidates)
+        class_of = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
+        votes = [(class_of.get(position), row.verdict == "right") for position, row in enumerate(item)]
+        found[question] = (statistics.majority_credit(votes), len(item))
     if len({k for _, k in found.values()}) != 1:
         raise DataError(f"maj@k: {name} has {len(found)} questions with different numbers of samples; expected one k.")
     return found
-
-
-def _classes(item: list[JudgedPath]) -> list[tuple[str | None, bool]]:
-    """Return each sample as (its class, whether it is right): two spellings of one wrong answer vote together."""
-    vote = majority_vote([row.answer for row in item], get_task(item[0].task).family, item[0].candidates)
-    classes = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
-    return [(classes.get(position), row.verdict == "right") for position, row in enumerate(item)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,7 +250,12 @@ def _by_level(tables: Mapping[str, Mapping[str, JudgedPath]], items: Sequence[st
     first = next(iter(tables.values()))
     levels: dict[str, list[str]] = {}
     for item in items:
-        levels.setdefault(_level(first[item]), []).append(item)
+        level = first[item].level
+        if level is None:
+            # The length of the gold rationale: the only difficulty that is always known.
+            steps = len(re.findall(r"^Step \d+:", first[item].rationale or "", flags=re.MULTILINE))
+            level = "unknown" if steps == 0 else f"{steps} step{'s' if steps > 1 else ''}"
+        levels.setdefault(level, []).append(item)
     if len(levels) < 2:
         return ()
     scores = []
@@ -262,14 +264,6 @@ def _by_level(tables: Mapping[str, Mapping[str, JudgedPath]], items: Sequence[st
             right = sum(table[item].verdict == "right" for item in members)
             scores.append(LevelScore(level=level, arm=name, accuracy=statistics.wilson(right, len(members))))
     return tuple(scores)
-
-
-def _level(row: JudgedPath) -> str:
-    """Return the source's level, else the length of the gold rationale: the only difficulty that is always known."""
-    if row.level is not None:
-        return row.level
-    steps = len(re.findall(r"^Step \d+:", row.rationale or "", flags=re.MULTILINE))
-    return "unknown" if steps == 0 else f"{steps} step{'s' if steps > 1 else ''}"
 
 
 def _natural(text: str) -> list[tuple[int, int, str]]:

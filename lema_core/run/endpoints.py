@@ -49,15 +49,16 @@ class PreparedEndpoints:
         """Return an endpoint with its command filled in."""
         if not endpoint.command:
             return endpoint
-        return endpoint.model_copy(update={"command": tuple(self._fill(word) for word in endpoint.command)})
-
-    def _fill(self, word: str) -> str:
-        for name, value in self._filled.items():
-            word = word.replace(name, value)
-        for name, ref in self._folders.items():
-            if ref and name in word:
-                word = word.replace(name, str(self.store.local_path(ref)))
-        return word
+        command = list(endpoint.command)
+        for place, word in enumerate(command):
+            for name, value in self._filled.items():
+                word = word.replace(name, value)  # noqa: PLW2901
+            for name, ref in self._folders.items():
+                # Only where it is named: a store on another machine has no local path.
+                if ref and name in word:
+                    word = word.replace(name, str(self.store.local_path(ref)))  # noqa: PLW2901
+            command[place] = word
+        return endpoint.model_copy(update={"command": tuple(command)})
 
     def students(self, round_number: int) -> Iterator[Student]:
         """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.

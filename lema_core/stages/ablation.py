@@ -95,15 +95,11 @@ def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:
 def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:
     with atomic_file(store.fs, f"{folder}/{name}.parquet") as local:
         write_table(rows, local)
-    with atomic_file(store.fs, f"{folder}/{name}.csv") as local:
-        pyarrow.csv.write_csv(_without_lists(rows), Path(local))
-    return [f"{name}.parquet", f"{name}.csv"]
-
-
-def _without_lists(rows: pa.Table) -> pa.Table:
-    """Return the table with lists as words: CSV has no lists."""
     for place, field in enumerate(rows.schema):
+        # CSV has no lists: they become words.
         if pa.types.is_list(field.type):
             words = [None if value is None else " ".join(map(str, value)) for value in rows[field.name].to_pylist()]
             rows = rows.set_column(place, field.name, pa.array(words, pa.string()))
-    return rows
+    with atomic_file(store.fs, f"{folder}/{name}.csv") as local:
+        pyarrow.csv.write_csv(rows, Path(local))
+    return [f"{name}.parquet", f"{name}.csv"]

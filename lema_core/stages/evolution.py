@@ -1,7 +1,6 @@
 """New questions from those that models fail on: created, found to be new, answered by majority (paper, section 2.2)."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -119,8 +118,17 @@ class EvolutionCreated(RowStage):
         return (ModelCalls(endpoint=self.writer, rows=self.spec.draws, max_tokens=self.spec.max_tokens),)
 
     async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
-        """Ask for a new question for each draw of a range of seeds."""
-        counts = await asyncio.to_thread(self._seed_counts, context.store)
+        """Ask for a new question for each draw of a range of seeds.
+
+        Raises:
+            DataError: there is nothing to draw from.
+        """
+        corrections = context.store.rows(self.corrections, Correction) if self.corrections else ()
+        questions = context.store.rows(self.questions, Question)
+        # Every shard draws all seeds, as the draws depend on each other, and takes those of its range.
+        counts = await asyncio.to_thread(
+            core.seed_counts, self.kind, questions, corrections, self.spec.draws, self.spec.seed
+        )
         rows = context.store.rows(self.questions, Question, shard.start, shard.stop)
         asked = list(core.evolution_requests(counts, rows, self.spec.writing(), self.round))
         part.rows_in = len(asked)
@@ -128,16 +136,6 @@ class EvolutionCreated(RowStage):
         outcomes = context.ask(writer, [drawn.request for drawn in asked], len(asked), part)
         for drawn in asked:
             part.add(core.parse_evolved(drawn.seed, drawn.draw, await anext(outcomes)))
-
-    def _seed_counts(self, store: Store) -> Counter[str]:
-        """Draw the seeds.
-
-        Raises:
-            DataError: there is nothing to draw from.
-        """
-        corrections = store.rows(self.corrections, Correction) if self.corrections else ()
-        questions = store.rows(self.questions, Question)
-        return core.seed_counts(self.kind, questions, corrections, self.spec.draws, self.spec.seed)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 3.2)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,20 +49,19 @@ class Mixture(RowStage):
             plain["tokenizer"] = fingerprint_of_model(self.base)
         if self.held_out:
             plain["held_out"] = {"questions": self.held_out.fingerprint, "evolved_from_them": "left out too"}
-        read = [ref for question_round in self.pool for ref in self._read(question_round)]
+        read = list[ArtifactRef]()
+        for question_round in self.pool:
+            # Only what the arm reads: another corrector makes no arm anew that has no corrections.
+            rows = core.reads(self.arm, question_round.round, question_round.evolution)
+            read += [question_round.questions] if "rationales" in rows else []
+            read += question_round.verdicts if "right_paths" in rows else []
+            read += question_round.corrections.values() if "corrections" in rows else []
         return self._identity(plain, read, core.prompt_identity(self.task))
 
     @property
     def run_name(self) -> str:
         """The stage and the arm."""
         return f"{self.name} {self.arm.name}"
-
-    def _read(self, question_round: QuestionRound) -> Iterator[ArtifactRef]:
-        """Yield what the arm reads: another corrector makes no arm anew that has no corrections."""
-        rows = core.reads(self.arm, question_round.round, question_round.evolution)
-        yield from [question_round.questions] if "rationales" in rows else []
-        yield from question_round.verdicts if "right_paths" in rows else []
-        yield from question_round.corrections.values() if "corrections" in rows else []
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Build the examples."""
@@ -79,20 +78,18 @@ class Mixture(RowStage):
             ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
         """
         excluded = store.rows(self.test_questions, Question) if self.test_questions else ()
+        held_out = frozenset[str]()
+        if self.held_out:
+            # Those evolved from a held-out question too: either would flatter a choice.
+            kept_back = frozenset(row.id for row in store.rows(self.held_out, Question))
+            later = (row for evolved in self.pool[1:] for row in store.rows(evolved.questions, Question))
+            held_out = kept_back.union(row.id for row in later if row.seed_question_id in kept_back)
         return core.MixtureRules(
             seed=self.spec.seed,
             test_questions=KnownQuestions(row.text for row in excluded),
-            held_out=self._held_out(store),
+            held_out=held_out,
             count_tokens=need_tokenizer(self.base).count if self.base and self.arm.by_tokens else core.count_words,
         )
-
-    def _held_out(self, store: Store) -> frozenset[str]:
-        """Return the ids of the held-out questions and of those evolved from them: either would flatter a choice."""
-        if self.held_out is None:
-            return frozenset()
-        kept_back = frozenset(row.id for row in store.rows(self.held_out, Question))
-        evolved = (row for question_round in self.pool[1:] for row in store.rows(question_round.questions, Question))
-        return kept_back.union(row.id for row in evolved if row.seed_question_id in kept_back)
 
 
 def _source(store: Store, question_round: QuestionRound) -> core.RoundData:

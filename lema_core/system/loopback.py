@@ -65,21 +65,18 @@ def find_proxy(url: str) -> str | None:
     if not named:
         return None
     named = named if "://" in named else f"http://{named}"
-    if not _is_http(named):
+    try:
+        parts_named = urlsplit(named)
+        usable = parts_named.scheme in {"http", "https"} and bool(parts_named.hostname) and parts_named.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         # Its text may hold a password.
         raise ConfigError(
             f"the proxy that the environment names for {parts.scheme}:// addresses is not of the form http://host:port "
             f"(SOCKS is not supported): correct the variable, or name {parts.hostname} in NO_PROXY"
         )
     return named
-
-
-def _is_http(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
 
 
 __all__ = ["FilteredApp", "Refusal", "RequestFilter", "is_listening", "is_root_listening", "is_session_listening"]

@@ -80,7 +80,7 @@ async def run_tokenising(spec: TrainingSpec, examples: Path, out: Path, on_event
     """
     command = [sys.executable, "-m", "lema_core.training.data", "--spec", str(_write_spec(spec, LaunchSpec(), out))]
     command += ["--examples", str(examples), "--out", str(out)]
-    await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or _ignore_event)
+    await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or (lambda _: None))
 
 
 async def run_on_tokens(
@@ -110,10 +110,6 @@ async def run_on_tokens(
     await run_group(command, logs / "log.txt", trackers | clean_environment(os.environ, launch), note)
     checkpoints = tuple(complete_checkpoints(out))
     return TrainingResult(out / "model", out / "metrics.parquet", checkpoints, seen.get("start", {}))
-
-
-def _ignore_event(_: dict[str, Any]) -> None:
-    """Ignore an event."""
 
 
 def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
@@ -209,8 +205,15 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
         status = await process.wait()
     finally:
         await end_group(process)
+    if errors and status != 0:
+        # The program named the cause itself, in an ``error`` event.
+        raise TrainingError(errors[0])
     if status != 0:
-        raise TrainingError(errors[0] if errors else _describe_failure(status, log, tail))
+        why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        raise TrainingError(
+            f"the training run {why}; the same command goes on from the newest checkpoint. End of {log}:\n"
+            + "\n".join(tail)
+        )
 
 
 async def _read_output(
@@ -230,10 +233,3 @@ async def _read_output(
                 errors.append(str(event["message"]))
             else:
                 on_event(event)
-
-
-def _describe_failure(status: int, log: Path, tail: Sequence[str]) -> str:
-    why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-    return f"the training run {why}; the same command goes on from the newest checkpoint. End of {log}:\n" + "\n".join(
-        tail
-    )

@@ -98,19 +98,16 @@ def _pairs(corrections: Path, tokenizer: Any) -> Iterator[TokenPair]:
             for row in batch.to_pylist():
                 candidates = tuple(row["candidates"]) if row["candidates"] else None
                 text = path_input(get_task(row["task"]).prompts, row["question"], candidates)
-                prompt = _prompt_tokens(tokenizer, text)
+                # The question's tokens as a server would make them: by the chat template, if the model has one.
+                if tokenizer.chat_template:
+                    messages = [{"role": "user", "content": text}]
+                    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+                    prompt = list(tokenizer.encode(chat, add_special_tokens=False))
+                else:
+                    prompt = list(tokenizer.encode(f"{text}\n"))
                 paths = [tokenizer.encode(row[name], add_special_tokens=False) for name in ("original", "spliced")]
                 if all(paths):
                     yield TokenPair(row["id"], prompt + paths[0], prompt + paths[1], len(prompt))
-
-
-def _prompt_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Return the question's tokens as a server would make them: by the chat template, if the model has one."""
-    if tokenizer.chat_template:
-        messages = [{"role": "user", "content": text}]
-        chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return list(tokenizer.encode(chat, add_special_tokens=False))
-    return list(tokenizer.encode(f"{text}\n"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
