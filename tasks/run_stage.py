@@ -18,7 +18,7 @@ from typing import IO, Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from lema_core.artifacts import ArtifactRef, Manifest, PartSummary, Shard, Store, shards_of
+from lema_core.artifacts import ArtifactRef, Manifest, Shard, Store, shards_of
 from lema_core.artifacts.derivation import drop_parts
 from lema_core.errors import (
     ArtifactError,
@@ -187,32 +187,24 @@ async def publish_rows(
     if ref := await load_published(context, stage):
         # Another run was quicker; what ours had not written then, it dropped.
         return ref
-    parts = _all_of(await asyncio.to_thread(store.finished_parts, stage.ref, shards), shards, stage.ref)
-    if check is not None:
-        await _checked(store, stage.ref, parts, check)
+    found = await asyncio.to_thread(store.finished_parts, stage.ref, shards)
+    missing = [f"{shard.start}-{shard.stop}" for shard, part in zip(shards, found, strict=True) if part is None]
+    if missing:
+        raise ArtifactError(
+            f"{stage.ref.folder}: {len(missing)} of {len(shards)} shards have finished and left no part that can be "
+            f"seen here (rows {', '.join(missing[:5])}). Nothing was published; run again to make them."
+        )
+    parts = [part for part in found if part]
+    try:
+        if check is not None:
+            check(sum((Counter(part.counts) for part in parts), Counter[str]()))
+    except RequestsFailedError:
+        # A part that stays is never made again: without those that hold failures the next run asks for them again.
+        await asyncio.to_thread(drop_parts, store, stage.ref, [part for part in parts if all_failures(part.counts)])
+        raise
     manifest = await asyncio.to_thread(store.publish, stage.identity, parts, seconds=time.monotonic() - started)
     await show_published(manifest)
     return stage.ref
-
-
-async def _checked(store: Store, ref: ArtifactRef, parts: Sequence[PartSummary], check: Check) -> None:
-    """Check all parts together; where they do not pass, remove those with failures, so that they are asked again."""
-    try:
-        check(sum((Counter(part.counts) for part in parts), Counter[str]()))
-    except RequestsFailedError:
-        failed = [part for part in parts if all_failures(part.counts)]
-        await asyncio.to_thread(drop_parts, store, ref, failed)
-        raise
-
-
-def _all_of(parts: Sequence[PartSummary | None], shards: Sequence[Shard], ref: ArtifactRef) -> list[PartSummary]:
-    missing = [f"{shard.start}-{shard.stop}" for shard, part in zip(shards, parts, strict=True) if part is None]
-    if missing:
-        raise ArtifactError(
-            f"{ref.folder}: {len(missing)} of {len(shards)} shards have finished and left no part that can be seen "
-            f"here (rows {', '.join(missing[:5])}). Nothing was published; run again to make them."
-        )
-    return [part for part in parts if part]
 
 
 def _shard_runs(
@@ -239,19 +231,17 @@ def _shard_runs(
             try:
                 await (shard_task(shard) if cluster is None else cluster.run(shard_task, shard))
             except LemaError as error:
-                if _ends_stage(error):
+                if isinstance(error, RequestsFailedError):
+                    hopeless = error.refused and error.requests >= SMALL
+                else:
+                    hopeless = isinstance(error, BudgetExceededError | EndpointError)
+                # Shards that have not begun would fail in the same way; a pending batch says nothing of them.
+                if hopeless and not isinstance(error, BatchPendingError):
                     ended.append(error)
                 raise
             tick()
 
     return [run_one(shard) for shard in shards]
-
-
-def _ends_stage(error: LemaError) -> bool:
-    """Tell whether the shards that have not begun would fail in the same way."""
-    if isinstance(error, RequestsFailedError):
-        return error.refused and error.requests >= SMALL
-    return isinstance(error, BudgetExceededError | EndpointError) and not isinstance(error, BatchPendingError)
 
 
 def _raise(context: RunContext, stage: RowStage, failed: list[tuple[Shard, BaseException]], total: int) -> None:
@@ -265,7 +255,11 @@ def _raise(context: RunContext, stage: RowStage, failed: list[tuple[Shard, BaseE
         )
     ranges = ", ".join(f"{shard.start}-{shard.stop}" for shard, _ in failed[:5])
     more = f" and {len(failed) - 5} more" if len(failed) > 5 else ""
-    causes = _causes([error for _, error in failed])
+    # Shards that did not begin carry the error that ended their stage: it counts once, and those of an endpoint that
+    # was away are added up into one.
+    away = list({id(error): error for _, error in failed if isinstance(error, RequestsFailedError)}.values())
+    others = [error for _, error in failed if not isinstance(error, RequestsFailedError)]
+    causes: list[BaseException] = [*([RequestsFailedError.combine(away)] if away else []), *others]
     texts = list(dict.fromkeys(str(error) or type(error).__name__ for error in causes))
     if total == len(failed) and all(isinstance(error, LemaError) for error in causes) and len(texts) == 1:
         raise causes[0]
@@ -275,14 +269,6 @@ def _raise(context: RunContext, stage: RowStage, failed: list[tuple[Shard, BaseE
         f"of which the answered ones are kept); the other shards are finished. Cause: {'; '.join(texts[:3])}. "
         f"Go on with: {_going_on(context, 'resume')}"
     )
-
-
-def _causes(errors: Sequence[BaseException]) -> list[BaseException]:
-    """Return the errors, those of an endpoint that was away added up into one."""
-    # Shards that did not begin carry the error that ended their stage: it counts once.
-    away = list({id(error): error for error in errors if isinstance(error, RequestsFailedError)}.values())
-    others = [error for error in errors if not isinstance(error, RequestsFailedError)]
-    return [*([RequestsFailedError.combine(away)] if away else []), *others]
 
 
 def _going_on(context: RunContext, deployment: str) -> str:
