@@ -95,6 +95,7 @@ async def run_cancellable(
     go_on = go_on or f"lema resume {run.name} --root {root}"
     begun: asyncio.Future[UUID] = asyncio.get_running_loop().create_future()
     _waiting.append(begun)
+    # One run at a time in a process: a new one replaces what a run before may have left.
     _settled[:] = [asyncio.Event()]
     noted = flow.with_options(on_running=[cast("FlowStateHook[..., Any]", _note)])
     # With the signature that Prefect reads; without closures, since it is pickled too.

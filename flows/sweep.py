@@ -110,6 +110,7 @@ async def _finish(cells: Sequence[_PreparedCell], context: RunContext, parallel:
     async def finish(cell: _PreparedCell) -> CellResult:
         if cell.result.error:
             return cell.result
+        # The lock comes first: a cell that waits for another one's model must not hold a GPU meanwhile.
         async with alone[cell.shared_models], _slot(slots):
             if spent:
                 return cell.result

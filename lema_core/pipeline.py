@@ -62,6 +62,7 @@ class Pipeline:
     def on_the_same_data(self, run: RunSpec) -> "Pipeline":
         """Return the pipeline of another run's fine-tuning and evaluation on the data that this one collects."""
         other = Pipeline(run, self.root, self.artifacts.collected())
+        # Shared: a row bound of a data stage is then computed once per setting, not once per cell.
         other._stages, other._rows = self._stages, self._rows
         return other
 
@@ -210,6 +211,7 @@ class Pipeline:
             run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.rounds), artifacts.test_questions,
             artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
         )  # fmt: skip
+        # Before the stage is yielded: fine_tuning comes to the arm of an evolution round again, and must not repeat it.
         artifacts.mixtures[arm] = mixture.ref
         return self._add(mixture)
 
@@ -222,6 +224,7 @@ class Pipeline:
             return
         spec = self.run.training_of(arm)
         check_overrides(spec)
+        # The arm that this one starts from stands earlier in the run file, so the walk has its model.
         start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
         yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
         artifacts.tokens[arm] = tokens.ref

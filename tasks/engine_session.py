@@ -79,6 +79,7 @@ async def process_engine(context: RunContext) -> AsyncIterator[Engine]:
     # A worker of a cluster or of a deployment holds keys as well.
     disable_core_dumps()
     keep_loopback_direct()
+    # An engine belongs to one event loop: a Dask worker and a flow in one process have an engine each.
     key = (context, id(asyncio.get_running_loop()))
     budget = Budget(dollars=context.budget.usd, tokens=context.budget.tokens)
     async with Engine.open(ledger=context.ledger, budget=budget, run=context.run) as engine:

@@ -142,6 +142,7 @@ async def show_progress(
         updates.cancel()
         raise
     finally:
+        # The last update is awaited: it shows the final figures, and no update may come after the stage's end.
         ended.set()
         with suppress(asyncio.CancelledError):
             await updates

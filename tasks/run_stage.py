@@ -111,6 +111,8 @@ async def run_rows(context: RunContext, stage: RowStage) -> ArtifactRef:
                 check_stage(counts, context.max_failed, prefix, engine.last_failure_details(endpoint))
 
         watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
+        # Batches take hours: with a limit on shards at a time the second one would be submitted after the first came
+        # back.
         by_batch = any(endpoint.transport == "batch" for endpoint in stage.endpoints)
         shard_task = partial(task_of(stage), context, stage, live)
         return await publish_rows(context, stage, shard_task, watch, check, all_at_once=by_batch)
@@ -172,12 +174,14 @@ async def publish_rows(
     """
     if ref := await load_published(context, stage):
         return ref
+    # Shards follow from the run's settings. Another run may cut the same rows elsewhere: its parts have other names.
     store = Store(context.root)
     started = time.monotonic()
     shards = shards_of(stage.input_rows(store), shard_rows(context, stage))
     # What an earlier process left is read through: a damaged part is made again while that is cheap.
     done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
+    # A failed shard leaves the others alone: what they are paid for is kept, and the failures are reported together.
     async with show_progress(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
         shard_runs = _shard_runs(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
         results = await asyncio.gather(*shard_runs, return_exceptions=True)
@@ -286,6 +290,7 @@ async def run_files(
     if ref := await load_published(context, stage):
         return ref
     async with folder_lock(Store(context.root).local_folder(stage.ref)) if stage.exclusive else nullcontext():
+        # Asked again under the lock: another run may have made it while this one waited.
         if not stage.exclusive or not await load_published(context, stage):
             await make()
     return stage.ref
@@ -329,6 +334,7 @@ async def _measure_checkpoints(
     choice = stage.choice
     if choice is None:
         raise LookupError("a checkpoint is chosen only if the run file has [selection]")
+    # A slot is a number: the command of [evaluation.serve] may choose a GPU by it.
     slots: asyncio.Queue[int] = asyncio.Queue()
     for slot in range(choice.spec.at_once):
         slots.put_nowait(slot)

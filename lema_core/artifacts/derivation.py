@@ -89,6 +89,7 @@ def find_derived(manifests: Sequence[Manifest], of: Iterable[ArtifactRef]) -> li
     }
     stale = {ref.fingerprint for ref in of}
     ordered = [*TopologicalSorter(parents).static_order()]
+    # Parents come before their children in the order, so one pass finds whole chains.
     for fingerprint in ordered:
         if parents[fingerprint] & stale:
             stale.add(fingerprint)

@@ -118,6 +118,7 @@ class PartWriter:
                 table.abandon()
             self._stack.__exit__(kind, error, trace)
             return
+        # Both files carry it, so that a reader can see whether they were written by one attempt.
         summary = self.summary.model_dump_json()
         try:
             self._kept.close({SUMMARY: summary})

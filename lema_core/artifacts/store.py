@@ -131,6 +131,7 @@ class Store:
 
         if self.fs.local:
             return list(map(one, shards))
+        # Each look-up waits for the network: thousands of parts one after the other would take minutes.
         with ThreadPoolExecutor(PARALLEL_READS) as threads:
             return list(threads.map(one, shards))
 
@@ -177,6 +178,7 @@ class Store:
         )  # fmt: skip
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
         # Last, when every part is in place: the manifest is what makes the artifact exist.
+        # Files of attempts that were killed belong to no part, and nothing would remove them later.
         remove_leftovers(self.fs, folder)
         with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
             local.write_text(write_document(manifest), encoding="utf-8")
@@ -189,6 +191,7 @@ class Store:
             ArtifactError: the artifact is not published, or a part of it is missing or damaged.
         """
         manifest = self.manifest(ref)
+        # A row's number counts over all parts: the manifest says which parts hold the range, and no other is opened.
         stop = manifest.rows_out if stop is None else stop
         first = 0
         for part in manifest.parts:

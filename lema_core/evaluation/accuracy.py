@@ -232,6 +232,7 @@ def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
 def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
     found = {(a, b): statistics.paired_difference(right[b], right[a]) for a, b in asked}
     adjusted: dict[tuple[str, str], float] = {}
+    # Holm's correction per reference: the comparisons to the base are one family, those between arms others.
     for reference in {b for _, b in asked}:
         family = {a: d.p_value for (a, b), d in found.items() if b == reference}
         adjusted |= {(a, reference): p for a, p in statistics.adjust_by_holm(family).items()}
@@ -256,6 +257,7 @@ def _by_level(tables: Mapping[str, Mapping[str, JudgedPath]], items: Sequence[st
             steps = len(re.findall(r"^Step \d+:", first[item].rationale or "", flags=re.MULTILINE))
             level = "unknown" if steps == 0 else f"{steps} step{'s' if steps > 1 else ''}"
         levels.setdefault(level, []).append(item)
+    # One level is the whole set, which the accuracies show already.
     if len(levels) < 2:
         return ()
     scores = []

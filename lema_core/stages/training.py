@@ -188,6 +188,7 @@ class Training(FileStage):
             raise ArtifactError(f"{out / RUN_FOLDER} holds no finished training run. Run again to train it.")
         scores = score_checkpoints(_answers(store, on_held_out), _answers(store, on_test))
         (best,) = (score for score in scores if score.chosen)
+        # By hard links where the disk has them: a second copy of the weights may not fit.
         place_model(run.weights[best.step], out / MODEL_FOLDER)
         # The run's folder goes afterwards: what the artifact keeps is copied, the weights are linked.
         for name in (METRICS_FILE, SPEC_FILE):

@@ -125,6 +125,7 @@ def _start_of(pid: int) -> float:
         raise PermissionError(f"process {pid} exists, and /proc does not show it") from None
     if fields[_STATE] in _DEAD:
         raise ProcessLookupError(f"process {pid} has ended")
+    # The start in clock ticks distinguishes a process from a later one with the same id.
     return float(fields[_START])
 
 
@@ -159,6 +160,7 @@ async def end_group(leader: asyncio.subprocess.Process, patience: float = 10.0) 
     """
     for sent in (signal.SIGTERM, signal.SIGKILL):
         try:
+            # The leader began a session of its own: its process id names the group, even after it has ended.
             os.killpg(leader.pid, sent)
         except ProcessLookupError:
             break

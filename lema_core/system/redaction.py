@@ -119,6 +119,7 @@ _known: dict[str, Redactor] = {}
 
 def get_redactor(secret: str) -> Redactor:
     """Return the redactor of a secret; from now on `redact_secrets` removes it from every text."""
+    # Compiled once per secret: every error of a run passes here.
     known = _known.get(secret)
     if known is None:
         known = _known[secret] = Redactor(secret)
@@ -210,6 +211,7 @@ def to_lema_error(error: BaseException) -> LemaError:
 def error_places(error: BaseException) -> str:
     """Return where an error arose: the innermost places in our code, and the one in a library, without values."""
     frames = traceback.extract_tb(error.__traceback__)
+    # Only places: a frame's source line or its locals may hold a key.
     own = [frame for frame in frames if _module(frame.filename).split("/")[0] in OURS]
     chosen = own[-_FRAMES:] + [frame for frame in frames[-1:] if frame not in own]
     return (

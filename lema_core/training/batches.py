@@ -116,6 +116,7 @@ def _cut(by_length: Sequence[int], lengths: Sequence[int], bins: int) -> list[li
     Neighbours have similar lengths, so rows need little padding; the smallest feasible maximum is found by bisection.
     """
     low, high = max(lengths[i] for i in by_length), len(by_length) * lengths[by_length[-1]]
+    # Larger limits never need more groups, so bisection finds the smallest limit that fits.
     while low < high:
         middle = (low + high) // 2
         if len(_fill(by_length, lengths, middle)) <= bins:

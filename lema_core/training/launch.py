@@ -204,6 +204,7 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
         await _read_output(process, log, on_event, tail, errors)
         status = await process.wait()
     finally:
+        # Also after a clean end: a rank's helpers may hold memory and GPUs.
         await end_group(process)
     if errors and status != 0:
         # The program named the cause itself, in an ``error`` event.
