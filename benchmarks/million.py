@@ -61,7 +61,7 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     from lema_core.questions import QuestionsSpec
     from lema_core.records import Correction, JudgedPath, Question, ReasoningPath
     from lema_core.run.artifacts import QuestionRound
-    from lema_core.run.context import RunContext
+    from lema_core.run.spec import RunContext
     from lema_core.stages.corrections import Corrections, CorrectionsSpec
     from lema_core.stages.mixture import Mixture, MixtureSpec
     from lema_core.stages.questions import Questions

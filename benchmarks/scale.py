@@ -38,7 +38,7 @@ class Bench:
 
         from lema_core.llm.endpoints import EndpointSpec
         from lema_core.questions import QuestionsSpec
-        from lema_core.run.context import RunContext
+        from lema_core.run.spec import RunContext
         from lema_core.stages.questions import Questions
         from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
         from tasks.engine_session import engine_session

@@ -21,10 +21,9 @@ from flows.sweep import ablation
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
 from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import RunArtifacts
-from lema_core.run.context import RunContext
 from lema_core.run.files import read_run_file
 from lema_core.run.records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from tasks.boundary import flow
 from tasks.engine_session import engine_session, with_key
 from tasks.run_stage import run_stages

@@ -1,9 +1,8 @@
 """One model on held-out questions, without the rest of a run around it."""
 
 from lema_core.pipeline import Pipeline
-from lema_core.run.context import RunContext
 from lema_core.run.single_evaluation import GO_ON, Measured
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from tasks.boundary import flow
 from tasks.engine_session import engine_session
 from tasks.run_stage import run_stages

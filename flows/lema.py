@@ -4,10 +4,9 @@ from prefect.runtime import flow_run
 
 from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import RunArtifacts
-from lema_core.run.context import RunContext
-from lema_core.run.forecasts import report_remaining_cost
+from lema_core.run.plan import report_remaining_cost
 from lema_core.run.records import title_of
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from tasks.boundary import flow
 from tasks.engine_session import engine_session
 from tasks.run_stage import run_stages

@@ -15,10 +15,9 @@ from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailed
 from lema_core.pipeline import Pipeline, cell_stages
 from lema_core.report.sweeps import sweep_text
 from lema_core.run.artifacts import RunArtifacts
-from lema_core.run.context import RunContext
-from lema_core.run.forecasts import report_remaining_cost
+from lema_core.run.plan import report_remaining_cost
 from lema_core.run.records import title_of
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.report import HTML
 from lema_core.system.processes import Devices, share_devices, use_devices

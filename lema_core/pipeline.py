@@ -14,9 +14,8 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
-from lema_core.run.context import RunContext
 from lema_core.run.endpoints import PreparedEndpoints, Student
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel

@@ -21,7 +21,7 @@ from lema_core.rating.pilot import (
     read_decision,
     write_decision,
 )
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.stages.quality_gate import PilotCorrections, QualityGateSpec
 from tasks.progress import notify_user
 

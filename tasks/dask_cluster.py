@@ -25,7 +25,7 @@ from prefect.utilities.importtools import from_qualified_name
 from lema_core.errors import ConfigError, LemaError
 from lema_core.llm.engine import Engine
 from lema_core.llm.progress import Snapshot
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 
 OpenEngine = Callable[[RunContext], AbstractAsyncContextManager[Engine]]
 HOST = "127.0.0.1"

@@ -19,7 +19,7 @@ from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, describe_submitted, figures, sum_snapshots
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.system.loopback import keep_loopback_direct
 from lema_core.system.redaction import disable_core_dumps
 from tasks.progress import Progress, ProgressSource, notify_user

@@ -29,7 +29,7 @@ from lema_core.errors import (
     RequestsFailedError,
     ShardsFailedError,
 )
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.stages.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report

@@ -17,7 +17,7 @@ from prefect.states import Completed
 
 from lema_core.artifacts import Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel

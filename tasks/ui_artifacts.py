@@ -15,7 +15,7 @@ from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import Manifest, Store
 from lema_core.artifacts.parquet import read_batches
 from lema_core.evaluation.checkpoint_selection import CheckpointScore
-from lema_core.report.load import load_evaluation
+from lema_core.report.data import load_evaluation
 from lema_core.report.prose import format_percent
 from lema_core.report.sweeps import rows_table, summarize_sweep
 from lema_core.run.artifacts import RunArtifacts

@@ -100,7 +100,7 @@ def _find_evaluation(run: "RunSpec", root: str, name: str) -> "ArtifactRef":
     """Return the published evaluation that a folder or the beginning of a fingerprint names."""
     from lema_core.artifacts import ArtifactRef, Store
     from lema_core.errors import ConfigError
-    from lema_core.run.context import RunContext
+    from lema_core.run.spec import RunContext
 
     store, wanted = Store(RunContext.of(run, root).root), name.rstrip("/").rpartition("/")[2]
     published = [manifest.fingerprint for manifest in store.manifests() if manifest.stage == "evaluation"]
@@ -118,9 +118,9 @@ def _without_none(**options: Any) -> dict[str, Any]:
 def _set_aside(run: "RunSpec", root: str) -> None:
     """Set aside an evaluation with failed requests, so that they are sent again."""
     from lema_core.artifacts import Store
-    from lema_core.run.context import RunContext
     from lema_core.run.remaking import find_lossy, set_aside_derived
     from lema_core.run.single_evaluation import already_there
+    from lema_core.run.spec import RunContext
 
     runtime = RunContext.of(run, root)
     there = already_there(run, root)
@@ -138,7 +138,7 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
 
     if there := already_there(run, root):
         from lema_core.artifacts import Store
-        from lema_core.run.context import RunContext
+        from lema_core.run.spec import RunContext
         from tasks.run_stage import check_answered
 
         runtime = RunContext.of(run, root).model_copy(update={"go_on": GO_ON})

@@ -75,7 +75,7 @@ def _data(
     """Write the data and their card; return the files' names."""
     from lema_core import exporting
     from lema_core.report.cards import run_dataset_card
-    from lema_core.report.load import load_report_data
+    from lema_core.report.data import load_report_data
 
     # Models and evaluations are no part of the data, and need not be there yet.
     artifacts = replace(artifacts.collected(), mixtures=artifacts.mixtures)
@@ -91,7 +91,7 @@ def _model(run: "RunSpec", store: "Store", artifacts: "RunArtifacts", arms: "Seq
     from lema_core import exporting
     from lema_core.errors import ConfigError
     from lema_core.report.cards import run_model_card
-    from lema_core.report.load import load_report_data
+    from lema_core.report.data import load_report_data
 
     if len(arms) != 1:
         raise ConfigError(

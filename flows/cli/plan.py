@@ -12,8 +12,8 @@ from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.llm.costs.forecast import Forecast, Interval
-    from lema_core.run.context import RunContext
     from lema_core.run.plan import PlannedStage
+    from lema_core.run.spec import RunContext
 
 if TYPE_CHECKING:
     from lema_core.run.files import OptionSection
@@ -40,10 +40,9 @@ def plan(
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
-    from lema_core.run.context import RunContext
     from lema_core.run.files import read_run_file
-    from lema_core.run.forecasts import forecast_stage, open_for_reading
-    from lema_core.run.plan import planned_stages
+    from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages
+    from lema_core.run.spec import RunContext
 
     spec = read_run_file(run_file, settings or ())
     context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
@@ -62,7 +61,7 @@ def plan(
 
 async def _buy_pilots(context: "RunContext", stages: "Sequence[PlannedStage]", size: int) -> None:
     from lema_core.llm.costs.prices import money
-    from lema_core.run.forecasts import run_pilots, select_pilot_stages
+    from lema_core.run.plan import run_pilots, select_pilot_stages
 
     chosen = select_pilot_stages(stages)
     if not chosen:

@@ -18,13 +18,12 @@ from lema_core.evaluation import statistics
 from lema_core.evaluation.accuracy import Evaluation, compare_models, score_votes
 from lema_core.llm.progress import describe_submitted, figures
 from lema_core.records import JudgedPath
-from lema_core.report.load import count_funnel, load_evaluation
+from lema_core.report.data import count_funnel, load_evaluation
 from lema_core.report.prose import format_interval, format_p_value, format_percent, format_points
 from lema_core.report.sweeps import summarize_sweep, terminal_table
 from lema_core.run.artifacts import RunArtifacts
-from lema_core.run.context import RunContext
 from lema_core.run.single_evaluation import Measured, asked_for
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.failed_requests import failures_of
 from lema_core.stages.report import HTML
 

@@ -1,18 +1,31 @@
-"""The data of a report: plain figures, each section optional, independent of when the page is rendered.
+"""The figures of a run, read back from its artifacts and nothing else, as data that a page is rendered from.
 
-A section without data is left out of the page. Times are those of the manifests, never of now.
+Every section is optional: one without data is left out of the page. Times are those of the manifests, never of now.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from math import isfinite
 
-from lema_core.evaluation.accuracy import Evaluation, VoteScore
-from lema_core.evaluation.checkpoint_selection import CheckpointScore
-from lema_core.evaluation.statistics import PerplexityGap
-from lema_core.records import Correction
-from lema_core.verdicts import Difficulty
+from lema_core.artifacts import ArtifactRef, Manifest, Store
+from lema_core.evaluation.accuracy import Evaluation, VoteScore, compare_models, score_votes
+from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, CheckpointScore, read_selection
+from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
+from lema_core.llm.costs.prices import cost_of, price_of
+from lema_core.llm.ledger.store import LedgerStore
+from lema_core.records import Correction, JudgedPath, Question
+from lema_core.report.notes import notes_of, parameters_of
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
+from lema_core.run.spec import BASE, RunSpec
+from lema_core.stages.evaluation import PERPLEXITY_FILE
+from lema_core.training import METRICS_FILE
+from lema_core.verdicts import Difficulty, difficulty, right_shares
 
 __all__ = ["Bill", "EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
+EXAMPLES = 6
+"""Mistakes shown side by side with their corrections."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,3 +169,214 @@ class ReportData:
     bill: Bill | None = None
     """What the run has paid by its ledger; None where no ledger was read."""
     provenance: tuple[Provenance, ...] = ()
+
+
+def load_report_data(
+    store: Store, run: RunSpec, artifacts: RunArtifacts, ledger: LedgerStore | None = None
+) -> ReportData:
+    """Return a run's figures, reading each table as a stream; with its ledger also what it has paid.
+
+    Raises:
+        ArtifactError: an artifact of the run is not in the store.
+        DataError: the evaluations are not of the same questions.
+    """
+    corrections = [ref for collection in artifacts.rounds for ref in collection.corrections.values()]
+    steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
+    return ReportData(
+        title=run.title or run.name,
+        task=run.questions.task,
+        test_task=run.test_questions.task if run.test_questions else None,
+        students=_names(run, (student.endpoint for student in run.mistaken_students)),
+        corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
+        learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
+        parameters=parameters_of(run),
+        notes=tuple(notes_of(store, run, artifacts)),
+        funnel=count_funnel(store, run, artifacts),
+        difficulty=tuple(_difficulty(store, run, artifacts)),
+        evolved=tuple(_count_evolved(store, collection) for collection in artifacts.rounds[1:]),
+        evaluation=load_evaluation(store, artifacts),
+        vote_scores=score_votes({name: store.rows(ref, JudgedPath) for name, ref in artifacts.votes.items()}, BASE),
+        perplexity_gaps={arm: gap for arm, ref in artifacts.perplexities.items() if (gap := _gap(store, ref))},
+        curves=tuple(_curves(store, artifacts)),
+        selections=tuple(_selections(store, artifacts)),
+        mistake_steps=dict(sorted(steps.items())),
+        examples=tuple(_examples(store, corrections[0])) if corrections else (),
+        usage=tuple(_usage(store, run, artifacts)),
+        bill=load_bill(ledger, run.name) if ledger else None,
+        provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
+    )
+
+
+def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
+
+
+def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel | None:
+    """Return how many of the own questions' rows each data stage kept, None before there are verdicts.
+
+    Teachers' paths are in its counts of CoT data only.
+    """
+    first = artifacts.rounds[0] if artifacts.rounds else None
+    if first is None or not first.verdicts:
+        return None
+    judged = [store.manifest(ref) for ref in _verdicts(run, first)]
+    corrected = [store.manifest(ref) for ref in first.corrections.values()]
+    return Funnel(
+        questions=store.manifest(first.questions).rows_out,
+        paths=sum(manifest.rows_in for manifest in judged),
+        verdicts=dict(sum((Counter(manifest.counts) for manifest in judged), Counter[str]())),
+        mistakes=_rows(store, first.mistakes),
+        corrections=sum(manifest.rows_in for manifest in corrected),
+        accepted=sum(manifest.rows_out for manifest in corrected),
+        corrected=len({row.path_id for ref in first.corrections.values() for row in store.rows(ref, Correction)}),
+        rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
+        cot=dict(_cot(store, run, first)),
+    )
+
+
+def _verdicts(run: RunSpec, first: QuestionRound, *, teachers: bool = False) -> list[ArtifactRef]:
+    """Return the verdicts on the students whose mistakes are collected, or on the teachers."""
+    asked = zip(run.students, first.verdicts, strict=True)
+    return [ref for student, ref in asked if student.mistakes is not teachers]
+
+
+def _cot(store: Store, run: RunSpec, first: QuestionRound) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Yield the counts of the paper's table of CoT data: what there was, and what has the right answer."""
+    rationales = sum(row.rationale is not None for row in store.rows(first.questions, Question))
+    yield "rationales", (rationales, rationales)
+    for name, teachers in (("paths of students", False), ("paths of teachers", True)):
+        judged = [store.manifest(ref) for ref in _verdicts(run, first, teachers=teachers)]
+        if judged:
+            yield name, (sum(m.rows_in for m in judged), sum(m.counts.get("right", 0) for m in judged))
+
+
+def _difficulty(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Difficulty]:
+    """Yield the statistics of the own questions by level, where there are several, and by the share of right paths."""
+    first = artifacts.rounds[0] if artifacts.rounds else None
+    if first is None or not first.verdicts:
+        return
+
+    def paths() -> Iterator[JudgedPath]:
+        return (row for ref in _verdicts(run, first) for row in store.rows(ref, JudgedPath))
+
+    def corrections() -> Iterator[Correction]:
+        return (row for ref in first.corrections.values() for row in store.rows(ref, Correction))
+
+    def mistakes() -> Iterator[JudgedPath]:
+        return store.rows(first.mistakes, JudgedPath) if first.mistakes else iter(())
+
+    levels = difficulty(paths(), mistakes(), corrections())
+    yield from levels if len(levels) > 1 else ()
+    yield from difficulty(paths(), mistakes(), corrections(), right_shares(paths()))
+
+
+def _count_evolved(store: Store, one: QuestionRound) -> EvolvedFunnel:
+    created, novel = (store.manifest(ref) for ref in one.made_by)
+    return EvolvedFunnel(
+        name=one.name,
+        drawn=created.rows_in,
+        created=created.rows_out,
+        novel=novel.rows_out,
+        answered=_rows(store, one.questions),
+        paths=sum(_rows(store, ref) for ref in one.reasoning_paths),
+        mistakes=_rows(store, one.mistakes),
+        accepted=sum(_rows(store, ref) for ref in one.corrections.values()),
+    )
+
+
+def _rows(store: Store, ref: ArtifactRef | None) -> int:
+    return store.manifest(ref).rows_out if ref else 0
+
+
+def load_evaluation(store: Store, artifacts: RunArtifacts) -> Evaluation | None:
+    """Return the scores of the base model and the arms, and how they compare; None where nothing was evaluated."""
+    tables = {name: store.rows(ref, JudgedPath) for name, ref in artifacts.evaluations.items()}
+    return compare_models(tables.pop(BASE, None), tables) if tables else None
+
+
+def _curves(store: Store, artifacts: RunArtifacts) -> Iterator[LossCurve]:
+    for arm, ref in artifacts.models.items():
+        rows = store.read_table(ref, METRICS_FILE, ["step", "loss"])
+        points = tuple((row["step"], row["loss"]) for row in rows if row["loss"] is not None)
+        yield LossCurve(arm=arm, points=points)
+
+
+def _selections(store: Store, artifacts: RunArtifacts) -> Iterator[Selection]:
+    for arm, ref in artifacts.models.items():
+        if SELECTION_FILE in store.manifest(ref).files:
+            yield Selection(arm=arm, scores=read_selection(store, ref))
+
+
+def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap | None:
+    """Return an arm's delta-PPL over the pairs that have a finite one; None where there is no such pair."""
+    rows = store.read_table(ref, PERPLEXITY_FILE, ["mistaken", "corrected"])
+    pairs = [(row["mistaken"], row["corrected"]) for row in rows]
+    finite = [pair for pair in pairs if all(map(isfinite, pair))]
+    return perplexity_gap([pair[0] for pair in finite], [pair[1] for pair in finite]) if finite else None
+
+
+def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:
+    """Choose evenly over the table, so that the examples are not all of one question."""
+    rows = store.manifest(corrections).rows_out
+    stride = max(1, rows // EXAMPLES)
+    yield from islice(store.rows(corrections, Correction), 0, stride * EXAMPLES, stride)
+
+
+def load_bill(ledger: LedgerStore, run: str) -> Bill:
+    """Return what a ledger has booked for a run.
+
+    Raises:
+        LedgerError: the ledger cannot be read.
+    """
+    answers, tokens, cost, failed = ledger.bill(run)
+    costs = [row[3] for row in failed if row[3] is not None]
+    return Bill(
+        answers=answers,
+        tokens=tokens,
+        cost=cost,
+        failed={row[0]: row[1] for row in failed},
+        failed_tokens=sum(row[2] for row in failed),
+        failed_cost=sum(costs) if costs else None,
+    )
+
+
+def _usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usage]:
+    for collection in artifacts.rounds:
+        evolved = [*collection.made_by[:1], collection.questions] if run.evolution and collection.round else []
+        asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
+        asked += [*zip(collection.reasoning_paths, collection.students, strict=True)]
+        asked += [(ref, name) for name, ref in collection.corrections.items()]
+        for ref, name in asked:
+            # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.
+            endpoint = name if name in run.endpoints else None
+            yield _usage_of(store.manifest(ref), run, endpoint, run.endpoints[name].model if endpoint else name)
+        if run.corrections and (second := run.corrections.second):
+            for ref in collection.corrections.values():
+                yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
+    for name, ref in (*artifacts.evaluations.items(), *artifacts.votes.items()):
+        endpoint = run.evaluation.base if run.evaluation and name == BASE else None
+        yield _usage_of(store.manifest(ref), run, endpoint, name)
+
+
+def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:
+    counts = manifest.counts
+    tokens = counts.get(f"{prefix}prompt_tokens", 0), counts.get(f"{prefix}completion_tokens", 0)
+    spec = run.endpoints[endpoint] if endpoint else None
+    return Usage(
+        stage=manifest.stage,
+        endpoint=shown,
+        completions=counts.get(f"{prefix}completions", 0),
+        prompt_tokens=tokens[0],
+        completion_tokens=tokens[1],
+        cost=cost_of(spec, price_of(spec), *tokens) if spec else None,
+    )
+
+
+def _provenance(manifest: Manifest) -> Provenance:
+    return Provenance(
+        stage=manifest.stage,
+        identity=manifest.fingerprint,
+        rows=manifest.rows_out,
+        rejected=manifest.rejected,
+        seconds=manifest.seconds,
+    )

@@ -9,10 +9,9 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.artifacts.derivation import find_derived, set_aside
 from lema_core.errors import ConfigError, LemaError
 from lema_core.rating.pilot import decision_folder
-from lema_core.run.context import RunContext
 from lema_core.run.plan import planned_stages
 from lema_core.run.records import read_records
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.failed_requests import failures_of, unanswered
 
 

@@ -1,7 +1,8 @@
-"""The run file: everything one run of the paper is made from, as frozen pydantic models.
+"""The run file: everything one run of the paper is made from, as frozen pydantic models; and where a run works.
 
 A section's fields are content and enter the identity of the stage's artifact, but for the sections that say where and
-how the work is done: ``endpoints`` (only an endpoint's identity counts), ``launch``, ``budget`` and ``runtime``.
+how the work is done: ``endpoints`` (only an endpoint's identity counts), ``launch``, ``budget`` and ``runtime``. Those
+become a run's context under its root, which every task is given.
 """
 
 from pathlib import Path
@@ -218,3 +219,43 @@ class RunSpec(Section):
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""
         return self.endpoints[name].model_copy(update={"name": name})
+
+
+class RunContext(BaseModel):
+    """A root, a ledger, limits and devices; small and plain."""
+
+    model_config = ConfigDict(frozen=True)
+
+    root: str
+    ledger: str
+    run: str
+    budget: BudgetSpec = BudgetSpec()
+    shard_requests: int = 512
+    shards_in_flight: int = 8
+    max_failed: float = 0.2
+    workers: int | None = None
+    scheduler: str | None = None
+    launch: LaunchSpec = LaunchSpec()
+    go_on: str = ""
+    """What a person does to go on where a run stopped; empty: ``lema resume``."""
+
+    @classmethod
+    def of(cls, spec: RunSpec, root: str) -> Self:
+        """Return the context of a run file under a root; the ledger lies beside the artifacts if that is a folder.
+
+        Places on this machine are absolute: worker processes may have another working directory.
+        """
+        local = "://" not in root
+        root = str(Path(root).absolute()) if local else root.rstrip("/")
+        return cls(
+            root=f"{root}/store",
+            ledger=ledger_at(root, spec.runtime.ledger),
+            run=spec.name,
+            budget=spec.budget,
+            shard_requests=spec.runtime.shard_requests,
+            shards_in_flight=spec.runtime.shards_in_flight,
+            max_failed=spec.runtime.max_failed,
+            workers=spec.runtime.workers,
+            scheduler=spec.runtime.scheduler,
+            launch=spec.launch,
+        )

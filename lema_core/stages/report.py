@@ -10,7 +10,7 @@ from lema_core.llm.costs.prices import price_of
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.report import render_html, render_markdown
 from lema_core.report.cards import run_model_card
-from lema_core.report.load import load_report_data
+from lema_core.report.data import load_report_data
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.stages.stage import FileContext, FileStage

@@ -8,7 +8,7 @@ import pytest
 from lema_core.artifacts import Shard, Store
 from lema_core.errors import DataError
 from lema_core.questions import QuestionsSpec
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.stages.questions import Questions
 from tasks.stages import questions
 

@@ -33,7 +33,7 @@ from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.rating.page import rating_app
 from lema_core.rating.pilot import RatingSheet
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 
 pytestmark = pytest.mark.slow
 KEY = "sk-SECRET-BLOCK-KEY-42"

@@ -14,10 +14,18 @@ from lema_core.mixture import count_words, get_arm
 from lema_core.pipeline import Pipeline
 from lema_core.records import Correction, Example, Question
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
-from lema_core.run.context import RunContext
 from lema_core.run.files import read_run_file
-from lema_core.run.forecasts import forecast_stage, open_for_reading, select_pilot_stages
-from lema_core.run.plan import ExampleStats, estimate_training, from_mixture, from_pool, planned_stages
+from lema_core.run.plan import (
+    ExampleStats,
+    estimate_training,
+    forecast_stage,
+    from_mixture,
+    from_pool,
+    open_for_reading,
+    planned_stages,
+    select_pilot_stages,
+)
+from lema_core.run.spec import RunContext
 from lema_core.stages.evaluation import Evaluation, Votes
 from lema_core.stages.mixture import Mixture, MixtureSpec
 from lema_core.training import LaunchSpec, TrainingSpec

@@ -46,7 +46,7 @@ def test_a_process_that_works_on_a_run_may_dump_no_core(tmp_path):
     # As a cluster's worker does, which no `lema` command started.
     work = f"""
 import asyncio, ctypes, resource
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from tasks.engine_session import process_engine
 
 async def main():

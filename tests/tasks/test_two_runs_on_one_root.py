@@ -11,7 +11,7 @@ from lema_core.artifacts import Identity, Shard, Store
 from lema_core.errors import ArtifactError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import Question
-from lema_core.run.context import RunContext
+from lema_core.run.spec import RunContext
 from lema_core.stages.stage import FileStage, RowStage
 from tasks import run_stage
 from tasks.run_stage import publish_rows, run_files

@@ -17,11 +17,11 @@ from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
 from lema_core.report import Usage, render_html, render_markdown, summarize
 from lema_core.report.cards import run_dataset_card, run_model_card
-from lema_core.report.load import PERPLEXITY_FILE, load_bill, load_report_data
+from lema_core.report.data import load_bill, load_report_data
 from lema_core.report.prose import describe_bill
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import RunSpec
-from lema_core.stages.evaluation import Perplexity
+from lema_core.stages.evaluation import PERPLEXITY_FILE, Perplexity
 from lema_core.stages.training import Tokens
 from lema_core.training import TrainingSpec
 from lema_core.verdicts import judge_path

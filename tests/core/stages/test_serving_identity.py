@@ -6,9 +6,8 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import RunArtifacts
-from lema_core.run.context import RunContext
 from lema_core.run.endpoints import PreparedEndpoints
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.report import Report
 
