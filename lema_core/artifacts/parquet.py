@@ -38,14 +38,13 @@ _SCALARS: dict[Any, pa.DataType] = {
 def schema_of(record: type[Any]) -> pa.Schema:
     """Return the Arrow schema of a record class: one column per field, nullable where the field may be None."""
     hints = get_type_hints(record)
-    return pa.schema([_field(f.name, hints[f.name]) for f in fields(record)])
-
-
-def _field(name: str, hint: Any) -> pa.Field:
-    options = get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
-    nullable = type(None) in options
-    (kind,) = (o for o in options if o is not type(None))
-    return pa.field(name, _arrow_type(kind), nullable=nullable)
+    columns = []
+    for field in fields(record):
+        hint = hints[field.name]
+        options = get_args(hint) if get_origin(hint) in {Union, types.UnionType} else (hint,)
+        (kind,) = (option for option in options if option is not type(None))
+        columns.append(pa.field(field.name, _arrow_type(kind), nullable=type(None) in options))
+    return pa.schema(columns)
 
 
 def _arrow_type(kind: Any) -> pa.DataType:

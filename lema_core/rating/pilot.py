@@ -226,14 +226,12 @@ def summarize_ratings(folder: Path | str) -> PilotSummary:
     counts = {rater: {name: Counter(said.values())[name] for name in RATINGS} for rater, said in words.items()}
     raters = list(words)
     pairs = [(a, b) for position, a in enumerate(raters) for b in raters[position + 1 :]]
-    agreement = {(a, b): found for a, b in pairs if (found := _agreement(words[a], words[b])) is not None}
+    agreement = {}
+    for a, b in pairs:
+        if both := sorted(words[a].keys() & words[b].keys()):
+            agreement[a, b] = rater_agreement([words[a][i] for i in both], [words[b][i] for i in both])
     with _open_table(fs, f"{path}/{_PAIRS}") as drawn:
         return PilotSummary(drawn.rows, counts, agreement)
-
-
-def _agreement(first: Mapping[str, str], second: Mapping[str, str]) -> Agreement | None:
-    both = sorted(first.keys() & second.keys())
-    return rater_agreement([first[i] for i in both], [second[i] for i in both]) if both else None
 
 
 def _ratings_of(fs: FileSystem, file: str) -> list[Rating]:
@@ -275,7 +273,8 @@ class Findings:
         """Return the findings as sentences."""
         found = f"{self.corrected} of {self.mistakes} mistakes have an accepted correction ({self.accepted_share:.0%})."
         if self.reasons:
-            found += f" Rejected: {', '.join(f'{n} {reason}' for reason, n in _by_count(self.reasons))}."
+            by_count = sorted(self.reasons.items(), key=lambda item: -item[1])
+            found += f" Rejected: {', '.join(f'{n} {reason}' for reason, n in by_count)}."
         for rater, counts in self.ratings.by_rater.items() if self.ratings else ():
             found += f" {rater}: {', '.join(f'{n} {name}' for name, n in counts.items())}."
         for (first, second), agreement in self.ratings.agreement.items() if self.ratings else ():
@@ -327,15 +326,13 @@ def findings(store: Store, pilot: ArtifactRef, corrections: ArtifactRef, ratings
 
 def objections(rule: GateRule, found: Findings) -> list[str]:
     """Return the bounds of a rule that a pilot does not meet, in words; empty: it passes."""
-    return list(_objections(rule, found))
-
-
-def _objections(rule: GateRule, found: Findings) -> Iterator[str]:
+    against = []
     if rule.min_accepted is not None and found.accepted_share < rule.min_accepted:
-        yield f"{found.accepted_share:.0%} accepted, min_accepted is {rule.min_accepted:.0%}"
+        against.append(f"{found.accepted_share:.0%} accepted, min_accepted is {rule.min_accepted:.0%}")
     rated = found.ratings is not None and any(sum(counts.values()) for counts in found.ratings.by_rater.values())
     if rule.max_poor is not None and found.ratings is not None and rated and found.ratings.poor_share > rule.max_poor:
-        yield f"{found.ratings.poor_share:.0%} rated poor, max_poor is {rule.max_poor:.0%}"
+        against.append(f"{found.ratings.poor_share:.0%} rated poor, max_poor is {rule.max_poor:.0%}")
+    return against
 
 
 def decision_folder(root: str, corrections: ArtifactRef) -> str:
@@ -365,7 +362,3 @@ def write_decision(folder: str, decision: Decision) -> None:
     fs, path = open_root(folder)
     with atomic_file(fs, f"{path}/{DECISION}") as local:
         local.write_text(decision.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-def _by_count(counts: Mapping[str, int]) -> list[tuple[str, int]]:
-    return sorted(counts.items(), key=lambda item: -item[1])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lema_core.artifacts import Store
-from lema_core.rating.pilot import Decision, decision_folder, read_decision
+from lema_core.rating.pilot import decision_folder, read_decision
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.training.specs import TrainingSpec
@@ -18,29 +18,22 @@ def parameters_of(run: RunSpec, arm: str | None = None) -> dict[str, str]:
         )
     if run.corrections:
         found["corrections"] = f"{run.corrections.tries} a mistake, keep {run.corrections.keep}"
-    if run.training:
-        found |= _fine_tunings(run, run.training) if arm is None else _fine_tunings_up_to(run, arm)
+    if run.training and arm is None:
+        found["fine-tuning"] = common = _fine_tuning(run, run.training)
+        for trained in run.mixture.arms if run.mixture else ():
+            if (own := _fine_tuning(run, run.training_of(trained))) != common:
+                found[f"fine-tuning of {trained}"] = own
+    elif run.training and arm is not None:
+        *before, last = _chain(run, arm)
+        for earlier in before:
+            found[f"fine-tuning of {earlier}"] = _fine_tuning(run, run.training_of(earlier))
+        found["fine-tuning"] = _fine_tuning(run, run.training_of(last))
     return found
 
 
 def base_of(run: RunSpec, arm: str) -> str:
     """Return the model that an arm's training began from, before all arms that it builds on."""
     return run.training_of(_chain(run, arm)[0]).base
-
-
-def _fine_tunings(run: RunSpec, common: TrainingSpec) -> Iterator[tuple[str, str]]:
-    yield "fine-tuning", _fine_tuning(run, common)
-    for arm in run.mixture.arms if run.mixture else ():
-        own = _fine_tuning(run, run.training_of(arm))
-        if own != _fine_tuning(run, common):
-            yield f"fine-tuning of {arm}", own
-
-
-def _fine_tunings_up_to(run: RunSpec, arm: str) -> Iterator[tuple[str, str]]:
-    *before, last = _chain(run, arm)
-    for earlier in before:
-        yield f"fine-tuning of {earlier}", _fine_tuning(run, run.training_of(earlier))
-    yield "fine-tuning", _fine_tuning(run, run.training_of(last))
 
 
 def _chain(run: RunSpec, arm: str) -> list[str]:
@@ -74,7 +67,12 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
     if run.evaluation and run.evaluation.base:
         shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
         yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
-    if left_out := list(_left_out(store, artifacts)):
+    left_out = list[str]()
+    for arm, ref in artifacts.tokens.items():
+        counts = store.manifest(ref).extra
+        if lost := int(counts["rejected"]):
+            left_out.append(f"{lost:,} of {arm}, which was trained on {int(counts['examples']):,}")
+    if left_out:
         arms = "; ".join(left_out)
         yield f"Examples longer than training.max_length (or empty) were left out of the training: {arms}."
     if artifacts.perplexities and run.evaluation:
@@ -86,24 +84,15 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
         )
 
 
-def _left_out(store: Store, artifacts: RunArtifacts) -> Iterator[str]:
-    for arm, ref in artifacts.tokens.items():
-        found = store.manifest(ref).extra
-        if lost := int(found["rejected"]):
-            yield f"{lost:,} of {arm}, which was trained on {int(found['examples']):,}"
-
-
 def _gates(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:
     """Yield what was decided about the pilot of each corrector, where the run waited for that."""
     for name, pilot in artifacts.rounds[0].pilots.items() if artifacts.rounds else ():
-        if decision := read_decision(decision_folder(store.root, pilot)):
-            yield _gate(run.endpoints[name].model, decision)
-
-
-def _gate(corrector: str, decision: Decision) -> str:
-    bounds = decision.bounds.model_dump(exclude_none=True) if decision.bounds else {}
-    limits = " and ".join(f"{name} = {bound:g}" for name, bound in bounds.items())
-    by = "a person" if decision.by == "person" else f"the rule {limits}".rstrip()
-    said = f" Note: {decision.note}" if decision.note else ""
-    verb = "approved" if decision.approved else "refused"
-    return f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"
+        decision = read_decision(decision_folder(store.root, pilot))
+        if decision is None:
+            continue
+        bounds = decision.bounds.model_dump(exclude_none=True) if decision.bounds else {}
+        limits = " and ".join(f"{bounded} = {bound:g}" for bounded, bound in bounds.items())
+        by = "a person" if decision.by == "person" else f"the rule {limits}".rstrip()
+        said = f" Note: {decision.note}" if decision.note else ""
+        verb, corrector = "approved" if decision.approved else "refused", run.endpoints[name].model
+        yield f"A pilot of the corrections by {corrector} was {verb} by {by}. {decision.findings}{said}"

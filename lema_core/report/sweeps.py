@@ -82,17 +82,13 @@ def summarize_sweep(table: SweepTable) -> str:
         return f"{len(table.rows)} arms{evaluated}: nothing to compare with {table.reference}."
     main = [comparison for comparison in compared if comparison[0].arm == "lema"]
     row, contrast = main[0] if main else max(compared, key=lambda comparison: abs(comparison[1].difference.value))
-    moved = f"{row_label(row, table)} is {_apart(contrast)}"
-    if contrast.shown:
-        return f"{moved}: the interval leaves zero out, {prose.holm_clause(contrast.holm_p)}."
-    return f"{moved}: a difference that this sweep cannot tell from chance."
-
-
-def _apart(contrast: Contrast) -> str:
     distance = f"{100 * abs(contrast.difference.value):.1f} points"
     reach = prose.format_interval(contrast.difference, contrast.n, signed=True)
     side = "above" if contrast.difference.value >= 0 else "below"
-    return f"{distance} {side} {contrast.to} ({reach})"
+    moved = f"{row_label(row, table)} is {distance} {side} {contrast.to} ({reach})"
+    if contrast.shown:
+        return f"{moved}: the interval leaves zero out, {prose.holm_clause(contrast.holm_p)}."
+    return f"{moved}: a difference that this sweep cannot tell from chance."
 
 
 def _caveats(table: SweepTable) -> Iterator[str]:
@@ -207,20 +203,16 @@ def terminal_table(table: SweepTable) -> Table:
         cells = [row_label(row, table), seeds, "" if row.examples is None else str(row.examples)]
         if row.accuracy:
             cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
-            cells += _terminal_contrast(row.to_reference) if row.to_reference else []
+        if row.accuracy and (contrast := row.to_reference):
+            cells += [
+                prose.format_points(contrast.difference.value, contrast.n),
+                prose.format_interval(contrast.difference, contrast.n, signed=True),
+                prose.format_p_value(contrast.p_value),
+                prose.format_p_value(contrast.holm_p),
+                format_detectable(contrast),
+            ]
         shown.add_row(*cells)
     return shown
-
-
-def _terminal_contrast(contrast: Contrast) -> list[str]:
-    difference, n = contrast.difference, contrast.n
-    tests = [prose.format_p_value(contrast.p_value), prose.format_p_value(contrast.holm_p)]
-    return [
-        prose.format_points(difference.value, n),
-        prose.format_interval(difference, n, signed=True),
-        *tests,
-        format_detectable(contrast),
-    ]
 
 
 def sweep_text(table: SweepTable) -> str:
