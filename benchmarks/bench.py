@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.local_stack import server as prefect
-from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated.server import CONTROL_FROM
+from lema_core.system.loopback import free_port
 
 CONTROL = secrets.token_urlsafe(16)
 LEMA = [sys.executable, "-c", "from flows.cli import app; app()"]

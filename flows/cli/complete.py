@@ -12,8 +12,7 @@ from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.llm import Budget, EndpointSpec
-    from lema_core.llm.request_file import RequestFile
-    from lema_core.llm.result_files import ResultWriter
+    from lema_core.llm.request_files import RequestFile, ResultWriter
 
 
 def complete(
@@ -55,8 +54,7 @@ def complete(
     """
     from lema_core.errors import EndpointError
     from lema_core.llm.limits.health import no_answer_message
-    from lema_core.llm.request_file import RequestFile, digest, require_unchanged
-    from lema_core.llm.result_files import ResultWriter, load_finished
+    from lema_core.llm.request_files import RequestFile, ResultWriter, digest, load_finished, require_unchanged
 
     spec = _spec(
         model=model,

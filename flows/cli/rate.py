@@ -45,8 +45,8 @@ def rate(
 def _serve(sheet: "RatingSheet", port: int, *, open_page: bool) -> None:
     import uvicorn
 
-    from lema_core.llm.model_server import free_port
     from lema_core.rating.page import rating_app
+    from lema_core.system.loopback import free_port
 
     port, secret = port or free_port(), secrets.token_urlsafe(16)
     url = f"http://127.0.0.1:{port}/{secret}/"

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import quote
 
 from lema_core.errors import ConfigError
-from lema_core.llm.model_server import free_port
 from lema_core.system.files import make_private_file
+from lema_core.system.loopback import free_port
 from lema_core.system.processes import program_environment
 
 USER = "lema"

@@ -232,7 +232,7 @@ class BoundedSession:
         elif isinstance(error, aiohttp.ConnectionTimeoutError):
             detail = f"no connection within {self._connect_s:g} s"
         if isinstance(error, _NOT_SENT):
-            return AttemptError("connection", detail, refused=True)
+            return AttemptError("connection", detail, not_sent=True)
         if isinstance(error, zlib.error):
             return AttemptError("malformed", f"the reply cannot be unpacked ({detail})", maybe_paid=True)
         # The same bad bytes fail the body instead of the reply when the head came in a packet of its own. A body that

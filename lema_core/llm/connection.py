@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING
 import psutil
 
 from lema_core.errors import ConfigError
-from lema_core.llm.costs.token_estimates import prompt_chars
+from lema_core.llm.costs.prices import prompt_chars
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.http_transport import HttpTransport
 from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.admission_queue import AdmissionQueue
 from lema_core.llm.limits.health import EndpointHealth
 from lema_core.llm.limits.limiter import Limiter
-from lema_core.llm.pending import PendingRequest
 from lema_core.llm.progress import describe_remaining
 from lema_core.llm.requests import CompletionRequest, KeyMaker
-from lema_core.llm.transport import EndpointContext, Transport
+from lema_core.llm.transport import EndpointContext, PendingRequest, Transport
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client

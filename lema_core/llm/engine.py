@@ -10,6 +10,8 @@ bounded number ahead, so memory stays flat.
 """
 
 import asyncio
+import math
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence, Sized
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -18,17 +20,65 @@ from itertools import chain
 from lema_core.errors import BudgetExceededError, LemaError
 from lema_core.llm.connection import DescriptorQuota, EndpointConnection, pool_of
 from lema_core.llm.costs.budget import BudgetGuard
-from lema_core.llm.costs.prices import need_price
+from lema_core.llm.costs.prices import need_price, prompt_chars
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.limits.admission_queue import AdmissionQueue
 from lema_core.llm.limits.health import EndpointHealth
-from lema_core.llm.pending import PendingRequest, ReadAhead, lookup_chunks
 from lema_core.llm.progress import Counters, Snapshot
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.llm.settings import DEFAULTS, EngineSettings
-from lema_core.llm.transport import EndpointContext
+from lema_core.llm.transport import EndpointContext, PendingRequest
+
+
+class ReadAhead:
+    """The pending requests of one stream, oldest first. It bounds their number and the characters of their prompts."""
+
+    def __init__(self, spec: EndpointSpec, settings: EngineSettings) -> None:
+        is_batch = spec.transport == "batch"
+        self.pending: deque[PendingRequest] = deque()
+        self._chunk = settings.lookup_requests
+        self._max_requests = settings.batch_read_ahead if is_batch else max(settings.read_ahead, 4 * spec.concurrency)
+        # Batches are not split by characters: batches that wait for each other take a day each.
+        self._max_chars = math.inf if is_batch else settings.read_ahead_chars
+        self._min_requests = spec.concurrency
+        self._chars = 0
+
+    def can_read(self) -> bool:
+        """Return whether the stream may read the requests of one more look-up."""
+        count = len(self.pending)
+        if count == 0:
+            return True
+        # Long prompts must not leave the endpoint idle: as many as may be in flight are read whatever their length.
+        return count <= self._max_requests - self._chunk and (
+            self._chars < self._max_chars or count < self._min_requests
+        )
+
+    def append(self, pending: PendingRequest) -> None:
+        """Add the request that the stream read last."""
+        self.pending.append(pending)
+        self._chars += pending.chars
+
+    def popleft(self) -> PendingRequest:
+        """Remove and return the oldest request."""
+        pending = self.pending.popleft()
+        self._chars -= pending.chars
+        return pending
+
+
+def lookup_chunks(requests: Iterable[CompletionRequest], settings: EngineSettings) -> Iterator[list[CompletionRequest]]:
+    """Yield requests in lists for one look-up each, in order."""
+    chunk: list[CompletionRequest] = []
+    chars = 0
+    for request in requests:
+        chunk.append(request)
+        chars += prompt_chars(request)
+        if len(chunk) == settings.lookup_requests or chars >= settings.lookup_chars:
+            yield chunk
+            chunk, chars = [], 0
+    if chunk:
+        yield chunk
 
 
 class Engine:
@@ -65,7 +115,7 @@ class Engine:
         Raises:
             LedgerError: the ledger cannot be opened.
         """
-        opened = await Ledger.open(str(ledger), run, budget)
+        opened = await Ledger.open(str(ledger), run, budget, settings)
         try:
             engine = cls(opened, BudgetGuard(budget, opened), settings)
             try:
@@ -87,7 +137,17 @@ class Engine:
         self._counters.expect(len(requests) if isinstance(requests, Sized) else None)
         source, window = lookup_chunks(requests, self._settings), ReadAhead(spec, self._settings)
         try:
-            while await self._read_ahead(connection, source, window):
+            while True:
+                chunk: list[CompletionRequest] | None = []
+                while window.can_read() and (chunk := next(source, None)) is not None:
+                    fresh = self._join_pending(connection, chunk, window)
+                    # In a task of its own: another shard may have joined these requests, and ours may be cancelled.
+                    await asyncio.shield(asyncio.create_task(self._look_up(connection, fresh)))
+                if not window.pending:
+                    return
+                # At the end and before the stream waits, not with every chunk: a batch per look-up would be too small.
+                if chunk is None or not window.pending[0].done:
+                    self._submit_batch(connection)
                 outcome = await window.pending[0].result()
                 self._leave(window.popleft())
                 self._counters.done += 1
@@ -115,10 +175,11 @@ class Engine:
         # Queues of servers that were stopped do not count; between two stages the last one does.
         queues = [queue for queue in self._queues.values() if queue.is_busy] or list(self._queues.values())[-1:]
         snapshot = self._counters.snapshot(now, [queue.limiter for queue in queues], unfinished)
+        busy_s = self._ledger.busy_s()
         return replace(
             snapshot,
             claimed=len(self._claimed_elsewhere),
-            ledger_s=self._ledger.busy_s(),
+            ledger_s=busy_s if busy_s > self._settings.ledger_locked_s else 0.0,
             capped=self._descriptors.not_granted,
         )
 
@@ -126,22 +187,10 @@ class Engine:
         """Return what an endpoint last said to requests that it did not answer, by the class of the failure."""
         return dict(self._health_of(spec).last_details)
 
-    async def _read_ahead(
-        self, connection: EndpointConnection, source: Iterator[list[CompletionRequest]], window: ReadAhead
-    ) -> bool:
-        """Read requests until the window is full; return whether any are unfinished."""
-        chunk: list[CompletionRequest] | None = []
-        while window.can_read() and (chunk := next(source, None)) is not None:
-            await self._admit(connection, chunk, window)
-        # At the end and before the stream waits, not with every chunk: a batch of one look-up would be far too small.
-        if window.pending and (chunk is None or not window.pending[0].done):
-            self._submit_batch(connection)
-        return bool(window.pending)
-
-    async def _admit(
+    def _join_pending(
         self, connection: EndpointConnection, chunk: Sequence[CompletionRequest], window: ReadAhead
-    ) -> None:
-        """Join each request to an identical pending one, or look it up and send it."""
+    ) -> dict[str, PendingRequest]:
+        """Join each request to an identical pending one; return those without one, for the look-up."""
         now = asyncio.get_running_loop().time()
         fresh: dict[str, PendingRequest] = {}
         for request in chunk:
@@ -153,8 +202,7 @@ class Engine:
             else:
                 pending.waiters += 1
             window.append(pending)
-        # In a task of its own: another shard may have joined these requests, and ours may be cancelled here.
-        await asyncio.shield(asyncio.create_task(self._look_up(connection, fresh)))
+        return fresh
 
     async def _look_up(self, connection: EndpointConnection, requests: dict[str, PendingRequest]) -> None:
         """Resolve what the ledger has, wait for what other processes claimed, send the rest."""
@@ -178,21 +226,17 @@ class Engine:
                 self._claims_to_release.append(key)
             elif key in claimed:
                 self._claimed_elsewhere[key] = (connection, pending)
+            elif connection.spec.transport == "batch":
+                connection.unsubmitted.append(pending)
+            elif key in in_batches:
+                # A batch under way will be billed for it: it is collected there, although HTTP would be quicker.
+                batched = self._connection_to(connection.spec.with_batches())
+                batched.unsubmitted.append(pending)
+                self._submit_batch(batched)
             else:
-                self._send(connection, pending, is_in_batch=key in in_batches)
+                pending.task = asyncio.create_task(self._complete(connection, [pending]))
         if self._claimed_elsewhere and (self._poller is None or self._poller.done()):
             self._poller = asyncio.create_task(self._poll_claimed())
-
-    def _send(self, connection: EndpointConnection, pending: PendingRequest, *, is_in_batch: bool) -> None:
-        if connection.spec.transport == "batch":
-            connection.unsubmitted.append(pending)
-        elif is_in_batch:
-            # A batch under way will be billed for it: it is collected there, although HTTP would be quicker.
-            batched = self._connection_to(connection.spec.with_batches())
-            batched.unsubmitted.append(pending)
-            self._submit_batch(batched)
-        else:
-            pending.task = asyncio.create_task(self._complete(connection, [pending]))
 
     def _submit_batch(self, connection: EndpointConnection) -> None:
         """Hand the requests gathered for the batch transport to one task."""
@@ -211,7 +255,17 @@ class Engine:
             transport = await connection.transport()
             await transport.complete(requests)
         except LemaError as error:
-            self._fail_unsent(connection, requests, error)
+            # No request can succeed any more. Those already sent are billed, so they may finish.
+            for pending in requests:
+                pending.resolve(error=error)
+                self._claims_to_release.append(pending.key)
+            for other in self._pending.values():
+                # The budget is one for all endpoints.
+                is_hit = other.identity == connection.keys.identity or isinstance(error, BudgetExceededError)
+                if is_hit and other.task is not None and not other.is_sent and not other.done:
+                    other.resolve(error=error)
+                    other.task.cancel()
+                    self._claims_to_release.append(other.key)
         except BaseException as error:
             for pending in requests:
                 pending.resolve(error=error)
@@ -222,21 +276,6 @@ class Engine:
             for pending in requests:
                 if pending.waiters <= 0 and self._pending.get(pending.key) is pending:
                     del self._pending[pending.key]
-
-    def _fail_unsent(
-        self, connection: EndpointConnection, requests: Sequence[PendingRequest], error: LemaError
-    ) -> None:
-        """Fail every request that cannot succeed any more, but let those already sent finish: they are billed."""
-        for pending in requests:
-            pending.resolve(error=error)
-            self._claims_to_release.append(pending.key)
-        for other in self._pending.values():
-            # The budget is one for all endpoints.
-            is_hit = other.identity == connection.keys.identity or isinstance(error, BudgetExceededError)
-            if is_hit and other.task is not None and not other.is_sent and not other.done:
-                other.resolve(error=error)
-                other.task.cancel()
-                self._claims_to_release.append(other.key)
 
     def _connection_to(self, spec: EndpointSpec) -> EndpointConnection:
         if spec not in self._connections:

@@ -6,15 +6,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import LemaError
+from lema_core.llm.endpoints import is_restarting
 from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.admission_queue import AdmissionQueue
 from lema_core.llm.limits.limiter import Permit
 from lema_core.llm.limits.retry import BACKPRESSURE, CONNECTION_FAILURES, RetryState
-from lema_core.llm.model_server import is_restarting
-from lema_core.llm.pending import PendingRequest
 from lema_core.llm.requests import Failure, FailureReason, Outcome
 from lema_core.llm.responses import AttemptError, ChatResponse
-from lema_core.llm.transport import EndpointContext, cap_of, larger_cap
+from lema_core.llm.transport import EndpointContext, PendingRequest, cap_of, larger_cap
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
@@ -48,38 +47,34 @@ class HttpTransport:
 
     async def complete(self, requests: Sequence[PendingRequest]) -> None:
         """Resolve requests one after the other: the engine hands over one at a time, each in a task of its own."""
-        for pending in requests:
-            pending.resolve(await self._outcome(pending))
-
-    async def _outcome(self, pending: PendingRequest) -> Outcome:
-        """Return the committed outcome of one request."""
         context = self._context
-        retries = RetryState(self._spec.request_timeout_s, self._clock, context.settings.retry_wait_s)
-        state = _RequestState(pending, context.body(pending.request), retries)
-        self._health.record_request()
-        try:
-            response = await self._attempt_until_done(state, state.body)
-            if response.finish_reason == "length" and self._spec.length_retry_factor is not None:
-                response = await self._retry_truncated(state, response, self._spec.length_retry_factor)
-            # Together: the ledger groups both into one transaction.
-            completion, _ = await asyncio.gather(
-                context.record_completion(pending, response), self._commit_failures(state)
-            )
-        except AttemptError as error:
-            # A deadline that passed while waiting for another attempt was not judged with any attempt.
-            if error is not state.judged:
-                self._give_up(state, error)
-            if error.fatal is not None:
-                raise error.fatal from None
-            count, _ = state.uncommitted.pop(error.reason, (0, ""))
-            last = context.record_failure(pending, error.reason, count, error.detail, final=True)
-            await asyncio.gather(self._commit_failures(state), last)
-            return Failure(pending.key, error.reason, error.detail, retries.attempts)
-        else:
-            return completion
-        finally:
-            # After the commit: answered but uncommitted requests count as in flight, so a kill loses no more than that.
-            self._release_permit(state)
+        for pending in requests:
+            retries = RetryState(self._spec.request_timeout_s, self._clock, context.settings.retry_wait_s)
+            state = _RequestState(pending, context.body(pending.request), retries)
+            self._health.record_request()
+            try:
+                response = await self._attempt_until_done(state, state.body)
+                if response.finish_reason == "length" and self._spec.length_retry_factor is not None:
+                    response = await self._retry_truncated(state, response, self._spec.length_retry_factor)
+                # Together: the ledger groups both into one transaction.
+                outcome: Outcome
+                outcome, _ = await asyncio.gather(
+                    context.record_completion(pending, response), self._commit_failures(state)
+                )
+            except AttemptError as error:
+                # A deadline that passed while waiting for another attempt was not judged with any attempt.
+                if error is not state.judged:
+                    self._give_up(state, error)
+                if error.fatal is not None:
+                    raise error.fatal from None
+                count, _ = state.uncommitted.pop(error.reason, (0, ""))
+                last = context.record_failure(pending, error.reason, count, error.detail, final=True)
+                await asyncio.gather(self._commit_failures(state), last)
+                outcome = Failure(pending.key, error.reason, error.detail, retries.attempts)
+            finally:
+                # After the commit: answered but uncommitted requests count as in flight, so a kill loses no more.
+                self._release_permit(state)
+            pending.resolve(outcome)
 
     async def _attempt_until_done(self, state: _RequestState, body: dict[str, Any]) -> ChatResponse:
         """Return the first usable response; reserve the budget of each attempt and settle it by what was billed.
@@ -87,14 +82,19 @@ class HttpTransport:
         Raises:
             AttemptError: that of the last attempt.
         """
-        context, budget = self._context, self._context.budget
+        context, budget, retries = self._context, self._context.budget, state.retries
         cap = cap_of(body)
         upper_bound = context.upper_bound(state.pending.request, cap)
-        async for attempt in state.retries.retry_loop():
+        async for attempt in retries.retry_loop():
             with attempt:
-                reserved = await (
-                    self._reserve_again(state, upper_bound) if state.retries.attempts else budget.reserve(upper_bound)
-                )
+                try:
+                    # The first attempt waits for budget as long as it takes, others until the request's deadline.
+                    async with asyncio.timeout(retries.remaining_s() if retries.attempts else None):
+                        reserved = await budget.reserve(upper_bound)
+                except TimeoutError:
+                    late = retries.deadline_error()
+                    await self._record_failed_attempt(state, late)
+                    raise late from None
                 used, unaccounted = Amount(), False
                 try:
                     response = await self._attempt(state, body, cap)
@@ -119,8 +119,13 @@ class HttpTransport:
     async def _attempt(self, state: _RequestState, body: dict[str, Any], cap: int | None) -> ChatResponse:
         """Send once with a permit; report the result to the limiter and the endpoint's health."""
         queue, retries = self._queue, state.retries
-        chars = state.pending.chars
-        permit = await self._acquire_permit(state, sum(self._context.estimator.expected(chars, cap)))
+        chars, is_retry = state.pending.chars, retries.attempts > 0
+        try:
+            # Likewise for a permit: only the first attempt waits as long as it takes.
+            async with asyncio.timeout(retries.remaining_s() if is_retry else None):
+                permit = await queue.acquire(sum(self._context.estimator.expected(chars, cap)), is_retry=is_retry)
+        except TimeoutError:
+            raise retries.deadline_error() from None
         # From here to the reply it is not cancelled: the endpoint bills it whether we wait or not.
         state.pending.is_sent = True
         retries.begin_attempt()
@@ -139,7 +144,7 @@ class HttpTransport:
             queue.limiter.record_end(permit, self._clock())
             queue.wake()
             raise
-        # The permit is kept until the answer is committed, see `_outcome`.
+        # The permit is kept until the answer is committed, see `complete`.
         state.holds_permit = True
         now = self._clock()
         self._health.record_success(now)
@@ -164,25 +169,6 @@ class HttpTransport:
         detail = f"cut off after {first.completion_tokens} tokens; asked again with {larger}"
         await self._context.record_failure(state.pending, "length", 1, detail, paid=first)
         return second
-
-    async def _reserve_again(self, state: _RequestState, upper_bound: Amount) -> Amount:
-        """Reserve the budget of another attempt, and wait for it until the request's deadline at most."""
-        try:
-            async with asyncio.timeout(state.retries.remaining_s()):
-                return await self._context.budget.reserve(upper_bound)
-        except TimeoutError:
-            error = state.retries.deadline_error()
-            await self._record_failed_attempt(state, error)
-            raise error from None
-
-    async def _acquire_permit(self, state: _RequestState, tokens: float) -> Permit:
-        """Wait for a permit: for the first attempt as long as it takes, for others until the request's deadline."""
-        retries, is_retry = state.retries, state.retries.attempts > 0
-        try:
-            async with asyncio.timeout(retries.remaining_s() if is_retry else None):
-                return await self._queue.acquire(tokens, is_retry=is_retry)
-        except TimeoutError:
-            raise retries.deadline_error() from None
 
     def _judge_failure(self, state: _RequestState, permit: Permit, error: AttemptError, *, is_cut_short: bool) -> None:
         """Report a failed attempt to the limiter and the endpoint's health."""

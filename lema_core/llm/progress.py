@@ -9,8 +9,6 @@ from lema_core.llm.costs.prices import money
 from lema_core.llm.limits.limiter import Limiter
 
 RATE_WINDOW_S = 30
-LOCKED_S = 3.0
-"""A commit takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Snapshot:
     claimed: int = 0
     """Requests that another process has claimed; this one waits for their answers."""
     ledger_s: float = 0.0
-    """How long the ledger's present statement has taken."""
+    """How long the ledger's present statement has taken, if longer than `EngineSettings.ledger_locked_s`."""
     capped: int = 0
     """Requests in flight that the limit of open files does not allow."""
     submitted: int = 0
@@ -95,7 +93,7 @@ def figures(now: Snapshot) -> dict[str, str]:
         shown["sleeping"] = f"{now.sleeping_s:.0f} s"
     if now.claimed:
         shown["waiting for another process"] = _count(now.claimed, "request")
-    if now.ledger_s > LOCKED_S:
+    if now.ledger_s > 0:
         shown["waiting for the ledger"] = f"{now.ledger_s:.0f} s (locked by another program?)"
     if now.capped:
         shown["limited by open files"] = f"{_count(now.capped, 'connection')} fewer"

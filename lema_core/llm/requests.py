@@ -162,7 +162,7 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-def canonical_json(value: object) -> str:
+def key_json(value: object) -> str:
     """Return JSON that is equal for equal values.
 
     Raises:
@@ -221,7 +221,7 @@ def stored_request(canonical: Mapping[str, Any]) -> CompletionRequest:
 
 @lru_cache(maxsize=4096)
 def _prefix(identity: str, params: str) -> Any:
-    return hashlib.sha256(canonical_json([identity, params]).encode("utf-8", "surrogatepass"))
+    return hashlib.sha256(key_json([identity, params]).encode("utf-8", "surrogatepass"))
 
 
 class KeyMaker:
@@ -241,10 +241,10 @@ class KeyMaker:
         if known is None:
             if len(self._by_sampling) >= 1024:
                 self._by_sampling.clear()
-            known = (sampling, _prefix(self.identity, canonical_json(effective_params(sampling))))
+            known = (sampling, _prefix(self.identity, key_json(effective_params(sampling))))
             self._by_sampling[id(sampling)] = known
         digest = known[1].copy()
-        text = canonical_json([request.sample_index, request.messages])
+        text = key_json([request.sample_index, request.messages])
         digest.update(text.encode("utf-8", "surrogatepass"))
         return str(digest.hexdigest()[:KEY_HEX])
 

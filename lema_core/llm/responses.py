@@ -54,7 +54,7 @@ class AttemptError(Exception):
         fatal: LemaError | None = None,
         paid: ChatResponse | None = None,
         maybe_paid: bool = False,
-        refused: bool = False,
+        not_sent: bool = False,
         fatal_unless_served: bool = False,
     ) -> None:
         self.reason: FailureReason = reason
@@ -66,7 +66,7 @@ class AttemptError(Exception):
         """What was billed for an answer that cannot be used."""
         self.maybe_paid = maybe_paid
         """The request was sent and no answer came: the endpoint may have billed it."""
-        self.refused = refused
+        self.not_sent = not_sent
         """No connection was made, so nothing was sent."""
         self.proxied = False
         """A proxy says that it lost the server, or stopped waiting: the answer to this request may just be long."""

@@ -39,6 +39,14 @@ class EngineSettings:
     """Base of the random exponential wait before a request is sent again."""
     unreachable_s: float = 120.0
     """An outage of this length ends the run. Silence is noticed when an attempt ends, so it takes two of them."""
+    checkpoint_s: float = 30.0
+    """How often SQLite's write-ahead log is moved into the ledger's file. SQLite itself does so only when the log has
+    4 MB, which may take hours: until then a copy of the file alone would be an old ledger, or an empty one."""
+    ledger_locked_s: float = 3.0
+    """A statement that takes longer is shown to the user: a commit takes milliseconds, so another program may have
+    locked the database."""
+    restart_waits_s: tuple[float, ...] = (1.0, 5.0, 20.0)
+    """The server of an endpoint's command that dies in use is started again after these waits; then the run ends."""
     first_answer_patience_s: float = 120.0
     """Push-backs in place of a first answer end the run after this time, earlier than after good service."""
 

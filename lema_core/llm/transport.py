@@ -5,25 +5,85 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 from lema_core.llm.costs.budget import BudgetGuard
-from lema_core.llm.costs.prices import cost_of, price_of
-from lema_core.llm.costs.token_estimates import TokenEstimator, prompt_chars
+from lema_core.llm.costs.prices import TokenEstimator, cost_of, price_of, prompt_chars
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry
 from lema_core.llm.limits.health import EndpointHealth
-from lema_core.llm.pending import PendingRequest
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
     LONG_CAP,
     Completion,
     CompletionRequest,
     FailureReason,
-    canonical_json,
+    Outcome,
     canonical_request,
+    key_json,
 )
 from lema_core.llm.responses import ChatResponse
 from lema_core.llm.settings import EngineSettings
+
+
+class PendingRequest:
+    """One request without an outcome yet, shared by every stream of the process that asks for it."""
+
+    __slots__ = (
+        "_future",
+        "chars",
+        "created_at",
+        "error",
+        "identity",
+        "is_sent",
+        "key",
+        "outcome",
+        "request",
+        "task",
+        "waiters",
+    )
+
+    def __init__(self, key: str, request: CompletionRequest, identity: str, created_at: float) -> None:
+        self.key = key
+        self.request = request
+        self.chars = prompt_chars(request)
+        self.identity = identity
+        """The identity of its endpoint."""
+        self.created_at = created_at
+        self.waiters = 1
+        self.is_sent = False
+        """An attempt is on its way to the endpoint. It will be billed, so the request is not cancelled now."""
+        self.task: asyncio.Task[None] | None = None
+        self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
+        # Created only when a stream has to wait: most requests of a repeated run are answered from the ledger.
+        self._future: asyncio.Future[None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Return whether the outcome, or the error, is known."""
+        return self.outcome is not None or self.error is not None
+
+    def resolve(self, outcome: Outcome | None = None, error: BaseException | None = None) -> None:
+        """Set the outcome or the error; calls after the first one change nothing."""
+        # The poller, a failing endpoint and the transport may all want to; the first is right.
+        if self.done:
+            return
+        self.outcome, self.error = outcome, error
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    async def result(self) -> Outcome:
+        """Wait for the outcome, or raise the error."""
+        while not self.done:
+            if self._future is None or self._future.done():
+                self._future = asyncio.get_running_loop().create_future()
+            # Several streams may wait for one future; cancelling one of them must not cancel it for the others.
+            await asyncio.shield(self._future)
+        if self.error is not None:
+            raise self.error
+        if self.outcome is None:
+            raise RuntimeError("a pending request is done without an outcome")
+        return self.outcome
 
 
 class Transport(Protocol):
@@ -141,7 +201,7 @@ class EndpointContext:
     def canonical(self, request: CompletionRequest) -> str:
         """Return what went into the request's key, as the ledger stores it."""
         # Made again at the commit, not kept since the key was made: prompts would be in memory twice.
-        return canonical_json(canonical_request(self.spec.identity, request))
+        return key_json(canonical_request(self.spec.identity, request))
 
 
 def cap_of(body: dict[str, Any]) -> int | None:

@@ -17,7 +17,7 @@ from lema_core.ablation.cells import expand
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import BudgetExceededError, ConfigError, MissingDependencyError
 from lema_core.llm.costs.forecast import Forecast, forecast, forecast_unwritten, pilot
-from lema_core.llm.costs.token_estimates import CHARS_PER_TOKEN
+from lema_core.llm.costs.prices import CHARS_PER_TOKEN
 from lema_core.llm.costs.tokenizers import tokenizer_of
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine

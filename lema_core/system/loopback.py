@@ -9,6 +9,7 @@ page of another origin has sent. Against other users of the machine each server 
 import ipaddress
 import os
 import re
+import socket
 import urllib.request
 from collections.abc import Awaitable, Callable, Collection, Iterable, MutableMapping
 from contextlib import suppress
@@ -80,9 +81,7 @@ def find_proxy(url: str) -> str | None:
 
 
 __all__ = ["FilteredApp", "Refusal", "RequestFilter", "is_listening", "is_root_listening", "is_session_listening"]
-
 _HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[^:\[\]]{1,255})(?::[0-9]{1,5})?")
-
 UNFRAMED = "frame-ancestors 'none'"
 """A page of another port is of the same site: framed in it, a page of ours would have its stored login."""
 
@@ -126,7 +125,6 @@ class RequestFilter:
 
 
 _FOREIGN = Refusal(403, "a page of another origin sent this request; only this server's own pages may")
-
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -213,3 +211,10 @@ def is_root_listening(port: int) -> bool:
                 if state == listening and user == root and int(local.rpartition(":")[2], 16) == port:
                     return True
     return False
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -16,7 +16,7 @@ from lema_core.corrections import parse_correction, render_correction, review_co
 from lema_core.corrections.review import first_false_step
 from lema_core.evolution import Novelty, answer_by_majority, parse_created, parse_evolved
 from lema_core.llm.requests import Completion
-from lema_core.llm.simulated import requests as simulated
+from lema_core.llm.simulated import models as simulated
 from lema_core.mixture.building import count_words
 from lema_core.prompts import layouts
 from lema_core.questions.drafts import rationale_from

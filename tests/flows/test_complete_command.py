@@ -274,7 +274,7 @@ def test_the_weights_of_a_local_model_are_what_answers(start, tmp_path) -> None:
 )
 def test_a_bad_line_is_one_clear_error_before_anything_is_sent(start, tmp_path, text, words) -> None:
     from lema_core.errors import DataError
-    from lema_core.llm.request_file import RequestFile
+    from lema_core.llm.request_files import RequestFile
 
     path = tmp_path / "r.jsonl"
     path.write_text(text)

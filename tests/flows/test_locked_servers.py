@@ -29,11 +29,11 @@ import uvicorn
 from support import AUTH, ask, chromium, home_of, until
 
 from flows.local_stack.server import auth_string, login_url
-from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.rating.page import rating_app
 from lema_core.rating.pilot import RatingSheet
 from lema_core.run.spec import RunContext
+from lema_core.system.loopback import free_port
 
 pytestmark = pytest.mark.slow
 KEY = "sk-SECRET-BLOCK-KEY-42"

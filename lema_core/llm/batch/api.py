@@ -61,7 +61,7 @@ class CallError(Exception):
 
         ``done?``: nothing was said about it. ``not done?``: an error was, after which it may be done all the same.
         """
-        if self.error.refused or self.status in {429, 503, 529}:
+        if self.error.not_sent or self.status in {429, 503, 529}:
             return "not now"
         if self.status == 0 or self.status in {504, 524}:
             return "done?"

@@ -13,13 +13,12 @@ from lema_core.errors import LemaError
 from lema_core.llm.batch.records import Batch, BatchRecords
 from lema_core.llm.batch.replies import words
 from lema_core.llm.batch.result_rows import ResultFiles, RowContent, classify_row, response_body
-from lema_core.llm.costs.token_estimates import prompt_chars
+from lema_core.llm.costs.prices import prompt_chars
 from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.retry import MAX_ATTEMPTS
-from lema_core.llm.pending import PendingRequest
 from lema_core.llm.requests import CompletionRequest, Failure, Outcome, stored_request
 from lema_core.llm.responses import AttemptError, ChatResponse, error_from_code, error_from_status, parse_completion
-from lema_core.llm.transport import EndpointContext
+from lema_core.llm.transport import EndpointContext, PendingRequest
 from lema_core.system.chunking import chunked
 
 MAX_BATCHES = 5

@@ -23,10 +23,9 @@ from lema_core.llm.client import Client
 from lema_core.llm.costs.budget import POLL_S
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.credit import Amount
-from lema_core.llm.pending import PendingRequest
 from lema_core.llm.progress import BatchWait
 from lema_core.llm.requests import Failure
-from lema_core.llm.transport import EndpointContext, cap_of, larger_cap
+from lema_core.llm.transport import EndpointContext, PendingRequest, cap_of, larger_cap
 
 QUEUE = "queue"
 """The entry of the endpoint's full queue among the batches in `Counters`."""

@@ -15,8 +15,7 @@ from os.path import commonprefix
 from statistics import fmean, stdev
 from typing import Any
 
-from lema_core.llm.costs.prices import cost_of, price_of
-from lema_core.llm.costs.token_estimates import UNKNOWN_OUTPUT, prompt_chars
+from lema_core.llm.costs.prices import UNKNOWN_OUTPUT, cost_of, price_of, prompt_chars
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.store import LedgerStore, unpack

@@ -14,15 +14,12 @@ from typing import Any, Protocol
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
 from lema_core.errors import LedgerError, MissingDependencyError
+from lema_core.llm.settings import DEFAULTS
 from lema_core.system.files import make_private_file, restrict_file
 from lema_core.system.urls import Url, postgres_url
 
 BUSY_MS = 120_000
 """With 24 writers SQLite's lock is handed out unfairly; a commit takes milliseconds, so minutes mean a stuck disk."""
-
-CHECKPOINT_S = 30.0
-"""SQLite moves a write-ahead log into the ledger's file by itself only when the log has 4 MB, which may be hours: until
-then a copy of the file alone would be an old ledger, or an empty one."""
 
 Row = Sequence[Any]
 
@@ -91,8 +88,8 @@ def is_postgres(url: str) -> bool:
     return postgres_url(url) is not None
 
 
-def connect(url: str, schema: Sequence[str]) -> Database:
-    """Open the database and create what is missing in it.
+def connect(url: str, schema: Sequence[str], checkpoint_s: float = DEFAULTS.checkpoint_s) -> Database:
+    """Open the database and create what is missing in it; ``checkpoint_s`` as in `EngineSettings`.
 
     Raises:
         ConfigError: the URL cannot be used; see ``is_postgres``.
@@ -100,14 +97,15 @@ def connect(url: str, schema: Sequence[str]) -> Database:
         MissingDependencyError: a PostgreSQL URL without psycopg.
     """
     server = postgres_url(url)
-    return _Sqlite(Path(url), schema) if server is None else _Postgres(server, schema)
+    return _Sqlite(Path(url), schema, checkpoint_s) if server is None else _Postgres(server, schema)
 
 
 class _Sqlite:
     """A file, shared by the processes of one machine."""
 
-    def __init__(self, path: Path, schema: Sequence[str]) -> None:
+    def __init__(self, path: Path, schema: Sequence[str], checkpoint_s: float) -> None:
         self.where = str(path)
+        self._checkpoint_s = checkpoint_s
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Prompts and answers: its owner's alone. SQLite gives new -wal and -shm the rights of the file.
@@ -152,7 +150,7 @@ class _Sqlite:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
             raise LedgerError(_write_error(self.where, error)) from None
-        if time.monotonic() - self._checkpointed > CHECKPOINT_S:
+        if time.monotonic() - self._checkpointed > self._checkpoint_s:
             self._checkpoint()
 
     def _checkpoint(self) -> None:

@@ -17,7 +17,7 @@ from lema_core.artifacts.files import atomic_local, error_text
 from lema_core.artifacts.parquet import TableWriter, open_table, raise_faults_as, rows_of, translate_faults
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm.ledger.store import DAMAGED, LedgerStore, answer_text, pack, unpack
-from lema_core.llm.requests import KEY_HEX, KeyMaker, canonical_json, refuse_constant, stored_request
+from lema_core.llm.requests import KEY_HEX, KeyMaker, key_json, refuse_constant, stored_request
 from lema_core.system.chunking import chunked
 from lema_core.system.redaction import one_line
 
@@ -92,7 +92,7 @@ def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     text = answer_text(row[0], row[3]).encode("utf-8", "replace").decode()
     names = {place: one_line(row[place], 1_000) for place in (4, 7, 9) if isinstance(row[place], str)}
     rest = [names.get(place, row[place]) for place in range(4, len(row))]
-    return (row[0], row[1], canonical_json(unpack(row[2])), text, *rest)
+    return (row[0], row[1], key_json(unpack(row[2])), text, *rest)
 
 
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
@@ -202,7 +202,7 @@ def _check_row(path: Path, number: int, row: dict[str, Any], makers: dict[str, K
         asked = stored_request(plain)
         maker = makers.setdefault(request.endpoint, KeyMaker(request.endpoint))
         key = maker.key(asked)
-        packed, answer = pack(canonical_json(plain)), one.text.encode()
+        packed, answer = pack(key_json(plain)), one.text.encode()
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "request"
@@ -233,7 +233,7 @@ def diff_requests(one: Any, other: Any, at: str = "request") -> list[str]:
 
 
 def _preview(value: Any) -> str:
-    text = "absent" if value is None else canonical_json(value)
+    text = "absent" if value is None else key_json(value)
     return text if len(text) <= 200 else f"{text[:200]}... ({len(text)} characters)"
 
 

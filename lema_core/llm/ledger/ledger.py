@@ -17,6 +17,7 @@ from lema_core.llm.ledger.claims import Claims
 from lema_core.llm.ledger.credit import Amount, Budget, CreditGrant, CreditLine
 from lema_core.llm.ledger.store import Entry, LedgerStore
 from lema_core.llm.requests import Completion
+from lema_core.llm.settings import DEFAULTS, EngineSettings
 
 T = TypeVar("T")
 Queued = tuple[Entry, asyncio.Future[Completion | None]]
@@ -42,7 +43,9 @@ class Ledger:
         self._working_since: float | None = None
 
     @classmethod
-    async def open(cls, url: str, run: str, budget: Budget | None = None) -> "Ledger":
+    async def open(
+        cls, url: str, run: str, budget: Budget | None = None, settings: EngineSettings = DEFAULTS
+    ) -> "Ledger":
         """Open the ledger at a path or PostgreSQL URL and enter this process; a budget is shared through it.
 
         Raises:
@@ -50,7 +53,9 @@ class Ledger:
         """
         ledger = cls(run)
         try:
-            ledger.store = await asyncio.get_running_loop().run_in_executor(ledger._thread, LedgerStore, url)
+            ledger.store = await asyncio.get_running_loop().run_in_executor(
+                ledger._thread, LedgerStore, url, settings.checkpoint_s
+            )
             ledger.claims = Claims(ledger.store)
             await ledger.call(ledger.claims.register)
             if budget not in {None, Budget()}:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from lema_core.errors import LedgerError
 from lema_core.llm.ledger.database import Database, connect
 from lema_core.llm.requests import Completion
+from lema_core.llm.settings import DEFAULTS
 from lema_core.system.chunking import chunked
 
 # For both databases. An existing table is left as it is: a changed one needs another name.
@@ -157,8 +158,8 @@ class LedgerStore:
         LedgerError: from every method, when the database refuses.
     """
 
-    def __init__(self, url: str) -> None:
-        self.database: Database = connect(url, SCHEMA.strip().split(";"))
+    def __init__(self, url: str, checkpoint_s: float = DEFAULTS.checkpoint_s) -> None:
+        self.database: Database = connect(url, SCHEMA.strip().split(";"), checkpoint_s)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Completion]:
         """Return the stored completions of some keys."""

@@ -12,8 +12,7 @@ other origins and other host names are refused.
 """
 
 from lema_core.llm.simulated.chat import ChatRequest, Faults, Reply, Respond
-from lema_core.llm.simulated.library import Library
-from lema_core.llm.simulated.models import Models, UnknownModelError, UnknownQuestionError
+from lema_core.llm.simulated.models import Library, Models, UnknownModelError, UnknownQuestionError
 from lema_core.llm.simulated.server import SimulatedEndpoint, parse_faults, serve
 
 __all__ = [

@@ -30,8 +30,7 @@ from lema_core.llm.simulated.chat import (
     error_body,
     request_hash,
 )
-from lema_core.llm.simulated.library import Library
-from lema_core.llm.simulated.models import Models
+from lema_core.llm.simulated.models import Library, Models
 from lema_core.records import Question
 from lema_core.system.loopback import RequestFilter
 

@@ -11,13 +11,14 @@ import pytest
 from support import until
 
 from lema_core.errors import EndpointError
-from lema_core.llm import model_server
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.engine import Engine
 from lema_core.llm.requests import Completion, CompletionRequest, Sampling
+from lema_core.llm.settings import EngineSettings
 
 START = """
 import asyncio, sys
+from lema_core.llm.settings import EngineSettings
 from lema_core.llm.endpoints import EndpointSpec, running
 
 async def main():
@@ -82,29 +83,27 @@ def fragile(tmp_path, answers: int) -> EndpointSpec:
     return EndpointSpec(name="student", model="m", command=command, concurrency=4)
 
 
-async def answered(spec: EndpointSpec, tmp_path, count: int, said: list[str]) -> int:
+async def answered(spec: EndpointSpec, tmp_path, count: int, said: list[str], restarts: int) -> int:
     requests = [CompletionRequest(({"role": "user", "content": f"{n}"},), Sampling()) for n in range(count)]
     async with (
-        running(spec, tmp_path / "logs", said.append) as url,
+        running(spec, tmp_path / "logs", said.append, EngineSettings(restart_waits_s=(0.1,) * restarts)) as url,
         Engine.open(ledger=str(tmp_path / "ledger.sqlite"), run="r") as engine,
     ):
         return len([one async for one in engine.stream(spec.at(url), requests) if isinstance(one, Completion)])
 
 
-async def test_a_server_that_dies_is_started_again_at_once_and_no_request_is_lost(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_server, "RESTART_WAITS_S", (0.1, 0.1, 0.1))
+async def test_a_server_that_dies_is_started_again_at_once_and_no_request_is_lost(tmp_path):
     said: list[str] = []
-    assert await answered(fragile(tmp_path, 30), tmp_path, 70, said) == 70
+    assert await answered(fragile(tmp_path, 30), tmp_path, 70, said, restarts=3) == 70
     assert len(said) == 2
     assert "'student' ended with status 3" in said[0]
     assert "CUDA out of memory" in said[0]
 
 
-async def test_a_server_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(model_server, "RESTART_WAITS_S", (0.1, 0.1))
+async def test_a_server_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path):
     started = time.monotonic()
     with pytest.raises(EndpointError, match=r"started 3 times(?s:.)*CUDA out of memory"):
-        await answered(fragile(tmp_path, 0), tmp_path, 20, [])
+        await answered(fragile(tmp_path, 0), tmp_path, 20, [], restarts=2)
     # Not after the two minutes that a silent endpoint is given.
     assert time.monotonic() - started < 60
     assert "CUDA" in (tmp_path / "logs" / "student.log").read_text()

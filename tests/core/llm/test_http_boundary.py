@@ -430,7 +430,7 @@ async def test_other_hosts_go_by_the_proxy_with_its_login(proxy, keyed, scheme):
         else:
             with pytest.raises(AttemptError, match="the proxy answered HTTP 502") as found:
                 await client.send("GET", "/models", most=1000, seconds=5)
-            assert found.value.refused
+            assert found.value.not_sent
     (seen,) = proxy.seen
     assert "Proxy-Authorization: Basic" in seen
     assert (KEY in seen) == (scheme == "http")

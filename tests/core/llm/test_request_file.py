@@ -4,7 +4,7 @@ import os
 import pytest
 
 from lema_core.errors import DataError
-from lema_core.llm.request_file import RequestFile, digest, require_unchanged
+from lema_core.llm.request_files import RequestFile, digest, require_unchanged
 
 
 def line(name: str, text: str, **params: object) -> str:

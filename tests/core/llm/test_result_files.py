@@ -8,7 +8,7 @@ import pytest
 from lema_core.artifacts import files
 from lema_core.errors import ArtifactError
 from lema_core.llm import Completion, Failure
-from lema_core.llm.result_files import GROUP, ResultWriter, load_finished
+from lema_core.llm.request_files import GROUP, ResultWriter, load_finished
 from lema_core.system.processes import this_machine
 
 

@@ -5,6 +5,7 @@ import sqlite3
 
 from lema_core.llm import Completion, Engine
 from lema_core.llm.progress import figures
+from lema_core.llm.settings import EngineSettings
 
 
 async def until_true(moment) -> None:
@@ -27,9 +28,8 @@ async def test_requests_that_another_process_pays_for_are_counted(fake, spec, as
     assert fake.hits == 1
 
 
-async def test_a_lock_on_the_ledger_is_in_the_line_while_it_lasts(fake, spec, ask, ledger, monkeypatch) -> None:
-    monkeypatch.setattr("lema_core.llm.progress.LOCKED_S", 0.1)
-    async with Engine.open(ledger=ledger) as engine:
+async def test_a_lock_on_the_ledger_is_in_the_line_while_it_lasts(fake, spec, ask, ledger) -> None:
+    async with Engine.open(ledger=ledger, settings=EngineSettings(ledger_locked_s=0.1)) as engine:
         other = sqlite3.connect(ledger, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         work = asyncio.create_task(engine.complete(spec, ask(1)[0]))

@@ -21,7 +21,7 @@ from lema_core.llm.costs.forecast import pilot
 from lema_core.llm.ledger.credit import Amount, CreditLine
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
-from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.requests import canonical_request, key_json
 from lema_core.llm.settings import EngineSettings
 from lema_core.llm.simulated import Faults, SimulatedEndpoint
 from lema_core.llm.simulated.batches import BatchError, Batches
@@ -77,7 +77,7 @@ async def test_an_answer_that_was_bought_elsewhere_meanwhile_is_a_duplicate_with
     first = ask(2)[0]
     other = Completion(request_key("fixed", first), "x", "stop", 1, 1, "fixed")
     LedgerStore(ledger).commit(
-        [CompletionEntry("fixed", canonical_json(canonical_request("fixed", first)), other, 2.0)], "batch"
+        [CompletionEntry("fixed", key_json(canonical_request("fixed", first)), other, 2.0)], "batch"
     )
     let_end(endpoint)
     assert (await buy(ledger, later, ask(2)))[0] == other

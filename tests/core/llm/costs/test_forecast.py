@@ -16,7 +16,7 @@ from lema_core.llm import (
 from lema_core.llm.costs.forecast import forecast, forecast_unwritten, pilot
 from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
-from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.requests import canonical_request, key_json
 
 SPEC = EndpointSpec(
     model="m", base_url="http://127.0.0.1:9/v1", price=Price(input_per_million=1, output_per_million=10)
@@ -30,7 +30,7 @@ def fill(store, requests, draw) -> int:
         total += tokens
         prompt = len(request.messages[0]["content"]) // 2
         completion = Completion(request_key("m", request), "x", "stop", prompt, tokens, "m")
-        entries.append(CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, None))
+        entries.append(CompletionEntry("m", key_json(canonical_request("m", request)), completion, None))
     store.commit(entries, "earlier")
     return total
 

@@ -20,7 +20,7 @@ from lema_core.llm.ledger.credit import Amount, Budget, CreditLine
 from lema_core.llm.ledger.database import connect, is_postgres
 from lema_core.llm.ledger.files import diff_requests, export_ledger, find_entry, import_ledger, move_ledger
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore, pack
-from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.requests import canonical_request, key_json
 from lema_core.llm.settings import DEFAULTS
 from lema_core.system.processes import ProcessIdentity
 
@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def paid(index: int, text: str = "The answer is 42.", cost: float | None = 0.5) -> CompletionEntry:
     request = CompletionRequest(({"role": "user", "content": f"question {index}"},), Sampling(temperature=0.7))
     completion = Completion(request_key("m", request), text, "stop", 20, 10, "m-1")
-    return CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, cost)
+    return CompletionEntry("m", key_json(canonical_request("m", request)), completion, cost)
 
 
 def test_what_was_committed_comes_back(url) -> None:

@@ -15,17 +15,16 @@ from pydantic import ValidationError
 
 from lema_core.errors import ConfigError, DataError, LedgerError, LemaError
 from lema_core.llm import Completion, CompletionRequest, Sampling, request_key
-from lema_core.llm.ledger import database
 from lema_core.llm.ledger.files import back_up, export_ledger, import_ledger
 from lema_core.llm.ledger.store import CompletionEntry, LedgerStore
-from lema_core.llm.requests import canonical_json, canonical_request
+from lema_core.llm.requests import canonical_request, key_json
 from lema_core.run.spec import RuntimeSpec, ledger_under
 
 
 def paid(index: int) -> CompletionEntry:
     request = CompletionRequest(({"role": "user", "content": f"question {index}"},), Sampling(temperature=0.7))
     completion = Completion(request_key("m", request), "The answer is 42.", "stop", 20, 10, "m-1")
-    return CompletionEntry("m", canonical_json(canonical_request("m", request)), completion, 0.5)
+    return CompletionEntry("m", key_json(canonical_request("m", request)), completion, 0.5)
 
 
 @pytest.fixture
@@ -50,7 +49,7 @@ def under_its_own_key(row: dict[str, Any], message: dict[str, Any]) -> dict[str,
     """Return a row whose key belongs to its request, so that only what it holds is wrong."""
     request = CompletionRequest((message,), Sampling())
     try:
-        text, key = canonical_json(canonical_request("m", request)), request_key("m", request)
+        text, key = key_json(canonical_request("m", request)), request_key("m", request)
     except (LemaError, TypeError, ValueError):
         text, key = json.dumps({"endpoint": "m", "messages": [message], "params": {}, "sample_index": 0}), "0" * 32
     return row | {"request": text, "key": key}
@@ -287,9 +286,8 @@ def test_a_backup_replaces_an_older_one_and_a_damaged_ledger_makes_none(tmp_path
     assert [file.name for file in tmp_path.glob(".writing*")] == []
 
 
-def test_the_file_alone_holds_what_was_committed_half_a_minute_ago(tmp_path, monkeypatch):
-    monkeypatch.setattr(database, "CHECKPOINT_S", 0.0)
-    store = LedgerStore(str(tmp_path / "l.sqlite"))
+def test_the_file_alone_holds_what_was_committed_half_a_minute_ago(tmp_path):
+    store = LedgerStore(str(tmp_path / "l.sqlite"), checkpoint_s=0.0)
     reader = sqlite3.connect(tmp_path / "l.sqlite")
     store.commit([paid(number) for number in range(300)], "run")
     shutil.copy(tmp_path / "l.sqlite", tmp_path / "copy.sqlite")

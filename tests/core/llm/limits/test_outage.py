@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from lema_core.errors import AuthenticationError, EndpointError
 from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price
 from lema_core.llm.client import Client
+from lema_core.llm.limits.health import MAX_LOSSES, MIN_LOSSES, OutageDetector
 from lema_core.llm.limits.limiter import FIRST_WINDOW
-from lema_core.llm.limits.outage import MAX_LOSSES, MIN_LOSSES, OutageDetector
 from lema_core.llm.responses import AttemptError, FailureReason
 from lema_core.llm.settings import DEFAULTS, EngineSettings
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
@@ -28,9 +28,9 @@ class Told:
         took: float = 0.01,
         reason: FailureReason = "connection",
         *,
-        refused: bool = False,
+        not_sent: bool = False,
     ) -> AttemptError:
-        error = AttemptError(reason, "lost", refused=refused)
+        error = AttemptError(reason, "lost", not_sent=not_sent)
         self.outage.record_failure(str(request), error, at - took, at)
         return error
 
@@ -40,7 +40,7 @@ class Told:
 
 def test_a_refused_connection_means_away_and_two_minutes_of_them_the_end() -> None:
     told = Told()
-    errors = [told.lose(0, 10.0 * index, refused=True) for index in range(14)]
+    errors = [told.lose(0, 10.0 * index, not_sent=True) for index in range(14)]
     assert all(error.exempt for error in errors)
     assert [error.fatal is not None for error in errors] == [False] * 13 + [True]
     assert "stopped answering 130 s ago (lost)" in str(errors[-1].fatal)
@@ -81,7 +81,7 @@ def test_attempts_that_began_before_it_went_away_do_not_end_the_run() -> None:
 
 def test_stale_connections_hours_later_are_another_story() -> None:
     told = Told()
-    told.lose(0, 0.0, refused=True)
+    told.lose(0, 0.0, not_sent=True)
     told.lose_many(7, 0.1)
     assert not any(error.fatal for error in told.lose_many(64, 7200.0))
 
@@ -118,12 +118,12 @@ def test_server_errors_use_up_tries_and_end_the_run_only_where_nothing_else_come
 )
 def test_an_answer_within_two_minutes_always_saves_the_run(failures) -> None:
     told, now, quiet = Told(), 0.0, 0.0
-    for reason, request, wait, took, refused in failures:
+    for reason, request, wait, took, not_sent in failures:
         now, quiet = now + wait, quiet + wait
         if quiet > DEFAULTS.unreachable_s - 20:
             told.outage.record_success()
             quiet = 0.0
-        assert told.lose(request, now, took, reason, refused=refused).fatal is None
+        assert told.lose(request, now, took, reason, not_sent=not_sent).fatal is None
 
 
 # The engine on a real endpoint.
@@ -202,7 +202,7 @@ async def test_a_connection_that_was_never_made_is_told_from_one_that_was_lost(u
     with pytest.raises(AttemptError) as caught:
         await client.complete({"model": "m", "messages": []}, 0, 30.0)
     await client.close()
-    assert (caught.value.reason, caught.value.refused, caught.value.maybe_paid) == ("connection", True, False)
+    assert (caught.value.reason, caught.value.not_sent, caught.value.maybe_paid) == ("connection", True, False)
 
 
 def by_last_digit(status: int, digit: str, message: str = "no"):

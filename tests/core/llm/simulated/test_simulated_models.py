@@ -14,8 +14,7 @@ from lema_core.corrections import parse_correction
 from lema_core.corrections.parsing import ParsedCorrection
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated import Library, Models, UnknownModelError, UnknownQuestionError, parse_faults
-from lema_core.llm.simulated.models import count_tokens
-from lema_core.llm.simulated.requests import read_request
+from lema_core.llm.simulated.models import count_tokens, read_request
 from lema_core.llm.simulated.solutions import LEAD_IN, Skeletons, rewrite, solve, vary
 from lema_core.prompts import correction_prompt, evolution_prompt, path_prompt
 from lema_core.reference_corrector import Problem

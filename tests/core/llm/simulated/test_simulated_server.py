@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from lema_core.errors import EndpointError
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.llm.model_server import free_port
 from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
+from lema_core.system.loopback import free_port
 
 QUESTIONS = [f"Tom has {n} apples and gets 3 more. How many?" for n in range(40)]
 
