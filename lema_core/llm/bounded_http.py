@@ -9,9 +9,8 @@ import asyncio
 import math
 import sys
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, BinaryIO
 from urllib.parse import quote
 
@@ -124,46 +123,17 @@ class BoundedSession:
         most: int,
         seconds: float,
         data: bytes | aiohttp.FormData | None = None,
-        content_type: str = "application/json",
         params: Mapping[str, str] | None = None,
+        into: BinaryIO | None = None,
     ) -> Reply:
         """Send a request; return the reply, of at most ``most`` bytes, that came within ``seconds``.
 
-        ``path`` begins with a slash and goes below the base URL as it is: make parts from outside by `segment`.
+        ``path`` begins with a slash and goes below the base URL as it is: make parts from outside by `segment`. With
+        ``into`` the body is written there as it comes, and the reply's content is empty unless it is an error. After an
+        AttemptError the file has the beginning of the body.
         """
-        return await self._exchange(
-            method, path, seconds, partial(self._read_body, most=most), data, content_type, params
-        )
-
-    async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
-        """Write the body of a GET into a file as it comes; the content of the reply is empty unless it is an error.
-
-        After an AttemptError the file has the beginning of the body.
-        """
-
-        async def into_file(response: aiohttp.ClientResponse) -> bytes:
-            async for piece in _pieces(response, most):
-                file.write(piece)
-            return b""
-
-        return await self._exchange("GET", path, seconds, into_file)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._session.close()
-
-    async def _exchange(
-        self,
-        method: str,
-        path: str,
-        seconds: float,
-        read: Callable[[aiohttp.ClientResponse], Awaitable[bytes]],
-        data: bytes | aiohttp.FormData | None = None,
-        content_type: str = "",
-        params: Mapping[str, str] | None = None,
-    ) -> Reply:
         response: aiohttp.ClientResponse | None = None
-        headers = self._headers | {"Content-Type": content_type} if isinstance(data, bytes) else self._headers
+        headers = self._headers | {"Content-Type": "application/json"} if isinstance(data, bytes) else self._headers
         timer = asyncio.timeout(seconds)
         try:
             async with timer:
@@ -176,10 +146,14 @@ class BoundedSession:
                     proxy=self._proxy,
                     proxy_headers=self._tunnel,
                 )
-                if 200 <= response.status < 300:
-                    content = await read(response)
-                else:
+                if not 200 <= response.status < 300:
                     content = await _read_error_body(response, timer)
+                elif into is None:
+                    content = await self._read_body(response, most)
+                else:
+                    content = b""
+                    async for piece in _pieces(response, most):
+                        into.write(piece)
                 return Reply(response.status, response.headers, content)
         except AttemptError as error:
             failed = error
@@ -198,6 +172,10 @@ class BoundedSession:
         failed.answered = response is not None
         # Outside of the handler, so that no traceback finds the library's exception as the context of ours.
         raise failed
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._session.close()
 
     def _url(self, path: str, params: Mapping[str, str] | None) -> URL:
         known = self._urls.get(path)

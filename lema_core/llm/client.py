@@ -109,8 +109,8 @@ class Client:
         return Reply(reply.status, reply.headers, self.redact(reply.content))
 
     async def download(self, path: str, file: BinaryIO, *, most: int, seconds: float) -> Reply:
-        """Write what a GET gives into a file as it comes, the key not taken out; see `BoundedSession.download`."""
-        reply = await self._session.download(path, file, most=most, seconds=seconds)
+        """Write what a GET gives into a file as it comes, the key not taken out; see `BoundedSession.send`."""
+        reply = await self._session.send("GET", path, most=most, seconds=seconds, into=file)
         return Reply(reply.status, reply.headers, self.redact(reply.content))
 
     def error_of(self, reply: Reply) -> AttemptError:

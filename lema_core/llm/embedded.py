@@ -159,25 +159,7 @@ def serve(path: Path, *, port: int, slots: int, threads: int, context: int, alia
         raise MissingDependencyError(
             "the embedded server is not installed: run `pip install -c requirements.lock -e '.[local]'`"
         ) from error
-    parent = os.getppid()
-    # Blocked before the server starts its threads, so that none of them takes the signal meant for sigtimedwait.
-    stops = {signal.SIGTERM, signal.SIGINT}
-    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
-    try:
-        server = xllamacpp.Server(_params(xllamacpp, path, port, slots, threads, context, alias))
-    except RuntimeError as error:
-        raise EndpointError(
-            f"llama.cpp could not serve {path.name} on port {port}: is the port taken, or the file torn? ({error})"
-        ) from error
-    while signal.sigtimedwait(stops, _PARENT_CHECK_SECONDS) is None:
-        if os.getppid() != parent:
-            break
-    del server
-    return 0
-
-
-def _params(xllamacpp: object, path: Path, port: int, slots: int, threads: int, context: int, alias: str) -> object:
-    params = xllamacpp.CommonParams()  # type: ignore[attr-defined]
+    params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.model_alias = {alias}
     params.hostnames = ["127.0.0.1"]
@@ -192,7 +174,21 @@ def _params(xllamacpp: object, path: Path, port: int, slots: int, threads: int, 
     params.cache_ram_mib = 0  # finished prompts are not asked again: the ledger has them
     params.ui = False
     params.verbosity = 1
-    return params
+    parent = os.getppid()
+    # Blocked before the server starts its threads, so that none of them takes the signal meant for sigtimedwait.
+    stops = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, stops)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise EndpointError(
+            f"llama.cpp could not serve {path.name} on port {port}: is the port taken, or the file torn? ({error})"
+        ) from error
+    while signal.sigtimedwait(stops, _PARENT_CHECK_SECONDS) is None:
+        if os.getppid() != parent:
+            break
+    del server
+    return 0
 
 
 def _digest(files: Sequence[Path]) -> str:

@@ -160,9 +160,7 @@ class RequestFile:
         name = row.get("id")
         if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
             raise self._line_error(number, f"id must be a text or a whole number, found {name!r}")
-        return RequestLine(self._require_unicode(number, str(name), "id"), self._parse_request(number, row))
-
-    def _parse_request(self, number: int, row: dict[str, Any]) -> CompletionRequest:
+        name = self._require_unicode(number, str(name), "id")
         messages = row.get("messages")
         if not isinstance(messages, list) or not messages:
             raise self._line_error(number, "messages must be a list with at least one message")
@@ -173,7 +171,7 @@ class RequestFile:
                 self._require_unicode(number, message["content"], "messages")
             if len(message) > 2 or not isinstance(message["content"], str):
                 self._require_finite(number, message)
-        return CompletionRequest(tuple(messages), self._parse_sampling(number, row.get("params")))
+        return RequestLine(name, CompletionRequest(tuple(messages), self._parse_sampling(number, row.get("params"))))
 
     def _parse_sampling(self, number: int, params: Any) -> Sampling:
         if not isinstance(params, dict | None):

@@ -163,7 +163,17 @@ def _extract(path: Path, target: Path) -> bool:
         whole.mkdir()
         if "chat_template" in held:
             (whole / TEMPLATE).write_text(held["chat_template"], "utf-8")
-        _rebuilt(held["ggml.tokens"], held["ggml.token_type"], held["ggml.merges"]).save(str(whole / VOCABULARY))
+        tokens, kinds = held["ggml.tokens"], held["ggml.token_type"]
+        pairs = [(left, right) for left, right in (merge.split(" ") for merge in held["ggml.merges"])]
+        model = tokenizers.models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=pairs)
+        rebuilt = tokenizers.Tokenizer(model)
+        split = tokenizers.pre_tokenizers
+        rebuilt.pre_tokenizer = split.Sequence(
+            [split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)]
+        )
+        special = [token for token, kind in zip(tokens, kinds, strict=True) if kind != _NORMAL]
+        rebuilt.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
+        rebuilt.save(str(whole / VOCABULARY))
         with suppress(OSError):  # another process was first, and its folder came whole
             whole.rename(target)
     return True
@@ -172,14 +182,3 @@ def _extract(path: Path, target: Path) -> bool:
 _GGUF = ("ggml.pre", "ggml.tokens", "ggml.token_type", "ggml.merges", "chat_template")
 _NORMAL = 1
 """llama.cpp's type of a token that is no special one."""
-
-
-def _rebuilt(tokens: list[str], kinds: list[int], merges: list[str]) -> tokenizers.Tokenizer:
-    pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
-    model = tokenizers.models.BPE(vocab={token: place for place, token in enumerate(tokens)}, merges=pairs)
-    made = tokenizers.Tokenizer(model)
-    split = tokenizers.pre_tokenizers
-    made.pre_tokenizer = split.Sequence([split.Digits(individual_digits=True), split.ByteLevel(add_prefix_space=False)])
-    special = [token for token, kind in zip(tokens, kinds, strict=True) if kind != _NORMAL]
-    made.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in special])
-    return made

@@ -138,9 +138,15 @@ class Limiter:
         if self._tokens is not None:
             wait = max(wait, self._tokens.wait(now, tokens))
         if self._pace is not None:
-            self._speed_up(now)
-        if self._pace is not None:
-            wait = max(wait, self._pace.wait(now, 1))
+            # Faster the longer no push-back came: the measured rate doubles over and over until it limits nothing.
+            free = now - (now if self._measuring_since is None else self._measuring_since) - HOLD_S
+            double = min(SLOWEST_DOUBLE_S, max(FASTEST_DOUBLE_S, DOUBLE_ANSWERS / self._base_rate))
+            grown = self._base_rate * 2 ** min(60.0, max(0.0, free) / double)
+            if grown >= FASTEST:
+                self._pace = None
+            else:
+                self._pace.set_rate(now, grown)
+                wait = max(wait, self._pace.wait(now, 1))
         return wait
 
     def start(self, now: float, tokens: float) -> Permit:
@@ -186,7 +192,15 @@ class Limiter:
             self.window = max(1.0, SHRINK * self.window)
             self.paused_until = max(self.paused_until, until)
             if is_push_back:
-                self._start_measurement(now, until)
+                # Measure the rate that was accepted since the last push-back, the pause included, and start anew.
+                began = now if self._measuring_since is None else self._measuring_since
+                self._measurement = (self._starts, max(until - began, 1e-3))
+                self._starts, self._measuring_since = 0, until
+                fastest = FASTEST if self._pace is None else self._pace.rate
+                # Empty if nothing was accepted since the last push-back: with a token in hand each push-back would pay
+                # for the next start, whatever the rate.
+                level = 1.0 if self._streak < 2 else 0.0
+                self._pace = Bucket(fastest, PACE_BURST_S, level=level, at=until)
         elif asked > 0:
             self.paused_until = max(self.paused_until, until)
         if is_push_back:
@@ -252,17 +266,6 @@ class Limiter:
         elif not math.isclose(bucket.rate, rate):
             bucket.rate = rate
 
-    def _start_measurement(self, now: float, until: float) -> None:
-        """Measure the rate that was accepted since the last push-back, the pause included, and start anew."""
-        began = now if self._measuring_since is None else self._measuring_since
-        self._measurement = (self._starts, max(until - began, 1e-3))
-        self._starts, self._measuring_since = 0, until
-        fastest = FASTEST if self._pace is None else self._pace.rate
-        # Empty if nothing was accepted since the last push-back: with a token in hand each push-back would pay for the
-        # next start, whatever the rate.
-        level = 1.0 if self._streak < 2 else 0.0
-        self._pace = Bucket(fastest, PACE_BURST_S, level=level, at=until)
-
     def _slow_down(self, now: float) -> None:
         """Correct the measured rate: one more of the requests that were sent was not accepted.
 
@@ -276,15 +279,6 @@ class Limiter:
         measured = (sent - 1) / seconds if sent > 1 else self._base_rate / 2
         self._base_rate = max(0.1, min(measured, self._pace.rate))
         self._pace.set_rate(now, self._base_rate)
-
-    def _speed_up(self, now: float) -> None:
-        free = now - (now if self._measuring_since is None else self._measuring_since) - HOLD_S
-        double = min(SLOWEST_DOUBLE_S, max(FASTEST_DOUBLE_S, DOUBLE_ANSWERS / self._base_rate))
-        grown = self._base_rate * 2 ** min(60.0, max(0.0, free) / double)
-        if grown >= FASTEST:
-            self._pace = None
-        elif self._pace is not None:
-            self._pace.set_rate(now, grown)
 
     def release(self, now: float) -> None:
         """Take a request out of flight that succeeded and is committed."""

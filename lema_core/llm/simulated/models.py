@@ -268,9 +268,6 @@ class Models:
             return solutions[sample % len(solutions)]
         if model not in TEACHERS and model.partition("/")[0] != STUDENT:
             raise UnknownModelError(f"the model {model!r} does not exist; there are {', '.join(self.names())}")
-        return self._simulate(model, asked, sample)
-
-    def _simulate(self, model: str, asked: Asked, sample: int) -> str:
         problem = self.library.find(asked.question)
         if problem is None:
             raise UnknownQuestionError(f"the question is not known here: {asked.question[:80]!r}")

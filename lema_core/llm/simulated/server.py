@@ -102,8 +102,26 @@ class SimulatedEndpoint:
         Raises:
             EndpointError: the port is taken.
         """
+        application = web.Application(client_max_size=MAX_BODY, middlewares=[_refuse_other_origins])
+        application.add_routes(
+            [
+                web.post("/v1/chat/completions", self._chat),
+                web.get("/v1/models", self._models),
+                web.post("/v1/files", self._upload),
+                web.get("/v1/files/{id}", self._file),
+                web.get("/v1/files/{id}/content", self._file_content),
+                web.post("/v1/batches", self._create_batch),
+                web.get("/v1/batches", self._list_batches),
+                web.get("/v1/batches/{id}", self._batch),
+                web.post("/v1/batches/{id}/cancel", self._cancel_batch),
+                web.get("/health", self._health),
+                web.get("/stats", self._stats),
+                web.post("/reset", self._reset),
+                web.post("/faults", self._set_faults),
+            ]
+        )
         self._runner = web.AppRunner(
-            self._application(), access_log=None, handle_signals=False, shutdown_timeout=self.stop_wait_s
+            application, access_log=None, handle_signals=False, shutdown_timeout=self.stop_wait_s
         )
         await self._runner.setup()
         site = web.TCPSite(self._runner, HOST, self.port, backlog=4096)
@@ -136,27 +154,6 @@ class SimulatedEndpoint:
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
-
-    def _application(self) -> web.Application:
-        application = web.Application(client_max_size=MAX_BODY, middlewares=[_refuse_other_origins])
-        application.add_routes(
-            [
-                web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", self._models),
-                web.post("/v1/files", self._upload),
-                web.get("/v1/files/{id}", self._file),
-                web.get("/v1/files/{id}/content", self._file_content),
-                web.post("/v1/batches", self._create_batch),
-                web.get("/v1/batches", self._list_batches),
-                web.get("/v1/batches/{id}", self._batch),
-                web.post("/v1/batches/{id}/cancel", self._cancel_batch),
-                web.get("/health", self._health),
-                web.get("/stats", self._stats),
-                web.post("/reset", self._reset),
-                web.post("/faults", self._set_faults),
-            ]
-        )
-        return application
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         try:
