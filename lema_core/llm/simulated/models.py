@@ -245,6 +245,11 @@ class Models:
         """Return the names of the models."""
         return [*TEACHERS, STUDENT, FIXED, *(REPLAY + name for name in sorted(self.library.recorded))]
 
+    def describe(self) -> dict[str, Any]:
+        """Return the list of models as the API writes it."""
+        data = [{"id": name, "object": "model", "created": 0, "owned_by": "lema"} for name in self.names()]
+        return {"object": "list", "data": data}
+
     def answer(self, body: Mapping[str, Any]) -> str:
         """Return the text that answers a chat completion request.
 

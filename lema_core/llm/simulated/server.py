@@ -106,16 +106,30 @@ class SimulatedEndpoint:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", self._models),
+                web.get("/v1/models", _json_route(lambda *_: self.models.describe())),
                 web.post("/v1/files", self._upload),
-                web.get("/v1/files/{id}", self._file),
+                web.get(
+                    "/v1/files/{id}", _json_route(lambda request, _: self.batches.file(request.match_info["id"])[0])
+                ),
                 web.get("/v1/files/{id}/content", self._file_content),
-                web.post("/v1/batches", self._create_batch),
-                web.get("/v1/batches", self._list_batches),
-                web.get("/v1/batches/{id}", self._batch),
-                web.post("/v1/batches/{id}/cancel", self._cancel_batch),
-                web.get("/health", self._health),
-                web.get("/stats", self._stats),
+                web.post("/v1/batches", _json_route(lambda _, body: self.batches.create(json.loads(body)))),
+                web.get(
+                    "/v1/batches",
+                    _json_route(
+                        lambda request, _: self.batches.page(
+                            request.query.get("after"), int(request.query.get("limit", "20"))
+                        )
+                    ),
+                ),
+                web.get("/v1/batches/{id}", _json_route(lambda request, _: self.batches.get(request.match_info["id"]))),
+                web.post(
+                    "/v1/batches/{id}/cancel",
+                    _json_route(lambda request, _: self.batches.cancel(request.match_info["id"])),
+                ),
+                web.get("/health", _json_route(lambda *_: {"status": "ok"})),
+                web.get(
+                    "/stats", _json_route(lambda request, _: self.stats.report(payments="payments" in request.query))
+                ),
                 web.post("/reset", self._reset),
                 web.post("/faults", self._set_faults),
             ]
@@ -208,13 +222,22 @@ class SimulatedEndpoint:
         except ValueError:
             body = None
         if kind == "silence":
-            return await _never_answer(request)
+            # Until the client hangs up.
+            while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - no event
+                await asyncio.sleep(0.05)
+            return web.Response(status=408)
         if kind == "bad_gateway":
             self.stats.counts["r5xx"] += 1
             return web.Response(status=502, text="<html>502 Bad Gateway</html>", content_type="text/html")
         if kind == "cut_connection":
             self.stats.counts["cut"] += 1
-            return await _cut_connection(request)
+            # Promise a body, send a part of it and hang up.
+            response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"id": "chatcmpl-cut", "choices": [')
+            if request.transport is not None:
+                request.transport.close()
+            return response
         if kind == "malformed_body":
             self.stats.counts["malformed"] += 1
             return web.Response(body=b'{"id": "chatcmpl-broken", "choices": [{"mess', content_type="application/json")
@@ -226,10 +249,6 @@ class SimulatedEndpoint:
         per_minute, left = int(self._bucket.rate * 60), int(self._bucket.left)
         return {"x-ratelimit-limit-requests": str(per_minute), "x-ratelimit-remaining-requests": str(left)}
 
-    async def _models(self, _: web.Request) -> web.Response:
-        data = [{"id": name, "object": "model", "created": 0, "owned_by": "lema"} for name in self.models.names()]
-        return web.json_response({"object": "list", "data": data})
-
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()
         file = form.get("file")
@@ -238,37 +257,13 @@ class SimulatedEndpoint:
         purpose = str(form.get("purpose", "batch"))
         return web.json_response(self.batches.add_file(file.file.read(), file.filename, purpose))
 
-    async def _file(self, request: web.Request) -> web.Response:
-        with _refusals():
-            return web.json_response(self.batches.file(request.match_info["id"])[0])
-
     async def _file_content(self, request: web.Request) -> web.Response:
-        with _refusals():
+        try:
             return web.Response(body=self.batches.file(request.match_info["id"])[1])
+        except BatchError as error:
+            return web.json_response(error_body(str(error), "invalid_request_error"), status=error.status)
 
-    async def _create_batch(self, request: web.Request) -> web.Response:
-        with _refusals():
-            return web.json_response(self.batches.create(await request.json()))
-
-    async def _batch(self, request: web.Request) -> web.Response:
-        with _refusals():
-            return web.json_response(self.batches.get(request.match_info["id"]))
-
-    async def _list_batches(self, request: web.Request) -> web.Response:
-        limit = int(request.query.get("limit", "20"))
-        return web.json_response(self.batches.page(request.query.get("after"), limit))
-
-    async def _cancel_batch(self, request: web.Request) -> web.Response:
-        with _refusals():
-            return web.json_response(self.batches.cancel(request.match_info["id"]))
-
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.json_response({"status": "ok"})
-
-    async def _stats(self, request: web.Request) -> web.Response:
-        return web.json_response(self.stats.report(payments="payments" in request.query))
-
-    def _control(self, request: web.Request) -> web.Response | None:
+    def _deny_control(self, request: web.Request) -> web.Response | None:
         """Return the refusal of a control request without the token."""
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if self.control_token is None or hmac.compare_digest(given, f"Bearer {self.control_token}".encode()):
@@ -277,14 +272,14 @@ class SimulatedEndpoint:
         return web.json_response(error_body(said, "invalid_request_error", "control_token"), status=401)
 
     async def _reset(self, request: web.Request) -> web.Response:
-        if refused := self._control(request):
-            return refused
+        if denial := self._deny_control(request):
+            return denial
         self.stats.reset()
         return web.json_response({"status": "ok"})
 
     async def _set_faults(self, request: web.Request) -> web.Response:
-        if refused := self._control(request):
-            return refused
+        if denial := self._deny_control(request):
+            return denial
         try:
             self.faults = Faults.model_validate(await request.json())
         except (ValidationError, ValueError) as error:
@@ -310,31 +305,18 @@ def _json(reply: Reply, headers: dict[str, str]) -> web.Response:
     return web.Response(status=reply.status, body=reply.content, headers=headers, content_type="application/json")
 
 
-async def _cut_connection(request: web.Request) -> web.StreamResponse:
-    """Promise a body, send a part of it and hang up."""
-    response = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "1000"})
-    await response.prepare(request)
-    await response.write(b'{"id": "chatcmpl-cut", "choices": [')
-    if request.transport is not None:
-        request.transport.close()
-    return response
+def _json_route(
+    work: Callable[[web.Request, bytes], dict[str, Any]],
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """Return a handler that answers with what ``work`` makes of a request and its body, or with its `BatchError`."""
 
+    async def handle(request: web.Request) -> web.StreamResponse:
+        try:
+            return web.json_response(work(request, await request.read()))
+        except BatchError as error:
+            return web.json_response(error_body(str(error), "invalid_request_error"), status=error.status)
 
-async def _never_answer(request: web.Request) -> web.StreamResponse:
-    """Wait until the client has hung up."""
-    while request.transport is not None and not request.transport.is_closing():  # noqa: ASYNC110 - it has no event
-        await asyncio.sleep(0.05)
-    return web.Response(status=408)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    try:
-        yield
-    except BatchError as error:
-        body = json.dumps(error_body(str(error), "invalid_request_error"))
-        kind: Any = web.HTTPNotFound if error.status == 404 else web.HTTPBadRequest
-        raise kind(text=body, content_type="application/json") from error
+    return handle
 
 
 CONTROL_FROM = "LEMA_SIMULATED_TOKEN"
@@ -367,14 +349,14 @@ def serve(endpoint: SimulatedEndpoint, started: Callable[[SimulatedEndpoint], No
     Other users of the machine reach it, so its control routes ask for a token.
     """
     endpoint.control_token = os.environ.get(CONTROL_FROM) or secrets.token_urlsafe(16)
-    asyncio.run(_serve(endpoint, started))
 
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for sign in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(sign, stop.set)
+        async with endpoint:
+            started(endpoint)
+            await stop.wait()
 
-async def _serve(endpoint: SimulatedEndpoint, started: Callable[[SimulatedEndpoint], None]) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for sign in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sign, stop.set)
-    async with endpoint:
-        started(endpoint)
-        await stop.wait()
+    asyncio.run(run())
