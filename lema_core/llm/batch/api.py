@@ -61,8 +61,10 @@ class CallError(Exception):
 
         ``done?``: nothing was said about it. ``not done?``: an error was, after which it may be done all the same.
         """
+        # Nothing was sent, or the endpoint says that it is too busy to carry it out.
         if self.error.not_sent or self.status in {429, 503, 529}:
             return "not now"
+        # A proxy gave up waiting; the server behind it may have gone on.
         if self.status == 0 or self.status in {504, 524}:
             return "done?"
         return "not done?" if self.transient else "no"
@@ -83,7 +85,7 @@ class Creation:
     """What became of a new batch: the endpoint's name for it, or the error with which the endpoint refused it."""
 
     remote: str
-    refused: LemaError | None = None
+    error: LemaError | None = None
     said: str = ""
 
 
@@ -135,6 +137,8 @@ class BatchApi:
                 return Creation(await self._call("POST", "/batches", _id_in, data=json.dumps(body).encode()))
             except CallError as error:
                 failed = error
+            # The order is what keeps a batch from being paid twice: look for it, believe a refusal only if it is not in
+            # the list, and create it again only if the list can be relied on.
             open_question = failed.doing in {"done?", "not done?"}
             sought = await self._search_after(failed, batch_id, input_file, known)
             if sought.remote is not None:
@@ -202,10 +206,12 @@ class BatchApi:
                     if mine:
                         return SearchResult(mine[0])
         except CallError as error:
+            # An endpoint without a list is one thing; one that is away, or refuses the key, may answer the next run.
             if error.transient or isinstance(error.error.fatal, AuthenticationError):
                 raise self._fatal_error(error) from None
             sought.doubts.append(f"its list of batches cannot be read ({error.error.detail})")
             return sought
+        # Endpoints may drop metadata from the list, and show them when asked for one batch.
         anonymous = [remote for remote, unnamed in listed.items() if unnamed and remote not in known]
         for remote in anonymous[:MOST_ANONYMOUS] if input_file else ():
             found = await self.status(remote)
@@ -213,6 +219,7 @@ class BatchApi:
                 return SearchResult(remote)
             if found is not None and found.anonymous:
                 sought.doubts.append(f"it does not say whose batch {remote} is")
+        # Its absence says something only if the list shows what certainly exists.
         if known and listed.keys().isdisjoint(known):
             sought.doubts.append("its list does not show batches that exist either")
         return sought
@@ -277,6 +284,7 @@ class BatchApi:
         files = ResultFiles(names, self._client.redact, settings.row_bytes)
         try:
             for file_id, errors in sorted(reply.files.items(), key=lambda item: item[1]):
+                # Files of answers come first: errors for requests that are answered need no download.
                 if not files.missing_keys():
                     break
                 final |= await self._add_file(files, file_id, names, errors=errors)
@@ -307,6 +315,7 @@ class BatchApi:
         return final
 
     async def _download(self, file_id: str, file: BinaryIO, most: int, lines: int) -> None:
+        # From the beginning: an earlier try may have left a part.
         file.seek(0)
         file.truncate()
         seconds = self._timeout_s * (1 + lines / LINES_IN_TIME)
@@ -362,6 +371,7 @@ class BatchApi:
         return await retrying(call)
 
     def _pause_s(self, error: BaseException | None, tries: int) -> float:
+        # Not all clients at the same moment; never longer than the patience of a call, whatever Retry-After says.
         asked = error.error.retry_after if isinstance(error, CallError) else None
         longest = min(LONGEST_PAUSE_S, 0.2 * 2.0 ** min(tries - 1, 20))
         return max(min(asked or 0.0, self._settings.unreachable_s), random.uniform(0, longest))  # noqa: S311

@@ -83,6 +83,7 @@ class BatchResultsReader:
         """
         summary = BatchSummary(served=files.count_answers() > 0)
         for keys in chunked(files.mentioned_keys(), CHUNK):
+            # A part at a time: a file of 4 GB is never in memory as a whole.
             rows = await asyncio.to_thread(files.load, keys)
             requests = await self._requests_for(batch, rows)
             # Together: the ledger groups their commits.
@@ -132,6 +133,7 @@ class BatchResultsReader:
             may_retry = self._context.spec.length_retry_factor is not None and batch.lines[key].first is None
             if response.finish_reason != "length" or not may_retry:
                 await self.record_response(batch, pending, response)
+            # Without a stream that asks for it the line stays open: the next run that does reads the row again.
             elif is_requested:
                 summary.truncated[key] = response
 
@@ -178,6 +180,7 @@ class BatchResultsReader:
         """Charge and commit further answers to the same request."""
         for row in rows:
             with suppress(AttemptError, UnreadRowError, CancelledRowError):
+                # Billed as well: charged without a reservation, and counted as a failure that brought nothing new.
                 duplicate = _response_in_row(row, pending.request, self._where)
                 self._context.budget.charge(self.cost(duplicate))
                 detail = "the batch answers this request more than once"
@@ -191,6 +194,7 @@ class BatchResultsReader:
         if first is not None:
             used += self.cost(first)
             detail = f"cut off after {first.completion_tokens} tokens; asked again in a batch"
+            # The first response is paid too; as a failure it is in the totals and never served.
             commits.append(context.record_failure(pending, "length", 1, detail, paid=first))
         await self._commit(batch, pending, commits, used)
 
@@ -209,6 +213,7 @@ class BatchResultsReader:
         if line.first is not None:
             await self._keep_first(batch, pending, error)
             return
+        # A refusal of the prompt counts for the endpoint only if nothing in the batch was answered.
         if error.fatal is not None and not (error.fatal_unless_served and summary.served):
             summary.fatal = error.fatal
             summary.unanswered.add(key)
@@ -282,6 +287,7 @@ class BatchResultsReader:
     def transfer_reservations(self, batch: Batch) -> None:
         """Leave all reservations of this process for a batch to its lines in the ledger."""
         while batch.reserved:
+            # Not returned to our credit: the line in the ledger reserves the same amount from now on.
             batch.reserved.popitem()
             self._context.budget.end_reservation()
 
@@ -299,6 +305,7 @@ def _response_in_row(row: dict[str, Any], request: CompletionRequest, where: str
         try:
             return parse_completion(body, prompt_chars(request), where)
         except AttemptError as error:
+            # A malformed body beside an error: the row's error says more.
             if error.reason != "malformed" or error.paid is not None:
                 raise
             if not row.get("error"):

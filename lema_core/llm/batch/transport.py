@@ -68,6 +68,7 @@ class BatchTransport:
         self._pending.update((pending.key, pending) for pending in requests)
         try:
             while self._pending:
+                # Open batches first: what they answer is paid, and must not be submitted again.
                 being_created = await self._find_batches()
                 await self._collect()
                 await self._submit_batches(being_created)
@@ -115,6 +116,7 @@ class BatchTransport:
             if not batch.is_being_created and batch.remote is None and batch.id not in self._sought
         ]
         self._sought.update(batch.id for batch in unknown)
+        # All end before one error is raised: a search that was cancelled would have to be done again.
         looks = await asyncio.gather(*(self._look_for(batch) for batch in unknown), return_exceptions=True)
         for failed in looks:
             if failed is not None:
@@ -179,6 +181,8 @@ class BatchTransport:
         await self._close(batch, "lost")
 
     async def _close(self, batch: Batch, state: str) -> None:
+        # In this order: first what is paid, then the lines that hold its money, then our own reservations. A crash in
+        # between leaves too much reserved, never too little.
         await self._results.keep_truncated(batch)
         await self._records.close(batch, state)
         self._results.release_reservations(batch)
@@ -206,6 +210,7 @@ class BatchTransport:
             body = self._context.body(pending.request)
             line = request_line(pending.key, body)
             size += len(line)
+            # A single request above the limit is sent all the same: the endpoint says best what is wrong with it.
             if written and size > self._settings.file_bytes:
                 break
             reserved = None
@@ -244,10 +249,11 @@ class BatchTransport:
         await self._records.record_creation_call(batch, input_file)
         self._show_progress(batch, "being created")
         creation = await self._api.create(batch.id, input_file, await self._records.remote_ids())
-        if creation.refused is not None:
+        if creation.error is not None:
+            # Nothing was created, so nothing will be billed: its requests may be submitted again.
             self._context.counters.batches.pop(batch.id, None)
             await self._records.record_refusal(batch)
-            await self._handle_refusal(batch, creation.said, creation.refused)
+            await self._handle_refusal(batch, creation.said, creation.error)
             self._batches.remove(batch)
             return
         batch.remote = creation.remote
@@ -264,17 +270,29 @@ class BatchTransport:
         for batch in list(self._batches):
             reply = await self._fetch_status(batch)
             if reply is None:
+                # One batch that ends the run must not keep the paid results of the others from being committed.
                 try:
                     await self._close_lost(batch)
                 except EndpointError as lost:
                     errors.append(lost)
             elif not (reply.has_ended and await self._collect_ended(batch, reply, errors)):
                 self._show_progress(batch, reply.status)
-                errors += self._overdue_errors(batch, reply)
+                settings, hours = self._settings, batch.age_s() / 3600
+                if batch.age_s() > settings.window_s + settings.margin_s:
+                    errors.append(
+                        EndpointError(
+                            f"the batch {batch.remote} of {self._api.where} has not ended ({reply.describe()}): "
+                            f"{hours:.1f} h after it was submitted, its window is {settings.window_s / 3600:g} h. It "
+                            "may be billed, so nothing is submitted again; the next run looks at it again. "
+                            f"{_forget_hint(batch)}"
+                        )
+                    )
+                # It stays among ours: the budget keeps its reservations, and nothing of it is sent again.
                 continue
             self._batches.remove(batch)
             self._context.counters.batches.pop(batch.id, None)
             self._results.resolve_pending()
+        # Only one error can be raised; the others are not lost.
         for error in errors[1:]:
             _log.warning("%s", error)
         if errors:
@@ -285,20 +303,8 @@ class BatchTransport:
         words = f"{batch.remote or 'a batch'} {status or 'without a status'}"
         self._context.counters.batches[batch.id] = BatchWait(words, since, len(batch.lines))
 
-    def _overdue_errors(self, batch: Batch, reply: BatchReply) -> list[LemaError]:
-        """Return an error if a batch should have ended long ago."""
-        if batch.age_s() <= self._settings.window_s + self._settings.margin_s:
-            return []
-        hours = (
-            f"{batch.age_s() / 3600:.1f} h after it was submitted, its window is {self._settings.window_s / 3600:g} h"
-        )
-        text = (
-            f"the batch {batch.remote} of {self._api.where} has not ended ({reply.describe()}): {hours}. It may be "
-            f"billed, so nothing is submitted again; the next run looks at it again. {_forget_hint(batch)}"
-        )
-        return [EndpointError(text)]
-
     async def _fetch_status(self, batch: Batch) -> BatchReply | None:
+        """Return a batch as the endpoint describes it; None if the endpoint does not know it, under any name."""
         remote = str(batch.remote)
         settings = self._settings
         for wait in settings.waits(settings.listing_s, settings.listings):
@@ -377,7 +383,7 @@ class BatchTransport:
             raise error or EndpointError(f"{self._api.where} refused the batch {batch.remote}: {words}")
         self._wait_for_room(size, words, [other for other in self._batches if other is not batch])
 
-    def _wait_for_room(self, refused: int, words: str, others: Sequence[Batch]) -> None:
+    def _wait_for_room(self, size: int, words: str, others: Sequence[Batch]) -> None:
         """Wait until what fills the endpoint's queue is done: our own batches, else others', with smaller batches.
 
         Raises:
@@ -391,16 +397,17 @@ class BatchTransport:
             until = "until one of ours is done" if others else f"at most {self._settings.full_s / 3600:g} h"
             _log.warning("%s: the queue of batches is full (%s). Waiting for room, %s", self._api.where, words, until)
         if others:
+            # The next one of ours that ends makes room; smaller batches would only take more turns.
             return
-        if refused <= 1 and now - self._refused_since > self._settings.full_s:
+        if size <= 1 and now - self._refused_since > self._settings.full_s:
             hours = f"{(now - self._refused_since) / 3600:.1f} h"
             raise EndpointError(
                 f"{self._api.where} refuses even a batch of one request, for {hours}, while none of ours is in its "
                 f"queue: {words}. What was paid is kept; run again when the queue has room"
             )
         # Smaller and smaller batches find out how much room there is, in steps that get longer.
-        self._full = refused <= 1 and not self._spec.wait_for_batch
-        self._size = max(1, refused // 2)
+        self._full = size <= 1 and not self._spec.wait_for_batch
+        self._size = max(1, size // 2)
         pause = min(self._settings.pause_s, self._spec.batch_poll_s * 2.0 ** min(self._refusals, 20))
         self._full_until = now + (pause if self._spec.wait_for_batch else 0.0)
         words = f"queue full, another try every {pause:.0f} s, waited"
@@ -413,6 +420,7 @@ class BatchTransport:
             pending = self._pending[key]
             body = self._context.body(pending.request)
             body |= larger_cap(body, first, self._spec.length_retry_factor or 1.0)
+            # Given back first: the second try may need the room that the first one held.
             self._results.settle(old, key, Amount())
             most = self._context.upper_bound(pending.request, cap_of(body)) + self._results.cost(first)
             reserved = None

@@ -123,7 +123,10 @@ class BudgetGuard:
                 lacking = Amount(*(max(0.0, need) for need in _values(upper_bound - self._free)))
                 grant = await self._run_to_end(self._request_credit(self._source, lacking))
                 if grant.granted == Amount():
-                    await self._on_exhausted(upper_bound, grant)
+                    if self._reservations == 0 and not grant.others_hold_credit:
+                        raise BudgetExceededError(self._describe(upper_bound, grant))
+                    # Others may make room. What we hold idle is exactly what another process may lack.
+                    await self.return_idle_credit()
                     self._exhausted_until = clock() + POLL_S
             return True
 
@@ -139,12 +142,6 @@ class BudgetGuard:
         self._transfers.add(task)
         task.add_done_callback(self._transfers.discard)
         return await asyncio.shield(task)
-
-    async def _on_exhausted(self, upper_bound: Amount, grant: CreditGrant) -> None:
-        """Stop the run if no process can make room; else return our idle credit, which another process may lack."""
-        if self._reservations == 0 and not grant.others_hold_credit:
-            raise BudgetExceededError(self._describe(upper_bound, grant))
-        await self.return_idle_credit()
 
     def _describe(self, upper_bound: Amount, grant: CreditGrant) -> str:
         """Describe for the user what was spent, what is still held back, and what the next request needs."""

@@ -209,6 +209,7 @@ class LedgerStore:
             paid = [entry for entry in fresh if isinstance(entry, CompletionEntry)]
             missed = [entry for entry in fresh if isinstance(entry, FailureEntry)]
             theirs = self._insert([_completion_row(entry, run, day) for entry in paid], is_retry=is_retry)
+            # Both processes paid: the second payment stays in the totals, as a failure of its own class.
             for entry in paid:
                 if (ours := entry.completion).key in theirs:
                     tokens = (ours.prompt_tokens, ours.completion_tokens)
@@ -224,6 +225,7 @@ class LedgerStore:
             done = [_key(entry) for entry in fresh if isinstance(entry, CompletionEntry) or entry.final]
             for keys in chunked(done, LOOKUP):
                 self.database.query(f"DELETE FROM claims WHERE key IN ({placeholders(len(keys))})", keys)  # noqa: S608
+            # Inside: the credit line and the spent money change together, or neither does.
             if work:
                 work(entries)
             theirs |= before
@@ -234,20 +236,18 @@ class LedgerStore:
 
     def _not_booked(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, Completion]]:
         """Return the entries that are not committed yet, and the completions of those whose batch line is gone."""
-        late = [entry for entry in entries if entry.batch and not self._remove_line(entry)]
+        # Of several processes that collect a batch, only the one that deletes the line gets the row, and commits.
+        sql = "DELETE FROM batch_lines WHERE batch = ? AND key = ? RETURNING key"
+        late = [entry for entry in entries if entry.batch and not self.database.query(sql, (entry.batch, _key(entry)))]
         stored = self.lookup([_key(entry) for entry in late])
+        # A line may also be gone because the user gave the batch up: its late answer is new then, and committed.
         booked = {id(entry) for entry in late if isinstance(entry, FailureEntry) or _key(entry) in stored}
         return [entry for entry in entries if id(entry) not in booked], stored
-
-    def _remove_line(self, entry: Entry) -> bool:
-        """Remove the batch line that an entry settles; return whether it existed."""
-        # Of several processes that collect a batch, only the one that deletes the line gets the row.
-        sql = "DELETE FROM batch_lines WHERE batch = ? AND key = ? RETURNING key"
-        return bool(self.database.query(sql, (entry.batch, _key(entry))))
 
     def _insert(self, rows: Sequence[Sequence[Any]], *, is_retry: bool) -> dict[str, Completion]:
         """Insert completions; return those that were stored before and are not ours."""
         stored = self.lookup([row[0] for row in rows])
+        # Nobody knows whether the first try arrived: an equal answer is ours, and paid once.
         if is_retry:
             ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
             stored = {key: theirs for key, theirs in stored.items() if theirs != ours[key]}

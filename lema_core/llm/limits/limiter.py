@@ -27,9 +27,12 @@ from lema_core.llm.responses import rate_limit
 from lema_core.llm.settings import DEFAULTS
 
 SHRINK = 0.7
+"""The window's factor at congestion; TCP's is a half."""
 FIRST_WINDOW = 32.0
 HOLD_S, DOUBLE_ANSWERS = 0.25, 25
+"""After a push-back the pace holds for this long; then it doubles in the time that this many answers take."""
 FASTEST_DOUBLE_S, SLOWEST_DOUBLE_S = 0.25, 1.0
+"""The bounds of that time."""
 PACE_BURST_S = 0.05
 BACKOFF_MAX_S = 30.0
 LONGEST_PAUSE_S = 3600.0
@@ -155,6 +158,7 @@ class Limiter:
         self._measuring_since = now if self._measuring_since is None else self._measuring_since
         self.in_flight += 1
         self._starts += 1
+        # Taken when it starts, not when it waits: a waiter may be cancelled and would keep what it took.
         costs = ((self._jitter, 1.0), (self._requests, 1.0), (self._tokens, tokens), (self._pace, 1.0))
         for bucket, cost in costs:
             if bucket is not None:
@@ -169,8 +173,10 @@ class Limiter:
         # Growth needs evidence: a window that is hardly used does not grow.
         if self.in_flight >= 0.8 * self.window:
             self.window = min(self.ceiling, self.window + (1.0 if self._slow_start else 1.0 / self.window))
+        # An answer to what was sent before the push-back says nothing about the load since.
         if permit.started_at >= self._congestion_epoch:
             self._streak = 0
+        # May be below zero: the bucket then owes tokens, and the next request waits longer.
         if self._tokens is not None:
             self._tokens.take(now, used_tokens - permit.tokens)
 
@@ -201,6 +207,7 @@ class Limiter:
                 # for the next start, whatever the rate.
                 level = 1.0 if self._streak < 2 else 0.0
                 self._pace = Bucket(fastest, PACE_BURST_S, level=level, at=until)
+        # Later ones of the same epoch shrink nothing, but their Retry-After holds.
         elif asked > 0:
             self.paused_until = max(self.paused_until, until)
         if is_push_back:
@@ -232,6 +239,7 @@ class Limiter:
     def join(self, share: int, now: float, notice_s: float) -> None:
         """Start beside other processes: no quota is used until they, too, know that there is one more."""
         self.divide(share)
+        # The others divide at their next heartbeat; until then all quotas together would be exceeded.
         if share > 1 and (self._requests is not None or self._tokens is not None):
             self.paused_until = max(self.paused_until, now + notice_s)
 
