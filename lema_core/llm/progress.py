@@ -127,6 +127,7 @@ def sum_snapshots(snapshots: Sequence[Snapshot]) -> Snapshot:
         longest = name in {"sleeping_s", "oldest_s", "eta_s", "ledger_s"}
         together = max(known, default=0) if longest else sum(known)
         # Money is unknown if no engine knows a price; any other figure, if one engine does not know it.
+        # An engine that paid nothing yet has no dollars: they are unknown only if all are. Any other gap hides the sum.
         unknown = not known if name.startswith("dollars") else len(known) < len(values)
         figures[name] = None if unknown else together
     return Snapshot(**figures)
@@ -165,6 +166,7 @@ class Counters:
         self.completions += 1
         self.count_tokens(prompt_tokens, completion_tokens, dollars)
         self._began = now if self._began is None else self._began
+        # One entry per second, so that memory and the sum stay small at thousands of answers per second.
         second = int(now)
         if self._seconds and self._seconds[-1][0] == second:
             self._seconds[-1] = (second, self._seconds[-1][1] + 1)
@@ -183,6 +185,7 @@ class Counters:
         if self._began is None:
             return 0.0
         recent = sum(count for second, count in self._seconds if second > now - RATE_WINDOW_S)
+        # In the first half minute by the time that has passed, else a run would seem slow at its start.
         return recent / max(1.0, min(RATE_WINDOW_S, now - self._began))
 
     def eta(self, now: float) -> float | None:

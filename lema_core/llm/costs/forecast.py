@@ -187,6 +187,7 @@ async def pilot(
     in open batches are ``pending``.
     """
     chosen = list(islice(requests, 0, None, max(1, total // size)))[:size]
+    # Evenly spread: run files list questions by source, and the first ones may be the easy ones.
     soon = spec.model_copy(update={"transport": "http", "wait_for_batch": False})
     return [outcome async for outcome in engine.stream(soon, chosen)]
 
@@ -199,6 +200,7 @@ def _price_requests(
     output, output_basis = _output(earlier.answers, unpaid)
     price = price_of(spec)
     pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
+    # The bounds of both are added, as if prompts and answers were long together: wider than needed, never too narrow.
     costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
     dollars = Interval(*costs) if costs else None
     return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
@@ -209,6 +211,7 @@ def _prompt(ratios: Sequence[float], unpaid: _Unpaid, *, exact: bool) -> tuple[I
         return Interval(unpaid.exact_tokens, unpaid.exact_tokens, unpaid.exact_tokens), "counted by the tokenizer"
     if len(ratios) < 2:
         chars = unpaid.chars
+        # English prose has about 4 characters per token; digits and other scripts far fewer.
         return Interval(chars / 6, chars / 4, chars / 2), "4 characters a token (no earlier prompts)"
     mean = fmean(ratios)
     low, high = _sum_interval(mean, stdev(ratios), unpaid.count, len(ratios))
@@ -225,10 +228,12 @@ def _output(answers: Sequence[int], unpaid: _Unpaid) -> tuple[Interval, str]:
     mean, spread = fmean(answers), stdev(answers)
     low, high = _sum_interval(mean, spread, unpaid.count, len(answers))
     basis = f"{mean:.0f} ± {spread:.0f} tokens an answer, as in {len(answers)} earlier ones"
+    # Every answer has at least one token, however wide the spread.
     return Interval(max(low, min(unpaid.count, high)), mean * unpaid.count, high), basis
 
 
 def _sum_interval(mean: float, spread: float, count: int, known: int) -> tuple[float, float]:
     """Return the 95 % prediction interval of the sum of ``count`` more values."""
+    # count: the spread of the values themselves; count^2 / known: the error of a mean known from few.
     half = Z95 * spread * math.sqrt(count + count * count / known)
     return max(0.0, mean * count - half), mean * count + half

@@ -122,6 +122,7 @@ class Batches:
     def page(self, after: str | None, limit: int) -> Json:
         """Return batches newest first, as the API lists them."""
         ids = sorted(self.batches, reverse=True)
+        # An unknown `after` lists from the beginning, as a lenient server does.
         start = ids.index(after) + 1 if after in self.batches else 0
         chosen = ids[start : start + limit]
         return {
@@ -145,6 +146,7 @@ class Batches:
         # The ordinal is part of the draw: a resubmitted batch must not expire for ever.
         expires = draw(self.faults, f"expiry {batch['id']}", request_hash(content)) < self.faults.batch_expiry
         done = len(lines) // 2 if expires else len(lines)
+        # An expired batch answers its first half; what it does not answer costs nothing.
         results = [self._answer_line(line, expired=position >= done) for position, line in enumerate(lines)]
         good = [line for line, fine in results if fine]
         bad = [line for line, fine in results if not fine]

@@ -100,6 +100,7 @@ _BY_ATTEMPT: tuple[Kind, ...] = get_args(Kind)
 
 def draw_failure(faults: Faults, key: bytes, attempt: int) -> Kind | None:
     """Return how this attempt (from 0) at the request fails, or None."""
+    # Drawn per attempt, so a retry may fare better; bounded, so every client that retries ends.
     if attempt >= faults.failures_in_a_row:
         return None
     shares = [(kind, getattr(faults, kind)) for kind in _BY_ATTEMPT]
@@ -179,6 +180,7 @@ class Stats:
 
     def reset(self) -> None:
         """Start counting anew; requests in flight stay in flight."""
+        # In place: the server and the batches refer to this object.
         fresh = Stats(in_flight=self.in_flight, max_in_flight=self.in_flight)
         for name in self.__slots__:
             setattr(self, name, getattr(fresh, name))
@@ -234,6 +236,7 @@ def answer_request(models: Models, faults: Faults, stats: Stats, key: bytes, bod
 
     What is answered with 200 counts as paid.
     """
+    # In the order of a real server: a malformed body is refused before a model sees it.
     fault = _find_fault(body)
     if fault:
         return _refuse(stats, 400, fault, "invalid_request_error")
@@ -273,6 +276,7 @@ def _cut_at_cap(text: str, finish: str, body: Mapping[str, Any]) -> tuple[str, s
     cap = body.get("max_completion_tokens") or body.get("max_tokens")
     if not isinstance(cap, int) or count_tokens(text) <= cap:
         return text, finish
+    # An eighth less each time: word by word, long answers would take quadratic time.
     words = text.split(" ")
     while words and count_tokens(" ".join(words)) > cap:
         words = words[: max(0, len(words) - 1 - len(words) // 8)]

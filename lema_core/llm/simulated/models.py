@@ -80,6 +80,7 @@ def read_request(text: str) -> Asked:
     if original := list(_ORIGINAL.finditer(text)):
         head, tail = text[: original[-1].start()], text[original[-1].end() :]
         body = _CUE.sub("", tail)
+        # Some prompts put the original solution into braces.
         solution = body.strip().removeprefix("{")
         solution = solution[:-1].strip() if solution.endswith("}") else solution.strip()
         return Asked("correction", _question(head), solution, steps=body != tail)
@@ -87,6 +88,7 @@ def read_request(text: str) -> Asked:
 
 
 def _question(text: str) -> str:
+    # The last label: worked examples in the same message have labels too.
     marks = list(_QUESTION_LABEL.finditer(text))
     start = marks[-1].end() if marks else 0
     end = _END_OF_QUESTION.search(text, start)
@@ -140,6 +142,7 @@ class Library:
         known = self.problems.get(key)
         if known is None or (known.rationale is None and problem.rationale is not None):
             self.problems[key] = problem
+            # Built from all problems at the next look-up, not once per added one.
             self._skeletons = None
 
     def record(self, model: str, question: str, solution: str) -> None:
@@ -152,6 +155,7 @@ class Library:
         Raises:
             DataError: the row has none of the known formats.
         """
+        # From the most to the least specific: a recorded path has the columns of a question as well.
         if row.keys() >= _MIXED_COLUMNS:
             rationale, _, gold = row["ground_truth"].rpartition("A:")
             self._add_worked(row["question"], gold.strip(), rationale)
@@ -175,6 +179,7 @@ class Library:
     def _add_source_row(self, row: Mapping[str, Any], place: str) -> None:
         for task in TASKS.values():
             if task.draft is not None and task.fields and row.keys() >= set(task.fields):
+                # The first task whose fields the row has: a row without a usable question adds nothing.
                 draft = task.draft(row)
                 if isinstance(draft, Draft):
                     text = read_request(draft.text).question if task.verbatim else draft.text

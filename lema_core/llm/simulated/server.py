@@ -106,7 +106,7 @@ class SimulatedEndpoint:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
-                web.get("/v1/models", _json_route(lambda *_: self.models.describe())),
+                web.get("/v1/models", self._models),
                 web.post("/v1/files", self._upload),
                 web.get(
                     "/v1/files/{id}", _json_route(lambda request, _: self.batches.file(request.match_info["id"])[0])
@@ -160,6 +160,7 @@ class SimulatedEndpoint:
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever, name="simulated-endpoint", daemon=True)
         thread.start()
+        # The result is awaited, so the port is known, or its error raised, before the block begins.
         try:
             asyncio.run_coroutine_threadsafe(self.start(), loop).result()
             yield self
@@ -192,6 +193,7 @@ class SimulatedEndpoint:
                 if reply is not None:
                     return await self._send(request, key, reply)
             kind = draw_failure(faults, key, attempt)
+            # The hook comes first: what a test decides, no drawn fault may change.
             if kind in _STATUS:
                 return self._fail(kind)
             return await self._answer(request, key, content, kind)
@@ -248,6 +250,9 @@ class SimulatedEndpoint:
             return {}
         per_minute, left = int(self._bucket.rate * 60), int(self._bucket.left)
         return {"x-ratelimit-limit-requests": str(per_minute), "x-ratelimit-remaining-requests": str(left)}
+
+    async def _models(self, _: web.Request) -> web.Response:
+        return web.json_response(self.models.describe())
 
     async def _upload(self, request: web.Request) -> web.Response:
         form = await request.post()

@@ -90,6 +90,8 @@ def _value(digits: str) -> Fraction:
 NO_ANSWER_SHARE = 0.02
 """Share of wrong paths that end without an answer, as real ones do."""
 _OPENINGS = ("", "", "", "So ", "Then ", "Next, ", "Now ", "Thus ")
+_LOWERED = frozenset({"The", "There", "He", "She", "They", "It", "This", "In"})
+"""First words of a step that are no names, so that they may follow an opening in lower case."""
 _OPERATOR = re.compile(r"(?<=[\d)])( ?)([-+*/×])( ?)(?=[\d($])")
 _OTHER = {"+": "-", "-": "+", "*": "+", "×": "+", "/": "*"}
 Steps = Sequence[str]
@@ -113,25 +115,18 @@ def solve(problem: Problem, rng: random.Random, error_rate: float) -> str:
 
 def _vary_openings(steps: Steps, rng: random.Random) -> list[str]:
     """Vary how steps begin, so that samples differ in text as well."""
-    return [_with_opening(step, rng.choice(_OPENINGS)) for step in steps]
-
-
-def _with_opening(step: str, opening: str) -> str:
-    plain_word = step[:1].isupper() and step.split(" ", 1)[0] in {
-        "The",
-        "There",
-        "He",
-        "She",
-        "They",
-        "It",
-        "This",
-        "In",
-    }
-    return f"{opening}{step[0].lower()}{step[1:]}" if opening and plain_word else step
+    varied = []
+    for step in steps:
+        # Drawn for every step, used or not: which steps take an opening must not shift the later draws.
+        opening = rng.choice(_OPENINGS)
+        takes_opening = opening and step.split(" ", 1)[0] in _LOWERED
+        varied.append(f"{opening}{step[0].lower()}{step[1:]}" if takes_opening else step)
+    return varied
 
 
 def _make_mistake(steps: Steps, gold: str, rng: random.Random) -> tuple[list[str], str]:
     """Return mistaken steps and the answer they arrive at; where no mistake works out, a misread answer."""
+    # Each kind may fail: its numbers may become negative, or it may arrive at the gold answer after all.
     kinds: list[Mistake] = [_false_result, _other_operation, _other_number, _leave_out, _stop_early]
     rng.shuffle(kinds)
     for make in kinds:
@@ -205,6 +200,7 @@ def _leave_out(steps: Steps, rng: random.Random) -> list[str] | None:
     found = equations(steps[index])
     if not found:
         return None
+    # The later steps go on with what the left-out step started from, as a student would who forgets it.
     rest = rewrite(steps[index + 1 :], {found[-1].value: found[-1].operands[0]})
     return None if rest is None else [*steps[:index], *rest]
 
@@ -284,6 +280,7 @@ def _recompute_rationale(problem: Problem, numbers: dict[Fraction, Fraction]) ->
     worked = split_path(problem.rationale).steps if problem.rationale else ()
     if not worked or numbers_of(worked[-1])[-1:] != numbers_of(problem.gold):
         return None
+    # Also the numbers that stay: a number of the question keeps its meaning wherever a step uses it.
     steps = rewrite(worked, {number: number for number in numbers_of(problem.question)} | numbers)
     arrived = numbers_of(steps[-1])[-1] if steps else Fraction(0)
     return (steps, plain(arrived)) if steps and arrived > 0 else None
@@ -303,6 +300,7 @@ class Skeletons:
         source = self._known.get(_skeleton(text))
         if source is None:
             return None
+        # The same skeleton means the same number of numbers and capitals, so they pair up by position.
         numbers = _differences(numbers_of(source.question), numbers_of(text))
         names = _differences(_CAPITAL.findall(source.question), _CAPITAL.findall(text))
         if not numbers:
