@@ -7,7 +7,7 @@ import datetime as dt
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -135,7 +135,14 @@ def _text_of(content: Any) -> str | None:
 def _build_response(body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int) -> ChatResponse:
     # A truncated emoji arrives as half a surrogate pair, which no file format accepts.
     clean = text.encode("utf-8", "replace").decode()
-    prompt, completion = _parse_usage(body.get("usage"), prompt_chars, clean)
+    usage = body.get("usage")
+    given = usage if isinstance(usage, dict) else {}
+    prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
+    # Four characters per token if the endpoint states no usage, or 0 for a text: else a budget would limit nothing.
+    if not prompt and (prompt is None or prompt_chars):
+        prompt = 1 + prompt_chars // 4
+    if not completion and (completion is None or clean):
+        completion = 1 + len(clean) // 4
     model = body.get("model")
     return ChatResponse(
         clean,
@@ -144,17 +151,6 @@ def _build_response(body: Mapping[str, Any], text: str, finish: Any, prompt_char
         completion,
         one_line(model, LONGEST_NAME) if isinstance(model, str) else "",
     )
-
-
-def _parse_usage(usage: Any, prompt_chars: int, text: str) -> tuple[int, int]:
-    """Return the billed tokens; four characters per token if the endpoint states none, or 0 for a text."""
-    given = usage if isinstance(usage, dict) else {}
-    prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
-    if not prompt and (prompt is None or prompt_chars):
-        prompt = 1 + prompt_chars // 4
-    if not completion and (completion is None or text):
-        completion = 1 + len(text) // 4
-    return prompt, completion
 
 
 def _parse_count(value: Any) -> int | None:
@@ -206,6 +202,7 @@ _DEEPEST, _MOST_NODES = 6, 64
 
 def _parse_error_body(value: Any) -> _ErrorBody:
     """Read an error's JSON as OpenAI, Anthropic, Gemini, Azure or FastAPI write it, or any mixture."""
+    # Bounded in depth and nodes: the body is the endpoint's, and may be anything.
     error_body, nodes = _ErrorBody(), 0
 
     def walk(node: Any, depth: int) -> None:
@@ -219,7 +216,12 @@ def _parse_error_body(value: Any) -> _ErrorBody:
             for inner in node[:8]:
                 walk(inner, depth + 1)
         elif isinstance(node, dict):
-            error_body.codes.extend(_codes_in(node))
+            for name in _CODES:
+                code = node.get(name)
+                if isinstance(code, str | int) and not isinstance(code, bool) and code != "":
+                    # A status has three digits; a longer number is an id, and 5,000 digits would be an error of Python.
+                    text = code if isinstance(code, str) else f"{code:d}" if abs(code) < 10**6 else ""
+                    error_body.codes.append(text.strip().lower()[:100])
             for name in (*_MESSAGES, *_DETAILS):
                 if name in node:
                     walk(node[name], depth + 1)
@@ -227,13 +229,6 @@ def _parse_error_body(value: Any) -> _ErrorBody:
     walk(value, 0)
     error_body.messages = [text for text in error_body.messages if text.strip()]
     return error_body
-
-
-def _codes_in(node: Mapping[str, Any]) -> Iterator[str]:
-    for name in _CODES:
-        code = node.get(name)
-        if isinstance(code, str | int) and not isinstance(code, bool) and code != "":
-            yield (code if isinstance(code, str) else f"{code:d}" if abs(code) < 10**6 else "").strip().lower()[:100]
 
 
 def _find_errors(body: Any) -> list[Any]:
@@ -244,6 +239,7 @@ def _find_errors(body: Any) -> list[Any]:
         return []
     if body.get("error"):
         return [body["error"]]
+    # A body with an answer may have a `message` or `detail` of its own beside it.
     if body.get("choices"):
         return []
     if body.get("object") == "error" or body.get("type") == "error" or isinstance(body.get("message"), str):
@@ -313,6 +309,7 @@ _STATUS_OF_CODE: tuple[tuple[int, tuple[str, ...]], ...] = (
 
 def _status_from_codes(error_body: _ErrorBody) -> int:
     """Return the HTTP status that an error's codes mean; 500 if they mean none."""
+    # A used-up quota first: it comes with the number of a rate limit, which would be tried again for ever.
     if error_body.names(*_STATUS_OF_CODE[0][1]):
         return 402
     for code in error_body.codes:
@@ -350,12 +347,14 @@ def error_from_code(error: Any, detail: str, where: str) -> AttemptError:
 
 
 def _classify(status: int, error_body: _ErrorBody, detail: str, where: str, wait_s: float | None) -> AttemptError:
+    # The prompt's fault comes before the status: with 403 it would look like a refused key and end the run.
     filtered = error_body.names("content_filter", "content_policy", "responsibleaipolicy")
     message = error_body.message.lower()
     moderated = any(word in message for word in ("moderation", "flagged", "content policy", "content filter"))
     if filtered or (status == 403 and moderated):
         return AttemptError("content_filter", detail)
     if fatal := _fatal_error(status, error_body, detail, where):
+        # A firewall in front of the endpoint may block a single prompt with 403.
         reason: FailureReason = "content_filter" if status == 403 else "bad_request"
         fatal_unless_served = status in {403, 404} and not error_body.names(*_QUOTA)
         return AttemptError(reason, detail, fatal=fatal, fatal_unless_served=fatal_unless_served)
@@ -431,6 +430,7 @@ def _parse_number(value: str | None) -> float | None:
     found = _NUMBER.fullmatch(value[: 10 * _LONGEST_HEADER]) if value else None
     if found is None:
         return None
+    # Cut before float(): a digit string of any length is a valid number of seconds.
     whole = found[1].lstrip("0")
     if len(whole) > 15:
         return LONGEST_S * 1000

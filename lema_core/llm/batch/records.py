@@ -74,6 +74,7 @@ class BatchRecords:
         def work() -> set[str]:
             store = self._ledger.store
             with store.database.transaction():
+                # In the transaction that stores the lines: another process may have answered or submitted some.
                 in_batches = store.pending_in_batches(list(batch.lines), except_batches=(batch.id, instead_of))
                 taken = in_batches | store.lookup(list(batch.lines)).keys()
                 # If an earlier try of this transaction arrived unnoticed, nothing changes.
@@ -173,6 +174,7 @@ class BatchRecords:
             sql = "UPDATE batches SET owner = '' WHERE id = ? AND owner = ?"
             self._ledger.store.database.many(sql, rows)
 
+        # In one transaction: between two, the money would be counted twice, or by nobody.
         await self._ledger.transfer_credit(reserved, work)
 
     async def find_open(self, keys: Sequence[str]) -> list[Batch]:
@@ -193,18 +195,19 @@ class BatchRecords:
         )
         # Intended by a process that is alive: it may be creating the batch at this moment.
         found = [(row, row[3] == "intended" and row[4] in living) for row in query(sql, (self._identity,))]
-        return [
-            Batch(row[0], row[1], row[2], row[5], row[6], is_being_created, self._load_lines(row[0]))
-            for row, is_being_created in found
-            if row[0] in holders or (row[3] == "intended" and not is_being_created)
-        ]
-
-    def _load_lines(self, batch_id: str) -> dict[str, BatchLine]:
-        sql = "SELECT key, tries, first, dollars, tokens FROM batch_lines WHERE batch = ?"
-        return {
-            row[0]: BatchLine(row[1], ChatResponse(**json.loads(row[2])) if row[2] else None, Amount(row[3], row[4]))
-            for row in self._ledger.store.database.query(sql, (batch_id,))
-        }
+        batches = []
+        for (batch_id, place, remote, state, _, input_file, asked_at), is_being_created in found:
+            # Also those of a dead process with other keys: their creation is confirmed or ruled out by whoever comes.
+            if batch_id not in holders and (state != "intended" or is_being_created):
+                continue
+            lines = {
+                key: BatchLine(tries, ChatResponse(**json.loads(first)) if first else None, Amount(dollars, tokens))
+                for key, tries, first, dollars, tokens in query(
+                    "SELECT key, tries, first, dollars, tokens FROM batch_lines WHERE batch = ?", (batch_id,)
+                )
+            }
+            batches.append(Batch(batch_id, place, remote, input_file, asked_at, is_being_created, lines))
+        return batches
 
     async def load_requests(self, batch: Batch, keys: Collection[str]) -> dict[str, Any]:
         """Return the stored requests of some lines."""

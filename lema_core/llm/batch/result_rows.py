@@ -29,7 +29,7 @@ SHOWN = 80
 """Characters of an unreadable line that are shown."""
 PIECE_BYTES = 2**18
 WASTE_BYTES = 2**28
-"""After so much was decoded in vain a row ends with its line: torn rows must not take quadratic time."""
+"""Once this much was decoded in vain, a row ends with its line: torn rows must not take quadratic time."""
 _GAP = re.compile("(?:[\\s,\\[\\]\\x00]|\xef\xbb\xbf)*")
 """Between two rows; a byte order mark as it looks in Latin-1."""
 _MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
@@ -83,16 +83,24 @@ class ResultFiles:
 
     def add(self, label: str, file: BinaryIO, *, errors: bool) -> None:
         """Index a file, which `close` closes; ``errors``: it has only requests that failed."""
-        file = _as_utf8(file)
+        if (encoding := detect_encoding(_read(file, 0, 2))) is not None:
+            # Rows are read again by their offsets, so the file itself is rewritten, a piece at a time.
+            decoder = codecs.getincrementaldecoder(encoding)("replace")
+            copy = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by ResultFiles.close
+            file.seek(2)
+            while piece := file.read(PIECE_BYTES):
+                copy.write(decoder.decode(piece).encode("utf-8", "surrogatepass"))
+            file.close()
+            file = copy
         self._files.append((label, file))
-        for piece in read_rows(file, self._redact, self._row_bytes):
-            if piece.row is None:
+        for found in read_rows(file, self._redact, self._row_bytes):
+            if found.row is None:
                 self.unreadable_count += 1
                 if len(self.unreadable) < FOREIGN_SHOWN:
-                    start = one_line(self._redact(piece.start).decode("utf-8", "replace"), SHOWN)
-                    self.unreadable.append(f"line {piece.line} of {label} is no JSON: {start!r}")
+                    start = one_line(self._redact(found.start).decode("utf-8", "replace"), SHOWN)
+                    self.unreadable.append(f"line {found.line} of {label} is no JSON: {start!r}")
                 continue
-            self._index(piece.row, len(self._files) - 1, piece.offset, piece.length, errors=errors)
+            self._index(found.row, len(self._files) - 1, found.offset, found.length, errors=errors)
 
     def _index(self, row: dict[str, Any], file: int, offset: int, length: int, *, errors: bool) -> None:
         name = row.get("custom_id")
@@ -103,11 +111,14 @@ class ResultFiles:
                 self.foreign[one_line(name, SHOWN)] += 1
             return
         content = classify_row(row)
+        # In the file of failures the name alone says enough.
         if content is RowContent.NOTHING and errors:
             content = RowContent.FAILED
         place, known = RowPlace(file, offset, length, content), self._best.get(key)
+        # An answer is paid: a failure of the same request, in whichever file it comes first, must not hide it.
         if known is None or known.content < content:
             self._best[key] = place
+        # Two answers may be two payments, unless they are the same row twice (`load_duplicates`).
         elif content is known.content is RowContent.ANSWERED:
             self._duplicates.setdefault(key, []).append(place)
 
@@ -164,6 +175,7 @@ class ResultFiles:
             path = saved_path(folder, batch_id, index)
             with atomic_local(path) as local, local.open("wb") as copy:
                 file.seek(0)
+                # By lines, so that a key is not cut in two; bounded, since a broken file may be one line.
                 while line := file.readline(self._row_bytes):
                     copy.write(self._redact(line))
             path.chmod(0o600)
@@ -199,12 +211,12 @@ def free_bytes(folder: Path, most: int) -> int:
 
 def scratch_file(folder: Path) -> BinaryIO:
     """Return a new file without a name: it is gone with the process, and so is a key that the endpoint put into it."""
-    # The type of a temporary file content less than what it is.
+    # typeshed's type of a temporary file is no BinaryIO, though the file is one.
     return cast("BinaryIO", tempfile.TemporaryFile(dir=folder))
 
 
 def classify_row(row: dict[str, Any]) -> RowContent:
-    """Return what a row content about its request, by what it holds rather than by the type of its status."""
+    """Return what a row says about its request, by what it holds rather than by the type of its status."""
     body, status = response_body(row)
     if status is not None and status >= 400:
         return RowContent.FAILED
@@ -212,6 +224,7 @@ def classify_row(row: dict[str, Any]) -> RowContent:
         choices = body.get("choices")
         if isinstance(choices, list) and choices and isinstance(choices[0], dict):
             return RowContent.ANSWERED
+    # Gemini writes a list with one error.
     inside = body if isinstance(body, list) else [body]
     if any(isinstance(item, dict) and item.get("error") for item in inside):
         return RowContent.FAILED
@@ -257,19 +270,6 @@ def _normalize(name: Any) -> str | None:
 def _read(file: BinaryIO, offset: int, length: int) -> bytes:
     file.seek(offset)
     return file.read(length)
-
-
-def _as_utf8(file: BinaryIO) -> BinaryIO:
-    encoding = detect_encoding(_read(file, 0, 2))
-    if encoding is None:
-        return file
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    copy = cast("BinaryIO", tempfile.TemporaryFile())  # noqa: SIM115 - closed by ResultFiles.close
-    file.seek(2)
-    while piece := file.read(2**18):
-        copy.write(decoder.decode(piece).encode("utf-8", "surrogatepass"))
-    file.close()
-    return copy
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,6 +330,7 @@ def _scan(file: BinaryIO, offset: int, line: int, redact: Redact, most: int) -> 
             try:
                 _, end = decode(text.rest, text.at)
             except (ValueError, RecursionError) as error:
+                # An unfinished row is decoded anew with each piece, which doubles: linear in the row's length.
                 wasted += min(len(text.rest) - text.at, size)
                 # At the end of what was read so far: more may make it whole.
                 goes_on = isinstance(error, json.JSONDecodeError) and (
@@ -342,6 +343,7 @@ def _scan(file: BinaryIO, offset: int, line: int, redact: Redact, most: int) -> 
             break
         if end >= 0:
             row = parse_row(text.rest[text.at : end].encode("latin-1"), redact)
+        # Not an object (a number, a text): passed like what is no JSON, up to the end of its line.
         if row is not None:
             length = end - text.at
             text.to(end)
