@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 
 from lema_core.answers import judge, match
-from lema_core.answers.families import family_of
 from lema_core.answers.judge import verify_pair
+from lema_core.answers.results import family_of
 
 Case = dict[str, Any]
 SHORTEST = 0.02

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS
-from lema_core.answers.thinking import strip_end_tokens
+from lema_core.answers.extraction import strip_end_tokens
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampling
 from lema_core.prompts import fingerprint, load, path_prompt
 from lema_core.questions import get_task

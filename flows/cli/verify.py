@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from lema_core.answers import MatchPolicy
     from lema_core.answers.judge import Verification
-    from lema_core.questions.drafts import Row
+    from lema_core.questions.tasks.task import Row
 
 FOUND = ("verdict", "layer", "ground")
 """What is written beside a row's own columns."""
@@ -116,7 +116,7 @@ def _verify_file(
 ) -> None:
     from rich.markup import escape
 
-    from lema_core.questions.files import read_rows
+    from lema_core.questions.sources import read_rows
     from lema_core.system.chunking import chunked
 
     layers: Counter[tuple[str, str]] = Counter()
@@ -146,8 +146,8 @@ def _verify_file(
 
 
 def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
-    from lema_core.answers.families import family_of
     from lema_core.answers.judge import verify_pair
+    from lema_core.answers.results import family_of
     from lema_core.errors import DataError
 
     choices = row.get("candidates")
@@ -159,7 +159,7 @@ def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "
 
 def _note(row: "Row", family: str) -> str | None:
     """Return what a user must know about how a case was read, by its fields."""
-    from lema_core.answers.families import ignored_family, takes_kind
+    from lema_core.answers.results import ignored_family, takes_kind
 
     ignored = ignored_family(row, family)
     if ignored is not None:
@@ -171,7 +171,7 @@ def _note(row: "Row", family: str) -> str | None:
 
 def _text(row: "Row", name: str, place: str) -> str:
     from lema_core.errors import DataError
-    from lema_core.questions.drafts import shown_fields
+    from lema_core.questions.tasks.task import shown_fields
 
     if name not in row:
         raise DataError(f"{place}: no field {name!r}; it has {shown_fields(row)}")
@@ -220,7 +220,7 @@ def _schema(cases: str) -> Any:
     """Return the columns of all cases together: a first pass, since a column may appear late or begin with nulls."""
     import pyarrow as pa
 
-    from lema_core.questions.files import read_rows
+    from lema_core.questions.sources import read_rows
     from lema_core.system.chunking import chunked
 
     schema = pa.schema([])

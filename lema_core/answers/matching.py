@@ -11,10 +11,17 @@ from functools import lru_cache
 
 from lema_core.answers.choice import match_choice
 from lema_core.answers.compare import compare
-from lema_core.answers.families import is_scorer, match_with
 from lema_core.answers.lexer import not_an_answer, to_ascii, tokens_of
 from lema_core.answers.lexicon import ENGLISH
-from lema_core.answers.results import DEFAULT_POLICY, MAX_ANSWER_CHARS, Family, Match, MatchPolicy
+from lema_core.answers.results import (
+    DEFAULT_POLICY,
+    MAX_ANSWER_CHARS,
+    Family,
+    Match,
+    MatchPolicy,
+    is_scorer,
+    match_with,
+)
 from lema_core.answers.structure import parse_answer
 from lema_core.answers.typed_answers import Answer
 from lema_core.answers.worker_pool import Workers, shared_workers

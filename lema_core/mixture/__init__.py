@@ -8,9 +8,12 @@ from lema_core.mixture.arms import ARMS, Arm, ArmSpec, SizeMatch, View, Where, g
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
+    Pool,
+    RoundData,
     build_arm,
     count_words,
     held_out_questions,
+    reads,
 )
 from lema_core.mixture.formats import (
     example_of_correction,
@@ -19,7 +22,6 @@ from lema_core.mixture.formats import (
     preference_of_correction,
     prompt_identity,
 )
-from lema_core.mixture.pool import Pool, RoundData, reads
 
 __all__ = [
     "ARMS",

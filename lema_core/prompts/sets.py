@@ -1,12 +1,16 @@
-"""Prompt sets: TOML files beside this module, read once, checked, and hashed by part.
+"""Prompt sets (TOML files beside this module, read once, checked, hashed by part) and how their texts are put together.
 
 A set has the parts ``path``, ``correction`` and ``evolution``, each an instruction and worked examples, and the
-instructions of the other training formats, ``critique`` and ``refinement``. A part's text
-enters the identity of the artifacts made with it: a changed evolution prompt leaves the corrections alone.
+instructions of the other training formats, ``critique`` and ``refinement``. A part's text enters the identity of the
+artifacts made with it: a changed evolution prompt leaves the corrections alone.
+
+One layout serves prompting and training: what a corrector reads is a correction example's input, so that a student is
+trained on exactly the text that evaluation asks with.
 """
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from typing import Annotated, Literal
@@ -14,6 +18,126 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from lema_core.errors import ConfigError
+from lema_core.steps import numbered_path
+
+Messages = tuple[Mapping[str, str], ...]
+Shape = Literal["steps", "choice"]
+
+THINK = "Answer: Let's think step by step."
+GIVEN, CREATED = "#Given Question#:", "#Created Question#:"
+CUE = "Incorrect Step:"
+"""The last line of a correction's input, with which its output goes on; multiple choice has no steps and no cue."""
+
+
+def question_block(question: str, candidates: tuple[str, ...] | None = None) -> str:
+    """Return ``Question: ...`` and, for multiple choice, a line with the candidates."""
+    if not candidates:
+        return f"Question: {question}"
+    return f"Question: {question}\nCandidate Answers: {', '.join(candidates)}."
+
+
+def path_input(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> str:
+    """Return the input of a CoT example, which is also the prompt of a fine-tuned student (paper, section 2.3)."""
+    return f"{load(prompts).path.instruction}\n\n{question_block(question, candidates)}\n{THINK}"
+
+
+def correction_input(
+    prompts: str,
+    question: str,
+    original: str,
+    candidates: tuple[str, ...] | None = None,
+    shape: Shape = "steps",
+    *,
+    cue: bool = True,
+) -> str:
+    """Return the input of a correction example, which is also the prompt of a corrector.
+
+    Args:
+        prompts: the prompt set.
+        question: the question.
+        original: the mistaken path; its steps are numbered if they are not yet.
+        candidates: the choices of a multiple-choice question.
+        shape: ``choice`` has no steps to number and no cue.
+        cue: False leaves the cue out, for an output that names no step.
+    """
+    block = solution_block(question, original, candidates, shape)
+    last = f"\n{CUE}" if cue and shape == "steps" else ""
+    return f"{load(prompts).correction.instruction}\n\n{block}{last}"
+
+
+def solution_block(
+    question: str, original: str, candidates: tuple[str, ...] | None = None, shape: Shape = "steps"
+) -> str:
+    """Return the question and, in braces, a solution of it as numbered steps (``choice``: as it is)."""
+    solution = numbered_path(original) if shape == "steps" else original.strip()
+    return f"{question_block(question, candidates)}\nOriginal Solution:\n{{\n{solution}\n}}"
+
+
+def correction_output(
+    step: int, explanation: str | None, solution: str | None, *, name_step: bool = True, shape: Shape = "steps"
+) -> str:
+    """Return the output of a correction example; a part that is None is left out with its label.
+
+    Args:
+        step: 1-based number of the first wrong step; with 1 there is no earlier step for the ``...`` line to stand for.
+        explanation: why the step is wrong.
+        solution: the numbered steps from ``step`` on, with the answer line.
+        name_step: whether the output starts with ``Step k.``.
+        shape: ``choice`` has neither a step nor braces.
+    """
+    if shape == "choice":
+        parts = [("Mistakes: ", explanation), ("Corrected Answer: ", solution)]
+        return "\n".join(label + text.strip() for label, text in parts if text is not None)
+    lines = [f"Step {step}." if name_step else None, None if explanation is None else f"Explanation: {explanation}"]
+    if solution is not None:
+        dots = "...\n" if step > 1 else ""
+        lines.append(f"Correct Solution:\n{{\n{dots}{solution.strip()}\n}}")
+    return "\n".join(line for line in lines if line is not None)
+
+
+def path_prompt(prompts: str, question: str, candidates: tuple[str, ...] | None = None, shots: int = 4) -> Messages:
+    """Return the few-shot chat for a reasoning path: worked examples as turns, then the question.
+
+    Without shots it is the zero-shot prompt: one user turn with the CoT example's input.
+    """
+    turns = [
+        (path_input(prompts, example.question, example.candidates), example.solution)
+        for example in load(prompts).path.examples[:shots]
+    ]
+    return _chat(turns, path_input(prompts, question, candidates))
+
+
+def correction_prompt(
+    prompts: str,
+    question: str,
+    original: str,
+    candidates: tuple[str, ...] | None = None,
+    shape: Shape = "steps",
+) -> Messages:
+    """Return the chat that asks a corrector: worked corrections as turns, then the mistaken path."""
+    turns = [
+        (correction_input(prompts, example.question, example.original, example.candidates, shape), example.correction)
+        for example in load(prompts).correction.examples
+    ]
+    return _chat(turns, correction_input(prompts, question, original, candidates, shape))
+
+
+def evolution_prompt(prompts: str, question: str, candidates: tuple[str, ...] | None = None) -> Messages:
+    """Return the chat that asks for a new question related to this one (paper, section 2.2)."""
+    part = load(prompts).evolution
+    given = question if not candidates else f"{question} [{'; '.join(candidates)}]"
+    turns = [
+        (f"{part.instruction}\n\n{GIVEN} {example.given}", f"{CREATED} {example.created}") for example in part.examples
+    ]
+    return _chat(turns, f"{part.instruction}\n\n{GIVEN} {given}")
+
+
+def _chat(turns: list[tuple[str, str]], last: str) -> Messages:
+    messages: list[Mapping[str, str]] = []
+    for asked, answered in turns:
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    return (*messages, {"role": "user", "content": last})
+
 
 Part = Literal["path", "correction", "critique", "refinement", "evolution"]
 Stripped = Annotated[str, BeforeValidator(str.strip)]
@@ -118,4 +242,4 @@ def fingerprint(name: str, part: Part) -> str:
 
 
 LAYOUT_VERSION = 1
-"""Raised when ``layouts`` puts the same parts together in another way."""
+"""Raised when the same parts are put together in another way."""

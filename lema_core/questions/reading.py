@@ -17,11 +17,10 @@ from lema_core.answers import Family, extract, judge
 from lema_core.artifacts.files import error_text
 from lema_core.artifacts.parquet import Fault, raise_faults_as
 from lema_core.errors import ConfigError, DataError
-from lema_core.questions import hub
-from lema_core.questions.drafts import Draft, Row, Unusable, draft_by_mapping, shown_fields
-from lema_core.questions.files import file_name, read_rows, source_sha256
+from lema_core.questions.sources import file_name, hub_commit, read_hub_rows, read_rows, source_sha256
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
 from lema_core.questions.tasks import TASKS, Task, get_task
+from lema_core.questions.tasks.task import Draft, Row, Unusable, draft_by_mapping, shown_fields
 from lema_core.records import Question, Rejection, content_id
 
 _SHA256 = "sha256:"
@@ -75,7 +74,7 @@ def source_fingerprint(spec: QuestionsSpec) -> str:
         return f"{_SHA256}{source_sha256(spec.path)}"
     if task.generate is not None and spec.hub is None:
         return task.generator_version
-    return hub.commit(spec, task)
+    return hub_commit(spec, task)
 
 
 def identity(spec: QuestionsSpec) -> dict[str, Any]:
@@ -106,7 +105,7 @@ def _drafts(
             )
         return islice(task.generate(spec), stop)
     if spec.path is None:
-        rows: Iterator[tuple[str, Row]] = islice(hub.read_rows(spec, task, source), stop)
+        rows: Iterator[tuple[str, Row]] = islice(read_hub_rows(spec, task, source), stop)
     else:
         rows = read_rows(spec.path, source.removeprefix(_SHA256) if source else None, stop)
     return ((place, _draft(row, place, task, spec.mapping)) for place, row in rows)

@@ -12,9 +12,8 @@ from fractions import Fraction
 
 from lema_core.corrections import Shape, render_choice_correction, render_correction
 from lema_core.reference_corrector.diagnosis import diagnose
-from lema_core.reference_corrector.explanations import explain
 from lema_core.reference_corrector.gold_rationale import GoldRationale, Step, analyze, read_steps
-from lema_core.reference_corrector.repair import continuation, plain, sentences_of, with_result
+from lema_core.reference_corrector.repair import continuation, explain, plain, sentences_of, with_result
 from lema_core.step_checker.equations import numbers
 from lema_core.steps import same_step, split_path
 

@@ -14,9 +14,8 @@ from itertools import pairwise
 from math import floor
 
 from lema_core.answers.formulas import formulas
-from lema_core.step_checker.evaluate import Implied, Percent, evaluate
-from lema_core.step_checker.sides import Side, chains
-from lema_core.step_checker.tokens import Token
+from lema_core.step_checker.equations import Side, chains
+from lema_core.step_checker.tokens import Implied, Percent, Token, evaluate
 
 ROUNDED_DECIMALS = 3
 """Decimals from which on a number in a computation may be a rounded one: ``1.414`` is, the 1.25 of a price is not."""

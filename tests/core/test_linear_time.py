@@ -18,10 +18,10 @@ from lema_core.evolution import Novelty, answer_by_majority, parse_created, pars
 from lema_core.llm.requests import Completion
 from lema_core.llm.simulated import models as simulated
 from lema_core.mixture.building import count_words
-from lema_core.prompts import layouts
-from lema_core.questions.drafts import rationale_from
+from lema_core.prompts import sets
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates, normalise, with_signs
-from lema_core.questions.tasks.math import boxed_gold
+from lema_core.questions.tasks.published import boxed_gold
+from lema_core.questions.tasks.task import rationale_from
 from lema_core.reasoning_paths import parse_path, without_run_on
 from lema_core.records import Correction, JudgedPath, Question, content_id
 from lema_core.reference_corrector import Problem, correct, gold_rationale, repair
@@ -110,15 +110,16 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
         Problem(text, "7", text), "Step 1: 3 + 4 = 8.\nThe answer is 8."
     ),
     "step_checker.equations": equations.equations,
+    "step_checker.chains": equations.chains,
     "step_checker.numbers": equations.numbers,
     "reference_corrector.given_numbers": gold_rationale.given_numbers,
     "reference_corrector.known_numbers": gold_rationale.known_numbers,
     "reference_corrector.read_steps": gold_rationale.read_steps,
     "reference_corrector.analyze": lambda text: gold_rationale.analyze(text, text, "7"),
     "reference_corrector.sentence": repair.sentence,
-    "prompts.path_prompt": lambda text: layouts.path_prompt("gsm8k", text),
-    "prompts.correction_prompt": lambda text: layouts.correction_prompt("gsm8k", text, text),
-    "prompts.evolution_prompt": lambda text: layouts.evolution_prompt("gsm8k", text),
+    "prompts.path_prompt": lambda text: sets.path_prompt("gsm8k", text),
+    "prompts.correction_prompt": lambda text: sets.correction_prompt("gsm8k", text, text),
+    "prompts.evolution_prompt": lambda text: sets.evolution_prompt("gsm8k", text),
     "records.content_id": lambda text: content_id("x", text),
     "redaction.Redactor": Redactor("sk-1111111111111111").redact,
 }
@@ -127,20 +128,23 @@ COVERED_BY_ANOTHER = {
     "steps.same_steps": "same_step",
     "reasoning_paths.path_messages": "prompts.path_prompt",
     "reasoning_paths.path_row": "parse_path",
-    "prompts.layouts.question_block": "prompts.path_prompt",
-    "prompts.layouts.path_input": "prompts.path_prompt",
-    "prompts.layouts.correction_input": "prompts.correction_prompt",
-    "prompts.layouts.solution_block": "prompts.correction_prompt",
+    "prompts.sets.question_block": "prompts.path_prompt",
+    "prompts.sets.path_input": "prompts.path_prompt",
+    "prompts.sets.correction_input": "prompts.correction_prompt",
+    "prompts.sets.solution_block": "prompts.correction_prompt",
     "corrections.parsing.render_choice_correction": "render_correction",
     "reference_corrector.repair.with_result": "reference_corrector.correct",
-    "reference_corrector.explanations.explain": "reference_corrector.correct",
+    "reference_corrector.repair.explain": "reference_corrector.correct",
 }
 """Functions of the modules below that take a string and are not in the table by themselves."""
 NO_MODEL_TEXT = {
     "reasoning_paths.prompt_identity",
     "reasoning_paths.seed_of",
     "mixture.building.rank",
-    "questions.drafts.draft_by_mapping",
+    "prompts.sets.load",
+    "prompts.sets.prompt_text",
+    "prompts.sets.fingerprint",
+    "questions.tasks.task.draft_by_mapping",
 }
 MODULES = (
     "steps",
@@ -151,13 +155,12 @@ MODULES = (
     "corrections.parsing",
     "corrections.review",
     "report.render",
-    "questions.drafts",
+    "questions.tasks.task",
     "reference_corrector",
     "reference_corrector.gold_rationale",
     "reference_corrector.repair",
-    "reference_corrector.explanations",
     "step_checker.equations",
-    "prompts.layouts",
+    "prompts.sets",
     "mixture.building",
 )
 

@@ -10,7 +10,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from flows.deployed import corrections_of
 from lema_core.prompts import load, path_input, path_prompt
-from lema_core.prompts.layouts import THINK
+from lema_core.prompts.sets import THINK
 from lema_core.run.files import read_run_file
 from lema_core.run.plan import planned_stages
 

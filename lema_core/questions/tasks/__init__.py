@@ -1,25 +1,25 @@
 """The tasks: what a question of each looks like, where its data come from, how an answer is checked.
 
-A task is one ``Task`` in a small module; adding one is adding such a module and its line below (``docs/tasks.md`` shows
+A task is one ``Task``; adding one is adding a module with it and its line below (``docs/tasks.md`` shows
 it). A task knows nothing of stages, endpoints or arms.
 """
 
 from lema_core.errors import ConfigError
-from lema_core.questions.tasks import arithmetic, csqa, gsm_symbolic, lema_official, math, word_problems
+from lema_core.questions.tasks import generated, published
 from lema_core.questions.tasks.task import HubDataset, Task
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        arithmetic.TASK,
-        word_problems.GSM8K,
-        math.TASK,
-        csqa.TASK,
-        word_problems.SVAMP,
-        word_problems.ASDIV,
-        gsm_symbolic.TASK,
-        lema_official.TASK,
-        lema_official.CHOICE_TASK,
+        generated.ARITHMETIC,
+        published.GSM8K,
+        published.MATH,
+        published.CSQA,
+        published.SVAMP,
+        published.ASDIV,
+        generated.GSM_SYMBOLIC,
+        published.LEMA_OFFICIAL,
+        published.LEMA_OFFICIAL_CSQA,
         # For a user's own file: name the answer family, map the fields.
         Task(name="numeric", family="numeric", prompts="gsm8k"),
         Task(name="latex", family="latex", prompts="math"),

@@ -1,13 +1,125 @@
-"""The definition of a task: its source format, answer family, prompt set and data set."""
+"""What a task is: its answers' family, its data's format and the drafts of questions that it makes of rows.
 
-from collections.abc import Callable, Iterator
+A worked solution becomes a rationale: numbered steps and a last line ``The answer is X.``, so that it is itself a path
+and the output of a CoT example.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from lema_core.questions.drafts import Draft, Row, Unusable
-from lema_core.questions.specs import QuestionsSpec
+from lema_core.answers import Family, extract
+from lema_core.errors import DataError
+from lema_core.questions.specs import FieldMapping, QuestionsSpec
+from lema_core.steps import render_path, split_path
 
-Family = Literal["numeric", "latex", "choice", "text"]
+Row = Mapping[str, Any]
+
+
+def shown_fields(row: Row) -> str:
+    """Return a row's field names for a message: a few, short, with what is no text spelled out."""
+    names = [str(name)[:40].encode("utf-8", "backslashreplace").decode() for name in [*row][:20]]
+    return ", ".join(names) + (", ..." if len(row) > 20 else "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A question before it has an id and a place."""
+
+    text: str
+    gold: str
+    rationale: str | None = None
+    candidates: tuple[str, ...] | None = None
+    level: str | None = None
+    subject: str | None = None
+    key: str | None = None
+    """The source's own id: two questions of one text differ in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A row that the task leaves out by its own rule: it becomes a rejected row."""
+
+    reason: str
+    detail: str
+    text: str
+
+
+def rationale_from(solution: str, answer: str) -> str | None:
+    """Return a published solution as a path that ends in ``answer``; calculator marks and drawings are cut.
+
+    It replaces the solution's own answer line. None for a solution that is nothing but an answer.
+    """
+    # A drawing without an end is text. No pattern: from each of many [asy] without an end it would search to the end.
+    kept: list[str] = []
+    at = 0
+    while (start := solution.find("[asy]", at)) >= 0 and (end := solution.find("[/asy]", start)) >= 0:
+        kept += [solution[at:start], " "]
+        at = end + len("[/asy]")
+    steps = split_path("".join([*kept, solution[at:]])).steps
+    return render_path(steps, f"The answer is {answer}.") if steps else None
+
+
+def draft_by_mapping(row: Row, place: str, mapping: FieldMapping, family: Family = "text") -> Draft:
+    """Return the draft that the mapping finds in the row; ``family`` says how a worked solution's answer is read.
+
+    Raises:
+        DataError: a mapped field is missing or has the wrong type.
+    """
+    gold = _text(row, place, mapping.gold)
+    if mapping.gold == mapping.rationale:
+        # One field is both: the gold is the answer that the solution ends in. Without an answer the whole text is, and
+        # the check of golds refuses it with its place.
+        gold = extract(gold, family).value or gold
+    rationale = _optional(row, place, mapping.rationale)
+    candidates: tuple[str, ...] | None = None
+    if mapping.candidates is not None:
+        value = _value(row, place, mapping.candidates)
+        if not isinstance(value, list | tuple) or not value or not all(isinstance(text, str) for text in value):
+            seen = f"{place}: the field {mapping.candidates!r} holds {str(value)[:60]!r}"
+            raise DataError(f"{seen}. Expected a list of texts, one per choice.")
+        candidates = tuple(value)
+    return Draft(
+        text=_text(row, place, mapping.question),
+        gold=gold,
+        rationale=rationale_from(rationale, gold) if rationale else None,
+        candidates=candidates,
+        level=_optional(row, place, mapping.level),
+        subject=_optional(row, place, mapping.subject),
+        key=_optional(row, place, mapping.id),
+    )
+
+
+def _value(row: Row, place: str, path: str) -> Any:
+    value: Any = row
+    for name in path.split("."):
+        if not isinstance(value, Mapping) or name not in value:
+            seen = shown_fields(value) if isinstance(value, Mapping) else type(value).__name__
+            raise DataError(f"{place} has no field {path!r}; seen: {seen}. Correct `mapping` in the run file.")
+        value = value[name]
+    return value
+
+
+def _text(row: Row, place: str, path: str) -> str:
+    value = _value(row, place, path)
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Parquet and JSON hold 72 as 72.0 where a column holds fractions; the gold answer is 72.
+        return str(int(value)) if isinstance(value, float) and value.is_integer() else repr(value)
+    raise DataError(
+        f"{place}: the field {path!r} holds {type(value).__name__} {str(value)[:60]!r}. Expected text or a number: "
+        "correct the row or `mapping`."
+    )
+
+
+def _optional(row: Row, place: str, path: str | None) -> str | None:
+    if path is None or _value(row, place, path) is None:
+        return None
+    return _text(row, place, path) or None
+
+
+BundledFamily = Literal["numeric", "latex", "choice", "text"]
 Shape = Literal["steps", "choice"]
 Generator = Callable[[QuestionsSpec], Iterator[tuple[str, Draft]]]
 
@@ -29,7 +141,7 @@ class Task:
     """A family of questions with one source format, one way to check an answer and one prompt set."""
 
     name: str
-    family: Family
+    family: BundledFamily
     """Which answers are equal: the matcher's family."""
     prompts: str
     """The prompt set: ``lema_core/prompts/<name>.toml``."""

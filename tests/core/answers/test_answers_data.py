@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from lema_core.answers import extract, judge, match
-from lema_core.answers.families import family_of
 from lema_core.answers.judge import verify_pair
+from lema_core.answers.results import family_of
 from lema_core.step_checker import false_equations
 
 DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"

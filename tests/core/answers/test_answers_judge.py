@@ -6,8 +6,8 @@ import pyarrow as pa
 import pytest
 
 from lema_core.answers import MatchPolicy, extract, extraction, judge, judge_batch, majority_vote, match, matching
-from lema_core.answers.families import family_of, ignored_family, takes_kind
 from lema_core.answers.judge import verify_pair
+from lema_core.answers.results import family_of, ignored_family, takes_kind
 from lema_core.errors import ConfigError
 
 

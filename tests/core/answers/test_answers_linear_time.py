@@ -10,9 +10,8 @@ from hostile_texts import patterns, repeated, superlinear
 
 from lema_core.answers import extract
 from lema_core.answers.choice import choose, match_choice
-from lema_core.answers.conclusions import conclude
-from lema_core.answers.cues import find_cues
-from lema_core.answers.extraction import read_answer
+from lema_core.answers.cues import conclude, find_cues
+from lema_core.answers.extraction import read_answer, strip_end_tokens, strip_thinking
 from lema_core.answers.formulas import (
     computed_side,
     find_boxes,
@@ -26,7 +25,6 @@ from lema_core.answers.phrases import denies, denies_box, denies_following, deni
 from lema_core.answers.quantity import explains, hedges, only_quantity
 from lema_core.answers.results import MAX_ANSWER_CHARS
 from lema_core.answers.structure import parse_answer
-from lema_core.answers.thinking import strip_end_tokens, strip_thinking
 from lema_core.answers.worker_pool import too_heavy
 from lema_core.step_checker import false_equations
 from lema_core.verdicts import mistake_key

@@ -22,7 +22,7 @@ from damage import overwritten, torn
 
 from lema_core.errors import DataError, LemaError
 from lema_core.questions import FieldMapping, QuestionsSpec, detect_task, identity, read_questions
-from lema_core.questions.files import read_rows
+from lema_core.questions.sources import read_rows
 from lema_core.records import Question, Rejection
 
 VARIANTS = int(os.environ.get("LEMA_SOURCES", "320"))
@@ -288,7 +288,7 @@ def test_archives_of_more_than_one_file_are_refused(tmp_path):
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress], ids=["gz", "bz2", "xz"])
 def test_a_bomb_is_refused_before_it_fills_memory_or_disk(tmp_path, monkeypatch, pack):
-    monkeypatch.setattr("lema_core.questions.files.BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr("lema_core.questions.sources.BOMB_BYTES", 1 << 20)
     end = {gzip.compress: "gz", bz2.compress: "bz2", lzma.compress: "xz"}[pack]
     path = tmp_path / f"q.jsonl.{end}"
     path.write_bytes(pack(b" " * (64 << 20)))
@@ -299,7 +299,7 @@ def test_a_bomb_is_refused_before_it_fills_memory_or_disk(tmp_path, monkeypatch,
 
 
 def test_one_endless_line_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("lema_core.questions.files.LONGEST_LINE", 1_000)
+    monkeypatch.setattr("lema_core.questions.sources.LONGEST_LINE", 1_000)
     (tmp_path / "q.jsonl").write_bytes(b"[" + b" " * 5_000 + b"]")
     with pytest.raises(DataError, match="longer than"):
         list(read_rows(str(tmp_path / "q.jsonl")))

@@ -7,7 +7,7 @@ import pytest
 
 from lema_core.answers import judge, match
 from lema_core.questions import QuestionsSpec, get_task, read_questions
-from lema_core.questions.tasks.math import boxed_gold
+from lema_core.questions.tasks.published import boxed_gold
 from lema_core.records import Question
 
 DATA = Path(__file__).resolve().parents[3] / ".." / "shared" / "data"

@@ -1,25 +1,28 @@
-"""The embedded task: multi-step arithmetic word problems with gold rationales, for the demo and the tests.
+"""The tasks whose problems are generated: our arithmetic word problems, and GSM-Symbolic by reasoning-gym.
 
-The same options and seed give the same problems in the same order on every machine. No two problems share their
-numbers and operations, and the train and test parts are disjoint in them: a test problem is not a train problem with
-another name. It needs no network and no file.
+Arithmetic is the embedded task, for the demo and the tests; it needs no network and no file. The same options and seed
+give the same problems in the same order on every machine. No two problems share their numbers and operations, and the
+train and test parts are disjoint in them: a test problem is not a train problem with another name.
+
+GSM-Symbolic is the example of an added generator. reasoning-gym is optional (``pip install reasoning-gym``); only
+generating needs it. Its other families are added alike.
 """
 
 import hashlib
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import count
 
-from lema_core.errors import DataError
-from lema_core.questions.drafts import Draft
-from lema_core.questions.specs import ArithmeticOptions, Operation
-from lema_core.questions.tasks.task import Task
+from lema_core.errors import DataError, MissingDependencyError
+from lema_core.questions.specs import ArithmeticOptions, Operation, QuestionsSpec
+from lema_core.questions.tasks.task import Draft, Task, rationale_from
 
 VERSION = 1
 """Raised when the same options and seed would give other problems."""
 TEST_SHARE = 4
-"""One in this many problems belongs to the test part."""
+"""One in this many problems belongs to the test part, in both tasks."""
 PATIENCE = 20_000
 """After this many candidates in a row that are known or of the other part, the options allow no new problem."""
 NAMES = (
@@ -135,10 +138,58 @@ def _in_words(rng: random.Random, steps: tuple[Computation, ...]) -> Draft:
     return Draft(text=" ".join(sentences), gold=gold, rationale=rationale, level=str(len(steps)))
 
 
-TASK = Task(
+ARITHMETIC = Task(
     name="arithmetic",
     family="numeric",
     prompts="arithmetic",
     generate=lambda spec: generate(spec.arithmetic, spec.seed, spec.split),
     generator_version=f"arithmetic-{VERSION}",
+)
+
+
+BLOCK = 500
+"""The library makes a set of a fixed size; we take one block after another."""
+REQUEST = " Give the result as your final answer. Do not include units."
+
+
+def _generate_symbolic(spec: QuestionsSpec) -> Iterator[tuple[str, Draft]]:
+    try:
+        import reasoning_gym
+    except ImportError as error:
+        raise MissingDependencyError(
+            "The task gsm_symbolic needs reasoning-gym, which is not installed: pip install reasoning-gym"
+        ) from error
+    number = 0
+    for block in count():
+        for row in reasoning_gym.create_dataset("gsm_symbolic", size=BLOCK, seed=spec.seed * 1_000_003 + block):
+            draft = _symbolic_draft(row)
+            # The text decides the part: other seeds repeat texts, so seeds alone would not keep the parts apart
+            is_test = hashlib.sha256(draft.text.encode()).digest()[0] % TEST_SHARE == 0
+            if spec.split == ("test" if is_test else "train"):
+                yield f"gsm_symbolic:{number}", draft
+                number += 1
+
+
+def _symbolic_draft(row: dict[str, object]) -> Draft:
+    gold = str(row["answer"])
+    info = row["metadata"]
+    solution = str(info.get("answer_cot", "")) if isinstance(info, dict) else ""
+    rationale = rationale_from(solution.rpartition("####")[0], gold)
+    return Draft(text=str(row["question"]).removesuffix(REQUEST), gold=gold, rationale=rationale)
+
+
+def _reasoning_gym_version() -> str:
+    try:
+        return f"reasoning-gym-{metadata.version('reasoning-gym')}"
+    except metadata.PackageNotFoundError:
+        return "reasoning-gym-absent"
+
+
+GSM_SYMBOLIC = Task(
+    name="gsm_symbolic",
+    family="numeric",
+    prompts="gsm8k",
+    generate=_generate_symbolic,
+    generator_version=_reasoning_gym_version(),
+    on_duplicate="reject",
 )
