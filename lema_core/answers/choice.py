@@ -85,7 +85,14 @@ def _named_one(answer: str, candidates: tuple[str, ...]) -> Extraction:
     if lettered is not None and named and lettered not in named:
         return Extraction("ambiguous", detail=f"the letter says {lettered!r}, the text says {named[0]!r}")
     if lettered is not None:
-        return _settled(lettered, answer, folded, named, candidates)
+        # The letter counts, unless what follows takes it back or names another candidate
+        letters = {(found[1] or found[2]).upper() for found in _FURTHER.finditer(answer)}
+        others = {candidates[at] for letter in letters if (at := ord(letter) - ord("A")) < len(candidates)} - {lettered}
+        if others or (len(named) > 1 and _JOINED.search(folded)):
+            return Extraction("ambiguous", detail=f"{answer[:80]!r} names several candidates")
+        if _rejects(folded, candidates):
+            return Extraction("none", detail=f"{answer[:80]!r} takes its letter back")
+        return Extraction("value", lettered, "letter")
     if not named or _rejects(folded, named):
         return Extraction("none", detail=f"{answer[:80]!r} names no candidate")
     if len(named) > 1:
@@ -137,17 +144,6 @@ def _piece(piece: str, candidates: tuple[str, ...], count: int) -> str:
         return letter[1].upper() if ord(letter[1].upper()) - ord("A") < count else ""
     folded = _fold(piece)
     return next((chr(ord("A") + at) for at, text in enumerate(candidates) if _fold(text) == folded), "")
-
-
-def _settled(lettered: str, answer: str, folded: str, named: list[str], candidates: tuple[str, ...]) -> Extraction:
-    """Return what a leading letter chooses, unless what follows takes it back or names another one."""
-    letters = {(found[1] or found[2]).upper() for found in _FURTHER.finditer(answer)}
-    others = {candidates[at] for letter in letters if (at := ord(letter) - ord("A")) < len(candidates)} - {lettered}
-    if others or (len(named) > 1 and _JOINED.search(folded)):
-        return Extraction("ambiguous", detail=f"{answer[:80]!r} names several candidates")
-    if _rejects(folded, candidates):
-        return Extraction("none", detail=f"{answer[:80]!r} takes its letter back")
-    return Extraction("value", lettered, "letter")
 
 
 def _rejects(folded: str, named: Sequence[str]) -> bool:

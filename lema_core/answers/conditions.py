@@ -94,7 +94,14 @@ def _membership(answer: Answer, unknown: Node) -> Condition | None:
     if answer.kind in {"union", "set"}:
         return _joined("or", [_membership(item, unknown) for item in answer.items])
     if answer.kind == "tuple":
-        return _interval(answer, unknown)
+        if len(answer.items) != 2 or len(answer.brackets) != 2:
+            return None
+        leaves: list[Condition | None] = []
+        for item, bracket, signs in zip(answer.items, answer.brackets, (("<", "<="), (">", ">=")), strict=True):
+            if "inf" not in item.tokens:
+                sides = None if item.node is None else (item.node, unknown)
+                leaves.append(sides and Condition(signs[bracket in {"[", "]"}], sides=sides))
+        return _joined("and", leaves) if leaves else None
     return _chain([unknown, answer.node], ("=",)) if answer.kind == "value" else None
 
 
@@ -109,17 +116,6 @@ def _chain(nodes: list[Node | None], signs: tuple[str, ...]) -> Condition | None
         return None
     leaves = [Condition(sign, sides=sides) for sign, sides in zip(signs, pairwise(known), strict=True)]
     return leaves[0] if len(leaves) == 1 else Condition("and", tuple(leaves))
-
-
-def _interval(answer: Answer, unknown: Node) -> Condition | None:
-    if len(answer.items) != 2 or len(answer.brackets) != 2:
-        return None
-    leaves: list[Condition | None] = []
-    for item, bracket, signs in zip(answer.items, answer.brackets, (("<", "<="), (">", ">=")), strict=True):
-        if "inf" not in item.tokens:
-            sides = None if item.node is None else (item.node, unknown)
-            leaves.append(sides and Condition(signs[bracket in {"[", "]"}], sides=sides))
-    return _joined("and", leaves) if leaves else None
 
 
 def _leaves(condition: Condition) -> Iterator[Condition]:

@@ -164,19 +164,7 @@ def cut_at_tag(text: str) -> str:
 
 
 def _other_cues(text: str, family: Family) -> Iterator[Cue]:
-    yield from _headings(text)
-    if ("<" in text or "[" in text) and ("ns" in text or "NS" in text):
-        yield from _spans("tag", _TAG, text)
-    if '"' in text or "'" in text:
-        yield from _fields(text)
-    if not text.isascii() or any(noun in text for noun in _ASCII_NOUNS):
-        yield from _spans("language", _OTHER_LANGUAGES, text)
-    if family == "choice":
-        yield from _choices(text)
-
-
-def _headings(text: str) -> Iterator[Cue]:
-    """Yield the lines that are nothing but "Final Answer", and labels such as "Ans: "."""
+    # Lines that are nothing but "Final Answer", and labels such as "Ans: "
     for word in _ANSWER_WORD.finditer(text):
         start = word.start()
         line = text.rfind("\n", max(0, start - MAX_HEADING), start) + 1
@@ -188,6 +176,19 @@ def _headings(text: str) -> Iterator[Cue]:
         label = _LABEL.match(text, start)
         if label is not None:
             yield Cue("answer", start, label.end())
+    if ("<" in text or "[" in text) and ("ns" in text or "NS" in text):
+        yield from _spans("tag", _TAG, text)
+    if '"' in text or "'" in text:
+        yield from _fields(text)
+    if not text.isascii() or any(noun in text for noun in _ASCII_NOUNS):
+        yield from _spans("language", _OTHER_LANGUAGES, text)
+    if family == "choice":
+        # "Option B is ..." is a cue only where no other option is spoken of
+        for match in _CHOICE.finditer(text):
+            yield Cue("choice", match.start(), match.end())
+        options = list(_OPTION.finditer(text))
+        if options and len({option["letter"].upper() for option in options}) == 1:
+            yield Cue("choice", options[-1].start(), options[-1].start())
 
 
 def _spans(kind: str, pattern: re.Pattern[str], text: str) -> Iterator[Cue]:
@@ -216,15 +217,6 @@ def _json_text(value: re.Match[str]) -> str:
         return inner.strip("[]").replace('"', "").replace("'", "") if value["list"] and '"' in inner else inner
     plain = text.replace("\\\\", "\\").replace('\\"', '"').replace("\\/", "/").replace("\\'", "'")
     return _UNICODE_ESCAPE.sub(lambda code: chr(int(code[1], 16)), plain)
-
-
-def _choices(text: str) -> Iterator[Cue]:
-    r"""Yield the cues of multiple choice. "Option B is ..." is one only where no other option is spoken of."""
-    for match in _CHOICE.finditer(text):
-        yield Cue("choice", match.start(), match.end())
-    options = list(_OPTION.finditer(text))
-    if options and len({option["letter"].upper() for option in options}) == 1:
-        yield Cue("choice", options[-1].start(), options[-1].start())
 
 
 SENTENCES = re.compile(r"(?<=[.!?:\]])\s+(?=[A-Z])|(?<=[。！？])\s*|\n\s*\n|<\|")

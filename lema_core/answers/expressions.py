@@ -279,7 +279,13 @@ class _Parser:
         if following == "_":
             raise _NotAnExpressionError  # a number in another base is no decimal number
         if PERIOD in lexeme:
-            return _repeating(lexeme)
+            # ``0.1(6`` is exactly a sixth
+            fixed, _, period = lexeme.partition(PERIOD)
+            if len(period) > MAX_PERIOD:
+                raise _NotAnExpressionError
+            shift = len(fixed.partition(".")[2])
+            value = Fraction(fixed + "0") + Fraction(int(period), (10 ** len(period) - 1) * 10**shift)
+            return Node("num", value=value, name="repeating")
         if following == "dots" and "." in lexeme:
             self.take()
             return Node("num", value=Fraction(lexeme), name=".")
@@ -366,16 +372,6 @@ class _Parser:
 
 PERIOD = "("
 """What separates the period of a repeating decimal from the digits before it, within one token: ``0.1(6``."""
-
-
-def _repeating(lexeme: str) -> Node:
-    """``0.1(6`` is exactly a sixth."""
-    fixed, _, period = lexeme.partition(PERIOD)
-    if len(period) > MAX_PERIOD:
-        raise _NotAnExpressionError
-    shift = len(fixed.partition(".")[2])
-    value = Fraction(fixed + "0") + Fraction(int(period), (10 ** len(period) - 1) * 10**shift)
-    return Node("num", value=value, name="repeating")
 
 
 def _product(factors: list[Node]) -> Node:

@@ -224,7 +224,16 @@ def _extract(text: str, family: Family, candidates: tuple[str, ...] | None, *, l
         concluded = conclude(said, family) if family in {"latex", "numeric"} else found
         found = concluded if concluded.value is not None else found
     if found.outcome == "none" and found.cue not in {"boxed", "field"} and loose:
-        return _without_cue(said, family, candidates, found)
+        stripped = said.strip()
+        if not stripped:
+            return found
+        if family == "numeric":
+            return last_number(stripped)
+        if family == "latex" and is_prose(stripped):
+            sentences = [part for part in SENTENCES.split(stripped[-MAX_ANSWER_CHARS:]) if part]
+            tails = (last_value(sentence) for sentence in reversed(sentences))
+            return next((tail for tail in tails if tail.outcome != "none"), found)
+        return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")
     return found
 
 
@@ -237,23 +246,21 @@ def read_answer(text: str, family: Family = "latex", candidates: tuple[str, ...]
     if len(text) > MAX_TEXT_CHARS or is_scorer(family):
         return extract(text, family, candidates)
     try:
-        return _read(text, family, candidates)
+        if len(text) <= MAX_BARE and not _WORDS.search(text):
+            return _bare(text)
+        said = strip_thinking(text)
+        if said is None:
+            return Extraction(
+                "none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it"
+            )
+        said = strip_end_tokens(said)
+        solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or is_prose(said)
+        found = extract(said, family, candidates, loose=True) if solution else conclude(said, family)
+        return _bare(said) if found.outcome == "none" and found.cue not in {"boxed", "field"} else found
     except LemaError:
         raise
     except Exception as error:  # noqa: BLE001 no text may take its file with it
         return _failed(error)
-
-
-def _read(text: str, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
-    if len(text) <= MAX_BARE and not _WORDS.search(text):
-        return _bare(text)
-    said = strip_thinking(text)
-    if said is None:
-        return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
-    said = strip_end_tokens(said)
-    solution = find_cues(said, family) or _last_result(said) or len(said) > MAX_ANSWER_CHARS or is_prose(said)
-    found = extract(said, family, candidates, loose=True) if solution else conclude(said, family)
-    return _bare(said) if found.outcome == "none" and found.cue not in {"boxed", "field"} else found
 
 
 def _bare(text: str) -> Extraction:
@@ -321,7 +328,20 @@ def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[st
         if cue.kind == "boxed":
             reading = _boxed(text, boxes, cue.start, family, last=cue.start == last_box)
         elif cue.kind == "tag":
-            reading = _tagged(text, cue)
+            # ``<answer>18</answer>`` says its one line; several lines without a cue of their own are no answer
+            closing, end = tag_end(text, cue.end)
+            lines = [
+                line.strip() for line in _HTML.sub("", text[cue.end : closing]).split("\n") if line.strip(_DECORATION)
+            ]
+            if len(lines) > 1:
+                detail = f"the tag holds {len(lines)} lines and no other cue"
+                reading = _Reading(None, end, outcome=Extraction("ambiguous", cue="tag", detail=detail))
+            elif not lines:
+                reading = _Reading(None, end)
+            else:
+                formula = leading_formula(lines[0])
+                whole = formula is not None and not lines[0][formula[1] :].strip(" .")
+                reading = _Reading(formula[0] if whole and formula else lines[0].strip(_DECORATION), end)
         elif cue.content is not None:  # a field of JSON
             empty = Extraction("none", cue=cue.kind, detail="the field is empty or cut off")
             reading = _Reading(cue.content or None, cue.end, outcome=None if cue.content else empty)
@@ -358,20 +378,6 @@ def _boxed(text: str, boxes: dict[int, Box], start: int, family: Family, *, last
     earlier = [other for other in boxes.values() if other.start < start] if last else []
     raw, alternative = join_boxes(text, box, earlier, family)
     return _Reading(raw, box.end, alternative)
-
-
-def _tagged(text: str, cue: Cue) -> _Reading:
-    """Read ``<answer>18</answer>``: its one line, or the value alone where it has several and nothing announces it."""
-    closing, end = tag_end(text, cue.end)
-    lines = [line.strip() for line in _HTML.sub("", text[cue.end : closing]).split("\n") if line.strip(_DECORATION)]
-    if len(lines) > 1:
-        detail = f"the tag holds {len(lines)} lines and no other cue"
-        return _Reading(None, end, outcome=Extraction("ambiguous", cue="tag", detail=detail))
-    if not lines:
-        return _Reading(None, end)
-    formula = leading_formula(lines[0])
-    whole = formula is not None and not lines[0][formula[1] :].strip(" .")
-    return _Reading(formula[0] if whole and formula else lines[0].strip(_DECORATION), end)
 
 
 def _checked(text: str, cue: Cue, reading: _Reading, family: Family, candidates: tuple[str, ...] | None) -> Extraction:
@@ -482,17 +488,3 @@ def _to_brace(sentence: str) -> str:
         if depth < 0 and sentence[at - 1 : at] != "\\":
             return sentence[:at]
     return sentence
-
-
-def _without_cue(text: str, family: Family, candidates: tuple[str, ...] | None, found: Extraction) -> Extraction:
-    """Take the last formula or number, or the whole of a short answer."""
-    stripped = text.strip()
-    if not stripped:
-        return found
-    if family == "numeric":
-        return last_number(stripped)
-    if family == "latex" and is_prose(stripped):
-        sentences = [part for part in SENTENCES.split(stripped[-MAX_ANSWER_CHARS:]) if part]
-        tails = (last_value(sentence) for sentence in reversed(sentences))
-        return next((tail for tail in tails if tail.outcome != "none"), found)
-    return _typed(stripped[:MAX_ANSWER_CHARS], family, candidates, "whole")

@@ -165,7 +165,18 @@ def tokens_of(answer: str, *, letters: bool = False) -> tuple[str, ...]:
 
 def _prepared(text: str) -> str:
     """Return a text in which numbers and lines are written in one way."""
-    text = _HALF_DAY.sub(r"\1m", _join_thousands(text))
+    if "," in text or "\\" in text:
+        text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
+    # "1,234" is a number, but "(1,234)" is a point: inside brackets a comma separates.
+    if "," in text and not any(bracket in text for bracket in "([{"):
+        text = _COMMAS.sub(lambda match: match[1].replace(",", ""), text)
+        text = _INDIAN.sub(lambda match: match[1].replace(",", "") if ",0" in match[1] else match[1], text)
+    if _GROUPS.search(text):
+        text = _SPACED.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
+        text = _DOTTED.sub(
+            lambda match: match[1] + match[2].replace(".", "") + (match[3] or "").replace(",", "."), text
+        )
+    text = _HALF_DAY.sub(r"\1m", text)
     if "." in text and ("\\" in text or ".." in text or "(" in text):
         text = _DOTS.sub(_guessed_period, _PERIOD.sub(_marked_period, text))
     if "log" in text:
@@ -279,21 +290,6 @@ def _unwrapped(text: str) -> str:
     return text
 
 
-def _join_thousands(text: str) -> str:
-    if "," in text or "\\" in text:
-        text = _THOUSANDS.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
-    # "1,234" is a number, but "(1,234)" is a point: inside brackets a comma separates.
-    if "," in text and not any(bracket in text for bracket in "([{"):
-        text = _COMMAS.sub(lambda match: match[1].replace(",", ""), text)
-        text = _INDIAN.sub(lambda match: match[1].replace(",", "") if ",0" in match[1] else match[1], text)
-    if _GROUPS.search(text):
-        text = _SPACED.sub(lambda match: match[1] + re.sub("[^0-9]", "", match[2]), text)
-        text = _DOTTED.sub(
-            lambda match: match[1] + match[2].replace(".", "") + (match[3] or "").replace(",", "."), text
-        )
-    return text
-
-
 _GROUPS = re.compile(r"[0-9][\\ ~'_.][ ]?[0-9]{3}")
 
 
@@ -332,31 +328,26 @@ def _composed(match: re.Match[str], before: list[str]) -> tuple[str, ...]:
         bottom = ("{", match["bottom"], "}") if match["bottom"] else ()
         return (match["macro"], "{", match["top"], "}", *bottom)
     if match["env"] is not None:
-        return _environment(match["edge"], match["name"])
+        edge = match["edge"]
+        name = match["name"]
+        if name.endswith("cases"):
+            return (f"{edge}cases",)
+        if name in ALIGNED:
+            return (f"{edge}aligned",)
+        if not name.endswith("matrix") and name != "array":
+            return ()
+        return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
     if match["scientific"] is not None or match["repeating"] is not None:
-        return _long_number(match.group())
+        # The tokens of ``1e3``, or the one of a repeating decimal
+        text = match.group()
+        if "⟨" in text:
+            return (text.replace("⟨", PERIOD).rstrip("⟩"),)
+        mantissa, _, exponent = text.lower().partition("e")
+        sign = ("-",) if exponent[0] == "-" else ()
+        return (_number(mantissa), "*", "10", "^", "{", *sign, exponent.lstrip("+-"), "}")
     if match["row"] is not None or match["prime"] is not None:
         return ("row",) if match["row"] else ("prime",) * len(match["prime"])
     return SIGNS.get(match.group(), (match.group(),))
-
-
-def _environment(edge: str, name: str) -> tuple[str, ...]:
-    if name.endswith("cases"):
-        return (f"{edge}cases",)
-    if name in ALIGNED:
-        return (f"{edge}aligned",)
-    if not name.endswith("matrix") and name != "array":
-        return ()
-    return (f"{edge}det" if name == "vmatrix" else f"{edge}matrix",)
-
-
-def _long_number(text: str) -> tuple[str, ...]:
-    """Return the tokens of ``1e3``, or the one of a repeating decimal."""
-    if "⟨" in text:
-        return (text.replace("⟨", PERIOD).rstrip("⟩"),)
-    mantissa, _, exponent = text.lower().partition("e")
-    sign = ("-",) if exponent[0] == "-" else ()
-    return (_number(mantissa), "*", "10", "^", "{", *sign, exponent.lstrip("+-"), "}")
 
 
 def _number(text: str) -> str:

@@ -134,24 +134,7 @@ def _integer_samples(whole: list[str], real: list[str], jumps: list[Node], work:
             yield Sample({**_signed(real, index), **numbers}, decisive=0 not in numbers.values())
         return
     name = whole[0]
-    chosen = dict.fromkeys(
-        [
-            *INTEGERS,
-            *_one_period(name, real, jumps, work),
-            *_beside_integer_jumps(name, real, jumps, work),
-            *LOW_INTEGERS,
-        ]
-    )
-    for index, number in enumerate(chosen):
-        yield Sample({**_signed(real, index), name: Fraction(number)}, decisive=number > 0)
-
-
-def _one_period(name: str, real: list[str], jumps: list[Node], work: Work) -> range:
-    """Return the integers of a period of all floors: ``7n/22`` rounds up and down in 22 ways.
-
-    Raises:
-        NoValueError: the period is too long to compare.
-    """
+    # The integers of a period of all floors: ``7n/22`` rounds up and down in 22 ways
     period = 1
     for node in dict.fromkeys(jumps):
         if degree_in(node, name) == 1:
@@ -160,7 +143,16 @@ def _one_period(name: str, real: list[str], jumps: list[Node], work: Work) -> ra
             period = math.lcm(period, step.denominator) if abs(step.numerator) != 1 or step.denominator < 60 else period
     if period > MAX_PERIOD:
         raise NoValueError
-    return range(1, period + 1)
+    chosen = dict.fromkeys(
+        [
+            *INTEGERS,
+            *range(1, period + 1),
+            *_beside_integer_jumps(name, real, jumps, work),
+            *LOW_INTEGERS,
+        ]
+    )
+    for index, number in enumerate(chosen):
+        yield Sample({**_signed(real, index), name: Fraction(number)}, decisive=number > 0)
 
 
 def _signed(real: list[str], index: int) -> Values:
@@ -246,8 +238,25 @@ def zeros(node: Node, name: str, others: Values, work: Work) -> list[float]:
         return zeros(node.args[0], name, others, work)
     degree = degree_in(node, name)
     if degree is not None:
-        return _polynomial_zeros(node, name, others, degree, work)
-    return _scanned_zeros(node, name, others, work)
+        # The real parts of all roots: a double root, as under ``\sqrt{x^2-400x+40000}``, is a kink too
+        try:
+            return [
+                round(float(context(60).re(_float(root))), 9) for root in roots_of(node, name, others, degree, work)
+            ]
+        except (NoValueError, ArithmeticError, ValueError, TypeError):
+            return []
+    point = {other: float(value) for other, value in others.items() if not isinstance(value, complex)}
+    constants = sorted(_constants(node))[:MAX_BREAKS]
+    places = sorted({*_GRID, *(float(value) + 0.01 for value in constants)})
+    work.spend(len(places) * (1 + _size(node) // 4))
+    signs = [(place, _sign(node, name, point, place)) for place in places]
+    changes = [
+        (low, high, before)
+        for (low, before), (high, after) in pairwise(signs)
+        if before is not None and after is not None and before != after
+    ][:MAX_BREAKS]
+    work.spend(len(changes) * BISECTIONS * (1 + _size(node) // 4))
+    return [_bisected(node, name, point, (low, high), before) for low, high, before in changes]
 
 
 def degree_in(node: Node, name: str) -> int | None:
@@ -349,29 +358,6 @@ def _divided(top: list[Number], bottom: list[Number]) -> tuple[list[Number], lis
 
 def _float(value: Number) -> Number:
     return context(60).mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
-
-
-def _polynomial_zeros(node: Node, name: str, others: Values, degree: int, work: Work) -> list[float]:
-    r"""Return the real parts of all roots: a double root, as under ``\sqrt{x^2-400x+40000}``, is a kink too."""
-    try:
-        return [round(float(context(60).re(_float(root))), 9) for root in roots_of(node, name, others, degree, work)]
-    except (NoValueError, ArithmeticError, ValueError, TypeError):
-        return []
-
-
-def _scanned_zeros(node: Node, name: str, others: Values, work: Work) -> list[float]:
-    point = {other: float(value) for other, value in others.items() if not isinstance(value, complex)}
-    constants = sorted(_constants(node))[:MAX_BREAKS]
-    places = sorted({*_GRID, *(float(value) + 0.01 for value in constants)})
-    work.spend(len(places) * (1 + _size(node) // 4))
-    signs = [(place, _sign(node, name, point, place)) for place in places]
-    changes = [
-        (low, high, before)
-        for (low, before), (high, after) in pairwise(signs)
-        if before is not None and after is not None and before != after
-    ][:MAX_BREAKS]
-    work.spend(len(changes) * BISECTIONS * (1 + _size(node) // 4))
-    return [_bisected(node, name, point, (low, high), before) for low, high, before in changes]
 
 
 @lru_cache(maxsize=8_192)

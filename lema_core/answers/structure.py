@@ -120,7 +120,28 @@ def _unlabelled(tokens: Tokens, depth: int) -> Answer:
     while tokens and tokens[0] in _ABOUT and len(tokens) > 1:
         tokens = tokens[1:]
     if tokens and _COMPARISONS.intersection(tokens) and len(split_top(tokens, _COMPARISONS)) > 1:
-        return _relation(tokens, depth)
+        parts = split_top(tokens, _COMPARISONS)
+        signs: list[str] = []
+        nesting = 0
+        for lexeme in tokens:
+            nesting += (lexeme in OPENING) - (lexeme in CLOSING)
+            if nesting == 0 and lexeme in _COMPARISONS:
+                signs.append(lexeme)
+        if "approx" in signs:
+            # ``x \approx 3.2`` is 3.2 with a name; after ``x = \sqrt{2}`` it is only the rounded form of that
+            cut = signs.index("approx")
+            if cut == 0 and len(parts[0]) and _is_name(parts[0]):
+                return replace(_item(parts[1], depth + 1), name=parts[0])
+            before = tokens[: len(tokens) - sum(map(len, parts[cut + 1 :])) - len(signs[cut:])]
+            if not before or not parts[-1]:
+                return Answer("raw", tokens)
+            return replace(_item(before, depth + 1), rounded=_item(parts[-1], depth + 1))
+        if any(not part for part in parts):
+            return Answer("raw", tokens)
+        if set(signs) == {"="}:
+            return _equation(tokens, parts, depth)
+        items = tuple(_item(part, depth + 1) for part in parts)
+        return Answer("relation", tokens, items=items, signs=tuple(signs))
     answer = (
         (
             _union(tokens, depth)
@@ -194,35 +215,6 @@ def _is_application(tokens: Tokens) -> bool:
     return len(rest) > 2 and rest[0] == "(" and closes_at_end(rest)
 
 
-def _relation(tokens: Tokens, depth: int) -> Answer:
-    parts = split_top(tokens, _COMPARISONS)
-    signs: list[str] = []
-    nesting = 0
-    for lexeme in tokens:
-        nesting += (lexeme in OPENING) - (lexeme in CLOSING)
-        if nesting == 0 and lexeme in _COMPARISONS:
-            signs.append(lexeme)
-    if "approx" in signs:
-        return _approximation(tokens, parts, signs, depth)
-    if any(not part for part in parts):
-        return Answer("raw", tokens)
-    if set(signs) == {"="}:
-        return _equation(tokens, parts, depth)
-    items = tuple(_item(part, depth + 1) for part in parts)
-    return Answer("relation", tokens, items=items, signs=tuple(signs))
-
-
-def _approximation(tokens: Tokens, parts: list[Tokens], signs: list[str], depth: int) -> Answer:
-    r"""``x \approx 3.2`` is 3.2 with a name; after ``x = \sqrt{2}`` it is only the rounded form of that."""
-    cut = signs.index("approx")
-    if cut == 0 and len(parts[0]) and _is_name(parts[0]):
-        return replace(_item(parts[1], depth + 1), name=parts[0])
-    before = tokens[: len(tokens) - sum(map(len, parts[cut + 1 :])) - len(signs[cut:])]
-    if not before or not parts[-1]:
-        return Answer("raw", tokens)
-    return replace(_item(before, depth + 1), rounded=_item(parts[-1], depth + 1))
-
-
 def _equation(tokens: Tokens, parts: list[Tokens], depth: int) -> Answer:
     """``x = 5`` is 5 with a name; ``a = b = 5`` is its last side; an equation between expressions stays one."""
     first = parts[0]
@@ -256,7 +248,15 @@ def _union(tokens: Tokens, depth: int) -> Answer | None:
 def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
     opening, closing = tokens[0], tokens[-1]
     if opening == "\\{" and closing == "\\}":
-        return _set(tokens, depth)
+        inner = tokens[1:-1]
+        bars = split_top(inner, {"|", ":"})
+        if len(bars) == 2 and _is_name(bars[0]):
+            condition = _item(bars[1], depth + 1)  # {x | x < 3} is its condition, whatever the name
+            interval = as_interval(condition) if condition.kind == "relation" else None
+            return condition if interval is None else replace(interval, name=())
+        listed = _list(inner, depth + 1) if inner else Answer("list", tokens)
+        items = listed.items if listed.kind == "list" else (listed,)
+        return Answer("set", tokens, items=items)
     if len(tokens) < 3 or not closes_at_end(tokens):
         return None
     if opening + closing == "{}":
@@ -280,18 +280,6 @@ def _tuple(tokens: Tokens, depth: int) -> Answer | None:
         return Answer("raw", tokens)
     tuples = [Answer("tuple", tokens, items=chosen, brackets=brackets) for chosen in product(*choices)]
     return tuples[0] if len(tuples) == 1 else Answer("list", tokens, items=tuple(tuples))
-
-
-def _set(tokens: Tokens, depth: int) -> Answer | None:
-    inner = tokens[1:-1]
-    bars = split_top(inner, {"|", ":"})
-    if len(bars) == 2 and _is_name(bars[0]):
-        condition = _item(bars[1], depth + 1)  # {x | x < 3} is its condition, whatever the name
-        interval = as_interval(condition) if condition.kind == "relation" else None
-        return condition if interval is None else replace(interval, name=())
-    listed = _list(inner, depth + 1) if inner else Answer("list", tokens)
-    items = listed.items if listed.kind == "list" else (listed,)
-    return Answer("set", tokens, items=items)
 
 
 def _matrix(tokens: Tokens, depth: int) -> Answer | None:

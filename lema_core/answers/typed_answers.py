@@ -144,7 +144,15 @@ def as_interval(relation: Answer) -> Answer | None:
     """Return ``3 < x <= 4`` as the half-open interval (3, 4], ``x >= 2`` as [2, oo); None where it is none."""
     items, signs = relation.items, relation.signs
     if len(signs) == 1 and set(signs) <= _UPWARDS | _DOWNWARDS:
-        return _half_line(relation if _is_unknown(items[0]) else flip(relation))
+        relation = relation if _is_unknown(items[0]) else flip(relation)
+        (name, bound), (sign,) = relation.items, relation.signs
+        if not _is_unknown(name):
+            return None
+        if sign in _UPWARDS:
+            ends, brackets = (bound, Answer("raw", ("inf",))), "[)" if sign == ">=" else "()"
+        else:
+            ends, brackets = (Answer("raw", ("-", "inf")), bound), "(]" if sign == "<=" else "()"
+        return Answer("tuple", relation.tokens, items=ends, brackets=brackets, name=name.tokens)
     if len(signs) != 2 or not _is_unknown(items[1]):
         return None
     if set(signs) <= _UPWARDS:
@@ -154,17 +162,6 @@ def as_interval(relation: Answer) -> Answer | None:
     low, name, high = relation.items
     brackets = ("[" if relation.signs[0] == "<=" else "(") + ("]" if relation.signs[1] == "<=" else ")")
     return Answer("tuple", relation.tokens, items=(low, high), brackets=brackets, name=name.tokens)
-
-
-def _half_line(relation: Answer) -> Answer | None:
-    (name, bound), (sign,) = relation.items, relation.signs
-    if not _is_unknown(name):
-        return None
-    if sign in _UPWARDS:
-        ends, brackets = (bound, Answer("raw", ("inf",))), "[)" if sign == ">=" else "()"
-    else:
-        ends, brackets = (Answer("raw", ("-", "inf")), bound), "(]" if sign == "<=" else "()"
-    return Answer("tuple", relation.tokens, items=ends, brackets=brackets, name=name.tokens)
 
 
 def _is_unknown(side: Answer) -> bool:

@@ -65,7 +65,17 @@ def same_value(left: Node, right: Node) -> bool | None:
             return agree(left, right, {}, work, real=False)
         if "i" in operations(left) | operations(right):
             return _everywhere(left, right, work)
-        return _on_the_reals(left, right, work)
+        # Only where both sides are real: a domain that a logarithm makes larger is no difference
+        agreed, doubtful = 0, False
+        for sample in samples(left, right, work):
+            vote = _vote(left, right, sample, work)
+            if vote == "different":
+                return False
+            agreed += vote == "same"
+            doubtful |= vote == "doubtful"
+        if work.left < 0 or doubtful:
+            return None
+        return True if agreed > 1 else _everywhere(left, right, work) if not agreed else None
     except NoValueError:
         return None
 
@@ -90,41 +100,23 @@ def _exact_power(values: list[Fraction]) -> Fraction | None:
     return base ** int(exponent) if exponent.denominator == 1 and 0 <= exponent <= MAX_EXACT_EXPONENT else None
 
 
-def _on_the_reals(left: Node, right: Node, work: Work) -> bool | None:
-    """Compare where both sides are real. A domain that only a logarithm makes larger is no difference."""
-    agreed, doubtful = 0, False
-    for sample in samples(left, right, work):
-        vote = _vote(left, right, sample, work)
-        if vote == "different":
-            return False
-        agreed += vote == "same"
-        doubtful |= vote == "doubtful"
-    if work.left < 0 or doubtful:
-        return None
-    return True if agreed > 1 else _everywhere(left, right, work) if not agreed else None
-
-
 def _vote(left: Node, right: Node, sample: Sample, work: Work) -> str:
     try:
         same = agree(left, right, sample.point, work, real=True)
     except NotRealError:
-        return _outside_a_domain(left, right, sample, work)
+        # Where one side only is real: no vote on ``2\ln a`` and ``\ln a^2``, a doubt on ``\ln a`` and ``\ln |a|``
+        ends = [_end_of_domain(side, sample, work) for side in (left, right)]
+        if "" not in ends or ends == ["", ""]:
+            return ""
+        if not _ROOTS & set(ends):
+            return "doubtful" if bool(_KINKS & operations(left)) != bool(_KINKS & operations(right)) else ""
+        try:
+            return "" if agree(left, right, sample.point, work, real=False) else "doubtful"
+        except NoValueError:
+            return ""
     except NoValueError:
         return ""
     return "same" if same else "different" if sample.decisive else "doubtful"
-
-
-def _outside_a_domain(left: Node, right: Node, sample: Sample, work: Work) -> str:
-    r"""Where one side only is real: no vote on ``2\ln a`` and ``\ln a^2``, a doubt on ``\ln a`` and ``\ln |a|``."""
-    ends = [_end_of_domain(side, sample, work) for side in (left, right)]
-    if "" not in ends or ends == ["", ""]:
-        return ""
-    if not _ROOTS & set(ends):
-        return "doubtful" if bool(_KINKS & operations(left)) != bool(_KINKS & operations(right)) else ""
-    try:
-        return "" if agree(left, right, sample.point, work, real=False) else "doubtful"
-    except NoValueError:
-        return ""
 
 
 def _end_of_domain(node: Node, sample: Sample, work: Work) -> str | None:

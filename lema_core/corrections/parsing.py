@@ -76,12 +76,7 @@ def render_choice_correction(mistakes: str, corrected_answer: str) -> str:
 
 def parse_correction(text: str, shape: Shape = "steps") -> ParsedCorrection | Fault:
     """Read a teacher's answer. What cannot be read comes back as a fault, never as an exception."""
-    parts = _parts(text, _WANTED[shape])
-    return _parse_choice(parts) if shape == "choice" else _parse_steps(parts)
-
-
-def _parts(text: str, wanted: frozenset[str]) -> dict[str, str]:
-    """Cut the text at its headings; what stands before the first one names the step, as the prompt ends in that cue."""
+    wanted = _WANTED[shape]
     parts: dict[str, str] = {}
     name, start = "step", 0
     for heading in _HEADING.finditer(text):
@@ -91,7 +86,7 @@ def _parts(text: str, wanted: frozenset[str]) -> dict[str, str]:
         parts[name] = text[start : heading.start()]
         name, start = found, heading.end()
     parts[name] = text[start:]
-    return parts
+    return _parse_choice(parts) if shape == "choice" else _parse_steps(parts)
 
 
 def _parse_choice(parts: dict[str, str]) -> ParsedCorrection | Fault:

@@ -133,7 +133,16 @@ def _checked(
     path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
-    parsed = _parsed(outcome, shape)
+    if not isinstance(outcome, Completion):
+        parsed = Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
+    elif outcome.finish_reason == "length":
+        parsed = Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
+    elif outcome.finish_reason == "content_filter":
+        parsed = Fault("refused", "by the endpoint's content filter")
+    elif len(outcome.text) > MAX_TEXT_CHARS:
+        parsed = Fault("too_long", f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}")
+    else:
+        parsed = parse_correction(outcome.text, shape)
     if isinstance(parsed, Fault):
         return parsed
     original = split_path(path.text)
@@ -145,18 +154,6 @@ def _checked(
         spliced = splice(original, aligned.step, aligned.steps, aligned.answer_line)
     fault = _content_fault(path, aligned, original, spliced, family)
     return fault or (aligned, original, spliced)
-
-
-def _parsed(outcome: Outcome, shape: Shape) -> ParsedCorrection | Fault:
-    if not isinstance(outcome, Completion):
-        return Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
-    if outcome.finish_reason == "length":
-        return Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
-    if outcome.finish_reason == "content_filter":
-        return Fault("refused", "by the endpoint's content filter")
-    if len(outcome.text) > MAX_TEXT_CHARS:
-        return Fault("too_long", f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}")
-    return parse_correction(outcome.text, shape)
 
 
 def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection | Fault:

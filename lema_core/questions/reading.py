@@ -134,21 +134,6 @@ def question_id(task: str, text: str, candidates: tuple[str, ...] | None = None,
     return content_id("q", task, text, key, *(candidates or ()))
 
 
-def _choice(place: str, gold: str, candidates: tuple[str, ...]) -> str:
-    wanted = gold.strip().casefold()
-    by_text = {text.strip().casefold(): text for text in candidates}
-    by_letter = dict(zip("abcdefghijklmnopqrstuvwxyz", candidates, strict=False))
-    # A choice may itself be a single letter: its text goes before its place.
-    if found := by_text.get(wanted) or by_letter.get(wanted):
-        return found
-    shown = [text if text.isprintable() and len(text) <= 80 else f"{text[:80]!r}" for text in candidates[:26]]
-    listed = ", ".join(shown) or "there are none"
-    raise DataError(
-        f"{place}: the gold answer {gold[:80]!r} is none of the choices ({listed}). "
-        "Expected a choice's text or letter: correct the row, or set mapping.candidates."
-    )
-
-
 def _gold_fault(gold: str, family: Family) -> str | None:
     """Return why a path that says the gold answer, and nothing else, would not be right; None where it is."""
     statement = rf"The answer is \boxed{{{gold}}}." if family == "latex" else f"The answer is {gold}."
@@ -209,7 +194,19 @@ class _Checker:
     def _gold(self, place: str, draft: Draft) -> str:
         """Return the gold answer; of a choice its text, also where the source gives its letter."""
         if self.task.family == "choice":
-            return _choice(place, draft.gold, draft.candidates or ())
+            candidates = draft.candidates or ()
+            wanted = draft.gold.strip().casefold()
+            by_text = {text.strip().casefold(): text for text in candidates}
+            by_letter = dict(zip("abcdefghijklmnopqrstuvwxyz", candidates, strict=False))
+            # A choice may itself be a single letter: its text goes before its place.
+            if found := by_text.get(wanted) or by_letter.get(wanted):
+                return found
+            shown = [text if text.isprintable() and len(text) <= 80 else f"{text[:80]!r}" for text in candidates[:26]]
+            listed = ", ".join(shown) or "there are none"
+            raise DataError(
+                f"{place}: the gold answer {draft.gold[:80]!r} is none of the choices ({listed}). "
+                "Expected a choice's text or letter: correct the row, or set mapping.candidates."
+            )
         gold = draft.gold.strip()
         fault = _gold_fault(gold, self.task.family)
         if fault is not None:

@@ -296,19 +296,6 @@ def read_hub_rows(spec: QuestionsSpec, task: Task, commit: str | None = None) ->
     number = 0
     fault = partial(_unreachable, source)
     revision = spec.hub_revision or (commit.rpartition("@")[2] if commit else PARQUET_BRANCH)
-    system, paths = _files(source, revision, folder)
-    for path in paths:
-        with ExitStack() as stack:
-            with raise_faults_as(fault):
-                file = stack.enter_context(system.open(path))
-            table = stack.enter_context(open_table(file, fault))
-            for row in translate_faults(rows_of(table.batches(size=1_000)), fault):
-                number += 1
-                yield f"{source.id}/{folder}:{number}", row
-
-
-def _files(source: HubDataset, revision: str, folder: str) -> tuple[Any, list[str]]:
-    """Return the Hub's file system and the paths of a folder's Parquet files."""
     from huggingface_hub import HfFileSystem
 
     with raise_faults_as(partial(_unreachable, source)):
@@ -319,7 +306,14 @@ def _files(source: HubDataset, revision: str, folder: str) -> tuple[Any, list[st
         raise ConfigError(
             f"{source.id} has no Parquet files under {folder}. Check `config` and `split` on the Hub's page."
         )
-    return system, paths
+    for path in paths:
+        with ExitStack() as stack:
+            with raise_faults_as(fault):
+                file = stack.enter_context(system.open(path))
+            table = stack.enter_context(open_table(file, fault))
+            for row in translate_faults(rows_of(table.batches(size=1_000)), fault):
+                number += 1
+                yield f"{source.id}/{folder}:{number}", row
 
 
 def _dataset(spec: QuestionsSpec, task: Task) -> HubDataset:

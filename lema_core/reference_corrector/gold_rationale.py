@@ -108,7 +108,17 @@ class Expander:
                 stack.append(self._known.get(key(number), _leaf(number)))
             else:
                 right, left = stack.pop(), stack.pop()
-                stack.append(_combined(item, left, right) or _leaf(equation.computed))
+                result: dict[Product, Fraction] = {}
+                if item in {"+", "-"}:
+                    result.update(left)
+                    for product, share in right.items():
+                        result[product] = result.get(product, Fraction(0)) + (share if item == "+" else -share)
+                elif len(left) == len(right) == 1 and item in {"*", "of", "/"}:
+                    (one, share), (other, factor) = next(iter(left.items())), next(iter(right.items()))
+                    divides = item == "/"
+                    result[_times(one, other, -1 if divides else 1)] = share / factor if divides else share * factor
+                result = {product: share for product, share in result.items() if share}
+                stack.append((result if 0 < len(result) <= MAX_PRODUCTS else None) or _leaf(equation.computed))
         self._known[key(equation.value)] = stack[0]
         return stack[0]
 
@@ -141,20 +151,6 @@ def _leaf(number: Fraction) -> Expansion:
     if number.numerator in {1, -1}:
         return {((Fraction(number.denominator), -1),): Fraction(number.numerator)}
     return {((abs(number), 1),): Fraction(1 if number > 0 else -1)}
-
-
-def _combined(operator: str, left: Expansion, right: Expansion) -> Expansion | None:
-    result: dict[Product, Fraction] = {}
-    if operator in {"+", "-"}:
-        result.update(left)
-        for product, share in right.items():
-            result[product] = result.get(product, Fraction(0)) + (share if operator == "+" else -share)
-    elif len(left) == len(right) == 1 and operator in {"*", "of", "/"}:
-        (one, share), (other, factor) = next(iter(left.items())), next(iter(right.items()))
-        divides = operator == "/"
-        result[_times(one, other, -1 if divides else 1)] = share / factor if divides else share * factor
-    result = {product: share for product, share in result.items() if share}
-    return result if 0 < len(result) <= MAX_PRODUCTS else None
 
 
 def _times(left: Product, right: Product, sign: int) -> Product:

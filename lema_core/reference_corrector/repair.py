@@ -194,7 +194,17 @@ def _arithmetic(diagnosis: Diagnosis, rationale: GoldRationale, missing: list[St
 def _off_course(diagnosis: Diagnosis, steps: tuple[Step, ...], rationale: GoldRationale, missing: list[Step]) -> str:
     number, value = diagnosis.step, diagnosis.value
     step = steps[number - 1]
-    meant = _meant(step, missing)
+    best, best_share = None, 0.0
+    for candidate in missing:
+        share = _overlap(step, candidate)
+        differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
+        # The same words over quite other numbers are another quantity.
+        own, theirs = _numbers_of(step), _numbers_of(candidate)
+        related = candidate is missing[0] or (abs(len(own) - len(theirs)) <= 1 and bool(own & theirs))
+        common = len(_content_words(step.text) & _content_words(candidate.text))
+        if share > best_share and common > 2 and differs and related and candidate.equations:
+            best, best_share = candidate, share
+    meant = best if best_share >= SAME_SUBJECT else None
     if diagnosis.foreign is not None:
         fault = (
             f"Step {number} uses {plain(diagnosis.foreign)}, a number that the question does not give "
@@ -223,21 +233,6 @@ def _wrong_quantity(number: int, equation: Equation, steps: tuple[Step, ...], me
     if again is not None and does.startswith("computes"):
         return f"Step {number} {does}, which only repeats the value of step {again} and brings nothing new."
     return f"Step {number} {does}, but {value} is not one of the quantities that lead to the answer."
-
-
-def _meant(step: Step, missing: list[Step]) -> Step | None:
-    """Return the rationale's step that speaks of the same thing as the wrong one, if one clearly does."""
-    best, best_share = None, 0.0
-    for candidate in missing:
-        share = _overlap(step, candidate)
-        differs = candidate.value is not None and step.value is not None and key(candidate.value) != key(step.value)
-        # The same words over quite other numbers are another quantity.
-        own, theirs = _numbers_of(step), _numbers_of(candidate)
-        related = candidate is missing[0] or (abs(len(own) - len(theirs)) <= 1 and bool(own & theirs))
-        common = len(_content_words(step.text) & _content_words(candidate.text))
-        if share > best_share and common > 2 and differs and related and candidate.equations:
-            best, best_share = candidate, share
-    return best if best_share >= SAME_SUBJECT else None
 
 
 def _overlap(left: Step, right: Step) -> float:

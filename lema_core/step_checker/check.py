@@ -235,7 +235,19 @@ def _readings(side: Side) -> Iterator[Fraction | None]:
         yield _value(repeating)
     if "/" in {token.text for token in side.tokens}:
         yield from (value for value in (_value(side.tokens, implied="of"),) if value is not None)
-    tight = _tight_fractions(side.tokens)
+    # ``7.5 / 1/2`` is 15: a slash without spaces binds first
+    tight = (
+        tuple(
+            replace(token, text="÷")
+            if token.text == "/"
+            and index
+            and side.tokens[index - 1].end == token.start
+            and side.tokens[index + 1].start == token.end
+            else token
+            for index, token in enumerate(side.tokens[:-1])
+        )
+        + side.tokens[-1:]
+    )
     if tight != side.tokens:
         yield _value(tight)
 
@@ -248,22 +260,6 @@ def _unrounded(token: Token) -> Token:
     if near.denominator in {1, 2, 4, 5, 8, 10} or abs(near - token.value) >= Fraction(1, 10**token.decimals):
         return token
     return replace(token, value=near)
-
-
-def _tight_fractions(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
-    """Read ``7.5 / 1/2`` as people mean it: a slash without spaces binds first."""
-    return (
-        tuple(
-            replace(token, text="÷")
-            if token.text == "/"
-            and index
-            and tokens[index - 1].end == token.start
-            and tokens[index + 1].start == token.end
-            else token
-            for index, token in enumerate(tokens[:-1])
-        )
-        + tokens[-1:]
-    )
 
 
 def _value(tokens: Sequence[Token], percent: Percent = "fraction", implied: Implied = "*") -> Fraction | None:

@@ -242,7 +242,12 @@ def _left_of(tokens: Sequence[Token], equals: int) -> list[Token] | None:
         token = tokens[index]
         if token.kind == "word":
             # "3 apples + 4 apples =": words are units where a number stands before and an operator after them
-            index = _before_words(tokens, index)
+            # Go back over the whole run of words; the slash of ``miles/hour`` belongs to it
+            while index >= 0:
+                slash = tokens[index].kind == "op" and tokens[index].text in "/-" and tokens[index + 1].kind == "word"
+                if tokens[index].kind != "word" and not slash:
+                    break
+                index -= 1
             joins = not taken or taken[0].kind in {"op", ")"}
             if not joins or index < 0 or tokens[index].kind not in {"num", ")"}:
                 break
@@ -253,31 +258,17 @@ def _left_of(tokens: Sequence[Token], equals: int) -> list[Token] | None:
         taken.insert(0, token)
         index -= 1
     if taken and taken[0].kind == "op":
-        sign = _sign(taken)
+        minus, number = taken[0], taken[1] if len(taken) > 1 else None
+        if minus.text != "-" or number is None or number.kind != "num":
+            sign = None
+        elif minus.end != number.start:
+            sign = taken[1:]
+        else:
+            sign = [replace(number, value=-number.value, start=minus.start), *taken[2:]]
         if sign is None:
             return None
         taken = sign
     return taken if any(token.kind == "op" for token in taken) else None
-
-
-def _before_words(tokens: Sequence[Token], index: int) -> int:
-    """Return the index before a run of words; the slash of ``miles/hour`` belongs to the words."""
-    while index >= 0:
-        slash = tokens[index].kind == "op" and tokens[index].text in "/-" and tokens[index + 1].kind == "word"
-        if tokens[index].kind != "word" and not slash:
-            break
-        index -= 1
-    return index
-
-
-def _sign(taken: list[Token]) -> list[Token] | None:
-    """Read a leading minus as the first number's sign; any other operator there lacks an operand we can read."""
-    minus, number = taken[0], taken[1] if len(taken) > 1 else None
-    if minus.text != "-" or number is None or number.kind != "num":
-        return None
-    if minus.end != number.start:
-        return taken[1:]
-    return [replace(number, value=-number.value, start=minus.start), *taken[2:]]
 
 
 def _claimed(tokens: Sequence[Token], equals: int) -> Token | None:

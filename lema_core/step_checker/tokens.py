@@ -90,7 +90,31 @@ def tokenize(text: str) -> list[Token]:
         token = _token(match, tokens)
         if token is not None:
             tokens.append(token)
-    return _expand_fractions(_classify_brackets(tokens))
+    # ``\frac{a}{b}`` becomes ``((a)/(b))``; what is not of this shape becomes an unknown
+    tokens = _classify_brackets(tokens)
+    result: list[Token] = []
+    waiting: list[list[int]] = []  # for each open \frac: [bracket depth outside it, arguments closed]
+    depth = 0
+    for index, token in enumerate(tokens):
+        if token.kind == "frac":
+            if index + 1 < len(tokens) and tokens[index + 1].kind == "(":
+                waiting.append([depth, 0])
+                result.append(Token("(", token.start, token.start))
+            else:
+                result.append(Token("var", token.start, token.end, token.text))
+            continue
+        result.append(token)
+        depth += (token.kind == "(") - (token.kind == ")")
+        while token.kind == ")" and waiting and waiting[-1][0] == depth:
+            waiting[-1][1] += 1
+            if waiting[-1][1] == 2:
+                waiting.pop()
+                result.append(Token(")", token.end, token.end))
+                continue
+            if index + 1 < len(tokens) and tokens[index + 1].kind == "(":
+                result.append(Token("op", token.end, token.end, "/"))
+            break
+    return result
 
 
 def _token(match: re.Match[str], before: list[Token]) -> Token | None:
@@ -100,7 +124,24 @@ def _token(match: re.Match[str], before: list[Token]) -> Token | None:
         says = text == "{" and _TEXT_COMMAND.search(match.string, max(0, start - 12), start)
         return Token(plain, start, end, TEXT_BRACE if says else text)
     if kind in {"num", "mixed", "shortfrac", "mixedfrac"}:
-        return _number(kind, text, start, end)
+        if end - start > MAX_DIGITS:
+            return Token("var", start, end, text)
+        if kind in {"mixed", "mixedfrac"}:
+            # ``2 1/3`` is seven thirds; so is ``2\frac{1}{3}``, which may also be a product
+            whole, top, bottom = (int(part) for part in _MIXED_PARTS.match(text).groups())  # type: ignore[union-attr]
+            if not bottom or (kind == "mixed" and not 0 < top < bottom):
+                return Token("var", start, end, text)
+            part = Fraction(top, bottom)
+            if kind == "mixed":
+                return Token("num", start, end, text, whole + part)
+            return Token("num", start, end, text, whole + part if 0 < part < 1 else whole * part, product=whole * part)
+        if kind == "shortfrac":
+            top, bottom = int(text[-2]), int(text[-1])
+            return Token("num", start, end, text, Fraction(top, bottom)) if bottom else Token("var", start, end, text)
+        if len(text) > 2 and text[0] == "0" and text.isdigit():
+            return Token("var", start, end, text)  # 0730 is a time or a code
+        digits = text.replace("{,}", "").replace(",\\!", "").replace(",", "")
+        return Token("num", start, end, text, Fraction(digits), len(digits.partition(".")[2]))
     if kind == "eq":
         return Token("=" if text in {"=", "=="} else "approx", start, end, text)
     if kind == "latex":
@@ -115,31 +156,6 @@ def _percent(before: list[Token], start: int, end: int) -> Token | None:
         before[-1] = replace(before[-1], percent=True, end=end)
         return None
     return Token("var", start, end, "%")
-
-
-def _number(kind: str, text: str, start: int, end: int) -> Token:
-    if end - start > MAX_DIGITS:
-        return Token("var", start, end, text)
-    if kind in {"mixed", "mixedfrac"}:
-        return _mixed(kind, text, start, end)
-    if kind == "shortfrac":
-        top, bottom = int(text[-2]), int(text[-1])
-        return Token("num", start, end, text, Fraction(top, bottom)) if bottom else Token("var", start, end, text)
-    if len(text) > 2 and text[0] == "0" and text.isdigit():
-        return Token("var", start, end, text)  # 0730 is a time or a code
-    digits = text.replace("{,}", "").replace(",\\!", "").replace(",", "")
-    return Token("num", start, end, text, Fraction(digits), len(digits.partition(".")[2]))
-
-
-def _mixed(kind: str, text: str, start: int, end: int) -> Token:
-    r"""Read ``2 1/3`` as seven thirds; ``2\\frac{1}{3}`` too, which may also be a product."""
-    whole, top, bottom = (int(part) for part in _MIXED_PARTS.match(text).groups())  # type: ignore[union-attr]
-    if not bottom or (kind == "mixed" and not 0 < top < bottom):
-        return Token("var", start, end, text)
-    part = Fraction(top, bottom)
-    if kind == "mixed":
-        return Token("num", start, end, text, whole + part)
-    return Token("num", start, end, text, whole + part if 0 < part < 1 else whole * part, product=whole * part)
 
 
 def _latex(name: str, before: list[Token], start: int, end: int) -> Token | None:
@@ -255,33 +271,6 @@ def _names(tokens: list[Token], opening: int, closing: int, partner: dict[int, i
             names = names or tokens[index].kind == "word"
         index += 1
     return says and names
-
-
-def _expand_fractions(tokens: list[Token]) -> list[Token]:
-    r"""Write ``\\frac{a}{b}`` as ``((a)/(b))``; what is not of this shape becomes an unknown."""
-    result: list[Token] = []
-    waiting: list[list[int]] = []  # for each open \frac: [bracket depth outside it, arguments closed]
-    depth = 0
-    for index, token in enumerate(tokens):
-        if token.kind == "frac":
-            if index + 1 < len(tokens) and tokens[index + 1].kind == "(":
-                waiting.append([depth, 0])
-                result.append(Token("(", token.start, token.start))
-            else:
-                result.append(Token("var", token.start, token.end, token.text))
-            continue
-        result.append(token)
-        depth += (token.kind == "(") - (token.kind == ")")
-        while token.kind == ")" and waiting and waiting[-1][0] == depth:
-            waiting[-1][1] += 1
-            if waiting[-1][1] == 2:
-                waiting.pop()
-                result.append(Token(")", token.end, token.end))
-                continue
-            if index + 1 < len(tokens) and tokens[index + 1].kind == "(":
-                result.append(Token("op", token.end, token.end, "/"))
-            break
-    return result
 
 
 Percent = Literal["fraction", "bare", "relative"]

@@ -92,24 +92,22 @@ def _draw(rng: random.Random, options: ArithmeticOptions) -> tuple[Computation, 
     value = rng.randint(2, options.largest_number)
     steps: list[Computation] = []
     for position in range(rng.randint(options.min_steps, options.max_steps)):
-        step = _draw_step(rng, options, value, first=position == 0)
+        first = position == 0
+        operation = rng.choice(options.operations)
+        if operation == "add":
+            number = rng.randint(1, options.largest_number)
+            step = Computation(value, operation, number, value + number)
+        elif operation == "subtract":
+            number = rng.randint(1, min(options.largest_number, max(value - 1, 1)))
+            step = Computation(value, operation, number, value - number)
+        else:
+            number = rng.randint(2, 5) if first else rng.choice((2, 3))
+            step = Computation(value, operation, number, value * number)
         if not 1 <= step.after <= options.largest_value:
             return None
         steps.append(step)
         value = step.after
     return tuple(steps)
-
-
-def _draw_step(rng: random.Random, options: ArithmeticOptions, value: int, *, first: bool) -> Computation:
-    operation = rng.choice(options.operations)
-    if operation == "add":
-        number = rng.randint(1, options.largest_number)
-        return Computation(value, operation, number, value + number)
-    if operation == "subtract":
-        number = rng.randint(1, min(options.largest_number, max(value - 1, 1)))
-        return Computation(value, operation, number, value - number)
-    number = rng.randint(2, 5) if first else rng.choice((2, 3))
-    return Computation(value, operation, number, value * number)
 
 
 def _in_words(rng: random.Random, steps: tuple[Computation, ...]) -> Draft:
@@ -162,20 +160,16 @@ def _generate_symbolic(spec: QuestionsSpec) -> Iterator[tuple[str, Draft]]:
     number = 0
     for block in count():
         for row in reasoning_gym.create_dataset("gsm_symbolic", size=BLOCK, seed=spec.seed * 1_000_003 + block):
-            draft = _symbolic_draft(row)
+            gold = str(row["answer"])
+            info = row["metadata"]
+            solution = str(info.get("answer_cot", "")) if isinstance(info, dict) else ""
+            rationale = rationale_from(solution.rpartition("####")[0], gold)
+            draft = Draft(text=str(row["question"]).removesuffix(REQUEST), gold=gold, rationale=rationale)
             # The text decides the part: other seeds repeat texts, so seeds alone would not keep the parts apart
             is_test = hashlib.sha256(draft.text.encode()).digest()[0] % TEST_SHARE == 0
             if spec.split == ("test" if is_test else "train"):
                 yield f"gsm_symbolic:{number}", draft
                 number += 1
-
-
-def _symbolic_draft(row: dict[str, object]) -> Draft:
-    gold = str(row["answer"])
-    info = row["metadata"]
-    solution = str(info.get("answer_cot", "")) if isinstance(info, dict) else ""
-    rationale = rationale_from(solution.rpartition("####")[0], gold)
-    return Draft(text=str(row["question"]).removesuffix(REQUEST), gold=gold, rationale=rationale)
 
 
 def _reasoning_gym_version() -> str:
