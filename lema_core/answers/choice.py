@@ -70,16 +70,10 @@ def choose(answer: str, candidates: tuple[str, ...]) -> Extraction:
     if several:
         detail = f"{answer[:80]!r} names several candidates"
         return Extraction("ambiguous", detail=detail, alternative=", ".join(several))
-    return _judged(answer, candidates) or _named_one(_NOT_LETTERS.sub("", answer), candidates)
-
-
-def is_candidate(text: str, candidates: tuple[str, ...] | None) -> bool:
-    """Whether a text is one of the candidates, word for word, as "below" may be."""
-    return candidates is not None and _fold(text) in {_fold(candidate) for candidate in candidates}
-
-
-def _named_one(answer: str, candidates: tuple[str, ...]) -> Extraction:
-    """Return the one candidate that an answer names by a letter in front of it or by its text."""
+    called = _judged(answer, candidates)
+    if called is not None:
+        return called
+    answer = _NOT_LETTERS.sub("", answer)
     folded = _fold(answer)
     lettered, named = _by_letter(answer, candidates), _named(folded, candidates)
     if lettered is not None and named and lettered not in named:
@@ -98,6 +92,11 @@ def _named_one(answer: str, candidates: tuple[str, ...]) -> Extraction:
     if len(named) > 1:
         return Extraction("ambiguous", detail=f"{answer[:80]!r} names {len(named)} candidates")
     return Extraction("value", named[0], "text")
+
+
+def is_candidate(text: str, candidates: tuple[str, ...] | None) -> bool:
+    """Whether a text is one of the candidates, word for word, as "below" may be."""
+    return candidates is not None and _fold(text) in {_fold(candidate) for candidate in candidates}
 
 
 def _plain(answer: str) -> str:

@@ -97,7 +97,24 @@ def match_light(gold: str, pred: str, policy: MatchPolicy | None = None) -> Matc
         reason = not_an_answer(to_ascii(side))
         if reason is not None:
             return Match("unknown", "limits", f"{side[:80]!r}: {reason}")
-    return _durations(gold, pred) or _typed(gold, pred, policy or DEFAULT_POLICY)
+    spans = _durations(gold, pred)
+    if spans is not None:
+        return spans
+    if tokens_of(gold) == tokens_of(pred) and tokens_of(gold):
+        return Match("equal", "string", "the same normal form: " + " ".join(tokens_of(gold))[:200])
+    left, right = parse_answer(gold), parse_answer(pred)
+    if {left.kind, right.kind} == {"text", "list"} and _same_letters(left, right):
+        return Match("equal", "structure", "the same letters")
+    same = compare(left, right, policy or DEFAULT_POLICY)
+    # "xy" lexes as a word; only after the comparison as words failed is it read as x times y
+    if same is not True and _as_products(gold, pred, left, right):
+        return Match("equal", "number", "products of unknowns")
+    if same is None:
+        # sympy drops units and what is counted ("5 apples", "5 pears"): it would call these equal
+        settled = {left.kind, right.kind} & _NOT_SYMBOLIC or (_says_of_what(left) and _says_of_what(right))
+        return Match("unknown", "structure", f"{left.kind} against {right.kind}") if settled else None
+    layer = "number" if left.kind == right.kind == "value" else "structure"
+    return Match("equal" if same else "different", layer, f"{left.kind} against {right.kind}")
 
 
 def _plain(text: str) -> Fraction | int | None:
@@ -133,24 +150,6 @@ def _durations(gold: str, pred: str) -> Match | None:
             return None
         same = number in {total, Fraction(total, 60)}
     return Match("equal" if same else "different", "structure", "a duration in hours and minutes")
-
-
-def _typed(gold: str, pred: str, policy: MatchPolicy) -> Match | None:
-    if tokens_of(gold) == tokens_of(pred) and tokens_of(gold):
-        return Match("equal", "string", "the same normal form: " + " ".join(tokens_of(gold))[:200])
-    left, right = parse_answer(gold), parse_answer(pred)
-    if {left.kind, right.kind} == {"text", "list"} and _same_letters(left, right):
-        return Match("equal", "structure", "the same letters")
-    same = compare(left, right, policy)
-    # "xy" lexes as a word; only after the comparison as words failed is it read as x times y
-    if same is not True and _as_products(gold, pred, left, right):
-        return Match("equal", "number", "products of unknowns")
-    if same is None:
-        # sympy drops units and what is counted ("5 apples", "5 pears"): it would call these equal
-        settled = {left.kind, right.kind} & _NOT_SYMBOLIC or (_says_of_what(left) and _says_of_what(right))
-        return Match("unknown", "structure", f"{left.kind} against {right.kind}") if settled else None
-    layer = "number" if left.kind == right.kind == "value" else "structure"
-    return Match("equal" if same else "different", layer, f"{left.kind} against {right.kind}")
 
 
 _NOT_SYMBOLIC = frozenset(["piecewise", "date"])

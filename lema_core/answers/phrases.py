@@ -194,7 +194,20 @@ def takes_back(behind: str, value: str) -> bool:
     if any(found[1] not in value for found in _STATED_ANEW.finditer(behind)):
         return True
     doubt = _DOUBT.search(behind)
-    return doubt is not None and _stays_in_doubt(doubt, behind[doubt.end() :], value)
+    if doubt is None:
+        return False
+    rest = behind[doubt.end() :]
+    if _CONFIRMED.search(rest):
+        return False
+    own, numbers = set(PLAIN_DIGITS.findall(value)), PLAIN_DIGITS.findall(rest)
+    word = doubt[1].lower()
+    if word.startswith(("wait", "hm", "hold", "hang")):
+        return bool(set(numbers) - own) or _SAYS_ANSWER.search(rest) is None
+    if word in {"actually", "rather"}:
+        return bool(set(numbers) - own)
+    # "8 is enough, but 7 is not" adds something; what takes 8 back concludes with another number.
+    concluded = [first or second for first, second in _CONCLUDES.findall(rest)]
+    return bool(set(concluded) - own) and numbers[-1] not in own
 
 
 def without_drawings(text: str) -> str:
@@ -207,17 +220,3 @@ def without_drawings(text: str) -> str:
             return "".join(kept)
         at = end + len("[/asy]")
     return "".join([*kept, text[at:]])
-
-
-def _stays_in_doubt(doubt: re.Match[str], rest: str, value: str) -> bool:
-    if _CONFIRMED.search(rest):
-        return False
-    own, numbers = set(PLAIN_DIGITS.findall(value)), PLAIN_DIGITS.findall(rest)
-    word = doubt[1].lower()
-    if word.startswith(("wait", "hm", "hold", "hang")):
-        return bool(set(numbers) - own) or _SAYS_ANSWER.search(rest) is None
-    if word in {"actually", "rather"}:
-        return bool(set(numbers) - own)
-    # "8 is enough, but 7 is not" adds something; what takes 8 back concludes with another number.
-    concluded = [first or second for first, second in _CONCLUDES.findall(rest)]
-    return bool(set(concluded) - own) and numbers[-1] not in own

@@ -117,10 +117,9 @@ def _value(plain: str, *, boxed: bool) -> str | None:
     if any(_LINKED.search(name) for name in names):
         return None
     typed = _whole(plain, boxed=boxed)
-    return typed if typed is not None else _stated(_TEXT.sub(r" \1 ", plain).strip())
-
-
-def _stated(plain: str) -> str | None:
+    if typed is not None:
+        return typed
+    plain = _TEXT.sub(r" \1 ", plain).strip()
     found = [match for match in _QUANTITY.finditer(plain) if not _ATTACHED.search(plain[: match.start()])]
     if not found or hedges(plain[: found[0].start()], plain[found[0].end() :]):
         return None

@@ -403,10 +403,8 @@ def _quick(node: Node, point: dict[str, float]) -> float:
     values = [_quick(arg, point) for arg in node.args]
     if node.op in {"add", "mul"}:
         return math.fsum(values) if node.op == "add" else math.prod(values)
-    return _quick_call(node, values) if node.op == "call" else float(_QUICK[node.op](*values))
-
-
-def _quick_call(node: Node, values: list[float]) -> float:
+    if node.op != "call":
+        return float(_QUICK[node.op](*values))
     if {"deg"} & operations(node):
         raise ValueError
     if node.name == "log":

@@ -261,10 +261,8 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
         return None
     if opening + closing == "{}":
         return _list(tokens[1:-1], depth + 1)
-    return _tuple(tokens, depth) if opening in {"(", "["} and closing in {")", "]"} else None
-
-
-def _tuple(tokens: Tokens, depth: int) -> Answer | None:
+    if opening not in {"(", "["} or closing not in {")", "]"}:
+        return None
     brackets = tokens[0] + tokens[-1]
     if brackets == "[]" and ";" in tokens and "," in tokens:
         rows = split_top(tokens[1:-1], {";"})

@@ -277,7 +277,19 @@ def same_family(gold: Answer, pred: Answer) -> bool:
     """Return whether two values are equal up to the name of a constant, or as sets over the integers."""
     if gold.node is None or pred.node is None:
         return False
-    return _same_up_to_constant(gold.node, pred.node) or _same_periods(gold, pred)
+    if _same_up_to_constant(gold.node, pred.node):
+        return True
+    left, right = _family(gold), _family(pred)
+    if left is None or right is None:
+        return False
+    try:
+        if not {*_letters(gold), *_letters(pred)} - {left[2], right[2]}:
+            steps = divide(left[1], right[1])
+            shift = divide(-right[0] + left[0], left[1])
+            return _near(steps) in {1, -1} and _near(shift) is not None
+        return same_value(_renamed(_node(gold), left[2], right[2]), _node(pred)) is True
+    except NoValueError:
+        return False
 
 
 def _same_up_to_constant(gold: Node, pred: Node) -> bool:
@@ -295,20 +307,6 @@ def _is_added(node: Node, name: str) -> bool:
     """Whether a name is a term of a sum and stands nowhere else."""
     terms = node.args if node.op == "add" else (node,)
     return [term for term in terms if name in unknowns(term)] == [Node("var", name=name)]
-
-
-def _same_periods(gold: Answer, pred: Answer) -> bool:
-    left, right = _family(gold), _family(pred)
-    if left is None or right is None:
-        return False
-    try:
-        if not {*_letters(gold), *_letters(pred)} - {left[2], right[2]}:
-            steps = divide(left[1], right[1])
-            shift = divide(-right[0] + left[0], left[1])
-            return _near(steps) in {1, -1} and _near(shift) is not None
-        return same_value(_renamed(_node(gold), left[2], right[2]), _node(pred)) is True
-    except NoValueError:
-        return False
 
 
 def _near(value: Number) -> int | None:

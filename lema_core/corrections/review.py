@@ -191,11 +191,9 @@ def _content_fault(
     if judgement.verdict != "right":
         detail = f"answer {judgement.answer!r}, gold {path.gold!r}"
         return Fault(_VERDICT_REASONS[judgement.verdict], detail)
-    return _unchanged(path, parsed, original) if parsed.step else None
-
-
-def _unchanged(path: JudgedPath, parsed: ParsedCorrection, original: StepPath) -> Fault | None:
-    """Find a mistake that was left in place, or the gold answer pasted under it."""
+    if not parsed.step:  # the choice shape
+        return None
+    # A mistake left in place, or the gold answer pasted under it
     rest = original.steps[parsed.step - 1 :]
     # The last step may stay as it is where more steps follow: the path stopped short there.
     continues = len(rest) == 1 and len(parsed.steps) > 1
