@@ -60,7 +60,8 @@ def export(store: Store, artifacts: RunArtifacts, arms: Iterable[str], form: For
         corrections = [ref for question_round in artifacts.rounds for ref in question_round.corrections.values()]
         verdicts = [ref for question_round in artifacts.rounds for ref in question_round.verdicts]
         for name, refs, record in (("corrections", corrections, Correction), ("paths", verdicts, JudgedPath)):
-            written[f"{name}.parquet"] = _parquet(_all(store, refs, record), record, folder / f"{name}.parquet")
+            rows_of_all = (row for ref in refs for row in store.rows(ref, record))
+            written[f"{name}.parquet"] = _parquet(rows_of_all, record, folder / f"{name}.parquet")
     if not written:
         raise ConfigError("the run has nothing to export: no [mixture] and no paths")
     return written
@@ -167,11 +168,6 @@ def push(
             f"the Hub refused the push of {repository}: {Redactor(token).redact(error_text(error))}"
         ) from None
     return address
-
-
-def _all(store: Store, refs: Iterable[ArtifactRef], record: type) -> Iterator[object]:
-    for ref in refs:
-        yield from store.rows(ref, record)
 
 
 def _chat(rows: Iterable[Example], path: Path) -> int:

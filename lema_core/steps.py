@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 _MARK = re.compile(r"<<[^<>\n]*>>")
+# ``Step 3:``, ``**Step 3.**``, ``### Step 3 -``, ``> step #3)``
 _LABEL = re.compile(r"^[#>*_\-\s]{0,12}step\s{0,3}#?(\d{1,4})\b[*_\s]{0,4}[:.)\-–—]?[*_]{0,2}\s*", re.IGNORECASE)
+# A further label on a line: ``Step 1: 3 + 4 = 7. Step 2: ...``
 _INLINE_LABEL = re.compile(r"(?<=[\s.;!?}])[*_]{0,2}Step (\d{1,4})[*_]{0,2}:[*_]{0,2}\s*")
+# ``3. ...`` and ``3) ...``: labels only where they count up from 1, for a line may begin with a number
 _LIST_LABEL = re.compile(r"^[*_]{0,2}(\d{1,3})[.)]\s+")
+# A line that only announces: "Let's think step by step.", "**Solution:**"
 _CUE = re.compile(
     r"^[*_#\s]*(?:answer:\s*)?(?:let['’]s think step by step\.?|(?:original )?solution:|answer:)[*_\s]*$", re.IGNORECASE
 )
@@ -27,6 +31,7 @@ _HASHES = re.compile(r"^\s*####\s*(?P<gsm>\S.*)$")
 _TRAILING_ANSWER = re.compile(
     r"(?<=[.!?])\s+(?=(?:(?:So|Thus|Therefore|Hence),?\s+)?[Tt]he\s+(?:final\s+)?answer\s+is\b)"
 )
+# "Mr. Smith" and "3 vs. 4" are one sentence each; a sentence begins with a capital, a quote, a bracket or a formula
 _SENTENCE_END = re.compile(
     r"(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bMrs\.)(?<!\bvs\.)(?<=[.!?])\s+(?=[\"“(A-Z$\\])"
 )

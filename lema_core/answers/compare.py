@@ -68,6 +68,7 @@ class _Comparison:
     def as_stated(self, gold: Answer, pred: Answer) -> _Result:
         gold, pred = in_name_order(gold, pred), in_name_order(pred, gold)
         if gold.name and pred.name and gold.name != pred.name:
+            # ``y = 2x`` and ``x = y/2`` are one equation; without one, two names may only be two spellings of a letter
             equation = _as_equations(gold, pred)
             renamed = same_up_to_names(gold, pred) if equation is None else same_equation(*equation)
             if renamed is not None or equation is not None:
@@ -147,6 +148,7 @@ class _Comparison:
         factors = _factor(gold.unit), _factor(pred.unit)
         if not self.policy.convert_units or None in factors:
             return False
+        # 1 hour is 60 minutes; metres and grams measure different things
         (left, first), (right, second) = (factor or ((), Fraction(1)) for factor in factors)
         if left != right:
             return False
@@ -182,11 +184,13 @@ class _Comparison:
     def in_order(self, gold: Sequence[Answer], pred: Sequence[Answer]) -> _Result:
         if len(gold) != len(pred):
             return False
+        # One different part decides; one undecided part leaves the whole undecided
         results = [self.element(left, right) for left, right in zip(gold, pred, strict=True)]
         return False if False in results else None if None in results else True
 
     def element(self, gold: Answer, pred: Answer) -> _Result:
         if gold.tokens in _INFINITE or pred.tokens in _INFINITE:
+            # ``\infty`` is ``+\infty``, never ``-\infty``
             return gold.tokens[-2:] == pred.tokens[-2:] or {gold.tokens, pred.tokens} == {("inf",), ("+", "inf")}
         return self.compare(gold, pred)
 
@@ -200,6 +204,7 @@ class _Comparison:
                 by_words = named.name[0].startswith("'")
                 return (self.in_any_order if by_words else self.in_order)(named.items, other.items)
         if _has_inequalities(gold) and _has_inequalities(pred):
+            # "x > 1 and x < 5" is not "x > 1 or x < 5"
             if {_connective(gold), _connective(pred)} == {"and", "or"}:
                 return False
             same = self.in_any_order(gold.items, pred.items)

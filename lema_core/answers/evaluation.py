@@ -231,6 +231,7 @@ class _Evaluation:
 
     def bounded(self, value: Number) -> Number:
         if isinstance(value, Fraction):
+            # Fractions are exact, so a tower of powers costs bits, not digits
             bits = value.numerator.bit_length() + value.denominator.bit_length()
             if bits > MAX_BITS:
                 raise NoValueError
@@ -258,6 +259,7 @@ class _Evaluation:
 
     def settled(self, value: Number, size: Number) -> Number:
         """Record the digits that a value lost against the size of its parts; what has none left is 0."""
+        # Cancellation: of 10^{50} + 1 - 10^{50} all but the last digit goes. 0.302 is log10(2), rounded up: bits to digits
         magnitude = self.mp.mag(size)
         gone = int((magnitude - (self.mp.mag(value) if value else magnitude - 4 * self.digits)) * 0.302)
         if gone <= self.digits - SPARE:
@@ -274,6 +276,7 @@ class _Evaluation:
         return abs(values[0])
 
     def _deg(self, _node: Node, values: list[Number]) -> Number:
+        # A function of angles converts it; elsewhere 30° is the number 30
         return values[0]
 
     def _percent(self, _node: Node, values: list[Number]) -> Number:
@@ -330,6 +333,7 @@ class _Evaluation:
         if isinstance(base, Fraction):
             if not base and exponent < 0:
                 raise NoValueError
+            # The size of the result is known before it is computed: 9^{9^9} must not begin
             bits = max(base.numerator.bit_length(), base.denominator.bit_length()) * abs(exponent)
             if bits > MAX_BITS:
                 raise NoValueError

@@ -107,20 +107,16 @@ def strip_end_tokens(text: str) -> str:
     first = _FIRST_TOKENS.match(text)
     start = first.end() if first else 0
     following = _NEXT_TURN.search(text, start)
-    return text[start : _last_tokens(text, following.start() if following else len(text))]
-
-
-def _last_tokens(text: str, end: int) -> int:
-    """Return where the control tokens in front of ``end`` begin."""
+    end = following.start() if following else len(text)
     for _ in range(MAX_TOKENS):
         closing = end
         while closing and text[closing - 1].isspace():
             closing -= 1
-        opening = max(text.rfind(sign, max(0, closing - LONGEST_TOKEN), closing) for sign in "<[")
+        opening = max(text.rfind(bracket, max(0, closing - LONGEST_TOKEN), closing) for bracket in "<[")
         if opening < 0 or not CONTROL_TOKEN.fullmatch(text, opening, closing):
             break
         end = opening
-    return end
+    return text[start:end]
 
 
 _SIMPLE_TAIL = re.compile(r"\s*\$?(-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?)\s*")
@@ -219,7 +215,14 @@ def _extract(text: str, family: Family, candidates: tuple[str, ...] | None, *, l
     if said is None:
         return Extraction("none", cue="thinking", detail="the thinking is not finished, or nothing stands behind it")
     said = strip_end_tokens(said)
-    found = _by_cue(*_cut_run_on(said, family), family, candidates)
+    cues, end = find_cues(said, family), len(said)
+    content = _CONTENT.search(said, cues[0].end) if cues else None
+    if content is not None:
+        # A new question, turn or block ends the text, but only behind the first answer: a text may begin with its own
+        # question, or with a template's tokens
+        cuts = [cut.start() for pattern in (_RUN_ON, CONTROL_TOKEN) if (cut := pattern.search(said, content.end()))]
+        end = min(cuts, default=end)
+    found = _by_cue(said[:end], [cue for cue in cues if cue.end <= end], family, candidates)
     if found.outcome == "none" and not found.cue:
         concluded = conclude(said, family) if family in {"latex", "numeric"} else found
         found = concluded if concluded.value is not None else found
@@ -300,20 +303,6 @@ def _simple(text: str) -> Extraction | None:
 @lru_cache(maxsize=1 << 16)
 def _simple_value(number: str, cue: str) -> Extraction:
     return Extraction("value", number, cue)
-
-
-def _cut_run_on(text: str, family: Family) -> tuple[str, list[Cue]]:
-    """Return a text up to where a new question, turn or block follows its first answer, and the cues up to there."""
-    cues = find_cues(text, family)
-    content = _CONTENT.search(text, cues[0].end) if cues else None
-    if content is None:
-        return text, cues
-    # Only behind the first answer: a text may begin with its own question, or with a template's tokens
-    cuts = [cut.start() for pattern in (_RUN_ON, CONTROL_TOKEN) if (cut := pattern.search(text, content.end()))]
-    if not cuts:
-        return text, cues
-    end = min(cuts)
-    return text[:end], [cue for cue in cues if cue.end <= end]
 
 
 def _by_cue(text: str, cues: Sequence[Cue], family: Family, candidates: tuple[str, ...] | None) -> Extraction:
@@ -418,22 +407,16 @@ def _typed(raw: str, family: Family, candidates: tuple[str, ...] | None, cue: st
     if family == "choice" and candidates:
         return replace(choose(raw, candidates), cue=cue)
     if family in {"numeric", "latex"}:
-        raw = _without_remark(
-            _BLANK_THOUSANDS.sub(lambda groups: "".join(filter(str.isdigit, groups.group())), raw)
-            if " " in raw or not raw.isascii()
-            else raw
-        )
+        if " " in raw or not raw.isascii():
+            raw = _BLANK_THOUSANDS.sub(lambda groups: "".join(filter(str.isdigit, groups.group())), raw)
+        # ``18 (9 eggs at $2 each)`` is 18, and so is ``18, not 20``; ``18 (20 with tax)`` stays as it is
+        contrast = _CONTRAST.search(raw) if "not" in raw else None
+        raw = raw[: contrast.start()] if contrast and contrast.start() else raw
+        found = _BRACKETED.fullmatch(raw) if raw.endswith((")", ").", ")!")) and "(" in raw else None
+        raw = found["head"] if found and explains(found["remark"], found["head"]) else raw
     if family == "numeric":
         return only_quantity(raw, cue)
     return Extraction("value", computed_side(raw) if family == "latex" and "=" in raw else raw, cue)
-
-
-def _without_remark(raw: str) -> str:
-    """``18 (9 eggs at $2 each)`` is 18, and so is ``18, not 20``; ``18 (20 with tax)`` stays as it is."""
-    contrast = _CONTRAST.search(raw) if "not" in raw else None
-    raw = raw[: contrast.start()] if contrast and contrast.start() else raw
-    found = _BRACKETED.fullmatch(raw) if raw.endswith((")", ").", ")!")) and "(" in raw else None
-    return found["head"] if found and explains(found["remark"], found["head"]) else raw
 
 
 def _snippet(text: str, cue: Cue, family: Family) -> _Reading:

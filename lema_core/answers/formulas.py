@@ -138,25 +138,21 @@ def find_boxes(text: str, places: Sequence[tuple[int, int]]) -> dict[int, Box]:
             found[start] = Box(text[end:stop].strip() if stop - end < 200 else None, start, stop)
         else:
             braced[text.find("{", end)] = start
-    if braced:
-        found |= _braced(text, braced)
-    return found
-
-
-def _braced(text: str, openings: dict[int, int]) -> dict[int, Box]:
-    """Close the braces at ``openings`` (brace, start of its cue) with one stack over the text."""
-    found = {start: Box(None, start, len(text)) for start in openings.values()}
+    if not braced:
+        return found
+    # One stack closes all braces: a search per box would take quadratic time on nested ones
+    found |= {start: Box(None, start, len(text)) for start in braced.values()}
     stack: list[tuple[int, int]] = []
     count = 0
-    for brace in _BRACE.finditer(text, min(openings)):
+    for brace in _BRACE.finditer(text, min(braced)):
         sign = brace.group()
         if sign == "{":
             stack.append((brace.start(), count))
         elif sign == "}" and stack:
             opening, before = stack.pop()
-            start = openings.get(opening)
-            if start is not None and count - before <= MAX_BRACES:
-                found[start] = Box(text[opening + 1 : brace.start()], start, brace.end())
+            place = braced.get(opening)
+            if place is not None and count - before <= MAX_BRACES:
+                found[place] = Box(text[opening + 1 : brace.start()], place, brace.end())
         else:
             continue
         count += 1

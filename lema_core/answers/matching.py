@@ -55,30 +55,19 @@ def match(
     Nothing raises because of a pair: what cannot be computed is unknown, in the layer "error".
     """
     try:
-        return _match(gold, pred, family, candidates, workers, policy)
+        if is_scorer(family):
+            return match_with(family, gold, pred)
+        if family == "choice":
+            return match_choice(gold, pred, candidates or ())
+        if family == "text":
+            equal = " ".join(gold.split()).casefold() == " ".join(pred.split()).casefold()
+            return Match("equal" if equal else "different", "string", "the texts are compared without case and spacing")
+        quick = match_light(gold, pred, None if policy is DEFAULT_POLICY else policy)
+        return quick if quick is not None else _match_symbolically(gold, pred, workers or shared_workers())
     except LemaError:
         raise
     except Exception as error:  # noqa: BLE001 no pair may take its file, vote or shard with it
         return Match("unknown", "error", f"the pair could not be compared: {type(error).__name__}: {error}"[:200])
-
-
-def _match(
-    gold: str,
-    pred: str,
-    family: Family,
-    candidates: tuple[str, ...] | None,
-    workers: Workers | None,
-    policy: MatchPolicy,
-) -> Match:
-    if is_scorer(family):
-        return match_with(family, gold, pred)
-    if family == "choice":
-        return match_choice(gold, pred, candidates or ())
-    if family == "text":
-        equal = " ".join(gold.split()).casefold() == " ".join(pred.split()).casefold()
-        return Match("equal" if equal else "different", "string", "the texts are compared without case and spacing")
-    quick = match_light(gold, pred, None if policy is DEFAULT_POLICY else policy)
-    return quick if quick is not None else _match_symbolically(gold, pred, workers or shared_workers())
 
 
 @lru_cache(maxsize=CACHE)

@@ -65,7 +65,14 @@ def with_integers(answer: Answer, integers: Tokens) -> Answer:
 def _list(tokens: Tokens, depth: int) -> Answer:
     if depth > MAX_NESTING or len(tokens) > MAX_TOKENS or not tokens:
         return Answer("raw", tokens)
-    tokens = _rows_as_list(tokens)
+    if "row" in tokens or "&" in tokens:
+        # ``x = 1 \\ y = 2`` lists two answers; a row that begins with a sign goes on with the one before
+        cells = [[*split_top(row, {"&"})] for row in split_top(tokens, {"row"})]
+        rows = [tuple(lexeme for cell in row for lexeme in cell) for row in cells]
+        listed: list[str] = []
+        for row in (row[:-1] if row[-1:] in {(",",), (".",), (";",)} else row for row in rows):
+            listed += [*([";"] if listed and row and row[0] not in _COMPARISONS else []), *row]
+        tokens = tuple(listed)
     # "x = 1 \\lor x = 2" lists two answers; "p \\lor q" is a formula of logic
     clauses = split_top(tokens, _LOGIC) if _LOGIC.intersection(tokens) else []
     lists = bool(clauses) and all(_RELATIONS.intersection(clause) for clause in clauses)
@@ -83,18 +90,6 @@ def _list(tokens: Tokens, depth: int) -> Answer:
         is_condition = any(inner.kind == "relation" for inner in item.items)
         items.extend(item.items if item.kind == "list" and not is_condition else [item])
     return Answer("list", tokens, items=tuple(items))
-
-
-def _rows_as_list(tokens: Tokens) -> Tokens:
-    r"""``x = 1 \\ y = 2`` lists two answers; a row that begins with a sign goes on with the one before."""
-    if "row" not in tokens and "&" not in tokens:
-        return tokens
-    rows = [tuple(lexeme for cell in split_top(row, {"&"}) for lexeme in cell) for row in split_top(tokens, {"row"})]
-    rows = [row[:-1] if row[-1:] in {(",",), (".",), (";",)} else row for row in rows]
-    result: list[str] = []
-    for row in rows:
-        result += [*([";"] if result and row and row[0] not in _COMPARISONS else []), *row]
-    return tuple(result)
 
 
 def _signed_pair(tokens: Tokens, depth: int) -> Answer:

@@ -104,19 +104,17 @@ def _parse_steps(parts: dict[str, str]) -> ParsedCorrection | Fault:
     named = _STEP_NUMBER.search(parts.get("step", ""))
     if named is None:
         return Fault("step_missing", f"expected a step's number, found {parts.get('step', '').strip()[:80]!r}")
-    lines, elided = _solution_lines(parts["solution"])
-    labels = [label[0] for label in map(step_label, lines) if label]
-    split = split_path("\n".join(lines))
-    if not split.steps:
-        return Fault("unparsable", "the correct solution has no steps")
-    first = labels[0] if labels else None
-    step = int(named[1] or named[2])
-    return ParsedCorrection(step, _tidy(parts["explanation"]), split.steps, split.answer_line, first, elided)
-
-
-def _solution_lines(text: str) -> tuple[list[str], bool]:
-    """Return the solution's lines without braces, fences and the ``...`` line; say whether that line was there."""
-    body, rest = _braced(text)
+    # What stands between the solution's own braces, without fences and the ``...`` line
+    text = parts["solution"]
+    opening = _OPENING.search(text)
+    if opening is not None:
+        text = text[: opening.start()] + text[opening.end() :]
+    body, rest, depth = text, "", 0
+    for brace in _BRACE.finditer(text, opening.start() if opening else 0):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth < 0:  # the solution's own brace; those of a formula come in pairs
+            body, rest = text[: brace.start()], text[brace.end() :]
+            break
     lines = [line for line in body.splitlines() if line.strip() and not _BRACE_LINE.match(line)]
     unlabelled = _LEADING_ELLIPSIS.sub("", lines[0]) if lines else ""
     elided = bool(lines) and unlabelled != lines[0]
@@ -127,20 +125,14 @@ def _solution_lines(text: str) -> tuple[list[str], bool]:
     behind = next((line for line in rest.splitlines() if line.strip() and not _BRACE_LINE.match(line)), "")
     within, found = split_path("\n".join(kept)), split_path("\n".join([*kept, behind]))
     adds_answer = within.answer_line is None and found.answer_line is not None and found.steps == within.steps
-    return [*kept, behind] if adds_answer else kept, elided
-
-
-def _braced(text: str) -> tuple[str, str]:
-    """Return what the solution's own braces hold and what follows them; a formula's braces are text."""
-    opening = _OPENING.search(text)
-    if opening is not None:
-        text = text[: opening.start()] + text[opening.end() :]
-    depth = 0
-    for brace in _BRACE.finditer(text, opening.start() if opening else 0):
-        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
-        if depth < 0:
-            return text[: brace.start()], text[brace.end() :]
-    return text, ""
+    lines = [*kept, behind] if adds_answer else kept
+    labels = [label[0] for label in map(step_label, lines) if label]
+    split = split_path("\n".join(lines))
+    if not split.steps:
+        return Fault("unparsable", "the correct solution has no steps")
+    first = labels[0] if labels else None
+    step = int(named[1] or named[2])
+    return ParsedCorrection(step, _tidy(parts["explanation"]), split.steps, split.answer_line, first, elided)
 
 
 def _tidy(text: str) -> str:

@@ -55,6 +55,7 @@ _VERDICT_REASONS = {
     "refused": "refused",
     "unknown": "unknown_equality",
 }
+# "Step 2 is wrong." explains nothing: two words must be left without these
 _EMPTY_WORDS = re.compile(
     r"\b(?:the|this|that|it|step \d+|step|is|was|are|wrong|incorrect|not|correct|right|mistaken|original|solution|"
     r"answer|an?|error|mistake|here|there|in|has|contains|explanation|none|n/a|see|above|below)\b",

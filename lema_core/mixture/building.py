@@ -253,6 +253,7 @@ class Shuffle:
 
     def rows(self) -> Iterator[Example]:
         """Yield what was taken, in the seeded order."""
+        # A bucket is a range of the order: rows sorted within each bucket are sorted altogether
         for file in self._files:
             file.seek(0)
             for _, _, values in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):

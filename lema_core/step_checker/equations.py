@@ -98,7 +98,6 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
             index += 1
             continue
         words, index = _words(side, index)
-        index = _behind_power(side, index)
         after = side[index] if index < len(side) else None
         if _is_of(words, current, after):
             current.append(Token("op", token.start, token.end, "of"))
@@ -117,17 +116,8 @@ def _runs(side: Sequence[Token]) -> list[Side | None]:
     return runs
 
 
-def _behind_power(side: Sequence[Token], index: int) -> int:
-    r"""Return the index behind the power of a unit: ``440\\text{ cm}^2``."""
-    if index >= len(side) or side[index].text != "^":
-        return index
-    braced = [token.kind for token in side[index + 1 : index + 4]] == ["(", "num", ")"]
-    if braced:
-        return index + 4
-    return index + 2 if index + 1 < len(side) and side[index + 1].kind == "num" else index
-
-
 def _words(side: Sequence[Token], index: int) -> tuple[list[str], int]:
+    """Return the run of words at an index and the index behind it."""
     words = []
     while index < len(side):
         token = side[index]
@@ -137,6 +127,12 @@ def _words(side: Sequence[Token], index: int) -> tuple[list[str], int]:
             break
         words.append(token.text.lower())
         index += 1
+    # The power of a unit goes with it: ``440\text{ cm}^2``
+    if index < len(side) and side[index].text == "^":
+        if [token.kind for token in side[index + 1 : index + 4]] == ["(", "num", ")"]:
+            index += 4
+        elif index + 1 < len(side) and side[index + 1].kind == "num":
+            index += 2
     return words, index
 
 

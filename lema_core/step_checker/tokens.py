@@ -185,18 +185,12 @@ def _word(match: re.Match[str], before: list[Token]) -> Token:
     touching = bool(before) and before[-1].kind in {"num", ")"} and before[-1].end == start
     if (touching and text.lower() not in _TOUCHING_UNITS) or (len(text) == 1 and text not in _LETTER_WORDS):
         return Token("var", start, end, text)
-    if len(text) == 1 and _is_unknown(match, before):
-        return Token("var", start, end, text)
+    if len(text) == 1 and (behind := _BEHIND_LETTER.match(match.string, end)) is not None:
+        # An unknown or a function: "a + 3 = 5", "g(2)"; "a dozen" and "5 m" are words
+        is_unit = bool(before) and before[-1].kind in {"num", ")"} and text not in "aI"
+        if not is_unit or behind["application"] is not None:
+            return Token("var", start, end, text)
     return Token("word", start, end, text)
-
-
-def _is_unknown(match: re.Match[str], before: list[Token]) -> bool:
-    """Say whether one letter is an unknown or a function: "a + 3 = 5", "g(2)"; "a dozen" and "5 m" are words."""
-    following = _BEHIND_LETTER.match(match.string, match.end())
-    if following is None:
-        return False
-    is_unit = bool(before) and before[-1].kind in {"num", ")"} and match.group() not in "aI"
-    return not is_unit or following["application"] is not None
 
 
 def _operator(match: re.Match[str], before: list[Token]) -> Token | None:
@@ -257,12 +251,7 @@ def _words_in(
         yield from (inner for inner in tokens[opening + 1 : closing] if inner.kind == "word")
         return
     touches = before is not None and before.kind in {"num", ")"} and before.end == token.start
-    unknown = touches or token.text == "{" or _names(tokens, opening, closing, partner)
-    yield Token("var" if unknown else "word", token.start, tokens[closing].end, "(...)")
-
-
-def _names(tokens: list[Token], opening: int, closing: int, partner: dict[int, int]) -> bool:
-    r"""Whether brackets hold a name of the formula, ``(\\text{arc } ABC)``; ``(\\text{light blue})`` is a remark."""
+    # ``(\text{arc } ABC)`` names a part of the formula; ``(\text{light blue})`` is a remark
     index, says, names = opening + 1, False, False
     while index < closing:
         if tokens[index].text == TEXT_BRACE and index in partner:
@@ -270,7 +259,8 @@ def _names(tokens: list[Token], opening: int, closing: int, partner: dict[int, i
         else:
             names = names or tokens[index].kind == "word"
         index += 1
-    return says and names
+    unknown = touches or token.text == "{" or (says and names)
+    yield Token("var" if unknown else "word", token.start, tokens[closing].end, "(...)")
 
 
 Percent = Literal["fraction", "bare", "relative"]
