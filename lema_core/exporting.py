@@ -3,11 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Literal
 
-from lema_core.artifacts import ArtifactRef, Store
+from lema_core.artifacts import Store
 from lema_core.artifacts.files import atomic_local, error_text
 from lema_core.artifacts.manifest import damage_error
 from lema_core.artifacts.parquet import TableWriter, schema_of, table_of

@@ -259,7 +259,7 @@ class _Evaluation:
 
     def settled(self, value: Number, size: Number) -> Number:
         """Record the digits that a value lost against the size of its parts; what has none left is 0."""
-        # Cancellation: of 10^{50} + 1 - 10^{50} all but the last digit goes. 0.302 is log10(2), rounded up: bits to digits
+        # Cancellation: of 10^{50} + 1 - 10^{50} all but the last digit goes. 0.302 is log10(2), rounded up
         magnitude = self.mp.mag(size)
         gone = int((magnitude - (self.mp.mag(value) if value else magnitude - 4 * self.digits)) * 0.302)
         if gone <= self.digits - SPARE:

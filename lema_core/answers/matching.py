@@ -77,9 +77,10 @@ def match_light(gold: str, pred: str, policy: MatchPolicy | None = None) -> Matc
         return Match("equal", "string", "the same text")
     if len(gold) > MAX_ANSWER_CHARS or len(pred) > MAX_ANSWER_CHARS:
         return Match("unknown", "limits", f"an answer of more than {MAX_ANSWER_CHARS} characters is not compared")
-    left, right = _plain(gold), _plain(pred)
-    if left is not None and right is not None:
-        return Match("equal" if left == right else "different", "number", f"{left} against {right}")
+    numbers = _plain(gold), _plain(pred)
+    if None not in numbers:
+        equal = numbers[0] == numbers[1]
+        return Match("equal" if equal else "different", "number", f"{numbers[0]} against {numbers[1]}")
     if not gold.strip() or not pred.strip():
         return Match("different", "string", "an empty answer equals nothing")
     for side in (gold, pred):
@@ -94,16 +95,16 @@ def match_light(gold: str, pred: str, policy: MatchPolicy | None = None) -> Matc
     left, right = parse_answer(gold), parse_answer(pred)
     if {left.kind, right.kind} == {"text", "list"} and _same_letters(left, right):
         return Match("equal", "structure", "the same letters")
-    same = compare(left, right, policy or DEFAULT_POLICY)
+    compared = compare(left, right, policy or DEFAULT_POLICY)
     # "xy" lexes as a word; only after the comparison as words failed is it read as x times y
-    if same is not True and _as_products(gold, pred, left, right):
+    if compared is not True and _as_products(gold, pred, left, right):
         return Match("equal", "number", "products of unknowns")
-    if same is None:
+    if compared is None:
         # sympy drops units and what is counted ("5 apples", "5 pears"): it would call these equal
         settled = {left.kind, right.kind} & _NOT_SYMBOLIC or (_says_of_what(left) and _says_of_what(right))
         return Match("unknown", "structure", f"{left.kind} against {right.kind}") if settled else None
     layer = "number" if left.kind == right.kind == "value" else "structure"
-    return Match("equal" if same else "different", layer, f"{left.kind} against {right.kind}")
+    return Match("equal" if compared else "different", layer, f"{left.kind} against {right.kind}")
 
 
 def _plain(text: str) -> Fraction | int | None:

@@ -267,12 +267,12 @@ def _bracketed(tokens: Tokens, depth: int) -> Answer | None:
         return _list(parts[0], depth + 1) if brackets in {"()", "[]"} else None
     if any(not part for part in parts) or len(parts) > MAX_ITEMS:
         return Answer("raw", tokens)
-    items = [_signed_pair(part, depth + 1) for part in parts]
-    choices = [item.items if item.kind == "list" and {"pm", "mp"} & set(item.tokens) else (item,) for item in items]
+    members = [_signed_pair(part, depth + 1) for part in parts]
+    choices = [item.items if item.kind == "list" and {"pm", "mp"} & set(item.tokens) else (item,) for item in members]
     if prod(map(len, choices)) > MAX_SIGN_CHOICES:
         return Answer("raw", tokens)
-    tuples = [Answer("tuple", tokens, items=chosen, brackets=brackets) for chosen in product(*choices)]
-    return tuples[0] if len(tuples) == 1 else Answer("list", tokens, items=tuple(tuples))
+    tuples = tuple(Answer("tuple", tokens, items=chosen, brackets=brackets) for chosen in product(*choices))
+    return tuples[0] if len(tuples) == 1 else Answer("list", tokens, items=tuples)
 
 
 def _matrix(tokens: Tokens, depth: int) -> Answer | None:

@@ -134,6 +134,7 @@ def _checked(
     path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
+    parsed: ParsedCorrection | Fault
     if not isinstance(outcome, Completion):
         parsed = Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
     elif outcome.finish_reason == "length":

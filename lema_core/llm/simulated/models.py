@@ -22,9 +22,9 @@ from lema_core.artifacts.files import LOCAL
 from lema_core.corrections import Shape
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated.solutions import LEAD_IN, Skeletons, solve, vary
-from lema_core.questions.tasks.task import Draft
 from lema_core.questions.sources import READERS, read_rows
 from lema_core.questions.tasks import TASKS
+from lema_core.questions.tasks.task import Draft
 from lema_core.records import Question
 from lema_core.reference_corrector import Problem, correct
 from lema_core.steps import strip_marks
