@@ -68,7 +68,7 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
     from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
     from lema_core.stages.verdicts import Mistakes, MistakesSpec, Verdicts, VerdictsSpec
     from tasks.engine_session import engine_session
-    from tasks.run_stage import run_stage
+    from tasks.run_stage import run_rows
 
     memory = Memory()
     at = RunContext(root=str(folder / "store"), ledger=str(folder / "ledger.sqlite"), run="million", workers=workers)
@@ -104,19 +104,19 @@ async def stages(folder: Path, rows: int, workers: int | None, arms: list[str]) 
             asked = await timed(
                 "questions",
                 rows,
-                run_stage(at, Questions(QuestionsSpec(task="numeric", path=str(source), mapping=fields))),
+                run_rows(at, Questions(QuestionsSpec(task="numeric", path=str(source), mapping=fields))),
             )
             student = EndpointSpec(model="s", base_url="http://127.0.0.1:1/v1")
             sampled = ReasoningPaths(StudentSpec(endpoint="s"), student, "numeric", asked)
             paths = written(sampled.identity, ReasoningPath, map(path_to, store.rows(asked, Question)), rows)
-            judged = await timed("verdicts", rows, run_stage(at, Verdicts(VerdictsSpec(), "numeric", paths)))
-            wrong = await timed("mistakes", rows, run_stage(at, Mistakes(MistakesSpec(), asked, [judged])))
+            judged = await timed("verdicts", rows, run_rows(at, Verdicts(VerdictsSpec(), "numeric", paths)))
+            wrong = await timed("mistakes", rows, run_rows(at, Mistakes(MistakesSpec(), asked, [judged])))
             count = store.manifest(wrong).rows_out
             review = Corrections(CorrectionsSpec(endpoint="t"), student, None, "numeric", wrong)
             corrected = written(review.identity, Correction, map(correction_of, store.rows(wrong, JudgedPath)), count)
             first = QuestionRound(asked, verdicts=[judged], mistakes=wrong, corrections={"t": corrected})
             for arm in arms:
-                stage = run_stage(at, Mixture(MixtureSpec(), get_arm(arm), "numeric", (first,)))
+                stage = run_rows(at, Mixture(MixtureSpec(), get_arm(arm), "numeric", (first,)))
                 await timed(f"mixture {arm}", rows + store.manifest(judged).counts["right"] + count, stage)
 
     print("| stage | rows | seconds | rows/s | peak MB |\n|---|---|---|---|---|")

@@ -42,7 +42,7 @@ class Bench:
         from lema_core.stages.questions import Questions
         from lema_core.stages.reasoning_paths import ReasoningPaths, StudentSpec
         from tasks.engine_session import engine_session
-        from tasks.run_stage import run_stage
+        from tasks.run_stage import run_rows
 
         self._runs += 1
         at = RunContext(root=str(self.folder / f"store-{self._runs}"), run="scale", **runtime)
@@ -52,10 +52,10 @@ class Bench:
         @flow(name="scale")
         async def scale() -> None:
             nonlocal seconds
-            asked = await run_stage(at, Questions(QuestionsSpec(task="arithmetic", limit=requests)))
+            asked = await run_rows(at, Questions(QuestionsSpec(task="arithmetic", limit=requests)))
             async with engine_session(at):
                 started = time.monotonic()
-                await run_stage(at, ReasoningPaths(StudentSpec(endpoint="s", samples=1), model, "arithmetic", asked))
+                await run_rows(at, ReasoningPaths(StudentSpec(endpoint="s", samples=1), model, "arithmetic", asked))
                 seconds = time.monotonic() - started
 
         await scale()

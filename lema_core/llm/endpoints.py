@@ -219,6 +219,10 @@ async def running(
             await server.stop()
 
 
+class _EarlyEndError(EndpointError):
+    """The server ended before it answered."""
+
+
 class _Server:
     """One command's server, under one port for all its restarts.
 
@@ -276,6 +280,8 @@ class _Server:
                 if not await self._start_process():
                     break
                 self.ended = None
+            except _EarlyEndError:
+                continue  # it died once more: the next wait may help, as after any other death
             except EndpointError as error:
                 self.failure = error
                 break
@@ -338,7 +344,8 @@ class _Server:
         """Wait until the server answers; False where another process has its port.
 
         Raises:
-            EndpointError: it ended, or did not answer within ``ready_timeout_s``.
+            _EarlyEndError: it ended.
+            EndpointError: it did not answer within ``ready_timeout_s``.
         """
         name, port = self._spec.name, self._port
         deadline = asyncio.get_running_loop().time() + self._spec.ready_timeout_s
@@ -346,7 +353,7 @@ class _Server:
             if process.returncode is not None:
                 if await _answers(port):
                     return False
-                raise EndpointError(
+                raise _EarlyEndError(
                     f"the server of endpoint {name!r} ended with {process.returncode} before it answered. "
                     f"The end of its log:\n{self._tail()}"
                 )
