@@ -88,7 +88,7 @@ PLACES = {
     "client": "lema_core.llm.client.parse_response",
     "batch upload": "lema_core.llm.batch.api.request_line",
     "batch reply": "lema_core.llm.batch.api._id_in",
-    "reader": "lema_core.questions.files._decoded",
+    "reader": "lema_core.questions.sources._decoded",
     "opened source": "fsspec.core.OpenFile.open",
     "parquet": "pyarrow.parquet.ParquetFile",
     "ledger": "lema_core.llm.ledger.ledger.Ledger.look_up_and_claim",
