@@ -6,7 +6,7 @@ verdict is ``right``: an answer that is missing, ambiguous or undecided is not r
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import groupby
 from typing import Any
@@ -15,19 +15,14 @@ from lema_core.answers import judge, majority_vote
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import Estimate, PairedDifference, Proportion
-from lema_core.llm.requests import Outcome, Sampling
+from lema_core.llm.requests import Outcome
 from lema_core.questions import get_task
-from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, path_row
-from lema_core.records import JudgedPath, Question, ReasoningPath, Rejection
+from lema_core.reasoning_paths import PathRequest, parse_path, path_row
+from lema_core.records import JudgedPath, ReasoningPath, Rejection
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
 __all__ = ["ArmScore", "Comparison", "Evaluation", "LevelScore", "compare_models"]
-
-
-def greedy_requests(questions: Iterable[Question], max_tokens: int, prompt: PromptKind) -> Iterator[PathRequest]:
-    """Yield one request per question, at temperature 0."""
-    return path_requests(questions, Sampling(temperature=0, max_tokens=max_tokens, seed=0), 1, prompt)
 
 
 def judge_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath:

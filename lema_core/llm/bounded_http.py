@@ -125,6 +125,7 @@ class BoundedSession:
         data: bytes | aiohttp.FormData | None = None,
         params: Mapping[str, str] | None = None,
         into: BinaryIO | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> Reply:
         """Send a request; return the reply, of at most ``most`` bytes, that came within ``seconds``.
 
@@ -133,7 +134,9 @@ class BoundedSession:
         AttemptError the file has the beginning of the body.
         """
         response: aiohttp.ClientResponse | None = None
-        headers = self._headers | {"Content-Type": "application/json"} if isinstance(data, bytes) else self._headers
+        sent = {**self._headers, **(headers or {})}
+        if isinstance(data, bytes):
+            sent["Content-Type"] = "application/json"
         timer = asyncio.timeout(seconds)
         try:
             async with timer:
@@ -141,7 +144,7 @@ class BoundedSession:
                     method,
                     self._url(path, params),
                     data=data,
-                    headers=headers,
+                    headers=sent,
                     allow_redirects=False,
                     proxy=self._proxy,
                     proxy_headers=self._tunnel,

@@ -42,6 +42,7 @@ class Client:
         for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
             if value := os.environ.get(variable):
                 headers[header] = value
+        headers |= spec.headers
         connections = spec.concurrency + 8
         self._session = BoundedSession(spec.base_url, headers, self.redact, connections, settings.connect_s)
         base = httpx2.URL(spec.base_url)
@@ -57,9 +58,11 @@ class Client:
         )
 
     async def complete(
-        self, body: Mapping[str, Any], prompt_chars: int, seconds: float
+        self, body: Mapping[str, Any], prompt_chars: int, seconds: float, headers: Mapping[str, str] | None = None
     ) -> tuple[ChatResponse, Mapping[str, str]]:
         """Send one chat completion; return the response, which may take ``seconds``, and its headers.
+
+        ``headers`` are sent beside those of the endpoint.
 
         Raises:
             AttemptError: anything else happened; its text never contains the key.
@@ -69,7 +72,7 @@ class Client:
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
         # The transport below the SDK finds the attempt by its task, since the SDK passes nothing of ours on.
-        attempt = _Attempt(reply_limit(body, len(content)), seconds)
+        attempt = _Attempt(reply_limit(body, len(content)), seconds, headers or {})
         _attempt.set(attempt)
         try:
             await self._api.post(
@@ -164,6 +167,7 @@ class _Attempt:
     max_bytes: int
     """Bytes that its reply may have."""
     seconds: float
+    headers: Mapping[str, str]
     reply: Reply | None = None
     failed: AttemptError | None = None
 
@@ -185,8 +189,9 @@ class _Transport(httpx2.AsyncBaseTransport):
         data = await request.aread()
         try:
             attempt.reply = await self._session.send(
-                request.method, path, data=data, most=attempt.max_bytes, seconds=attempt.seconds
-            )
+                request.method, path, data=data, most=attempt.max_bytes, seconds=attempt.seconds,
+                headers=attempt.headers,
+            )  # fmt: skip
         except AttemptError as error:
             attempt.failed = error
             raise

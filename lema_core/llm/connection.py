@@ -21,7 +21,7 @@ from lema_core.llm.limits.admission_queue import AdmissionQueue
 from lema_core.llm.limits.health import EndpointHealth
 from lema_core.llm.limits.limiter import Limiter
 from lema_core.llm.progress import describe_remaining
-from lema_core.llm.requests import CompletionRequest, KeyMaker
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Resolver
 from lema_core.llm.transport import EndpointContext, PendingRequest, Transport
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class EndpointConnection:
             )
         self.spec = spec
         self.keys = KeyMaker(spec.identity)
+        self.resolve = Resolver(spec.params)
         self.unsubmitted: list[PendingRequest] = []
         """Requests for the next batch."""
         self.is_gathering = False
@@ -108,7 +109,9 @@ class EndpointConnection:
         """Describe how many requests are not paid yet and what they would cost, by the answers so far."""
         context, missing, worth = self._context, set[str](), Amount()
         for chunk in chunks:
-            fresh = {key: request for request in chunk if (key := self.keys.key(request)) not in missing}
+            fresh = {
+                key: request for request in map(self.resolve, chunk) if (key := self.keys.key(request)) not in missing
+            }
             stored = await context.ledger.lookup(list(fresh))
             # Batches under way are paid or will be: their requests do not remain.
             in_batches = await context.ledger.pending_in_batches(fresh.keys() - stored.keys())

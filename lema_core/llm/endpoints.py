@@ -13,12 +13,13 @@ import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
+from lema_core.llm.parameters import HEADERS, Parameters, Params, Renames
 from lema_core.llm.settings import DEFAULTS, BatchSettings, EngineSettings
 from lema_core.system.files import make_private_file
 from lema_core.system.loopback import free_port, is_root_listening, is_session_listening
@@ -68,6 +69,13 @@ class EndpointSpec(BaseModel):
     """What answers: by default the model's name; ``{weights}`` is the hash of the weights of a local model."""
     api_key_env: str | None = None
     """The *name* of the environment variable with the key."""
+    params: Params = Field(default_factory=Parameters)
+    """Parameters of every request to it, above a stage's options: any field of the chat API (``reasoning_effort``,
+    ``verbosity``, ``stop``, ``max_completion_tokens``, ``chat_template_kwargs``, the fields of ``extra_body``), and
+    ``headers``. ``temperature = "omit"`` leaves a field out. What changes the answer is part of a request's key."""
+    rename: Renames = Field(default_factory=Parameters)
+    """Fields that this endpoint knows by another name, as ``max_tokens = "max_completion_tokens"``. Never part of a
+    key."""
     api_key_secret: str | None = None
     """Instead of it: the name of the Prefect Secret block with the key. Only flows can read it."""
     concurrency: int = Field(64, ge=1, le=10_000)
@@ -119,6 +127,12 @@ class EndpointSpec(BaseModel):
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Return the HTTP headers that every request to it carries."""
+        found: Any = self.params.get(HEADERS) or {}
+        return dict(found)
 
     @property
     def answers_as(self) -> str:

@@ -193,7 +193,7 @@ class Engine:
         """Join each request to an identical pending one; return those without one, for the look-up."""
         now = asyncio.get_running_loop().time()
         fresh: dict[str, PendingRequest] = {}
-        for request in chunk:
+        for request in map(connection.resolve, chunk):
             key = connection.keys.key(request)
             pending = self._pending.get(key)
             if pending is None:

@@ -131,7 +131,9 @@ class HttpTransport:
         retries.begin_attempt()
         seconds = min(self._spec.attempt_timeout_s, retries.remaining_s())
         try:
-            response, headers = await self._client.complete(body, chars, seconds)
+            response, headers = await self._client.complete(
+                body, chars, seconds, state.pending.request.sampling.headers
+            )
         except AttemptError as error:
             state.pending.is_sent = False
             # Ended by the request's own deadline before a whole attempt was over: that says nothing of the endpoint.

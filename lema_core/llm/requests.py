@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
 
 from lema_core.errors import ConfigError, UnstableValueError
+from lema_core.llm.parameters import CAP, HEADERS, LONG_CAP, MANAGED, check_headers, layered
 
 KEY_HEX = 32
 """128 bits of SHA-256."""
@@ -27,12 +28,6 @@ WITHOUT_EFFECT = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "stream_options"}
 )
 """Parameters that are sent but cannot change the answer, so they are not part of the key."""
-
-LONG_CAP = "max_completion_tokens"
-"""The newer name of ``max_tokens``; some models take only this one."""
-
-MANAGED = frozenset({"messages", "model", "timeout", "extra_headers", "extra_body", "extra_query", "api_key"})
-"""Names that the engine sets by itself or never sends; as a sampling parameter they are a mistake."""
 
 Message = Mapping[str, Any]
 """One chat message: ``{"role": ..., "content": ...}``."""
@@ -51,6 +46,10 @@ class Sampling(BaseModel):
     """Sent as ``seed + sample_index``, so that the samples of one request differ where the endpoint honours seeds."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Any other parameter of the chat completions API, sent as it is."""
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    """Parameters that stand above all the others, and above the endpoint's: those of a stage of a run file."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """HTTP headers of the request. They are not part of the key."""
 
     @field_validator("stop", mode="before")
     @classmethod
@@ -69,6 +68,11 @@ class Sampling(BaseModel):
             raise ValueError(f"{LONG_CAP} must be a whole number of at least 1, found {cap!r}")
         return value
 
+    @field_validator("headers")
+    @classmethod
+    def _headers_are_no_keys(cls, value: dict[str, str]) -> dict[str, str]:
+        return dict(check_headers(value))
+
     @model_validator(mode="after")
     def _one_cap(self) -> "Sampling":
         if self.max_tokens is not None and self.extra.get(LONG_CAP) is not None:
@@ -78,27 +82,52 @@ class Sampling(BaseModel):
     @property
     def cap(self) -> int | None:
         """Return the most tokens that an answer may have, under whichever name it was given."""
-        longer: Any = self.extra.get(LONG_CAP)
-        return self.max_tokens if longer is None else longer
+        body = self.body()
+        cap: int | None = body.get(LONG_CAP) or body.get(CAP)
+        return cap
 
     @classmethod
     def from_params(cls, params: Mapping[str, Any]) -> "Sampling":
         """Return the sampling for API parameters as they are written in a request's JSON."""
-        own = {name: value for name, value in params.items() if name in cls.model_fields and name != "extra"}
+        own = {name: value for name, value in params.items() if name in _API_FIELDS}
         return cls(**own, extra={name: value for name, value in params.items() if name not in own})
+
+    def resolved(self, endpoint: Mapping[str, Any]) -> "Sampling":
+        """Return the sampling with an endpoint's parameters above its own fields, and its ``params`` above both.
+
+        Raises:
+            ValueError: a parameter has a value of the wrong type.
+        """
+        if not endpoint and not self.params:
+            return self
+        found = Sampling.from_params(layered(self._fields(), endpoint, self.params))
+        # Kept, so that resolving once more changes nothing.
+        return found.model_copy(update={"params": self.params})
+
+    def _fields(self) -> dict[str, Any]:
+        fields: dict[str, Any] = dict(self.extra)
+        for name in ("temperature", "top_p", "max_tokens", "seed"):
+            value = getattr(self, name)
+            if value is not None:
+                fields[name] = value
+        if self.stop is not None:
+            fields["stop"] = list(self.stop)
+        if self.headers:
+            fields[HEADERS] = dict(self.headers)
+        return fields
 
     def body(self, sample_index: int = 0) -> dict[str, Any]:
         """Return the API parameters to send for one sample."""
-        body: dict[str, Any] = dict(self.extra)
-        for name in ("temperature", "top_p", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None:
-                body[name] = value
-        if self.stop is not None:
-            body["stop"] = list(self.stop)
-        if self.seed is not None:
-            body["seed"] = self.seed + sample_index
+        body = self._fields()
+        if self.params:
+            body = layered(body, self.params)
+        body.pop(HEADERS, None)
+        if "seed" in body:
+            body["seed"] += sample_index
         return body
+
+
+_API_FIELDS = frozenset({"temperature", "top_p", "max_tokens", "stop", "seed", HEADERS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +138,26 @@ class CompletionRequest:
     sampling: Sampling = field(default_factory=Sampling)
     sample_index: int = 0
     """Which of several independent samples of the same request."""
+
+
+class Resolver:
+    """Gives requests an endpoint's parameters. A sampling is resolved once, not once per request."""
+
+    def __init__(self, params: Mapping[str, Any]) -> None:
+        self._params = params
+        self._by_sampling: dict[int, tuple[Sampling, Sampling]] = {}
+
+    def __call__(self, request: CompletionRequest) -> CompletionRequest:
+        """Return the request with the endpoint's parameters."""
+        sampling = request.sampling
+        if not self._params and not sampling.params:
+            return request
+        known = self._by_sampling.get(id(sampling))
+        if known is None:
+            if len(self._by_sampling) >= 1024:
+                self._by_sampling.clear()
+            known = self._by_sampling[id(sampling)] = (sampling, sampling.resolved(self._params))
+        return replace(request, sampling=known[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +250,20 @@ def effective_params(sampling: Sampling) -> dict[str, Any]:
         for name, value in params.items()
         if value is not None and name not in WITHOUT_EFFECT and not (name in NEUTRAL and NEUTRAL[name] == value)
     }
+
+
+def changed_params(sampling: Sampling, endpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how an endpoint's and a sampling's ``params`` change what is asked, as a stage's identity holds it.
+
+    Empty if the same is asked, be it under another spelling: then the artifact keeps its name. None: left out.
+    """
+    before = effective_params(sampling.model_copy(update={"params": {}}))
+    after = effective_params(sampling.resolved(endpoint))
+    changed = {name: after.get(name) for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if layered({"seed": 0}, endpoint, sampling.params).get("seed") is None:
+        # Where each question brings its own seed, the sampling has none to compare.
+        changed["seed"] = None
+    return {"params": {name: changed[name] for name in sorted(changed)}} if changed else {}
 
 
 def canonical_request(identity: str, request: CompletionRequest) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.ledger.ledger import Ledger
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry
 from lema_core.llm.limits.health import EndpointHealth
+from lema_core.llm.parameters import CAP, LONG_CAP
 from lema_core.llm.progress import Counters
 from lema_core.llm.requests import (
-    LONG_CAP,
     Completion,
     CompletionRequest,
     FailureReason,
@@ -123,7 +123,11 @@ class EndpointContext:
     def body(self, request: CompletionRequest) -> dict[str, Any]:
         """Return the API's request body."""
         messages = [dict(message) for message in request.messages]
-        return {"model": self.spec.model, "messages": messages} | request.sampling.body(request.sample_index)
+        params = request.sampling.body(request.sample_index)
+        for name, other in self.spec.rename.items():
+            if name in params:
+                params[other] = params.pop(name)
+        return {"model": self.spec.model, "messages": messages} | params
 
     def upper_bound(self, request: CompletionRequest, cap: int | None) -> Amount:
         """Return the most that a request may cost."""
@@ -206,11 +210,11 @@ class EndpointContext:
 
 def cap_of(body: dict[str, Any]) -> int | None:
     """Return the most tokens that the answer to a request body may have, None without a cap."""
-    cap: int | None = body.get("max_tokens") or body.get("max_completion_tokens")
+    cap: int | None = body.get(CAP) or body.get(LONG_CAP)
     return cap
 
 
 def larger_cap(body: dict[str, Any], truncated: ChatResponse, factor: float) -> dict[str, int]:
     """Return the cap of the second try after a truncated response, under the name that the request uses."""
-    field = LONG_CAP if LONG_CAP in body else "max_tokens"
+    field = LONG_CAP if LONG_CAP in body else CAP
     return {field: int(factor * (body.get(field) or max(truncated.completion_tokens, 16)))}

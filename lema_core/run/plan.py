@@ -25,7 +25,7 @@ from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.progress import describe_remaining
-from lema_core.llm.requests import Completion, CompletionRequest
+from lema_core.llm.requests import Completion, CompletionRequest, Sampling
 from lema_core.mixture.arms import Arm, View
 from lema_core.pipeline import Pipeline, cell_stages
 from lema_core.records import Example, Question
@@ -153,6 +153,8 @@ class PlannedStage:
     """The very requests, if the inputs to write them from exist."""
     max_tokens: int = 0
     """The cap of an answer."""
+    sampling: Sampling | None = None
+    """How its answers are drawn, before the endpoint's parameters."""
     tokenizer: str = ""
     """The model whose tokenizer counts the prompts."""
     estimate: Callable[[float], str] | None = None
@@ -213,10 +215,17 @@ def _asked(pipeline: Pipeline, line: PlannedStage, call: ModelCalls) -> PlannedS
         endpoint=call.endpoint,
         requests=0 if line.there else (call.rows or 0) * call.per_row,
         asked=call.requests,
-        max_tokens=call.max_tokens,
+        max_tokens=_cap(call),
+        sampling=call.sampling,
         tokenizer=tokenizer,
         trained=trained,
     )
+
+
+def _cap(call: ModelCalls) -> int:
+    """Return the cap of an answer with the endpoint's and the stage's parameters."""
+    found = call.sampling.resolved(call.endpoint.params).cap if call.sampling else None
+    return found or call.max_tokens
 
 
 def _model_behind(pipeline: Pipeline, endpoint: EndpointSpec) -> tuple[str, bool]:
@@ -239,7 +248,7 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Planne
     for call in stage.checkpoint_calls(pipeline.rows, examples.rows):
         line = replace(
             line, endpoint=call.endpoint, trained=False, requests=(call.rows or 0) * call.per_row,
-            max_tokens=call.max_tokens, tokenizer=spec.base,
+            max_tokens=_cap(call), sampling=call.sampling, tokenizer=spec.base,
         )  # fmt: skip
     return line
 

@@ -12,7 +12,8 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.corrections import select
 from lema_core.corrections.requests import MistakeTries, correction_requests, keep_agreed, review_tries
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import CompletionRequest, Sampling
+from lema_core.llm.parameters import Parameters, Params
+from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
 from lema_core.stages import Section
@@ -38,6 +39,8 @@ class CorrectionsSpec(Section):
     temperature: float = Field(0.0, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1)
+    params: Params = Field(default_factory=Parameters)
+    """Request parameters of this stage alone, above those of its endpoint; see ``[endpoints.<name>] params``."""
 
     @property
     def endpoints(self) -> tuple[str, ...]:
@@ -55,7 +58,9 @@ class CorrectionsSpec(Section):
     def sampling(self) -> Sampling:
         """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
         seed = 0 if self.tries > 1 else None
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed)
+        return Sampling(
+            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed, params=self.params
+        )
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,11 @@ class Corrections(RowStage):
         """The teachers, how they are asked and checked, and the mistakes: those of a pilot too."""
         second = self.second.identity if self.second else None
         named = {"corrector": self.corrector.identity, "second": second, "task": self.task}
-        spec = self.spec.model_dump(exclude={"endpoint", "also", "second"}) | named
+        sampling = self.spec.sampling()
+        asked = changed_params(sampling, self.corrector.params)
+        if self.second and (seconds := changed_params(sampling, self.second.params)) != asked:
+            asked["second_params"] = seconds
+        spec = self.spec.model_dump(exclude={"endpoint", "also", "second", "params"}) | named | asked
         texts = prompts.fingerprint(get_task(self.task).prompts, "correction")
         return self._identity(spec, [self.mistakes], texts)
 
@@ -109,7 +118,7 @@ class Corrections(RowStage):
             asked.append(
                 ModelCalls(
                     endpoint=endpoint, rows=times(rows(self.mistakes), tries), max_tokens=self.spec.max_tokens,
-                    requests=requests, role=role,
+                    requests=requests, role=role, sampling=self.spec.sampling(),
                 )
             )  # fmt: skip
         return asked

@@ -11,10 +11,11 @@ from functools import cached_property
 from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
-from lema_core.evaluation.accuracy import greedy_requests, judge_answer
+from lema_core.evaluation.accuracy import judge_answer
 from lema_core.llm import embedded
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
-from lema_core.llm.requests import Sampling
+from lema_core.llm.parameters import Parameters, Params
+from lema_core.llm.requests import Sampling, changed_params
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
@@ -56,10 +57,16 @@ class EvaluationSpec(Section):
     perplexity: int = Field(0, ge=0)
     """The number of pairs of a mistaken and a corrected path for the delta-PPL of each arm; 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
+    params: Params = Field(default_factory=Parameters)
+    """Request parameters of all answers, above those of the endpoint; see ``[endpoints.<name>] params``."""
 
     def sampling(self) -> Sampling:
         """Return the sampling parameters of the answers for maj@k; each question brings its own seed."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, params=self.params)
+
+    def greedy(self) -> Sampling:
+        """Return the sampling parameters of the greedy answers."""
+        return Sampling(temperature=0, max_tokens=self.max_tokens, seed=0, params=self.params)
 
     @property
     def served_as(self) -> str:
@@ -109,8 +116,14 @@ class Evaluation(RowStage):
         )
 
     @property
-    def _asked_as(self) -> dict[str, str]:
-        return {"model": self.model.identity, "prompt": self.prompt, "task": self.task}
+    def sampling(self) -> Sampling:
+        """How the answers are drawn."""
+        return self.spec.greedy()
+
+    @property
+    def _asked_as(self) -> dict[str, object]:
+        named = {"model": self.model.identity, "prompt": self.prompt, "task": self.task}
+        return named | changed_params(self.sampling, self.model.params)
 
     @property
     def run_name(self) -> str:
@@ -146,12 +159,13 @@ class Evaluation(RowStage):
             ModelCalls(
                 endpoint=self.model, rows=self.row_bound(rows), max_tokens=self.spec.max_tokens,
                 requests=read and (lambda: (answer.request for answer in self.requests(read()))),
+                sampling=self.sampling,
             ),
         )  # fmt: skip
 
     def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
         """Yield one request per question, at temperature 0."""
-        return greedy_requests(questions, self.spec.max_tokens, self.prompt)
+        return path_requests(questions, self.sampling, 1, self.prompt)
 
     async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
         """Ask a range of questions and judge the answers."""
@@ -183,9 +197,14 @@ class Votes(Evaluation):
         """Answers to each question."""
         return self.spec.samples
 
+    @property
+    def sampling(self) -> Sampling:
+        """How the answers are drawn; each question has its own seed."""
+        return self.spec.sampling()
+
     def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
         """Yield the samples of each question; each question has its own seed, and more samples keep the first."""
-        return path_requests(questions, self.spec.sampling(), self.spec.samples, self.prompt)
+        return path_requests(questions, self.sampling, self.spec.samples, self.prompt)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from lema_core import evolution as core
 from lema_core import prompts
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import CompletionRequest, Sampling
+from lema_core.llm.parameters import Parameters, Params
+from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import path_requests, prompt_identity
 from lema_core.records import Correction, Question
@@ -46,6 +47,10 @@ class EvolutionSpec(Section):
     """Answers sampled for each new question; more than half must agree."""
     answer_temperature: float = Field(0.7, ge=0)
     answer_max_tokens: int = Field(1024, ge=1)
+    params: Params = Field(default_factory=Parameters)
+    """Request parameters of the new questions, above those of the endpoint; see ``[endpoints.<name>] params``."""
+    answer_params: Params = Field(default_factory=Parameters)
+    """The same of the answers to them."""
 
     @property
     def endpoints(self) -> tuple[str, str]:
@@ -58,11 +63,13 @@ class EvolutionSpec(Section):
 
     def writing(self) -> Sampling:
         """Return the sampling parameters of a new question."""
-        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens)
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, params=self.params)
 
     def answering(self) -> Sampling:
         """Return the sampling parameters of an answer to it."""
-        return Sampling(temperature=self.answer_temperature, max_tokens=self.answer_max_tokens)
+        return Sampling(
+            temperature=self.answer_temperature, max_tokens=self.answer_max_tokens, params=self.answer_params
+        )
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,15 @@ class EvolutionCreated(RowStage):
     def identity(self) -> Identity:
         """The seeds, how they are drawn, and who writes."""
         fields = {"draws", "seed", "temperature", "max_tokens"}
-        named = {"kind": self.kind, "round": self.round, "writer": self.writer.identity, "task": self.task}
+        named: dict[str, object] = {
+            "kind": self.kind,
+            "round": self.round,
+            "writer": self.writer.identity,
+            "task": self.task,
+        }
         seeds = [self.corrections] if self.kind == "centric" and self.corrections else []
         texts = prompts.fingerprint(get_task(self.task).prompts, "evolution")
+        named |= changed_params(self.spec.writing(), self.writer.params)
         return self._identity(self.spec.model_dump(include=fields) | named, [self.questions, *seeds], texts)
 
     @property
@@ -115,7 +128,12 @@ class EvolutionCreated(RowStage):
 
     def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:  # noqa: ARG002
         """Return one request per draw; the seeds are known once the corrections are."""
-        return (ModelCalls(endpoint=self.writer, rows=self.spec.draws, max_tokens=self.spec.max_tokens),)
+        return (
+            ModelCalls(
+                endpoint=self.writer, rows=self.spec.draws, max_tokens=self.spec.max_tokens,
+                sampling=self.spec.writing(),
+            ),
+        )  # fmt: skip
 
     async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
         """Ask for a new question for each draw of a range of seeds.
@@ -187,7 +205,8 @@ class Evolution(RowStage):
     def identity(self) -> Identity:
         """The new questions, who answers them, and how often."""
         fields = {"votes", "answer_temperature", "answer_max_tokens"}
-        named = {"answerer": self.answerer.identity, "task": self.task}
+        named: dict[str, object] = {"answerer": self.answerer.identity, "task": self.task}
+        named |= changed_params(self.spec.answering(), self.answerer.params)
         return self._identity(self.spec.model_dump(include=fields) | named, [self.novel], prompt_identity(self.task))
 
     @property
@@ -214,6 +233,7 @@ class Evolution(RowStage):
             ModelCalls(
                 endpoint=self.answerer, rows=rows(self.novel), per_row=self.spec.votes,
                 max_tokens=self.spec.answer_max_tokens, requests=read and (lambda: self._requests(read())),
+                sampling=self.spec.answering(),
             ),
         )  # fmt: skip
 

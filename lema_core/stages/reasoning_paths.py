@@ -8,7 +8,8 @@ from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import Sampling
+from lema_core.llm.parameters import Parameters, Params
+from lema_core.llm.requests import Sampling, changed_params
 from lema_core.questions import QuestionsSpec
 from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_requests, prompt_identity
 from lema_core.records import Question, ReasoningPath
@@ -26,13 +27,15 @@ class StudentSpec(Section):
     temperature: float = Field(0.7, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(512, ge=1)
+    params: Params = Field(default_factory=Parameters)
+    """Request parameters of this stage alone, above those of its endpoint; see ``[endpoints.<name>] params``."""
     prompt: PromptKind = "few_shot"
     mistakes: bool = True
     """false: a teacher, whose right paths are CoT data (paper, section 3.2) and whose mistakes are not collected."""
 
     def sampling(self) -> Sampling:
         """Return the sampling parameters of a path; each question brings its own seed."""
-        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens)
+        return Sampling(temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, params=self.params)
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,8 @@ class ReasoningPaths(RowStage):
     @cached_property
     def identity(self) -> Identity:
         """The model, how it is asked, and the questions."""
-        spec = self.spec.model_dump(exclude={"endpoint", "mistakes"}) | {"student": self.student.identity}
+        spec = self.spec.model_dump(exclude={"endpoint", "mistakes", "params"}) | {"student": self.student.identity}
+        spec |= changed_params(self.spec.sampling(), self.student.params)
         return self._identity(spec, [self.questions], prompt_identity(self.task))
 
     @property
@@ -80,6 +84,7 @@ class ReasoningPaths(RowStage):
             ModelCalls(
                 endpoint=self.student, rows=self.row_bound(rows), max_tokens=self.spec.max_tokens,
                 requests=read and (lambda: (path.request for path in self._asked(read()))),
+                sampling=self.spec.sampling(),
             ),
         )  # fmt: skip
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.embedded import EMBEDDED, TINY, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.requests import CompletionRequest, Outcome
+from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
 from lema_core.stages.failed_requests import tally_outcomes
@@ -73,6 +73,8 @@ class ModelCalls:
     """The very requests, if the inputs to write them from exist."""
     role: str = ""
     """Of an endpoint beside the first one, in a plan."""
+    sampling: Sampling | None = None
+    """How the answers are drawn, before the endpoint's parameters; a plan shows it."""
 
 
 @dataclass(frozen=True, kw_only=True)

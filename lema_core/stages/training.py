@@ -143,7 +143,8 @@ class Training(FileStage):
         checkpoints = self.spec.checkpoints(self.spec.steps(examples)) if known else 0
         served, cap = self.choice.evaluation.serve, self.choice.evaluation.max_tokens
         endpoint = served.model_copy(update={"name": "fine-tuned"})
-        return (ModelCalls(endpoint=endpoint, rows=questions, per_row=checkpoints, max_tokens=cap),)
+        sampling = self.choice.evaluation.greedy()
+        return (ModelCalls(endpoint=endpoint, rows=questions, per_row=checkpoints, max_tokens=cap, sampling=sampling),)
 
     async def make(self, context: FileContext) -> str:
         """Run the training program, or go on from its newest complete checkpoint, and publish the model.

@@ -19,7 +19,7 @@ from lema_core.llm.costs.prices import UNKNOWN_OUTPUT, cost_of, price_of, prompt
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.engine import Engine
 from lema_core.llm.ledger.store import LedgerStore, unpack
-from lema_core.llm.requests import CompletionRequest, KeyMaker, Message, Outcome
+from lema_core.llm.requests import CompletionRequest, KeyMaker, Message, Outcome, Resolver
 from lema_core.system.chunking import chunked
 
 Z95 = 1.96
@@ -139,7 +139,7 @@ def forecast(
     tokens_of = _memoize_last_prompt(count_tokens) if count_tokens else None
     asked = stored = count = chars = exact = caps = 0
     kind = _Kind()
-    for chunk in chunked(requests, SAMPLE):
+    for chunk in chunked(map(Resolver(spec.params), requests), SAMPLE):
         asked += len(chunk)
         fresh = {key: request for request in chunk if (key := keys.key(request)) not in seen}
         seen.update(fresh)
