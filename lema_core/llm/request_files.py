@@ -44,6 +44,9 @@ _COLUMNS = {
         "completion_tokens": "int64",
         "model": "string",
         "request_key": "string",
+        "thinking": "string",
+        "cached_tokens": "int64",
+        "reasoning_tokens": "int64",
     },
     REJECTED: {"id": "string", "reason": "string", "detail": "string", "request_key": "string"},
 }
@@ -282,7 +285,8 @@ class ResultWriter:
         """
         if isinstance(outcome, Completion):
             tokens = (outcome.prompt_tokens, outcome.completion_tokens)
-            row = (name, outcome.text, outcome.finish_reason, *tokens, outcome.model, outcome.key)
+            details = (outcome.thinking, outcome.cached_tokens, outcome.reasoning_tokens)
+            row = (name, outcome.text, outcome.finish_reason, *tokens, outcome.model, outcome.key, *details)
             self._append(COMPLETIONS, row)
         else:
             self.reasons[outcome.reason] = self.reasons.get(outcome.reason, 0) + 1

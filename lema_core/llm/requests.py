@@ -172,6 +172,12 @@ class Completion:
     completion_tokens: int
     model: str
     """The model's name as the endpoint reported it."""
+    thinking: str = ""
+    """What the model wrote before its answer, where the endpoint or its markup tells the two apart."""
+    cached_tokens: int = 0
+    """Of the prompt's tokens: read from the endpoint's prompt cache, which costs less."""
+    reasoning_tokens: int = 0
+    """Of the completion's tokens: spent on thinking."""
 
 
 FailureReason = Literal[

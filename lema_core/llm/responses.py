@@ -40,6 +40,12 @@ class ChatResponse:
     prompt_tokens: int
     completion_tokens: int
     model: str
+    thinking: str = ""
+    """What the model wrote before its answer."""
+    cached_tokens: int = 0
+    """Of the prompt's tokens: read from the endpoint's prompt cache."""
+    reasoning_tokens: int = 0
+    """Of the completion's tokens: spent on thinking."""
 
 
 class AttemptError(Exception):

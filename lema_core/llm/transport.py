@@ -158,6 +158,9 @@ class EndpointContext:
             response.prompt_tokens,
             response.completion_tokens,
             response.model or self.spec.model,
+            response.thinking,
+            response.cached_tokens,
+            response.reasoning_tokens,
         )
         dollars = self.dollars(response)
         # Before the commit: requests that are reserved meanwhile already profit from it.

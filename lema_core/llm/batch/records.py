@@ -7,7 +7,7 @@ collected in parts, by several processes or never, counts in the budget for what
 import json
 import time
 from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from lema_core.errors import LedgerError
@@ -85,7 +85,7 @@ class BatchRecords:
                 store.database.insert("batch_creations", [(batch.id, "", 0.0)])
                 rows = []
                 for key, line in batch.lines.items():
-                    first = None if line.first is None else json.dumps(asdict(line.first))
+                    first = None if line.first is None else _to_json(line.first)
                     bound = (line.upper_bound.dollars, line.upper_bound.tokens)
                     if key not in taken:
                         rows.append((batch.id, key, pack(requests[key]), line.tries, first, *bound))
@@ -201,7 +201,7 @@ class BatchRecords:
             if batch_id not in holders and (state != "intended" or is_being_created):
                 continue
             lines = {
-                key: BatchLine(tries, ChatResponse(**json.loads(first)) if first else None, Amount(dollars, tokens))
+                key: BatchLine(tries, _from_json(first) if first else None, Amount(dollars, tokens))
                 for key, tries, first, dollars, tokens in query(
                     "SELECT key, tries, first, dollars, tokens FROM batch_lines WHERE batch = ?", (batch_id,)
                 )
@@ -227,6 +227,22 @@ class BatchRecords:
                 self._ledger.store.database.many(sql, rows)
 
         await self._ledger.call(work)
+
+
+def _to_json(response: ChatResponse) -> str:
+    """Return a response as a batch line stores it."""
+    # What older versions do not know is left out where it says nothing: they may read the line as well.
+    plain, values = ChatResponse("", "", 0, 0, ""), asdict(response)
+    added = ("thinking", "cached_tokens", "reasoning_tokens")
+    return json.dumps(
+        {name: value for name, value in values.items() if name not in added or value != getattr(plain, name)}
+    )
+
+
+def _from_json(text: str) -> ChatResponse:
+    """Return a stored response; what a newer version stored besides is left out."""
+    values = json.loads(text)
+    return ChatResponse(**{item.name: values[item.name] for item in fields(ChatResponse) if item.name in values})
 
 
 def _remove_lines(store: LedgerStore, batch_id: str, keys: Collection[str]) -> None:

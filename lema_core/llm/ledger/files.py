@@ -25,11 +25,15 @@ COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
     *("cost", "run", "day"),
 )
+DETAILS = ("thinking", "cached_tokens", "reasoning_tokens")
+"""Columns that exports of older versions do not have."""
 PAGE = 1000
 
 _EXPORT = (
-    "SELECT key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, cost, run, day "
-    "FROM completions WHERE key > ? ORDER BY key LIMIT ?"
+    "SELECT completions.key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, cost, "
+    "run, day, thinking, COALESCE(cached_tokens, 0), COALESCE(reasoning_tokens, 0) FROM completions "
+    "LEFT JOIN completion_details ON completion_details.key = completions.key "
+    "WHERE completions.key > ? ORDER BY completions.key LIMIT ?"
 )
 
 
@@ -42,8 +46,9 @@ def export_ledger(store: LedgerStore, path: Path) -> int:
     """
     import pyarrow as pa
 
-    kinds = {"prompt_tokens": "int64", "completion_tokens": "int64", "cost": "float64"}
-    schema = pa.schema([(name, kinds.get(name, "string")) for name in COLUMNS])
+    names = (*COLUMNS, *DETAILS)
+    kinds = {"cost": "float64"} | {name: "int64" for name in names if name.endswith("_tokens")}
+    schema = pa.schema([(name, kinds.get(name, "string")) for name in names])
     rows = 0
     with atomic_local(path) as local, TableWriter(local, schema) as writer:
         last = ""
@@ -91,8 +96,9 @@ def _to_export_row(row: tuple[Any, ...]) -> tuple[Any, ...]:
     # Parquet accepts valid UTF-8 only. Older versions kept an endpoint's model and finish reason as they came.
     text = answer_text(row[0], row[3]).encode("utf-8", "replace").decode()
     names = {place: one_line(row[place], 1_000) for place in (4, 7, 9) if isinstance(row[place], str)}
-    rest = [names.get(place, row[place]) for place in range(4, len(row))]
-    return (row[0], row[1], key_json(unpack(row[2])), text, *rest)
+    rest = [names.get(place, row[place]) for place in range(4, 11)]
+    thinking = "" if row[11] is None else answer_text(row[0], row[11]).encode("utf-8", "replace").decode()
+    return (row[0], row[1], key_json(unpack(row[2])), text, *rest, thinking, *row[12:])
 
 
 def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
@@ -113,7 +119,10 @@ def import_ledger(store: LedgerStore, path: Path) -> tuple[int, int]:
     read = new = 0
     for rows in chunked((row for _, row in _read_export(path)), PAGE):
         with store.database.transaction():
-            new += store.database.insert("completions", rows)
+            stored = store.lookup([row[0] for row in rows])
+            new += store.database.insert("completions", [row[:11] for row in rows])
+            # Only beside answers of this file: a stored completion keeps its own.
+            store.insert_details([(row[0], *row[11:]) for row in rows if row[0] not in stored])
         read += len(rows)
     return read, new
 
@@ -135,7 +144,8 @@ def _read_export(path: Path) -> Iterator[tuple[int, tuple[Any, ...]]]:
                 f"{path} has no columns {lacking}: it is no export of a ledger; `lema ledger export` writes one"
             )
         makers: dict[str, KeyMaker] = {}
-        for number, row in enumerate(translate_faults(rows_of(table.batches(COLUMNS, size=PAGE)), fault), start=1):
+        names = [*COLUMNS, *(name for name in DETAILS if name in table.schema.names)]
+        for number, row in enumerate(translate_faults(rows_of(table.batches(names, size=PAGE)), fault), start=1):
             yield number, _check_row(path, number, row, makers)
 
 
@@ -160,6 +170,9 @@ class _Completion(BaseModel):
     cost: Annotated[float, Field(ge=0, le=100_000, allow_inf_nan=False)] | None
     run: Label
     day: Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\d$")]
+    thinking: str = ""
+    cached_tokens: Tokens = 0
+    reasoning_tokens: Tokens = 0
 
     @field_validator("cost", mode="before")
     @classmethod
@@ -214,7 +227,9 @@ def _check_row(path: Path, number: int, row: dict[str, Any], makers: dict[str, K
     if key != one.key:
         raise _row_error(path, number, f"the request has another key than {one.key}; it was changed")
     numbers = (one.prompt_tokens, one.completion_tokens)
-    return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, one.model, one.cost, one.run, one.day)
+    names = (one.model, one.cost, one.run, one.day)
+    details = (one.thinking, one.cached_tokens, one.reasoning_tokens)
+    return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, *names, *details)
 
 
 def _row_error(path: Path, number: int, what: str) -> DataError:

@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from lema_core.errors import LedgerError
@@ -18,7 +18,9 @@ from lema_core.llm.requests import Completion
 from lema_core.llm.settings import DEFAULTS
 from lema_core.system.chunking import chunked
 
-# For both databases. An existing table is left as it is: a changed one needs another name.
+# For both databases. An existing table is left as it is: a changed one needs another name. A process of an older
+# version writes rows of all columns that it knows, which SQLite refuses for a table that has grown. So what came later
+# has a table of its own, with a row only where it says something.
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS completions (
     key TEXT PRIMARY KEY, endpoint TEXT NOT NULL, request BYTEA NOT NULL, answer BYTEA NOT NULL,
@@ -26,6 +28,8 @@ CREATE TABLE IF NOT EXISTS completions (
     cost DOUBLE PRECISION, run TEXT NOT NULL, day TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS completions_totals
     ON completions (run, endpoint, day, prompt_tokens, completion_tokens, cost);
+CREATE TABLE IF NOT EXISTS completion_details (
+    key TEXT PRIMARY KEY, thinking BYTEA NOT NULL, cached_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
     request BYTEA NOT NULL, detail TEXT NOT NULL, count BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,
@@ -65,7 +69,11 @@ _ADD_FAILURE = (
     "completion_tokens = failures.completion_tokens + excluded.completion_tokens, "
     "cost = COALESCE(failures.cost + excluded.cost, failures.cost, excluded.cost)"
 )
-_FIELDS = "key, answer, finish_reason, prompt_tokens, completion_tokens, model"
+_FIELDS = (
+    "completions.key, answer, finish_reason, prompt_tokens, completion_tokens, model, thinking, cached_tokens, "
+    "reasoning_tokens"
+)
+_COMPLETIONS = "completions LEFT JOIN completion_details ON completion_details.key = completions.key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +141,12 @@ def today() -> str:
 
 def _completion(row: Sequence[Any]) -> Completion:
     text = answer_text(row[0], row[1])
+    # No row of details means that there is nothing to say beyond the defaults.
+    thinking, *details = ("", 0, 0) if row[6] is None else (answer_text(row[0], row[6]), row[7], row[8])
     # SQLite keeps a text in a column of numbers, and gives it back as a text.
-    if type(row[3]) is not int or type(row[4]) is not int or not isinstance(row[2], str):
+    if any(type(count) is not int for count in (row[3], row[4], *details)) or not isinstance(row[2], str):
         raise LedgerError(f"the ledger's row with the key {row[0]!r} holds no completion: {DAMAGED}")
-    return Completion(row[0], text, row[2], row[3], row[4], row[5])
+    return Completion(row[0], text, row[2], row[3], row[4], row[5], thinking, *details)
 
 
 def answer_text(key: str, answer: object) -> str:
@@ -165,7 +175,7 @@ class LedgerStore:
         """Return the stored completions of some keys."""
         stored: dict[str, Completion] = {}
         for some in chunked(keys, LOOKUP):
-            sql = f"SELECT {_FIELDS} FROM completions WHERE key IN ({placeholders(len(some))})"  # noqa: S608
+            sql = f"SELECT {_FIELDS} FROM {_COMPLETIONS} WHERE completions.key IN ({placeholders(len(some))})"  # noqa: S608
             rows = self.database.query(sql, some)
             stored.update((row[0], _completion(row)) for row in rows)
         return stored
@@ -208,7 +218,7 @@ class LedgerStore:
             fresh, before = self._not_booked(sorted(entries, key=_key))
             paid = [entry for entry in fresh if isinstance(entry, CompletionEntry)]
             missed = [entry for entry in fresh if isinstance(entry, FailureEntry)]
-            theirs = self._insert([_completion_row(entry, run, day) for entry in paid], is_retry=is_retry)
+            theirs = self._insert(paid, run, day, is_retry=is_retry)
             # Both processes paid: the second payment stays in the totals, as a failure of its own class.
             for entry in paid:
                 if (ours := entry.completion).key in theirs:
@@ -244,21 +254,32 @@ class LedgerStore:
         booked = {id(entry) for entry in late if isinstance(entry, FailureEntry) or _key(entry) in stored}
         return [entry for entry in entries if id(entry) not in booked], stored
 
-    def _insert(self, rows: Sequence[Sequence[Any]], *, is_retry: bool) -> dict[str, Completion]:
+    def _insert(
+        self, entries: Sequence[CompletionEntry], run: str, day: str, *, is_retry: bool
+    ) -> dict[str, Completion]:
         """Insert completions; return those that were stored before and are not ours."""
-        stored = self.lookup([row[0] for row in rows])
+        ours = {entry.completion.key: entry.completion for entry in entries}
+        stored = self.lookup(list(ours))
         # Nobody knows whether the first try arrived: an equal answer is ours, and paid once.
         if is_retry:
-            ours = {row[0]: _completion((row[0], *row[3:8])) for row in rows}
             stored = {key: theirs for key, theirs in stored.items() if theirs != ours[key]}
-        fresh = [row for row in rows if row[0] not in stored]
+        fresh = [entry for entry in entries if entry.completion.key not in stored]
         # Rows with a known key are skipped and not counted, so a short count means that another process was faster.
         for some in chunked(fresh, LOOKUP):
-            if self.database.insert("completions", some) < len(some):
+            if self.database.insert("completions", [_completion_row(entry, run, day) for entry in some]) < len(some):
                 # PostgreSQL only: another process committed between our look-up and our insert. What differs is theirs.
-                now = self.lookup([row[0] for row in some])
-                stored |= {row[0]: now[row[0]] for row in some if _completion((row[0], *row[3:8])) != now[row[0]]}
+                now = self.lookup([entry.completion.key for entry in some])
+                stored |= {key: theirs for key, theirs in now.items() if _is_other(theirs, ours[key])}
+            # After the comparison: details of ours must never stand beside an answer of theirs.
+            added = [entry.completion for entry in some if entry.completion.key not in stored]
+            self.insert_details([(one.key, one.thinking, one.cached_tokens, one.reasoning_tokens) for one in added])
         return stored
+
+    def insert_details(self, rows: Sequence[tuple[str, str, int, int]]) -> None:
+        """Insert (key, thinking, cached tokens, reasoning tokens) of completions, where they say anything."""
+        telling = [(row[0], row[1].encode("utf-8", "surrogatepass"), *row[2:]) for row in rows if any(row[1:])]
+        for some in chunked(telling, LOOKUP):
+            self.database.insert("completion_details", some)
 
     def requests(self, key: str) -> list[tuple[Any, ...]]:
         """Return what is known of a key prefix: (key, table, endpoint, request, reason, detail, count)."""
@@ -335,6 +356,12 @@ class LedgerStore:
 
 def _key(entry: Entry) -> str:
     return entry.completion.key if isinstance(entry, CompletionEntry) else entry.key
+
+
+def _is_other(theirs: Completion, ours: Completion) -> bool:
+    """Return whether a stored completion is another process's; ours may be stored without its details yet."""
+    plain: dict[str, Any] = {"thinking": "", "cached_tokens": 0, "reasoning_tokens": 0}
+    return theirs != ours and replace(theirs, **plain) != replace(ours, **plain)
 
 
 def _completion_row(entry: CompletionEntry, run: str, day: str) -> tuple[Any, ...]:

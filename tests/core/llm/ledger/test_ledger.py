@@ -5,7 +5,9 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,6 +56,54 @@ def test_the_first_commit_stands_and_the_second_is_counted_as_paid(url) -> None:
     assert first.commit([paid(1, "a"), paid(2, "b")], "run") == [paid(1, "a").completion, paid(2, "b").completion]
     assert second.commit([paid(1, "other"), paid(3, "c")], "run") == [paid(1, "a").completion, paid(3, "c").completion]
     assert first.totals("run") == [("run", 3, 1, 80, 40, 2.0)]
+
+
+def thought(index: int, thinking: str = "Okay, 6 x 7.", cached: int = 16, reasoning: int = 8) -> CompletionEntry:
+    entry = paid(index)
+    details: dict[str, Any] = {"thinking": thinking, "cached_tokens": cached, "reasoning_tokens": reasoning}
+    return replace(entry, completion=replace(entry.completion, **details))
+
+
+def test_thinking_cached_and_reasoning_tokens_come_back(url) -> None:
+    entries = [thought(1), thought(2, "", 0, 3), thought(3, "zero \0, é", 0, 0), paid(4)]
+    LedgerStore(url).commit(entries, "run")
+    keys = [one.completion.key for one in entries]
+    assert LedgerStore(url).lookup(keys) == {one.completion.key: one.completion for one in entries}
+
+
+def test_details_never_stand_beside_another_processes_answer(url) -> None:
+    first, second = LedgerStore(url), LedgerStore(url)
+    first.commit([paid(1)], "run")
+    assert second.commit([thought(1)], "run") == [paid(1).completion]
+    assert first.lookup([paid(1).completion.key]) == {paid(1).completion.key: paid(1).completion}
+    second.commit([thought(2)], "run")
+    assert first.commit([thought(2)], "run", is_retry=True) == [thought(2).completion]
+    assert first.totals("run") == [("run", 2, 1, 60, 30, 1.5)], "the retried commit is not paid twice"
+
+
+def test_ledgers_of_older_versions_open_and_older_versions_write_into_ours(url) -> None:
+    old = LedgerStore(url)
+    old.commit([paid(1)], "run")
+    old.database.query("DROP TABLE completion_details")
+    store = LedgerStore(url)
+    assert store.lookup([paid(1).completion.key]) == {paid(1).completion.key: paid(1).completion}
+    store.commit([thought(2)], "run")
+    # As ed9aa76 commits: all columns that it knows, without their names.
+    row = (
+        paid(3).completion.key,
+        "m",
+        pack(paid(3).request),
+        b"The answer is 42.",
+        "stop",
+        20,
+        10,
+        "m-1",
+        0.5,
+        "r",
+        "d",
+    )
+    assert old.database.insert("completions", [row]) == 1
+    assert store.lookup([row[0]]) == {row[0]: paid(3).completion}
 
 
 def test_failures_are_counted_apart_and_never_served(url) -> None:
@@ -297,12 +347,13 @@ def test_a_commit_of_which_nobody_heard_is_not_counted_twice(url) -> None:
 
 def test_a_ledger_moves_with_its_batches_and_failures(url, tmp_path) -> None:
     old, new = LedgerStore(str(tmp_path / "old.sqlite")), LedgerStore(url)
-    old.commit([paid(1), FailureEntry("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
+    old.commit([thought(1), FailureEntry("m", "{}", "k", "server_error", "500", cost=0.25, prompt_tokens=3)], "r")
     old.database.query("INSERT INTO batches VALUES ('b', 'm', 'r', 'gone', 'remote', 'submitted')")
     old.database.query("INSERT INTO batch_lines VALUES ('b', 'k2', ?, 1, NULL, 7.0, 100.0)", (pack("{}"),))
     old.database.query("INSERT INTO batch_places VALUES ('b', 'http://there/v1')")
     move_ledger(old, new)
     assert new.spent("r") == old.spent("r") == (0.75, 33)
+    assert new.lookup([paid(1).completion.key]) == {paid(1).completion.key: thought(1).completion}
     found = new.database.query("SELECT remote, key FROM batches JOIN batch_lines ON batch = id")
     assert found == [("remote", "k2")]
     assert new.database.query("SELECT * FROM batch_places") == [("b", "http://there/v1")]
@@ -346,12 +397,16 @@ def test_many_open_a_new_ledger_at_once(url) -> None:
 
 def test_export_and_import(url, tmp_path) -> None:
     store = LedgerStore(url)
-    store.commit([paid(index) for index in range(2500)], "run")
+    store.commit([paid(index) for index in range(2499)] + [thought(2499)], "run")
     assert export_ledger(store, tmp_path / "out.parquet") == 2500
     copy = LedgerStore(str(tmp_path / "copy.sqlite"))
     copy.commit([paid(0, "mine")], "other")
     assert import_ledger(copy, tmp_path / "out.parquet") == (2500, 2499)
     assert copy.lookup([paid(0).completion.key])[paid(0).completion.key].text == "mine"
+    assert copy.lookup([paid(2499).completion.key]) == {paid(2499).completion.key: thought(2499).completion}
+    older = pq.read_table(tmp_path / "out.parquet").drop_columns(["thinking", "cached_tokens", "reasoning_tokens"])
+    pq.write_table(older, tmp_path / "older.parquet")
+    assert import_ledger(LedgerStore(str(tmp_path / "from_older.sqlite")), tmp_path / "older.parquet") == (2500, 2500)
     assert find_entry(copy, paid(7).completion.key)["request"] == find_entry(store, paid(7).completion.key)["request"]
 
 

@@ -57,6 +57,9 @@ def under_its_own_key(row: dict[str, Any], message: dict[str, Any]) -> dict[str,
 
 DEEP = "[" * 100_000 + "]" * 100_000
 WRONG: dict[str, Any] = {
+    "thinking_null": {"thinking": None},
+    "cached_negative": {"cached_tokens": -1},
+    "reasoning_text": {"reasoning_tokens": "8"},
     "tokens_text": {"prompt_tokens": "x"},
     "tokens_digits": {"prompt_tokens": "20"},
     "tokens_negative": {"prompt_tokens": -1},
