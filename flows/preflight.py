@@ -9,6 +9,7 @@ from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
+from lema_core.training.chat_format import check_template
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
 """Fetches an endpoint's key from where only flows can read it."""
@@ -28,6 +29,7 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
+    await asyncio.to_thread(check_templates, run, download=trains)
     for cell_run in cell_runs(run) if run.ablation else [run]:
         await asyncio.to_thread(_find_tokenizer, cell_run)
         if trains:
@@ -54,6 +56,26 @@ async def _answers(endpoint: EndpointSpec) -> None:
             await client.preflight()
         finally:
             await client.close()
+
+
+def check_templates(run: RunSpec, *, download: bool = False) -> None:
+    """Refuse a base model whose chat template cannot be trained exactly, for every arm of a run or a sweep.
+
+    A model whose tokenizer is not on this machine is left out, unless ``download`` fetches it.
+
+    Raises:
+        ConfigError: there is one; its text names the difference.
+    """
+    checked: set[str] = set()
+    for cell_run in cell_runs(run) if run.ablation else [run]:
+        for arm in cell_run.mixture.arms if cell_run.training and cell_run.mixture else ():
+            spec = start = cell_run.training_of(arm)
+            while start.starts_from_arm is not None:
+                start = cell_run.training_of(start.starts_from_arm)
+            key = f"{start.base} {spec.tokens_identity()}"
+            if key not in checked:
+                checked.add(key)
+                check_template(spec, start.base, download=download)
 
 
 def _check_training(run: RunSpec) -> None:

@@ -1,5 +1,6 @@
 """The process that renders chat templates for ``chat_templates``: a job is a line of JSON, and so is its answer."""
 
+import datetime as dt
 import json
 import os
 import resource
@@ -8,6 +9,9 @@ from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
+from jinja2.ext import Extension
+from jinja2.nodes import Node
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lema_core.system.processes import isolate
@@ -39,14 +43,29 @@ def main() -> None:
 
 def _render(job: dict[str, Any]) -> str:
     chat = {"messages": job["messages"], "add_generation_prompt": job["generation_prompt"]}
-    text: str = _compile(job["template"]).render(**chat, **job["special"])
+    # Not the clock: the prompt of one request, and the tokens of one training, would depend on the day.
+    chat["strftime_now"] = dt.datetime.fromisoformat(job["date"]).strftime
+    text: str = _compile(job["template"]).render(**job["special"] | job["arguments"] | chat)
     return text
+
+
+class _Generation(Extension):
+    """Transformers' block around what a model wrote: its marks are no text."""
+
+    tags = {"generation"}  # noqa: RUF012  as Jinja declares it
+
+    def parse(self, parser: Parser) -> list[Node]:
+        """Return the statements inside the block."""
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 @lru_cache(maxsize=8)
 def _compile(template: str) -> Any:
     """Compile a template as transformers does."""
-    room = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+    room = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
+    )
     room.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     room.globals["raise_exception"] = _refuse
     return room.from_string(template)

@@ -84,6 +84,9 @@ def _keys(value: Any) -> Iterator[str]:
 RENDER_CPU_SECONDS = 3
 """For one prompt; the longest real templates take a few milliseconds."""
 MEMORY_MIB = 1024
+TEMPLATE_DATE = "2024-07-26"
+"""What a template gets for today, so that a prompt is the same on every day. Llama's own templates have this date where
+a server gives none."""
 
 
 class ChatTemplates:
@@ -101,14 +104,24 @@ class ChatTemplates:
         special: Mapping[str, str] | None = None,
         *,
         generation_prompt: bool = True,
+        arguments: Mapping[str, Any] | None = None,
+        date: str = TEMPLATE_DATE,
     ) -> str:
-        """Return a chat rendered by a template; ``special`` holds its special tokens by name.
+        """Return a chat rendered by a template.
+
+        Args:
+            template: Jinja's text.
+            messages: the chat.
+            special: the special tokens by the template's names.
+            generation_prompt: open the turn of an answer at the end.
+            arguments: the template's own switches, as ``enable_thinking``.
+            date: what ``strftime_now`` takes for today, ``YYYY-MM-DD``.
 
         Raises:
             ConfigError: the template refuses the chat, fails, or exceeds its limit of time or memory.
         """
         job = {"template": template, "messages": list(messages), "generation_prompt": generation_prompt}
-        line = json.dumps(job | {"special": dict(special or {})})
+        line = json.dumps(job | {"special": dict(special or {}), "arguments": dict(arguments or {}), "date": date})
         with self._lock:
             reply = self._send_job(line)
         if "text" in reply:
@@ -137,7 +150,7 @@ class ChatTemplates:
             return reply
         self._end()
         seconds, memory = self._limits
-        return {"refused": f"it takes more than {seconds} s of CPU time or {memory} MiB for one prompt"}
+        return {"refused": f"it takes more than {seconds} s of CPU time or {memory} MiB for one prompt: it loops"}
 
     def _start_child(self) -> "subprocess.Popen[str]":
         root = str(Path(__file__).resolve().parents[2])
@@ -172,6 +185,10 @@ def render_chat(
     special: Mapping[str, str] | None = None,
     *,
     generation_prompt: bool = True,
+    arguments: Mapping[str, Any] | None = None,
+    date: str = TEMPLATE_DATE,
 ) -> str:
     """Render by this process's own child; see `ChatTemplates.render`."""
-    return _shared.render(template, messages, special, generation_prompt=generation_prompt)
+    return _shared.render(
+        template, messages, special, generation_prompt=generation_prompt, arguments=arguments, date=date
+    )

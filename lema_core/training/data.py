@@ -1,20 +1,17 @@
 """Examples as tokens, once: exact masks, nothing cut, kept as an Arrow file that every rank maps into memory.
 
 The prompt's tokens are what the chat template gives for one user message with a generation prompt: just what a server
-computes at evaluation, default system prompt included. The trained tokens are the output's own tokens and the
-end-of-sequence token. ``plain`` uses a pass-through template that is saved with the tokenizer, so that training and
-every server agree there too.
+computes at evaluation, default system prompt included. The trained tokens are what the template writes before an
+answer (`chat_format`), the output's own tokens, and the end of the turn. ``plain`` uses a pass-through template. The
+template is saved with the tokenizer, so that training and every server agree.
 
 ``python -m lema_core.training.data --spec SPEC.json --examples DIR --out DIR`` does it by hand.
 """
 
 import argparse
 import json
-import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +23,8 @@ from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.system.chunking import chunked
-from lema_core.system.foreign_models import RENDER_CPU_SECONDS, render_chat
+from lema_core.system.foreign_models import TEMPLATE_DATE, render_chat
+from lema_core.training.chat_format import PROBE, Vocabulary, find_format, plain_format
 from lema_core.training.program import emit, run_program
 from lema_core.training.specs import TrainingSpec, load_specs
 
@@ -90,87 +88,113 @@ class TokenisedData(Sequence[TokenisedExample]):
 
 REJECTED_FILE = "rejected.parquet"
 
-PLAIN_TEMPLATE = (
-    "{{ bos }}{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '\\n' }}{% endif %}"
-)
-
-_COLUMNS = ("id", "kind", "input", "output", "weight", "prefix", "worse")
+_TEXTS = ("input", "output", "prefix", "worse", "thinking")
+_COLUMNS = ("id", "kind", "weight", *_TEXTS)
 _REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
 class ExampleTokenizer:
     """Tokenises input and output with an exact border between what is read and what is trained.
 
+    The tokenizer gets the template as it is saved, with arguments and date; its end-of-sequence token becomes the token
+    that ends an answer.
+
     Raises:
-        ConfigError: the model has no chat template or no end-of-sequence token, or its template ends an answer in a
-            way that the end-of-sequence token does not.
+        ConfigError: the model has no chat template, or one that cannot be trained exactly; or no end-of-sequence token.
     """
 
-    def __init__(self, tokenizer: Any, template: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        template: str,
+        arguments: Mapping[str, Any] | None = None,
+        date: str = TEMPLATE_DATE,
+        *,
+        keep_thinking: bool = False,
+    ) -> None:
         self.tokenizer = tokenizer
         if tokenizer.eos_token_id is None:
             raise ConfigError("the tokenizer has no end-of-sequence token: the model could never learn to stop")
+        added = tokenizer.added_tokens_decoder.values()
+        vocabulary = Vocabulary(
+            {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)},
+            frozenset(token.content for token in added),
+            frozenset(token.content for token in added if token.special),
+        )
         if template == "plain":
             probe = tokenizer.encode("1")
             adds_bos = tokenizer.bos_token_id is not None and probe[:1] == [tokenizer.bos_token_id]
-            tokenizer.chat_template = PLAIN_TEMPLATE.replace("{{ bos }}", "{{ bos_token }}" if adds_bos else "")
-        elif not tokenizer.chat_template:
-            raise ConfigError("the base model has no chat template: set template = 'plain'")
+            self.format = plain_format(vocabulary, adds_bos=adds_bos, keep_thinking=keep_thinking)
         else:
-            turns = [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2."}]
-            # First within limits of memory as well, for the library has none.
-            render_chat(self.tokenizer.chat_template, turns, self.tokenizer.special_tokens_map, generation_prompt=False)
-            with _limit_time():
-                whole: str = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            intended = f"{self.prompt('1 + 1?')}2.{self.tokenizer.eos_token}"
-            if not whole.startswith(intended):
-                raise ConfigError(
-                    "the model's chat template does not end an answer with the tokenizer's end-of-sequence token: "
-                    f"expected {intended!r}, the template gives {whole!r};"
-                    " set the tokenizer's eos_token, or template = 'plain'"
-                )
+            named = tokenizer.chat_template
+            found = named.get("default") if isinstance(named, dict) else named
+            self.format = find_format(found, vocabulary, arguments or {}, date, keep_thinking=keep_thinking)
+        tokenizer.chat_template = self.format.template
+        self.stops = self._stops_at(self.format.stop)
+        self._closing: list[int] = tokenizer.encode(self.format.closing.lstrip(), add_special_tokens=False)
+        self._space = self.format.closing[: -len(self.format.closing.lstrip())]
+        # SentencePiece puts a space before a text: an output encoded by itself is then not what follows a prompt.
+        asked, said = self.format.prompt(PROBE), self.format.output("7.")
+        self._joined = self._encode(asked + said) != self._encode(asked) + self._encode(said)
+
+    def _stops_at(self, stop: str) -> int:
+        """Make the token that ends a turn the end-of-sequence token, unless that changes prompts; return its id.
+
+        Servers stop at the tokenizer's end-of-sequence token, whatever else they read.
+        """
+        prompt, before = self.format.prompt(PROBE), self.tokenizer.eos_token
+        if stop != before:
+            special = {**self.format.vocabulary.special, "eos_token": stop}
+            if render_chat(self.format.template, [{"role": "user", "content": PROBE}], special) == prompt:
+                self.tokenizer.eos_token = stop
+        return int(self.tokenizer.convert_tokens_to_ids(stop))
 
     def read(self, text_in: str, prefix: str = "") -> list[int]:
         """Return the tokens that are read, not trained: the prompt and the given prefix of the answer."""
-        return [*self._tokens(self.prompt(text_in)), *self._tokens(prefix)]
+        asked = self.prompt(text_in)
+        return [*self._encode(asked), *(self._after(asked, self.format.output(prefix)) if prefix else [])]
 
-    def trained(self, text_out: str, *, stops: bool = True) -> list[int]:
-        """Return the tokens of an output, with the end-of-sequence token unless the solution goes on."""
-        return [*self._tokens(text_out), *([self.tokenizer.eos_token_id] if stops else [])]
+    def trained(
+        self, text_out: str, *, asked: str = "", prefix: str = "", thinking: str = "", stops: bool = True
+    ) -> list[int]:
+        """Return the tokens of an output, with the end of its turn unless the solution goes on.
 
-    def _tokens(self, text: str) -> list[int]:
+        Args:
+            text_out: what is trained.
+            asked: the input, which tokenizers of SentencePiece's kind need.
+            prefix: the given beginning of the answer.
+            thinking: what the model thought before it, if thinking is kept.
+            stops: the answer ends here.
+        """
+        before = self.format.output(prefix) if prefix else ""
+        said = text_out if prefix else self.format.output(text_out, thinking)
+        if self.control_token(text_out):
+            # A row with one is rejected; whoever calls this by hand gets plain text, never a turn's mark.
+            frame, text = said[: len(said) - len(text_out)], text_out
+            plain = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            return [*self._encode(frame), *plain, *(self._closing if stops else [])]
+        context = self.prompt(asked) + before if self._joined else ""
+        return [*self._after(context, said + self._space * stops), *(self._closing if stops else [])]
+
+    def control_token(self, text: str) -> str | None:
+        """Return the first control token of the model that a text holds."""
+        found = self.format.control_tokens.search(text) if self.format.control_tokens else None
+        return found[0] if found else None
+
+    def _after(self, context: str, text: str) -> list[int]:
+        if self._joined:
+            known, whole = self._encode(context), self._encode(context + text)
+            if whole[: len(known)] == known:
+                return whole[len(known) :]
+        return self._encode(text)
+
+    def _encode(self, text: str) -> list[int]:
         found: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return found
 
     def prompt(self, text_in: str) -> str:
         """Return the prompt that a server would render from one user message."""
-        messages = [{"role": "user", "content": text_in}]
-        with _limit_time():
-            rendered: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return rendered
-
-
-@contextmanager
-def _limit_time() -> Iterator[None]:
-    """Interrupt a chat template that loops, as it may for some texts only. Works in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def refuse(signum: int, frame: object) -> None:  # noqa: ARG001  as a handler is called
-        raise ConfigError(
-            f"the base model's chat template took more than {RENDER_CPU_SECONDS} s of CPU time for one prompt: "
-            "it loops; take another checkpoint, or set template = 'plain'"
-        )
-
-    before = signal.signal(signal.SIGVTALRM, refuse)
-    signal.setitimer(signal.ITIMER_VIRTUAL, RENDER_CPU_SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
+        return self.format.prompt(text_in)
 
 
 def load_tokenizer(base: str) -> Any:
@@ -188,12 +212,21 @@ def load_tokenizer(base: str) -> Any:
     return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 
+def tokenizer_for(spec: TrainingSpec, base: str) -> ExampleTokenizer:
+    """Return the tokenizer of the checkpoint ``base`` with the template that the spec names."""
+    return ExampleTokenizer(
+        load_tokenizer(base), spec.template, spec.template_arguments, spec.template_date,
+        keep_thinking=spec.thinking == "keep",
+    )  # fmt: skip
+
+
 def tokenise(
     examples: Iterable[Mapping[str, Any]], tokenizer: ExampleTokenizer, spec: TrainingSpec, out: Path
 ) -> dict[str, Any]:
     """Write the examples (fields of ``records.Example``) as tokens into the folder ``out``; return its counts.
 
-    An example that is too long, or has no output, becomes a rejected row with a reason: ``too_long``, ``no_output``.
+    An example that is too long, has no output, or holds a control token of the tokenizer becomes a rejected row with a
+    reason: ``too_long``, ``no_output``, ``control_token``.
 
     Raises:
         DataError: no example is left to train on.
@@ -211,6 +244,7 @@ def tokenise(
                         counts["trained_tokens"] += len(ids) - row["prompt_tokens"]
                         counts["longest"] = max(counts["longest"], len(ids))
         counts["rejected"] = len(rejected)
+        counts["prompt_hash"] = tokenizer.format.prompt_hash
         if not counts["examples"]:
             raise DataError(
                 f"no example to train on: {len(rejected)} rejected"
@@ -237,6 +271,11 @@ def _encode_all(
         if not example["output"].strip():
             rejected.append({"id": example["id"], "reason": "no_output", "detail": "the output is empty"})
             continue
+        if found := next(filter(None, (tokenizer.control_token(example.get(name) or "") for name in _TEXTS)), None):
+            # Not encoded as plain text: a server reads the same text as a turn, and trained and served would differ.
+            detail = f"the text holds {found!r}, a control token of the model: a server would read a turn's mark there"
+            rejected.append({"id": example["id"], "reason": "control_token", "detail": detail})
+            continue
         row = _encode(example, tokenizer, spec)
         longest = max(len(row["input_ids"]), len(row["worse_ids"] or ()))
         if longest > spec.max_length:
@@ -247,12 +286,17 @@ def _encode_all(
 
 
 def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: TrainingSpec) -> dict[str, Any]:
-    read = tokenizer.read(example["input"], example.get("prefix") or "")
+    asked, prefix = example["input"], example.get("prefix") or ""
+    read = tokenizer.read(asked, prefix)
     row = {"id": example["id"], "kind": example["kind"], "prompt_tokens": len(read), "worse_ids": None}
     row["weight"] = example.get("weight", 1.0) * spec.loss_weights.get(example["kind"], 1.0)
     if spec.objective == "sft":
-        return row | {"input_ids": [*read, *tokenizer.trained(example["output"])]}
-    better, worse = (tokenizer.trained(t, stops=not t.endswith("\n")) for t in (example["output"], example["worse"]))
+        thinking = example.get("thinking") or ""
+        return row | {"input_ids": [*read, *tokenizer.trained(example["output"], asked=asked, thinking=thinking)]}
+    better, worse = (
+        tokenizer.trained(text, asked=asked, prefix=prefix, stops=not text.endswith("\n"))
+        for text in (example["output"], example["worse"])
+    )
     return row | {"input_ids": [*read, *better], "worse_ids": [*read, *worse]}
 
 
@@ -283,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from lema_core.training.models import checkpoint_of
 
         spec, _ = load_specs(given.spec.read_text())
-        tokenizer = ExampleTokenizer(load_tokenizer(checkpoint_of(spec.base)), spec.template)
+        tokenizer = tokenizer_for(spec, checkpoint_of(spec.base))
         emit("tokenised", **tokenise(read_examples(given.examples), tokenizer, spec, given.out))
 
     return run_program(work, given.out)

@@ -7,6 +7,7 @@ model of the same configuration, which saves.
 
 import copy
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -17,10 +18,11 @@ from typing import Any
 
 import torch
 
-from lema_core.artifacts.files import atomic_folder
+from lema_core.artifacts.files import atomic_folder, atomic_local
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embedded_gguf, weights_identity
 from lema_core.system.foreign_models import refuse_code
+from lema_core.training.data import ExampleTokenizer
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 
@@ -89,7 +91,7 @@ def _count(weights: Any) -> int:
     return int(getattr(weights, "ds_numel", weights.numel())) * (2 if weights.dtype == torch.uint8 else 1)
 
 
-def save_whole(trainer: Any, spec: TrainingSpec, base: str, tokenizer: Any, target: Path) -> None:
+def save_whole(trainer: Any, spec: TrainingSpec, base: str, examples: ExampleTokenizer, target: Path) -> None:
     """Save the trained model as a plain checkpoint at ``target``, whole or not at all; every rank must call this.
 
     An adapter is merged into the base model as it was before quantisation (QLoRA, section 3 of its paper).
@@ -105,7 +107,24 @@ def save_whole(trainer: Any, spec: TrainingSpec, base: str, tokenizer: Any, targ
         if spec.method != "full":
             merge_adapter(base, trained, part)
             shutil.rmtree(trained)
-        tokenizer.save_pretrained(part)
+        examples.tokenizer.save_pretrained(part)
+        save_stop(part, examples.stops)
+
+
+def save_stop(folder: Path, stop: int) -> None:
+    """Add the token that ends an answer to those at which a server of the checkpoint stops; the base's stay."""
+    for name in ("generation_config.json", "config.json"):
+        file = folder / name
+        held = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        found = held.get("eos_token_id")
+        known = found if isinstance(found, list) else [] if found is None else [found]
+        # Left alone where it is there already: a base whose turns end with its own token is saved as it is.
+        if known[:1] == [stop] or (name == "config.json" and stop in known):
+            continue
+        # config.json takes one token: llama.cpp's converter reads no list there.
+        held["eos_token_id"] = stop if name == "config.json" else [stop, *(token for token in known if token != stop)]
+        with atomic_local(file) as local:
+            local.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def merge_adapter(base: str, adapter: Path, target: Path) -> None:

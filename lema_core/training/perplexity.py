@@ -21,6 +21,7 @@ from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.system.chunking import chunked
+from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.models import checkpoint_of
 from lema_core.training.program import emit, run_program
 
@@ -34,10 +35,11 @@ COLUMNS = ["id", "task", "question", "candidates", "original", "spliced"]
 
 def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     """Write one row per pair that fits: ``id`` of the correction, ``mistaken`` and ``corrected`` perplexity."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     folder = checkpoint_of(checkpoint)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    tokenizer = load_tokenizer(folder)
+    examples = ExampleTokenizer(tokenizer, "chat" if tokenizer.chat_template else "plain")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kind = torch.bfloat16 if device == "cuda" else torch.float32
     # Without dropout: from_pretrained gives a model that does not train.
@@ -46,7 +48,7 @@ def measure(checkpoint: str, corrections: Path, out: Path, limit: int) -> None:
     longest = min(MAX_TOKENS, int(getattr(model.config, "max_position_embeddings", MAX_TOKENS)))
     rows: list[dict[str, Any]] = []
     left_out = 0
-    for batch in chunked(islice(_pairs(corrections, tokenizer), limit), BATCH):
+    for batch in chunked(islice(_pairs(corrections, examples), limit), BATCH):
         fitting = [pair for pair in batch if max(len(pair.mistaken), len(pair.corrected)) <= longest]
         left_out += len(batch) - len(fitting)
         if fitting:
@@ -92,22 +94,19 @@ class TokenPair(NamedTuple):
     """How many tokens of both are the question."""
 
 
-def _pairs(corrections: Path, tokenizer: Any) -> Iterator[TokenPair]:
+def _pairs(corrections: Path, examples: ExampleTokenizer) -> Iterator[TokenPair]:
     for file in part_files(LOCAL, str(corrections)):
         for batch in read_batches(file, COLUMNS):
             for row in batch.to_pylist():
                 candidates = tuple(row["candidates"]) if row["candidates"] else None
                 text = path_input(get_task(row["task"]).prompts, row["question"], candidates)
-                # The question's tokens as a server would make them: by the chat template, if the model has one.
-                if tokenizer.chat_template:
-                    messages = [{"role": "user", "content": text}]
-                    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-                    prompt = list(tokenizer.encode(chat, add_special_tokens=False))
-                else:
-                    prompt = list(tokenizer.encode(f"{text}\n"))
-                paths = [tokenizer.encode(row[name], add_special_tokens=False) for name in ("original", "spliced")]
-                if all(paths):
-                    yield TokenPair(row["id"], prompt + paths[0], prompt + paths[1], len(prompt))
+                # As in training: the prompt, then what the template writes before an answer. Neither is of the path.
+                prompt = examples.read(text)
+                opening = examples.trained("", asked=text, stops=False)
+                paths = [examples.trained(row[name], asked=text, stops=False) for name in ("original", "spliced")]
+                given = len(opening) * all(path[: len(opening)] == opening for path in paths)
+                if all(len(path) > given for path in paths):
+                    yield TokenPair(row["id"], prompt + paths[0], prompt + paths[1], len(prompt) + given)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

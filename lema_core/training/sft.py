@@ -24,7 +24,7 @@ from lema_core.training.checkpoints import (
     delete_incomplete,
     delete_optimiser_states,
 )
-from lema_core.training.data import ExampleTokenizer, TokenisedData, load_tokenizer
+from lema_core.training.data import TokenisedData, tokenizer_for
 from lema_core.training.options import check_machine
 from lema_core.training.program import emit, metrics_row, run_program
 from lema_core.training.specs import METRICS_FILE, MODEL_FOLDER, LaunchSpec, TrainingSpec, load_specs
@@ -48,7 +48,8 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
     check_machine(spec, launch)
     data = TokenisedData(data_folder)
     base = checkpoint_of(spec.base)
-    tokenizer = ExampleTokenizer(load_tokenizer(base), spec.template).tokenizer
+    examples = tokenizer_for(spec, base)
+    tokenizer = examples.tokenizer
     attention = models.attention_of(launch)
     packed = spec.objective == "sft" and attention in ("flash_attention_2", "flex_attention")
     plan = plan_run(
@@ -77,7 +78,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         with atomic_local(out / METRICS_FILE) as local:
             write_table(pa.Table.from_pylist(rows), local)
     # Every rank takes part: under ZeRO-3 none has the whole model.
-    models.save_whole(trainer, spec, base, tokenizer, out / MODEL_FOLDER)
+    models.save_whole(trainer, spec, base, examples, out / MODEL_FOLDER)
     if trainer.is_world_process_zero():
         delete_optimiser_states(out)
         emit("done", steps=plan.steps)

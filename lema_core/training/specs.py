@@ -4,11 +4,14 @@ Two runs with equal specs and equal data give the same model up to rounding, wha
 a micro-batch, the ZeRO stage or the offload: these only say where the same sums are computed.
 """
 
+import datetime as dt
 import json
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from lema_core.system.foreign_models import TEMPLATE_DATE
 
 MODEL_FOLDER = "model"
 METRICS_FILE = "metrics.parquet"
@@ -53,6 +56,15 @@ class TrainingSpec(BaseModel):
     """Used by lora and qlora."""
     template: Template = "chat"
     """chat: the model's own chat template around input and output; plain: input, a line break, output."""
+    template_arguments: dict[str, Any] = Field(default_factory=dict)
+    """The chat template's own switches, such as ``{enable_thinking = false}``: the same in training and, set in the
+    template that is saved with the checkpoint, at every server of it. The base model's endpoint gets them by its own
+    ``chat_template_kwargs``."""
+    template_date: str = Field(TEMPLATE_DATE, pattern=r"^\d{4}-\d\d-\d\d$")
+    """What a chat template that asks for today's date gets, in training and at every server of the checkpoint."""
+    thinking: Literal["drop", "keep"] = "drop"
+    """keep: the thinking of a right path is trained before its steps, where the chat template puts it; drop: steps and
+    answer only."""
     max_length: int = Field(1024, ge=8)
     """Tokens of one example; a longer one is rejected before training, never cut."""
     epochs: float = Field(2.0, gt=0)
@@ -88,19 +100,31 @@ class TrainingSpec(BaseModel):
                 "loss_weights do not apply to preference pairs: TRL's DPO loss is a plain mean over pairs; "
                 "set loss_weights = {} in the [arm_training] of their arm"
             )
+        if self.template == "plain" and self.template_arguments:
+            raise ValueError(
+                f"template = 'plain' takes no arguments, seen: template_arguments = {self.template_arguments}. Take "
+                "them out, or set template = 'chat'"
+            )
+        if wrong := [name for name in self.template_arguments if not name.isidentifier()]:
+            raise ValueError(f"template_arguments holds the name {wrong[0]!r}: expected a name as 'enable_thinking'")
+        dt.date.fromisoformat(self.template_date)
         return self
 
     def identity(self) -> dict[str, Any]:
         """Return the part that decides the weights; ``save_steps`` only decides how often they are saved."""
-        plain = self.model_dump(mode="json", exclude={"save_steps"})
+        plain = self.model_dump(mode="json", exclude={"save_steps", *self._unchanged()})
         unused = {"adapter"} if self.method == "full" else set()
         unused |= {"beta"} if self.objective == "sft" else set()
         return {name: value for name, value in plain.items() if name not in unused}
 
     def tokens_identity(self) -> dict[str, Any]:
         """Return the part that decides the tokenised examples, but for the tokenizer of ``base``."""
-        decides = {"objective", "template", "max_length", "loss_weights"}
-        return self.model_dump(mode="json", include=decides)
+        decides = {"objective", "template", "max_length", "loss_weights", *_FORMAT_OPTIONS}
+        return self.model_dump(mode="json", include=decides - self._unchanged())
+
+    def _unchanged(self) -> set[str]:
+        """Return the options of the format that are as they were before there was a choice: identities stay."""
+        return {name for name in _FORMAT_OPTIONS if getattr(self, name) == getattr(_DEFAULTS, name)}
 
     @property
     def starts_from_arm(self) -> str | None:
@@ -120,6 +144,10 @@ class TrainingSpec(BaseModel):
     def checkpoints(self, steps: int) -> int:
         """Return how many checkpoints a run of ``steps`` steps writes; the last step has one."""
         return -(-steps // self.save_every(steps))
+
+
+_FORMAT_OPTIONS = ("template_arguments", "template_date", "thinking")
+_DEFAULTS = TrainingSpec()
 
 
 class LaunchSpec(BaseModel):

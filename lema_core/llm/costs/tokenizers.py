@@ -44,6 +44,11 @@ class ModelTokenizer:
     def _tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(self.vocabulary))
 
+    @property
+    def added(self) -> dict[str, bool]:
+        """The tokens that are split off a text before it is cut into others; True for control tokens."""
+        return {token.content: token.special for token in self._tokenizer.get_added_tokens_decoder().values()}
+
     def count(self, text: str) -> int:
         """Return the tokens of a plain text."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
