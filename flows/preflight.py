@@ -7,8 +7,10 @@ from lema_core.ablation.cells import cell_runs
 from lema_core.llm.client import Client
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.run.own_tasks import own_tasks
 from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
+from lema_core.scoring.pool import check_scorer
 from lema_core.training.chat_format import check_template
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
@@ -27,6 +29,7 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
         LemaError: what would fail after the first requests had been paid.
     """
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
+    await check_own_tasks(run)
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
     await asyncio.to_thread(check_templates, run, download=trains)
@@ -34,6 +37,17 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
         await asyncio.to_thread(_find_tokenizer, cell_run)
         if trains:
             await asyncio.to_thread(_check_training, cell_run)
+
+
+async def check_own_tasks(run: RunSpec) -> None:
+    """Load each scorer once in a process of its own, under its limits: after the samples were paid it would be late.
+
+    Raises:
+        ConfigError: a task's file cannot be loaded there.
+    """
+    for task in own_tasks(run):
+        if task.scorer is not None:
+            await check_scorer(task)
 
 
 async def all_answer(endpoints: Iterable[EndpointSpec], with_key: WithKey | None = None) -> None:

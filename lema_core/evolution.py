@@ -174,7 +174,7 @@ def answer_by_majority(question: Question, outcomes: Sequence[Outcome]) -> Quest
         else ""
         for outcome in outcomes
     ]
-    family: Family = task.family
+    family: Family = task.comparable
     answers = [extract(text, family, question.candidates).value if text else None for text in texts]
     vote = majority_vote(answers, family, question.candidates)
     if vote.answer is None or 2 * vote.count <= len(outcomes):

@@ -11,10 +11,11 @@ from typing import TypeVar
 from lema_core.ablation.cells import Cell
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.questions import QuestionsSpec
+from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.endpoints import PreparedEndpoints, Student
+from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, Votes
@@ -43,7 +44,7 @@ class Pipeline:
     """
 
     def __init__(self, run: RunSpec, root: str, artifacts: RunArtifacts | None = None) -> None:
-        self.run = run
+        self.run = with_checked_tasks(run)
         self.root = root
         self.store = Store(RunContext.of(run, root).root)
         self.artifacts = artifacts or RunArtifacts()
@@ -86,6 +87,11 @@ class Pipeline:
         self._stages[stage.ref] = stage
         return stage
 
+    def _judge(self, task: str) -> EndpointSpec | None:
+        """Return what a task's scorer asks, None where it asks nothing."""
+        judge = get_task(task).judge
+        return self.endpoints[judge.endpoint] if judge else None
+
     def collection(self) -> Iterator[Stage]:
         """Yield the questions, and the mistakes on them with their corrections (paper, section 2.1)."""
         yield from self.questions()
@@ -124,7 +130,9 @@ class Pipeline:
                 label=question_round.label("reasoning_paths"),
             )
             yield self._add(paths)
-            verdicts = Verdicts(run.verdicts, task, paths.ref, label=question_round.label("verdicts"))
+            verdicts = Verdicts(
+                run.verdicts, task, paths.ref, self._judge(task), label=question_round.label("verdicts")
+            )
             yield self._add(verdicts)
             question_round.students.append(student.name)
             question_round.reasoning_paths.append(paths.ref)
@@ -150,6 +158,7 @@ class Pipeline:
             second,
             self.run.questions.task,
             mistakes,
+            judge=self._judge(self.run.questions.task),
             label=question_round.label("corrections"),
         )
         gate = self.run.quality_gate if question_round.round == 0 else None
@@ -157,7 +166,7 @@ class Pipeline:
             pilot = PilotMistakes(gate, mistakes, only_before=whole.ref)
             yield self._add(pilot)
             piloted = PilotCorrections(
-                spec, whole.corrector, second, whole.task, pilot.ref, gate,
+                spec, whole.corrector, second, whole.task, pilot.ref, gate, judge=whole.judge,
                 label="corrections of the pilot", only_before=whole.ref,
             )  # fmt: skip
             yield self._add(piloted)
@@ -239,7 +248,8 @@ class Pipeline:
         questions = {"held_out": (run.questions.task, artifacts.held_out)}
         if run.selection.protocol == "best_on_test" and artifacts.test_questions and run.test_questions:
             questions["test"] = (run.test_questions.task, artifacts.test_questions)
-        return CheckpointChoice(run.selection, self.endpoints.evaluation, questions)
+        judges = {task: judge for task, _ in questions.values() if (judge := self._judge(task))}
+        return CheckpointChoice(run.selection, self.endpoints.evaluation, questions, judges)
 
     def evaluation(self) -> Iterator[Stage]:
         """Yield what measures the base model and every arm on the same held-out questions (paper, section 3.3)."""
@@ -268,7 +278,7 @@ class Pipeline:
         self, name: str, model: EndpointSpec, prompt: PromptKind, source: QuestionsSpec, tests: ArtifactRef
     ) -> Iterator[Stage]:
         spec = self.endpoints.evaluation
-        asked = (spec, name, model, prompt, source.task, tests, source)
+        asked = (spec, name, model, prompt, source.task, tests, source, self._judge(source.task))
         yield (greedy := self._add(Evaluation(*asked, label=f"evaluation: {name}")))
         self.artifacts.evaluations[name] = greedy.ref
         if spec.samples:

@@ -74,7 +74,9 @@ class JudgedPath(ReasoningPath):
     answer: str | None
     """The extracted final answer, None where there is none."""
     decided_by: str
-    """The layer of the matcher that decided."""
+    """The layer of the matcher that decided, ``scorer``, or the code of why a scorer gave no verdict."""
+    reason: str = ""
+    """What a scorer said of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

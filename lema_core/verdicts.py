@@ -12,12 +12,15 @@ from operator import attrgetter
 from typing import Literal
 
 from lema_core.answers import judge
+from lema_core.answers.results import Judgement
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath, ReasoningPath, Rejection, content_id
+from lema_core.scoring.pool import Scored
+from lema_core.scoring.scores import SCORER_REASONS
 from lema_core.steps import split_path
 
-REASONS = {
-    "unknown_verdict": "it could not be decided whether the answer equals the gold answer",
+REASONS = SCORER_REASONS | {
+    "unknown_verdict": "it could not be decided whether the answer is right",
     "right": "the answer is right",
     "wrong": "the answer is wrong, and wrong answers were not asked for",
     "none": "the path gives no answer",
@@ -28,7 +31,7 @@ REASONS = {
     "question_cap": "enough mistakes of this question were selected",
     "student_cap": "enough mistakes of this student on this question were selected",
 }
-"""Every reason code of the verdicts (the first) and of the selection of mistakes (the others)."""
+"""Every reason code of the verdicts (of a scorer, and ``unknown_verdict``) and of the selection of mistakes."""
 
 EQUATION = re.compile(r"(?<![\d,.])[,.]*+(\d[\d,.]*+(?:\s*+(?:[^\W\d_]++\s++){0,4}[-+*/×÷x^=%$]++\s*+\$?\d[\d,.]*+)+)")
 """Tried only where a number begins: from every digit of a long one the search would take quadratic time."""
@@ -41,20 +44,29 @@ PATH_FIELDS = tuple(item.name for item in fields(ReasoningPath))
 PATH_VALUES = attrgetter(*PATH_FIELDS)
 
 
-def judge_path(path: ReasoningPath, unknown: Literal["reject", "wrong"] = "reject") -> JudgedPath | Rejection:
+def judge_path(
+    path: ReasoningPath, unknown: Literal["reject", "wrong"] = "reject", found: Judgement | Scored | None = None
+) -> JudgedPath | Rejection:
     """Return the path with its verdict against the gold answer.
 
     Args:
-        path: a path of a task in ``TASKS``.
-        unknown: what becomes of a path that the matcher cannot decide: a rejection, or a wrong path.
+        path: a path of a task that ``get_task`` knows by its name.
+        unknown: what becomes of a path that the matcher or the scorer cannot decide: a rejection, or a wrong path.
+        found: the verdict of the task's scorer. None: the matcher decides, by the task's family.
+
+    Raises:
+        ConfigError: no verdict is given and the task has no family.
     """
-    found = judge(path.text, path.gold, get_task(path.task).family, path.candidates)
+    if found is None:
+        found = judge(path.text, path.gold, get_task(path.task).comparable, path.candidates)
+    reason = found.reason if isinstance(found, Scored) else ""
     if found.verdict == "unknown" and unknown == "reject":
-        detail = f"{REASONS['unknown_verdict']}: {found.answer!r} against {path.gold!r}"
-        return Rejection.of(path.id, "unknown_verdict", detail, text=path.text, request_key=path.request_key)
+        code = found.decided_by if isinstance(found, Scored) else "unknown_verdict"
+        detail = reason or f"{REASONS[code]}: {found.answer!r} against {path.gold!r}"
+        return Rejection.of(path.id, code, detail, text=path.text, request_key=path.request_key)
     verdict = "wrong" if found.verdict == "unknown" else found.verdict
     plain = zip(PATH_FIELDS, PATH_VALUES(path), strict=True)
-    return JudgedPath(**dict(plain), verdict=verdict, answer=found.answer, decided_by=found.decided_by)
+    return JudgedPath(**dict(plain), verdict=verdict, answer=found.answer, decided_by=found.decided_by, reason=reason)
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ from lema_core.errors import (
     ShardsFailedError,
 )
 from lema_core.run.spec import RunContext
-from lema_core.stages.failed_requests import SECOND, SMALL, all_failures, check_stage, unanswered
+from lema_core.stages.failed_requests import SMALL, all_failures, check_stage, unanswered
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report
 from lema_core.stages.stage import FileStage, RowStage, Stage
@@ -107,7 +107,7 @@ async def run_rows(context: RunContext, stage: RowStage) -> ArtifactRef:
         engine = await engine_of(context)
 
         def check(counts: Mapping[str, int]) -> None:
-            for prefix, endpoint in zip(("", SECOND), live, strict=False):
+            for prefix, endpoint in zip(stage.prefixes, live, strict=False):
                 check_stage(counts, context.max_failed, prefix, engine.last_failure_details(endpoint))
 
         watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
@@ -143,7 +143,7 @@ def remaking(context: RunContext) -> str:
 
 def shard_rows(context: RunContext, stage: RowStage) -> int:
     """Return how many input rows one task deals with: about ``shard_requests`` requests."""
-    if not stage.endpoints:
+    if not stage.endpoints and not stage.scored:
         return SHARD_ROWS
     return max(1, context.shard_requests // stage.requests_per_row(Store(context.root)))
 

@@ -40,13 +40,17 @@ def plan(
     on this machine. Intervals hold with 95 % where the ledger has earlier answers of the endpoint to go by. A training
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
-    from flows.preflight import check_templates
+    from flows.preflight import check_own_tasks, check_templates
     from lema_core.run.files import read_run_file
+    from lema_core.run.own_tasks import describe_own_tasks
     from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages
     from lema_core.run.spec import RunContext
 
     spec = read_run_file(run_file, settings or ())
     check_templates(spec)
+    for line in describe_own_tasks(spec):
+        console.print(line, markup=False, highlight=False)
+    stopping.run(check_own_tasks(spec))
     context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
     if pilot:
         stopping.run(_buy_pilots(context, stages, pilot))

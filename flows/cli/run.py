@@ -98,8 +98,11 @@ def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
     from flows.local_stack.server import ensure_server, login_url
     from flows.preflight import preflight
+    from lema_core.run.own_tasks import describe_own_tasks
 
     started = time.monotonic()
+    for line in describe_own_tasks(spec):
+        console.print(line, markup=False, highlight=False)
     stopping.run(preflight(spec, root))
     api = ensure_server()
     console.print(f"Prefect UI: {login_url(api, 'runs')}")

@@ -13,8 +13,9 @@ _HEADING = re.compile(
     r"[ \t*_]{0,6}(?::[ \t*_]{0,6}|(?=\n))",
     re.IGNORECASE | re.MULTILINE,
 )
-Shape = Literal["steps", "choice"]
-"""``steps``: the wrong step, why, and the steps from there on. ``choice``: the mistakes and the corrected answer."""
+Shape = Literal["steps", "choice", "whole"]
+"""``steps``: the wrong step, why, and the steps from there on. ``choice``: the mistakes and the corrected answer.
+``whole``: the same, with the answer kept as it is, line by line: a program."""
 
 _PART = {
     "incorrect step": "step",
@@ -30,6 +31,7 @@ _PART = {
 _WANTED: dict[Shape, frozenset[str]] = {
     "steps": frozenset({"step", "explanation", "solution"}),
     "choice": frozenset({"mistakes", "explanation", "answer", "solution"}),
+    "whole": frozenset({"mistakes", "explanation", "answer", "solution"}),
 }
 _STEP_NUMBER = re.compile(r"\bstep\s{0,3}#?(\d{1,6})\b|^[\s*_]{0,6}(\d{1,6})\b", re.IGNORECASE)
 _ELLIPSIS = re.compile(r"^[\s*_(\[]{0,6}(?:\.{2,}|…)[\s*_)\]]{0,6}$")
@@ -86,15 +88,18 @@ def parse_correction(text: str, shape: Shape = "steps") -> ParsedCorrection | Fa
         parts[name] = text[start : heading.start()]
         name, start = found, heading.end()
     parts[name] = text[start:]
-    return _parse_choice(parts) if shape == "choice" else _parse_steps(parts)
+    return _parse_steps(parts) if shape == "steps" else _parse_choice(parts, shape)
 
 
-def _parse_choice(parts: dict[str, str]) -> ParsedCorrection | Fault:
+def _parse_choice(parts: dict[str, str], shape: Shape) -> ParsedCorrection | Fault:
     mistakes = parts.get("mistakes", parts.get("explanation"))
     answer = parts.get("answer", parts.get("solution"))
     if mistakes is None or answer is None:
         return Fault("unparsable", f"expected the parts Mistakes and Corrected Answer, found {_found(parts)}")
-    body = "\n".join(line for line in answer.splitlines() if line.strip() and not _BRACE_LINE.match(line)).strip()
+    if shape == "whole":
+        body = answer.strip("\r\n").rstrip()
+    else:
+        body = "\n".join(line for line in answer.splitlines() if line.strip() and not _BRACE_LINE.match(line)).strip()
     return ParsedCorrection(0, _tidy(mistakes), (body,) if body else (), None, None, elided=False)
 
 

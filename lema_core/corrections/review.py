@@ -4,14 +4,17 @@ Paper, section 2.1; its only filter is the final answer.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS, Family, judge
 from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
+from lema_core.errors import ConfigError
 from lema_core.llm.requests import Completion, Outcome
 from lema_core.records import Correction, JudgedPath, Rejection, content_id
+from lema_core.scoring.pool import Scored, TextToScore
+from lema_core.scoring.scores import SCORER_REASONS
 from lema_core.step_checker import false_equations
 from lema_core.steps import (
     StepPath,
@@ -24,7 +27,7 @@ from lema_core.steps import (
     strip_marks,
 )
 
-REASONS = {
+REASONS = SCORER_REASONS | {
     "request_failed": "the request got no answer",
     "cut_off": "the answer was cut off by its length limit",
     "too_long": "the answer is longer than any stage reads",
@@ -68,17 +71,22 @@ def review_correction(
     path: JudgedPath,
     outcome: Outcome,
     *,
-    family: Family,
+    family: Family | None,
     shape: Shape = "steps",
     corrector: str = "",
     attempt: int = 0,
+    scored: Mapping[TextToScore, Scored] | None = None,
 ) -> Correction | Rejection:
     """Return the correction of a mistake if it stands every check, else a rejection with its reason code.
 
     ``outcome`` is what the corrector's endpoint answered; ``corrector`` names it; ``attempt`` counts the tries on this
-    path from 0. The order of checks goes from what was asked for to what is harder to see; the first that fails counts.
+    path from 0; ``scored`` holds a scorer's verdicts on corrected solutions, in the place of the matcher's. The order
+    of checks goes from what was asked for to what is harder to see; the first that fails counts.
+
+    Raises:
+        ConfigError: the task has neither a family nor verdicts of a scorer.
     """
-    checked = _checked(path, outcome, family, shape)
+    checked = _checked(path, outcome, family, shape, scored)
     if isinstance(checked, Fault):
         return Rejection(
             id=content_id("rejection", path.id, corrector, attempt),
@@ -104,7 +112,7 @@ def review_correction(
         student=path.student,
         corrector=corrector,
         attempt=attempt,
-        original=numbered_path(path.text) if shape == "steps" else strip_marks(path.text).strip(),
+        original=original_of(path, shape),
         wrong_answer=path.answer,
         step=parsed.step,
         n_steps=len(original.steps),
@@ -119,6 +127,13 @@ def review_correction(
     )
 
 
+def original_of(path: JudgedPath, shape: Shape) -> str:
+    """Return a mistaken path as its correction shows it: as numbered steps, or as it is."""
+    if shape == "steps":
+        return numbered_path(path.text)
+    return (strip_marks(path.text) if shape == "choice" else path.text).strip()
+
+
 def first_false_step(steps: Sequence[str]) -> int | None:
     """Return the 1-based number of the first step whose arithmetic is proven false, or None."""
     return next((number for number, step in enumerate(steps, 1) if false_equations(step)), None)
@@ -131,9 +146,27 @@ def _corrected_text(parsed: ParsedCorrection) -> str:
 
 
 def _checked(
-    path: JudgedPath, outcome: Outcome, family: Family, shape: Shape
+    path: JudgedPath,
+    outcome: Outcome,
+    family: Family | None,
+    shape: Shape,
+    scored: Mapping[TextToScore, Scored] | None,
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
+    read = _read(path, outcome, shape)
+    if isinstance(read, Fault):
+        return read
+    fault = _content_fault(path, *read, family, scored)
+    return fault or read
+
+
+def corrected_solution(path: JudgedPath, outcome: Outcome, shape: Shape = "steps") -> str | None:
+    """Return the whole solution that an answer makes of a mistake; None where it cannot be read as a correction."""
+    read = _read(path, outcome, shape)
+    return None if isinstance(read, Fault) or not read[0].steps else read[2]
+
+
+def _read(path: JudgedPath, outcome: Outcome, shape: Shape) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     parsed: ParsedCorrection | Fault
     if not isinstance(outcome, Completion):
         parsed = Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
@@ -148,14 +181,13 @@ def _checked(
     if isinstance(parsed, Fault):
         return parsed
     original = split_path(path.text)
-    aligned = parsed if shape == "choice" else _aligned(parsed, original)
+    aligned = parsed if shape != "steps" else _aligned(parsed, original)
     if isinstance(aligned, Fault):
         return aligned
-    spliced = _corrected_text(aligned)
+    spliced = _corrected_text(aligned) if aligned.steps else ""
     if shape == "steps":
         spliced = splice(original, aligned.step, aligned.steps, aligned.answer_line)
-    fault = _content_fault(path, aligned, original, spliced, family)
-    return fault or (aligned, original, spliced)
+    return aligned, original, spliced
 
 
 def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection | Fault:
@@ -183,16 +215,28 @@ def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection |
 
 
 def _content_fault(
-    path: JudgedPath, parsed: ParsedCorrection, original: StepPath, spliced: str, family: Family
+    path: JudgedPath,
+    parsed: ParsedCorrection,
+    original: StepPath,
+    spliced: str,
+    family: Family | None,
+    scored: Mapping[TextToScore, Scored] | None,
 ) -> Fault | None:
     if len(_EMPTY_WORDS.sub(" ", parsed.explanation).split()) < 2 or not re.search(r"\w", parsed.explanation):
         return Fault("explanation_empty", repr(parsed.explanation[:80]))
     if not parsed.steps:
         return Fault("no_answer")
-    judgement = judge(spliced, path.gold, family, path.candidates)
-    if judgement.verdict != "right":
-        detail = f"answer {judgement.answer!r}, gold {path.gold!r}"
-        return Fault(_VERDICT_REASONS[judgement.verdict], detail)
+    if scored is not None:
+        score = scored[TextToScore.of(path, spliced)]
+        if score.verdict != "right":
+            return Fault("wrong_answer" if score.verdict == "wrong" else score.decided_by, score.reason)
+    elif family is None:
+        raise ConfigError("the task has a scorer: give its verdicts on the corrected solutions as `scored`")
+    else:
+        judgement = judge(spliced, path.gold, family, path.candidates)
+        if judgement.verdict != "right":
+            detail = f"answer {judgement.answer!r}, gold {path.gold!r}"
+            return Fault(_VERDICT_REASONS[judgement.verdict], detail)
     if not parsed.step:  # the choice shape
         return None
     # A mistake left in place, or the gold answer pasted under it
@@ -202,6 +246,8 @@ def _content_fault(
     first_same = same_step(parsed.steps[0], rest[0])
     if first_same and not continues and not same_steps(parsed.steps, rest):
         return Fault("mistake_unchanged", f"step {parsed.step}: {rest[0][:80]!r}")
+    if family is None:
+        return None  # the gold answer is what the scorer takes it for, perhaps no text that a step could state
     own, theirs = _numbers(parsed.steps), _numbers(rest)
     gold_numbers = _plain_numbers(path.gold)
     if gold_numbers:

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from lema_core.answers import judge, majority_vote
+from lema_core.answers.results import Judgement
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import Estimate, PairedDifference, Proportion
@@ -19,6 +20,7 @@ from lema_core.llm.requests import Outcome
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, parse_path, path_row
 from lema_core.records import JudgedPath, ReasoningPath, Rejection
+from lema_core.scoring.pool import Scored
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
@@ -26,13 +28,25 @@ __all__ = ["ArmScore", "Comparison", "Evaluation", "LevelScore", "compare_models
 
 
 def judge_answer(asked: PathRequest, model: str, outcome: Outcome) -> JudgedPath:
-    """Return the judged answer to one question."""
+    """Return the answer to one question, judged by the matcher."""
+    path = answer_of(asked, model, outcome)
+    if isinstance(path, JudgedPath):
+        return path
+    return judged_answer(path, judge(path.text, path.gold, get_task(path.task).comparable, path.candidates))
+
+
+def answer_of(asked: PathRequest, model: str, outcome: Outcome) -> ReasoningPath:
+    """Return the answer to one question, not judged yet; already judged as ``FAILED`` where there is no text."""
     path = parse_path(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
         row = path_row(asked.question, asked.sample_index, model, path.detail)
         return _to_judged_path(row, verdict=FAILED, answer=None, decided_by="none")
-    # An answer that cannot be decided is kept: it is not right, but it has a vote in maj@k.
-    return _to_judged_path(path, **asdict(judge(path.text, path.gold, get_task(path.task).family, path.candidates)))
+    return path
+
+
+def judged_answer(path: ReasoningPath, found: Judgement | Scored) -> JudgedPath:
+    """Return an answer with its verdict. One that cannot be decided is kept: it is not right, but may have a vote."""
+    return _to_judged_path(path, **asdict(found))
 
 
 def _to_judged_path(path: ReasoningPath, **judgement: Any) -> JudgedPath:
@@ -81,7 +95,8 @@ def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float
     for question, paths in groupby(rows, key=lambda row: row.question_id):
         item = list(paths)
         # Two spellings of one wrong answer vote together.
-        vote = majority_vote([row.answer for row in item], get_task(item[0].task).family, item[0].candidates)
+        family = get_task(item[0].task).comparable
+        vote = majority_vote([row.answer for row in item], family, item[0].candidates)
         class_of = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
         votes = [(class_of.get(position), row.verdict == "right") for position, row in enumerate(item)]
         found[question] = (statistics.majority_credit(votes), len(item))

@@ -21,6 +21,7 @@ from lema_core.prompts.sets import (
     path_prompt,
     prompt_text,
     question_block,
+    set_in_file,
     solution_block,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "path_prompt",
     "prompt_text",
     "question_block",
+    "set_in_file",
     "solution_block",
 ]

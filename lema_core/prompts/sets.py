@@ -1,5 +1,7 @@
 """Prompt sets (TOML files beside this module, read once, checked, hashed by part) and how their texts are put together.
 
+A task of one's own brings its set as a TOML file beside it, which is known by its place and its hash: ``FILE#HASH``.
+
 A set has the parts ``path``, ``correction`` and ``evolution``, each an instruction and worked examples, and the
 instructions of the other training formats, ``critique`` and ``refinement``. A part's text enters the identity of the
 artifacts made with it: a changed evolution prompt leaves the corrections alone.
@@ -13,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
@@ -21,7 +24,7 @@ from lema_core.errors import ConfigError
 from lema_core.steps import numbered_path
 
 Messages = tuple[Mapping[str, str], ...]
-Shape = Literal["steps", "choice"]
+Shape = Literal["steps", "choice", "whole"]
 
 THINK = "Answer: Let's think step by step."
 GIVEN, CREATED = "#Given Question#:", "#Created Question#:"
@@ -57,7 +60,7 @@ def correction_input(
         question: the question.
         original: the mistaken path; its steps are numbered if they are not yet.
         candidates: the choices of a multiple-choice question.
-        shape: ``choice`` has no steps to number and no cue.
+        shape: ``choice`` and ``whole`` have no steps to number and no cue.
         cue: False leaves the cue out, for an output that names no step.
     """
     block = solution_block(question, original, candidates, shape)
@@ -83,10 +86,12 @@ def correction_output(
         explanation: why the step is wrong.
         solution: the numbered steps from ``step`` on, with the answer line.
         name_step: whether the output starts with ``Step k.``.
-        shape: ``choice`` has neither a step nor braces.
+        shape: ``choice`` and ``whole`` have neither a step nor braces.
     """
-    if shape == "choice":
-        parts = [("Mistakes: ", explanation), ("Corrected Answer: ", solution)]
+    if shape != "steps":
+        # A whole answer may be code, whose lines keep their place: it stands below its label.
+        answer = "Corrected Answer:\n" if shape == "whole" else "Corrected Answer: "
+        parts = [("Mistakes: ", explanation), (answer, solution)]
         return "\n".join(label + text.strip() for label, text in parts if text is not None)
     lines = [f"Step {step}." if name_step else None, None if explanation is None else f"Explanation: {explanation}"]
     if solution is not None:
@@ -199,13 +204,20 @@ class InstructionPart(_Model):
 
 
 class PromptSet(_Model):
-    """The prompts of a task."""
+    """The prompts of a task. The file of a task of one's own may hold ``path`` and ``correction`` alone."""
 
     path: PathPart
     correction: CorrectionPart
-    critique: InstructionPart
-    refinement: InstructionPart
-    evolution: EvolutionPart
+    critique: InstructionPart = InstructionPart(
+        instruction="Say what is wrong with the solution below, and conclude whether it is right or wrong."
+    )
+    refinement: InstructionPart = InstructionPart(
+        instruction="Correct the solution below by the critique of it, and give the whole corrected solution."
+    )
+    evolution: EvolutionPart = EvolutionPart(instruction="", examples=())
+    """Without an instruction, no questions can be made from those of the task."""
+    texts: dict[str, str] = {}
+    """Texts for a scorer of one's own, such as the rubric of a judge: ``context.texts`` has them."""
 
 
 def names() -> tuple[str, ...]:
@@ -216,11 +228,19 @@ def names() -> tuple[str, ...]:
 
 @cache
 def load(name: str) -> PromptSet:
-    """Return a bundled set.
+    """Return a bundled set by its name, or a file's by ``set_in_file``.
 
     Raises:
-        ConfigError: there is none of that name, or its file is malformed.
+        ConfigError: there is none of that name, its file is malformed, or has changed since it was named.
     """
+    file, mark, sha = name.rpartition("#")
+    if mark:
+        now, found = _read(file)
+        if now != sha:
+            raise ConfigError(
+                f"{file} changed while the run was under way. Run again, with a file that stays as it is."
+            )
+        return found
     if name not in names():
         raise ConfigError(f"There is no prompt set {name!r}. Expected one of {', '.join(names())}.")
     text = resources.files(__package__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
@@ -228,6 +248,30 @@ def load(name: str) -> PromptSet:
         return PromptSet.model_validate(tomllib.loads(text))
     except (tomllib.TOMLDecodeError, ValidationError) as error:
         raise ConfigError(f"The prompt set {name} is malformed: {error}. Expected the parts of PromptSet.") from error
+
+
+def set_in_file(file: Path) -> str:
+    """Return what names the prompt set of a file in ``load``: its place and the hash of its text.
+
+    Raises:
+        ConfigError: the file cannot be read, or is malformed.
+    """
+    return f"{file}#{_read(str(file))[0]}"
+
+
+def _read(file: str) -> tuple[str, PromptSet]:
+    try:
+        data = Path(file).read_bytes()
+        found = PromptSet.model_validate(tomllib.loads(data.decode("utf-8")))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            f"The prompt set {file} is malformed at {place}: {first['msg']}. docs/tasks.md lists its parts."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"The prompt set {file} cannot be read as TOML: {error}") from None
+    return hashlib.sha256(data).hexdigest()[:16], found
 
 
 def prompt_text(name: str, part: Part) -> str:

@@ -5,9 +5,16 @@
 Nothing here samples, prompts or stores.
 """
 
-from lema_core.questions.reading import detect_task, identity, question_id, read_questions, source_fingerprint
+from lema_core.questions.reading import (
+    detect_task,
+    identity,
+    pinned,
+    question_id,
+    read_questions,
+    source_fingerprint,
+)
 from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec
-from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task
+from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task, reference_of
 
 __all__ = [
     "TASKS",
@@ -19,7 +26,9 @@ __all__ = [
     "detect_task",
     "get_task",
     "identity",
+    "pinned",
     "question_id",
     "read_questions",
+    "reference_of",
     "source_fingerprint",
 ]

@@ -19,7 +19,7 @@ from lema_core.artifacts.parquet import Fault, raise_faults_as
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions.sources import file_name, hub_commit, read_hub_rows, read_rows, source_sha256
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
-from lema_core.questions.tasks import TASKS, Task, get_task
+from lema_core.questions.tasks import TASKS, Task, get_task, reference_of
 from lema_core.questions.tasks.task import Draft, Row, Unusable, draft_by_mapping, shown_fields
 from lema_core.records import Question, Rejection, content_id
 
@@ -45,6 +45,7 @@ def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Q
         MissingDependencyError: the source needs a package that is not installed.
     """
     task = get_task(spec.task)
+    spec = with_own_source(spec, task)
     stop = None if spec.limit is None else spec.offset + spec.limit
     rows = islice(_drafts(spec, task, source, stop), spec.offset, None)
     checker = _Checker(task, spec.on_duplicate or task.on_duplicate)
@@ -70,6 +71,7 @@ def source_fingerprint(spec: QuestionsSpec) -> str:
         EndpointError: the Hub does not answer.
     """
     task = get_task(spec.task)
+    spec = with_own_source(spec, task)
     if spec.path is not None:
         return f"{_SHA256}{source_sha256(spec.path)}"
     if task.generate is not None and spec.hub is None:
@@ -83,9 +85,34 @@ def identity(spec: QuestionsSpec) -> dict[str, Any]:
     The path is left out (moving a file changes nothing) but for its last part, which the rows show as their origin.
     """
     task = get_task(spec.task)
+    spec = with_own_source(spec, task)
     plain = spec.model_dump(mode="json", exclude={"path"})
     name = None if spec.path is None else file_name(spec.path)
-    return {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
+    found = {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
+    if not task.reference:
+        return found
+    # Of a task of one's own the rows themselves: an edit of its file that makes the same questions makes nothing anew.
+    rows = hashlib.sha256()
+    for row in read_questions(spec, found["source"]):
+        rows.update(repr(row).encode("utf-8", "backslashreplace") + b"\n")
+    return {**found, "task": task.name, "rows": rows.hexdigest()}
+
+
+def with_own_source(spec: QuestionsSpec, task: Task) -> QuestionsSpec:
+    """Return the spec with what a task of one's own says where the run file is silent: its file and its mapping."""
+    if not task.reference:
+        return spec
+    own: dict[str, Any] = {} if spec.mapping else {"mapping": task.mapping}
+    if spec.path is None and spec.hub is None:
+        own["path"] = task.train if spec.split == "train" else task.test
+        if own["path"] is None and (task.train or task.test):
+            raise ConfigError(f"The task {task.name} names no file of {spec.split} questions: set `path`, or `split`.")
+    return spec.model_copy(update=own)
+
+
+def pinned(spec: QuestionsSpec) -> QuestionsSpec:
+    """Return the spec with a reference to its task that every process of a run can check."""
+    return spec.model_copy(update={"task": reference_of(spec.task)})
 
 
 def _row_fault(place: str, task: Task) -> Fault:
@@ -114,7 +141,7 @@ def _drafts(
 def _draft(row: Row, place: str, task: Task, mapping: FieldMapping | None) -> Draft | Unusable:
     if mapping is not None or task.draft is None:
         with raise_faults_as(_row_fault(place, task)):
-            return draft_by_mapping(row, place, mapping or FieldMapping(), task.family)
+            return draft_by_mapping(row, place, mapping or FieldMapping(), task.family or "text")
     missing = [name for name in task.fields if name not in row]
     if missing:
         raise DataError(
@@ -208,6 +235,8 @@ class _Checker:
                 "Expected a choice's text or letter: correct the row, or set mapping.candidates."
             )
         gold = draft.gold.strip()
+        if self.task.family is None:
+            return gold  # whatever the scorer compares with, perhaps nothing
         fault = _gold_fault(gold, self.task.family)
         if fault is not None:
             raise DataError(

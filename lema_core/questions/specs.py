@@ -67,7 +67,8 @@ class QuestionsSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
-    """A name from ``lema_core.questions.TASKS``, such as arithmetic, gsm8k, numeric."""
+    """A bundled task, such as arithmetic, gsm8k, numeric; a file of your own with a `Task`, relative to the run file,
+    as my_task.py or my_task.py:NAME; or an installed entry point of the group lema.tasks. Naming a file runs it."""
     path: str | None = None
     """A JSONL, JSON, Parquet or XML file, or any fsspec URL of one."""
     mapping: FieldMapping | None = None

@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from lema_core.errors import ConfigError
+from lema_core.questions.tasks.own import relative_to
 from lema_core.run.spec import RunSpec
 
 LARGEST = 16 << 20
@@ -37,6 +38,7 @@ def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
     document = _read_toml(path)
     for setting in settings:
         _lay_over(document, setting)
+    _place_tasks(document, path.absolute().parent)
     try:
         return RunSpec.model_validate(document)
     except ValidationError as error:
@@ -57,6 +59,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
     # ValueError: bytes that are no UTF-8, what is no TOML, an integer of thousands of digits.
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
+
+
+def _place_tasks(document: Mapping[str, Any], folder: Path) -> None:
+    """Make the places of tasks of one's own absolute: worker processes have another working directory."""
+    for section in ("questions", "test_questions"):
+        found = document.get(section)
+        for table in found if isinstance(found, list) else [found]:
+            if isinstance(table, dict) and isinstance(table.get("task"), str):
+                table["task"] = relative_to(table["task"], folder)
 
 
 def _lay_over(document: dict[str, Any], setting: str) -> None:

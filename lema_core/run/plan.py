@@ -197,7 +197,7 @@ def planned(pipeline: Pipeline, stages: Iterable[Stage]) -> Iterator[PlannedStag
         rows = pipeline.rows(stage.ref)
         line = PlannedStage(name=stage.title, ref=stage.ref, there=pipeline.store.exists(stage.ref), rows=rows)
         if isinstance(stage, Training):
-            yield line if line.there else _training(pipeline, stage, line)
+            yield from [line] if line.there else _training(pipeline, stage, line)
             continue
         calls = stage.calls(pipeline.store, pipeline.rows)
         yield from (_asked(pipeline, line, call) for call in calls) if calls else [line]
@@ -237,20 +237,25 @@ def _model_behind(pipeline: Pipeline, endpoint: EndpointSpec) -> tuple[str, bool
     return endpoint.model, True
 
 
-def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> PlannedStage:
-    """Return a line with what a training run takes, and what its checkpoints are asked if one of them is chosen."""
+def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Iterator[PlannedStage]:
+    """Yield a line with what a training run takes, and what its checkpoints are asked if one of them is chosen.
+
+    A line for each judge of their answers follows.
+    """
     spec, run = stage.spec, pipeline.run
     if stage.start and run.training:
         # Another arm's model has the base's shape and tokenizer, and may not exist yet.
         spec = spec.model_copy(update={"base": run.training.base})
     examples = examples_of(pipeline, stage.arm)
-    line = replace(line, estimate=partial(estimate_training, spec, run.launch, examples))
-    for call in stage.checkpoint_calls(pipeline.rows, examples.rows):
-        line = replace(
-            line, endpoint=call.endpoint, trained=False, requests=(call.rows or 0) * call.per_row,
+    trained = replace(line, estimate=partial(estimate_training, spec, run.launch, examples))
+    calls = stage.checkpoint_calls(pipeline.rows, examples.rows)
+    for call in calls[:1]:
+        trained = replace(
+            trained, endpoint=call.endpoint, trained=False, requests=(call.rows or 0) * call.per_row,
             max_tokens=_cap(call), sampling=call.sampling, tokenizer=spec.base,
         )  # fmt: skip
-    return line
+    yield trained
+    yield from (_asked(pipeline, line, call) for call in calls[1:])
 
 
 def examples_of(pipeline: Pipeline, arm: str) -> ExampleStats:

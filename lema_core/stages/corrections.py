@@ -1,7 +1,7 @@
 """Corrections of mistakes by a teacher, accepted only if they stand every check (paper, section 2.1)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Literal, Self
 
@@ -16,8 +16,10 @@ from lema_core.llm.parameters import Parameters, Params
 from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
+from lema_core.scoring.pool import Scored, TextToScore
 from lema_core.stages import Section
-from lema_core.stages.failed_requests import SECOND
+from lema_core.stages.failed_requests import JUDGE, SECOND
+from lema_core.stages.judging import judge_calls, judge_requests, judged_as, score_texts
 from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, times
 
 
@@ -79,12 +81,15 @@ class Corrections(RowStage):
     second: EndpointSpec | None
     task: str
     mistakes: ArtifactRef
+    judge: EndpointSpec | None = field(default=None, kw_only=True)
+    """What the task's scorer asks."""
 
     @cached_property
     def identity(self) -> Identity:
         """The teachers, how they are asked and checked, and the mistakes: those of a pilot too."""
         second = self.second.identity if self.second else None
-        named = {"corrector": self.corrector.identity, "second": second, "task": self.task}
+        named = {"corrector": self.corrector.identity, "second": second, "task": get_task(self.task).name}
+        named |= judged_as(self.task, self.judge)
         sampling = self.spec.sampling()
         asked = changed_params(sampling, self.corrector.params)
         if self.second and (seconds := changed_params(sampling, self.second.params)) != asked:
@@ -94,13 +99,28 @@ class Corrections(RowStage):
         return self._identity(spec, [self.mistakes], texts)
 
     @property
-    def endpoints(self) -> Sequence[EndpointSpec]:
+    def teachers(self) -> Sequence[EndpointSpec]:
         """The corrector, and the second teacher."""
         return (self.corrector, self.second) if self.second else (self.corrector,)
 
+    @property
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """The teachers, and the scorer's judge."""
+        return (*self.teachers, self.judge) if self.judge else self.teachers
+
+    @property
+    def prefixes(self) -> Sequence[str]:  # type: ignore[override]  # of a class or of a value
+        """What the counts of each endpoint begin with."""
+        return (*("", SECOND)[: len(self.teachers)], JUDGE)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the task has a scorer."""
+        return get_task(self.task).scorer is not None
+
     def requests_per_row(self, store: Store) -> int:  # noqa: ARG002
-        """The tries on each mistake, and one of the second teacher."""
-        return self.spec.tries + len(self.endpoints) - 1
+        """The tries on each mistake, and one of the second teacher; a judge is asked of each."""
+        return (self.spec.tries + len(self.teachers) - 1) * (1 + judge_requests(self.task))
 
     def input_rows(self, store: Store) -> int:
         """Return the number of mistakes."""
@@ -112,8 +132,8 @@ class Corrections(RowStage):
 
     def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
         """Return the tries of the corrector, and the single tries of the second teacher."""
-        asked = []
-        for endpoint, tries, role in zip(self.endpoints, (self.spec.tries, 1), ("", "second teacher"), strict=False):
+        asked = list[ModelCalls]()
+        for endpoint, tries, role in zip(self.teachers, (self.spec.tries, 1), ("", "second teacher"), strict=False):
             requests = partial(self._requests_now, store, tries) if store.exists(self.mistakes) else None
             asked.append(
                 ModelCalls(
@@ -121,7 +141,8 @@ class Corrections(RowStage):
                     requests=requests, role=role, sampling=self.spec.sampling(),
                 )
             )  # fmt: skip
-        return asked
+        tried = self.spec.tries + len(self.teachers) - 1
+        return [*asked, *judge_calls(self.task, self.judge, times(rows(self.mistakes), tried))]
 
     def _requests_now(self, store: Store, tries: int) -> Iterator[CompletionRequest]:
         return self._requests(store.rows(self.mistakes, JudgedPath), tries)
@@ -134,11 +155,12 @@ class Corrections(RowStage):
         spec, task = self.spec, get_task(self.task)
         mistakes = list(context.store.rows(self.mistakes, JudgedPath, shard.start, shard.stop))
         count = part.rows_in = len(mistakes) * spec.tries
-        corrector, *seconds = context.endpoints
+        corrector, *seconds = context.endpoints[: len(self.teachers)]
         found = review_tries(
             mistakes,
             context.ask(corrector, self._requests(mistakes, spec.tries), count, part),
             task,
+            partial(self._score, context, part) if self.scored else None,
             corrector=corrector.identity,
             tries=spec.tries,
             reject_false_steps=spec.reject_false_steps,
@@ -148,7 +170,12 @@ class Corrections(RowStage):
             # One request per mistake that the first teacher corrected: the others are rejected already.
             corrected = [tries.mistake for tries in tried if tries.corrected]
             outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
-            tried = await keep_agreed(tried, outcomes, task, second.identity)
+            score = partial(self._score, context, part) if self.scored else None
+            tried = await keep_agreed(tried, outcomes, task, second.identity, score)
         for tries in tried:
             for row in select(tries.rows, spec.keep):
                 part.add(row)
+
+    async def _score(self, context: StageContext, part: PartWriter, texts: Sequence[TextToScore]) -> Sequence[Scored]:
+        judge = context.endpoints[-1] if self.judge else None
+        return await score_texts(context, get_task(self.task), judge, part, texts)

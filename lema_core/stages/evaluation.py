@@ -11,15 +11,18 @@ from functools import cached_property
 from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
-from lema_core.evaluation.accuracy import judge_answer
+from lema_core.evaluation.accuracy import answer_of, judge_answer, judged_answer
 from lema_core.llm import embedded
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.parameters import Parameters, Params
 from lema_core.llm.requests import Sampling, changed_params
-from lema_core.questions import QuestionsSpec
+from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
+from lema_core.scoring.pool import TextToScore
 from lema_core.stages import Section
+from lema_core.stages.failed_requests import JUDGE
+from lema_core.stages.judging import judge_calls, judge_requests, judged_as, score_texts
 from lema_core.stages.stage import (
     FileContext,
     FileStage,
@@ -107,6 +110,10 @@ class Evaluation(RowStage):
     questions: ArtifactRef
     source: QuestionsSpec | None = None
     """Where the questions can be read before their artifact exists."""
+    judge: EndpointSpec | None = None
+    """What the task's scorer asks."""
+
+    prefixes = ("", JUDGE)
 
     @cached_property
     def identity(self) -> Identity:
@@ -122,8 +129,8 @@ class Evaluation(RowStage):
 
     @property
     def _asked_as(self) -> dict[str, object]:
-        named = {"model": self.model.identity, "prompt": self.prompt, "task": self.task}
-        return named | changed_params(self.sampling, self.model.params)
+        named = {"model": self.model.identity, "prompt": self.prompt, "task": get_task(self.task).name}
+        return named | changed_params(self.sampling, self.model.params) | judged_as(self.task, self.judge)
 
     @property
     def run_name(self) -> str:
@@ -132,8 +139,13 @@ class Evaluation(RowStage):
 
     @property
     def endpoints(self) -> Sequence[EndpointSpec]:
-        """The model."""
-        return (self.model,)
+        """The model, and the scorer's judge."""
+        return (self.model, self.judge) if self.judge else (self.model,)
+
+    @property
+    def scored(self) -> bool:
+        """Whether the task has a scorer."""
+        return get_task(self.task).scorer is not None
 
     @property
     def samples(self) -> int:
@@ -141,8 +153,8 @@ class Evaluation(RowStage):
         return 1
 
     def requests_per_row(self, store: Store) -> int:  # noqa: ARG002
-        """Return the answers to each question."""
-        return self.samples
+        """Return the answers to each question, and what a judge is asked of them."""
+        return self.samples * (1 + judge_requests(self.task))
 
     def input_rows(self, store: Store) -> int:
         """Return the number of questions."""
@@ -161,6 +173,7 @@ class Evaluation(RowStage):
                 requests=read and (lambda: (answer.request for answer in self.requests(read()))),
                 sampling=self.sampling,
             ),
+            *judge_calls(self.task, self.judge, self.row_bound(rows)),
         )  # fmt: skip
 
     def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
@@ -171,10 +184,20 @@ class Evaluation(RowStage):
         """Ask a range of questions and judge the answers."""
         asked = list(self.requests(context.store.rows(self.questions, Question, shard.start, shard.stop)))
         part.rows_in = len(asked)
-        (model,) = context.endpoints
+        model, *judges = context.endpoints
         outcomes = context.ask(model, [answer.request for answer in asked], len(asked), part)
-        for answer in asked:
-            row = await asyncio.to_thread(judge_answer, answer, model.identity, await anext(outcomes))
+        task = get_task(self.task)
+        if task.scorer is None:
+            for answer in asked:
+                row = await asyncio.to_thread(judge_answer, answer, model.identity, await anext(outcomes))
+                part.counts[row.verdict] += 1
+                part.add(row)
+            return
+        answers = [answer_of(answer, model.identity, await anext(outcomes)) for answer in asked]
+        texts = [TextToScore.of(path, path.text) for path in answers if not isinstance(path, JudgedPath)]
+        scored = iter(await score_texts(context, task, next(iter(judges), None), part, texts))
+        for path in answers:
+            row = path if isinstance(path, JudgedPath) else judged_answer(path, next(scored))
             part.counts[row.verdict] += 1
             part.add(row)
 

@@ -97,7 +97,7 @@ class EvolutionCreated(RowStage):
             "kind": self.kind,
             "round": self.round,
             "writer": self.writer.identity,
-            "task": self.task,
+            "task": get_task(self.task).name,
         }
         seeds = [self.corrections] if self.kind == "centric" and self.corrections else []
         texts = prompts.fingerprint(get_task(self.task).prompts, "evolution")
@@ -205,7 +205,7 @@ class Evolution(RowStage):
     def identity(self) -> Identity:
         """The new questions, who answers them, and how often."""
         fields = {"votes", "answer_temperature", "answer_max_tokens"}
-        named: dict[str, object] = {"answerer": self.answerer.identity, "task": self.task}
+        named: dict[str, object] = {"answerer": self.answerer.identity, "task": get_task(self.task).name}
         named |= changed_params(self.spec.answering(), self.answerer.params)
         return self._identity(self.spec.model_dump(include=fields) | named, [self.novel], prompt_identity(self.task))
 

@@ -19,6 +19,8 @@ ANSWERED = "completions"
 """A part's count of requests that were answered."""
 SECOND = "second_"
 """Begins the counts of a stage's second endpoint."""
+JUDGE = "judge_"
+"""Begins the counts of the endpoint that a scorer asks."""
 REJECTED = "request_failed"
 """The reason of a row that is rejected because its request failed."""
 SMALL = 20
@@ -36,7 +38,7 @@ def failures_in(counts: Mapping[str, int], prefix: str = "") -> Counter[str]:
 
 def all_failures(counts: Mapping[str, int]) -> Counter[str]:
     """Return how many requests failed at any endpoint of a stage, by reason."""
-    return failures_in(counts) + failures_in(counts, SECOND)
+    return failures_in(counts) + failures_in(counts, SECOND) + failures_in(counts, JUDGE)
 
 
 def failures_of(manifest: Manifest) -> Counter[str]:
@@ -49,11 +51,12 @@ def failures_of(manifest: Manifest) -> Counter[str]:
 def unanswered(manifest: Manifest) -> Counter[str]:
     """Return the failures of an endpoint that answered none of a stage's requests; empty where each answered some."""
     counts = manifest.counts
-    for prefix in ("", SECOND):
+    for prefix in ("", SECOND, JUDGE):
         if (failed := failures_in(counts, prefix)) and not counts.get(f"{prefix}{ANSWERED}"):
             return failed
     failed = failures_of(manifest)
-    return failed if not counts.get(ANSWERED) and failed.total() == manifest.rows_in else Counter()
+    answered = counts.get(ANSWERED) or counts.get(f"{JUDGE}{ANSWERED}")
+    return failed if not answered and failed.total() == manifest.rows_in else Counter()
 
 
 def too_many(failed: Mapping[str, int], requests: int, allowed: float) -> bool:

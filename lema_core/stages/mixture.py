@@ -7,6 +7,7 @@ from functools import cached_property
 from lema_core import mixture as core
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.llm.costs.tokenizers import need_tokenizer
+from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, Question
 from lema_core.run.artifacts import QuestionRound
@@ -44,7 +45,14 @@ class Mixture(RowStage):
     def identity(self) -> Identity:
         """The arm, and of the pool only what the arm reads."""
         excluded = self.test_questions.fingerprint if self.test_questions else None
-        plain = {"arm": self.arm.identity, "seed": self.spec.seed, "task": self.task, "excluded": excluded}
+        plain = {
+            "arm": self.arm.identity,
+            "seed": self.spec.seed,
+            "task": get_task(self.task).name,
+            "excluded": excluded,
+        }
+        if get_task(self.task).reference:
+            plain["shape"] = get_task(self.task).shape
         if self.base and self.arm.by_tokens:
             plain["tokenizer"] = fingerprint_of_model(self.base)
         if self.held_out:
@@ -65,6 +73,7 @@ class Mixture(RowStage):
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Build the examples."""
+        get_task(self.task)  # rows name a task of one's own by its name, which a worker does not know yet
         pool = tuple(_source(store, question_round) for question_round in self.pool)
         for row in core.build_arm(self.arm, pool, self.rules(store)):
             part.rows_in += 1

@@ -23,7 +23,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Question
-from lema_core.stages.failed_requests import tally_outcomes
+from lema_core.stages.failed_requests import SECOND, tally_outcomes
 from lema_core.training.specs import LaunchSpec
 
 if TYPE_CHECKING:
@@ -132,6 +132,13 @@ class RowStage(Stage):
     """A stage of rows: its input is cut into shards, and each shard writes one part."""
 
     record: ClassVar[type]
+    prefixes: ClassVar[Sequence[str]] = ("", SECOND)
+    """What the parts' counts of each endpoint begin with."""
+
+    @property
+    def scored(self) -> bool:
+        """Whether a task's scorer judges the rows, which takes up to minutes for each."""
+        return False
 
     @property
     def endpoints(self) -> Sequence[EndpointSpec]:

@@ -6,8 +6,9 @@ Tokens are made once and mapped into memory by every rank of every run on them.
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from lema_core.evaluation.checkpoint_selection import (
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.records import JudgedPath
 from lema_core.stages.evaluation import Evaluation, EvaluationSpec
+from lema_core.stages.judging import judge_calls
 from lema_core.stages.questions import SelectionSpec
-from lema_core.stages.stage import FileContext, FileStage, ModelCalls, RowCount, fingerprint_of_model
+from lema_core.stages.stage import FileContext, FileStage, ModelCalls, RowCount, fingerprint_of_model, times
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens, run_tokenising
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model, whole_checkpoints
 
@@ -88,11 +90,13 @@ class CheckpointChoice:
     evaluation: EvaluationSpec
     questions: Mapping[str, tuple[str, ArtifactRef]]
     """The task and the questions by name: ``held_out`` decides, ``test`` is shown beside it."""
+    judges: Mapping[str, EndpointSpec] = field(default_factory=dict)
+    """What scorers ask, by task."""
 
     def evaluations(self, model: EndpointSpec, subject: str = "") -> dict[str, Evaluation]:
         """Return what a model is asked, by the questions' name."""
         return {
-            name: Evaluation(self.evaluation, subject, model, "zero_shot", task, questions)
+            name: Evaluation(self.evaluation, subject, model, "zero_shot", task, questions, judge=self.judges.get(task))
             for name, (task, questions) in self.questions.items()
         }
 
@@ -144,7 +148,12 @@ class Training(FileStage):
         served, cap = self.choice.evaluation.serve, self.choice.evaluation.max_tokens
         endpoint = served.model_copy(update={"name": "fine-tuned"})
         sampling = self.choice.evaluation.greedy()
-        return (ModelCalls(endpoint=endpoint, rows=questions, per_row=checkpoints, max_tokens=cap, sampling=sampling),)
+        asked = ModelCalls(endpoint=endpoint, rows=questions, per_row=checkpoints, max_tokens=cap, sampling=sampling)
+        judged = (
+            judge_calls(task, self.choice.judges.get(task), times(rows(ref), checkpoints))
+            for task, ref in self.choice.questions.values()
+        )
+        return (asked, *chain.from_iterable(judged))
 
     async def make(self, context: FileContext) -> str:
         """Run the training program, or go on from its newest complete checkpoint, and publish the model.

@@ -9,10 +9,14 @@ from typing import Literal
 from pydantic import Field
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.questions import get_task
 from lema_core.records import JudgedPath, ReasoningPath
+from lema_core.scoring.pool import TextToScore
 from lema_core.stages import Section
-from lema_core.stages.stage import RowCount, RowStage
+from lema_core.stages.failed_requests import JUDGE
+from lema_core.stages.judging import judge_calls, judge_requests, judged_as, score_texts
+from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext
 from lema_core.verdicts import MistakeSelection, judge_path
 
 
@@ -20,7 +24,8 @@ class VerdictsSpec(Section):
     """How a path's final answer is judged."""
 
     unknown: Literal["reject", "wrong"] = "reject"
-    """What becomes of a path whose answer the matcher can neither equal to nor distinguish from the gold answer."""
+    """What becomes of a path whose answer the matcher can neither equal to nor distinguish from the gold answer, or of
+    which the task's scorer cannot say whether it is right."""
 
 
 class MistakesSpec(Section):
@@ -45,11 +50,34 @@ class Verdicts(RowStage):
     spec: VerdictsSpec
     task: str
     paths: ArtifactRef
+    judge: EndpointSpec | None = None
+    """What the task's scorer asks."""
+
+    prefixes = (JUDGE,)
 
     @cached_property
     def identity(self) -> Identity:
-        """How answers are compared, and the paths."""
-        return self._identity(self.spec.model_dump() | {"family": get_task(self.task).family}, [self.paths])
+        """How answers are compared or scored, and the paths."""
+        judged = {"family": get_task(self.task).family} | judged_as(self.task, self.judge)
+        return self._identity(self.spec.model_dump() | judged, [self.paths])
+
+    @property
+    def scored(self) -> bool:
+        """Whether the task has a scorer."""
+        return get_task(self.task).scorer is not None
+
+    @property
+    def endpoints(self) -> Sequence[EndpointSpec]:
+        """The scorer's judge, if it has one."""
+        return (self.judge,) if self.judge else ()
+
+    def requests_per_row(self, store: Store) -> int:  # noqa: ARG002
+        """Return what a scorer asks its judge of a path."""
+        return max(1, judge_requests(self.task))
+
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:  # noqa: ARG002
+        """Return what a scorer asks its judge."""
+        return judge_calls(self.task, self.judge, rows(self.paths))
 
     def input_rows(self, store: Store) -> int:
         """Return the number of paths."""
@@ -59,8 +87,22 @@ class Verdicts(RowStage):
         """Return the number of paths."""
         return rows(self.paths)
 
+    async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
+        """Judge a range of paths, by the task's scorer if it has one."""
+        task = get_task(self.task)
+        if task.scorer is None:
+            await super().run_shard(context, shard, part)
+            return
+        paths = list(context.store.rows(self.paths, ReasoningPath, shard.start, shard.stop))
+        part.rows_in = len(paths)
+        texts = [TextToScore.of(path, path.text) for path in paths]
+        (judge,) = context.endpoints if self.judge else (None,)
+        for path, found in zip(paths, await score_texts(context, task, judge, part, texts), strict=True):
+            part.counts[found.verdict] += 1
+            part.add(judge_path(path, self.spec.unknown, found))
+
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:
-        """Judge a range of paths."""
+        """Judge a range of paths by the matcher."""
         part.rows_in = shard.stop - shard.start
         for path in store.rows(self.paths, ReasoningPath, shard.start, shard.stop):
             judged = judge_path(path, self.spec.unknown)

@@ -1,16 +1,17 @@
-"""What a task is: its answers' family, its data's format and the drafts of questions that it makes of rows.
+"""What a task is: its answers' family or its scorer, its data's format, and the drafts of questions made of rows.
 
 A worked solution becomes a rationale: numbered steps and a last line ``The answer is X.``, so that it is itself a path
 and the output of a CoT example.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from lema_core.answers import Family, extract
-from lema_core.errors import DataError
+from lema_core.errors import ConfigError, DataError
 from lema_core.questions.specs import FieldMapping, QuestionsSpec
+from lema_core.scoring.scores import Judge, Scorer, ScorerLimits
 from lema_core.steps import render_path, split_path
 
 Row = Mapping[str, Any]
@@ -120,7 +121,7 @@ def _optional(row: Row, place: str, path: str | None) -> str | None:
 
 
 BundledFamily = Literal["numeric", "latex", "choice", "text"]
-Shape = Literal["steps", "choice"]
+Shape = Literal["steps", "choice", "whole"]
 Generator = Callable[[QuestionsSpec], Iterator[tuple[str, Draft]]]
 
 
@@ -141,14 +142,27 @@ class Task:
     """A family of questions with one source format, one way to check an answer and one prompt set."""
 
     name: str
-    family: BundledFamily
-    """Which answers are equal: the matcher's family."""
+    family: BundledFamily | None = None
+    """Which answers are equal: the matcher's family. None where a scorer judges and no two answers can be compared."""
     prompts: str
-    """The prompt set: ``lema_core/prompts/<name>.toml``."""
+    """The prompt set: ``lema_core/prompts/<name>.toml``, or a TOML file beside the file of a task of one's own."""
+    scorer: Scorer | None = None
+    """Says whether a text is right, in the place of the matcher: ``score(question, gold, text, context)``."""
+    judge: Judge | None = None
+    """The endpoint that the scorer may ask, and how often."""
+    limits: ScorerLimits = field(default_factory=ScorerLimits)
+    """What the scorer may use for one text."""
     verbatim: bool = False
     """Its questions are whole prompts, sent word for word as one user message; no prompt of ours is around them."""
     shape: Shape = "steps"
-    """Corrections name a step, or (CommonsenseQA) only the mistakes."""
+    """Corrections name a step, or (CommonsenseQA) only the mistakes. ``whole``: the mistakes and the whole corrected
+    answer, kept line by line, such as a program."""
+    train: str | None = None
+    """A file of training questions beside the file of a task of one's own, where the run file names none."""
+    test: str | None = None
+    """The same of the test questions (``split = "test"``)."""
+    mapping: FieldMapping | None = None
+    """Which field of a row holds what, where the run file does not say."""
     fields: tuple[str, ...] = ()
     """The columns that a row of the task's own format must have."""
     draft: Callable[[Row], Draft | Unusable] | None = None
@@ -164,3 +178,21 @@ class Task:
     """The published set has one text under several ids, and the paper counts each."""
     revision: int = 1
     """Raised when the same rows would become other questions."""
+    uses: tuple[str, ...] = ()
+    """Other files that the scorer of a task of one's own reads or imports, beside its file: an edited one re-judges."""
+    reference: str = ""
+    """Of a task of one's own: its file or entry point, with the hash of all its files. Filled in when it is loaded."""
+
+    @property
+    def comparable(self) -> BundledFamily:
+        """Return the family by which two answers are compared.
+
+        Raises:
+            ConfigError: the task has none: its scorer judges single texts.
+        """
+        if self.family is None:
+            raise ConfigError(
+                f"The task {self.name} has a scorer and no `family`: two of its answers cannot be compared, so nothing "
+                "can be decided by a majority. Give the task a family too, or leave the vote out."
+            )
+        return self.family
