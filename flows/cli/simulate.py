@@ -1,7 +1,7 @@
 """``lema simulate``: an OpenAI-compatible endpoint that needs no model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -24,6 +24,10 @@ def simulate(
         list[str] | None,
         typer.Option(help="name=value, such as latency_s=0.05, requests_per_second=100, server_error=0.1. Repeatable."),
     ] = None,
+    rules: Annotated[
+        Literal["openai-reasoning", "claude", "gemini", "qwen-thinking", "llamacpp"] | None,
+        typer.Option(help="Refuse and ignore what this vendor or server does, in its own words."),
+    ] = None,
 ) -> None:
     """Serve a simulated OpenAI-compatible endpoint on 127.0.0.1 until Ctrl-C.
 
@@ -41,7 +45,9 @@ def simulate(
     from lema_core.llm.simulated import Library, SimulatedEndpoint, parse_faults, serve
 
     library = Library.read(questions or (), replay or ())
-    endpoint = SimulatedEndpoint(library, faults=parse_faults(fault or ()), seed=seed, error_rate=error_rate, port=port)
+    endpoint = SimulatedEndpoint(
+        library, faults=parse_faults(fault or ()), seed=seed, error_rate=error_rate, port=port, rules=rules
+    )
 
     def started(running: SimulatedEndpoint) -> None:
         console.print(f"simulated endpoint at {running.url} with {len(library.problems)} questions")

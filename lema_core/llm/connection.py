@@ -93,6 +93,7 @@ class EndpointConnection:
         context, settings = self._context, self._context.settings
         client = self._client = Client(self.spec, settings)
         await client.preflight()
+        await context.load_spelling()
         pool = pool_of(self.spec)
         processes = await context.ledger.call(lambda: context.ledger.claims.join_pool(pool))
         connections = self._descriptors.grant(pool, self.spec.concurrency)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.parameters import HEADERS, Parameters, Params, Renames
+from lema_core.llm.rules import AUTO, NONE, detect_family
 from lema_core.llm.settings import DEFAULTS, BatchSettings, EngineSettings
 from lema_core.system.files import make_private_file
 from lema_core.system.loopback import free_port, is_root_listening, is_session_listening
@@ -76,6 +77,9 @@ class EndpointSpec(BaseModel):
     rename: Renames = Field(default_factory=Parameters)
     """Fields that this endpoint knows by another name, as ``max_tokens = "max_completion_tokens"``. Never part of a
     key."""
+    rules: Literal["auto", "none", "openai-reasoning", "claude", "gemini", "qwen-thinking", "llamacpp"] = "auto"
+    """Which known rules its requests follow: those of the model's family, found by its name (``auto``), those of a
+    family, or ``none``: then no refusal is followed either. Never part of a key. ``lema plan`` shows what they do."""
     api_key_secret: str | None = None
     """Instead of it: the name of the Prefect Secret block with the key. Only flows can read it."""
     concurrency: int = Field(64, ge=1, le=10_000)
@@ -129,6 +133,11 @@ class EndpointSpec(BaseModel):
         return self
 
     @property
+    def family(self) -> str:
+        """Return the family whose rules its requests follow, ``none`` without one."""
+        return detect_family(self.model, self.command or ()) if self.rules == AUTO else self.rules
+
+    @property
     def headers(self) -> dict[str, str]:
         """Return the HTTP headers that every request to it carries."""
         found: Any = self.params.get(HEADERS) or {}
@@ -141,7 +150,11 @@ class EndpointSpec(BaseModel):
 
     def at(self, base_url: str) -> "EndpointSpec":
         """Return the same endpoint at a known URL."""
-        return self.model_copy(update={"base_url": base_url, "command": None})
+        update: dict[str, Any] = {"base_url": base_url, "command": None}
+        if self.rules == AUTO and self.family != NONE:
+            # The command may say what the model's name does not.
+            update["rules"] = self.family
+        return self.model_copy(update=update)
 
     def with_batches(self) -> "EndpointSpec":
         """Return the same endpoint asked by batches."""

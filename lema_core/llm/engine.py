@@ -18,6 +18,7 @@ from dataclasses import replace
 from itertools import chain
 
 from lema_core.errors import BudgetExceededError, LemaError
+from lema_core.llm.adaptation import Spelling
 from lema_core.llm.connection import DescriptorQuota, EndpointConnection, pool_of
 from lema_core.llm.costs.budget import BudgetGuard
 from lema_core.llm.costs.prices import need_price, prompt_chars
@@ -93,6 +94,7 @@ class Engine:
         # Per URL, key and model, which endpoint specs may share.
         self._queues: dict[str, AdmissionQueue] = {}
         self._health: dict[str, EndpointHealth] = {}
+        self._spellings: dict[tuple[object, ...], Spelling] = {}
         self._descriptors = DescriptorQuota()
         # By key. A request stays here while a stream waits for it and, once sent, until its outcome is known.
         self._pending: dict[str, PendingRequest] = {}
@@ -280,12 +282,18 @@ class Engine:
     def _connection_to(self, spec: EndpointSpec) -> EndpointConnection:
         if spec not in self._connections:
             context = EndpointContext(
-                spec, self._ledger, self._budget, self._counters, self._health_of(spec), self._settings
-            )
+                spec, self._ledger, self._budget, self._counters, self._health_of(spec), self._spelling_of(spec),
+                self._settings,
+            )  # fmt: skip
             if self._budget.limits.dollars is not None:
                 need_price(spec, context.price)
             self._connections[spec] = EndpointConnection(context, self._queues, self._descriptors)
         return self._connections[spec]
+
+    def _spelling_of(self, spec: EndpointSpec) -> Spelling:
+        """Return how requests to an endpoint are spelled, one for all specs that differ in transport and the like."""
+        known = (spec.identity, spec.base_url, spec.model, spec.rules, hash(spec.rename))
+        return self._spellings.setdefault(known, Spelling(spec, self._settings.first_reply_s))
 
     def _health_of(self, spec: EndpointSpec) -> EndpointHealth:
         """Return the health of an endpoint, one for all specs with the same URL, key and model."""

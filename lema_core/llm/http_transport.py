@@ -118,31 +118,48 @@ class HttpTransport:
 
     async def _attempt(self, state: _RequestState, body: dict[str, Any], cap: int | None) -> ChatResponse:
         """Send once with a permit; report the result to the limiter and the endpoint's health."""
-        queue, retries = self._queue, state.retries
+        queue, retries, spelling = self._queue, state.retries, self._context.spelling
         chars, is_retry = state.pending.chars, retries.attempts > 0
+        await spelling.wait_turn(state.pending.key, body)
         try:
             # Likewise for a permit: only the first attempt waits as long as it takes.
             async with asyncio.timeout(retries.remaining_s() if is_retry else None):
                 permit = await queue.acquire(sum(self._context.estimator.expected(chars, cap)), is_retry=is_retry)
         except TimeoutError:
+            spelling.end_turn(state.pending.key)
             raise retries.deadline_error() from None
+        except BaseException:
+            spelling.end_turn(state.pending.key)
+            raise
         # From here to the reply it is not cancelled: the endpoint bills it whether we wait or not.
         state.pending.is_sent = True
         retries.begin_attempt()
         seconds = min(self._spec.attempt_timeout_s, retries.remaining_s())
+        sent = spelling.wire(body)
         try:
             response, headers = await self._client.complete(
-                body, chars, seconds, state.pending.request.sampling.headers
+                sent, chars, seconds, state.pending.request.sampling.headers
             )
         except AttemptError as error:
             state.pending.is_sent = False
+            error.adapted = await self._context.follow_refusal(error, body, sent)
+            if error.adapted:
+                queue.limiter.record_end(permit, self._clock())
+                queue.wake()
+                raise
+            went_first = spelling.end_turn(state.pending.key)
             # Ended by the request's own deadline before a whole attempt was over: that says nothing of the endpoint.
             is_cut_short = (
                 error.reason == "deadline" and retries.attempts > 1 and seconds < self._spec.attempt_timeout_s
             )
             self._judge_failure(state, permit, error, is_cut_short=is_cut_short)
+            if went_first:
+                # It may have been refused for its prompt: those that waited for it are sent together, as ever.
+                queue.limiter.suspended = self._health.suspended = False
+                queue.wake()
             raise
         except BaseException:
+            spelling.end_turn(state.pending.key)
             queue.limiter.record_end(permit, self._clock())
             queue.wake()
             raise
@@ -150,6 +167,7 @@ class HttpTransport:
         state.holds_permit = True
         now = self._clock()
         self._health.record_success(now)
+        spelling.end_turn(state.pending.key, sent)
         queue.limiter.suspended = False
         queue.limiter.record_success(permit, now, response.prompt_tokens + response.completion_tokens)
         queue.limiter.learn_limits(headers, now)

@@ -80,6 +80,10 @@ class AttemptError(Exception):
         """``fatal`` holds only if no request was answered: a firewall may block a single prompt."""
         self.answered = False
         """The status line of a reply had arrived."""
+        self.params: tuple[str, ...] = ()
+        """The request's fields that the error names beside its words."""
+        self.adapted = False
+        """The request is sent again in another spelling, as the refusal asks for."""
         self.exempt = False
         """The endpoint is away for all requests: the attempt does not count against this one."""
 
@@ -176,13 +180,17 @@ class _ErrorBody:
     messages: list[str] = field(default_factory=list)
     codes: list[str] = field(default_factory=list)
     """In lower case; numbers as their digits."""
+    params: list[str] = field(default_factory=list)
+    """The request's fields that it is about, where it has a place for them."""
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.codes)
 
     @property
     def message(self) -> str:
-        return one_line("; ".join(dict.fromkeys(self.messages[:3])) or ", ".join(self.codes[:3]), DETAIL)
+        said = "; ".join(dict.fromkeys(self.messages[:3])) or ", ".join(self.codes[:3])
+        unnamed = [param for param in dict.fromkeys(self.params[:3]) if param not in said]
+        return one_line(f"{said} ({', '.join(unnamed)})" if unnamed else said, DETAIL)
 
     def names(self, *parts: str) -> bool:
         """Return whether a code contains one of the words."""
@@ -228,6 +236,10 @@ def _parse_error_body(value: Any) -> _ErrorBody:
                     # A status has three digits; a longer number is an id, and 5,000 digits would be an error of Python.
                     text = code if isinstance(code, str) else f"{code:d}" if abs(code) < 10**6 else ""
                     error_body.codes.append(text.strip().lower()[:100])
+            # OpenAI names the field in `param`, FastAPI and Mistral as the place `["body", "seed"]`.
+            place = node.get("loc") if isinstance(node.get("loc"), list) else [node.get("param")]
+            if place and len(place) <= 2 and isinstance(place[-1], str) and 0 < len(place[-1]) <= 64:
+                error_body.params.append(place[-1])
             for name in (*_MESSAGES, *_DETAILS):
                 if name in node:
                     walk(node[name], depth + 1)
@@ -366,6 +378,7 @@ def _classify(status: int, error_body: _ErrorBody, detail: str, where: str, wait
         return AttemptError(reason, detail, fatal=fatal, fatal_unless_served=fatal_unless_served)
     kind = _CLASSES.get(status) or ("malformed" if status < 200 else "server_error" if status >= 500 else "bad_request")
     error = AttemptError(kind, detail, retry_after=wait_s)
+    error.params = tuple(error_body.params[:8])
     error.proxied = kind == "connection"
     return error
 

@@ -47,6 +47,8 @@ class EngineSettings:
     locked the database."""
     restart_waits_s: tuple[float, ...] = (1.0, 5.0, 20.0)
     """The server of an endpoint's command that dies in use is started again after these waits; then the run ends."""
+    first_reply_s: float = 2.0
+    """How long the other requests wait for the first reply to new fields: what is refused comes back sooner."""
     first_answer_patience_s: float = 120.0
     """Push-backs in place of a first answer end the run after this time, earlier than after good service."""
 

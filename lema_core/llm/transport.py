@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
+from lema_core.llm.adaptation import Spelling, find_remedies, place_of
 from lema_core.llm.costs.budget import BudgetGuard
 from lema_core.llm.costs.prices import TokenEstimator, cost_of, price_of, prompt_chars
 from lema_core.llm.endpoints import EndpointSpec
@@ -21,7 +22,7 @@ from lema_core.llm.requests import (
     canonical_request,
     key_json,
 )
-from lema_core.llm.responses import ChatResponse
+from lema_core.llm.responses import AttemptError, ChatResponse
 from lema_core.llm.settings import EngineSettings
 
 
@@ -109,6 +110,7 @@ class EndpointContext:
         budget: BudgetGuard,
         counters: Counters,
         health: EndpointHealth,
+        spelling: Spelling,
         settings: EngineSettings,
     ) -> None:
         self.spec = spec
@@ -116,18 +118,30 @@ class EndpointContext:
         self.budget = budget
         self.counters = counters
         self.health = health
+        self.spelling = spelling
         self.settings = settings
         self.price = price_of(spec)
         self.estimator = TokenEstimator()
 
     def body(self, request: CompletionRequest) -> dict[str, Any]:
-        """Return the API's request body."""
+        """Return the API's request body in our own spelling; `Spelling.wire` makes it the endpoint's."""
         messages = [dict(message) for message in request.messages]
-        params = request.sampling.body(request.sample_index)
-        for name, other in self.spec.rename.items():
-            if name in params:
-                params[other] = params.pop(name)
-        return {"model": self.spec.model, "messages": messages} | params
+        return {"model": self.spec.model, "messages": messages} | request.sampling.body(request.sample_index)
+
+    async def load_spelling(self) -> None:
+        """Read what earlier processes learned from the endpoint's refusals, once."""
+        if not self.spelling.is_loaded:
+            place, store = place_of(self.spec.base_url), self.ledger.store
+            self.spelling.remember(await self.ledger.call(lambda: store.learned_rules(self.spec.identity, place)))
+
+    async def follow_refusal(self, error: AttemptError, body: dict[str, Any], sent: dict[str, Any]) -> bool:
+        """Take in a refusal; return whether the request is spelled otherwise now, so that it is sent again."""
+        if rows := self.spelling.learn(error, sent):
+            place, store = place_of(self.spec.base_url), self.ledger.store
+            await self.ledger.call(lambda: store.learn_rules(self.spec.identity, place, rows))
+        if error.reason != "bad_request" or error.fatal is not None:
+            return False
+        return bool(find_remedies(error.detail, error.params, sent)) and self.spelling.wire(body) != sent
 
     def upper_bound(self, request: CompletionRequest, cap: int | None) -> Amount:
         """Return the most that a request may cost."""

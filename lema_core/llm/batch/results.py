@@ -210,6 +210,9 @@ class BatchResultsReader:
         self, batch: Batch, pending: PendingRequest, error: AttemptError, summary: BatchSummary
     ) -> None:
         key, line = pending.key, batch.lines[pending.key]
+        body = self._context.body(pending.request)
+        # What was sent is not known, as an earlier process may have submitted it: it had what the refusal names.
+        adapted = await self._context.follow_refusal(error, body, self._context.spelling.before_refusals(body))
         if line.first is not None:
             await self._keep_first(batch, pending, error)
             return
@@ -218,7 +221,8 @@ class BatchResultsReader:
             summary.fatal = error.fatal
             summary.unanswered.add(key)
             return
-        final = line.tries >= min(MAX_BATCHES, MAX_ATTEMPTS.get(error.reason) or MAX_BATCHES)
+        most = MAX_BATCHES if adapted else min(MAX_BATCHES, MAX_ATTEMPTS.get(error.reason) or MAX_BATCHES)
+        final = line.tries >= most
         if error.paid is not None:
             self.settle(batch, key, self.cost(error.paid))
         elif error.maybe_paid:

@@ -208,7 +208,7 @@ class BatchTransport:
         while unbatched and len(written) < self._size:
             pending = unbatched[0]
             body = self._context.body(pending.request)
-            line = request_line(pending.key, body)
+            line = request_line(pending.key, self._context.spelling.wire(body))
             size += len(line)
             # A single request above the limit is sent all the same: the endpoint says best what is wrong with it.
             if written and size > self._settings.file_bytes:
@@ -429,7 +429,7 @@ class BatchTransport:
             if reserved is None:
                 await self._results.record_response(old, pending, first)
             else:
-                written[key], batch.reserved[key] = request_line(key, body), reserved
+                written[key], batch.reserved[key] = request_line(key, self._context.spelling.wire(body)), reserved
                 batch.lines[key] = BatchLine(1, first, reserved)
         if written:
             await self._send(batch, written, instead_of=old.id)

@@ -52,7 +52,10 @@ CREATE TABLE IF NOT EXISTS batch_creations (
 CREATE TABLE IF NOT EXISTS batch_lines (
     batch TEXT NOT NULL, key TEXT NOT NULL, request BYTEA NOT NULL, tries BIGINT NOT NULL, first TEXT,
     dollars DOUBLE PRECISION NOT NULL, tokens DOUBLE PRECISION NOT NULL, PRIMARY KEY (batch, key));
-CREATE INDEX IF NOT EXISTS batch_lines_by_key ON batch_lines (key)
+CREATE INDEX IF NOT EXISTS batch_lines_by_key ON batch_lines (key);
+CREATE TABLE IF NOT EXISTS learned_rules (
+    endpoint TEXT NOT NULL, place TEXT NOT NULL, field TEXT NOT NULL, new_name TEXT NOT NULL, words TEXT NOT NULL,
+    day TEXT NOT NULL, PRIMARY KEY (endpoint, place, field))
 """
 
 By = Literal["run", "endpoint", "day"]
@@ -179,6 +182,17 @@ class LedgerStore:
             rows = self.database.query(sql, some)
             stored.update((row[0], _completion(row)) for row in rows)
         return stored
+
+    def learned_rules(self, endpoint: str, place: str) -> list[tuple[str, str, str]]:
+        """Return what an endpoint's refusals taught: (field, its new name or nothing, the endpoint's words)."""
+        sql = "SELECT field, new_name, words FROM learned_rules WHERE endpoint = ? AND place = ? ORDER BY day, field"
+        return [(str(row[0]), str(row[1]), str(row[2])) for row in self.database.query(sql, (endpoint, place))]
+
+    def learn_rules(self, endpoint: str, place: str, rows: Sequence[tuple[str, str, str]]) -> None:
+        """Remember what a refusal taught; what is known of a field stays."""
+        day = today()
+        with self.database.transaction():
+            self.database.insert("learned_rules", [(endpoint, place, *row, day) for row in rows])
 
     def pending_in_batches(self, keys: Sequence[str], except_batches: tuple[str, str] = ("", "")) -> set[str]:
         """Return the keys that open batches, two excepted, will answer: they are billed, or will be."""

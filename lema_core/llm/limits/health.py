@@ -187,6 +187,10 @@ class EndpointHealth:
         """Return whether nothing new is to be sent before the requests in flight have ended."""
         return self._refusals.suspended
 
+    @suspended.setter
+    def suspended(self, value: bool) -> None:
+        self._refusals.suspended = value
+
     def record_request(self) -> None:
         """Count one more request to be sent."""
         self._refusals.requests += 1

@@ -82,6 +82,10 @@ class RetryState:
         if error is self._last_error:
             return self._retries_last
         self._last_error = error
+        if error.adapted:
+            # It is sent in another spelling, which is no repetition: only the deadline ends it.
+            self._retries_last = self.remaining_s() > 0
+            return self._retries_last
         self._failures[error.reason] += not error.exempt
         limit = MAX_ATTEMPTS.get(error.reason, 1)
         is_allowed = limit is None or self._failures[error.reason] < limit
@@ -95,6 +99,6 @@ class RetryState:
 
     def _wait_s(self, call: RetryCallState) -> float:
         error = call.outcome.exception() if call.outcome is not None else None
-        if not isinstance(error, AttemptError) or error.reason in BACKPRESSURE:
+        if not isinstance(error, AttemptError) or error.reason in BACKPRESSURE or error.adapted:
             return 0.0
         return max(error.retry_after or 0.0, float(self._wait(call)))

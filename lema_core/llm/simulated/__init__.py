@@ -14,14 +14,17 @@ other origins and other host names are refused.
 from lema_core.llm.simulated.chat import ChatRequest, Faults, Reply, Respond
 from lema_core.llm.simulated.models import Library, Models, UnknownModelError, UnknownQuestionError
 from lema_core.llm.simulated.server import SimulatedEndpoint, parse_faults, serve
+from lema_core.llm.simulated.vendors import RULE_SETS, RuleSet
 
 __all__ = [
+    "RULE_SETS",
     "ChatRequest",
     "Faults",
     "Library",
     "Models",
     "Reply",
     "Respond",
+    "RuleSet",
     "SimulatedEndpoint",
     "UnknownModelError",
     "UnknownQuestionError",

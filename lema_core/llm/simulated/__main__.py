@@ -7,7 +7,7 @@ import argparse
 import sys
 
 from lema_core.errors import LemaError
-from lema_core.llm.simulated import Library, SimulatedEndpoint, parse_faults, serve
+from lema_core.llm.simulated import RULE_SETS, Library, SimulatedEndpoint, parse_faults, serve
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--error-rate", type=float, default=0.5, help="share of wrong paths of the simulated student")
     parser.add_argument("--fault", action="append", default=[], metavar="NAME=VALUE", help="see Faults; repeatable")
+    parser.add_argument("--rules", choices=RULE_SETS, help="refuse and ignore what this vendor or server does")
     chosen = parser.parse_args()
     try:
         endpoint = SimulatedEndpoint(
@@ -29,6 +30,7 @@ def main() -> None:
             seed=chosen.seed,
             error_rate=chosen.error_rate,
             port=chosen.port,
+            rules=chosen.rules,
         )
         serve(endpoint, lambda started: print(started.url, flush=True))  # noqa: T201 - its caller reads the URL
     except LemaError as error:

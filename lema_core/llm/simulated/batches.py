@@ -12,6 +12,7 @@ from typing import Any
 
 from lema_core.llm.simulated.chat import Faults, Stats, answer_request, draw, error_body, request_hash
 from lema_core.llm.simulated.models import Models
+from lema_core.llm.simulated.vendors import RuleSet
 
 MAX_LINES = 50_000
 WINDOW_S = 24 * 3600
@@ -33,6 +34,7 @@ class Batches:
     models: Models
     stats: Stats
     faults: Faults
+    rules: RuleSet | None = None
     files: dict[str, tuple[Json, bytes]] = field(default_factory=dict)
     batches: dict[str, Json] = field(default_factory=dict)
 
@@ -178,7 +180,7 @@ class Batches:
         if draw(self.faults, "batch_failure", key, attempt) < share:
             failed = {"status_code": 500, "request_id": key.hex(), "body": error_body("injected", "server_error")}
             return _result(custom_id, failed, None), False
-        reply = answer_request(self.models, self.faults, self.stats, key, body)
+        reply = answer_request(self.models, self.faults, self.stats, key, body, self.rules)
         response = {"status_code": reply.status, "request_id": key.hex(), "body": reply.body}
         return _result(custom_id, response, None), reply.status == 200
 

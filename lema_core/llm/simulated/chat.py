@@ -13,7 +13,9 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lema_core.llm.simulated import vendors
 from lema_core.llm.simulated.models import Models, UnknownModelError, UnknownQuestionError, count_tokens
+from lema_core.llm.simulated.vendors import RuleSet
 
 Share = float
 Kind = Literal["rate_limit", "server_error", "overload", "cut_connection", "malformed_body", "bad_gateway", "silence"]
@@ -205,7 +207,7 @@ class Reply:
 
     status: int
     """HTTP status; 0 cuts the connection without a reply."""
-    body: dict[str, Any] | str = ""
+    body: dict[str, Any] | list[Any] | str = ""
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
     """Seconds before it is sent, beside the latency of the faults."""
@@ -231,7 +233,9 @@ Respond = Callable[[ChatRequest], Reply | None]
 """A hook that decides an answer; None: the simulated models answer."""
 
 
-def answer_request(models: Models, faults: Faults, stats: Stats, key: bytes, body: Any) -> Reply:
+def answer_request(
+    models: Models, faults: Faults, stats: Stats, key: bytes, body: Any, rules: RuleSet | None = None
+) -> Reply:
     """Answer a chat request whose attempt did not fail; a request that cannot be answered gets a 4xx.
 
     What is answered with 200 counts as paid.
@@ -240,17 +244,21 @@ def answer_request(models: Models, faults: Faults, stats: Stats, key: bytes, bod
     fault = _find_fault(body)
     if fault:
         return _refuse(stats, 400, fault, "invalid_request_error")
+    if refusal := vendors.refuse(rules, body):
+        stats.counts["bad_request"] += 1
+        return Reply(*refusal)
+    seen = {name: value for name, value in body.items() if name not in vendors.ignored(rules)}
     if faults.always_failing and draw(faults, "always_failing", key) < faults.always_failing:
         stats.counts["r5xx"] += 1
         return Reply(500, error_body("this prompt always fails here", "server_error"))
     try:
-        text = models.answer(body)
+        text = models.answer(seen)
     except UnknownModelError as error:
         return _refuse(stats, 404, str(error), "model_not_found")
     except UnknownQuestionError as error:
         return _refuse(stats, 400, str(error), "unknown_question")
     text, finish = spoil_text(faults, key, text)
-    return Reply(200, _chat_completion(stats, key, body, *_cut_at_cap(text, finish, body)))
+    return Reply(200, _chat_completion(stats, key, seen, text, finish, rules))
 
 
 def _find_fault(body: Any) -> str | None:
@@ -271,10 +279,9 @@ def _refuse(stats: Stats, status: int, message: str, code: str) -> Reply:
     return Reply(status, error_body(message, "invalid_request_error", code))
 
 
-def _cut_at_cap(text: str, finish: str, body: Mapping[str, Any]) -> tuple[str, str]:
-    """Cut an answer at the request's own cap, as a real endpoint does."""
-    cap = body.get("max_completion_tokens") or body.get("max_tokens")
-    if not isinstance(cap, int) or count_tokens(text) <= cap:
+def _cut_at_cap(text: str, finish: str, cap: int | None) -> tuple[str, str]:
+    """Cut a text at the request's own cap, as a real endpoint does."""
+    if cap is None or count_tokens(text) <= cap:
         return text, finish
     # An eighth less each time: word by word, long answers would take quadratic time.
     words = text.split(" ")
@@ -283,17 +290,26 @@ def _cut_at_cap(text: str, finish: str, body: Mapping[str, Any]) -> tuple[str, s
     return " ".join(words), "length"
 
 
-def _chat_completion(stats: Stats, key: bytes, body: Mapping[str, Any], text: str, finish: str) -> dict[str, Any]:
+def _chat_completion(
+    stats: Stats, key: bytes, body: Mapping[str, Any], text: str, finish: str, rules: RuleSet | None
+) -> dict[str, Any]:
+    given = body.get("max_completion_tokens") or body.get("max_tokens")
+    cap = given if isinstance(given, int) else None
+    # Thinking comes first and uses up the cap: an answer may be cut before it begins.
+    thinking, ended = _cut_at_cap(vendors.thinking_of(rules, body), "stop", cap)
+    if ended == "length":
+        text, finish = "", ended
+    else:
+        text, finish = _cut_at_cap(text, finish, None if cap is None else cap - count_tokens(thinking))
     prompt = sum(count_tokens(str(message.get("content", ""))) for message in body["messages"])
-    completion = count_tokens(text)
-    stats.pay(key, prompt, completion)
+    usage = vendors.usage_of(rules, prompt, thinking, text)
+    stats.pay(key, prompt, usage["total_tokens"] - prompt)
+    message = vendors.message_of(rules, body, thinking, text, answered=ended != "length")
     return {
         "id": f"chatcmpl-{key.hex()}",
         "object": "chat.completion",
         "created": 0,
         "model": body["model"],
-        "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": finish}
-        ],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+        "choices": [{"index": 0, "message": message, "finish_reason": finish}],
+        "usage": usage,
     }

@@ -31,6 +31,7 @@ from lema_core.llm.simulated.chat import (
     request_hash,
 )
 from lema_core.llm.simulated.models import Library, Models
+from lema_core.llm.simulated.vendors import RuleSet
 from lema_core.records import Question
 from lema_core.system.loopback import RequestFilter
 
@@ -45,6 +46,7 @@ class SimulatedEndpoint:
 
     ``async with SimulatedEndpoint(Library.read(["questions.jsonl"])) as endpoint:`` and use ``endpoint.url``; port 0
     takes a free one. From code that is not async: ``with SimulatedEndpoint(...).in_thread() as endpoint:``.
+    ``rules`` refuses and ignores what a vendor does (`vendors`).
     ``respond`` decides single answers: ``lambda request: Reply(429) if request.attempt == 0 else None``.
     """
 
@@ -60,6 +62,7 @@ class SimulatedEndpoint:
         error_rate: float = 0.5,
         port: int = 0,
         respond: Respond | None = None,
+        rules: RuleSet | None = None,
     ) -> None:
         self.models = Models(library if isinstance(library, Library) else Library.of(library), seed, error_rate)
         self.stats = Stats()
@@ -69,7 +72,7 @@ class SimulatedEndpoint:
         """Where set, a request without it is refused (401)."""
         self.control_token: str | None = None
         """Where set, POST /reset and POST /faults without it are refused (401)."""
-        self.batches = Batches(self.models, self.stats, faults or Faults())
+        self.batches = Batches(self.models, self.stats, faults or Faults(), rules)
         self._bucket: TokenBucket | None = None
         self._runner: web.AppRunner | None = None
         self.faults = faults or Faults()
@@ -243,7 +246,9 @@ class SimulatedEndpoint:
         if kind == "malformed_body":
             self.stats.counts["malformed"] += 1
             return web.Response(body=b'{"id": "chatcmpl-broken", "choices": [{"mess', content_type="application/json")
-        return _json(answer_request(self.models, self.faults, self.stats, key, body), self._limits())
+        return _json(
+            answer_request(self.models, self.faults, self.stats, key, body, self.batches.rules), self._limits()
+        )
 
     def _limits(self) -> dict[str, str]:
         if self._bucket is None:
