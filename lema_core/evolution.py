@@ -9,7 +9,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS, Family, extract, majority_vote
@@ -18,13 +18,15 @@ from lema_core.llm.requests import Completion, CompletionRequest, Outcome, Sampl
 from lema_core.prompts import evolution_prompt
 from lema_core.questions import get_task, question_id
 from lema_core.questions.near_duplicates import KnownQuestions, NearDuplicates
-from lema_core.reasoning_paths import seed_of, without_run_on
-from lema_core.records import Correction, Question, Rejection
+from lema_core.reasoning_paths import no_answer, seed_of, without_run_on
+from lema_core.records import Correction, EvolvedQuestion, Question, Rejection
 from lema_core.steps import numbered_path
 
 REASONS = {
     "request_failed": "the request got no answer",
     "cut_off": "the answer was cut off by its length limit",
+    "cut_in_thinking": "the model was cut off inside its thinking",
+    "only_thinking": "the model wrote its thinking and no question",
     "too_long": "the answer is longer than any stage reads",
     "unparsable": "no created question was found in the answer",
     "near_duplicate": "the question repeats its seed, another seed or an earlier created question",
@@ -99,6 +101,8 @@ def parse_evolved(seed: Question, draw: int, outcome: Outcome) -> Question | Rej
     """Return the created question, its ``gold`` still empty, or a rejection with a reason of ``REASONS``."""
     if not isinstance(outcome, Completion):
         return _rejected(seed, draw, outcome, "request_failed", f"{outcome.reason}: {outcome.detail}")
+    if outcome.thinking and not outcome.text:
+        return _rejected(seed, draw, outcome, *no_answer(outcome))
     if outcome.finish_reason == "length":
         return _rejected(seed, draw, outcome, "cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
     if len(outcome.text) > MAX_TEXT_CHARS:
@@ -161,7 +165,7 @@ class Novelty:
                 yield question
 
 
-def answer_by_majority(question: Question, outcomes: Sequence[Outcome]) -> Question | Rejection:
+def answer_by_majority(question: Question, outcomes: Sequence[Outcome]) -> EvolvedQuestion | Rejection:
     """Return the question with the majority's answer as its gold answer and a path that ends in it as its rationale.
 
     More than half of the samples must agree, by equivalence and not by spelling; failed samples and those without an
@@ -180,8 +184,13 @@ def answer_by_majority(question: Question, outcomes: Sequence[Outcome]) -> Quest
     if vote.answer is None or 2 * vote.count <= len(outcomes):
         said = ", ".join("none" if answer is None else answer for answer in answers)
         return _not_new(question, "no_majority", said)
-    path = texts[vote.classes[0][0]]
-    return replace(question, gold=vote.answer, rationale=numbered_path(path) if task.shape == "steps" else path)
+    place = vote.classes[0][0]
+    path, chosen = texts[place], outcomes[place]
+    answered = {name: getattr(question, name) for name in (field.name for field in fields(Question))} | {
+        "gold": vote.answer,
+        "rationale": numbered_path(path) if task.shape == "steps" else path,
+    }
+    return EvolvedQuestion(**answered, thinking=chosen.thinking if isinstance(chosen, Completion) else "")
 
 
 def _rejected(seed: Question, draw: int, outcome: Outcome, reason: str, detail: str) -> Rejection:

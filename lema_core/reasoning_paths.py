@@ -21,6 +21,8 @@ PromptKind = Literal["few_shot", "zero_shot"]
 REASONS = {
     "request_failed": "the request got no answer",
     "empty": "the student wrote nothing",
+    "cut_in_thinking": "the student was cut off inside its thinking, and has no answer",
+    "only_thinking": "the student wrote its thinking and no answer",
     "too_long": "the answer is longer than any stage reads",
 }
 """Every reason code of this stage."""
@@ -91,9 +93,21 @@ def parse_path(question: Question, sample_index: int, student: str, outcome: Out
         return _rejected(question, sample_index, student, outcome.key, "too_long", detail)
     text = without_run_on(outcome.text, question.task)
     if not text:
-        detail = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"
-        return _rejected(question, sample_index, student, outcome.key, "empty", detail)
+        reason, detail = no_answer(outcome)
+        return _rejected(question, sample_index, student, outcome.key, reason, detail)
     return path_row(question, sample_index, student, text, outcome)
+
+
+def no_answer(outcome: Completion) -> tuple[str, str]:
+    """Return the reason code and the detail of a completion without a text."""
+    seen = f"finish reason {outcome.finish_reason}, {outcome.completion_tokens} tokens"
+    if not outcome.thinking:
+        return "empty", seen
+    seen += f", {len(outcome.thinking)} characters of thinking"
+    if outcome.finish_reason == "length":
+        return "cut_in_thinking", f"{seen}: max_tokens counts thinking. Raise it, or switch thinking off"
+    causes = "either the model stopped in its thinking, or the server's reasoning parser took the answer"
+    return "only_thinking", f"{seen}: {causes}. Switch thinking off, or start the server without that parser"
 
 
 def path_row(
@@ -116,6 +130,7 @@ def path_row(
         request_key=outcome.key if outcome else "",
         prompt_tokens=outcome.prompt_tokens if outcome else 0,
         completion_tokens=outcome.completion_tokens if outcome else 0,
+        thinking=outcome.thinking if outcome else "",
     )
 
 

@@ -44,6 +44,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvolvedQuestion(Question):
+    """A question that a model wrote and a majority of samples answered alike."""
+
+    thinking: str = ""
+    """What was written before the answer that became its rationale."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningPath:
     """One sampled solution r of a student to a question."""
 
@@ -63,6 +71,9 @@ class ReasoningPath:
     """The ledger's key of the completion it was paid by."""
     prompt_tokens: int
     completion_tokens: int
+    """The tokens of its thinking are among them."""
+    thinking: str = ""
+    """What the student wrote before the path, separated by its marks or its server; no part of ``text``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +126,8 @@ class Correction:
     """Whether the teacher's ``step`` is the step checker's ``false_step``; None where the checker proves nothing."""
     second_key: str | None = None
     """The ledger's key of the second teacher's correction that names the same step; None without a second teacher."""
+    thinking: str = ""
+    """What the teacher wrote before the correction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +177,8 @@ class Example:
     """Of preference pairs: the steps that both outputs begin with; read, not trained."""
     worse: str | None = None
     """Of preference pairs: the output to which ``output`` is preferred."""
+    thinking: str = ""
+    """What the model wrote before ``output``; trained only where ``training.thinking`` is ``keep``."""
 
 
 Row = Question | ReasoningPath | JudgedPath | Correction | Rejection | Example

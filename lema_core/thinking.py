@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 PAIRS: Mapping[str, str] = {
     "<think>": "</think>",  # Qwen3, DeepSeek R1, GLM 4.5, Nemotron, MiniMax M2, Phi-4 reasoning, SmolLM3
     "<|channel>thought": "<channel|>",  # Gemma 4
+    "<seed:think>": "</seed:think>",  # Seed-OSS
     "[THINK]": "[/THINK]",  # Magistral
     "<|START_THINKING|>": "<|END_THINKING|>",  # Command A Reasoning
     "<|begin_of_thought|>": "<|end_of_thought|>",  # Sky-T1, OpenThinker
@@ -18,26 +19,25 @@ PAIRS: Mapping[str, str] = {
     "◁think▷": "◁/think▷",  # Kimi-VL
     "<unused94>thought": "<unused95>",  # MedGemma
 }
-"""Opening and closing marks; tags of the kind ``<seed:think>``, ``<thinking>`` and ``<thought>`` come beside them."""
+"""Opening and closing marks of models, for writing thinking; `separate` reads these and their kin."""
 
-_TAG = r"(?:[a-z][\w.-]{0,20}[:_])?(?:think|thinking|thoughts?)"
-_OPEN = "|".join([rf"<{_TAG}>", *map(re.escape, list(PAIRS)[1:])])
-_CLOSE = "|".join([rf"</{_TAG}>", *map(re.escape, list(PAIRS.values())[1:])])
-_MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
-_QUOTES = "`'\"“‘"
-_WRAPPERS = (
-    ("<answer>", "</answer>"),
-    ("<response>", "</response>"),
-    ("<|START_RESPONSE|>", "<|END_RESPONSE|>"),
-    ("<|begin_of_solution|>", "<|end_of_solution|>"),
+_MARK = re.compile(
+    r"""<\|channel\|?>\s{0,3}(?P<channel>[a-z]{1,20})(?:[^<\n]{0,80}<\|message\|?>)?
+    |(?P<open><\|inner_prefix\|>|<unused94>(?:thought)?)
+    |(?P<end><channel\|>|<\|inner_suffix\|>|<unused95>)
+    |[<◁](?P<close>/?)(?:[a-z]{1,12}[:_-])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|scratch_?pad|analysis
+        |(?:inner_?)?monologue)(?:_(?:process|steps?|content))?\s{0,3}[>▷]
+    |<\|(?:(?P<closetoken>/|end[a-z_]{0,8}?_?)|[a-z_]{0,16}?)(?:thought|thinking|think|reasoning)s?\|>
+    |\[(?P<closebracket>/?)THINK(?:ING)?\]""",
+    re.VERBOSE | re.IGNORECASE,
 )
-"""Around the answer of models that mark it as well; taken off only where there was thinking."""
-
-_CHANNEL_MARK = re.compile(r"(<\|(?:start|message|channel|constrain|end|return|call|eom|eot)\|>)")
-_CHANNELS = ("<|channel|>", "<|message|>")
+_NO_TAG = re.compile(r"(?:[^<]*+<(?:<[^<|/A-Za-z]|[^<|/A-Za-z]))*+[^<]*+")
+"""A text without a tag or a token; ``<<3*4=12>>`` is none. The fastest way to look: every solution is."""
+_QUOTES = frozenset("`'\"“”‘’")
+_HARMONY = "<|message|>"
+_HARMONY_MARK = re.compile(r"(<\|(?:start|message|channel|constrain|end|return|call|eom|eot)\|>)")
 # The same channels from a server that leaves control tokens out: "analysisWe need 3+4.assistantfinalThe answer is 7."
-_BARE_CHANNEL = re.compile(r"\s*analysis(?=[A-Z\"'(])")
-_BARE_FINAL = "assistantfinal"
+_BARE_CHANNEL, _BARE_FINAL = "analysis", "assistantfinal"
 _GRANITE, _GRANITE_ANSWER = "Here is my thought process:", "Here is my response:"
 
 TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
@@ -59,82 +59,98 @@ class Separated(NamedTuple):
     """The text ends inside its thinking."""
 
 
-def separate(text: str, *, opened: bool = False) -> Separated:
+def may_think(text: str) -> bool:
+    """Whether a text may hold a mark of thinking; False is sure. It is fast, for every solution passes it."""
+    if "<" in text and _NO_TAG.fullmatch(text) is None:
+        return True
+    return ("[" in text and "[THINK" in text.upper()) or "◁" in text or text.startswith((_BARE_CHANNEL, _GRANITE))
+
+
+def strip_thinking(text: str) -> str | None:
+    """Return the text without its thinking; None where it ends within its thinking, or holds nothing else."""
+    if not may_think(text):
+        return text
+    found = separate(text)
+    return found.answer if found.answer or not found.thinking else None
+
+
+def separate(text: str) -> Separated:
     """Return thinking and answer of a model's text, in linear time; a text without marks is all answer.
 
-    Marks in quotes or backticks are mentioned, not used. A closing mark without an opening one ends thinking that began
+    A mark in quotes or backticks is mentioned, not used. A closing mark without an opening one ends thinking that began
     in the prompt, as the templates of DeepSeek R1 and Qwen3-Thinking have it.
-
-    Args:
-        text: what the model wrote.
-        opened: the prompt ends with an opening mark, so that the text begins inside the thinking.
     """
-    if any(mark in text for mark in _CHANNELS):
-        return _separate_channels(text)
-    if bare := _BARE_CHANNEL.match(text):
-        thinking, final, answer = text[bare.end() :].rpartition(_BARE_FINAL)
+    if not may_think(text):
+        return Separated("", text, unfinished=False)
+    if _HARMONY in text:
+        return _separate_messages(text)
+    if text.startswith(_BARE_CHANNEL) and text[len(_BARE_CHANNEL) :][:1].isupper():
+        thinking, final, answer = text[len(_BARE_CHANNEL) :].rpartition(_BARE_FINAL)
         return _separated([thinking if final else answer], [answer] if final else [], unfinished=not final)
-    if text.lstrip().startswith(_GRANITE):
-        thinking, response, answer = text.partition(_GRANITE)[2].partition(_GRANITE_ANSWER)
+    if text.startswith(_GRANITE):
+        thinking, response, answer = text[len(_GRANITE) :].partition(_GRANITE_ANSWER)
         return _separated([thinking], [answer], unfinished=not response)
     thoughts: list[str] = []
     answers: list[str] = []
-    inside, seen, start, end = opened, opened, 0, len(text.rstrip())
+    thinks, seen, start = False, False, 0
     for mark in _MARK.finditer(text):
-        opens = mark["open"] is not None
-        quoted = mark.start() > 0 and text[mark.start() - 1] in _QUOTES
-        # A closing mark after a complete block, and nothing behind it, ends nothing: the answer stays an answer.
-        stray = not opens and not inside and seen and mark.end() >= end
-        if quoted or (opens and inside):
+        around = text[max(0, mark.start() - 1) : mark.start()], text[mark.end() : mark.end() + 1]
+        if all(sign in _QUOTES for sign in around):
             continue
-        (thoughts if inside else answers).append(text[start : mark.start()])
-        start = mark.end()
-        if not opens and not inside and not stray:
+        if mark["channel"] is not None:
+            opens = mark["channel"].lower() != "final"
+        else:
+            opens = not (mark["close"] or mark["closetoken"] or mark["closebracket"] or mark["end"])
+        if opens and thinks:
+            continue
+        (thoughts if thinks else answers).append(text[start : mark.start()])
+        if not opens and not thinks and mark["channel"] is None:
+            # The template opened the thinking: what stands before its end is thinking.
             thoughts.extend(answers)
             answers.clear()
-        inside, seen = opens, True
+        thinks, seen, start = opens, True, mark.end()
     if not seen:
         return Separated("", text, unfinished=False)
-    (thoughts if inside else answers).append(text[start:])
-    return _separated(thoughts, answers, unfinished=inside)
+    (thoughts if thinks else answers).append(text[start:])
+    return _separated(thoughts, answers, unfinished=thinks)
 
 
 def _separated(thoughts: list[str], answers: list[str], *, unfinished: bool) -> Separated:
     if unfinished:
         # What stands before unfinished thinking is no final answer either: the model was about to go on.
         thoughts, answers = [*answers, *thoughts], []
-    answer = "".join(answers).strip()
-    for left, right in _WRAPPERS:
-        if answer.startswith(left):
-            answer = answer[len(left) :].partition(right)[0].strip()
-    return Separated("\n\n".join(filter(None, map(str.strip, thoughts))), answer, unfinished)
+    answer = "\n".join(part for part in map(str.strip, answers) if part)
+    return Separated("\n\n".join(part for part in map(str.strip, thoughts) if part), answer, unfinished)
 
 
-def _separate_channels(text: str) -> Separated:
+def _separate_messages(text: str) -> Separated:
     """Read the messages of a text in OpenAI's harmony form: a header, ``<|message|>``, a body, an end.
 
-    A text begins inside a header, since the prompt ends with ``<|start|>assistant``, or inside the answer.
+    The prompt ends with ``<|start|>assistant``, so a text begins inside a header.
     """
     thoughts: list[str] = []
     answers: list[str] = []
     header: list[str] = []
-    body, unfinished = False, False
-    thinks = False
-    for piece in _CHANNEL_MARK.split(text):
-        if piece == "<|message|>":
+    in_body = thinks = False
+    for piece in _HARMONY_MARK.split(text):
+        if piece == _HARMONY:
             named = "".join(header)
             thinks = "final" not in named and any(word in named for word in ("analysis", "commentary", "to=self"))
-            body, unfinished = True, thinks
-        elif _CHANNEL_MARK.fullmatch(piece):
-            if piece != "<|constrain|>":
-                header = []
-            # "<|end|><|start|>assistant" and the end of the text: an answer is still to come.
-            body = False
-        elif body:
+            in_body = True
+        elif _HARMONY_MARK.fullmatch(piece):
+            header = header if piece in ("<|constrain|>", "<|channel|>") else []
+            in_body = False
+        elif in_body:
             (thoughts if thinks else answers).append(piece)
         else:
             header.append(piece)
-    return _separated(thoughts, answers, unfinished=unfinished)
+    # After a message of thinking an answer is still to come, also where only its header was cut off.
+    return _separated(thoughts, answers, unfinished=thinks)
+
+
+def joined_thinking(*texts: str) -> str:
+    """Return thinking texts as one; some servers send the same text under two names."""
+    return "\n\n".join(dict.fromkeys(text.strip() for text in texts if text.strip()))
 
 
 def thinking_of(message: Mapping[str, Any]) -> str:
@@ -143,8 +159,7 @@ def thinking_of(message: Mapping[str, Any]) -> str:
     details = "".join(_texts(message.get("reasoning_details"), thinks=True)) if not fields else ""
     content = message.get("content")
     parts = "".join(_thinking_parts(content)) if isinstance(content, list) else ""
-    # Some servers send the same text under two names.
-    return "\n\n".join(dict.fromkeys(text.strip() for text in (*fields, details, parts) if text.strip()))
+    return joined_thinking(*fields, details, parts)
 
 
 def answer_of(content: Any) -> str | None:

@@ -12,6 +12,7 @@ from lema_core.answers import MAX_TEXT_CHARS, Family, judge
 from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
 from lema_core.errors import ConfigError
 from lema_core.llm.requests import Completion, Outcome
+from lema_core.reasoning_paths import no_answer
 from lema_core.records import Correction, JudgedPath, Rejection, content_id
 from lema_core.scoring.pool import Scored, TextToScore
 from lema_core.scoring.scores import SCORER_REASONS
@@ -30,6 +31,8 @@ from lema_core.steps import (
 REASONS = SCORER_REASONS | {
     "request_failed": "the request got no answer",
     "cut_off": "the answer was cut off by its length limit",
+    "cut_in_thinking": "the teacher was cut off inside its thinking",
+    "only_thinking": "the teacher wrote its thinking and no correction",
     "too_long": "the answer is longer than any stage reads",
     "unparsable": "the parts of a correction were not found",
     "step_missing": "no step is named as the incorrect one",
@@ -124,6 +127,7 @@ def review_correction(
         prompt_tokens=completion.prompt_tokens if completion else 0,
         completion_tokens=completion.completion_tokens if completion else 0,
         step_agrees=parsed.step == false_step if parsed.step and false_step else None,
+        thinking=completion.thinking if completion else "",
     )
 
 
@@ -170,6 +174,8 @@ def _read(path: JudgedPath, outcome: Outcome, shape: Shape) -> tuple[ParsedCorre
     parsed: ParsedCorrection | Fault
     if not isinstance(outcome, Completion):
         parsed = Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
+    elif outcome.thinking and not outcome.text:
+        parsed = Fault(*no_answer(outcome))
     elif outcome.finish_reason == "length":
         parsed = Fault("cut_off", f"after {outcome.completion_tokens} tokens; raise max_tokens")
     elif outcome.finish_reason == "content_filter":

@@ -16,7 +16,7 @@ from lema_core.answers.results import Judgement
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import Estimate, PairedDifference, Proportion
-from lema_core.llm.requests import Outcome
+from lema_core.llm.requests import Completion, Outcome
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, parse_path, path_row
 from lema_core.records import JudgedPath, ReasoningPath, Rejection
@@ -39,6 +39,10 @@ def answer_of(asked: PathRequest, model: str, outcome: Outcome) -> ReasoningPath
     """Return the answer to one question, not judged yet; already judged as ``FAILED`` where there is no text."""
     path = parse_path(asked.question, asked.sample_index, model, outcome)
     if isinstance(path, Rejection):
+        if path.reason in ("cut_in_thinking", "only_thinking") and isinstance(outcome, Completion):
+            # It was answered, and has no answer: never judged by a number inside its thinking.
+            row = path_row(asked.question, asked.sample_index, model, path.detail, outcome)
+            return _to_judged_path(row, verdict="none", answer=None, decided_by="thinking")
         row = path_row(asked.question, asked.sample_index, model, path.detail)
         return _to_judged_path(row, verdict=FAILED, answer=None, decided_by="none")
     return path

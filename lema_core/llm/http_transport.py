@@ -13,7 +13,7 @@ from lema_core.llm.limits.limiter import Permit
 from lema_core.llm.limits.retry import BACKPRESSURE, CONNECTION_FAILURES, RetryState
 from lema_core.llm.requests import Failure, FailureReason, Outcome
 from lema_core.llm.responses import AttemptError, ChatResponse
-from lema_core.llm.transport import EndpointContext, PendingRequest, cap_of, larger_cap
+from lema_core.llm.transport import EndpointContext, PendingRequest, cap_of, larger_cap, truncation_of
 
 if TYPE_CHECKING:
     from lema_core.llm.client import Client
@@ -186,8 +186,10 @@ class HttpTransport:
             return first
         finally:
             state.pending.is_sent = True
-        detail = f"cut off after {first.completion_tokens} tokens; asked again with {larger}"
-        await self._context.record_failure(state.pending, "length", 1, detail, paid=first)
+        reason = truncation_of(first)
+        where = " inside its thinking" if reason == "length_thinking" else ""
+        detail = f"cut off{where} after {first.completion_tokens} tokens; asked again with {larger}"
+        await self._context.record_failure(state.pending, reason, 1, detail, paid=first)
         return second
 
     def _judge_failure(self, state: _RequestState, permit: Permit, error: AttemptError, *, is_cut_short: bool) -> None:

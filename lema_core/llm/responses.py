@@ -15,6 +15,7 @@ from typing import Any
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.requests import FailureReason
 from lema_core.system.redaction import one_line
+from lema_core.thinking import answer_of, joined_thinking, separate, thinking_of
 
 DETAIL = 400
 """Characters of an endpoint's own words that are kept."""
@@ -114,13 +115,15 @@ def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") 
     except (KeyError, IndexError, TypeError, AttributeError):
         what = _preview(json.dumps(body).encode())
         raise AttemptError("malformed", f"the answer has no choices[0].message: {what}", maybe_paid=True) from None
-    text = _text_of(content)
+    text, thinking = answer_of(content), thinking_of(message)
     if text is None and isinstance(refusal, str):
         text = refusal
-    if text is None and finish == "length":
-        # Thinking used up the cap before the answer began: it is truncated like any other.
+    if text is None and (thinking or finish == "length"):
+        # Thinking used up the cap, or the server's reasoning parser took the whole answer: it is paid, and it would be
+        # the same the next time.
         text = ""
-    response = _build_response(body, text or "", finish, prompt_chars)
+    said = separate(text or "")
+    response = _build_response(body, said.answer, finish, prompt_chars, joined_thinking(thinking, said.thinking))
     if finish == "content_filter":
         raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=response)
     if text is None:
@@ -128,31 +131,19 @@ def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") 
     return response
 
 
-def _text_of(content: Any) -> str | None:
-    """Return the text of a message's content; of a list of parts only the text, not thinking or pictures."""
-    if not isinstance(content, list):
-        return content if isinstance(content, str) else None
-    texts = []
-    for part in content:
-        text = part
-        if isinstance(part, dict):
-            text = part.get("text") if part.get("type", "text") in ("text", "output_text") else None
-        if isinstance(text, str):
-            texts.append(text)
-    return "".join(texts) if texts else None
-
-
-def _build_response(body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int) -> ChatResponse:
+def _build_response(
+    body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int, thinking: str = ""
+) -> ChatResponse:
     # A truncated emoji arrives as half a surrogate pair, which no file format accepts.
-    clean = text.encode("utf-8", "replace").decode()
+    clean, thought = (one.encode("utf-8", "replace").decode() for one in (text, thinking))
     usage = body.get("usage")
     given = usage if isinstance(usage, dict) else {}
     prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
     # Four characters per token if the endpoint states no usage, or 0 for a text: else a budget would limit nothing.
     if not prompt and (prompt is None or prompt_chars):
         prompt = 1 + prompt_chars // 4
-    if not completion and (completion is None or clean):
-        completion = 1 + len(clean) // 4
+    if not completion and (completion is None or clean or thought):
+        completion = 1 + (len(clean) + len(thought)) // 4
     model = body.get("model")
     return ChatResponse(
         clean,
@@ -160,6 +151,7 @@ def _build_response(body: Mapping[str, Any], text: str, finish: Any, prompt_char
         prompt,
         completion,
         one_line(model, LONGEST_NAME) if isinstance(model, str) else "",
+        thought,
     )
 
 
@@ -282,7 +274,7 @@ def raise_enclosed_error(body: Any, choice: Any, prompt_chars: int, where: str) 
     error = _classify(status, error_body, f"HTTP 200 with an error inside: {said}", where, None)
     usage = body.get("usage") if isinstance(body, dict) else None
     if isinstance(usage, dict) and _parse_count(usage.get("completion_tokens")):
-        text = _text_of(choice.get("message", {}).get("content")) if isinstance(choice.get("message"), dict) else None
+        text = answer_of(choice.get("message", {}).get("content")) if isinstance(choice.get("message"), dict) else None
         error.paid = _build_response(body, text or "", "error", prompt_chars)
     else:
         # It may have failed half-way, and some endpoints bill what was written until then.

@@ -25,6 +25,8 @@ from lema_core.llm.requests import (
 from lema_core.llm.responses import AttemptError, ChatResponse
 from lema_core.llm.settings import EngineSettings
 
+Truncation = Literal["length", "length_thinking"]
+
 
 class PendingRequest:
     """One request without an outcome yet, shared by every stream of the process that asks for it."""
@@ -190,7 +192,7 @@ class EndpointContext:
     async def record_failure(
         self,
         pending: PendingRequest,
-        reason: FailureReason | Literal["length", "duplicate"],
+        reason: FailureReason | Truncation | Literal["duplicate"],
         count: int,
         detail: str,
         *,
@@ -229,6 +231,11 @@ def cap_of(body: dict[str, Any]) -> int | None:
     """Return the most tokens that the answer to a request body may have, None without a cap."""
     cap: int | None = body.get(CAP) or body.get(LONG_CAP)
     return cap
+
+
+def truncation_of(response: ChatResponse) -> Truncation:
+    """Return the reason code of a truncated response: what its cap cut, the answer or the thinking before it."""
+    return "length_thinking" if response.thinking and not response.text else "length"
 
 
 def larger_cap(body: dict[str, Any], truncated: ChatResponse, factor: float) -> dict[str, int]:

@@ -47,7 +47,7 @@ def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Exam
         return _example("critique", path.id, path.question_id, text, sound, weight)
     text = path_input(task.prompts, path.question, path.candidates)
     output = numbered_path(path.text) if task.shape == "steps" else path.text.strip()
-    return _example("cot", path.id, path.question_id, text, output, weight)
+    return _example("cot", path.id, path.question_id, text, output, weight, path.thinking)
 
 
 def example_of_correction(row: Correction, form: Format, weight: float = 1.0) -> Example:
@@ -78,7 +78,9 @@ def example_of_correction(row: Correction, form: Format, weight: float = 1.0) ->
             shape=task.shape,
         )
         kind = "correction"
-    return _example(kind, row.id, row.question_id, text, output, weight)
+    # The teacher's thinking led to the correction as it wrote it, and to no other format of the row.
+    thinking = row.thinking if kind == "correction" and form not in WITHOUT else ""
+    return _example(kind, row.id, row.question_id, text, output, weight, thinking)
 
 
 def _critique_input(task: Task, question: str, path: str, candidates: tuple[str, ...] | None) -> str:
@@ -91,7 +93,9 @@ def _found(task: Task, row: Correction) -> str:
     return f"Step {row.step} is wrong. {row.explanation}" if task.shape == "steps" else row.explanation
 
 
-def _example(kind: str, source: str, question: str, text: str, output: str, weight: float) -> Example:
+def _example(
+    kind: str, source: str, question: str, text: str, output: str, weight: float, thinking: str = ""
+) -> Example:
     return Example(
         id=content_id("example", kind, source, text, output),
         kind=kind,
@@ -100,6 +104,7 @@ def _example(kind: str, source: str, question: str, text: str, output: str, weig
         input=text,
         output=output,
         weight=weight,
+        thinking=thinking,
     )
 
 

@@ -73,7 +73,7 @@ class Corrections(RowStage):
     """
 
     name = "corrections"
-    revision = 4
+    revision = 5
     record = Correction
 
     spec: CorrectionsSpec

@@ -98,7 +98,7 @@ class Evaluation(RowStage):
     """A model's greedy answers."""
 
     name = "evaluation"
-    revision = 3
+    revision = 4
     record = JudgedPath
 
     spec: EvaluationSpec
@@ -207,7 +207,7 @@ class Votes(Evaluation):
     """A model's sampled answers, several to each question, for maj@k."""
 
     name = "votes"
-    revision = 3
+    revision = 4
 
     @cached_property
     def identity(self) -> Identity:

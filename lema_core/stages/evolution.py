@@ -16,7 +16,7 @@ from lema_core.llm.parameters import Parameters, Params
 from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import path_requests, prompt_identity
-from lema_core.records import Correction, Question
+from lema_core.records import Correction, EvolvedQuestion, Question
 from lema_core.stages import Section
 from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, questions_now
 
@@ -193,8 +193,8 @@ class Evolution(RowStage):
     """The evolved questions: the new ones that a majority of samples answers alike."""
 
     name = "evolution"
-    revision = 3
-    record = Question
+    revision = 4
+    record = EvolvedQuestion
 
     spec: EvolutionSpec
     answerer: EndpointSpec

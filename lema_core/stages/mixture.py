@@ -28,7 +28,7 @@ class Mixture(RowStage):
     """An arm's examples: equal ones once, those of test questions rejected, in the seeded order."""
 
     name = "mixture"
-    revision = 3
+    revision = 4
     record = Example
 
     spec: MixtureSpec

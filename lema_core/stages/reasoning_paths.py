@@ -43,7 +43,7 @@ class ReasoningPaths(RowStage):
     """The paths of one student to the questions of a round."""
 
     name = "reasoning_paths"
-    revision = 3
+    revision = 4
     record = ReasoningPath
 
     spec: StudentSpec

@@ -44,7 +44,7 @@ class Verdicts(RowStage):
     """The judged paths of one student."""
 
     name = "verdicts"
-    revision = 2
+    revision = 3
     record = JudgedPath
 
     spec: VerdictsSpec
@@ -115,7 +115,7 @@ class Mistakes(RowStage):
     """The mistakes of all students that go to the corrector: caps and equal paths are seen over all of them."""
 
     name = "mistakes"
-    revision = 2
+    revision = 3
     record = JudgedPath
 
     spec: MistakesSpec

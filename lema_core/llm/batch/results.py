@@ -18,7 +18,7 @@ from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.retry import MAX_ATTEMPTS
 from lema_core.llm.requests import CompletionRequest, Failure, Outcome, stored_request
 from lema_core.llm.responses import AttemptError, ChatResponse, error_from_code, error_from_status, parse_completion
-from lema_core.llm.transport import EndpointContext, PendingRequest
+from lema_core.llm.transport import EndpointContext, PendingRequest, truncation_of
 from lema_core.system.chunking import chunked
 
 MAX_BATCHES = 5
@@ -193,9 +193,11 @@ class BatchResultsReader:
         commits: list[Any] = [context.record_completion(pending, response, batch.id)]
         if first is not None:
             used += self.cost(first)
-            detail = f"cut off after {first.completion_tokens} tokens; asked again in a batch"
+            reason = truncation_of(first)
+            where = " inside its thinking" if reason == "length_thinking" else ""
+            detail = f"cut off{where} after {first.completion_tokens} tokens; asked again in a batch"
             # The first response is paid too; as a failure it is in the totals and never served.
-            commits.append(context.record_failure(pending, "length", 1, detail, paid=first))
+            commits.append(context.record_failure(pending, reason, 1, detail, paid=first))
         await self._commit(batch, pending, commits, used)
 
     async def _commit(self, batch: Batch, pending: PendingRequest, commits: list[Any], used: Amount) -> None:

@@ -17,6 +17,7 @@ from lema_core.llm.ledger.database import Database, connect
 from lema_core.llm.requests import Completion
 from lema_core.llm.settings import DEFAULTS
 from lema_core.system.chunking import chunked
+from lema_core.thinking import separate
 
 # For both databases. An existing table is left as it is: a changed one needs another name. A process of an older
 # version writes rows of all columns that it knows, which SQLite refuses for a table that has grown. So what came later
@@ -149,6 +150,9 @@ def _completion(row: Sequence[Any]) -> Completion:
     # SQLite keeps a text in a column of numbers, and gives it back as a text.
     if any(type(count) is not int for count in (row[3], row[4], *details)) or not isinstance(row[2], str):
         raise LedgerError(f"the ledger's row with the key {row[0]!r} holds no completion: {DAMAGED}")
+    if not thinking:
+        # Older versions stored the text with its thinking.
+        thinking, text, _ = separate(text)
     return Completion(row[0], text, row[2], row[3], row[4], row[5], thinking, *details)
 
 
