@@ -135,7 +135,7 @@ def _build_response(
     body: Mapping[str, Any], text: str, finish: Any, prompt_chars: int, thinking: str = ""
 ) -> ChatResponse:
     # A truncated emoji arrives as half a surrogate pair, which no file format accepts.
-    clean, thought = (one.encode("utf-8", "replace").decode() for one in (text, thinking))
+    clean, thought = (said.encode("utf-8", "replace").decode() for said in (text, thinking))
     usage = body.get("usage")
     given = usage if isinstance(usage, dict) else {}
     prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
