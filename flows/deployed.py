@@ -166,7 +166,7 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     async with engine_session(context):
         await run_stages(context, pipeline.questions())
         await run_stages(context, pipeline.evaluation())
-    return Completed(message=await show_scores(pipeline.store, pipeline.artifacts))
+    return Completed(message=await show_scores(pipeline.store, run, pipeline.artifacts))
 
 
 def trained_artifacts(run: RunSpec, run_file: str, root: str) -> RunArtifacts:

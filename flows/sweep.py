@@ -156,6 +156,11 @@ async def one_cell(result: CellResult, context: RunContext, root: str, collected
         tokens=artifacts.tokens.get(name),
         model=artifacts.models.get(name),
         evaluation=artifacts.evaluations.get(name),
+        evaluations={
+            test_set: measured.evaluations[name]
+            for test_set, measured in artifacts.measured_on(result.cell.run.test_sets).items()
+            if name in measured.evaluations
+        },
     )
 
 
@@ -163,7 +168,7 @@ def _failure(run: RunSpec, root: str, report: ArtifactRef, table: SweepTable) ->
     where = "" if root == ".lema" else f" --root {root}"
     return "\n".join(
         [
-            f"{len(table.failed)} of {len(table.cells)} cells did not finish; the others are kept:",
+            f"{len(table.failed)} of {len(table.all_cells)} cells did not finish; the others are kept:",
             *(f"  {result.cell.name}: {result.error}" for result in table.failed),
             f"Go on with: lema resume {run.name}{where} (it makes these cells only)",
             f"Report of the others: {Store(RunContext.of(run, root).root).folder(report)}/{HTML}",

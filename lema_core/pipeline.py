@@ -11,9 +11,9 @@ from typing import TypeVar
 from lema_core.ablation.cells import Cell
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.questions import QuestionsSpec, get_task
+from lema_core.questions import get_task
 from lema_core.reasoning_paths import PromptKind
-from lema_core.run.artifacts import QuestionRound, RunArtifacts
+from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
 from lema_core.run.endpoints import PreparedEndpoints, Student
 from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import RunContext, RunSpec
@@ -100,7 +100,10 @@ class Pipeline:
             return
         if run.selection:
             # Before anything is paid: there may be too few questions to keep some back.
-            yield (held_out := self._add(HeldOut(run.selection, artifacts.questions)))
+            tests = artifacts.all_test_questions
+            # One test set has always been left to the arms' own screening, and a new name would train every arm anew.
+            overlap = tests if len(tests) > 1 else ()
+            yield (held_out := self._add(HeldOut(run.selection, artifacts.questions, overlap)))
             artifacts.held_out = held_out.ref
         first = artifacts.add_round(QuestionRound(artifacts.questions))
         yield from self._mistakes_and_corrections(first, self.endpoints.students(first.round))
@@ -109,12 +112,17 @@ class Pipeline:
         """Yield the questions, and the held-out ones that models are measured on."""
         yield (questions := self._add(Questions(self.run.questions)))
         self.artifacts.questions = questions.ref
-        if self.run.test_questions:
-            yield from self._test_questions(self.run.test_questions)
+        yield from self._test_questions()
 
-    def _test_questions(self, spec: QuestionsSpec) -> Iterator[Stage]:
-        yield (tests := self._add(Questions(spec, label="test_questions")))
-        self.artifacts.test_questions = tests.ref
+    def _test_questions(self) -> Iterator[Stage]:
+        test_sets = self.run.test_sets
+        for number, (name, spec) in enumerate(test_sets.items()):
+            label = "test_questions" if len(test_sets) == 1 else f"test_questions: {name}"
+            yield (tests := self._add(Questions(spec, label=label)))
+            if number == 0:
+                self.artifacts.test_questions = tests.ref
+            else:
+                self.artifacts.further_sets.setdefault(name, MeasuredSet()).questions = tests.ref
 
     def _mistakes_and_corrections(self, question_round: QuestionRound, students: Iterable[Student]) -> Iterator[Stage]:
         """Yield the paths to a round's questions, their verdicts, and the corrections of the mistakes."""
@@ -191,7 +199,7 @@ class Pipeline:
                     label=f"evolution_created: {kind} {number}",
                 )  # fmt: skip
                 yield self._add(created)
-                known, tests = artifacts.known_questions(kind), artifacts.test_questions
+                known, tests = artifacts.known_questions(kind), artifacts.all_test_questions
                 novel = EvolutionNovel(spec, created.ref, known, tests, label=f"evolution_novel: {kind} {number}")
                 yield self._add(novel)
                 evolved = Evolution(spec, answerer, task, novel.ref, label=f"evolution: {kind} {number}")
@@ -216,7 +224,7 @@ class Pipeline:
         if run.mixture is None or arm in artifacts.mixtures:
             return None
         mixture = Mixture(
-            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.rounds), artifacts.test_questions,
+            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.rounds), artifacts.all_test_questions,
             artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
         )  # fmt: skip
         # Before the stage is yielded: fine_tuning comes to the arm of an evolution round again, and must not repeat it.
@@ -246,18 +254,19 @@ class Pipeline:
         if run.selection is None or run.evaluation is None or artifacts.held_out is None:
             return None
         questions = {"held_out": (run.questions.task, artifacts.held_out)}
-        if run.selection.protocol == "best_on_test" and artifacts.test_questions and run.test_questions:
-            questions["test"] = (run.test_questions.task, artifacts.test_questions)
+        if run.selection.protocol == "best_on_test" and artifacts.test_questions:
+            first = next(iter(run.test_sets.values()))
+            questions["test"] = (first.task, artifacts.test_questions)
         judges = {task: judge for task, _ in questions.values() if (judge := self._judge(task))}
         return CheckpointChoice(run.selection, self.endpoints.evaluation, questions, judges)
 
     def evaluation(self) -> Iterator[Stage]:
-        """Yield what measures the base model and every arm on the same held-out questions (paper, section 3.3)."""
+        """Yield what measures the base model and every arm on the same test sets (paper, section 3.3)."""
         spec, artifacts = self.run.evaluation, self.artifacts
-        if spec is None or self.run.test_questions is None or artifacts.test_questions is None:
+        if spec is None or artifacts.test_questions is None:
             return
         for name, endpoint, prompt in self.endpoints.evaluated(artifacts.models):
-            yield from self._measured(name, endpoint, prompt, self.run.test_questions, artifacts.test_questions)
+            yield from self._measured(name, endpoint, prompt)
         corrections = artifacts.main_corrections
         if spec.perplexity and corrections and self.rows(corrections) != 0:
             for arm, model in artifacts.models.items():
@@ -267,23 +276,27 @@ class Pipeline:
 
     def base_evaluation(self) -> Iterator[Stage]:
         """Yield what measures the base model alone: `lema evaluate`."""
-        spec, source = self.run.evaluation, self.run.test_questions
-        if spec is None or source is None or spec.base is None:
+        spec = self.run.evaluation
+        if spec is None or spec.base is None:
             return
-        yield from self._test_questions(source)
-        if tests := self.artifacts.test_questions:
-            yield from self._measured(spec.base, self.endpoints[spec.base], spec.base_prompt, source, tests)
+        yield from self._test_questions()
+        if self.artifacts.test_questions:
+            yield from self._measured(spec.base, self.endpoints[spec.base], spec.base_prompt)
 
-    def _measured(
-        self, name: str, model: EndpointSpec, prompt: PromptKind, source: QuestionsSpec, tests: ArtifactRef
-    ) -> Iterator[Stage]:
-        spec = self.endpoints.evaluation
-        asked = (spec, name, model, prompt, source.task, tests, source, self._judge(source.task))
-        yield (greedy := self._add(Evaluation(*asked, label=f"evaluation: {name}")))
-        self.artifacts.evaluations[name] = greedy.ref
-        if spec.samples:
-            yield (sampled := self._add(Votes(*asked, label=f"votes: {name}")))
-            self.artifacts.votes[name] = sampled.ref
+    def _measured(self, name: str, model: EndpointSpec, prompt: PromptKind) -> Iterator[Stage]:
+        """Yield what measures a model, test set by test set."""
+        spec, test_sets = self.endpoints.evaluation, self.run.test_sets
+        for test_set, measured in self.artifacts.measured_on(test_sets).items():
+            if measured.questions is None:
+                raise LookupError(f"the walk has not come to the test set {test_set}")
+            source = test_sets[test_set]
+            label = name if len(test_sets) == 1 else f"{name} on {test_set}"
+            asked = (spec, name, model, prompt, source.task, measured.questions, source, self._judge(source.task))
+            yield (greedy := self._add(Evaluation(*asked, label=f"evaluation: {label}")))
+            measured.evaluations[name] = greedy.ref
+            if spec.samples:
+                yield (sampled := self._add(Votes(*asked, label=f"votes: {label}")))
+                measured.votes[name] = sampled.ref
 
     def report(self) -> Report:
         """Return the report of what the walk has come to."""

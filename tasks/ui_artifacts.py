@@ -15,10 +15,11 @@ from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import Manifest, Store
 from lema_core.artifacts.parquet import read_batches
 from lema_core.evaluation.checkpoint_selection import CheckpointScore
-from lema_core.report.data import load_evaluation
+from lema_core.report.data import load_test_sets
 from lema_core.report.prose import format_percent
 from lema_core.report.sweeps import rows_table, summarize_sweep
 from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.spec import RunSpec
 from lema_core.stages.ablation import Ablation
 from lema_core.stages.report import HTML, MARKDOWN, Report
 from tasks.progress import artifact_key, best_effort
@@ -91,12 +92,23 @@ async def show_sweep(store: Store, stage: Ablation, table: SweepTable) -> None:
     await acreate_table_artifact(table=rows_table(table).to_pylist(), key="ablation", description=said)
 
 
-async def show_scores(store: Store, artifacts: RunArtifacts) -> str:
-    """Show the accuracy of every evaluated model as a table; return it as one line."""
-    evaluation = load_evaluation(store, artifacts)
-    if evaluation is None:
+async def show_scores(store: Store, run: RunSpec, artifacts: RunArtifacts) -> str:
+    """Show the accuracy of every evaluated model as a table, a column per test set; return it as one line."""
+    figures, overall = load_test_sets(store, run, artifacts)
+    if not figures:
         return "nothing was evaluated"
-    scores = {score.name: format_percent(score.accuracy.value, evaluation.n) for score in evaluation.scores}
-    table = [{"model": name, "accuracy": accuracy} for name, accuracy in scores.items()]
-    await acreate_table_artifact(table=table, key="scores", description=f"{evaluation.n} held-out questions")
-    return ", ".join(f"{name} {accuracy}" for name, accuracy in scores.items())
+    columns = {measured.name if overall else "accuracy": measured for measured in figures}
+    rows = dict[str, dict[str, str]]()
+    for column, measured in columns.items():
+        for score in measured.evaluation.scores:
+            shown = format_percent(score.accuracy.value, measured.evaluation.n)
+            rows.setdefault(score.name, {"model": score.name})[column] = shown
+    if overall:
+        for averaged in overall.scores:
+            rows[averaged.name]["average"] = format_percent(averaged.accuracy.value, overall.n)
+    sizes = ", ".join(f"{m.name}: {m.evaluation.n}" if overall else f"{m.evaluation.n}" for m in figures)
+    await acreate_table_artifact(table=list(rows.values()), key="scores", description=f"{sizes} held-out questions")
+    return "; ".join(
+        (f"{column}: " if overall else "") + ", ".join(f"{name} {row[column]}" for name, row in rows.items())
+        for column in columns
+    )

@@ -254,7 +254,7 @@ def _read_needs(run_file: Path | None) -> Needs:
         extras=frozenset(name for name, needed in extras.items() if needed),
         student=embedded and any(spec.model == "smollm2" for spec in specs),
         endpoints=tuple(specs),
-        files=tuple(q.path for q in (run.questions, run.test_questions) if q and q.path),
+        files=tuple(q.path for q in (run.questions, *run.test_sets.values()) if q.path),
     )
 
 

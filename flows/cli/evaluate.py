@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 def evaluate(
     questions: Annotated[
-        str,
+        list[str],
         typer.Argument(
             metavar="QUESTIONS|TASK|RUN.toml",
-            help="A file of questions, the name of a task (its test part), or a run file.",
+            help="Files of questions and names of tasks (their test parts), one or several; or a run file.",
         ),
     ],
     model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
@@ -38,9 +38,13 @@ def evaluate(
     samples: Annotated[int | None, typer.Option(help="Also sample this many answers per question, for maj@k.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.", show_default="0.7")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.", show_default="2048")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each.")] = None,
     against: Annotated[
-        str | None, typer.Option(help="Another evaluation to compare with, item by item: its folder or fingerprint.")
+        list[str] | None,
+        typer.Option(
+            help="Another evaluation to compare with, item by item: its folder or fingerprint. Of several test sets "
+            "one each, in any order."
+        ),
     ] = None,
     identity: Annotated[str | None, typer.Option(help="What answers, if the model's name does not say it.")] = None,
     api_key_env: Annotated[
@@ -76,24 +80,36 @@ def evaluate(
         concurrency=concurrency,
     )  # fmt: skip
     asking = _without_none(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
-    if questions.endswith(".toml"):
+    run_files = [name for name in questions if name.endswith(".toml")]
+    if run_files:
+        if len(questions) > 1:
+            raise ConfigError(f"{run_files[0]} is a run file and says what is asked: name it alone")
         if task:
             raise ConfigError("a run file says its task: change it with --set test_questions.task=...")
-        fewer = [f"test_questions.limit={limit}"] if limit else []
-        run = run_of_file(Path(questions), [*(settings or ()), *fewer], asking, endpoint)
+        run = run_of_file(Path(questions[0]), settings or (), asking, endpoint)
+        run = _limited(run, limit) if limit else run
     elif settings:
-        raise ConfigError(f"--set changes options of a run file, and {questions} is none")
+        raise ConfigError(f"--set changes options of a run file, and {questions[0]} is none")
     else:
         run = run_of_questions(questions, task, limit, asking, endpoint)
     if max_failed is not None:
         run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
     if remake_failed:
         _set_aside(run, root)
-    other = _find_evaluation(run, root, against) if against else None
+    others = [_find_evaluation(run, root, name) for name in against or ()]
     measured = _measure(run, root)
     from flows.cli.print_results import show_evaluation
 
-    show_evaluation(console, run, root, measured, other)
+    show_evaluation(console, run, root, measured, others)
+
+
+def _limited(run: "RunSpec", limit: int) -> "RunSpec":
+    """Return a run that asks only the first ``limit`` questions of each test set."""
+    asked = run.test_questions
+    if isinstance(asked, tuple):
+        fewer = tuple(spec.model_copy(update={"limit": limit}) for spec in asked)
+        return run.model_copy(update={"test_questions": fewer})
+    return run.model_copy(update={"test_questions": asked and asked.model_copy(update={"limit": limit})})
 
 
 def _find_evaluation(run: "RunSpec", root: str, name: str) -> "ArtifactRef":
@@ -124,13 +140,13 @@ def _set_aside(run: "RunSpec", root: str) -> None:
 
     runtime = RunContext.of(run, root)
     there = already_there(run, root)
-    refs = [ref for ref in (there.greedy, there.sampled) if ref] if there else []
+    refs = [ref for answers in (there or {}).values() for ref in answers]
     aside = set_aside_derived(root, runtime, [artifact.ref for artifact in find_lossy(Store(runtime.root), refs)])
     console.print(f"{len(aside)} artifacts are made again" if aside else "no request failed in this evaluation")
 
 
-def _measure(run: "RunSpec", root: str) -> "Measured":
-    """Return the evaluation; a Prefect server is started only where something is left to ask."""
+def _measure(run: "RunSpec", root: str) -> "dict[str, Measured]":
+    """Return the evaluation by test set; a Prefect server is started only where something is left to ask."""
     from flows.local_stack.server import ensure_server, login_url
     from flows.preflight import all_answer
     from lema_core.questions import read_questions
@@ -142,13 +158,14 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
         from tasks.run_stage import check_answered
 
         runtime = RunContext.of(run, root).model_copy(update={"go_on": GO_ON})
-        for ref in filter(None, (there.greedy, there.sampled)):
+        for ref in (ref for answers in there.values() for ref in answers):
             check_answered(runtime, Store(runtime.root).manifest(ref))
         return there
-    source, _, name = asked_for(run)
+    sources, _, name = asked_for(run)
     # An unusable question is reported now, before a server is started or anything is paid.
-    for _ in read_questions(source):
-        pass
+    for source in sources.values():
+        for _ in read_questions(source):
+            pass
     stopping.run(all_answer({run.endpoint(name)}))
     console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -157,5 +174,5 @@ def _measure(run: "RunSpec", root: str) -> "Measured":
     from flows.evaluate import evaluate as evaluate_flow
 
     with progress_bars():
-        measured: Measured = stopping.run(run_cancellable(evaluate_flow, run, root, GO_ON))
+        measured: dict[str, Measured] = stopping.run(run_cancellable(evaluate_flow, run, root, GO_ON))
         return measured

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -14,13 +14,15 @@ from rich.table import Table
 from flows.cli.console import console, errors
 from flows.sweep import Sweep
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.accuracy import Evaluation, compare_models, score_votes
+from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.llm.progress import describe_submitted, figures
 from lema_core.records import JudgedPath
-from lema_core.report.data import count_funnel, load_evaluation
-from lema_core.report.prose import format_interval, format_p_value, format_percent, format_points
-from lema_core.report.sweeps import summarize_sweep, terminal_table
+from lema_core.report.data import SetFigures, count_funnel, load_test_sets
+from lema_core.report.prose import describe_overall, format_interval, format_p_value, format_percent, format_points
+from lema_core.report.sweeps import summarize_sweep, terminal_tables
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.single_evaluation import Measured, asked_for
 from lema_core.run.spec import RunContext, RunSpec
@@ -118,29 +120,12 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
             f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
             f"{funnel.accepted} accepted corrections"
         )
-    if evaluation := load_evaluation(store, artifacts):
-        table = Table(
-            title=f"Accuracy on {evaluation.n} held-out questions", header_style="bold", box=None, padding=(0, 2)
-        )
-        columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
-        for column in columns if evaluation.base else columns[:3]:
-            table.add_column(column, justify="left" if column == "model" else "right")
-        for score in evaluation.scores:
-            cells = [
-                score.name,
-                format_percent(score.accuracy.value, evaluation.n),
-                format_interval(score.accuracy, evaluation.n),
-            ]
-            compared = evaluation.comparison(score.name, evaluation.base)
-            if compared:
-                difference = compared.difference
-                cells += [
-                    format_points(difference.value, evaluation.n),
-                    format_interval(difference, evaluation.n, signed=True),
-                ]
-                cells.append(format_p_value(difference.p_value))
-            table.add_row(*cells)
-        console.print(table)
+    figures, overall = load_test_sets(store, run, artifacts)
+    for measured in figures:
+        console.print(accuracy_table(measured, named=len(figures) > 1))
+    if overall:
+        console.print(sets_table(figures, overall))
+        console.print(describe_overall(overall), markup=False)
     if failed := count_failed_requests(store, artifacts):
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(
@@ -153,6 +138,54 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
     console.print(f"Done in {seconds:.0f} s")
 
 
+def accuracy_table(measured: SetFigures, *, named: bool) -> Table:
+    """Return the models' accuracies on a test set, each with its difference to the base model."""
+    evaluation = measured.evaluation
+    held_out = f"{measured.name} ({evaluation.n} questions)" if named else f"{evaluation.n} held-out questions"
+    table = Table(title=f"Accuracy on {held_out}", header_style="bold", box=None, padding=(0, 2))
+    columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
+    for column in columns if evaluation.base else columns[:3]:
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for score in evaluation.scores:
+        cells = [
+            score.name,
+            format_percent(score.accuracy.value, evaluation.n),
+            format_interval(score.accuracy, evaluation.n),
+        ]
+        compared = evaluation.comparison(score.name, evaluation.base)
+        if compared:
+            difference = compared.difference
+            cells += [
+                format_points(difference.value, evaluation.n),
+                format_interval(difference, evaluation.n, signed=True),
+            ]
+            cells.append(format_p_value(difference.p_value))
+        table.add_row(*cells)
+    return table
+
+
+def sets_table(figures: Sequence[SetFigures], overall: Overall) -> Table:
+    """Return the models' accuracies with a column per test set, and their average."""
+    table = Table(title="Accuracy on each test set", header_style="bold", box=None, padding=(0, 2))
+    base = figures[0].evaluation.base
+    columns = [*(measured.name for measured in figures), "average", "95 % interval"]
+    columns += ["difference to base", "95 % interval", "pooled p"] if base else []
+    for column in ("model", *columns):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for averaged in overall.scores:
+        cells = [format_percent(m.evaluation.score(averaged.name).accuracy.value, m.evaluation.n) for m in figures]
+        total = overall.n
+        cells += [format_percent(averaged.accuracy.value, total), format_interval(averaged.accuracy, total)]
+        if compared := overall.comparison(averaged.name, base):
+            cells += [
+                format_points(compared.difference.value, total),
+                format_interval(compared.difference, total, signed=True),
+                format_p_value(compared.p_value),
+            ]
+        table.add_row(averaged.name, *cells)
+    return table
+
+
 def count_failed_requests(store: Store, artifacts: RunArtifacts) -> Counter[str]:
     """Return how many requests of a run got no answer, by reason: as rejected rows they are in its artifacts."""
     return sum((failures_of(store.manifest(ref)) for ref in dict.fromkeys(artifacts)), Counter[str]())
@@ -160,7 +193,8 @@ def count_failed_requests(store: Store, artifacts: RunArtifacts) -> Counter[str]
 
 def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds: float) -> None:
     """Print the table of a sweep and the report's place."""
-    console.print(terminal_table(swept.table))
+    for table in terminal_tables(swept.table):
+        console.print(table)
     console.print(summarize_sweep(swept.table))
     console.print(f"Report: {Store(RunContext.of(run, root).root).folder(swept.report)}/{HTML}")
     console.print(f"Done in {seconds:.0f} s")
@@ -169,21 +203,65 @@ def show_sweep(console: Console, run: RunSpec, root: str, swept: Sweep, seconds:
 OTHER = "the other"
 
 
-def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measured, other: ArtifactRef | None) -> None:
-    """Print one model's figures, and those against ``other``.
+def show_evaluation(
+    console: Console, run: RunSpec, root: str, answers: Mapping[str, Measured], others: Sequence[ArtifactRef]
+) -> None:
+    """Print one model's figures on each test set, and those against the other evaluation of the same questions.
 
     Raises:
-        DataError: the other evaluation asked other questions.
+        DataError: an evaluation in ``others`` asked other questions than every test set.
     """
-    source, _, name = asked_for(run)
+    sources, _, name = asked_for(run)
     store, model = Store(RunContext.of(run, root).root), run.endpoints[name].model
+    compared = _matched(store, answers, others)
+    for test_set, measured in answers.items():
+        task = sources[test_set].task
+        asked = task if test_set == task else f"{test_set}, {task}"
+        _show_answers(console, store, model, asked, measured, compared.get(test_set))
+    if len(answers) > 1:
+        tables = {name: {model: store.rows(one.greedy, JudgedPath)} for name, one in answers.items()}
+        _, overall = compare_on_sets(tables, model)
+        if overall:
+            accuracy, total = overall.scores[0].accuracy, overall.n
+            console.print(
+                f"Average over the test sets: {format_percent(accuracy.value, total)} "
+                f"({format_interval(accuracy, total)})"
+            )
+            console.print(describe_overall(overall), markup=False)
+
+
+def _matched(store: Store, answers: Mapping[str, Measured], others: Sequence[ArtifactRef]) -> dict[str, ArtifactRef]:
+    """Return the other evaluation of each test set; with one set and one other they belong together."""
+    if len(answers) == 1 and len(others) == 1:
+        return dict.fromkeys(answers, others[0])
+
+    def questions_of(ref: ArtifactRef) -> set[str]:
+        return {row.question_id for row in store.rows(ref, JudgedPath)}
+
+    asked = {name: questions_of(one.greedy) for name, one in answers.items()}
+    found = dict[str, ArtifactRef]()
+    for other in others:
+        questions = questions_of(other)
+        same = [name for name, ids in asked.items() if ids == questions]
+        if not same:
+            raise DataError(
+                f"--against {other.fingerprint[:12]} asked the questions of none of the test sets "
+                f"{', '.join(answers)}. Name evaluations of the same questions."
+            )
+        found |= dict.fromkeys(same, other)
+    return found
+
+
+def _show_answers(
+    console: Console, store: Store, model: str, task: str, measured: Measured, other: ArtifactRef | None
+) -> None:
     rows = store.rows(measured.greedy, JudgedPath)
     found = (
         compare_models(store.rows(other, JudgedPath), {model: rows}, OTHER)
         if other
         else compare_models(rows, {}, model)
     )
-    console.print(f"{model} on {found.n} questions ({source.task})", markup=False)
+    console.print(f"{model} on {found.n} questions ({task})", markup=False)
     score, n = found.score(model), found.n
     tally = ", ".join(f"{count} {verdict}" for verdict, count in score.verdicts.items())
     console.print(
@@ -213,9 +291,7 @@ def show_evaluation(console: Console, run: RunSpec, root: str, measured: Measure
 
 def _print_failures(console: Console, store: Store, measured: Measured) -> None:
     """Print how many requests failed: the figures count them as not right."""
-    failed = sum(
-        (failures_of(store.manifest(ref)) for ref in (measured.greedy, measured.sampled) if ref), Counter[str]()
-    )
+    failed = sum((failures_of(store.manifest(ref)) for ref in measured), Counter[str]())
     if failed:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(failed.items()))
         console.print(

@@ -5,7 +5,7 @@ model: cells differ from there on. What two settings have in common upstream has
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,7 +19,7 @@ from lema_core.stages.evaluation import GREEDY_ONLY
 
 OWN = "as in the run file"
 """The only setting of a sweep that names none."""
-FIXED = ("name", "title", "test_questions", "endpoints", "launch", "budget", "runtime", "ablation")
+FIXED = ("name", "title", "endpoints", "launch", "budget", "runtime", "ablation")
 """Sections that no setting changes."""
 
 
@@ -87,6 +87,7 @@ def expand(run: RunSpec) -> tuple[Setting, ...]:
         run.arm(arm)
     changes = sweep.settings or {OWN: {}}
     varied = [(name, _change_options(run, name, change)) for name, change in changes.items()]
+    _check_test_sets(run, dict(varied))
     return tuple(Setting(name=name, run=one, cells=tuple(_cells(name, one, sweep))) for name, one in varied)
 
 
@@ -107,6 +108,19 @@ def _change_options(run: RunSpec, name: str, change: Mapping[str, Any]) -> RunSp
         return RunSpec.model_validate(_merge(document, change))
     except ValidationError as error:
         raise ConfigError("\n".join([f"{place}:", *problems(error)])) from error
+
+
+def _check_test_sets(run: RunSpec, settings: Mapping[str, RunSpec]) -> None:
+    """Refuse a test set that has other questions in one setting than in another: they would share a column."""
+    first = dict(run.test_sets)
+    for setting, changed in settings.items():
+        for name, spec in changed.test_sets.items():
+            if first.setdefault(name, spec) != spec:
+                raise ConfigError(
+                    f"ablation.settings.{setting}.test_questions: a setting cannot change the test set {name!r}, which "
+                    "holds for all cells. Give other questions a name of their own: test_questions = [{ name = ..., "
+                    "task = ... }]"
+                )
 
 
 def _merge(document: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +180,9 @@ class CellResult:
     tokens: ArtifactRef | None = None
     model: ArtifactRef | None = None
     evaluation: ArtifactRef | None = None
+    """On the first test set; in a table of another set, on that one."""
+    evaluations: Mapping[str, ArtifactRef] = field(default_factory=dict)
+    """On each test set, by its name."""
     error: str = ""
     """Why it failed; empty if it did not."""
     waiting: bool = False

@@ -6,6 +6,7 @@ which nothing is random, is paired with each.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from statistics import fmean
 
 from lema_core.ablation.cells import CellResult
@@ -104,6 +105,8 @@ def _over_seeds(pairs: Sequence[Pair], spread: SeedSpread, trained: bool) -> Tes
 
 AnswersRight = Mapping[str, bool]
 """By question: whether the answer is right."""
+Place = tuple[str, str, str]
+"""Setting, base, arm."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +129,11 @@ class Row:
     to_reference: Contrast | None = None
     to_first_setting: Contrast | None = None
 
+    @property
+    def place(self) -> Place:
+        """Return what distinguishes the row from the others."""
+        return self.setting, self.base, self.arm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepTable:
@@ -146,11 +154,29 @@ class SweepTable:
     """Those that each cell was trained on, by its name; where nothing was trained, the rows of its mixture."""
     left_out: Mapping[str, int]
     """Examples that a cell was not trained on, by its name: they were too long. Cells that lost none are not here."""
+    test_set: str = ""
+    """What the cells were asked."""
+    further: tuple["SweepTable", ...] = ()
+    """The tables of the other test sets; p is adjusted for the comparisons of all tables."""
+
+    @property
+    def sets(self) -> tuple["SweepTable", ...]:
+        """Return the tables of all test sets, this one first."""
+        return self, *self.further
+
+    def row(self, place: Place) -> Row | None:
+        """Return the row of a setting, base and arm; None where these were not asked this test set."""
+        return next((row for row in self.rows if row.place == place), None)
 
     @property
     def failed(self) -> tuple[CellResult, ...]:
-        """Return the cells that failed."""
-        return tuple(result for result in self.cells if result.error)
+        """Return the cells that failed, of every test set."""
+        return tuple(result for result in self.all_cells if result.error)
+
+    @property
+    def all_cells(self) -> tuple[CellResult, ...]:
+        """Return the cells of every test set, each once."""
+        return tuple({result.cell.name: result for table in self.sets for result in table.cells}.values())
 
     @property
     def contrasts(self) -> tuple[Contrast, ...]:
@@ -175,7 +201,7 @@ def compare(
     examples_of: Callable[[CellResult], tuple[int, int] | None],
     level_of: Mapping[str, str | None],
 ) -> SweepTable:
-    """Return the table of a sweep.
+    """Return the table of a sweep on one test set.
 
     Args:
         results: of all cells, in the order of the table.
@@ -204,10 +230,6 @@ def compare(
         left_out={name: lost for name, (_, lost) in sizes.items() if lost},
         levels={level: len(numbers) for level, numbers in levels.items()},
     )  # fmt: skip
-
-
-Place = tuple[str, str, str]
-"""Setting, base, arm."""
 
 
 def _groups(results: Sequence[CellResult]) -> dict[Place, list[CellResult]]:
@@ -308,8 +330,17 @@ def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[boo
     return seed_spread(several) if several else None
 
 
+def together(tables: Sequence[SweepTable]) -> SweepTable:
+    """Return the tables of a sweep's test sets as one: the first, with the others as its further ones.
+
+    Every p is adjusted for all comparisons of all tables, since a reader looks at all.
+    """
+    rows = _adjust_p_values([row for table in tables for row in table.rows])
+    first, *others = [replace(table, rows=tuple(islice(rows, len(table.rows)))) for table in tables]
+    return replace(first, further=tuple(others))
+
+
 def _adjust_p_values(rows: Sequence[Row]) -> Iterator[Row]:
-    """Adjust every p for all comparisons of the table, since a reader looks at all."""
     contrasts = [(row.to_reference, row.to_first_setting) for row in rows]
     values = {f"{i} {j}": c.p_value for i, pair in enumerate(contrasts) for j, c in enumerate(pair) if c}
     adjusted = statistics.adjust_by_holm(values)

@@ -109,11 +109,16 @@ def paired_difference(
     only_arm = sum(b and not a for a, b in zip(reference, arm, strict=True))
     n = len(arm)
     low, high = _tango(only_arm, only_reference, n, confidence)
+    p_value = mcnemar_p(only_arm, only_reference)
+    return PairedDifference((only_arm - only_reference) / n, low, high, p_value, only_reference, only_arm, n)
+
+
+def mcnemar_p(only_arm: int, only_reference: int) -> float:
+    """Return McNemar's exact two-sided p of the disagreements of two models."""
     from statsmodels.stats.contingency_tables import mcnemar
 
     test = mcnemar([[0, only_arm], [only_reference, 0]], exact=True)
-    p_value = min(1.0, float(test.pvalue))
-    return PairedDifference((only_arm - only_reference) / n, low, high, p_value, only_reference, only_arm, n)
+    return min(1.0, float(test.pvalue))
 
 
 def _tango(gained: int, lost: int, n: int, confidence: float) -> tuple[float, float]:

@@ -13,7 +13,7 @@ from lema_core.questions.reading import (
     read_questions,
     source_fingerprint,
 )
-from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec
+from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec, TestSet
 from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task, reference_of
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "HubDataset",
     "QuestionsSpec",
     "Task",
+    "TestSet",
     "detect_task",
     "get_task",
     "identity",

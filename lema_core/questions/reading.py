@@ -86,7 +86,8 @@ def identity(spec: QuestionsSpec) -> dict[str, Any]:
     """
     task = get_task(spec.task)
     spec = with_own_source(spec, task)
-    plain = spec.model_dump(mode="json", exclude={"path"})
+    # Neither where the questions are nor what a table calls them decides them.
+    plain = spec.model_dump(mode="json", exclude={"path", "name"})
     name = None if spec.path is None else file_name(spec.path)
     found = {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
     if not task.reference:

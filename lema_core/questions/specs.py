@@ -4,7 +4,8 @@ Everything here but ``path`` is content and belongs to the artifact's identity; 
 its bytes (``lema_core.questions.identity``), so a moved file is the same set and an edited file is another one.
 """
 
-from typing import Literal, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -106,3 +107,34 @@ class QuestionsSpec(BaseModel):
         if self.path is not None and self.hub is not None:
             raise ValueError("path and hub are both set; a set of questions has one source: remove one of them")
         return self
+
+    @property
+    def called(self) -> str:
+        """Return what a table calls these questions as a test set: the name of their task."""
+        # A task of one's own is FILE.py:NAME#HASH.
+        return Path(self.task.partition("#")[0]).name.partition(".py")[0]
+
+
+class TestSet(QuestionsSpec):
+    """One of several test sets, ``[[test_questions]]``: its questions, and what the tables call it.
+
+    A task's name alone stands for its test part, as in ``test_questions = ["gsm8k", "svamp", "asdiv"]``.
+    """
+
+    __test__ = False  # no test class, whatever pytest makes of its name
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What tables call it; None: the name of its task."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_stands_for_the_test_part(cls, given: Any) -> Any:
+        found = {"task": given} if isinstance(given, str) else given
+        # An entry of a list is a test set, so the part of a data set that it means is the test part.
+        is_file = isinstance(found, dict) and found.get("path") is not None
+        return {"split": "test", **found} if isinstance(found, dict) and not is_file else found
+
+    @property
+    def called(self) -> str:
+        """Return what tables call this test set."""
+        return self.name or super().called

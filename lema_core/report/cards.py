@@ -111,7 +111,7 @@ def model_card(
     if datasets:
         matter["datasets"] = list(datasets)
     if data.evaluation is not None:
-        matter["model-index"] = [{"name": name, "results": [_result(data, arm)]}]
+        matter["model-index"] = [{"name": name, "results": list(_results(data, arm))}]
     extra = {"name": name, "arm": arm, "base_model": base_model, "sources": sources, "citation": _CITATION}
     return _card("model_card.md.j2", matter, data, **extra)
 
@@ -162,17 +162,18 @@ def _size(rows: int) -> str:
     return next((name for limit, name in _SIZES if rows < limit), "n>1M")
 
 
-def _result(data: ReportData, arm: str) -> dict[str, Any]:
-    evaluation = data.evaluation
-    names = [score.name for score in evaluation.scores] if evaluation else []
-    if evaluation is None or arm not in names:
-        raise ConfigError(f"the run did not evaluate the arm {arm!r}; it evaluated {names}")
-    accuracy, task = evaluation.score(arm).accuracy, data.test_task or data.task
-    return {
-        "task": {"type": "text-generation"},
-        "dataset": {"type": task, "name": f"{task}, {accuracy.n} held-out questions"},
-        "metrics": [{"type": "accuracy", "name": "accuracy, greedy", "value": round(100 * accuracy.value, 2)}],
-    }
+def _results(data: ReportData, arm: str) -> Iterator[dict[str, Any]]:
+    """Yield an arm's accuracy on each test set."""
+    for measured in data.sets:
+        names = [score.name for score in measured.evaluation.scores]
+        if arm not in names:
+            raise ConfigError(f"the run did not evaluate the arm {arm!r}; it evaluated {names}")
+        accuracy = measured.evaluation.score(arm).accuracy
+        yield {
+            "task": {"type": "text-generation"},
+            "dataset": {"type": measured.name, "name": f"{measured.name}, {accuracy.n} held-out questions"},
+            "metrics": [{"type": "accuracy", "name": "accuracy, greedy", "value": round(100 * accuracy.value, 2)}],
+        }
 
 
 UNKNOWN = "unknown"

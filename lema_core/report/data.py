@@ -10,8 +10,9 @@ from itertools import islice
 from math import isfinite
 
 from lema_core.artifacts import ArtifactRef, Manifest, Store
-from lema_core.evaluation.accuracy import Evaluation, VoteScore, compare_models, score_votes
+from lema_core.evaluation.accuracy import Evaluation, VoteScore, score_votes
 from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, CheckpointScore, read_selection
+from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
 from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import LedgerStore
@@ -90,6 +91,15 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SetFigures:
+    """What was measured on one test set."""
+
+    name: str
+    evaluation: Evaluation
+    vote_scores: tuple[VoteScore, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     """Tokens and money of one stage at one endpoint."""
 
@@ -155,8 +165,15 @@ class ReportData:
     difficulty: tuple[Difficulty, ...] = ()
     """The students' results by difficulty: by level where there are several, and by share of right paths."""
     evaluation: Evaluation | None = None
+    """On the first test set, or the only one."""
     vote_scores: tuple[VoteScore, ...] = ()
-    """maj@k by model, where answers were sampled."""
+    """maj@k by model, where answers were sampled; on the first test set."""
+    test_set: str | None = None
+    """The first test set's name; None: its task's."""
+    further_sets: tuple[SetFigures, ...] = ()
+    """The other test sets."""
+    overall: Overall | None = None
+    """Over all test sets, where there are several."""
     curves: tuple[LossCurve, ...] = ()
     selections: tuple[Selection, ...] = ()
     """How each arm's checkpoint was chosen; empty where the last one was taken."""
@@ -170,6 +187,14 @@ class ReportData:
     """What the run has paid by its ledger; None where no ledger was read."""
     provenance: tuple[Provenance, ...] = ()
 
+    @property
+    def sets(self) -> tuple[SetFigures, ...]:
+        """Return what was measured on each test set, the first one first."""
+        if self.evaluation is None:
+            return ()
+        name = self.test_set or self.test_task or self.task
+        return SetFigures(name=name, evaluation=self.evaluation, vote_scores=self.vote_scores), *self.further_sets
+
 
 def load_report_data(
     store: Store, run: RunSpec, artifacts: RunArtifacts, ledger: LedgerStore | None = None
@@ -182,10 +207,12 @@ def load_report_data(
     """
     corrections = [ref for collection in artifacts.rounds for ref in collection.corrections.values()]
     steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
+    measured, overall = load_test_sets(store, run, artifacts)
+    first = measured[0] if measured else None
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
-        test_task=run.test_questions.task if run.test_questions else None,
+        test_task=next((spec.task for spec in run.test_sets.values()), None),
         students=_names(run, (student.endpoint for student in run.mistaken_students)),
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
         learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
@@ -194,8 +221,11 @@ def load_report_data(
         funnel=count_funnel(store, run, artifacts),
         difficulty=tuple(_difficulty(store, run, artifacts)),
         evolved=tuple(_count_evolved(store, collection) for collection in artifacts.rounds[1:]),
-        evaluation=load_evaluation(store, artifacts),
-        vote_scores=score_votes({name: store.rows(ref, JudgedPath) for name, ref in artifacts.votes.items()}, BASE),
+        evaluation=first.evaluation if first else None,
+        vote_scores=first.vote_scores if first else (),
+        test_set=first.name if first else None,
+        further_sets=measured[1:],
+        overall=overall,
         perplexity_gaps={arm: gap for arm, ref in artifacts.perplexities.items() if (gap := _gap(store, ref))},
         curves=tuple(_curves(store, artifacts)),
         selections=tuple(_selections(store, artifacts)),
@@ -288,10 +318,28 @@ def _rows(store: Store, ref: ArtifactRef | None) -> int:
     return store.manifest(ref).rows_out if ref else 0
 
 
-def load_evaluation(store: Store, artifacts: RunArtifacts) -> Evaluation | None:
-    """Return the scores of the base model and the arms, and how they compare; None where nothing was evaluated."""
-    tables = {name: store.rows(ref, JudgedPath) for name, ref in artifacts.evaluations.items()}
-    return compare_models(tables.pop(BASE, None), tables) if tables else None
+def load_test_sets(
+    store: Store, run: RunSpec, artifacts: RunArtifacts
+) -> tuple[tuple[SetFigures, ...], Overall | None]:
+    """Return what was measured on each test set that models have answered, and over all of them.
+
+    Raises:
+        DataError: the evaluations of a set are not of the same questions.
+    """
+    measured = {name: one for name, one in artifacts.measured_on(run.test_sets).items() if one.evaluations}
+    tables = {name: _judged(store, one.evaluations) for name, one in measured.items()}
+    evaluations, overall = compare_on_sets(tables, BASE)
+    figures = (
+        SetFigures(
+            name=name, evaluation=evaluation, vote_scores=score_votes(_judged(store, measured[name].votes), BASE)
+        )
+        for name, evaluation in evaluations.items()
+    )
+    return tuple(figures), overall
+
+
+def _judged(store: Store, tables: Mapping[str, ArtifactRef]) -> dict[str, Iterator[JudgedPath]]:
+    return {name: store.rows(ref, JudgedPath) for name, ref in tables.items()}
 
 
 def _curves(store: Store, artifacts: RunArtifacts) -> Iterator[LossCurve]:
@@ -353,9 +401,12 @@ def _usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usag
         if run.corrections and (second := run.corrections.second):
             for ref in collection.corrections.values():
                 yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
-    for name, ref in (*artifacts.evaluations.items(), *artifacts.votes.items()):
-        endpoint = run.evaluation.base if run.evaluation and name == BASE else None
-        yield _usage_of(store.manifest(ref), run, endpoint, name)
+    test_sets = artifacts.measured_on(run.test_sets)
+    for test_set, measured in test_sets.items():
+        for name, ref in (*measured.evaluations.items(), *measured.votes.items()):
+            endpoint = run.evaluation.base if run.evaluation and name == BASE else None
+            shown = f"{name} on {test_set}" if len(test_sets) > 1 else name
+            yield _usage_of(store.manifest(ref), run, endpoint, shown)
 
 
 def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from lema_core.evaluation.accuracy import Comparison
+from lema_core.evaluation.several_sets import Overall
 from lema_core.evaluation.statistics import Estimate
 from lema_core.llm.costs.prices import money
 from lema_core.report.data import ReportData
@@ -10,6 +11,7 @@ from lema_core.report.data import ReportData
 __all__ = [
     "Summary",
     "describe_bill",
+    "describe_overall",
     "format_count",
     "format_interval",
     "format_p_value",
@@ -69,6 +71,18 @@ def holm_clause(p: float) -> str:
     return f"Holm's p is {'below 0.001' if p < 0.001 else format_p_value(p)}"
 
 
+def describe_overall(overall: Overall) -> str:
+    """Return what the figures over all test sets are, for readers who compare them with those of a set."""
+    text = (
+        "The average counts each test set alike, and its interval combines those of the sets; the pooled p is "
+        f"McNemar's over all {format_count(overall.n)} questions together, where a large set weighs "
+        "more."
+    )
+    if overall.repeated:
+        text += f" {format_count(overall.repeated)} questions that an earlier set has too count there only."
+    return text
+
+
 def describe_bill(data: ReportData) -> str:
     """Return how the stages' usage and the ledger's payments agree, in money or else in tokens."""
     bill = data.bill
@@ -123,15 +137,16 @@ def _write_headline(data: ReportData) -> str:
             # The model that learned is the evaluation's base model, whichever model made the mistakes.
             learner = data.learner or f"The model {evaluation.base}"
             moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
-            said = f"{learner} {moved} right on {format_count(n)} held-out questions {how}"
+            said = f"{learner} {moved} right on {format_count(n)} held-out questions{_first_set(data)} {how}"
+            also = _further_differences(data, best)
             if best.shown:
-                return f"{said}."
-            return f"{said}: a difference this test cannot tell from chance."
+                return f"{said}{also}."
+            return f"{said}: a difference this test cannot tell from chance{also}."
         if data.evaluation.base is None:
             # The arms' accuracies, for an evaluation without a base model.
             n, scores = data.evaluation.n, data.evaluation.scores
             accuracies = ", ".join(f"{score.name} {format_percent(score.accuracy.value, n)}" for score in scores)
-            said = f"Right on {format_count(n)} held-out questions: {accuracies}"
+            said = f"Right on {format_count(n)} held-out questions{_first_set(data)}: {accuracies}"
             compared = [comparison.shown for comparison in data.evaluation.comparisons]
             return f"{said}." if any(compared) or not compared else f"{said}; this test cannot tell them apart."
     if data.funnel is not None:
@@ -142,6 +157,21 @@ def _write_headline(data: ReportData) -> str:
             f"{_students(data)} made in {format_count(funnel.paths)} solutions now have a checked correction."
         )
     return f"{_students(data)} on {data.task}, corrected by {data.corrector}."
+
+
+def _first_set(data: ReportData) -> str:
+    """Return which test set a figure is of, where there are several."""
+    return f" of {data.sets[0].name}" if data.further_sets else ""
+
+
+def _further_differences(data: ReportData, best: Comparison) -> str:
+    """Return the same difference on the other test sets."""
+    found = [
+        f"{format_points(other.difference.value, measured.evaluation.n)} points on {measured.name}"
+        for measured in data.further_sets
+        if (other := measured.evaluation.comparison(best.arm, best.reference))
+    ]
+    return f"; {', '.join(found)}" if found else ""
 
 
 def _students(data: ReportData) -> str:
@@ -182,24 +212,31 @@ def _describe_method(data: ReportData) -> str:
         arms = len(data.evaluation.scores) - (data.evaluation.base is not None)
         trained = _capital("one model was" if arms == 1 else f"{_spell_number(arms)} models were")
         other = f" of another task ({data.test_task})" if data.test_task not in {None, data.task} else ""
+        questions = f"{format_count(data.evaluation.n)} held-out questions{other}"
+        if data.further_sets:
+            sizes = (f"{format_count(measured.evaluation.n)} of {measured.name}" for measured in data.sets)
+            questions = f"held-out questions of {_spell_number(len(data.sets))} test sets ({', '.join(sizes)})"
         sentences.append(
-            f"{trained} fine-tuned on the result, and all answered the same "
-            f"{format_count(data.evaluation.n)} held-out questions{other}, once each and without chance in the "
-            "sampling."
+            f"{trained} fine-tuned on the result, and all answered the same {questions}, once each and without chance "
+            "in the sampling."
         )
     return " ".join(sentences)
 
 
 def _list_caveats(data: ReportData) -> list[str]:
-    evaluation = data.evaluation
-    if evaluation is None:
-        return []
-    found = [_describe_comparison(c) for c in evaluation.comparisons if c.reference != evaluation.base or not c.shown]
-    if evaluation.detectable < 1:
-        found.append(
-            f"With {format_count(evaluation.n)} questions a true difference of {100 * evaluation.detectable:.0f} "
-            "points is found four times in five; smaller ones are mostly missed."
-        )
+    found = []
+    for measured in data.sets:
+        evaluation, where = measured.evaluation, f"{measured.name}: " if data.further_sets else ""
+        stated = [c for c in evaluation.comparisons if c.reference != evaluation.base or not c.shown]
+        found += [where + _describe_comparison(c) for c in stated]
+        if evaluation.detectable < 1:
+            found.append(
+                f"{where}With {format_count(evaluation.n)} questions a true difference of "
+                f"{100 * evaluation.detectable:.0f} points is found four times in five; smaller ones are mostly missed."
+            )
+    if data.overall:
+        found.append(describe_overall(data.overall))
+        found.append("Holm's p is adjusted for the comparisons with the same reference on all test sets.")
     return found
 
 

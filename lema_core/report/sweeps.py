@@ -2,7 +2,9 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from math import isfinite
+from statistics import fmean
 
 import pyarrow as pa
 from markupsafe import Markup
@@ -30,7 +32,7 @@ def render_sweep_html(title: str, table: SweepTable) -> str:
     """Return one HTML page that needs nothing else."""
     from lema_core.report import figures
 
-    names = dict.fromkeys(row.arm for row in table.rows)
+    names = dict.fromkeys(row.arm for of_set in table.sets for row in of_set.rows)
     colours = figures.arm_colours(list(names), BASE if BASE in names else None)
     shown = [(row_label(row, table), row) for row in table.rows if row.accuracy]
     # Our own SVG: names in it were escaped by matplotlib.
@@ -52,13 +54,50 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
         "smallest": format_detectable,
         "headline": summarize_sweep(table),
         "caveats": list(_caveats(table)),
-        "several_settings": len(table.settings) > 1,
+        "several_settings": any(len(of_set.settings) > 1 for of_set in table.sets),
+        "columns": list(_columns(table)) if table.further else [],
         "accuracies": [
-            (result.cell.name, table.scores[result.cell.name])
-            for result in table.cells
-            if result.cell.name in table.scores
+            (
+                f"{result.cell.name}, {of_set.test_set}" if table.further else result.cell.name,
+                of_set.scores[result.cell.name],
+            )
+            for of_set in table.sets
+            for result in of_set.cells
+            if result.cell.name in of_set.scores
         ],
     }
+
+
+@dataclass(frozen=True, slots=True)
+class SetColumns:
+    """A row of the table with a column per test set."""
+
+    label: str
+    cells: tuple[Row | None, ...]
+    """The row on each test set; None where it was not asked."""
+    average: float | None
+    """The mean over the sets that the row was asked, each counted alike; None for one set."""
+    difference: float | None
+    """To the reference, likewise."""
+
+
+def _columns(table: SweepTable) -> Iterator[SetColumns]:
+    """Yield the rows of all test sets, a column each (the form of the paper's Table 1)."""
+    bases = len({row.base for of_set in table.sets for row in of_set.rows}) > 1
+    settings = len({row.setting for of_set in table.sets for row in of_set.rows}) > 1
+    for place in dict.fromkeys(row.place for of_set in table.sets for row in of_set.rows):
+        rows = tuple(of_set.row(place) for of_set in table.sets)
+        setting, base, arm = place
+        found = [row for row in rows if row and row.accuracy]
+        accuracies = [row.accuracy.value for row in found if row.accuracy]
+        compared = [row.to_reference.difference.value for row in found if row.to_reference]
+        several = len(found) > 1
+        yield SetColumns(
+            label=", ".join(filter(None, (arm, base if bases else "", setting if settings and setting != OWN else ""))),
+            cells=rows,
+            average=fmean(accuracies) if several else None,
+            difference=fmean(compared) if several and len(compared) == len(found) else None,
+        )
 
 
 def row_label(row: Row, table: SweepTable) -> str:
@@ -75,7 +114,9 @@ def format_detectable(contrast: Contrast) -> str:
 
 
 def summarize_sweep(table: SweepTable) -> str:
-    """Return the result in one sentence: lema against the reference, else the largest difference of an arm."""
+    """Return the result in one sentence per test set: lema against the reference, else the largest difference."""
+    if table.further:
+        return " ".join(f"{of_set.test_set}: {summarize_sweep(replace(of_set, further=()))}" for of_set in table.sets)
     compared = [(row, row.to_reference) for row in table.rows if row.to_reference and row.arm != BASE]
     if not compared:
         evaluated = f", on {prose.format_count(table.n)} held-out questions" if table.n else ""
@@ -99,15 +140,23 @@ def _caveats(table: SweepTable) -> Iterator[str]:
         )
     elif any(row.seeds for row in table.rows):
         yield "One seed: the intervals hold for these very models, not for what another seed would have given."
-    if table.contrasts:
-        detectable = max((c.detectable for c in table.contrasts if isfinite(c.detectable)), default=0.0)
+    for of_set in table.sets:
+        where = f"{of_set.test_set}: " if table.further else ""
+        detectable = max((c.detectable for c in of_set.contrasts if isfinite(c.detectable)), default=0.0)
         if detectable:
             yield (
-                f"With {prose.format_count(table.n)} questions one pair of models shows a true difference of "
+                f"{where}With {prose.format_count(of_set.n)} questions one pair of models shows a true difference of "
                 f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
             )
+    if comparisons := sum(len(of_set.contrasts) for of_set in table.sets):
         test = "of the same t test as the interval" if table.over_seeds else "McNemar's, exact"
-        yield f"p: {test}. Holm p: adjusted for all {len(table.contrasts)} comparisons of the table."
+        of_sets = "s of all test sets" if table.further else ""
+        yield f"p: {test}. Holm p: adjusted for all {comparisons} comparisons of the table{of_sets}."
+    if table.further:
+        yield (
+            "The average counts each test set that the row was asked alike. It has no interval: a training seed moves "
+            "all test sets together, which the tables of single sets do not show."
+        )
     if table.left_out:
         lost = "; ".join(f"{name}: {prose.format_count(number)}" for name, number in table.left_out.items())
         yield (
@@ -126,7 +175,8 @@ def cells_table(table: SweepTable) -> pa.Table:
 _CELLS = pa.schema(
     [
         ("arm", pa.string()), ("seed", pa.int64()), ("base", pa.string()), ("setting", pa.string()),
-        ("examples", pa.int64()), ("questions", pa.int64()), ("right", pa.int64()), ("accuracy", pa.float64()),
+        ("test_set", pa.string()), ("examples", pa.int64()), ("questions", pa.int64()), ("right", pa.int64()),
+        ("accuracy", pa.float64()),
         ("low", pa.float64()), ("high", pa.float64()), ("mixture", pa.string()), ("model", pa.string()),
         ("evaluation", pa.string()), ("error", pa.string()),
     ]
@@ -134,12 +184,12 @@ _CELLS = pa.schema(
 
 
 def _cells(table: SweepTable) -> Iterator[dict[str, object]]:
-    for result in table.cells:
-        cell, score = result.cell, table.scores.get(result.cell.name)
+    for of_set, result in [(asked, result) for asked in table.sets for result in asked.cells]:
+        cell, score = result.cell, of_set.scores.get(result.cell.name)
         artifacts = {"mixture": result.mixture, "model": result.model, "evaluation": result.evaluation}
         yield {
             "arm": cell.arm, "seed": cell.seed, "base": cell.base, "setting": cell.setting,
-            "examples": table.examples.get(cell.name),
+            "test_set": of_set.test_set, "examples": of_set.examples.get(cell.name),
             "questions": score and score.n, "right": score and round(score.successes),
             "accuracy": score and score.value, "low": score and score.low, "high": score and score.high,
             **{name: ref and ref.fingerprint for name, ref in artifacts.items()},
@@ -156,7 +206,8 @@ _CONTRAST = ("difference", "low", "high", "won", "lost", "p_value", "holm_p", "d
 _ROWS = pa.schema(
     [
         ("arm", pa.string()), ("base", pa.string()), ("setting", pa.string()), ("seeds", pa.list_(pa.int64())),
-        ("failed", pa.int64()), ("examples", pa.int64()), ("questions", pa.int64()), ("accuracy", pa.float64()),
+        ("test_set", pa.string()), ("failed", pa.int64()), ("examples", pa.int64()), ("questions", pa.int64()),
+        ("accuracy", pa.float64()),
         ("accuracy_low", pa.float64()), ("accuracy_high", pa.float64()), ("per_seed", pa.list_(pa.float64())),
         *(
             (f"{prefix}{name}", pa.int64() if name in {"won", "lost"} else pa.float64())
@@ -168,11 +219,12 @@ _ROWS = pa.schema(
 
 
 def _rows(table: SweepTable) -> Iterator[dict[str, object]]:
-    for row in table.rows:
+    for of_set, row in [(asked, row) for asked in table.sets for row in asked.rows]:
         accuracy = row.accuracy
         yield {
             "arm": row.arm, "base": row.base, "setting": row.setting, "seeds": list(row.seeds), "failed": row.missing,
-            "examples": row.examples, "questions": table.n, "accuracy": accuracy and accuracy.value,
+            "test_set": of_set.test_set, "examples": row.examples, "questions": of_set.n,
+            "accuracy": accuracy and accuracy.value,
             "accuracy_low": accuracy and accuracy.low, "accuracy_high": accuracy and accuracy.high,
             "per_seed": list(row.per_seed),
             **_figures("", row.to_reference), **_figures("setting_", row.to_first_setting),
@@ -192,9 +244,37 @@ def _figures(prefix: str, contrast: Contrast | None) -> dict[str, object]:
 FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")
 
 
-def terminal_table(table: SweepTable) -> Table:
-    """Return the rows of a sweep; without an evaluation, only their sizes."""
-    title = f"Accuracy on {table.n} held-out questions; differences to {table.reference}" if table.n else None
+def terminal_tables(table: SweepTable) -> list[Table]:
+    """Return a table per test set, and with several sets one that has a column for each."""
+    tables = [terminal_table(of_set, named=bool(table.further)) for of_set in table.sets]
+    return [*tables, _set_columns(table)] if table.further and any(of_set.n for of_set in table.sets) else tables
+
+
+def _set_columns(table: SweepTable) -> Table:
+    title = f"Accuracy by test set; in parentheses the difference to {table.reference}"
+    shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
+    for column in ("arm", *(f"{of_set.test_set} ({of_set.n})" for of_set in table.sets), "average"):
+        shown.add_column(column, justify="left" if column == "arm" else "right")
+    for line in _columns(table):
+        cells = [_with_difference(row, of_set.n) for row, of_set in zip(line.cells, table.sets, strict=True)]
+        n = sum(of_set.n for of_set in table.sets)
+        average = prose.format_percent(line.average, n) if line.average is not None else ""
+        moved = f" ({prose.format_points(line.difference, n)})" if line.difference is not None else ""
+        shown.add_row(line.label, *cells, average + moved)
+    return shown
+
+
+def _with_difference(row: Row | None, n: int) -> str:
+    if row is None or row.accuracy is None:
+        return ""
+    moved = f" ({prose.format_points(row.to_reference.difference.value, n)})" if row.to_reference else ""
+    return prose.format_percent(row.accuracy.value, n) + moved
+
+
+def terminal_table(table: SweepTable, *, named: bool = False) -> Table:
+    """Return the rows of a sweep on its first test set; without an evaluation, only their sizes."""
+    held_out = f"{table.test_set} ({table.n} questions)" if named else f"{table.n} held-out questions"
+    title = f"Accuracy on {held_out}; differences to {table.reference}" if table.n else None
     shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
     for column in ("arm", "seeds", "examples", *(FIGURES if table.n else ())):
         shown.add_column(column, justify="left" if column == "arm" else "right")
@@ -219,5 +299,6 @@ def sweep_text(table: SweepTable) -> str:
     """Return the table as plain text."""
     console = Console(file=io.StringIO(), width=160, color_system=None, highlight=False)
     with console.capture() as captured:
-        console.print(terminal_table(table))
+        for of_set in terminal_tables(table):
+            console.print(of_set)
     return captured.get().rstrip()

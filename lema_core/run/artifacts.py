@@ -1,6 +1,6 @@
 """The artifacts of one run, by what they are: what a flow fills in as it goes, and what a report is made from."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -52,11 +52,33 @@ class QuestionRound:
 
 
 @dataclass(slots=True)
+class MeasuredSet:
+    """A test set, and what models answered to it: each table by arm, and ``base``."""
+
+    questions: ArtifactRef | None = None
+    evaluations: dict[str, ArtifactRef] = field(default_factory=dict)
+    votes: dict[str, ArtifactRef] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[ArtifactRef]:
+        """Yield the answers."""
+        yield from (*self.evaluations.values(), *self.votes.values())
+
+    def only(self, wanted: Callable[[ArtifactRef], bool]) -> Self:
+        """Return the set with those of the answers that are wanted."""
+
+        def some(refs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
+            return {name: ref for name, ref in refs.items() if wanted(ref)}
+
+        return replace(self, evaluations=some(self.evaluations), votes=some(self.votes))
+
+
+@dataclass(slots=True)
 class RunArtifacts:
     """References to everything a run has made so far, in the paper's order."""
 
     questions: ArtifactRef | None = None
     test_questions: ArtifactRef | None = None
+    """Of the first test set."""
     held_out: ArtifactRef | None = None
     """The training questions kept back for choosing checkpoints."""
     rounds: list[QuestionRound] = field(default_factory=list)
@@ -68,9 +90,11 @@ class RunArtifacts:
     models: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)
-    """By arm, and ``base``."""
+    """By arm, and ``base``, on the first test set."""
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
-    """By arm, and ``base``: sampled answers for maj@k, where the run asks for them."""
+    """By arm, and ``base``: sampled answers for maj@k, where the run asks for them; on the first test set."""
+    further_sets: dict[str, MeasuredSet] = field(default_factory=dict)
+    """The other test sets, by name."""
     perplexities: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm: of mistaken and corrected paths, where the run asks for it."""
     others: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -84,11 +108,12 @@ class RunArtifacts:
 
     def collected(self) -> Self:
         """Return what was collected, with no model made from it yet."""
-        return replace(self, mixtures={}, tokens={}, models={}, evaluations={}, votes={}, perplexities={})
+        return replace(self.unmeasured(), mixtures={}, tokens={}, models={})
 
     def unmeasured(self) -> Self:
         """Return what was made, with no model measured yet."""
-        return replace(self, evaluations={}, votes={}, perplexities={})
+        further = {name: MeasuredSet(one.questions) for name, one in self.further_sets.items()}
+        return replace(self, evaluations={}, votes={}, further_sets=further, perplexities={})
 
     def published(self, store: Store) -> Self:
         """Return the artifacts by arm that exist, with everything that was collected."""
@@ -103,8 +128,20 @@ class RunArtifacts:
             models=existing(self.models),
             evaluations=existing(self.evaluations),
             votes=existing(self.votes),
+            further_sets={name: one.only(store.exists) for name, one in self.further_sets.items()},
             perplexities=existing(self.perplexities),
         )
+
+    def measured_on(self, test_sets: Iterable[str]) -> dict[str, MeasuredSet]:
+        """Return what was measured, by test set; ``test_sets`` names all of the run's in its order."""
+        first = MeasuredSet(self.test_questions, self.evaluations, self.votes)
+        return {name: self.further_sets.get(name, MeasuredSet()) if n else first for n, name in enumerate(test_sets)}
+
+    @property
+    def all_test_questions(self) -> tuple[ArtifactRef, ...]:
+        """Return the questions of every test set: what no arm may be trained on."""
+        refs = (self.test_questions, *(measured.questions for measured in self.further_sets.values()))
+        return tuple(ref for ref in refs if ref)
 
     @property
     def main_corrections(self) -> ArtifactRef | None:
@@ -117,10 +154,11 @@ class RunArtifacts:
 
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield what the report is made from, in the paper's order."""
-        yield from (ref for ref in (self.questions, self.test_questions, self.held_out) if ref)
+        yield from (ref for ref in (self.questions, *self.all_test_questions, self.held_out) if ref)
         for question_round in self.rounds:
             if question_round.round:
                 yield from (*question_round.made_by, question_round.questions)
             yield from question_round
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
+        yield from (ref for measured in self.further_sets.values() for ref in measured)
         yield from (*self.perplexities.values(), *self.others.values())

@@ -13,6 +13,8 @@ from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.reasoning_paths import StudentSpec
 from lema_core.training import MODEL_FOLDER
 
+QUESTIONS, TEST_QUESTIONS = "{questions}", "{test_questions}"
+
 
 @dataclass(frozen=True, slots=True)
 class Student:
@@ -29,13 +31,13 @@ class PreparedEndpoints:
 
     A command may hold ``{python}`` (this interpreter), ``{source}`` (the file of ``[questions]``), ``{questions}`` and
     ``{test_questions}`` (the folders of the artifacts), besides the ``{model}`` and ``{port}`` filled in at its start.
+    With several test sets the word with ``{test_questions}`` is repeated for each, with the option before it.
     """
 
     def __init__(self, run: RunSpec, store: Store, artifacts: RunArtifacts) -> None:
         self.run = run
         self.store = store
         self.artifacts = artifacts
-        self._folders = {"{questions}": artifacts.questions, "{test_questions}": artifacts.test_questions}
         self._filled = {"{python}": sys.executable, "{source}": run.questions.path or ""}
 
     def __getitem__(self, name: str) -> EndpointSpec:
@@ -49,15 +51,22 @@ class PreparedEndpoints:
         """Return an endpoint with its command filled in."""
         if not endpoint.command:
             return endpoint
-        command = list(endpoint.command)
-        for place, word in enumerate(command):
+        command = list[str]()
+        own = self.artifacts.questions
+        for place, word in enumerate(endpoint.command):
             for name, value in self._filled.items():
                 word = word.replace(name, value)  # noqa: PLW2901
-            for name, ref in self._folders.items():
-                # Only where it is named: a store on another machine has no local path.
-                if ref and name in word:
-                    word = word.replace(name, str(self.store.local_path(ref)))  # noqa: PLW2901
-            command[place] = word
+            # Only where it is named: a store on another machine has no local path.
+            if own and QUESTIONS in word:
+                word = word.replace(QUESTIONS, str(self.store.local_path(own)))  # noqa: PLW2901
+            tests = self.artifacts.all_test_questions if TEST_QUESTIONS in word else ()
+            folders = [str(self.store.local_path(ref)) for ref in tests]
+            words = [word.replace(TEST_QUESTIONS, folder) for folder in folders] or [word]
+            option = endpoint.command[place - 1] if place else ""
+            between = [option] if word == TEST_QUESTIONS and option.startswith("-") else []
+            command += words[:1]
+            for repeated in words[1:]:
+                command += [*between, repeated]
         return endpoint.model_copy(update={"command": tuple(command)})
 
     def students(self, round_number: int) -> Iterator[Student]:

@@ -20,7 +20,7 @@ from pydantic_core import ErrorDetails
 
 from lema_core.errors import ConfigError
 from lema_core.questions.tasks.own import relative_to
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import LIST, TABLE, RunSpec
 
 LARGEST = 16 << 20
 """Bytes of a run file."""
@@ -65,8 +65,11 @@ def _place_tasks(document: Mapping[str, Any], folder: Path) -> None:
     """Make the places of tasks of one's own absolute: worker processes have another working directory."""
     for section in ("questions", "test_questions"):
         found = document.get(section)
-        for table in found if isinstance(found, list) else [found]:
-            if isinstance(table, dict) and isinstance(table.get("task"), str):
+        tables: list[Any] = found if isinstance(found, list) else [found]
+        for number, table in enumerate(tables):
+            if isinstance(table, str):
+                tables[number] = relative_to(table, folder)
+            elif isinstance(table, dict) and isinstance(table.get("task"), str):
                 table["task"] = relative_to(table["task"], folder)
 
 
@@ -102,7 +105,7 @@ def _index(place: list[Any], text: str, setting: str) -> int:
 def problems(error: ValidationError) -> Iterable[str]:
     """Yield a line for each wrong option of a run, with its place and what was meant."""
     for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "run"
+        place = ".".join(str(part) for part in problem["loc"] if part not in {TABLE, LIST}) or "run"
         if problem["type"] == "extra_forbidden":
             yield f"  {place}: there is no such option{_meant(problem['loc'])}"
         elif problem["type"] == "missing":

@@ -17,12 +17,9 @@ def with_checked_tasks(run: RunSpec) -> RunSpec:
     """
     if all(spec.task in TASKS for spec in _sources(run)):
         return run
-    changed = run.model_copy(
-        update={
-            "questions": pinned(run.questions),
-            "test_questions": pinned(run.test_questions) if run.test_questions else None,
-        }
-    )
+    tested = run.test_questions
+    pinned_tests = tuple(map(pinned, tested)) if isinstance(tested, tuple) else tested and pinned(tested)
+    changed = run.model_copy(update={"questions": pinned(run.questions), "test_questions": pinned_tests})
     named: dict[str, str] = {}
     for task in own_tasks(changed):
         if named.setdefault(task.name, task.reference) != task.reference:
@@ -32,11 +29,11 @@ def with_checked_tasks(run: RunSpec) -> RunSpec:
                 f"the task {task.name} asks a judge: there is no [endpoints.{task.judge.endpoint}]; there are "
                 f"{', '.join(run.endpoints) or 'none'}"
             )
-    tests = get_task(changed.test_questions.task) if changed.test_questions else None
-    if run.evaluation and run.evaluation.samples and tests and tests.family is None:
+    unlike = [task for spec in changed.test_sets.values() if (task := get_task(spec.task)).family is None]
+    if run.evaluation and run.evaluation.samples and unlike:
         raise ConfigError(
-            f"evaluation.samples = {run.evaluation.samples} asks for a majority vote, and the task {tests.name} has a "
-            "scorer and no family: two of its answers cannot be compared. Give the task a family too, or leave "
+            f"evaluation.samples = {run.evaluation.samples} asks for a majority vote, and {unlike[0].name} has "
+            "a scorer and no family: two of its answers cannot be compared. Give the task a family too, or leave "
             "evaluation.samples out."
         )
     _check_evolution(run, get_task(changed.questions.task))
@@ -45,8 +42,7 @@ def with_checked_tasks(run: RunSpec) -> RunSpec:
 
 def _sources(run: RunSpec) -> Iterator[QuestionsSpec]:
     yield run.questions
-    if run.test_questions:
-        yield run.test_questions
+    yield from run.test_sets.values()
 
 
 def own_tasks(run: RunSpec) -> list[Task]:

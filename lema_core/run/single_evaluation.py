@@ -1,16 +1,17 @@
 """What ``lema evaluate`` asks for, as a run of its own: questions, a model, how it is asked. Nothing is sent here."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
 from lema_core.llm.embedded import EMBEDDED, weights_identity
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.pipeline import Pipeline
-from lema_core.questions import TASKS, QuestionsSpec, detect_task, get_task
+from lema_core.questions import TASKS, QuestionsSpec, TestSet, detect_task, get_task
+from lema_core.questions.sources import file_name
 from lema_core.run.files import of_options, read_run_file
 from lema_core.run.spec import RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
@@ -25,28 +26,39 @@ CALLED = {"base_prompt": "prompt"}
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The artifacts of one model's answers."""
+    """The artifacts of one model's answers to a test set."""
 
     greedy: ArtifactRef
     sampled: ArtifactRef | None
-    """For maj@k."""
+    """For maj@k and pass@k."""
 
-    @classmethod
-    def by(cls, pipeline: Pipeline) -> Self:
-        """Return what a walk over the evaluation of one model has come to."""
-        (greedy,) = pipeline.artifacts.evaluations.values()
-        return cls(greedy, next(iter(pipeline.artifacts.votes.values()), None))
+    def __iter__(self) -> Iterator[ArtifactRef]:
+        """Yield those that there are."""
+        yield from (ref for ref in (self.greedy, self.sampled) if ref)
+
+
+def measured_by(pipeline: Pipeline) -> dict[str, Measured]:
+    """Return what a walk over the evaluation of one model has come to, by test set."""
+    found = {}
+    for name, answers in pipeline.artifacts.measured_on(pipeline.run.test_sets).items():
+        (greedy,) = answers.evaluations.values()
+        found[name] = Measured(greedy, next(iter(answers.votes.values()), None))
+    return found
 
 
 def run_of_questions(
-    source: str, task: str | None, limit: int | None, asking: Mapping[str, Any], endpoint: Mapping[str, Any]
+    sources: str | Sequence[str],
+    task: str | None,
+    limit: int | None,
+    asking: Mapping[str, Any],
+    endpoint: Mapping[str, Any],
 ) -> RunSpec:
-    """Return the run that asks a model a file's questions, or those of a task's test part.
+    """Return the run that asks a model the questions of some files, or of some tasks' test parts.
 
     Args:
-        source: a file or URL of questions, or the name of a task.
-        task: the questions' task; None detects it from the file's fields.
-        limit: only the first ``limit`` questions.
+        sources: a file or URL of questions, or the name of a task; or several of them.
+        task: the files' task; None detects it from a file's fields.
+        limit: only the first ``limit`` questions of each.
         asking: options of ``EvaluationSpec`` that were given.
         endpoint: options of ``EndpointSpec`` that were given.
 
@@ -54,16 +66,34 @@ def run_of_questions(
         ConfigError: an option cannot be used, or the file's task cannot be detected.
         DataError: the file cannot be read.
     """
-    held_out = _questions(source, task, limit)
-    if get_task(held_out.task).verbatim and "base_prompt" in asking:
-        raise ConfigError(f"the questions of {held_out.task} bring their own prompts: leave --prompt out")
+    named = [sources] if isinstance(sources, str) else sources
+    held_out = [_questions(source, task, limit) for source in named]
+    if whole := [spec.task for spec in held_out if get_task(spec.task).verbatim and "base_prompt" in asking]:
+        raise ConfigError(f"the questions of {whole[0]} bring their own prompts: leave --prompt out")
     if "model" not in endpoint or not ({"base_url", "command"} & endpoint.keys()):
         raise ConfigError("nothing says which model answers: give --model, and --base-url or --command")
     model = of_options(EndpointSpec, {"name": MODEL, **endpoint, **_identity(endpoint)})
     how = of_options(EvaluationSpec, {"base": MODEL, **asking}, CALLED)
     return RunSpec(
-        name="evaluate", questions=held_out, test_questions=held_out, evaluation=how, endpoints={MODEL: model}
+        name="evaluate",
+        questions=held_out[0],
+        test_questions=held_out[0] if len(held_out) == 1 else _named(held_out),
+        evaluation=how,
+        endpoints={MODEL: model},
     )
+
+
+def _named(specs: Iterable[QuestionsSpec]) -> tuple[TestSet, ...]:
+    """Return test sets with a name each: the task's, or the file's where two have one task."""
+    found = dict[str, TestSet]()
+    for spec in specs:
+        name = spec.called
+        if name in found and spec.path:
+            name = file_name(spec.path)
+        if name in found:
+            raise ConfigError(f"the questions {name} are named twice; name each file and task once")
+        found[name] = TestSet.model_validate({**spec.model_dump(exclude_unset=True), "name": name})
+    return tuple(found.values())
 
 
 def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], endpoint: Mapping[str, Any]) -> RunSpec:
@@ -89,8 +119,8 @@ def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], 
     return run.model_copy(update=changed)
 
 
-def asked_for(run: RunSpec) -> tuple[QuestionsSpec, EvaluationSpec, str]:
-    """Return the held-out questions, how they are asked, and the name of the endpoint that is asked.
+def asked_for(run: RunSpec) -> tuple[Mapping[str, QuestionsSpec], EvaluationSpec, str]:
+    """Return the test sets by name, how they are asked, and the name of the endpoint that is asked.
 
     Raises:
         ConfigError: the run has no held-out questions, or evaluates no base model.
@@ -101,11 +131,11 @@ def asked_for(run: RunSpec) -> tuple[QuestionsSpec, EvaluationSpec, str]:
             f"the run {run.name} has no [test_questions] or no evaluation.base: nothing says which model answers what. "
             "Add them, or name a file of questions and give --base-url and --model."
         )
-    return run.test_questions, spec, spec.base
+    return run.test_sets, spec, spec.base
 
 
-def already_there(run: RunSpec, root: str) -> Measured | None:
-    """Return the evaluation if the store has the whole of it, so that nothing has to be started.
+def already_there(run: RunSpec, root: str) -> dict[str, Measured] | None:
+    """Return the evaluation by test set if the store has the whole of it, so that nothing has to be started.
 
     Raises:
         ConfigError: see ``asked_for``.
@@ -115,9 +145,8 @@ def already_there(run: RunSpec, root: str) -> Measured | None:
     pipeline = Pipeline(run, root)
     for _ in pipeline.base_evaluation():
         pass
-    measured = Measured.by(pipeline)
-    exists = all(pipeline.store.exists(ref) for ref in (measured.greedy, measured.sampled) if ref)
-    return measured if exists else None
+    measured = measured_by(pipeline)
+    return measured if all(pipeline.store.exists(ref) for answers in measured.values() for ref in answers) else None
 
 
 def _questions(source: str, task: str | None, limit: int | None) -> QuestionsSpec:

@@ -5,17 +5,18 @@ how the work is done: ``endpoints`` (only an endpoint's identity counts), ``laun
 become a run's context under its root, which every task is given.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from lema_core.ablation.specs import AblationSpec, Name
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.database import is_postgres
 from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
-from lema_core.questions.specs import QuestionsSpec
+from lema_core.questions.specs import QuestionsSpec, TestSet
 from lema_core.stages import Section
 from lema_core.stages.corrections import CorrectionsSpec
 from lema_core.stages.evaluation import EvaluationSpec
@@ -119,6 +120,20 @@ def ledger_at(root: str, own: str | None) -> str:
     return ledger if is_postgres(ledger) else str(Path(ledger).absolute())
 
 
+TABLE, LIST = "one table", "a list"
+"""The two forms of [test_questions]; part of the places of pydantic's errors, never shown."""
+
+
+def _form_of(value: Any) -> str:
+    return LIST if isinstance(value, list | tuple) else TABLE
+
+
+TestQuestions = Annotated[
+    Annotated[QuestionsSpec, Tag(TABLE)] | Annotated[tuple[TestSet, ...], Tag(LIST)],
+    Discriminator(_form_of),
+]
+
+
 class RunSpec(Section):
     """One run file."""
 
@@ -126,7 +141,11 @@ class RunSpec(Section):
     """Lower-case letters, digits, - and _."""
     title: str = ""
     questions: QuestionsSpec
-    test_questions: QuestionsSpec | None = None
+    test_questions: TestQuestions | None = None
+    """What models are measured on: one table, or several test sets as [[test_questions]], which may have a `name`
+    each; there, a task without `path` means its test part. A task's name alone will do:
+    `test_questions = ["gsm8k", "svamp", "asdiv"]`. The first set comes first in the report, and is the one that
+    selection.protocol = "best_on_test" shows."""
     endpoints: dict[Name, EndpointSpec] = Field(default_factory=dict)
     """Where completions come from, by name (letters, digits, ., _ and -; the same for arms). Only
     ``model``/``identity`` say *what* answers and enter a request's key."""
@@ -161,6 +180,11 @@ class RunSpec(Section):
         if missing := sorted(used - self.endpoints.keys()):
             raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
         self._arms_exist()
+        if self.test_questions == ():
+            raise ValueError("test_questions is an empty list; name a test set, or remove it")
+        names = [spec.called for spec in _test_sets(self.test_questions)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two test sets are called {twice[0]!r}: give each of them a name of its own")
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students with mistakes", self.mistaken_students),
             ("evolution", self.evolution, "corrections", self.corrections),
@@ -182,6 +206,11 @@ class RunSpec(Section):
                 "fine-tuned in the round before; add [training] and [evaluation] with its serve, or set rounds = 1"
             )
         return self
+
+    @property
+    def test_sets(self) -> Mapping[str, QuestionsSpec]:
+        """Return the test sets by name, in the run file's order."""
+        return {spec.called: spec for spec in _test_sets(self.test_questions)}
 
     @property
     def mistaken_students(self) -> tuple[StudentSpec, ...]:
@@ -219,6 +248,12 @@ class RunSpec(Section):
     def endpoint(self, name: str) -> EndpointSpec:
         """Return an endpoint of the run file under the name it has there."""
         return self.endpoints[name].model_copy(update={"name": name})
+
+
+def _test_sets(questions: QuestionsSpec | tuple[TestSet, ...] | None) -> tuple[QuestionsSpec, ...]:
+    if questions is None:
+        return ()
+    return questions if isinstance(questions, tuple) else (questions,)
 
 
 class RunContext(BaseModel):

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lema_core.ablation.cells import CellResult, reference_of
-from lema_core.ablation.comparison import SweepTable, compare
+from lema_core.ablation.comparison import SweepTable, compare, together
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
@@ -41,12 +41,14 @@ class Ablation(FileStage):
         named = {
             "title": self.title_of_page,
             "reference": reference_of(self.run),
-            "cells": {
-                result.cell.name: result.error or (result.evaluation and result.evaluation.fingerprint)
-                for result in self.results
-            },
+            "cells": {result.cell.name: result.error or _answers(result) for result in self.results},
         }
-        made = [ref for cell in self.results for ref in (cell.mixture, cell.model, cell.evaluation) if ref]
+        made = [
+            ref
+            for cell in self.results
+            for ref in (cell.mixture, cell.model, cell.evaluation, *cell.evaluations.values())
+            if ref
+        ]
         return self._identity(named, dict.fromkeys(made))
 
     @property
@@ -55,7 +57,17 @@ class Ablation(FileStage):
         return self.run.title or self.run.name
 
     def table(self, store: Store) -> SweepTable:
-        """Return the figures, read from the evaluations and mixtures."""
+        """Return the figures, read from the evaluations and mixtures: a table per test set."""
+        sets = dict.fromkeys(name for result in self.results for name in result.cell.run.test_sets)
+        return together([self._table_of(store, name) for name in sets] or [self._table_of(store, "")])
+
+    def _table_of(self, store: Store, test_set: str) -> SweepTable:
+        """Return the figures on a test set of the cells that are asked it."""
+        asked = [
+            replace(result, evaluation=result.evaluations.get(test_set, result.evaluation if alone else None))
+            for result in self.results
+            if ((alone := len(result.cell.run.test_sets) < 2) and not test_set) or test_set in result.cell.run.test_sets
+        ]
         levels: dict[str, str | None] = {}  # filled while the evaluations are read
 
         def right_of(ref: ArtifactRef) -> dict[str, bool]:
@@ -63,7 +75,8 @@ class Ablation(FileStage):
             levels.update((row.question_id, row.level) for row in rows)
             return {row.question_id: row.verdict == "right" for row in rows}
 
-        return compare(self.results, reference_of(self.run), right_of, partial(_examples, store), levels)
+        table = compare(asked, reference_of(self.run), right_of, partial(_examples, store), levels)
+        return replace(table, test_set=test_set)
 
     def markdown(self, table: SweepTable) -> str:
         """Return the page as Markdown."""
@@ -82,6 +95,13 @@ class Ablation(FileStage):
         files = [*pages, *(file for name, of in TABLES.items() for file in _tables(store, folder, name, of(table)))]
         self.publish(store, files, started)
         return f"{summarize_sweep(table)} {folder}/{HTML}"
+
+
+def _answers(result: CellResult) -> str | dict[str, str] | None:
+    """Return what names a cell's answers: a fingerprint, or of several test sets one each."""
+    if len(result.evaluations) > 1:
+        return {name: ref.fingerprint for name, ref in result.evaluations.items()}
+    return result.evaluation.fingerprint if result.evaluation else None
 
 
 def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:

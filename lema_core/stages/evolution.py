@@ -167,13 +167,14 @@ class EvolutionNovel(RowStage):
     spec: EvolutionSpec
     created: ArtifactRef
     known: Sequence[ArtifactRef]
-    test_questions: ArtifactRef | None
+    test_questions: Sequence[ArtifactRef]
+    """Of every test set."""
 
     @cached_property
     def identity(self) -> Identity:
         """The created questions, and all that they must not repeat."""
-        tests = [self.test_questions] if self.test_questions else []
-        return self._identity({"similarity": self.spec.similarity}, [self.created, *self.known, *tests])
+        inputs = [self.created, *self.known, *self.test_questions]
+        return self._identity({"similarity": self.spec.similarity}, inputs)
 
     def row_bound(self, rows: RowCount) -> int | None:
         """Return the number of created questions."""
@@ -181,7 +182,7 @@ class EvolutionNovel(RowStage):
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Let each created question through once: repetitions are seen over all of them."""
-        tests = (row.text for row in store.rows(self.test_questions, Question)) if self.test_questions else ()
+        tests = (row.text for ref in self.test_questions for row in store.rows(ref, Question))
         known = (row.text for ref in self.known for row in store.rows(ref, Question))
         for row in core.Novelty(tests, known, self.spec.similarity).screen(store.rows(self.created, Question)):
             part.rows_in += 1

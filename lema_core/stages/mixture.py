@@ -36,7 +36,8 @@ class Mixture(RowStage):
     task: str
     pool: Sequence[QuestionRound]
     """The rounds that exist when the arm is built."""
-    test_questions: ArtifactRef | None = None
+    test_questions: Sequence[ArtifactRef] = ()
+    """Of every test set: no example is made of one of them."""
     held_out: ArtifactRef | None = None
     base: str | None = None
     """The model that is trained on them: its tokenizer decides the size of an arm that is matched by tokens."""
@@ -44,8 +45,9 @@ class Mixture(RowStage):
     @cached_property
     def identity(self) -> Identity:
         """The arm, and of the pool only what the arm reads."""
-        excluded = self.test_questions.fingerprint if self.test_questions else None
-        plain = {
+        tests = [ref.fingerprint for ref in self.test_questions]
+        excluded = tests if len(tests) > 1 else next(iter(tests), None)
+        plain: dict[str, object] = {
             "arm": self.arm.identity,
             "seed": self.spec.seed,
             "task": get_task(self.task).name,
@@ -86,7 +88,7 @@ class Mixture(RowStage):
         Raises:
             ConfigError: the arm is matched by tokens and the model's tokenizer can neither be found nor fetched.
         """
-        excluded = store.rows(self.test_questions, Question) if self.test_questions else ()
+        excluded = (row for ref in self.test_questions for row in store.rows(ref, Question))
         held_out = frozenset[str]()
         if self.held_out:
             # Those evolved from a held-out question too: either would flatter a choice.

@@ -1,5 +1,6 @@
 """The questions of a run (the paper's Q): read or generated, checked, given ids; and those kept back from every arm."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from lema_core import questions as source
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.evaluation.checkpoint_selection import check_training_questions_left, hold_out
 from lema_core.questions import QuestionsSpec, read_questions
+from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Question
 from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage, questions_of
@@ -67,11 +69,14 @@ class HeldOut(RowStage):
 
     spec: SelectionSpec
     questions: ArtifactRef
+    test_questions: Sequence[ArtifactRef] = ()
+    """Test sets whose questions are not drawn: a choice on them would leak."""
 
     @cached_property
     def identity(self) -> Identity:
-        """How many questions are drawn, and from which."""
-        return self._identity(self.spec.model_dump(include={"questions", "seed"}), [self.questions])
+        """How many questions are drawn, from which, and which are left out."""
+        drawn = self.spec.model_dump(include={"questions", "seed"})
+        return self._identity(drawn, [self.questions, *self.test_questions])
 
     def row_bound(self, rows: RowCount) -> int:
         """Return the questions that are drawn.
@@ -84,7 +89,9 @@ class HeldOut(RowStage):
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Draw the questions."""
-        chosen = hold_out(store.rows(self.questions, Question), self.spec.questions, self.spec.seed)
+        tests = KnownQuestions(row.text for ref in self.test_questions for row in store.rows(ref, Question))
+        rows = (row for row in store.rows(self.questions, Question) if row.text not in tests)
+        chosen = hold_out(rows, self.spec.questions, self.spec.seed)
         part.rows_in = len(chosen)
         for question in chosen:
             part.add(question)

@@ -1,10 +1,11 @@
 """The report of a run: an HTML page, its Markdown twin, and a card for each model."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from lema_core.artifacts import Identity
+from lema_core.artifacts import ArtifactRef, Identity
 from lema_core.artifacts.files import atomic_file
 from lema_core.llm.costs.prices import price_of
 from lema_core.llm.ledger.store import LedgerStore
@@ -16,6 +17,11 @@ from lema_core.run.spec import RunSpec
 from lema_core.stages.stage import FileContext, FileStage
 
 HTML, MARKDOWN = "report.html", "report.md"
+
+
+def _answers(evaluations: Mapping[str, ArtifactRef], votes: Mapping[str, ArtifactRef]) -> dict[str, dict[str, str]]:
+    tables = {"evaluations": evaluations, "votes": votes}
+    return {kind: {name: ref.fingerprint for name, ref in table.items()} for kind, table in tables.items()}
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Report(FileStage):
     def identity(self) -> Identity:
         """The artifacts of the run, what the report calls them, and what they cost."""
         run, artifacts = self.run, self.artifacts
+        further = {name: _answers(one.evaluations, one.votes) for name, one in artifacts.further_sets.items()}
         named = {
             "name": run.name,
             "title": run.title or run.name,
@@ -40,8 +47,8 @@ class Report(FileStage):
                 name: [spec.model, spec.transport, price.model_dump() if (price := price_of(spec)) else None]
                 for name, spec in run.endpoints.items()
             },
-            "evaluations": {name: ref.fingerprint for name, ref in artifacts.evaluations.items()},
-            "votes": {name: ref.fingerprint for name, ref in artifacts.votes.items()},
+            **_answers(artifacts.evaluations, artifacts.votes),
+            **({"further_sets": further} if further else {}),
             "licences": run.licences,
             "stage": run.launch.zero_stage,
         }

@@ -1,13 +1,16 @@
 """A report's figures read back from artifacts: what is counted against what, whose name stands where."""
 
+import io
 from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
+from rich.console import Console
 from support import kept
 
+from flows.cli.print_results import sets_table
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.ledger.store import CompletionEntry, FailureEntry, LedgerStore
 from lema_core.llm.requests import Completion
@@ -16,10 +19,10 @@ from lema_core.rating.pilot import Decision, decision_folder, write_decision
 from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
 from lema_core.report import Usage, render_html, render_markdown, summarize
-from lema_core.report.cards import run_dataset_card, run_model_card
-from lema_core.report.data import load_bill, load_report_data
+from lema_core.report.cards import check_card, run_dataset_card, run_model_card
+from lema_core.report.data import load_bill, load_report_data, load_test_sets
 from lema_core.report.prose import describe_bill
-from lema_core.run.artifacts import QuestionRound, RunArtifacts
+from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE, Perplexity
 from lema_core.stages.training import Tokens
@@ -94,7 +97,7 @@ def evaluated(store: Store, artifacts: RunArtifacts, rights: dict[str, int], sam
     for name, right in rights.items():
         answers = [q.gold if number < right else "-1" for number, q in enumerate(QUESTIONS)]
         rows = [judged(q, answer) for q, answer in zip(QUESTIONS, answers, strict=True)]
-        artifacts.evaluations[name] = kept(store, "evaluation", rows, JudgedPath, name)
+        artifacts.evaluations[name] = kept(store, "evaluation", rows, JudgedPath, f"{name} {right}")
         votes = [replace(row, sample_index=i) for row in rows for i in range(samples)]
         if samples:
             artifacts.votes[name] = kept(store, "votes", votes, JudgedPath, name)
@@ -287,3 +290,38 @@ def test_without_prices_the_sums_are_in_tokens(sample, tmp_path) -> None:
     data = replace(sample, usage=(usage,), bill=load_bill(ledger, "r"))
     ledger.close()
     assert "paid 12 tokens when" in describe_bill(data)
+
+
+def test_several_test_sets_have_a_column_each_in_every_page(store):
+    artifacts = RunArtifacts()
+    evaluated(store, artifacts, {"base": 1, "lema": 3}, samples=2)
+    other = RunArtifacts()
+    evaluated(store, other, {"base": 0, "lema": 2})
+    artifacts.further_sets["other"] = MeasuredSet(None, other.evaluations, other.votes)
+    sets = [{"task": "arithmetic", "limit": 4}, {"name": "other", "task": "arithmetic", "limit": 4, "seed": 9}]
+    run = run_of(test_questions=sets)
+    data = load_report_data(store, run, artifacts)
+    assert [measured.name for measured in data.sets] == ["arithmetic", "other"]
+    summary = summarize(data)
+    assert "held-out questions of arithmetic" in summary.headline
+    assert "+50 points on other" in summary.headline
+    assert "two test sets (4 of arithmetic, 4 of other)" in summary.lede
+    # The second set has the very questions of the first: over all they count once.
+    assert data.overall.sets == {"arithmetic": 4}
+    markdown = render_markdown(data)
+    assert "| right, by test set | arithmetic (4) | other (4) | average |" in markdown
+    assert "### other" in markdown
+    assert "4 questions that an earlier set has too" in markdown
+    card = run_model_card(run, data, "lema")
+    for text in (markdown, render_html(data), card):
+        assert "pooled p" in text
+        assert "None" not in text
+    (results,) = check_card(card)["model-index"]
+    assert [(r["dataset"]["type"], r["metrics"][0]["value"]) for r in results["results"]] == [
+        ("arithmetic", 75.0), ("other", 50.0),
+    ]  # fmt: skip
+    table = io.StringIO()
+    figures, overall = load_test_sets(store, run, artifacts)
+    Console(file=table, width=160).print(sets_table(figures, overall))
+    assert "other" in table.getvalue()
+    assert "average" in table.getvalue()
