@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from lema_core.ablation.cells import cell_runs
-from lema_core.llm.client import Client
+from lema_core.llm.client import Client, contact_servers
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.run.own_tasks import own_tasks
@@ -12,6 +12,7 @@ from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
 from lema_core.scoring.pool import check_scorer
 from lema_core.training.chat_format import check_template
+from tasks.progress import notify_user
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
 """Fetches an endpoint's key from where only flows can read it."""
@@ -64,11 +65,13 @@ async def all_answer(endpoints: Iterable[EndpointSpec], with_key: WithKey | None
 
 async def _answers(endpoint: EndpointSpec) -> None:
     endpoint.api_key()
-    if endpoint.base_url:
-        client = Client(endpoint)
-        try:
-            await client.preflight()
-        finally:
+    clients = {url: Client(endpoint.at(url)) for url in endpoint.urls}
+    try:
+        if clients:
+            for url, why in (await contact_servers(endpoint, clients)).items():
+                notify_user(f"{url} of endpoint {endpoint.name!r} does not answer; its other servers do. {why}")
+    finally:
+        for client in clients.values():
             await client.close()
 
 

@@ -19,10 +19,16 @@ def complete(
     requests: Annotated[
         Path, typer.Argument(metavar="REQUESTS.jsonl", help="One JSON object a line: id, messages, optional params.")
     ],
-    base_url: Annotated[str, typer.Option(help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")],
+    base_url: Annotated[
+        list[str],
+        typer.Option(
+            help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1; given again for each further server of "
+            "the same model."
+        ),
+    ],
     model: Annotated[str, typer.Option(help="The model's name there.")],
     out: Annotated[Path, typer.Option(help="Folder for completions.parquet and rejected.parquet.")],
-    concurrency: Annotated[int, typer.Option(min=1, help="Most requests in flight at a time.")] = 64,
+    concurrency: Annotated[int, typer.Option(min=1, help="Most requests in flight at a time, per server.")] = 64,
     identity: Annotated[
         str,
         typer.Option(
@@ -82,7 +88,7 @@ def complete(
     for reason, count in sorted(summary.failed.items()):
         console.print(f"  {count} {reason}, such as: {summary.words[reason]}", markup=False)
     if summary.failed and not summary.answered:
-        raise EndpointError(no_answer_message(f"{spec.model!r} at {spec.base_url}", summary.failed, summary.words))
+        raise EndpointError(no_answer_message(spec.where, summary.failed, summary.words))
 
 
 async def _run(

@@ -296,20 +296,20 @@ def _check_endpoint(spec: "EndpointSpec") -> Finding:
             if found
             else Finding(part, "missing", f"{spec.model}: there is no program {program!r}", f"install {program}")
         )
-    if spec.base_url is None:
+    if not spec.urls:
         return Finding(part, "missing", f"{spec.model}: neither base_url nor command", "say where it answers")
+    where = ", ".join(spec.urls)
     if spec.api_key_secret:
-        return Finding(
-            part, "ok", f"{spec.model}: {spec.base_url}, with the Secret block {spec.api_key_secret}, not asked"
-        )
-    problem = _problem(f"{spec.base_url.rstrip('/')}/models", spec.api_key())
-    if problem is None:
-        return Finding(part, "ok", f"{spec.model}: {spec.base_url} answers")
-    remedy = "start it, or correct the run file"
-    if problem == REFUSED:
-        key = spec.api_key_env
-        remedy = f"correct the key in {key}" if key else "name the variable that holds its key as api_key_env"
-    return Finding(part, "missing", f"{spec.model}: {spec.base_url} {problem}", remedy)
+        return Finding(part, "ok", f"{spec.model}: {where}, with the Secret block {spec.api_key_secret}, not asked")
+    for url in spec.urls:
+        problem = _problem(f"{url.rstrip('/')}/models", spec.api_key())
+        if problem is not None:
+            remedy = "start it, or correct the run file"
+            if problem == REFUSED:
+                key = spec.api_key_env
+                remedy = f"correct the key in {key}" if key else "name the variable that holds its key as api_key_env"
+            return Finding(part, "missing", f"{spec.model}: {url} {problem}", remedy)
+    return Finding(part, "ok", f"{spec.model}: {where} {'answers' if len(spec.urls) == 1 else 'answer'}")
 
 
 def _problem(url: str, key: str | None) -> str | None:

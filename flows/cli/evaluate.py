@@ -26,7 +26,11 @@ def evaluate(
     ],
     model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
     base_url: Annotated[
-        str | None, typer.Option(help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")
+        list[str] | None,
+        typer.Option(
+            help="An OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1; given again for each further server of "
+            "the same model."
+        ),
     ] = None,
     command: Annotated[
         str | None, typer.Option(help="Instead of a URL: a server to start, with {python}, {model} and {port}.")
@@ -76,7 +80,7 @@ def evaluate(
     from lema_core.run.single_evaluation import run_of_file, run_of_questions
 
     endpoint = _without_none(
-        model=model, base_url=base_url, command=command, identity=identity, api_key_env=api_key_env,
+        model=model, base_url=base_url or None, command=command, identity=identity, api_key_env=api_key_env,
         concurrency=concurrency,
     )  # fmt: skip
     asking = _without_none(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)

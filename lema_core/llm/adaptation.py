@@ -120,7 +120,7 @@ class Spelling:
     def __init__(self, spec: EndpointSpec, first_reply_s: float = 2.0) -> None:
         self._spec = spec
         self._where = f"endpoint {spec.name!r} ({spec.model})"
-        self._host = urlsplit(spec.base_url or "").hostname or ""
+        self._host = urlsplit(spec.first_url or "").hostname or ""
         self._first_reply_s = first_reply_s
         self._given = self._rules = rules_for(spec.family, spec.model, self._host)
         self._learned: dict[str, str] = {}

@@ -7,6 +7,7 @@ off. None of its exceptions leaves this module, because they contain the request
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -22,22 +23,24 @@ from lema_core.llm.bounded_http import BoundedSession, Reply, reply_limit
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.responses import REDIRECTS, AttemptError, ChatResponse, error_from_status, parse_response
 from lema_core.llm.settings import DEFAULTS, EngineSettings
-from lema_core.system.redaction import get_redactor
+from lema_core.system.redaction import get_redactor, one_line
+
+_log = logging.getLogger(__name__)
 
 MODELS_BYTES = 8 * 10**6
-"""Of a list of models, which is not used; a larger one counts as an answer too."""
+"""Of a list of models; a larger one counts as an answer too."""
 
 
 class Client:
     """One endpoint with one key, in one event loop."""
 
     def __init__(self, spec: EndpointSpec, settings: EngineSettings = DEFAULTS) -> None:
-        if spec.base_url is None:
+        if not isinstance(spec.base_url, str):
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
         self._key = spec.api_key()
         self.redact = get_redactor(self._key).redact
         self._settings = settings
-        self.where = f"{spec.model!r} at {spec.base_url}"
+        self.where = spec.where
         headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json", "User-Agent": "lema"}
         for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
             if value := os.environ.get(variable):
@@ -124,12 +127,13 @@ class Client:
         found.maybe_paid = found.maybe_paid or reply.status in {504, 524}
         return found
 
-    async def preflight(self) -> None:
-        """Check that a server answers and accepts our key. Servers without GET /models pass.
+    async def preflight(self) -> frozenset[str]:
+        """Check that a server answers and accepts our key; return the models that it lists. None need be listed.
 
         Raises:
             AuthenticationError: the key is refused.
-            EndpointError: nothing answers, or what answers is no HTTP server, or redirects us.
+            UnreachableError: nothing answers, or what answers is no HTTP server.
+            EndpointError: the server redirects us.
         """
         for wait in (*self._settings.preflight_waits_s, None):
             try:
@@ -138,7 +142,7 @@ class Client:
                 )
             except AttemptError as error:
                 if error.reason == "deadline" or error.answered:
-                    return
+                    return frozenset()
                 if wait is None:
                     text = f"cannot reach {self.where} ({error.detail}). Is the server running, and is the URL right?"
                     if error.reason == "malformed":
@@ -146,18 +150,66 @@ class Client:
                             f"what answers for {self.where} does not speak HTTP as an endpoint does ({error.detail}). "
                             "Look whether base_url has the right port, and http:// or https:// as the server expects"
                         )
-                    raise EndpointError(text) from None
+                    raise UnreachableError(text) from None
                 await asyncio.sleep(wait)
                 continue
             found = None if reply.is_success else self.error_of(reply).fatal
             if found is not None and (isinstance(found, AuthenticationError) or reply.status in REDIRECTS):
                 raise found
-            return
+            return _model_names(reply.content) if reply.is_success else frozenset()
+        raise RuntimeError("the last first contact returns or raises")
+
+    async def is_answering(self) -> bool:
+        """Return whether the server answers anything but a server error now."""
+        try:
+            reply = await self._session.send("GET", "/models", most=MODELS_BYTES, seconds=self._settings.preflight_s)
+        except AttemptError:
+            return False
+        return reply.status < 500
 
     async def close(self) -> None:
         """Close the connections."""
         await self._api.close()
         await self._session.close()
+
+
+class UnreachableError(EndpointError):
+    """Nothing that speaks HTTP answers at a URL."""
+
+
+async def contact_servers(spec: EndpointSpec, clients: Mapping[str, Client]) -> dict[str, str]:
+    """Make first contact with each server of an endpoint; return those that do not answer, with the reason.
+
+    A server that lists models and not ours is only worth a warning: some list a file's path and take any name.
+
+    Raises:
+        AuthenticationError: a server refuses the key.
+        EndpointError: none of them answers, or one redirects us.
+    """
+    results = await asyncio.gather(*(client.preflight() for client in clients.values()), return_exceptions=True)
+    away: dict[str, str] = {}
+    errors = [result for result in results if isinstance(result, BaseException)]
+    for error in errors:
+        if len(errors) == len(clients) or not isinstance(error, UnreachableError):
+            raise error
+    for url, result in zip(clients, results, strict=True):
+        if isinstance(result, BaseException):
+            away[url] = str(result)
+        elif len(clients) > 1 and result and spec.model not in result:
+            _log.warning(
+                "%s lists other models than %r: %s. Do all servers of endpoint %r serve the same model?",
+                url, spec.model, one_line(", ".join(sorted(result)[:5]), 300), spec.name,
+            )  # fmt: skip
+    return away
+
+
+def _model_names(content: bytes) -> frozenset[str]:
+    """Return the ids in a list of models; none where it is no such list."""
+    try:
+        listed = json.loads(content)["data"]
+        return frozenset(model["id"] for model in listed if isinstance(model["id"], str))
+    except (ValueError, RecursionError, MemoryError, LookupError, TypeError):
+        return frozenset()
 
 
 @dataclass(slots=True)

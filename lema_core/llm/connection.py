@@ -7,7 +7,8 @@ what it paid is lost.
 import asyncio
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import psutil
@@ -20,6 +21,7 @@ from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.admission_queue import AdmissionQueue
 from lema_core.llm.limits.health import EndpointHealth
 from lema_core.llm.limits.limiter import Limiter
+from lema_core.llm.limits.replica import Replica
 from lema_core.llm.progress import describe_remaining
 from lema_core.llm.requests import CompletionRequest, KeyMaker, Resolver
 from lema_core.llm.transport import EndpointContext, PendingRequest, Transport
@@ -36,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class EndpointConnection:
-    """One endpoint spec of one engine. ``queues`` are shared by all of them: one per URL, key and model."""
+    """One endpoint spec of one engine. ``queues`` are shared by all of them: one per set of URLs, key and model."""
 
     def __init__(
         self, context: EndpointContext, queues: dict[str, AdmissionQueue], descriptors: "DescriptorQuota"
@@ -57,8 +59,8 @@ class EndpointConnection:
         self._context = context
         self._queues = queues
         self._descriptors = descriptors
-        self._client: Client | None = None
-        self._first_contact: asyncio.Task[tuple[Client, HttpTransport]] | None = None
+        self._clients: dict[str, Client] = {}
+        self._first_contact: asyncio.Task[HttpTransport] | None = None
 
     @property
     def health(self) -> EndpointHealth:
@@ -78,33 +80,54 @@ class EndpointConnection:
         # One contact for all requests that wait for it; after a failed one the next request tries again.
         if contact is None or (contact.done() and (contact.cancelled() or contact.exception() is not None)):
             contact = self._first_contact = asyncio.create_task(self._open())
-        client, http = await asyncio.shield(contact)
+        http = await asyncio.shield(contact)
         if self.spec.transport == "http":
             return http
         from lema_core.llm.batch.transport import BatchTransport
 
+        (client,) = self._clients.values()
         return BatchTransport(self._context, client)
 
-    async def _open(self) -> "tuple[Client, HttpTransport]":
+    async def _open(self) -> HttpTransport:
         # Imported here: `aiohttp` takes longer to import than a repeated run that needs no endpoint takes as a whole.
-        from lema_core.llm.client import Client
+        from lema_core.llm.client import Client, contact_servers
 
         await self.close()
-        context, settings = self._context, self._context.settings
-        client = self._client = Client(self.spec, settings)
-        await client.preflight()
+        context, spec = self._context, self.spec
+        self._clients = {url: Client(spec.at(url), context.settings) for url in spec.urls}
+        away = await contact_servers(spec, self._clients)
         await context.load_spelling()
-        pool = pool_of(self.spec)
-        processes = await context.ledger.call(lambda: context.ledger.claims.join_pool(pool))
-        connections = self._descriptors.grant(pool, self.spec.concurrency)
-        limits = (connections, self.spec.requests_per_minute, self.spec.tokens_per_minute)
-        if pool in self._queues:
-            self._queues[pool].limiter.restrict(*limits)
+        limits: list[tuple[int, float | None, float | None]] = []
+        processes: list[int] = []
+        for url in self._clients:
+            pool = pool_of(spec.at(url))
+            processes.append(await context.ledger.call(partial(context.ledger.claims.join_pool, pool)))
+            connections = self._descriptors.grant(pool, spec.concurrency)
+            limits.append((connections, spec.requests_per_minute, spec.tokens_per_minute))
+        queue = self._queues.get(pool_of(spec))
+        if queue is not None:
+            for replica, tighter in zip(queue.replicas, limits, strict=True):
+                replica.limiter.restrict(*tighter)
         else:
-            limiter = Limiter(*limits, backoff_s=settings.backoff_s)
-            limiter.join(processes, asyncio.get_running_loop().time(), settings.heartbeat_s)
-            self._queues[pool] = AdmissionQueue(limiter)
-        return client, HttpTransport(context, client, self._queues[pool])
+            queue = self._new_queue(limits, processes)
+            for replica in queue.replicas:
+                if replica.url in away:
+                    replica.take_out(away[replica.url])
+        return HttpTransport(context, self._clients, queue)
+
+    def _new_queue(
+        self, limits: Sequence[tuple[int, float | None, float | None]], processes: Sequence[int]
+    ) -> AdmissionQueue:
+        """Return the queue of our servers, with their limits and how many processes share each."""
+        settings, replicas = self._context.settings, list[Replica]()
+        for (url, client), limit, share in zip(self._clients.items(), limits, processes, strict=True):
+            limiter = Limiter(*limit, backoff_s=settings.backoff_s)
+            limiter.join(share, asyncio.get_running_loop().time(), settings.heartbeat_s)
+            replicas.append(
+                Replica(url, limiter, self.spec.concurrency, self.spec.attempt_timeout_s, client.is_answering, settings)
+            )
+        queue = self._queues[pool_of(self.spec)] = AdmissionQueue(replicas)
+        return queue
 
     async def describe_remaining(self, chunks: Iterator[list[CompletionRequest]]) -> str:
         """Describe how many requests are not paid yet and what they would cost, by the answers so far."""
@@ -123,14 +146,14 @@ class EndpointConnection:
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        for client in self._clients.values():
+            await client.close()
 
 
 def pool_of(spec: EndpointSpec) -> str:
-    """Return the name of what shares rate limits: one URL, key and model."""
-    # The variable's name, not the key: the pool is a row in the ledger.
-    return f"{spec.base_url} {spec.api_key_env or '-'} {spec.model}"
+    """Return the name of what one queue is for: the URLs, the key and the model."""
+    # The variable's name, not the key: the pool of each URL is a row in the ledger.
+    return f"{' '.join(spec.urls) or None} {spec.api_key_env or '-'} {spec.model}"
 
 
 class DescriptorQuota:

@@ -1,7 +1,7 @@
-"""An endpoint is a URL, or a command that starts a server; its identity is what answers, not where.
+"""An endpoint is one or several URLs, or a command that starts servers; its identity is what answers, not where.
 
-``running(spec)`` yields the URL to use: at once for a URL, after a readiness check for a command, whose whole process
-group is stopped at the end.
+``running(spec)`` yields the URLs to use: at once where they are known, after a readiness check for a command, whose
+whole process groups are stopped at the end.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import os
 import re
 import shlex
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -21,20 +21,12 @@ from lema_core.errors import ConfigError, EndpointError
 from lema_core.llm.embedded import weights_identity
 from lema_core.llm.parameters import HEADERS, Parameters, Params, Renames
 from lema_core.llm.rules import AUTO, NONE, detect_family
+from lema_core.llm.servers import Server
 from lema_core.llm.settings import DEFAULTS, BatchSettings, EngineSettings
-from lema_core.system.files import make_private_file
-from lema_core.system.loopback import free_port, is_root_listening, is_session_listening
-from lema_core.system.processes import HUB_TOKEN, device_environment, die_with_parent, end_group, program_environment
+from lema_core.system.processes import replica_devices
 from lema_core.system.redaction import get_redactor
 from lema_core.system.urls import parse_base_url
 
-PORTS = 3
-"""A chosen port may be taken before the server listens: the command is started with up to this many."""
-LOG_TAIL = 2000
-"""Characters of a server's log that an error shows."""
-
-_restarting: set[str] = set()
-"""URLs of our servers that died and are being started again."""
 _logger = logging.getLogger(__name__)
 
 
@@ -62,10 +54,14 @@ class EndpointSpec(BaseModel):
     """What the run file and the reports call it: teacher, student, corrector."""
     model: str = Field(min_length=1)
     """The model's name as the API expects it."""
-    base_url: str | None = None
-    """``http(s)://host:port/v1``."""
+    base_url: str | tuple[str, ...] | None = None
+    """``http(s)://host:port/v1``, or a list of them: servers of one model, each request going to the least busy one."""
     command: tuple[str, ...] | None = None
-    """A server to start; ``{model}`` and ``{port}`` are filled in. Written as words or as one string."""
+    """A server to start; ``{model}``, ``{port}`` and ``{slot}`` are filled in. Written as words or as one string."""
+    replicas: int = Field(1, ge=1, le=64)
+    """How often the command is started, each server on a port of its own. Visible GPUs are divided among them."""
+    first_slot: int = Field(0, ge=0)
+    """The number that ``{slot}`` is for the first of them; the others count on from it."""
     identity: str = ""
     """What answers: by default the model's name; ``{weights}`` is the hash of the weights of a local model."""
     api_key_env: str | None = None
@@ -84,7 +80,7 @@ class EndpointSpec(BaseModel):
     """Instead of it: the name of the Prefect Secret block with the key. Only flows can read it."""
     concurrency: int = Field(64, ge=1, le=10_000)
     """The most requests in flight from one process; the engine finds out how many are good. Several processes (workers
-    of a cluster) have this limit each, and divide the two limits below."""
+    of a cluster) have this limit each, and divide the two limits below. All three hold for each URL and replica."""
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0)
     attempt_timeout_s: float = Field(300.0, gt=0)
@@ -121,13 +117,20 @@ class EndpointSpec(BaseModel):
             raise ValueError("an endpoint has either a base_url or a command, not both")
         if self.api_key_env and self.api_key_secret:
             raise ValueError("a key comes from api_key_env or from api_key_secret, not from both")
-        if self.base_url:
+        if self.replicas > 1 and not self.command:
+            raise ValueError("replicas is how often a command is started: without one, list the servers as base_url")
+        if self.transport == "batch" and max(1, len(self.urls)) * self.replicas > 1:
+            raise ValueError("batches are kept by one server: transport 'batch' takes one base_url and no replicas")
+        if self.base_url is not None:
             try:
-                base_url = parse_base_url(self.base_url).text
+                urls = tuple(parse_base_url(url).text for url in self.urls)
             except ConfigError as error:
                 # A ValueError, so that pydantic names its place in the run file. The text shows only the URL's scheme.
                 raise ValueError(str(error)) from None
-            object.__setattr__(self, "base_url", base_url)
+            if len(set(urls)) < len(urls):
+                raise ValueError("base_url lists one server twice: each of them once")
+            # A list of one is that URL: the same endpoint, however it is written.
+            object.__setattr__(self, "base_url", urls[0] if len(urls) == 1 else urls)
         if not self.identity:
             object.__setattr__(self, "identity", self.model)
         return self
@@ -144,13 +147,28 @@ class EndpointSpec(BaseModel):
         return dict(found)
 
     @property
+    def urls(self) -> tuple[str, ...]:
+        """Return the base URL of each server; empty while a command's are not started."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
+
+    @property
+    def first_url(self) -> str | None:
+        """Return the base URL of the first server, for what is looked up by a provider's host."""
+        return self.urls[0] if self.urls else None
+
+    @property
+    def where(self) -> str:
+        """Return the model and its servers, in words."""
+        return f"{self.model!r} at {', '.join(self.urls) or None}"
+
+    @property
     def answers_as(self) -> str:
         """Return the identity with ``{weights}`` computed: the hash of the weights that ``model`` names, anywhere."""
         return weights_identity(self.model) if self.identity == WEIGHTS else self.identity
 
-    def at(self, base_url: str) -> "EndpointSpec":
-        """Return the same endpoint at a known URL."""
-        update: dict[str, Any] = {"base_url": base_url, "command": None}
+    def at(self, base_url: str | tuple[str, ...]) -> "EndpointSpec":
+        """Return the same endpoint at known URLs."""
+        update: dict[str, Any] = {"base_url": base_url, "command": None, "replicas": 1, "first_slot": 0}
         if self.rules == AUTO and self.family != NONE:
             # The command may say what the model's name does not.
             update["rules"] = self.family
@@ -191,31 +209,27 @@ class EndpointSpec(BaseModel):
         return key
 
 
-def is_restarting(base_url: str | None) -> bool:
-    """Return whether the server at a URL died and is being started again: its refused connections are no outage."""
-    return base_url in _restarting
-
-
 @asynccontextmanager
 async def running(
     spec: EndpointSpec,
     logs: Path | None = None,
     notify: Callable[[str], None] | None = None,
     settings: EngineSettings = DEFAULTS,
-) -> AsyncIterator[str]:
-    """Yield the base URL of the endpoint; the server of its command runs until the end of the block.
+) -> AsyncIterator[str | tuple[str, ...]]:
+    """Yield the base URL of the endpoint, several as a tuple; servers of its command run until the end of the block.
 
-    When that server dies for good, the block is cancelled, and that ends as an `EndpointError` with the end of the log.
+    When the last of these servers dies for good, the block is cancelled, and that ends as an `EndpointError` with the
+    end of the log.
 
     Args:
         spec: where completions come from.
-        logs: folder that keeps the server's log; without one it is deleted at the end.
-        notify: called with what a person should know: that the server died, and that it is started again.
+        logs: folder that keeps the servers' logs; without one they are deleted at the end.
+        notify: called with what a person should know: that a server died, and that it is started again.
         settings: how often, and after which waits, it is started again.
 
     Raises:
         ConfigError: the spec names neither a URL nor a command, or the command's program does not exist.
-        EndpointError: the server did not answer within ``ready_timeout_s``, ended before, or died too often.
+        EndpointError: a server did not answer within ``ready_timeout_s`` or ended before, or all died too often.
     """
     if spec.base_url:
         yield spec.base_url
@@ -223,195 +237,55 @@ async def running(
     if not spec.command:
         raise ConfigError(f"endpoint {spec.name!r} has neither base_url nor command: say where {spec.model!r} answers")
     with tempfile.TemporaryDirectory(prefix="lema-endpoint-") as folder:
-        log = (logs or Path(folder)) / f"{re.sub('[^A-Za-z0-9._-]', '_', spec.name)}.log"
-        server = _Server(spec, log, notify or _logger.warning, settings.restart_waits_s)
-        await server.start()
+        name = re.sub("[^A-Za-z0-9._-]", "_", spec.name)
+        servers = [
+            Server(
+                spec,
+                (logs or Path(folder)) / (f"{name}.log" if spec.replicas == 1 else f"{name}-{number}.log"),
+                notify or _logger.warning,
+                settings.restart_waits_s,
+                number,
+                devices,
+            )
+            for number, devices in enumerate(replica_devices(spec.replicas))
+        ]
+        watch: asyncio.Task[None] | None = None
         user = asyncio.current_task()
-        watch = asyncio.create_task(server.keep_alive(user))
         try:
-            yield server.url
+            await _start_together(servers)
+            watch = asyncio.create_task(_keep_alive(servers, user))
+            yield servers[0].url if len(servers) == 1 else tuple(server.url for server in servers)
         except asyncio.CancelledError:
             # As asyncio.timeout does: if we alone cancelled the block, it ends with our error.
-            if server.failure is None or user is None or user.uncancel() > 0:
+            failures = [server.failure for server in servers if server.failure]
+            if len(failures) < len(servers) or user is None or user.uncancel() > 0:
                 raise
-            raise server.failure from None
+            raise failures[-1] from None
         except EndpointError as error:
-            if server.ended is None:
+            ended = " ".join(server.end_in_words() for server in servers if server.ended is not None)
+            if watch is None or not ended:
                 raise
-            raise EndpointError(f"{server.end_in_words()} {error}") from None
+            raise EndpointError(f"{ended} {error}") from None
         finally:
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
-            await server.stop()
+            if watch is not None:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
+            await asyncio.gather(*(server.stop() for server in servers))
 
 
-class _EarlyEndError(EndpointError):
-    """The server ended before it answered."""
-
-
-class _Server:
-    """One command's server, under one port for all its restarts.
-
-    Only of our own child process do we learn at once that it died; over HTTP a dead server looks like an outage of two
-    minutes.
-    """
-
-    def __init__(
-        self, spec: EndpointSpec, log: Path, notify: Callable[[str], None], restart_waits_s: tuple[float, ...]
-    ) -> None:
-        self.ended: int | None = None
-        """The exit status, while it is not running."""
-        self.failure: EndpointError | None = None
-        self._spec, self._log, self._notify = spec, log, notify
-        self._restart_waits_s = restart_waits_s
-        self._port = 0
-        self._process: asyncio.subprocess.Process | None = None
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._port}/v1"
-
-    async def start(self) -> None:
-        """Start the server and wait until it answers.
-
-        Raises:
-            ConfigError: its program does not exist.
-            EndpointError: it ended, did not answer in time, or never got a port.
-        """
-        self._log.parent.mkdir(parents=True, exist_ok=True)
-        make_private_file(self._log)  # some servers write prompts into their log
-        self._log.write_bytes(b"")
-        for _ in range(PORTS):
-            self._port = free_port()
-            if await self._start_process():
-                return
-        raise EndpointError(
-            f"the server of endpoint {self._spec.name!r} was started {PORTS} times, and each time another process had "
-            "taken its port. Expected the command itself to listen there (a container: start it yourself and give its "
-            "base_url). Run the same command again"
-        )
-
-    async def keep_alive(self, user: "asyncio.Task[object] | None") -> None:
-        """Start the server again when it dies; cancel the task that uses it when that does not help."""
-        for wait in (*self._restart_waits_s, None):
-            assert self._process is not None  # noqa: S101  start() was called
-            self.ended = await self._process.wait()
-            if wait is None:
-                break
-            self._notify(f"{self.end_in_words()} It is started again in {wait:g} s.")
-            _restarting.add(self.url)
-            try:
-                await asyncio.sleep(wait)
-                await end_group(self._process)
-                if not await self._start_process():
-                    break
-                self.ended = None
-            except _EarlyEndError:
-                continue  # it died once more: the next wait may help, as after any other death
-            except EndpointError as error:
-                self.failure = error
-                break
-            finally:
-                _restarting.discard(self.url)
-        self.failure = self.failure or EndpointError(
-            f"{self.end_in_words()} It was started {1 + len(self._restart_waits_s)} times; what was paid is kept. "
-            f"Mend the cause and run the same command again. The end of its log:\n{self._tail()}"
-        )
-        if user is not None:
-            user.cancel()
-
-    async def stop(self) -> None:
-        """End the server and everything that it started."""
-        if self._process is not None:
-            await end_group(self._process)
-
-    def end_in_words(self) -> str:
-        """Say that the server ended, how, and where its log is."""
-        status = self.ended
-        how = f"was ended by signal {-status}" if status is not None and status < 0 else f"ended with status {status}"
-        last = next((line.strip() for line in reversed(self._tail().splitlines()) if line.strip()), "")
-        return f"The server of endpoint {self._spec.name!r} {how}. Its last words: {last[:300] or '(none)'}."
-
-    async def _start_process(self) -> bool:
-        """Start the process at our port and wait until it answers; False where another process has the port."""
-        words = [
-            word.replace("{model}", self._spec.model).replace("{port}", str(self._port))
-            for word in self._spec.command or ()
-        ]
-        self._process = await self._spawn(words)
-        ready = False
-        try:
-            ready = await self._until_ready(self._process)
-        finally:
-            if not ready:
-                await end_group(self._process)
-        return ready
-
-    async def _spawn(self, words: list[str]) -> asyncio.subprocess.Process:
-        environment = device_environment(program_environment((HUB_TOKEN, *self._spec.environment)))
-        with self._log.open("ab") as out:
-            try:
-                return await asyncio.create_subprocess_exec(
-                    *words,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=out,
-                    stderr=out,
-                    env=environment,
-                    start_new_session=True,
-                    # A run that is killed must not leave a model server behind, with its memory and its GPU.
-                    preexec_fn=die_with_parent,
-                )
-            except OSError as error:
-                raise ConfigError(
-                    f"endpoint {self._spec.name!r}: cannot start {words[0]!r} ({error.strerror})"
-                ) from None
-
-    async def _until_ready(self, process: asyncio.subprocess.Process) -> bool:
-        """Wait until the server answers; False where another process has its port.
-
-        Raises:
-            _EarlyEndError: it ended.
-            EndpointError: it did not answer within ``ready_timeout_s``.
-        """
-        name, port = self._spec.name, self._port
-        deadline = asyncio.get_running_loop().time() + self._spec.ready_timeout_s
-        while asyncio.get_running_loop().time() < deadline:
-            if process.returncode is not None:
-                if await _answers(port):
-                    return False
-                raise _EarlyEndError(
-                    f"the server of endpoint {name!r} ended with {process.returncode} before it answered. "
-                    f"The end of its log:\n{self._tail()}"
-                )
-            if await _answers(port):
-                # Prompts and the key are sent there. Docker's proxy is root's, whom every user trusts.
-                return await asyncio.to_thread(is_session_listening, process.pid, port) or (
-                    os.geteuid() != 0 and is_root_listening(port)
-                )
-            await asyncio.sleep(0.1)
-        raise EndpointError(
-            f"the server of endpoint {name!r} did not answer GET /v1/models on port {port} within "
-            f"{self._spec.ready_timeout_s:.0f} s. The end of its log:\n{self._tail()}"
-        )
-
-    def _tail(self) -> str:
-        with self._log.open("rb") as log:
-            log.seek(max(0, self._log.stat().st_size - LOG_TAIL))
-            return log.read().decode("utf-8", "replace") or "(empty)"
-
-
-async def _answers(port: int) -> bool:
-    """Ask for /v1/models: servers listen long before their model is loaded, and answer 503 meanwhile."""
+async def _start_together(servers: Sequence[Server]) -> None:
+    """Start servers at the same time; the first error ends the start of the others."""
     try:
-        async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            try:
-                writer.write(b"GET /v1/models HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
-                await writer.drain()
-                status = (await reader.readline()).split()
-            finally:
-                writer.close()
-    except (OSError, TimeoutError, ValueError):
-        return False
-    return len(status) > 1 and status[1].isdigit() and int(status[1]) < 500
+        async with asyncio.TaskGroup() as group:
+            for server in servers:
+                group.create_task(server.start())
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _keep_alive(servers: Sequence[Server], user: "asyncio.Task[object] | None") -> None:
+    """Start servers again that die; cancel the task that uses them once the last one is dead for good."""
+    await asyncio.gather(*(server.keep_alive() for server in servers))
+    if user is not None:
+        user.cancel()

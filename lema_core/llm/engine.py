@@ -37,13 +37,13 @@ class ReadAhead:
     """The pending requests of one stream, oldest first. It bounds their number and the characters of their prompts."""
 
     def __init__(self, spec: EndpointSpec, settings: EngineSettings) -> None:
-        is_batch = spec.transport == "batch"
+        is_batch, in_flight = spec.transport == "batch", spec.concurrency * max(1, len(spec.urls))
         self.pending: deque[PendingRequest] = deque()
         self._chunk = settings.lookup_requests
-        self._max_requests = settings.batch_read_ahead if is_batch else max(settings.read_ahead, 4 * spec.concurrency)
+        self._max_requests = settings.batch_read_ahead if is_batch else max(settings.read_ahead, 4 * in_flight)
         # Batches are not split by characters: batches that wait for each other take a day each.
         self._max_chars = math.inf if is_batch else settings.read_ahead_chars
-        self._min_requests = spec.concurrency
+        self._min_requests = in_flight
         self._chars = 0
 
     def can_read(self) -> bool:
@@ -91,7 +91,7 @@ class Engine:
         self._settings = settings
         self._counters = Counters()
         self._connections: dict[EndpointSpec, EndpointConnection] = {}
-        # Per URL, key and model, which endpoint specs may share.
+        # Per set of URLs, key and model, which endpoint specs may share.
         self._queues: dict[str, AdmissionQueue] = {}
         self._health: dict[str, EndpointHealth] = {}
         self._spellings: dict[tuple[object, ...], Spelling] = {}
@@ -176,7 +176,9 @@ class Engine:
         unfinished = [pending.created_at for pending in self._pending.values() if not pending.done]
         # Queues of servers that were stopped do not count; between two stages the last one does.
         queues = [queue for queue in self._queues.values() if queue.is_busy] or list(self._queues.values())[-1:]
-        snapshot = self._counters.snapshot(now, [queue.limiter for queue in queues], unfinished)
+        snapshot = self._counters.snapshot(
+            now, [replica.limiter for queue in queues for replica in queue.replicas], unfinished
+        )
         busy_s = self._ledger.busy_s()
         return replace(
             snapshot,
@@ -296,11 +298,11 @@ class Engine:
         return self._spellings.setdefault(known, Spelling(spec, self._settings.first_reply_s))
 
     def _health_of(self, spec: EndpointSpec) -> EndpointHealth:
-        """Return the health of an endpoint, one for all specs with the same URL, key and model."""
+        """Return the health of an endpoint, one for all specs with the same URLs, key and model."""
         pool = pool_of(spec)
         if pool not in self._health:
             self._health[pool] = EndpointHealth(
-                f"{spec.model!r} at {spec.base_url}",
+                spec.where,
                 spec.concurrency,
                 spec.attempt_timeout_s,
                 spec.request_timeout_s,
@@ -351,9 +353,12 @@ class Engine:
         await self._ledger.call(lambda: self._ledger.claims.release(given_up))
         processes = await self._ledger.call(self._ledger.heartbeat)
         # Processes came or went since the last heartbeat.
-        for pool, queue in self._queues.items():
-            queue.limiter.divide(processes.get(pool, 1))
-            queue.wake()
+        for connection in self._connections.values():
+            queue = self._queues.get(pool_of(connection.spec))
+            for replica in queue.replicas if queue else ():
+                replica.limiter.divide(processes.get(pool_of(connection.spec.at(replica.url)), 1))
+            if queue:
+                queue.wake()
         await self._budget.return_idle_credit()
 
     async def _close(self) -> None:
@@ -381,6 +386,8 @@ class Engine:
             # The ledger keeps what may have been billed without an answer, after this process has ended too.
             with suppress(LemaError):
                 await self._budget.return_idle_credit()
+            for queue in self._queues.values():
+                queue.close()
             for connection in self._connections.values():
                 await connection.close()
 

@@ -1,18 +1,18 @@
 """The HTTP transport, one POST per attempt: reserve budget, wait for a permit, send, judge the reply, commit."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lema_core.errors import LemaError
-from lema_core.llm.endpoints import is_restarting
 from lema_core.llm.ledger.credit import Amount
-from lema_core.llm.limits.admission_queue import AdmissionQueue
-from lema_core.llm.limits.limiter import Permit
+from lema_core.llm.limits.admission_queue import AdmissionQueue, Grant
+from lema_core.llm.limits.replica import Replica
 from lema_core.llm.limits.retry import BACKPRESSURE, CONNECTION_FAILURES, RetryState
 from lema_core.llm.requests import Failure, FailureReason, Outcome
 from lema_core.llm.responses import AttemptError, ChatResponse
+from lema_core.llm.servers import is_down
 from lema_core.llm.transport import EndpointContext, PendingRequest, cap_of, larger_cap, truncation_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,10 @@ class _RequestState:
     pending: PendingRequest
     body: dict[str, Any]
     retries: RetryState
-    holds_permit: bool = False
+    grant: Grant | None = None
     """It was answered and still counts as in flight, because the answer is not committed."""
+    failed_at: set[Replica] = field(default_factory=set)
+    """The servers where an attempt failed."""
     judged: AttemptError | None = None
     """The error that the request was given up with, once the endpoint's health has taken it in."""
     uncommitted: dict[FailureReason, tuple[int, str]] = field(default_factory=dict)
@@ -37,10 +39,11 @@ class _RequestState:
 class HttpTransport:
     """Chat completions from one endpoint by HTTP. See `Transport` for its errors."""
 
-    def __init__(self, context: EndpointContext, client: "Client", queue: AdmissionQueue) -> None:
+    def __init__(self, context: EndpointContext, clients: "Mapping[str, Client]", queue: AdmissionQueue) -> None:
         self._context = context
         self._spec = context.spec
-        self._client = client
+        # By URL: specs that share a queue have clients of their own.
+        self._clients = clients
         self._queue = queue
         self._clock = asyncio.get_running_loop().time
         self._health = context.health
@@ -124,7 +127,8 @@ class HttpTransport:
         try:
             # Likewise for a permit: only the first attempt waits as long as it takes.
             async with asyncio.timeout(retries.remaining_s() if is_retry else None):
-                permit = await queue.acquire(sum(self._context.estimator.expected(chars, cap)), is_retry=is_retry)
+                tokens = sum(self._context.estimator.expected(chars, cap))
+                grant = await queue.acquire(tokens, is_retry=is_retry, failed_at=state.failed_at)
         except TimeoutError:
             spelling.end_turn(state.pending.key)
             raise retries.deadline_error() from None
@@ -137,40 +141,38 @@ class HttpTransport:
         seconds = min(self._spec.attempt_timeout_s, retries.remaining_s())
         sent = spelling.wire(body)
         try:
-            response, headers = await self._client.complete(
-                sent, chars, seconds, state.pending.request.sampling.headers
-            )
+            client = self._clients[grant.replica.url]
+            response, headers = await client.complete(sent, chars, seconds, state.pending.request.sampling.headers)
         except AttemptError as error:
             state.pending.is_sent = False
             error.adapted = await self._context.follow_refusal(error, body, sent)
             if error.adapted:
-                queue.limiter.record_end(permit, self._clock())
-                queue.wake()
+                queue.end(grant)
                 raise
             went_first = spelling.end_turn(state.pending.key)
             # Ended by the request's own deadline before a whole attempt was over: that says nothing of the endpoint.
             is_cut_short = (
                 error.reason == "deadline" and retries.attempts > 1 and seconds < self._spec.attempt_timeout_s
             )
-            self._judge_failure(state, permit, error, is_cut_short=is_cut_short)
+            self._judge_failure(state, grant, error, is_cut_short=is_cut_short)
             if went_first:
                 # It may have been refused for its prompt: those that waited for it are sent together, as ever.
-                queue.limiter.suspended = self._health.suspended = False
+                queue.suspended = self._health.suspended = False
                 queue.wake()
             raise
         except BaseException:
             spelling.end_turn(state.pending.key)
-            queue.limiter.record_end(permit, self._clock())
-            queue.wake()
+            queue.end(grant)
             raise
         # The permit is kept until the answer is committed, see `complete`.
-        state.holds_permit = True
-        now = self._clock()
+        state.grant = grant
+        now, limiter = self._clock(), grant.replica.limiter
         self._health.record_success(now)
         spelling.end_turn(state.pending.key, sent)
-        queue.limiter.suspended = False
-        queue.limiter.record_success(permit, now, response.prompt_tokens + response.completion_tokens)
-        queue.limiter.learn_limits(headers, now)
+        grant.replica.record_success()
+        queue.suspended = False
+        limiter.record_success(grant.permit, now, response.prompt_tokens + response.completion_tokens)
+        limiter.learn_limits(headers, now)
         return response
 
     async def _retry_truncated(self, state: _RequestState, first: ChatResponse, factor: float) -> ChatResponse:
@@ -192,38 +194,48 @@ class HttpTransport:
         await self._context.record_failure(state.pending, reason, 1, detail, paid=first)
         return second
 
-    def _judge_failure(self, state: _RequestState, permit: Permit, error: AttemptError, *, is_cut_short: bool) -> None:
-        """Report a failed attempt to the limiter and the endpoint's health."""
-        now, limiter, health = self._clock(), self._queue.limiter, self._health
-        if is_restarting(self._spec.base_url):
+    def _judge_failure(self, state: _RequestState, grant: Grant, error: AttemptError, *, is_cut_short: bool) -> None:
+        """Report a failed attempt to the server's limiter, and to the server's or the endpoint's health."""
+        now, queue, health = self._clock(), self._queue, self._health
+        replica, permit, key = grant.replica, grant.permit, state.pending.key
+        others, retry_after = queue.others_in_service(replica), error.retry_after
+        state.failed_at.add(replica)
+        if others:
+            # The limiter honours it for this server; another one may answer now.
+            error.retry_after = None
+        if is_down(replica.url):
             # Our own server died and is being started again: its requests wait, and the endpoint is not away.
             error.exempt = True
         elif not is_cut_short:
-            health.record_failure(state.pending.key, error, permit.started_at, now)
+            answered = any(other.has_answered for other in others)
+            is_servers_own = others and replica.take_blame(
+                key, error, permit.started_at, now, others_answered=answered, tried=len(state.failed_at)
+            )
+            if not is_servers_own:
+                health.record_failure(key, error, permit.started_at, now)
         # One request that a proxy gave up must not slow down all others.
         is_broken = error.reason in CONNECTION_FAILURES and (error.exempt or not error.proxied)
         is_push_back = error.reason in BACKPRESSURE
         if not is_cut_short and (is_push_back or is_broken):
-            limiter.record_congestion(permit, now, error.retry_after, is_push_back=is_push_back)
+            replica.limiter.record_congestion(permit, now, retry_after, is_push_back=is_push_back)
         else:
-            limiter.record_end(permit, now)
+            replica.limiter.record_end(permit, now)
         if not is_cut_short:
-            health.record_pause(error, now, limiter.paused_until)
-        limiter.suspended = health.suspended
+            health.record_pause(error, now, queue.paused_until)
+        queue.suspended = health.suspended
         # Before another request takes the place of this one: the verdict depends on how many are in flight.
         if not state.retries.should_retry(error):
             self._give_up(state, error)
-        self._queue.wake()
+        queue.wake()
 
     def _give_up(self, state: _RequestState, error: AttemptError) -> None:
         """Report a request that is not tried again to the endpoint's health."""
         state.judged = error
-        limiter = self._queue.limiter
         if error.fatal is None or error.fatal_unless_served:
             self._health.record_final_failure(
-                state.pending.key, error, state.retries.started_at, self._clock(), limiter.in_flight
+                state.pending.key, error, state.retries.started_at, self._clock(), self._queue.in_flight
             )
-            limiter.suspended = self._health.suspended
+            self._queue.suspended = self._health.suspended
 
     async def _record_failed_attempt(self, state: _RequestState, error: AttemptError) -> None:
         """Count a failed attempt; commit it at once if it was billed, else with the request's outcome."""
@@ -246,6 +258,6 @@ class HttpTransport:
 
     def _release_permit(self, state: _RequestState) -> None:
         """Give the permit back, once."""
-        if state.holds_permit:
-            state.holds_permit = False
-            self._queue.release()
+        grant, state.grant = state.grant, None
+        if grant is not None:
+            self._queue.release(grant)

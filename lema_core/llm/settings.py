@@ -49,6 +49,10 @@ class EngineSettings:
     """The server of an endpoint's command that dies in use is started again after these waits; then the run ends."""
     first_reply_s: float = 2.0
     """How long the other requests wait for the first reply to new fields: what is refused comes back sooner."""
+    probe_wait_s: float = 0.5
+    """The wait before one of several servers that is out of service is asked whether it is back; it doubles."""
+    longest_probe_wait_s: float = 15.0
+    """Where that ends."""
     first_answer_patience_s: float = 120.0
     """Push-backs in place of a first answer end the run after this time, earlier than after good service."""
 

@@ -133,13 +133,13 @@ class EndpointContext:
     async def load_spelling(self) -> None:
         """Read what earlier processes learned from the endpoint's refusals, once."""
         if not self.spelling.is_loaded:
-            place, store = place_of(self.spec.base_url), self.ledger.store
+            place, store = place_of(self.spec.first_url), self.ledger.store
             self.spelling.remember(await self.ledger.call(lambda: store.learned_rules(self.spec.identity, place)))
 
     async def follow_refusal(self, error: AttemptError, body: dict[str, Any], sent: dict[str, Any]) -> bool:
         """Take in a refusal; return whether the request is spelled otherwise now, so that it is sent again."""
         if rows := self.spelling.learn(error, sent):
-            place, store = place_of(self.spec.base_url), self.ledger.store
+            place, store = place_of(self.spec.first_url), self.ledger.store
             await self.ledger.call(lambda: store.learn_rules(self.spec.identity, place, rows))
         if error.reason != "bad_request" or error.fatal is not None:
             return False

@@ -111,7 +111,7 @@ def run_of_file(path: Path, settings: Iterable[str], asking: Mapping[str, Any], 
         if "model" in endpoint:
             own.pop("identity", None)
         if {"base_url", "command"} & endpoint.keys():
-            own = {name: value for name, value in own.items() if name not in {"base_url", "command"}}
+            own = {name: value for name, value in own.items() if name not in {"base_url", "command", "replicas"}}
         changed["endpoints"] = {
             **run.endpoints,
             base: of_options(EndpointSpec, {**own, **endpoint, **_identity(endpoint)}),

@@ -87,10 +87,11 @@ class EvaluationSpec(Section):
         """Return how a checkpoint's folder is served; ``slot`` keeps servers apart that run at the same time."""
         if self.serve is None:
             raise LookupError("a run with training and evaluation has [evaluation.serve]; the run file was not checked")
-        command = self.serve.command and tuple(word.replace("{slot}", str(slot)) for word in self.serve.command)
         served = f"{identity} served as {self.served_as}" if self.served_as else identity
-        named = {"name": "fine-tuned", "model": folder, "identity": served, "command": command}
-        return self.serve.model_copy(update=named)
+        named = {"name": "fine-tuned", "model": folder, "identity": served}
+        # A slot of the run file holds as many servers as the command has replicas.
+        first = {"first_slot": self.serve.first_slot + slot * self.serve.replicas}
+        return self.serve.model_copy(update=named | first)
 
 
 @dataclass(frozen=True)

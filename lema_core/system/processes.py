@@ -255,6 +255,19 @@ def share_devices(devices: Sequence[str], workers: int) -> list[Devices]:
     return [tuple(devices[i::workers]) for i in range(workers)]
 
 
+def replica_devices(replicas: int) -> list[Devices]:
+    """Return the GPUs of each server of a command: for one server no restriction, else a part of those visible here.
+
+    Visible are those that this work is restricted to, else those that CUDA_VISIBLE_DEVICES names, else all of them.
+    """
+    if replicas == 1:
+        return [()]
+    named = tuple(name for name in os.environ.get(VISIBLE_DEVICES, "").split(",") if name.strip())
+    # Counted by their device files: torch, which would know, is slow to import and would open each of them.
+    files = sorted(int(file.name[6:]) for file in Path("/dev").glob("nvidia[0-9]*") if file.name[6:].isdigit())
+    return share_devices(assigned_devices() or named or tuple(map(str, files)), replicas)
+
+
 _CLONE_NEWUSER = 0x10000000
 _CLONE_NEWNET = 0x40000000
 

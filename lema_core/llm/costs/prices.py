@@ -22,7 +22,7 @@ def price_of(spec: EndpointSpec) -> Price | None:
     """
     if spec.price is not None:
         return spec.price
-    return _look_up_price(spec.base_url, spec.model) if spec.base_url else None
+    return _look_up_price(spec.urls[0], spec.model) if spec.urls else None
 
 
 @lru_cache(maxsize=256)
@@ -66,8 +66,8 @@ def need_price(spec: EndpointSpec, price: Price | None) -> None:
     if price is None:
         raise ConfigError(
             f"a budget in money needs a price for {spec.model!r}, and the price list has none for "
-            f"{spec.base_url or 'it'}. Give the endpoint's `price` (input_per_million and output_per_million), or a "
-            "budget in tokens"
+            f"{', '.join(spec.urls) or 'it'}. Give the endpoint's `price` (input_per_million and output_per_million), "
+            "or a budget in tokens"
         )
 
 

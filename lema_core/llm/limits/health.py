@@ -29,7 +29,7 @@ MIN_LOSSES, MAX_LOSSES = 4, 32
 """Different requests that must be lost; between the two, as many as may be in flight."""
 MIN_LOSSES_WHILE_AWAY = 3
 """Lost attempts that began while the endpoint was away, before it is given up."""
-_LOSSES = CONNECTION_FAILURES | {"server_error"}
+LOSSES = CONNECTION_FAILURES | {"server_error"}
 FIRST_REFUSALS = 8
 """Refused requests, none answered, after which an endpoint is unusable; more if more are sent (`REFUSED_SHARE`)."""
 REFUSED_SHARE = 0.02
@@ -76,6 +76,11 @@ class OutageDetector:
         self._losses_while_away = 0
         self._last = self._resumes = -math.inf
 
+    @property
+    def is_away(self) -> bool:
+        """Return whether it counts as away."""
+        return self._away_since is not None
+
     def record_success(self) -> None:
         """Take in an answer."""
         self._served = True
@@ -93,7 +98,7 @@ class OutageDetector:
         if error.reason == "overload":
             # The endpoint says that it is busy: neither an answer nor a loss.
             return
-        if error.reason not in _LOSSES:
+        if error.reason not in LOSSES:
             self._clear()
             return
         if started_at - max(self._last, self._resumes) > FORGET_S:
@@ -114,7 +119,7 @@ class OutageDetector:
 
         Before its first answer an endpoint is given up if that is too late; afterwards it is tried once more.
         """
-        if self._away_since is None or error.reason not in _LOSSES:
+        if self._away_since is None or error.reason not in LOSSES:
             return
         self._resumes = resumes
         away_s = (now if self._served else resumes) - self._away_since

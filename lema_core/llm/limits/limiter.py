@@ -1,4 +1,4 @@
-"""How many requests may be in flight to one endpoint and key, and how fast they may start. Pure: time is an argument.
+"""How many requests may be in flight to one server and key, and how fast they may start. Pure: time is an argument.
 
 Three limits, each with its own way up and down:
 
@@ -91,7 +91,7 @@ class Permit:
 
 @dataclass
 class Limiter:
-    """The limits of one endpoint and key. ``now`` is any clock in seconds that does not run backwards."""
+    """The limits of one server and key. ``now`` is any clock in seconds that does not run backwards."""
 
     ceiling: float
     """The most requests in flight from this process, as the user gave it."""
@@ -105,8 +105,6 @@ class Limiter:
 
     window: float = FIRST_WINDOW
     in_flight: int = 0
-    suspended: bool = False
-    """Nothing starts before the requests in flight have ended (`EndpointHealth.suspended`)."""
     paused_until: float = -math.inf
 
     def __post_init__(self) -> None:
@@ -131,7 +129,7 @@ class Limiter:
     def wait(self, now: float, tokens: float) -> float:
         """Return the seconds until a request may start. Infinity: not before another one has ended."""
         self._end_idle(now)
-        if self.in_flight >= (1.0 if self.suspended else max(1.0, min(self.window, self.ceiling))):
+        if self.in_flight >= max(1.0, min(self.window, self.ceiling)):
             return math.inf
         # The longest of all waits counts.
         self._jitter.rate = max(JITTER_RATE, 40 * self.window)

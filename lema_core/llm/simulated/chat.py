@@ -32,6 +32,8 @@ class Faults(BaseModel):
     """Seconds until an answer."""
     latency_spread: float = Field(0.0, ge=0, le=1)
     """The latency of a request lies within this share of ``latency_s`` around it."""
+    slots: int = Field(0, ge=0)
+    """Chat requests answered at a time; further ones wait for their turn, as before a full batch. 0: any number."""
     requests_per_second: float | None = Field(None, gt=0)
     """A token bucket of one second's size; beyond it 429 with Retry-After."""
     retry_after_s: float = Field(1.0, ge=0)

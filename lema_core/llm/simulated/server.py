@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -91,6 +92,7 @@ class SimulatedEndpoint:
     def faults(self, faults: Faults) -> None:
         self.batches.faults = faults
         self._bucket = TokenBucket.full(faults.requests_per_second) if faults.requests_per_second else None
+        self._slots = asyncio.Semaphore(faults.slots or sys.maxsize)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -190,7 +192,8 @@ class SimulatedEndpoint:
                 stats.attempts[key] = attempt
                 return self._fail("rate_limit")
             # Also without a latency: requests that arrive together are counted before the first is answered.
-            await asyncio.sleep(draw_latency(faults, key, attempt))
+            async with self._slots:
+                await asyncio.sleep(draw_latency(faults, key, attempt))
             if self.respond is not None:
                 reply = self.respond(ChatRequest(json.loads(content), attempt, request.headers))
                 if reply is not None:

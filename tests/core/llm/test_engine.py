@@ -398,8 +398,8 @@ async def test_a_request_that_waits_too_long_for_another_try_ends_and_slows_nobo
         outcome = await engine.complete(impatient, ask(1)[0])
         (queue,) = engine._queues.values()
     assert (outcome.reason, outcome.attempts) == ("rate_limit", fake.hits)
-    assert queue.limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
-    assert queue.limiter.in_flight == 0
+    assert queue.replicas[0].limiter._streak == fake.hits, "what was never sent says nothing about the endpoint"
+    assert queue.replicas[0].limiter.in_flight == 0
 
 
 async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, ledger) -> None:
@@ -407,7 +407,7 @@ async def test_a_second_try_that_was_never_sent_is_called_off(fake, spec, ask, l
 
         def cut_and_pause(_body: Any, _tries: int) -> Any:
             (queue,) = engine._queues.values()
-            queue.limiter.paused_until = asyncio.get_running_loop().time() + 60
+            queue.replicas[0].limiter.paused_until = asyncio.get_running_loop().time() + 60
             return 200, answer("The answer", finish="length"), {}
 
         fake.decide = cut_and_pause
@@ -460,7 +460,7 @@ async def test_models_at_one_url_have_limits_of_their_own_and_one_model_the_tigh
     async with Engine.open(ledger=str(ledger)) as engine:
         for which in (one, same, other):
             await engine.complete(which, ask(1)[0])
-        limiters = {name.split()[-1]: queue.limiter for name, queue in engine._queues.items()}
+        limiters = {name.split()[-1]: queue.replicas[0].limiter for name, queue in engine._queues.items()}
     assert {name: (one.ceiling, one.requests_per_minute) for name, one in limiters.items()} == {
         "a": (4, 6e5),
         "c": (8, None),
