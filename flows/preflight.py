@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from lema_core.ablation.cells import cell_runs
 from lema_core.llm.client import Client, contact_servers
+from lema_core.llm.costs.shutdowns import shutdown_warning
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.run.own_tasks import own_tasks
@@ -30,6 +31,9 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
         LemaError: what would fail after the first requests had been paid.
     """
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
+    asked = {stage.endpoint.name: stage.endpoint for stage in stages if stage.requests and stage.endpoint}
+    for warning in filter(None, map(shutdown_warning, asked.values())):
+        notify_user(warning)
     await check_own_tasks(run)
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)

@@ -55,7 +55,7 @@ def complete(
     become rows of rejected.parquet, with a reason; the next run tries only those. Identical requests are sent once. The
     engine finds the rate the endpoint takes by itself and honours Retry-After.
 
-    Example: lema complete requests.jsonl --base-url https://api.openai.com/v1 --model gpt-4o-mini --out answers
+    Example: lema complete requests.jsonl --base-url https://api.openai.com/v1 --model gpt-6-luna --out answers
     --api-key-env OPENAI_API_KEY --budget 5
     """
     from lema_core.errors import EndpointError

@@ -13,6 +13,7 @@ from lema_core.system import stopping
 if TYPE_CHECKING:
     from lema_core.llm.costs.forecast import Forecast, Interval
     from lema_core.run.plan import PlannedStage
+    from lema_core.run.sent import SentRequest
     from lema_core.run.spec import RunContext
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def plan(
     from flows.preflight import check_own_tasks, check_templates
     from lema_core.run.files import read_run_file
     from lema_core.run.own_tasks import describe_own_tasks
-    from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages
+    from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages, requests_sent
     from lema_core.run.spec import RunContext
 
     spec = read_run_file(run_file, settings or ())
@@ -57,7 +58,9 @@ def plan(
     with open_for_reading(context.ledger) as ledger:
         planned = [(stage, forecast_stage(ledger, stage)) for stage in stages]
         spent = ledger.spent(context.run)
+        sent = requests_sent(ledger, stages)
     _show_stages(planned)
+    _show_sent(sent)
     _show_totals([forecast for _, forecast in planned if forecast])
     _show_budget(context, *spent)
     for stage in stages:
@@ -97,6 +100,20 @@ def _show_stages(planned: "list[tuple[PlannedStage, Forecast | None]]") -> None:
         rows = "?" if stage.rows is None else f"{bound}{stage.rows}"
         table.add_row(stage.name, stage.ref.fingerprint[:8], there, rows, *(_asks(stage, forecast) if forecast else ()))
     console.print(table)
+
+
+def _show_sent(sent: "Sequence[SentRequest]") -> None:
+    """Print the fields that each endpoint gets, what a rule changed and why, and models that are switched off."""
+    from lema_core.llm.costs.shutdowns import shutdown_warning
+
+    if sent:
+        console.print("What is sent (beside model and messages):", style="bold")
+    for request in sent:
+        for line in request.lines():
+            console.print(f"  {line}", markup=False, highlight=False)
+    for warning in dict.fromkeys(shutdown_warning(request.endpoint) for request in sent):
+        if warning:
+            console.print(warning, style="yellow", markup=False)
 
 
 def _asks(stage: "PlannedStage", forecast: "Forecast") -> list[str]:

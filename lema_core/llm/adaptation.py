@@ -138,6 +138,9 @@ class Spelling:
             return
         for field, to, words in rows:
             self._adopt(field, to, words)
+        if self._learned:
+            done = ", ".join(f"{field} as {to}" if to else f"no {field}" for field, to in self._learned.items())
+            _log.warning("%s is sent %s, as its earlier refusals asked for; `lema plan` says more", self._where, done)
 
     def wire(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return a body as it is sent."""

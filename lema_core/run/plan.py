@@ -30,6 +30,7 @@ from lema_core.mixture.arms import Arm, View
 from lema_core.pipeline import Pipeline, cell_stages
 from lema_core.records import Example, Question
 from lema_core.run.artifacts import QuestionRound
+from lema_core.run.sent import SentRequest, group_alike, sent_by
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.stage import ModelCalls, Stage, questions_of
 from lema_core.stages.training import Training
@@ -206,6 +207,9 @@ def planned(pipeline: Pipeline, stages: Iterable[Stage]) -> Iterator[PlannedStag
 def _asked(pipeline: Pipeline, line: PlannedStage, call: ModelCalls) -> PlannedStage:
     """Return a line with what one endpoint is asked."""
     stage, _, about = line.name.partition(":")
+    if call.sampling and not line.there:
+        # A value that the model is known to refuse ends a plan and a run here, before anything is paid.
+        sent_by(line.ref.stage, line.name, call.endpoint, call.sampling)
     tokenizer, trained = _model_behind(pipeline, call.endpoint)
     named = f"{stage}, {call.role}" + (f":{about}" if about else "")
     return replace(
@@ -331,6 +335,15 @@ def forecast_stage(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
     tokenizer = tokenizer_of(stage.tokenizer)
     count = tokenizer.count_prompt if tokenizer and tokenizer.template else None
     return forecast(store, stage.endpoint, stage.asked(), count)
+
+
+def requests_sent(store: LedgerStore, stages: Iterable[PlannedStage]) -> list[SentRequest]:
+    """Return how the requests of the missing stages look as they are sent, alike ones once."""
+    return group_alike(
+        sent_by(stage.ref.stage, stage.name, stage.endpoint, stage.sampling, store)
+        for stage in stages
+        if stage.endpoint and stage.sampling and not stage.there
+    )
 
 
 def select_pilot_stages(stages: Iterable[PlannedStage]) -> list[PlannedStage]:

@@ -204,7 +204,7 @@ def find_unfinished(root: str, name: str | None = None) -> RunSpec:
 
 
 def title_of(run: RunSpec) -> str:
-    """Return a flow run's name, as ``gsm8k_openai: gsm8k, Qwen2.5-1.5B-Instruct taught by gpt-4.1``."""
+    """Return a flow run's name, as ``gsm8k_openai: gsm8k, Qwen2.5-1.5B-Instruct taught by gpt-6-luna``."""
     students = ", ".join(dict.fromkeys(_short(run, student.endpoint) for student in run.students))
     teacher = f"taught by {_short(run, run.corrections.endpoint)}" if run.corrections else ""
     return " ".join(filter(None, (f"{run.name}: {run.questions.task}{', ' if students else ''}{students}", teacher)))
