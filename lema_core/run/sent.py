@@ -61,7 +61,7 @@ def sent_by(
     """
     spelling = Spelling(endpoint)
     if ledger is not None:
-        spelling.remember(ledger.learned_rules(endpoint.identity, place_of(endpoint.base_url)))
+        spelling.remember(ledger.learned_rules(endpoint.identity, place_of(endpoint.first_url)))
     if sampling.seed is None and stage in OWN_SEEDS:
         sampling = sampling.model_copy(update={"seed": 0})
     try:
