@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     from lema_core.llm.simulated import SimulatedEndpoint
     from lema_core.mixture import RoundData, build_arm, get_arm
     from lema_core.pipeline import Pipeline
-    from lema_core.questions import QuestionsSpec, get_task, read_questions
+    from lema_core.questions import FieldMapping, QuestionsSpec, Task, get_task, read_questions
     from lema_core.reasoning_paths import parse_path, path_requests
     from lema_core.records import Correction, Example, JudgedPath, Question, ReasoningPath, Rejection
     from lema_core.run.files import read_run_file
     from lema_core.run.spec import RunSpec
+    from lema_core.scoring import Judge, JudgeFailedError, Score, ScorerLimits, ScoringContext
+    from lema_core.scoring.pool import TextToScore, score_all
     from lema_core.step_checker import false_equations
+    from lema_core.system.untrusted import ProgramLimits, ProgramResult, run_untrusted
     from lema_core.verdicts import judge_path, select_mistakes
 
 _HOMES = {
@@ -48,12 +51,15 @@ _HOMES = {
     "lema_core.llm.simulated": ("SimulatedEndpoint",),
     "lema_core.mixture": ("RoundData", "build_arm", "get_arm"),
     "lema_core.pipeline": ("Pipeline",),
-    "lema_core.questions": ("QuestionsSpec", "get_task", "read_questions"),
+    "lema_core.questions": ("FieldMapping", "QuestionsSpec", "Task", "get_task", "read_questions"),
     "lema_core.reasoning_paths": ("parse_path", "path_requests"),
     "lema_core.records": ("Correction", "Example", "JudgedPath", "Question", "ReasoningPath", "Rejection"),
     "lema_core.run.files": ("read_run_file",),
     "lema_core.run.spec": ("RunSpec",),
+    "lema_core.scoring": ("Judge", "JudgeFailedError", "Score", "ScorerLimits", "ScoringContext"),
+    "lema_core.scoring.pool": ("TextToScore", "score_all"),
     "lema_core.step_checker": ("false_equations",),
+    "lema_core.system.untrusted": ("ProgramLimits", "ProgramResult", "run_untrusted"),
     "lema_core.verdicts": ("judge_path", "select_mistakes"),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
@@ -67,10 +73,15 @@ __all__ = [
     "Engine",
     "Example",
     "Failure",
+    "FieldMapping",
+    "Judge",
+    "JudgeFailedError",
     "JudgedPath",
     "LemaError",
     "Pipeline",
     "Price",
+    "ProgramLimits",
+    "ProgramResult",
     "Question",
     "QuestionsSpec",
     "ReasoningPath",
@@ -78,8 +89,13 @@ __all__ = [
     "RoundData",
     "RunSpec",
     "Sampling",
+    "Score",
+    "ScorerLimits",
+    "ScoringContext",
     "SimulatedEndpoint",
     "Store",
+    "Task",
+    "TextToScore",
     "build_arm",
     "correction_requests",
     "evolution_requests",
@@ -97,6 +113,8 @@ __all__ = [
     "read_questions",
     "read_run_file",
     "review_correction",
+    "run_untrusted",
+    "score_all",
     "select_mistakes",
 ]
 

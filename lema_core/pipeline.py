@@ -270,7 +270,9 @@ class Pipeline:
         corrections = artifacts.main_corrections
         if spec.perplexity and corrections and self.rows(corrections) != 0:
             for arm, model in artifacts.models.items():
-                measured = Perplexity(arm, spec.perplexity, model, corrections, label=f"perplexity: {arm}")
+                measured = Perplexity(
+                    arm, spec.perplexity, model, corrections, self.run.questions.task, label=f"perplexity: {arm}"
+                )
                 yield self._add(measured)
                 artifacts.perplexities[arm] = measured.ref
 

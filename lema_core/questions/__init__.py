@@ -12,6 +12,7 @@ from lema_core.questions.reading import (
     question_id,
     read_questions,
     source_fingerprint,
+    with_own_source,
 )
 from lema_core.questions.specs import ArithmeticOptions, FieldMapping, QuestionsSpec, TestSet
 from lema_core.questions.tasks import TASKS, HubDataset, Task, get_task, reference_of
@@ -32,4 +33,5 @@ __all__ = [
     "read_questions",
     "reference_of",
     "source_fingerprint",
+    "with_own_source",
 ]

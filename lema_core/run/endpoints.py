@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.questions import get_task, with_own_source
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
@@ -38,7 +39,8 @@ class PreparedEndpoints:
         self.run = run
         self.store = store
         self.artifacts = artifacts
-        self._filled = {"{python}": sys.executable, "{source}": run.questions.path or ""}
+        source = with_own_source(run.questions, get_task(run.questions.task)).path
+        self._filled = {"{python}": sys.executable, "{source}": source or ""}
 
     def __getitem__(self, name: str) -> EndpointSpec:
         return self.prepared(self.run.endpoint(name))

@@ -12,6 +12,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.pipeline import Pipeline
 from lema_core.questions import TASKS, QuestionsSpec, TestSet, detect_task, get_task
 from lema_core.questions.sources import file_name
+from lema_core.questions.tasks.own import is_file_reference, relative_to
 from lema_core.run.files import of_options, read_run_file
 from lema_core.run.spec import RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
@@ -152,9 +153,12 @@ def already_there(run: RunSpec, root: str) -> dict[str, Measured] | None:
 def _questions(source: str, task: str | None, limit: int | None) -> QuestionsSpec:
     if source in TASKS:
         return QuestionsSpec(task=source, split="test", limit=limit)
+    if is_file_reference(source):
+        return QuestionsSpec(task=relative_to(source, Path.cwd()), split="test", limit=limit)
     if "://" not in source and not Path(source).exists():
         raise ConfigError(f"{source!r} is no file and no task; the tasks are {', '.join(TASKS)}")
-    return QuestionsSpec(task=task or detect_task(source), path=source, limit=limit)
+    named = relative_to(task, Path.cwd()) if task else detect_task(source)
+    return QuestionsSpec(task=named, path=source, limit=limit)
 
 
 def _identity(endpoint: Mapping[str, Any]) -> dict[str, str]:

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from lema_core.errors import ConfigError, LemaError
+from lema_core.errors import ConfigError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.questions.tasks.task import Task
 from lema_core.records import ReasoningPath
 from lema_core.scoring.scores import LONGEST_REASON, SCORER_REASONS, Judge
 from lema_core.system.processes import program_environment
-from lema_core.system.untrusted import Limits, run_untrusted
+from lema_core.system.untrusted import ProgramLimits, run_untrusted
 
 TEXTS_AT_ONCE = 128
 """Of a coroutine scorer, in one worker."""
@@ -257,7 +257,7 @@ class _Worker:
         row.pause(loop.time())
         try:
             reply = await (self._ask_judge(row, message["ask"]) if "ask" in message else _run_program(message["run"]))
-        except LemaError as error:
+        except Exception as error:  # noqa: BLE001  it ends the run by way of the text, whatever the scorer makes of it
             # No answer of this kind is a verdict: the endpoint is unusable, or the budget is used up.
             if not row.result.done():
                 row.result.set_exception(error)
@@ -297,7 +297,7 @@ class _Worker:
 async def _run_program(wanted: Mapping[str, Any]) -> dict[str, Any]:
     try:
         files = {name: base64.b64decode(data) for name, data in wanted["files"].items()}
-        limits = Limits(**wanted["limits"])
+        limits = ProgramLimits(**wanted["limits"])
         found = await asyncio.to_thread(run_untrusted, wanted["program"], files, limits, stdin=wanted["stdin"])
     except (ConfigError, OSError, TypeError, binascii.Error) as error:
         return {"failed": f"run_untrusted: {error}"}

@@ -70,7 +70,12 @@ class Worker:
         return str(reply["text"])
 
     def run_program(
-        self, row: int, program: Sequence[str], files: Mapping[str, str | bytes], limits: untrusted.Limits, stdin: str
+        self,
+        row: int,
+        program: Sequence[str],
+        files: Mapping[str, str | bytes],
+        limits: untrusted.ProgramLimits,
+        stdin: str,
     ) -> untrusted.ProgramResult:
         """Let the parent run a program: this process may not start one."""
         data = {
@@ -180,11 +185,12 @@ def main() -> None:
     confine.filter_calls(network=True)
     try:
         task = get_task(given["task"])
-    except MemoryError:
-        print(json.dumps({"fatal": f"{given['memory_mib']} MiB are too few to load it: raise memory_mib"}), file=out)
-        return
     except Exception as error:  # noqa: BLE001  the parent raises it
-        print(json.dumps({"fatal": str(error)}), file=out)
+        few = isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError)
+        said = (
+            f"its limit of memory, {given['memory_mib']} MiB, is too small: raise limits.memory_mib" if few else error
+        )
+        print(json.dumps({"fatal": str(said)}), file=out)
         return
     assert task.scorer is not None  # noqa: S101  the parent starts a worker for a task with a scorer only
     worker = Worker(task.scorer, prompts.load(task.prompts).texts, folder, out)

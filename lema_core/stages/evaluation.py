@@ -242,6 +242,8 @@ class Perplexity(FileStage):
     pairs: int
     model: ArtifactRef
     corrections: ArtifactRef
+    task: str = ""
+    """Whose prompts the corrections' inputs are made with; rows name a task of one's own by its name only."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -268,7 +270,7 @@ class Perplexity(FileStage):
         command = [sys.executable, "-m", "lema_core.training.perplexity"]
         command += ["--limit", str(self.pairs), "--out", str(out / PERPLEXITY_FILE)]
         command += ["--model", f"{store.local_folder(self.model)}/{MODEL_FOLDER}"]
-        command += ["--corrections", str(store.local_folder(self.corrections))]
+        command += ["--corrections", str(store.local_folder(self.corrections)), "--task", self.task]
         seen: dict[str, object] = {}
         await run_group(command, out / "log.txt", clean_environment(os.environ, context.launch), seen.update)
         self.publish(store, [PERPLEXITY_FILE], started, seen)

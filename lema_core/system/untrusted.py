@@ -32,7 +32,7 @@ WORK, GIVEN, _LAUNCHER = "/lema-work", "/lema-given", "/lema-confine.py"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class ProgramLimits:
     """What an untrusted program may use. It is one process; threads are allowed."""
 
     seconds: float = 10.0
@@ -75,13 +75,17 @@ class ProgramResult:
         return self.outcome == "finished" and self.status == 0
 
 
-Delegate = Callable[[Sequence[str], Mapping[str, str | bytes], Limits, str], ProgramResult]
+Delegate = Callable[[Sequence[str], Mapping[str, str | bytes], ProgramLimits, str], ProgramResult]
 delegate: ContextVar[Delegate | None] = ContextVar("delegate", default=None)
 """Set in a scorer's process, which may start no program: its parent runs it."""
 
 
 def run_untrusted(
-    program: Sequence[str], files: Mapping[str, str | bytes], limits: Limits = Limits(), *, stdin: str = ""
+    program: Sequence[str],
+    files: Mapping[str, str | bytes],
+    limits: ProgramLimits = ProgramLimits(),
+    *,
+    stdin: str = "",
 ) -> ProgramResult:
     """Run a program on its files in a folder of its own, isolated as `isolation` says; it never raises by what it does.
 
@@ -112,7 +116,7 @@ def run_untrusted(
         return _run(list(program), Path(base), work, limits, stdin)
 
 
-def _run(program: list[str], base: Path, work: Path, limits: Limits, stdin: str) -> ProgramResult:
+def _run(program: list[str], base: Path, work: Path, limits: ProgramLimits, stdin: str) -> ProgramResult:
     boxed = has_bubblewrap()
     python = sys.executable
     nobody = not boxed and os.geteuid() == 0 and _nobody_can_run(python)
@@ -166,7 +170,7 @@ def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[Outcome, 
     return "finished", status
 
 
-def _bubblewrap(limits: Limits) -> list[str]:
+def _bubblewrap(limits: ProgramLimits) -> list[str]:
     python = {sys.prefix, sys.base_prefix, str(Path(sys.executable).resolve().parent.parent)}
     words = ["bwrap", "--unshare-all", "--unshare-user", "--die-with-parent", "--new-session", "--cap-drop", "ALL",
              "--uid", "65534", "--gid", "65534", "--hostname", "lema", "--proc", "/proc", "--dev", "/dev"]  # fmt: skip
@@ -192,7 +196,7 @@ def has_bubblewrap() -> bool:
     if shutil.which("bwrap") is None:
         return False
     with tempfile.TemporaryDirectory() as given:
-        command = [*_bubblewrap(Limits()), "--ro-bind", given, GIVEN, *_READ_ONLY, "--"]
+        command = [*_bubblewrap(ProgramLimits()), "--ro-bind", given, GIVEN, *_READ_ONLY, "--"]
         command += [sys.executable, "-I", "-S", "-c", "pass"]
         try:
             done = subprocess.run(command, capture_output=True, timeout=30, check=False)  # noqa: S603

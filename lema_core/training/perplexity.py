@@ -116,8 +116,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--corrections", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, required=True)
+    parser.add_argument("--task", default="", help="a task of one's own, which the rows name by its name only")
     given = parser.parse_args(argv)
-    return run_program(lambda: measure(given.model, given.corrections, given.out, given.limit), given.out)
+
+    def run() -> None:
+        if given.task:
+            get_task(given.task)
+        measure(given.model, given.corrections, given.out, given.limit)
+
+    return run_program(run, given.out)
 
 
 if __name__ == "__main__":
