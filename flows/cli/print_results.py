@@ -28,6 +28,7 @@ from lema_core.run.single_evaluation import Measured, asked_for
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.failed_requests import failures_of
 from lema_core.stages.report import HTML
+from lema_core.training.chat_format import served_prompt
 
 if TYPE_CHECKING:
     from lema_core.llm import Engine, Snapshot
@@ -218,6 +219,8 @@ def show_evaluation(
         task = sources[test_set].task
         asked = task if test_set == task else f"{test_set}, {task}"
         _show_answers(console, store, model, asked, measured, compared.get(test_set))
+    if prompt := served_prompt(run.endpoints[name]):
+        console.print(f"Prompt: {prompt} (a fixed question in the model's chat template)", markup=False)
     if len(answers) > 1:
         tables = {name: {model: store.rows(one.greedy, JudgedPath)} for name, one in answers.items()}
         _, overall = compare_on_sets(tables, model)

@@ -74,13 +74,38 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
             left_out.append(f"{lost:,} of {arm}, which was trained on {int(counts['examples']):,}")
     if left_out:
         arms = "; ".join(left_out)
-        yield f"Examples longer than training.max_length (or empty) were left out of the training: {arms}."
+        yield (
+            "Examples that are longer than training.max_length, empty, or hold a control token of the model were left "
+            f"out of the training: {arms}."
+        )
+    yield from _prompts(store, run, artifacts)
     if artifacts.perplexities and run.evaluation:
         yield (
             f"delta-PPL is measured on the first {run.evaluation.perplexity} corrections of the task's own questions, "
             "without pairs that are longer than the model's context or have no finite perplexity. Arms that take "
             "corrections were trained on mostly the same ones: it shows how well they were learned, not how far that "
             "carries."
+        )
+
+
+def _prompts(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:
+    """Yield by which prompt each arm was trained, and where the base model was asked by another."""
+    arms: dict[str, list[str]] = {}
+    for arm, ref in artifacts.tokens.items():
+        # Tokens of older versions have none.
+        if known := store.manifest(ref).extra.get("prompt_hash"):
+            arms.setdefault(str(known), []).append(arm)
+    for name, trained in arms.items():
+        yield (
+            f"Chat template, template arguments and date give {', '.join(trained)} the prompt {name}, in training and, "
+            "saved with the checkpoint, at every server of it. `lema evaluate` shows the same hash for that prompt."
+        )
+    base = run.evaluation.base if run.evaluation else None
+    wanted = run.training.template_arguments if run.training else {}
+    if base and run.training and wanted != (asked := run.endpoints[base].params.get("chat_template_kwargs") or {}):
+        yield (
+            f"The base model was asked under the template arguments {asked}, the fine-tuned ones were trained and "
+            f"asked under {wanted}. For one prompt give the endpoint {base!r} params.chat_template_kwargs."
         )
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from lema_core.errors import ConfigError
 from lema_core.llm.costs.tokenizers import tokenizer_of
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.system.foreign_models import render_chat
 from lema_core.thinking import PAIRS
 from lema_core.training.specs import TrainingSpec
@@ -255,6 +256,19 @@ def check_template(spec: TrainingSpec, base: str, *, download: bool = False) -> 
         raise ConfigError(f"training.base {base!r}: {error}") from None
 
 
+def served_prompt(endpoint: EndpointSpec) -> str | None:
+    """Return the hash of the prompt that a server of the endpoint's model renders, as `ChatFormat.prompt_hash`.
+
+    None where the tokenizer is not on this machine, or its template cannot be trained.
+    """
+    arguments = endpoint.params.get("chat_template_kwargs") or {}
+    try:
+        form = check_template(TrainingSpec(template_arguments=arguments), endpoint.model)
+    except (ConfigError, ValueError):
+        return None
+    return form.prompt_hash if form else None
+
+
 def fix_template(template: str, special: Mapping[str, str], arguments: Mapping[str, Any], date: str) -> str:
     """Return the template with its arguments and the date set at its top; unchanged where it needs neither.
 
@@ -268,6 +282,9 @@ def fix_template(template: str, special: Mapping[str, str], arguments: Mapping[s
     if template.startswith(_HEADER) and not arguments:
         return template
     plain = template.partition(_HEADER_END)[2] if template.startswith(_HEADER) else template
+    if "date_string" in plain:
+        # Llama's templates take it in place of their own date; llama.cpp passes today's.
+        arguments = {"date_string": dt.date.fromisoformat(date).strftime("%d %b %Y")} | dict(arguments)
     settings = "".join(f"{{% set {name} = {_literal(value)} %}}" for name, value in sorted(arguments.items()))
     if "strftime_now" in plain:
         settings += _date_macro(dt.date.fromisoformat(date))

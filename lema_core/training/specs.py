@@ -58,8 +58,8 @@ class TrainingSpec(BaseModel):
     """chat: the model's own chat template around input and output; plain: input, a line break, output."""
     template_arguments: dict[str, Any] = Field(default_factory=dict)
     """The chat template's own switches, such as ``{enable_thinking = false}``: the same in training and, set in the
-    template that is saved with the checkpoint, at every server of it. The base model's endpoint gets them by its own
-    ``chat_template_kwargs``."""
+    template that is saved with the checkpoint, at every server of it. The base model's endpoint needs the same ones as
+    ``params.chat_template_kwargs``."""
     template_date: str = Field(TEMPLATE_DATE, pattern=r"^\d{4}-\d\d-\d\d$")
     """What a chat template that asks for today's date gets, in training and at every server of the checkpoint."""
     thinking: Literal["drop", "keep"] = "drop"
