@@ -1,10 +1,11 @@
 """``lema ledger``: what was paid for, by run, endpoint and day; the request behind a key; export and import."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -12,7 +13,7 @@ from flows.cli.console import console, exit_on_error
 from lema_core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lema_core.llm.ledger.store import LedgerStore
+    from lema_core.llm.ledger.store import By, LedgerStore
 
 ledger_app = typer.Typer(help="Look into the ledger of paid completions.")
 
@@ -59,8 +60,16 @@ def _default_ledger() -> str:
 
 @ledger_app.callback(invoke_without_command=True)
 @exit_on_error
-def totals(context: typer.Context, ledger: Where) -> None:
-    """Show requests, tokens and money by run, by endpoint and by day."""
+def totals(
+    context: typer.Context,
+    ledger: Where,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: by run, endpoint and day.")] = False,
+) -> None:
+    """Show requests, tokens and money by run, by endpoint and by day.
+
+    Cached tokens are part of the prompt tokens, reasoning tokens of the completion tokens. The cost is null where no
+    price is known.
+    """
     if context.invoked_subcommand is not None:
         source = context.get_parameter_source("ledger")
         if source and source.name == "COMMANDLINE":
@@ -72,12 +81,32 @@ def totals(context: typer.Context, ledger: Where) -> None:
     from lema_core.llm.ledger.store import By
 
     with _open_ledger(ledger) as store:
-        for by in get_args(By):
-            table = Table(by, "completions", "failed attempts", "prompt tokens", "completion tokens", "cost", box=None)
-            for row in store.totals(by):
-                table.add_row(str(row[0]), *(str(int(value)) for value in row[1:5]), money(row[5]))
-            console.print(table)
-            console.print()
+        rows = {by: _read_totals(store, by) for by in get_args(By)}
+    if as_json:
+        # Not by the console, which breaks lines at the terminal's width.
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+        return
+    for by, groups in rows.items():
+        table = Table(by, *(name.replace("_", " ") for name in _COUNTS), "cost", box=None)
+        for group in groups:
+            table.add_row(str(group[by]), *(str(group[name]) for name in _COUNTS), money(group["cost"]))
+        console.print(table)
+        console.print()
+
+
+_COUNTS = (
+    *("completions", "failed_attempts", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"),
+)
+
+
+def _read_totals(store: "LedgerStore", by: "By") -> list[dict[str, Any]]:
+    """Return the totals of each run, endpoint or day, by name of the figure."""
+    details, rows = store.detail_totals(by), list[dict[str, Any]]()
+    for group, completions, failed, prompt, completion, cost in store.totals(by):
+        cached, reasoning = details.get(str(group), (0, 0))
+        counts = (completions, failed, prompt, cached, completion, reasoning)
+        rows.append({by: str(group), **dict(zip(_COUNTS, map(int, counts), strict=True)), "cost": cost})
+    return rows
 
 
 @ledger_app.command("explain")
@@ -97,8 +126,6 @@ def explain(
     with _open_ledger(ledger) as store:
         first = find_entry(store, key)
         if not other:
-            import json
-
             console.print(json.dumps(first, indent=2, ensure_ascii=False), markup=False)
             return
         second = find_entry(store, other)

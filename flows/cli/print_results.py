@@ -20,10 +20,17 @@ from lema_core.evaluation.accuracy import Evaluation, compare_models, score_vote
 from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.llm.progress import describe_submitted, figures
 from lema_core.records import JudgedPath
-from lema_core.report.data import SetFigures, count_funnel, load_test_sets
-from lema_core.report.prose import describe_overall, format_interval, format_p_value, format_percent, format_points
+from lema_core.report.data import SetFigures, count_funnel, load_test_sets, load_usage
+from lema_core.report.prose import (
+    describe_overall,
+    describe_yield,
+    format_interval,
+    format_p_value,
+    format_percent,
+    format_points,
+)
 from lema_core.report.sweeps import summarize_sweep, terminal_tables
-from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.single_evaluation import Measured, asked_for
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.failed_requests import failures_of
@@ -121,6 +128,9 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
             f"{funnel.questions} questions, {funnel.paths} reasoning paths, {funnel.mistakes} mistakes, "
             f"{funnel.accepted} accepted corrections"
         )
+        kept = funnel.accepted + sum(_accepted(store, collection) for collection in artifacts.rounds[1:])
+        if cost := describe_yield(list(load_usage(store, run, artifacts)), kept):
+            console.print(cost, markup=False)
     figures, overall = load_test_sets(store, run, artifacts)
     for measured in figures:
         console.print(accuracy_table(measured, named=len(figures) > 1))
@@ -185,6 +195,10 @@ def sets_table(figures: Sequence[SetFigures], overall: Overall) -> Table:
             ]
         table.add_row(averaged.name, *cells)
     return table
+
+
+def _accepted(store: Store, collection: QuestionRound) -> int:
+    return sum(store.manifest(ref).rows_out for ref in collection.corrections.values())
 
 
 def count_failed_requests(store: Store, artifacts: RunArtifacts) -> Counter[str]:

@@ -37,6 +37,10 @@ class Price(BaseModel):
 
     input_per_million: float = Field(ge=0)
     output_per_million: float = Field(ge=0)
+    cached_input_per_million: float | None = Field(None, ge=0)
+    """Of prompt tokens that the endpoint reads from its prompt cache; not given: the input's price."""
+    cache_write_per_million: float | None = Field(None, ge=0)
+    """Of prompt tokens that the endpoint writes into its prompt cache; not given: the input's price."""
     batch_factor: float = Field(0.5, gt=0, le=1)
 
 

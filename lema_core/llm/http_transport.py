@@ -85,26 +85,18 @@ class HttpTransport:
         Raises:
             AttemptError: that of the last attempt.
         """
-        context, budget, retries = self._context, self._context.budget, state.retries
+        context, budget = self._context, self._context.budget
         cap = cap_of(body)
-        upper_bound = context.upper_bound(state.pending.request, cap)
-        async for attempt in retries.retry_loop():
+        async for attempt in state.retries.retry_loop():
             with attempt:
-                try:
-                    # The first attempt waits for budget as long as it takes, others until the request's deadline.
-                    async with asyncio.timeout(retries.remaining_s() if retries.attempts else None):
-                        reserved = await budget.reserve(upper_bound)
-                except TimeoutError:
-                    late = retries.deadline_error()
-                    await self._record_failed_attempt(state, late)
-                    raise late from None
+                reserved, grant = await self._reserve_and_admit(state, body, cap)
                 used, unaccounted = Amount(), False
                 try:
-                    response = await self._attempt(state, body, cap)
-                    used = context.cost(response.prompt_tokens, response.completion_tokens)
+                    response = await self._attempt(state, body, grant)
+                    used = context.bill(response)
                 except AttemptError as error:
                     if error.paid is not None:
-                        used = context.cost(error.paid.prompt_tokens, error.paid.completion_tokens)
+                        used = context.bill(error.paid)
                     elif error.maybe_paid:
                         # The endpoint may have billed the whole reservation. A hard limit has to assume so.
                         used, unaccounted = reserved, True
@@ -119,22 +111,47 @@ class HttpTransport:
                 return response
         raise RuntimeError("the retry loop ends by returning a response or raising the last error")
 
-    async def _attempt(self, state: _RequestState, body: dict[str, Any], cap: int | None) -> ChatResponse:
+    async def _reserve_and_admit(
+        self, state: _RequestState, body: dict[str, Any], cap: int | None
+    ) -> tuple[Amount, Grant]:
+        """Return what is reserved in the budget for an attempt, and the permit for it.
+
+        Raises:
+            AttemptError: the deadline has passed; only the first attempt waits for both as long as it takes.
+        """
+        context, budget, retries, queue = self._context, self._context.budget, state.retries, self._queue
+        request, is_retry = state.pending.request, retries.attempts > 0
+        await context.spelling.wait_turn(state.pending.key, body)
+        while True:
+            try:
+                async with asyncio.timeout(retries.remaining_s() if is_retry else None):
+                    reserved = await budget.reserve(context.upper_bound(request, cap))
+                    grant, enlarged = None, None
+                    try:
+                        expected = sum(context.estimator.expected(state.pending.chars, cap))
+                        grant = await queue.acquire(expected, is_retry=is_retry, failed_at=state.failed_at)
+                        # While requests wait for permits, answers come that cost more than was reserved for any: what
+                        # they show must count for those that are not sent, or the budget is passed by all that wait.
+                        enlarged = await budget.enlarge(reserved, context.upper_bound(request, cap))
+                    finally:
+                        if enlarged is None:
+                            if grant is not None:
+                                queue.end(grant)
+                            budget.settle(reserved, Amount())
+            except BaseException as error:
+                context.spelling.end_turn(state.pending.key)
+                if not isinstance(error, TimeoutError):
+                    raise
+                late = retries.deadline_error()
+                await self._record_failed_attempt(state, late)
+                raise late from None
+            if enlarged is not None and grant is not None:
+                return enlarged, grant
+
+    async def _attempt(self, state: _RequestState, body: dict[str, Any], grant: Grant) -> ChatResponse:
         """Send once with a permit; report the result to the limiter and the endpoint's health."""
-        queue, retries, spelling = self._queue, state.retries, self._context.spelling
-        chars, is_retry = state.pending.chars, retries.attempts > 0
-        await spelling.wait_turn(state.pending.key, body)
-        try:
-            # Likewise for a permit: only the first attempt waits as long as it takes.
-            async with asyncio.timeout(retries.remaining_s() if is_retry else None):
-                tokens = sum(self._context.estimator.expected(chars, cap))
-                grant = await queue.acquire(tokens, is_retry=is_retry, failed_at=state.failed_at)
-        except TimeoutError:
-            spelling.end_turn(state.pending.key)
-            raise retries.deadline_error() from None
-        except BaseException:
-            spelling.end_turn(state.pending.key)
-            raise
+        queue, retries, chars = self._queue, state.retries, state.pending.chars
+        spelling = self._context.spelling
         # From here to the reply it is not cancelled: the endpoint bills it whether we wait or not.
         state.pending.is_sent = True
         retries.begin_attempt()

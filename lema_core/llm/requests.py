@@ -173,11 +173,13 @@ class Completion:
     model: str
     """The model's name as the endpoint reported it."""
     thinking: str = ""
-    """What the model wrote before its answer, where the endpoint or its markup tells the two apart."""
+    """What the model wrote before its answer, where the endpoint or its markup separates the two."""
     cached_tokens: int = 0
     """Of the prompt's tokens: read from the endpoint's prompt cache, which costs less."""
     reasoning_tokens: int = 0
     """Of the completion's tokens: spent on thinking."""
+    cache_write_tokens: int = 0
+    """Of the prompt's tokens: written into the endpoint's prompt cache, which may cost more."""
 
 
 FailureReason = Literal[

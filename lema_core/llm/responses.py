@@ -5,7 +5,6 @@ The class decides what happens next (`limits.retry`): wait and try again, give u
 
 import datetime as dt
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +13,12 @@ from typing import Any
 
 from lema_core.errors import AuthenticationError, EndpointError, LemaError
 from lema_core.llm.requests import FailureReason
+from lema_core.llm.usage import parse_count, parse_usage
 from lema_core.system.redaction import one_line
 from lema_core.thinking import answer_of, joined_thinking, separate, thinking_of
 
 DETAIL = 400
 """Characters of an endpoint's own words that are kept."""
-MOST_TOKENS = 10**8
-"""More than any context window. A usage above it is ignored, since it would use up any budget."""
 LONGEST_NAME = 200
 """Characters of a model's name or a finish reason that are kept."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -47,6 +45,8 @@ class ChatResponse:
     """Of the prompt's tokens: read from the endpoint's prompt cache."""
     reasoning_tokens: int = 0
     """Of the completion's tokens: spent on thinking."""
+    cache_write_tokens: int = 0
+    """Of the prompt's tokens: written into the prompt cache."""
 
 
 class AttemptError(Exception):
@@ -136,33 +136,19 @@ def _build_response(
 ) -> ChatResponse:
     # A truncated emoji arrives as half a surrogate pair, which no file format accepts.
     clean, thought = (said.encode("utf-8", "replace").decode() for said in (text, thinking))
-    usage = body.get("usage")
-    given = usage if isinstance(usage, dict) else {}
-    prompt, completion = _parse_count(given.get("prompt_tokens")), _parse_count(given.get("completion_tokens"))
-    # Four characters per token if the endpoint states no usage, or 0 for a text: else a budget would limit nothing.
-    if not prompt and (prompt is None or prompt_chars):
-        prompt = 1 + prompt_chars // 4
-    if not completion and (completion is None or clean or thought):
-        completion = 1 + (len(clean) + len(thought)) // 4
+    usage = parse_usage(body.get("usage"), prompt_chars, len(clean) + len(thought))
     model = body.get("model")
     return ChatResponse(
         clean,
         one_line(finish if isinstance(finish, str) else type(finish).__name__, LONGEST_NAME),
-        prompt,
-        completion,
+        usage.prompt,
+        usage.completion,
         one_line(model, LONGEST_NAME) if isinstance(model, str) else "",
         thought,
+        cached_tokens=usage.cached,
+        reasoning_tokens=usage.reasoning,
+        cache_write_tokens=usage.cache_writes,
     )
-
-
-def _parse_count(value: Any) -> int | None:
-    """Return a number of tokens from an int, a whole float or digits; None for anything else, True included."""
-    whole = isinstance(value, float) and math.isfinite(value) and value.is_integer()
-    digits = isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 12
-    if isinstance(value, bool) or not (isinstance(value, int) or whole or digits):
-        return None
-    count = int(value)
-    return count if 0 <= count < MOST_TOKENS else None
 
 
 @dataclass(slots=True)
@@ -273,7 +259,7 @@ def raise_enclosed_error(body: Any, choice: Any, prompt_chars: int, where: str) 
     said = error_body.message or ('finish reason "error"' if failed else "without a message")
     error = _classify(status, error_body, f"HTTP 200 with an error inside: {said}", where, None)
     usage = body.get("usage") if isinstance(body, dict) else None
-    if isinstance(usage, dict) and _parse_count(usage.get("completion_tokens")):
+    if isinstance(usage, dict) and parse_count(usage.get("completion_tokens")):
         text = answer_of(choice.get("message", {}).get("content")) if isinstance(choice.get("message"), dict) else None
         error.paid = _build_response(body, text or "", "error", prompt_chars)
     else:

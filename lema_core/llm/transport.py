@@ -151,13 +151,18 @@ class EndpointContext:
         return self.cost(prompt, output)
 
     def cost(self, prompt_tokens: float, completion_tokens: float) -> Amount:
-        """Return what tokens cost; without a price, no money."""
+        """Return what tokens cost, none of them from a cache; without a price, no money."""
         dollars = cost_of(self.spec, self.price, prompt_tokens, completion_tokens)
         return Amount(dollars or 0.0, prompt_tokens + completion_tokens)
 
     def dollars(self, response: ChatResponse) -> float | None:
         """Return the price of a response, None where no price is known."""
-        return cost_of(self.spec, self.price, response.prompt_tokens, response.completion_tokens)
+        cache = (response.cached_tokens, response.cache_write_tokens)
+        return cost_of(self.spec, self.price, response.prompt_tokens, response.completion_tokens, *cache)
+
+    def bill(self, response: ChatResponse) -> Amount:
+        """Return what a response is billed with; without a price, no money."""
+        return Amount(self.dollars(response) or 0.0, response.prompt_tokens + response.completion_tokens)
 
     async def record_completion(self, pending: PendingRequest, response: ChatResponse, batch: str = "") -> Completion:
         """Commit a paid response; return the completion that the ledger has for its key from now on.
@@ -177,10 +182,13 @@ class EndpointContext:
             response.thinking,
             response.cached_tokens,
             response.reasoning_tokens,
+            response.cache_write_tokens,
         )
         dollars = self.dollars(response)
         # Before the commit: requests that are reserved meanwhile already profit from it.
-        self.estimator.observe(pending.chars, response.prompt_tokens, response.completion_tokens)
+        cap = pending.request.sampling.cap
+        largest = None if cap is None else cap * (self.spec.length_retry_factor or 1)
+        self.estimator.observe(pending.chars, response.prompt_tokens, response.completion_tokens, largest)
         entry = CompletionEntry(self.spec.identity, self.canonical(pending.request), completion, dollars, batch)
         committed = await self.ledger.record(entry) or completion
         # Several processes may collect the same batch; only the one that committed the answer counts it.
@@ -213,11 +221,12 @@ class EndpointContext:
         """
         tokens = (paid.prompt_tokens, paid.completion_tokens) if paid else (0, 0)
         dollars = self.dollars(paid) if paid else None
+        details = (paid.cached_tokens, paid.reasoning_tokens) if paid else (0, 0)
         if paid:
             self.counters.count_tokens(*tokens, dollars)
         text = self.canonical(pending.request)
         entry = FailureEntry(
-            self.spec.identity, text, pending.key, reason, detail, count, *tokens, dollars, final, batch
+            self.spec.identity, text, pending.key, reason, detail, count, *tokens, dollars, final, batch, details
         )
         await self.ledger.record(entry)
 

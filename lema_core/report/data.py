@@ -111,6 +111,10 @@ class Usage:
     completion_tokens: int
     cost: float | None
     """US dollars they cost; None where no price is known."""
+    cached_tokens: int = 0
+    """Of the prompt tokens: from the endpoint's prompt cache."""
+    reasoning_tokens: int = 0
+    """Of the completion tokens: thinking."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +199,11 @@ class ReportData:
         name = self.test_set or self.test_task or self.task
         return SetFigures(name=name, evaluation=self.evaluation, vote_scores=self.vote_scores), *self.further_sets
 
+    @property
+    def kept_corrections(self) -> int:
+        """Return how many corrections were accepted, over all rounds."""
+        return (self.funnel.accepted if self.funnel else 0) + sum(evolved.accepted for evolved in self.evolved)
+
 
 def load_report_data(
     store: Store, run: RunSpec, artifacts: RunArtifacts, ledger: LedgerStore | None = None
@@ -231,7 +240,7 @@ def load_report_data(
         selections=tuple(_selections(store, artifacts)),
         mistake_steps=dict(sorted(steps.items())),
         examples=tuple(_examples(store, corrections[0])) if corrections else (),
-        usage=tuple(_usage(store, run, artifacts)),
+        usage=tuple(load_usage(store, run, artifacts)),
         bill=load_bill(ledger, run.name) if ledger else None,
         provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
     )
@@ -388,7 +397,8 @@ def load_bill(ledger: LedgerStore, run: str) -> Bill:
     )
 
 
-def _usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usage]:
+def load_usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usage]:
+    """Yield what each stage has used at each of its endpoints."""
     for collection in artifacts.rounds:
         evolved = [*collection.made_by[:1], collection.questions] if run.evolution and collection.round else []
         asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
@@ -411,7 +421,8 @@ def _usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[Usag
 
 def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:
     counts = manifest.counts
-    tokens = counts.get(f"{prefix}prompt_tokens", 0), counts.get(f"{prefix}completion_tokens", 0)
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens", "cache_write_tokens")
+    tokens = [counts.get(f"{prefix}{name}", 0) for name in names]
     spec = run.endpoints[endpoint] if endpoint else None
     return Usage(
         stage=manifest.stage,
@@ -419,6 +430,8 @@ def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str
         completions=counts.get(f"{prefix}completions", 0),
         prompt_tokens=tokens[0],
         completion_tokens=tokens[1],
+        cached_tokens=tokens[2],
+        reasoning_tokens=counts.get(f"{prefix}reasoning_tokens", 0),
         cost=cost_of(spec, price_of(spec), *tokens) if spec else None,
     )
 

@@ -1,17 +1,19 @@
 """The sentences of a report: what came out, what was done, how sure it is. Used by every rendering alike."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lema_core.evaluation.accuracy import Comparison
 from lema_core.evaluation.several_sets import Overall
 from lema_core.evaluation.statistics import Estimate
 from lema_core.llm.costs.prices import money
-from lema_core.report.data import ReportData
+from lema_core.report.data import ReportData, Usage
 
 __all__ = [
     "Summary",
     "describe_bill",
     "describe_overall",
+    "describe_yield",
     "format_count",
     "format_interval",
     "format_p_value",
@@ -117,6 +119,24 @@ def describe_bill(data: ReportData) -> str:
     return (
         f"{text}, {shown(-rest)} more: other runs paid for some on the same ledger, or several stages use the same one."
     )
+
+
+def describe_yield(usage: Sequence[Usage], kept: int) -> str:
+    """Return what one kept correction has cost, in money or else in tokens; empty without corrections."""
+    making = [used for used in usage if used.stage not in _ASKED_AFTERWARDS]
+    if not kept or not making:
+        return ""
+    costs = [used.cost for used in making if used.cost is not None]
+    tokens = sum(used.prompt_tokens + used.completion_tokens for used in making)
+    priced = f"{money(sum(costs) / kept)} and " if any(costs) else ""
+    return (
+        f"A kept correction has cost {priced}{tokens / kept:,.0f} tokens: those of the answers in all stages before "
+        f"the training, over {format_count(kept)} corrections."
+    )
+
+
+_ASKED_AFTERWARDS = frozenset({"evaluation", "votes"})
+"""Stages whose answers no correction is made from."""
 
 
 def summarize(data: ReportData) -> Summary:

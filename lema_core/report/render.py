@@ -174,13 +174,14 @@ def template_variables(data: ReportData) -> dict[str, Any]:
     rows: dict[str, list[Any]] = {}
     for cell in data.evaluation.levels if data.evaluation else ():
         rows.setdefault(cell.level, []).append(cell.accuracy)
+    money_sentences = (prose.describe_yield(data.usage, data.kept_corrections), prose.describe_bill(data))
     return {
         "data": data,
         "summary": prose.summarize(data),
         "stages": _stages(data.funnel) if data.funnel else [],
         "pairs": [align_correction(correction) for correction in data.examples],
         "levels": rows,
-        "bill": prose.describe_bill(data) if data.bill else "",
+        "bill": " ".join(filter(None, money_sentences)),
     }
 
 

@@ -117,6 +117,9 @@ async def tally_outcomes(
             part.counts[f"{prefix}{ANSWERED}"] += 1
             part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
             part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
+            for name in ("cached_tokens", "reasoning_tokens", "cache_write_tokens"):
+                if count := getattr(outcome, name):
+                    part.counts[f"{prefix}{name}"] += count
         if seen == requests and max_failed < 1:
             # Of a filter's refusals too: where it lets nothing pass, the prompts are not to blame one by one.
             nothing = failed.total() == requests >= SMALL

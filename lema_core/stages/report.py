@@ -44,7 +44,11 @@ class Report(FileStage):
             "name": run.name,
             "title": run.title or run.name,
             "endpoints": {
-                name: [spec.model, spec.transport, price.model_dump() if (price := price_of(spec)) else None]
+                name: [
+                    spec.model,
+                    spec.transport,
+                    price.model_dump(exclude_none=True) if (price := price_of(spec)) else None,
+                ]
                 for name, spec in run.endpoints.items()
             },
             **_answers(artifacts.evaluations, artifacts.votes),

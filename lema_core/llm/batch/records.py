@@ -233,7 +233,7 @@ def _to_json(response: ChatResponse) -> str:
     """Return a response as a batch line stores it."""
     # What older versions do not know is left out where it says nothing: they may read the line as well.
     plain, values = ChatResponse("", "", 0, 0, ""), asdict(response)
-    added = ("thinking", "cached_tokens", "reasoning_tokens")
+    added = ("thinking", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
     return json.dumps(
         {name: value for name, value in values.items() if name not in added or value != getattr(plain, name)}
     )

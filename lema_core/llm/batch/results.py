@@ -275,7 +275,7 @@ class BatchResultsReader:
 
     def cost(self, response: ChatResponse) -> Amount:
         """Return what a response cost."""
-        return self._context.cost(response.prompt_tokens, response.completion_tokens)
+        return self._context.bill(response)
 
     def settle(self, batch: Batch, key: str, used: Amount, *, unaccounted: bool = False) -> None:
         """End the reservation of a batch line, made here or by an earlier process, and charge what was used."""

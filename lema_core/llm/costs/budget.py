@@ -77,6 +77,15 @@ class BudgetGuard:
         self._free -= upper_bound
         return upper_bound
 
+    async def enlarge(self, reserved: Amount, upper_bound: Amount) -> Amount | None:
+        """Return a reservation that was enlarged to a new upper bound; None if it does not fit now."""
+        lacking = Amount(*(max(0.0, need) for need in _values(upper_bound - reserved)))
+        # It never raises: our own reservation is one that may make room.
+        if not lacking.within(self._free) and not await self._borrow(lacking):
+            return None
+        self._free -= lacking
+        return reserved + lacking
+
     def settle(self, reserved: Amount, used: Amount, *, unaccounted: bool = False) -> None:
         """End a reservation and charge what was used; ``unaccounted``: no commit will ever account for it."""
         self._free += reserved
@@ -121,8 +130,12 @@ class BudgetGuard:
                 if self._source is None or clock() < self._exhausted_until:
                     return False
                 lacking = Amount(*(max(0.0, need) for need in _values(upper_bound - self._free)))
+                was_busy = self._reservations > 0
                 grant = await self._run_to_end(self._request_credit(self._source, lacking))
                 if grant.granted == Amount():
+                    if was_busy and self._reservations == 0:
+                        # The last ones ended while the ledger answered: what they left over may be enough.
+                        continue
                     if self._reservations == 0 and not grant.others_hold_credit:
                         raise BudgetExceededError(self._describe(upper_bound, grant))
                     # Others may make room. What we hold idle is exactly what another process may lack.

@@ -109,19 +109,22 @@ class _EarlierAnswers:
     """Tokens per character of the prompts."""
     answers: list[int]
     """Tokens of the answers."""
+    cached: list[float]
+    """Shares of the prompts' tokens that came from the endpoint's prompt cache."""
 
 
 def _find_earlier(store: LedgerStore, spec: EndpointSpec, kind: _Kind) -> _EarlierAnswers:
-    ratios, answers = [], []
-    for packed, prompt, answer in islice(store.sample(spec.identity), SEARCHED):
+    ratios, answers, cached = [], [], []
+    for packed, prompt, answer, from_cache in islice(store.sample(spec.identity), SEARCHED):
         document = unpack(packed)
         if kind.has(document):
             chars = sum(len(str(message.get("content"))) for message in document["messages"])
             ratios.append(prompt / max(1, chars))
             answers.append(answer)
+            cached.append(from_cache / max(1, prompt))
         if len(answers) == SAMPLE:
             break
-    return _EarlierAnswers(ratios, answers)
+    return _EarlierAnswers(ratios, answers, cached)
 
 
 def forecast(
@@ -199,9 +202,15 @@ def _price_requests(
     prompt, prompt_basis = _prompt(earlier.ratios, unpaid, exact=exact)
     output, output_basis = _output(earlier.answers, unpaid)
     price = price_of(spec)
-    pairs = ((prompt.low, output.low), (prompt.likely, output.likely), (prompt.high, output.high))
+    # From the most that a cache gave to nothing: it may be cold when the rest is sent.
+    most, mean = max(earlier.cached, default=0.0), fmean(earlier.cached or [0.0])
     # The bounds of both are added, as if prompts and answers were long together: wider than needed, never too narrow.
-    costs = [cost for pair in pairs if (cost := cost_of(spec, price, *pair)) is not None]
+    points = (
+        (prompt.low, output.low, most * prompt.low),
+        (prompt.likely, output.likely, mean * prompt.likely),
+        (prompt.high, output.high, 0.0),
+    )
+    costs = [cost for point in points if (cost := cost_of(spec, price, *point)) is not None]
     dollars = Interval(*costs) if costs else None
     return Forecast(*counts, prompt, output, dollars, exact, prompt_basis, output_basis)
 

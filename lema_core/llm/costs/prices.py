@@ -37,16 +37,33 @@ def _look_up_price(base_url: str, model: str) -> Price | None:
         return Price(
             input_per_million=per_million(Usage(input_tokens=1000)),
             output_per_million=per_million(Usage(output_tokens=1000)),
+            # All of the prompt from the cache, or into it: where the list has no price of its own, that of the input.
+            cached_input_per_million=per_million(Usage(input_tokens=1000, cache_read_tokens=1000)),
+            cache_write_per_million=per_million(Usage(input_tokens=1000, cache_write_tokens=1000)),
         )
     except LookupError:
         return None
 
 
-def cost_of(spec: EndpointSpec, price: Price | None, prompt_tokens: float, completion_tokens: float) -> float | None:
-    """Return dollars, or None without a price."""
+def cost_of(
+    spec: EndpointSpec,
+    price: Price | None,
+    prompt_tokens: float,
+    completion_tokens: float,
+    cached_tokens: float = 0,
+    cache_write_tokens: float = 0,
+) -> float | None:
+    """Return dollars, or None without a price; cached and written tokens are part of the prompt's."""
     if price is None:
         return None
-    dollars = (prompt_tokens * price.input_per_million + completion_tokens * price.output_per_million) / 1e6
+    fresh = prompt_tokens - cached_tokens - cache_write_tokens
+    cached, written = price.cached_input_per_million, price.cache_write_per_million
+    dollars = (
+        fresh * price.input_per_million
+        + cached_tokens * (price.input_per_million if cached is None else cached)
+        + cache_write_tokens * (price.input_per_million if written is None else written)
+        + completion_tokens * price.output_per_million
+    ) / 1e6
     return dollars * price.batch_factor if spec.transport == "batch" else dollars
 
 
@@ -76,10 +93,13 @@ class TokenEstimator:
 
     def __init__(self) -> None:
         self._chars = self._prompt_tokens = self._answers = self._output = 0
-        self._longest = 0
+        self._longest = self._beyond_cap = 0
 
-    def observe(self, chars: int, prompt_tokens: int, completion_tokens: int) -> None:
-        """Learn from an answer."""
+    def observe(self, chars: int, prompt_tokens: int, completion_tokens: int, cap: float | None = None) -> None:
+        """Learn from an answer; ``cap`` is the largest that it was asked with."""
+        # xAI's cap leaves thinking out: an answer of 100 tokens may be billed with 2,000.
+        if cap is not None:
+            self._beyond_cap = max(self._beyond_cap, completion_tokens - int(cap))
         self._chars += chars
         self._prompt_tokens += prompt_tokens
         self._answers += 1
@@ -90,13 +110,15 @@ class TokenEstimator:
         """Return (prompt, output) tokens that a request will hardly exceed. Without a cap the output is a guess."""
         ratio = self._prompt_tokens / self._chars if self._chars else 0.5
         prompt = 1.2 * ratio * chars + 16
-        return prompt, float(cap if cap is not None else max(UNKNOWN_OUTPUT, 2 * self._longest))
+        if cap is None:
+            return prompt, float(max(UNKNOWN_OUTPUT, 2 * self._longest))
+        return prompt, float(cap + self._beyond_cap)
 
     def expected(self, chars: int, cap: int | None) -> tuple[float, float]:
         """Return (prompt, output) tokens that a request probably takes."""
         ratio = self._prompt_tokens / self._chars if self._chars else 1 / CHARS_PER_TOKEN
         output = self._output / self._answers if self._answers else 256.0
-        return ratio * chars, output if cap is None else min(cap, output)
+        return ratio * chars, output if cap is None else min(cap + self._beyond_cap, output)
 
 
 def prompt_chars(request: CompletionRequest) -> int:

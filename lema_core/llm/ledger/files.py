@@ -25,13 +25,14 @@ COLUMNS = (
     *("key", "endpoint", "request", "text", "finish_reason", "prompt_tokens", "completion_tokens", "model"),
     *("cost", "run", "day"),
 )
-DETAILS = ("thinking", "cached_tokens", "reasoning_tokens")
+DETAILS = ("thinking", "cached_tokens", "reasoning_tokens", "cache_write_tokens")
 """Columns that exports of older versions do not have."""
 PAGE = 1000
 
 _EXPORT = (
     "SELECT completions.key, endpoint, request, answer, finish_reason, prompt_tokens, completion_tokens, model, cost, "
-    "run, day, thinking, COALESCE(cached_tokens, 0), COALESCE(reasoning_tokens, 0) FROM completions "
+    "run, day, thinking, COALESCE(cached_tokens, 0), COALESCE(reasoning_tokens, 0), "
+    "COALESCE(cache_write_tokens, 0) FROM completions "
     "LEFT JOIN completion_details ON completion_details.key = completions.key "
     "WHERE completions.key > ? ORDER BY completions.key LIMIT ?"
 )
@@ -85,7 +86,7 @@ def move_ledger(old: LedgerStore, new: LedgerStore) -> None:
         parquet = Path(scratch) / "ledger.parquet"
         export_ledger(old, parquet)
         import_ledger(new, parquet)
-    for table in ("failures", "batches", "batch_places", "batch_creations", "batch_lines"):
+    for table in ("failures", "failure_details", "batches", "batch_places", "batch_creations", "batch_lines"):
         rows = old.database.query(f"SELECT * FROM {table}")  # noqa: S608
         for some in chunked(rows, PAGE):
             with new.database.transaction():
@@ -173,6 +174,7 @@ class _Completion(BaseModel):
     thinking: str = ""
     cached_tokens: Tokens = 0
     reasoning_tokens: Tokens = 0
+    cache_write_tokens: Tokens = 0
 
     @field_validator("cost", mode="before")
     @classmethod
@@ -228,7 +230,7 @@ def _check_row(path: Path, number: int, row: dict[str, Any], makers: dict[str, K
         raise _row_error(path, number, f"the request has another key than {one.key}; it was changed")
     numbers = (one.prompt_tokens, one.completion_tokens)
     names = (one.model, one.cost, one.run, one.day)
-    details = (one.thinking, one.cached_tokens, one.reasoning_tokens)
+    details = (one.thinking, one.cached_tokens, one.reasoning_tokens, one.cache_write_tokens)
     return (one.key, one.endpoint, packed, answer, one.finish_reason, *numbers, *names, *details)
 
 

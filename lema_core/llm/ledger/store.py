@@ -30,11 +30,15 @@ CREATE TABLE IF NOT EXISTS completions (
 CREATE INDEX IF NOT EXISTS completions_totals
     ON completions (run, endpoint, day, prompt_tokens, completion_tokens, cost);
 CREATE TABLE IF NOT EXISTS completion_details (
-    key TEXT PRIMARY KEY, thinking BYTEA NOT NULL, cached_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL);
+    key TEXT PRIMARY KEY, thinking BYTEA NOT NULL, cached_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL,
+    cache_write_tokens BIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS failures (
     key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
     request BYTEA NOT NULL, detail TEXT NOT NULL, count BIGINT NOT NULL, prompt_tokens BIGINT NOT NULL,
     completion_tokens BIGINT NOT NULL, cost DOUBLE PRECISION, PRIMARY KEY (key, run, day, reason));
+CREATE TABLE IF NOT EXISTS failure_details (
+    key TEXT NOT NULL, run TEXT NOT NULL, day TEXT NOT NULL, reason TEXT NOT NULL, endpoint TEXT NOT NULL,
+    cached_tokens BIGINT NOT NULL, reasoning_tokens BIGINT NOT NULL, PRIMARY KEY (key, run, day, reason));
 CREATE TABLE IF NOT EXISTS owners (
     owner TEXT PRIMARY KEY, machine TEXT NOT NULL, pid BIGINT NOT NULL, started DOUBLE PRECISION NOT NULL,
     beat DOUBLE PRECISION NOT NULL);
@@ -73,9 +77,14 @@ _ADD_FAILURE = (
     "completion_tokens = failures.completion_tokens + excluded.completion_tokens, "
     "cost = COALESCE(failures.cost + excluded.cost, failures.cost, excluded.cost)"
 )
+_ADD_DETAILS = (
+    "INSERT INTO failure_details VALUES (?,?,?,?,?,?,?) ON CONFLICT (key, run, day, reason) DO UPDATE SET "
+    "cached_tokens = failure_details.cached_tokens + excluded.cached_tokens, "
+    "reasoning_tokens = failure_details.reasoning_tokens + excluded.reasoning_tokens"
+)
 _FIELDS = (
     "completions.key, answer, finish_reason, prompt_tokens, completion_tokens, model, thinking, cached_tokens, "
-    "reasoning_tokens"
+    "reasoning_tokens, cache_write_tokens"
 )
 _COMPLETIONS = "completions LEFT JOIN completion_details ON completion_details.key = completions.key"
 
@@ -108,6 +117,8 @@ class FailureEntry:
     final: bool = True
     """False: the request is tried again and keeps its claim."""
     batch: str = ""
+    details: tuple[int, int] = (0, 0)
+    """Cached tokens, of the prompt's, and reasoning tokens, of the completion's."""
 
 
 Entry = CompletionEntry | FailureEntry
@@ -146,7 +157,7 @@ def today() -> str:
 def _completion(row: Sequence[Any]) -> Completion:
     text = answer_text(row[0], row[1])
     # No row of details means that there is nothing to say beyond the defaults.
-    thinking, *details = ("", 0, 0) if row[6] is None else (answer_text(row[0], row[6]), row[7], row[8])
+    thinking, *details = ("", 0, 0, 0) if row[6] is None else (answer_text(row[0], row[6]), *row[7:10])
     # SQLite keeps a text in a column of numbers, and gives it back as a text.
     if any(type(count) is not int for count in (row[3], row[4], *details)) or not isinstance(row[2], str):
         raise LedgerError(f"the ledger's row with the key {row[0]!r} holds no completion: {DAMAGED}")
@@ -242,13 +253,27 @@ class LedgerStore:
                 if (ours := entry.completion).key in theirs:
                     tokens = (ours.prompt_tokens, ours.completion_tokens)
                     detail = "another process committed this request first"
+                    counts = (ours.cached_tokens, ours.reasoning_tokens)
                     missed.append(
                         FailureEntry(
-                            entry.endpoint, entry.request, ours.key, "duplicate", detail, 1, *tokens, entry.cost
+                            entry.endpoint,
+                            entry.request,
+                            ours.key,
+                            "duplicate",
+                            detail,
+                            1,
+                            *tokens,
+                            entry.cost,
+                            details=counts,
                         )
                     )
+            missed.sort(key=_key)
             if missed:
-                self.database.many(_ADD_FAILURE, [_failure_row(entry, run, day) for entry in sorted(missed, key=_key)])
+                self.database.many(_ADD_FAILURE, [_failure_row(entry, run, day) for entry in missed])
+            details = [entry for entry in missed if any(entry.details)]
+            rows = [(entry.key, run, day, entry.reason, entry.endpoint, *entry.details) for entry in details]
+            if rows:
+                self.database.many(_ADD_DETAILS, rows)
             # With the commit, not after it: in between another process could claim the key and pay again.
             done = [_key(entry) for entry in fresh if isinstance(entry, CompletionEntry) or entry.final]
             for keys in chunked(done, LOOKUP):
@@ -290,11 +315,11 @@ class LedgerStore:
                 stored |= {key: theirs for key, theirs in now.items() if _is_other(theirs, ours[key])}
             # After the comparison: details of ours must never stand beside an answer of theirs.
             added = [entry.completion for entry in some if entry.completion.key not in stored]
-            self.insert_details([(one.key, one.thinking, one.cached_tokens, one.reasoning_tokens) for one in added])
+            self.insert_details([(row.key, row.thinking, *_detail_counts(row)) for row in added])
         return stored
 
-    def insert_details(self, rows: Sequence[tuple[str, str, int, int]]) -> None:
-        """Insert (key, thinking, cached tokens, reasoning tokens) of completions, where they say anything."""
+    def insert_details(self, rows: Sequence[tuple[str, str, int, int, int]]) -> None:
+        """Insert (key, thinking, cached, reasoning, cache write tokens) of completions, where they say anything."""
         telling = [(row[0], row[1].encode("utf-8", "surrogatepass"), *row[2:]) for row in rows if any(row[1:])]
         for some in chunked(telling, LOOKUP):
             self.database.insert("completion_details", some)
@@ -325,6 +350,17 @@ class LedgerStore:
             f"GROUP BY {by} ORDER BY {by}"
         )
 
+    def detail_totals(self, by: By = "run") -> dict[str, tuple[int, int]]:
+        """Return (cached, reasoning tokens) by group; they are part of the prompt and completion tokens of `totals`."""
+        rows = self.database.query(
+            f"SELECT {by}, SUM(cached), SUM(thought) FROM ("  # noqa: S608
+            f"SELECT {by}, cached_tokens AS cached, reasoning_tokens AS thought FROM completion_details "
+            "JOIN completions ON completions.key = completion_details.key "
+            f"UNION ALL SELECT {by}, cached_tokens, reasoning_tokens FROM failure_details) AS details "
+            f"GROUP BY {by}"
+        )
+        return {str(row[0]): (int(row[1]), int(row[2])) for row in rows}
+
     def bill(self, run: str) -> tuple[int, int, float | None, list[tuple[str, int, int, float | None]]]:
         """Return what a run has paid: (answers, their tokens, their money, billed attempts that gave none).
 
@@ -352,19 +388,19 @@ class LedgerStore:
         )[0]
         return float(row[0]), int(row[1])
 
-    def sample(self, endpoint: str) -> Iterator[tuple[bytes, int, int]]:
-        """Yield (packed request, prompt tokens, completion tokens) of an endpoint's completions in the keys' order.
+    def sample(self, endpoint: str) -> Iterator[tuple[bytes, int, int, int]]:
+        """Yield (packed request, prompt, completion, cached tokens) of an endpoint's completions in the keys' order.
 
         Keys are hashes, so the first ones are a random sample.
         """
         # By key instead of OFFSET: each page is one look-up in the index.
         last = ""
         while rows := self.database.query(
-            "SELECT key, request, prompt_tokens, completion_tokens FROM completions WHERE endpoint = ? AND key > ? "
-            "ORDER BY key LIMIT ?",
+            "SELECT completions.key, request, prompt_tokens, completion_tokens, COALESCE(cached_tokens, 0) "  # noqa: S608
+            f"FROM {_COMPLETIONS} WHERE endpoint = ? AND completions.key > ? ORDER BY completions.key LIMIT ?",
             (endpoint, last, LOOKUP),
         ):
-            yield from ((bytes(row[1]), int(row[2]), int(row[3])) for row in rows)
+            yield from ((bytes(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows)
             last = rows[-1][0]
 
     def close(self) -> None:
@@ -378,8 +414,13 @@ def _key(entry: Entry) -> str:
 
 def _is_other(theirs: Completion, ours: Completion) -> bool:
     """Return whether a stored completion is another process's; ours may be stored without its details yet."""
-    plain: dict[str, Any] = {"thinking": "", "cached_tokens": 0, "reasoning_tokens": 0}
+    plain: dict[str, Any] = dict.fromkeys(("cached_tokens", "reasoning_tokens", "cache_write_tokens"), 0)
+    plain["thinking"] = ""
     return theirs != ours and replace(theirs, **plain) != replace(ours, **plain)
+
+
+def _detail_counts(completion: Completion) -> tuple[int, int, int]:
+    return completion.cached_tokens, completion.reasoning_tokens, completion.cache_write_tokens
 
 
 def _completion_row(entry: CompletionEntry, run: str, day: str) -> tuple[Any, ...]:

@@ -287,7 +287,7 @@ async def test_a_budget_stops_cleanly_and_a_larger_one_goes_on(fake, spec, ask, 
     assert fake.hits == tokens / 30 >= 30
     left = 100 - fake.hits
     told = re.search(rf"; {left} requests remain, about ([\d,]+) tokens and \$([\d,.]+)\.", str(caught.value))
-    assert told
+    assert told, (left, str(caught.value))
     # By this endpoint's answers so far, which were all alike; prompts differ by a digit.
     assert [float(one.replace(",", "")) for one in told.groups()] == pytest.approx([30 * left] * 2, rel=0.05)
     await buy(ledger, priced, ask(100, max_tokens=10), Budget(dollars=4000), "r")
