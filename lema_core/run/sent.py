@@ -1,7 +1,7 @@
 """What a run will send: per stage and endpoint the fields of a request, and what was renamed or left out, and why."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lema_core.errors import ConfigError
@@ -81,11 +81,12 @@ def sent_by(
 def group_alike(sent: Iterable[SentRequest]) -> list[SentRequest]:
     """Return the requests with the stages that send alike together: a sweep has many of them."""
     groups: dict[str, SentRequest] = {}
-    for one in sent:
-        key = repr((one.endpoint.name, one.model, sorted(one.fields.items()), one.headers, one.changes))
+    for request in sent:
+        endpoint, fields = request.endpoint, sorted(request.fields.items())
+        key = repr((endpoint.name, request.model, fields, request.headers, request.changes))
         stages = groups[key].stages if key in groups else ()
-        new = () if one.stages[0] in stages else one.stages
-        groups[key] = SentRequest((*stages, *new), one.endpoint, one.fields, one.headers, one.changes)
+        new = () if request.stages[0] in stages else request.stages
+        groups[key] = replace(request, stages=(*stages, *new))
     return list(groups.values())
 
 
