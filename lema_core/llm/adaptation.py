@@ -209,7 +209,7 @@ class Spelling:
             f"{remedy.field} is sent as {remedy.to}" if remedy.to else f"{remedy.field} is left out"
             for remedy in remedies
         )
-        also = f" So do the rules of the family {family}." if family and rows[0][0] == FAMILY else ""
+        also = f" The known rules of the family {family} hold too." if family and rows[0][0] == FAMILY else ""
         _log.warning(
             '%s refused a request: "%s". From now on %s.%s This is remembered in the ledger; `lema plan` shows what is '
             'sent, `params`, `rename` and `rules = "none"` of the endpoint change it',
