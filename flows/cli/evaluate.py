@@ -40,6 +40,10 @@ def evaluate(
         str | None, typer.Option(help="few_shot (four worked examples) or zero_shot.", show_default="few_shot")
     ] = None,
     samples: Annotated[int | None, typer.Option(help="Also sample this many answers per question, for maj@k.")] = None,
+    pass_at: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="A k of pass@k; may be repeated.", show_default="powers of two up to --samples"),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.", show_default="0.7")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.", show_default="2048")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each.")] = None,
@@ -67,7 +71,7 @@ def evaluate(
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:
-    """Score a model: pass@1 with its interval, maj@k with --samples, and the difference to another evaluation.
+    """Score a model: pass@1 with its interval, with --samples maj@k and pass@k, the difference to another evaluation.
 
     The judged answers are an artifact under the root: the same command again asks nothing. LeMa's published evaluation
     files (rows with `prompt`) are sent word for word, so that its released checkpoints can be scored; serve those with
@@ -83,7 +87,9 @@ def evaluate(
         model=model, base_url=base_url or None, command=command, identity=identity, api_key_env=api_key_env,
         concurrency=concurrency,
     )  # fmt: skip
-    asking = _without_none(base_prompt=prompt, samples=samples, temperature=temperature, max_tokens=max_tokens)
+    asking = _without_none(
+        base_prompt=prompt, samples=samples, pass_at=pass_at or None, temperature=temperature, max_tokens=max_tokens
+    )
     run_files = [name for name in questions if name.endswith(".toml")]
     if run_files:
         if len(questions) > 1:

@@ -134,6 +134,8 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
     figures, overall = load_test_sets(store, run, artifacts)
     for measured in figures:
         console.print(accuracy_table(measured, named=len(figures) > 1))
+        if measured.vote_scores:
+            console.print(samples_table(measured, named=len(figures) > 1))
     if overall:
         console.print(sets_table(figures, overall))
         console.print(describe_overall(overall), markup=False)
@@ -172,6 +174,19 @@ def accuracy_table(measured: SetFigures, *, named: bool) -> Table:
             ]
             cells.append(format_p_value(difference.p_value))
         table.add_row(*cells)
+    return table
+
+
+def samples_table(measured: SetFigures, *, named: bool) -> Table:
+    """Return maj@k and pass@k of each model on a test set."""
+    first, n = measured.vote_scores[0], measured.evaluation.n
+    where = f" on {measured.name}" if named else ""
+    table = Table(title=f"{first.k} samples a question{where}", header_style="bold", box=None, padding=(0, 2))
+    for column in ("model", f"maj@{first.k}", *(f"pass@{passed.k}" for passed in first.passes)):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for vote in measured.vote_scores:
+        shares = [vote.accuracy, *(passed.accuracy for passed in vote.passes)]
+        table.add_row(vote.name, *(f"{format_percent(a.value, n)} ({format_interval(a, n)})" for a in shares))
     return table
 
 
@@ -226,13 +241,13 @@ def show_evaluation(
     Raises:
         DataError: an evaluation in ``others`` asked other questions than every test set.
     """
-    sources, _, name = asked_for(run)
+    sources, spec, name = asked_for(run)
     store, model = Store(RunContext.of(run, root).root), run.endpoints[name].model
     compared = _matched(store, answers, others)
     for test_set, measured in answers.items():
         task = sources[test_set].task
         asked = task if test_set == task else f"{test_set}, {task}"
-        _show_answers(console, store, model, asked, measured, compared.get(test_set))
+        _show_answers(console, store, model, asked, measured, compared.get(test_set), spec.pass_at)
     if prompt := served_prompt(run.endpoints[name]):
         console.print(f"Prompt: {prompt} (a fixed question in the model's chat template)", markup=False)
     if len(answers) > 1:
@@ -270,7 +285,13 @@ def _matched(store: Store, answers: Mapping[str, Measured], others: Sequence[Art
 
 
 def _show_answers(
-    console: Console, store: Store, model: str, task: str, measured: Measured, other: ArtifactRef | None
+    console: Console,
+    store: Store,
+    model: str,
+    task: str,
+    measured: Measured,
+    other: ArtifactRef | None,
+    pass_at: Sequence[int],
 ) -> None:
     rows = store.rows(measured.greedy, JudgedPath)
     found = (
@@ -286,10 +307,13 @@ def _show_answers(
     )
     _print_failures(console, store, measured)
     if measured.sampled:
-        (vote,) = score_votes({model: store.rows(measured.sampled, JudgedPath)}, base=model)
+        (vote,) = score_votes({model: store.rows(measured.sampled, JudgedPath)}, model, pass_at)
         console.print(
             f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
         )
+        for passed in vote.passes:
+            shown = f"{format_percent(passed.accuracy.value, n)} ({format_interval(passed.accuracy, n)})"
+            console.print(f"  pass@{passed.k}  {shown}   of {vote.k} samples")
     if found.levels:
         table = Table(box=None, header_style="bold", padding=(0, 2))
         for column in ("difficulty", "questions", "right", "95 % interval"):

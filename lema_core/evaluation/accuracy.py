@@ -6,10 +6,11 @@ verdict is ``right``: an answer that is missing, ambiguous or undecided is not r
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from lema_core.answers import judge, majority_vote
 from lema_core.answers.results import Judgement
@@ -58,6 +59,17 @@ def _to_judged_path(path: ReasoningPath, **judgement: Any) -> JudgedPath:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassScore:
+    """One model's chance that one of ``k`` samples is right, the mean over the questions."""
+
+    k: int
+    accuracy: Proportion
+    """Questions count in part, so Wilson's interval errs to the wide side."""
+    difference: Estimate | None
+    """To the base model on the same items (bootstrap over items); None for the base model itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VoteScore:
     """One model's accuracy where the majority of ``k`` samples answers."""
 
@@ -67,10 +79,25 @@ class VoteScore:
     """A tie counts by the share of the tied answers that are right."""
     difference: Estimate | None
     """To the base model on the same items (bootstrap over items); None for the base model itself."""
+    passes: tuple[PassScore, ...] = ()
+    """pass@k, by k."""
 
 
-def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") -> tuple[VoteScore, ...]:
-    """Return maj@k of each model, in the order of ``tables``; a model's rows come question by question.
+class _Item(NamedTuple):
+    """What the samples of one question give."""
+
+    majority: float
+    """The share of the vote that is right."""
+    samples: int
+    right: int
+
+
+def score_votes(
+    tables: Mapping[str, Iterable[JudgedPath]], base: str = "base", pass_at: Sequence[int] = ()
+) -> tuple[VoteScore, ...]:
+    """Return maj@k and pass@k of each model, in the order of ``tables``; a model's rows come question by question.
+
+    ``pass_at`` are the k of pass@k; empty: the powers of two up to the number of samples.
 
     Raises:
         DataError: no rows, questions with different numbers of samples, or models asked different questions.
@@ -84,18 +111,36 @@ def score_votes(tables: Mapping[str, Iterable[JudgedPath]], base: str = "base") 
             raise DataError(f"maj@k: {name} was asked other questions than the first model: evaluate both on the same.")
     scores = []
     for name, found in voted.items():
-        value, k = [found[item][0] for item in first], max(k for _, k in found.values())
-        difference = None
-        if reference is not None and name != base:
-            difference = statistics.paired_bootstrap([reference[item][0] for item in first], value)
-        accuracy = statistics.wilson(sum(value), len(value))
-        scores.append(VoteScore(name=name, k=k, accuracy=accuracy, difference=difference))
+        items = [found[item] for item in first]
+        others = [reference[item] for item in first] if reference is not None and name != base else None
+        k = max(item.samples for item in items)
+        powers = [2**power for power in range(k.bit_length())]
+        accuracy, difference = _mean_share(items, others, lambda item: item.majority)
+        passes = [
+            PassScore(k=at, accuracy=passed, difference=gained)
+            for at in (pass_at or powers)
+            for passed, gained in [_mean_share(items, others, partial(_passed, k=at))]
+        ]
+        scores.append(VoteScore(name=name, k=k, accuracy=accuracy, difference=difference, passes=tuple(passes)))
     return tuple(scores)
 
 
-def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float, int]]:
-    """Return each question's (share of the vote that is right, samples)."""
-    found: dict[str, tuple[float, int]] = {}
+def _passed(item: _Item, k: int) -> float:
+    return statistics.pass_at_k(item.samples, item.right, k)
+
+
+def _mean_share(
+    items: Sequence[_Item], reference: Sequence[_Item] | None, share: Callable[[_Item], float]
+) -> tuple[Proportion, Estimate | None]:
+    """Return the mean of a share over the questions, and its difference to the reference."""
+    value = [share(item) for item in items]
+    difference = statistics.paired_bootstrap(list(map(share, reference)), value) if reference is not None else None
+    return statistics.wilson(sum(value), len(value)), difference
+
+
+def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, _Item]:
+    """Return what each question's samples give."""
+    found: dict[str, _Item] = {}
     for question, paths in groupby(rows, key=lambda row: row.question_id):
         item = list(paths)
         # Two spellings of one wrong answer vote together.
@@ -103,8 +148,9 @@ def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, tuple[float
         vote = majority_vote([row.answer for row in item], family, item[0].candidates)
         class_of = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
         votes = [(class_of.get(position), row.verdict == "right") for position, row in enumerate(item)]
-        found[question] = (statistics.majority_credit(votes), len(item))
-    if len({k for _, k in found.values()}) != 1:
+        right = sum(is_right for _, is_right in votes)
+        found[question] = _Item(statistics.majority_credit(votes), len(item), right)
+    if len({item.samples for item in found.values()}) != 1:
         raise DataError(f"maj@k: {name} has {len(found)} questions with different numbers of samples; expected one k.")
     return found
 

@@ -8,7 +8,7 @@ by default. Every function raises ``DataError`` where the input allows no answer
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -220,6 +220,20 @@ def majority_credit(item: Sequence[tuple[str | None, bool]]) -> float:
     most = max(counts.values())
     top = [answer for answer, count in counts.items() if count == most]
     return 1 / len(top) if right in top else 0.0
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Return the unbiased estimate of the chance that one of ``k`` samples is right (Chen et al., arXiv 2107.03374).
+
+    It is the share of the ``k``-subsets of the samples with a right one. The plug-in ``1 - (1 - right / samples)**k``
+    is too low, and the best of the first ``k`` wastes the others.
+
+    Raises:
+        DataError: not 1 <= k <= samples, or not 0 <= right <= samples.
+    """
+    if not 1 <= k <= samples or not 0 <= right <= samples:
+        raise DataError(f"pass@k needs 1 <= k <= samples and 0 <= right <= samples; got {k}, {samples} and {right}.")
+    return 1 - comb(samples - right, k) / comb(samples, k)
 
 
 def perplexity_gap(

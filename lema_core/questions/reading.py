@@ -30,7 +30,8 @@ OVER_ZERO = re.compile(r"/\s*0+(?:\.0*)?(?![\d.])")
 def read_questions(spec: QuestionsSpec, source: str | None = None) -> Iterator[Question | Rejection]:
     """Yield the questions of a spec in the source's order, and a rejection per row that the task's rule leaves out.
 
-    Reject reasons: ``duplicate_question`` (a published set repeats itself), ``not_numeric`` (ASDiv's rule).
+    Reject reasons: ``duplicate_question`` (a published set repeats itself), ``not_numeric`` (ASDiv's rule),
+    ``no_answer`` (GSM-Plus's questions that cannot be answered), ``unusable_gold`` (of a published set).
 
     Args:
         spec: what is read.
@@ -87,7 +88,8 @@ def identity(spec: QuestionsSpec) -> dict[str, Any]:
     task = get_task(spec.task)
     spec = with_own_source(spec, task)
     # Neither where the questions are nor what a table calls them decides them.
-    plain = spec.model_dump(mode="json", exclude={"path", "name"})
+    unset = {"hub_split"} if spec.hub_split is None else set[str]()
+    plain = spec.model_dump(mode="json", exclude={"path", "name", *unset})
     name = None if spec.path is None else file_name(spec.path)
     found = {**plain, "file": name, "source": source_fingerprint(spec), "task_revision": task.revision}
     if not task.reference:
@@ -191,6 +193,8 @@ class _Checker:
         if not text:
             raise DataError(f"{place}: the question is empty. Expected its text: fill or remove the row.")
         gold = self._gold(place, draft)
+        if isinstance(gold, Unusable):
+            return self._reject(place, gold.text, gold.reason, gold.detail)
         # What no other row may have: the source's id, and the text where the set does not repeat itself
         parts = [["id", draft.key]] if draft.key is not None else []
         if draft.key is None or not self.task.repeats_texts:
@@ -219,7 +223,7 @@ class _Checker:
             origin=place,
         )
 
-    def _gold(self, place: str, draft: Draft) -> str:
+    def _gold(self, place: str, draft: Draft) -> str | Unusable:
         """Return the gold answer; of a choice its text, also where the source gives its letter."""
         if self.task.family == "choice":
             candidates = draft.candidates or ()
@@ -239,6 +243,8 @@ class _Checker:
         if self.task.family is None:
             return gold  # whatever the scorer compares with, perhaps nothing
         fault = _gold_fault(gold, self.task.family)
+        if fault is not None and self.task.on_gold == "reject":
+            return Unusable("unusable_gold", f"the answer {gold[:80]!r} is no {self.task.family} ({fault})", draft.text)
         if fault is not None:
             raise DataError(
                 f"{place}: the gold answer {draft.gold[:80]!r} does not parse as {self.task.family} ({fault}). "
@@ -262,7 +268,10 @@ def detect_task(path: str) -> str:
     if first is None:
         raise DataError(f"{path} holds no rows. Expected one question per row.")
     _, row = first
-    found = [task.name for task in TASKS.values() if _has_format_of(task, row)]
+    matching = [task for task in TASKS.values() if _has_format_of(task, row)]
+    # MATH-500 has the fields of MATH and more: the format that needs the most fields is it.
+    most = max((len(task.fields) for task in matching), default=0)
+    found = [task.name for task in matching if len(task.fields) == most]
     if len(found) == 1:
         return found[0]
     seen = f"the formats of {', '.join(found)}" if found else "the format of no published task"

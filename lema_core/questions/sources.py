@@ -289,7 +289,7 @@ def read_hub_rows(spec: QuestionsSpec, task: Task, commit: str | None = None) ->
         EndpointError: the Hub does not answer or does not know the data set.
     """
     source = _dataset(spec, task)
-    split = source.train if spec.split == "train" else source.test
+    split = spec.hub_split or (source.train if spec.split == "train" else source.test)
     if split is None:
         raise ConfigError(f"{source.id} has no {spec.split} split. Set `split` to the other one.")
     folder = f"{spec.config or source.config}/{split}"

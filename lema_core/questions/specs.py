@@ -78,6 +78,8 @@ class QuestionsSpec(BaseModel):
     """A data set id on the Hub, in place of the task's own."""
     config: str | None = None
     """The configuration of the data set on the Hub, in place of the task's own."""
+    hub_split: str | None = None
+    """The name of the split on the Hub, in place of the task's own for `split`."""
     hub_revision: str | None = None
     """A commit of the data set's Parquet branch; without it the newest is taken, and its commit becomes identity."""
     split: Literal["train", "test"] = "train"

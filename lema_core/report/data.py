@@ -338,9 +338,12 @@ def load_test_sets(
     measured = {name: one for name, one in artifacts.measured_on(run.test_sets).items() if one.evaluations}
     tables = {name: _judged(store, one.evaluations) for name, one in measured.items()}
     evaluations, overall = compare_on_sets(tables, BASE)
+    pass_at = run.evaluation.pass_at if run.evaluation else ()
     figures = (
         SetFigures(
-            name=name, evaluation=evaluation, vote_scores=score_votes(_judged(store, measured[name].votes), BASE)
+            name=name,
+            evaluation=evaluation,
+            vote_scores=score_votes(_judged(store, measured[name].votes), BASE, pass_at),
         )
         for name, evaluation in evaluations.items()
     )

@@ -7,8 +7,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.evaluation.accuracy import answer_of, judge_answer, judged_answer
@@ -38,7 +39,7 @@ from lema_core.training.launch import clean_environment, run_group
 
 PERPLEXITY_FILE = "perplexity.parquet"
 """What the delta-PPL program writes: one row per pair."""
-GREEDY_ONLY = {"samples": 0, "perplexity": 0}
+GREEDY_ONLY: dict[str, object] = {"samples": 0, "pass_at": (), "perplexity": 0}
 """Options that leave out all that is measured beside the greedy answers."""
 
 
@@ -54,7 +55,9 @@ class EvaluationSpec(Section):
     distinguishes ways of serving: under a new one everything is measured anew."""
     max_tokens: int = Field(2048, ge=1)
     samples: int = Field(0, ge=0)
-    """Sampled answers a question for maj@k, beside the greedy one; 0 asks for none."""
+    """Sampled answers a question for maj@k and pass@k, beside the greedy one; 0 asks for none."""
+    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """The k of pass@k, none above `samples`; none given: the powers of two up to `samples`."""
     temperature: float = Field(0.7, gt=0)
     """Of the sampled answers."""
     perplexity: int = Field(0, ge=0)
@@ -62,6 +65,14 @@ class EvaluationSpec(Section):
     top_p: float | None = Field(None, gt=0, le=1)
     params: Params = Field(default_factory=Parameters)
     """Request parameters of all answers, above those of the endpoint; see ``[endpoints.<name>] params``."""
+
+    @model_validator(mode="after")
+    def _samples_are_enough(self) -> Self:
+        if self.pass_at and max(self.pass_at) > self.samples:
+            raise ValueError(
+                f"pass_at = {max(self.pass_at)} needs as many samples, and samples is {self.samples}: raise samples"
+            )
+        return self
 
     def sampling(self) -> Sampling:
         """Return the sampling parameters of the answers for maj@k; each question brings its own seed."""

@@ -53,6 +53,7 @@ class Report(FileStage):
             },
             **_answers(artifacts.evaluations, artifacts.votes),
             **({"further_sets": further} if further else {}),
+            **({"pass_at": run.evaluation.pass_at} if run.evaluation and run.evaluation.pass_at else {}),
             "licences": run.licences,
             "stage": run.launch.zero_stage,
         }

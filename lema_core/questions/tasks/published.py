@@ -154,6 +154,89 @@ MATH = Task(
 )
 
 
+def _math500(row: Row) -> Draft:
+    solution, gold = str(row["solution"]), str(row["answer"]).strip()
+    return Draft(
+        text=str(row["problem"]),
+        gold=gold,
+        rationale=rationale_from(solution, f"${gold}$"),
+        level=str(row.get("level", "")).removeprefix("Level ") or None,
+        subject=str(row.get("subject", "")) or None,
+    )
+
+
+MATH500 = Task(
+    name="math500",
+    family="latex",
+    prompts="math",
+    fields=("problem", "solution", "answer", "unique_id"),
+    draft=_math500,
+    hub=HubDataset("HuggingFaceH4/MATH-500", train=None),
+    on_duplicate="reject",
+    on_gold="reject",
+)
+"""MATH-500 (Lightman et al., arXiv 2305.20050): the 500 of MATH's test problems that later work evaluates on."""
+
+
+def _gsm_plus(row: Row) -> Draft | Unusable:
+    text, gold = str(row["question"]), str(row["answer"]).strip()
+    if gold.casefold() in {"none", "null", ""}:
+        return Unusable("no_answer", "it leaves out what an answer needs (critical thinking)", text)
+    rationale = rationale_from(str(row.get("solution") or ""), gold)
+    return Draft(text=text, gold=gold, rationale=rationale, subject=str(row.get("perturbation_type", "")) or None)
+
+
+def _gsm_plus_task(name: str, split: str) -> Task:
+    return Task(
+        name=name,
+        family="numeric",
+        prompts="gsm8k",
+        fields=("question", "answer", "perturbation_type") if split == "test" else (),
+        draft=_gsm_plus,
+        hub=HubDataset("qintongli/GSM-Plus", train=None, test=split),
+        on_duplicate="reject",
+        on_gold="reject",
+    )
+
+
+GSM_PLUS = _gsm_plus_task("gsm_plus", "test")
+"""GSM-Plus (Li et al., arXiv 2402.19255): each of GSM8K's test questions in eight perturbations; 10,552 rows.
+
+``subject`` is the perturbation. An eighth of the rows is *critical thinking*: what the answer needs is left out, so
+they have none, and are rejected rows here.
+"""
+GSM_PLUS_MINI = _gsm_plus_task("gsm_plus_mini", "testmini")
+"""The 2,400 rows that GSM-Plus's authors give for quick trials."""
+
+
+def _aime(row: Row) -> Draft:
+    """Read AIME's rows in any of the spellings that the data sets on the Hub have."""
+    found = {str(name).casefold().replace(" ", "_"): value for name, value in row.items()}
+    text = next((str(found[name]) for name in ("problem", "question") if found.get(name)), None)
+    if text is None:
+        raise DataError("it has neither `problem` nor `question`")
+    solution = str(found.get("solution") or "")
+    gold = str(found["answer"]).strip() if found.get("answer") is not None else boxed_gold(solution, text)
+    if not gold:
+        raise DataError("it has neither `answer` nor a \\boxed answer in `solution`")
+    # Published as three digits, 033, or as a number: every answer is a whole number from 0 to 999.
+    gold = str(int(gold)) if gold.isascii() and gold.isdecimal() else gold
+    rationale = rationale_from(solution, f"${gold}$") if solution else None
+    return Draft(text=text, gold=gold, rationale=rationale, subject=str(found.get("year") or "") or None)
+
+
+def _aime_task(name: str, hub: HubDataset) -> Task:
+    return Task(
+        name=name, family="latex", prompts="math", draft=_aime, hub=hub, on_duplicate="reject", on_gold="reject"
+    )
+
+
+AIME24 = _aime_task("aime24", HubDataset("HuggingFaceH4/aime_2024", train=None, test="train"))
+"""The 30 problems of the American Invitational Mathematics Examination of 2024; the data set has one part, `train`."""
+AIME25 = _aime_task("aime25", HubDataset("math-ai/aime25", train=None))
+"""Those of 2025."""
+
+
 def _csqa(row: Row) -> Draft:
     question = row["question"]
     # The published files nest stem and choices in `question`; the Hub's rows have them side by side.

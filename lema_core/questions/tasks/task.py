@@ -174,6 +174,9 @@ class Task:
     """Enters the identity of generated questions."""
     on_duplicate: Literal["error", "reject"] = "error"
     """A published set may repeat itself; a user's own file should not."""
+    on_gold: Literal["error", "reject"] = "error"
+    """What becomes of a row whose gold answer does not parse: an error in a user's own file, a rejected row in a
+    published set that has such rows."""
     repeats_texts: bool = False
     """The published set has one text under several ids, and the paper counts each."""
     revision: int = 1

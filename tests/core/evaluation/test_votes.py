@@ -1,10 +1,14 @@
 import dataclasses
+import itertools
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evaluation.accuracy import judge_answer, score_votes
+from lema_core.evaluation.statistics import pass_at_k
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Completion
 from lema_core.questions import QuestionsSpec, read_questions
@@ -84,3 +88,38 @@ def test_more_samples_keep_the_first_ones_and_each_question_draws_by_itself():
     assert len(asked(2)) == 4
     assert set(asked(2)) < set(asked(3))
     assert len({seed for seed, _ in asked(3)}) == 2
+
+
+@given(st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_answer(drawn):
+    samples, right, k = drawn
+    subsets = list(itertools.combinations([True] * right + [False] * (samples - right), k))
+    assert pass_at_k(samples, right, k) == pytest.approx(sum(map(any, subsets)) / len(subsets), abs=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "right", "k"), [(4, 1, 5), (4, 1, 0), (4, 5, 1), (4, -1, 1), (0, 0, 1)])
+def test_pass_at_k_of_what_was_not_sampled_is_refused(samples, right, k):
+    with pytest.raises(DataError, match="1 <= k <= samples"):
+        pass_at_k(samples, right, k)
+
+
+def test_pass_at_k_stands_beside_the_votes():
+    rows = [*answers("a", "0.5", "3", "3", None), *answers("b", None, "7", "7", "7")]
+    (score,) = score_votes({"base": rows})
+    assert [passed.k for passed in score.passes] == [1, 2, 4]
+    assert [passed.accuracy.value for passed in score.passes] == pytest.approx([1 / 8, 1 / 4, 1 / 2])
+    better = [*answers("a", *["0.5"] * 4), *answers("b", *"7777")]
+    (base, lema) = score_votes({"base": rows, "lema": better}, pass_at=[3])
+    assert [passed.k for passed in lema.passes] == [3]
+    assert lema.passes[0].difference.value == pytest.approx(0.5 - 3 / 8)
+    assert base.passes[0].difference is None
+
+
+def test_a_k_above_the_samples_is_refused_before_anything_is_asked():
+    with pytest.raises(ValueError, match="pass_at = 8 needs as many samples, and samples is 4"):
+        EvaluationSpec(samples=4, pass_at=(8,))
+
+
+def test_the_k_of_pass_at_k_name_nothing_anew():
+    one, other = sampled(4), dataclasses.replace(sampled(4), spec=EvaluationSpec(samples=4, pass_at=(3,)))
+    assert one.ref == other.ref
