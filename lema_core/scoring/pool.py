@@ -2,8 +2,8 @@
 
 A worker (``lema_core.scoring.worker_main``) is a process with limits of memory and files. It can neither start programs
 nor write outside its folder. A scorer that is a plain function has a worker for one text at a time. One that is a
-coroutine function, waiting for its judge most of the time, scores many texts at once in one worker; where that worker
-hangs or ends, each of its texts is scored again in a worker of its own, so that one bad text costs no other one.
+coroutine function, waiting for its judge most of the time, scores many texts at once in one worker. Where that worker
+hangs or ends, or a text fails in it, the text is scored again in a worker of its own: one bad text costs no other one.
 
 The parent does what a worker may not: it asks the judge through the request engine, and runs programs in the sandbox.
 """
@@ -39,6 +39,8 @@ TEXTS_AT_ONCE = 128
 START_SECONDS = 120.0
 CANCEL_SECONDS = 2.0
 """How long a worker may take to cancel one text; a longer silence means that its event loop is blocked."""
+SHARED_FAULTS = frozenset({"scorer_raised", "scorer_timeout", "scorer_memory"})
+"""What another text of the same process may be the cause of: its memory, its open files, its computing."""
 SOURCE = str(Path(__file__).resolve().parents[2])
 """The child must import this very package, wherever the working directory is."""
 LONGEST_LINE = 32 << 20
@@ -196,7 +198,10 @@ class _Worker:
                 await asyncio.wait({row.result}, timeout=max(0.01, rest if not row.waits else min(rest, 1.0)))
             if not row.result.done():
                 await self._end_late(row, alone=alone)
-            return _scored(row.result.result())
+            scored = _scored(row.result.result())
+            if scored.decided_by in SHARED_FAULTS and not alone:
+                raise _WorkerLostError(scored)
+            return scored
         finally:
             self.rows.pop(row.number, None)
 

@@ -27,9 +27,9 @@ from lema_core.system.processes import die_with_parent
 class Worker:
     """Scores one text at a time, or many at once where the scorer is a coroutine function."""
 
-    def __init__(self, scorer: Scorer, texts: Mapping[str, str], folder: Path, out: TextIO) -> None:
+    def __init__(self, scorer: Scorer, texts: Mapping[str, str], folder: Path, source: TextIO, out: TextIO) -> None:
         self.scorer, self.texts, self.folder = scorer, texts, folder
-        self._out, self._writes = out, threading.Lock()
+        self._source, self._out, self._writes = source, out, threading.Lock()
         self._replies: dict[int, Future[dict[str, Any]]] = {}
         self._requests = 0
 
@@ -42,7 +42,7 @@ class Worker:
 
     def read(self, work: "queue.SimpleQueue[dict[str, Any] | None]", wake: Any) -> None:
         """Hand replies to who waits for them, and texts to the main thread, until the input ends."""
-        for line in sys.stdin:
+        for line in self._source:
             message = json.loads(line)
             if "reply" in message:
                 self._replies.pop(message["reply"]).set_result(message)
@@ -172,15 +172,18 @@ def main() -> None:
     """Confine the process, load the task, and score until the parent closes the pipe."""
     given = json.loads(sys.argv[1])
     die_with_parent()
-    out = os.fdopen(os.dup(1), "w", encoding="ascii")
-    os.dup2(2, 1)  # what the user's code prints must not end up between the messages
+    source, out = os.fdopen(os.dup(0), encoding="ascii"), os.fdopen(os.dup(1), "w", encoding="ascii")
+    # What the user's code prints must not end up between the messages, and `input()` must not take one of them.
+    os.dup2(2, 1)
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
     folder = Path(given["folder"])
     os.chdir(folder)
     # Imported before the limits hold: the loader reads many files, and none of them is the user's.
     from lema_core import prompts
     from lema_core.questions import get_task
 
-    confine.limit(memory_mib=given["memory_mib"], file_mib=given["file_mib"])
+    confine.limit(memory_mib=given["memory_mib"], file_mib=given["file_mib"], open_files=1024)
     confine.allow_writing([str(folder)])
     confine.filter_calls(network=True)
     try:
@@ -193,7 +196,7 @@ def main() -> None:
         print(json.dumps({"fatal": str(said)}), file=out)
         return
     assert task.scorer is not None  # noqa: S101  the parent starts a worker for a task with a scorer only
-    worker = Worker(task.scorer, prompts.load(task.prompts).texts, folder, out)
+    worker = Worker(task.scorer, prompts.load(task.prompts).texts, folder, source, out)
     if inspect.iscoroutinefunction(task.scorer):
         asyncio.run(serve_many(worker))
     else:

@@ -51,18 +51,19 @@ _WRITES = 0x1FF2
 _REFER, _TRUNCATE, _DEVICE_CONTROL = 1 << 13, 1 << 14, 1 << 15
 
 
-def limit(*, memory_mib: int, file_mib: int, seconds: float | None = None) -> None:
+def limit(*, memory_mib: int, file_mib: int, seconds: float | None = None, open_files: int = 256) -> None:
     """Set resource limits: address space, size of a file, CPU time, open files; no core dump."""
     for name, value in (
         (resource.RLIMIT_AS, memory_mib << 20),
         (resource.RLIMIT_FSIZE, file_mib << 20),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 256),
+        (resource.RLIMIT_NOFILE, open_files),
         *([(resource.RLIMIT_CPU, int(seconds) + 1)] if seconds else []),
     ):
         _, most = resource.getrlimit(name)
         allowed = value if most == resource.RLIM_INFINITY else min(value, most)
-        resource.setrlimit(name, (allowed, allowed))
+        with contextlib.suppress(OSError, ValueError):  # macOS knows no limit of address space
+            resource.setrlimit(name, (allowed, allowed))
 
 
 def no_new_privileges() -> bool:

@@ -45,6 +45,7 @@ def score(question, gold, text, context):
     if text == "big":
         with open(context.folder / "big", "wb") as file:
             for _ in range(200): file.write(bytes(1 << 20))
+    if text == "input": return Score("right", repr(os.read(0, 10)))
     if text == "print": print('{"row": 1, "verdict": "right"}')
     if text == "own folder":
         (context.folder / "a").write_text("b")
@@ -56,6 +57,8 @@ def score(question, gold, text, context):
 
 async def score_async(question, gold, text, context):
     await asyncio.sleep(0)
+    if text == "slow":
+        time.sleep(0.5)  # a hundred of these at once take longer than one may
     if text == "wait": await asyncio.sleep(1000)
     if text == "ask": return Score("right", await context.ask("what?"))
     if text == "ask often": return Score("right", "".join([await context.ask(f"{n}") for n in range(9)]))
@@ -95,7 +98,7 @@ def texts(*which: str) -> list[TextToScore]:
 @pytest.mark.parametrize("name", ["PLAIN", "ASYNC"])
 def test_what_a_scorer_does_costs_its_own_text_only(module, tmp_path, name):
     task = get_task(f"{module}:{name}")
-    good = {"7": "right", "8": "wrong", "own folder": "right", "program": "right", "print": "wrong"}
+    good = {"7": "right", "8": "wrong", "own folder": "right", "program": "right", "print": "wrong", "input": "right"}
     asked = [*good, *CODES, *good]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     found = dict(zip(asked, asyncio.run(score_all(task, texts(*asked))), strict=True))
@@ -117,6 +120,12 @@ def test_what_a_scorer_does_costs_its_own_text_only(module, tmp_path, name):
 def test_an_async_text_that_waits_for_ever_leaves_the_others_alone(module):
     found = asyncio.run(score_all(get_task(f"{module}:ASYNC"), texts("7", "wait", "8")))
     assert [scored.decided_by for scored in found] == ["scorer", "scorer_timeout", "scorer"]
+
+
+def test_texts_that_share_a_process_do_not_cost_each_other_their_verdicts(module):
+    asked = [TextToScore(question_id=str(n), question="?", gold="slow", text="slow") for n in range(16)]
+    found = asyncio.run(score_all(get_task(f"{module}:ASYNC"), [*asked, *texts("pieces", "7")]))
+    assert [scored.verdict for scored in found] == ["right"] * 16 + ["unknown", "right"]
 
 
 def completion(request, text: str = "so") -> Completion:
