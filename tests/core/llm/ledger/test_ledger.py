@@ -71,6 +71,15 @@ def test_thinking_cached_and_reasoning_tokens_come_back(url) -> None:
     assert LedgerStore(url).lookup(keys) == {one.completion.key: one.completion for one in entries}
 
 
+def test_thinking_that_an_older_version_stored_in_the_text_is_separated(url) -> None:
+    entry = paid(1, "<think>Maybe 70.</think>\n\nThe answer is 72.")
+    cut = paid(2, "<think>Maybe the answer is 70")
+    LedgerStore(url).commit([entry, cut], "run")
+    found = LedgerStore(url).lookup([entry.completion.key, cut.completion.key])
+    assert found[entry.completion.key] == replace(entry.completion, text="The answer is 72.", thinking="Maybe 70.")
+    assert found[cut.completion.key] == replace(cut.completion, text="", thinking="Maybe the answer is 70")
+
+
 def test_details_never_stand_beside_another_processes_answer(url) -> None:
     first, second = LedgerStore(url), LedgerStore(url)
     first.commit([paid(1)], "run")

@@ -1,4 +1,5 @@
 import asyncio
+import sqlite3
 
 import pytest
 from hypothesis import given
@@ -266,3 +267,33 @@ async def test_thinking_that_used_up_the_cap_is_asked_for_with_a_larger_one(fake
         outcome = await engine.complete(spec, ask(1, max_tokens=100)[0])
     assert outcome.text == "The answer is 42."
     assert [body["max_tokens"] for body in fake.bodies] == [100, 200]
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
+        (reason,) = ledger.execute("SELECT reason FROM failures").fetchone()
+    assert reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("first", "finish", "posts", "reasons"),
+    [
+        ({"content": "<think>Maybe 70"}, "length", 2, ["length_thinking"]),
+        ({"content": None, "reasoning": "Maybe 70"}, "length", 2, ["length_thinking"]),
+        ({"content": "<think>Maybe 70</think>The ans"}, "length", 2, ["length"]),
+        ({"content": None, "reasoning": "Maybe 70"}, "stop", 1, []),
+    ],
+)
+async def test_what_the_cap_cut_is_named_and_thinking_alone_is_paid_once(
+    fake, spec, ask, tmp_path, first, finish, posts, reasons
+) -> None:
+    def thinks(body, _tries):
+        short = body["max_tokens"] == 100
+        message = {"role": "assistant", **(first if short else {"content": "<think>Sure</think>The answer is 72."})}
+        choice = {"message": message, "finish_reason": finish if short else "stop"}
+        return 200, {"choices": [choice], "usage": {"prompt_tokens": 20, "completion_tokens": 100}}, {}
+
+    fake.decide = thinks
+    async with Engine.open(ledger=str(tmp_path / "ledger.sqlite")) as engine:
+        outcome = await engine.complete(spec, ask(1, max_tokens=100)[0])
+    assert (outcome.text, outcome.thinking) == (("The answer is 72.", "Sure") if posts == 2 else ("", "Maybe 70"))
+    assert len(fake.bodies) == posts
+    with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
+        assert [row[0] for row in ledger.execute("SELECT reason FROM failures")] == reasons
