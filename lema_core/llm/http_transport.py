@@ -52,8 +52,14 @@ class HttpTransport:
         """Resolve requests one after the other: the engine hands over one at a time, each in a task of its own."""
         context = self._context
         for pending in requests:
-            retries = RetryState(self._spec.request_timeout_s, self._clock, context.settings.retry_wait_s)
-            state = _RequestState(pending, context.body(pending.request), retries)
+            body = context.body(pending.request)
+            retries = RetryState(
+                self._spec.request_timeout_s,
+                self._clock,
+                context.settings.retry_wait_s,
+                greedy=body.get("temperature") == 0,
+            )
+            state = _RequestState(pending, body, retries)
             self._health.record_request()
             try:
                 response = await self._attempt_until_done(state, state.body)

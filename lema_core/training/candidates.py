@@ -108,12 +108,14 @@ def merge_kept(spec: TrainingSpec, out: Path) -> None:
     for step, adapter in kept_weights(out).items():
         if not merged_folder(out, step).is_dir():
             from lema_core.training.data import load_tokenizer
-            from lema_core.training.models import merge_adapter
+            from lema_core.training.models import merge_adapter, save_stop
 
             with atomic_folder(merged_folder(out, step)) as part:
                 merge_adapter(base, adapter, part)
                 # The checkpoint's own tokenizer: it carries the chat template of the training.
-                load_tokenizer(str(adapter)).save_pretrained(part)
+                tokenizer = load_tokenizer(str(adapter))
+                tokenizer.save_pretrained(part)
+                save_stop(part, tokenizer.eos_token_id)
             emit("merged", step=step)
 
 

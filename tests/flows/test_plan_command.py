@@ -9,6 +9,7 @@ from support import kept
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lema_core.artifacts import ArtifactRef, Store
+from lema_core.errors import ConfigError
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.mixture import count_words, get_arm
 from lema_core.pipeline import Pipeline
@@ -63,6 +64,15 @@ def test_prompts_are_exact_with_the_models_tokenizer_and_estimated_without(run_f
         texts = ["".join(str(one["content"]) for one in request.messages) for request in paths.asked()]
         counted = sum(len(re.findall(r"\w+|[^\w\s]+", text)) for text in texts)
         assert (found.prompt_tokens.low == found.prompt_tokens.high == counted) is exact
+
+
+def test_a_base_whose_template_cannot_be_trained_is_refused_by_the_plan(run_file, tmp_path, model) -> None:
+    from flows.preflight import check_templates
+
+    arms = ['mixture.arms=["cot"]', f"training.base={model}"]
+    with pytest.raises(ConfigError, match=r"training\.base"):
+        check_templates(read_run_file(run_file, arms))
+    check_templates(read_run_file(run_file, [*arms, "training.template=plain"]))
 
 
 def test_a_pair_is_as_long_as_both_its_sequences() -> None:

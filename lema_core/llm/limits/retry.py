@@ -39,7 +39,10 @@ class RetryState:
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
         retry_wait_s: float = DEFAULTS.retry_wait_s,
+        *,
+        greedy: bool = False,
     ) -> None:
+        self._greedy = greedy
         self._clock = clock
         self._timeout_s = timeout_s
         self._deadline = clock() + timeout_s
@@ -88,6 +91,9 @@ class RetryState:
             return self._retries_last
         self._failures[error.reason] += not error.exempt
         limit = MAX_ATTEMPTS.get(error.reason, 1)
+        if error.reason == "malformed" and error.paid is not None:
+            # Whole and billed, but no text, as a tool call: the same again at temperature 0, and likely otherwise.
+            limit = 1 if self._greedy else 2
         is_allowed = limit is None or self._failures[error.reason] < limit
         has_time = self.remaining_s() > max(0.0, error.retry_after or 0.0)
         self._retries_last = is_allowed and error.fatal is None and has_time

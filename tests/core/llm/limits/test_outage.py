@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.errors import AuthenticationError, EndpointError
-from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price
+from lema_core.llm import Budget, Completion, CompletionRequest, EndpointSpec, Engine, Failure, Price, Sampling
 from lema_core.llm.client import Client
 from lema_core.llm.limits.health import MAX_LOSSES, MIN_LOSSES, OutageDetector
 from lema_core.llm.limits.limiter import FIRST_WINDOW
@@ -297,3 +297,17 @@ async def test_what_the_cap_cut_is_named_and_thinking_alone_is_paid_once(
     assert len(fake.bodies) == posts
     with sqlite3.connect(tmp_path / "ledger.sqlite") as ledger:
         assert [row[0] for row in ledger.execute("SELECT reason FROM failures")] == reasons
+
+
+@pytest.mark.parametrize(("temperature", "posts"), [(0.0, 1), (0.7, 2)])
+async def test_a_whole_answer_without_text_is_asked_again_once_at_most(
+    fake, spec, tmp_path, temperature, posts
+) -> None:
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    usage = {"prompt_tokens": 20, "completion_tokens": 10}
+    body = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage}
+    fake.decide = lambda _body, _tries: (200, body, {})
+    asked = CompletionRequest(({"role": "user", "content": "8 x 9?"},), Sampling(temperature=temperature))
+    async with Engine.open(ledger=str(tmp_path / "ledger.sqlite")) as engine:
+        outcome = await engine.complete(spec, asked)
+    assert (outcome.reason, len(fake.bodies)) == ("malformed", posts)
