@@ -18,7 +18,7 @@ from lema_core.run.endpoints import PreparedEndpoints, Student
 from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
-from lema_core.stages.evaluation import Evaluation, Perplexity, Votes
+from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
 from lema_core.stages.mixture import Mixture
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
@@ -299,6 +299,10 @@ class Pipeline:
             if spec.samples:
                 yield (sampled := self._add(Votes(*asked, label=f"votes: {label}")))
                 measured.votes[name] = sampled.ref
+            if spec.two_turns:
+                turn = SelfCorrection(*asked, first=greedy.ref, label=f"second turn: {label}")
+                yield self._add(turn)
+                measured.second_turns[name] = turn.ref
 
     def report(self) -> Report:
         """Return the report of what the walk has come to."""

@@ -44,6 +44,9 @@ def evaluate(
         list[int] | None,
         typer.Option(min=1, help="A k of pass@k; may be repeated.", show_default="powers of two up to --samples"),
     ] = None,
+    two_turns: Annotated[
+        bool, typer.Option("--two-turns", help="Also show the model its answers and ask it to check and correct them.")
+    ] = False,
     temperature: Annotated[float | None, typer.Option(help="Of the sampled answers.", show_default="0.7")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Most tokens of one answer.", show_default="2048")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Ask only the first N questions of each.")] = None,
@@ -88,8 +91,9 @@ def evaluate(
         concurrency=concurrency,
     )  # fmt: skip
     asking = _without_none(
-        base_prompt=prompt, samples=samples, pass_at=pass_at or None, temperature=temperature, max_tokens=max_tokens
-    )
+        base_prompt=prompt, samples=samples, pass_at=pass_at or None, two_turns=two_turns or None,
+        temperature=temperature, max_tokens=max_tokens,
+    )  # fmt: skip
     run_files = [name for name in questions if name.endswith(".toml")]
     if run_files:
         if len(questions) > 1:

@@ -17,6 +17,7 @@ from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.evaluation.accuracy import Evaluation, compare_models, score_votes
+from lema_core.evaluation.self_correction import TurnScore, score_turns
 from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.llm.progress import describe_submitted, figures
 from lema_core.records import JudgedPath
@@ -136,6 +137,8 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
         console.print(accuracy_table(measured, named=len(figures) > 1))
         if measured.vote_scores:
             console.print(samples_table(measured, named=len(figures) > 1))
+        if measured.turns:
+            console.print(turns_table(measured.turns, f" on {measured.name}" if len(figures) > 1 else ""))
     if overall:
         console.print(sets_table(figures, overall))
         console.print(describe_overall(overall), markup=False)
@@ -187,6 +190,23 @@ def samples_table(measured: SetFigures, *, named: bool) -> Table:
     for vote in measured.vote_scores:
         shares = [vote.accuracy, *(passed.accuracy for passed in vote.passes)]
         table.add_row(vote.name, *(f"{format_percent(a.value, n)} ({format_interval(a, n)})" for a in shares))
+    return table
+
+
+def turns_table(turns: Sequence[TurnScore], where: str) -> Table:
+    """Return each model's accuracy before and after it checked its own answers."""
+    title = f"Self-correction{where}: the model checks its own answer"
+    table = Table(title=title, header_style="bold", box=None, padding=(0, 2))
+    columns = ("turn one", "turn two", "wrong to right", "right to wrong", "difference", "95 % interval", "McNemar p")
+    for column in ("model", *columns):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for turn in turns:
+        difference, n = turn.difference, turn.difference.n
+        table.add_row(
+            turn.name, format_percent(turn.first.value, n), format_percent(turn.second.value, n),
+            str(difference.only_arm), str(difference.only_reference), format_points(difference.value, n),
+            format_interval(difference, n, signed=True), format_p_value(difference.p_value),
+        )  # fmt: skip
     return table
 
 
@@ -314,6 +334,9 @@ def _show_answers(
         for passed in vote.passes:
             shown = f"{format_percent(passed.accuracy.value, n)} ({format_interval(passed.accuracy, n)})"
             console.print(f"  pass@{passed.k}  {shown}   of {vote.k} samples")
+    if measured.second:
+        first, second = store.rows(measured.greedy, JudgedPath), store.rows(measured.second, JudgedPath)
+        console.print(turns_table(score_turns({model: first}, {model: second}), ""))
     if found.levels:
         table = Table(box=None, header_style="bold", padding=(0, 2))
         for column in ("difficulty", "questions", "right", "95 % interval"):

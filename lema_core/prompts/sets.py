@@ -144,7 +144,7 @@ def _chat(turns: list[tuple[str, str]], last: str) -> Messages:
     return (*messages, {"role": "user", "content": last})
 
 
-Part = Literal["path", "correction", "critique", "refinement", "evolution"]
+Part = Literal["path", "correction", "critique", "refinement", "evolution", "check"]
 Stripped = Annotated[str, BeforeValidator(str.strip)]
 
 
@@ -214,6 +214,11 @@ class PromptSet(_Model):
     refinement: InstructionPart = InstructionPart(
         instruction="Correct the solution below by the critique of it, and give the whole corrected solution."
     )
+    check: InstructionPart = InstructionPart(
+        instruction="Check your answer above, step by step. If something in it is wrong, correct it. Then give the "
+        "whole solution once more, in the same form, with its answer at the end."
+    )
+    """What a model is asked in the second turn of an evaluation with `two_turns`."""
     evolution: EvolutionPart = EvolutionPart(instruction="", examples=())
     """Without an instruction, no questions can be made from those of the task."""
     texts: dict[str, str] = {}

@@ -12,6 +12,7 @@ from math import isfinite
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.evaluation.accuracy import Evaluation, VoteScore, score_votes
 from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, CheckpointScore, read_selection
+from lema_core.evaluation.self_correction import TurnScore, score_turns
 from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
 from lema_core.llm.costs.prices import cost_of, price_of
@@ -97,6 +98,7 @@ class SetFigures:
     name: str
     evaluation: Evaluation
     vote_scores: tuple[VoteScore, ...] = ()
+    turns: tuple[TurnScore, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +174,8 @@ class ReportData:
     """On the first test set, or the only one."""
     vote_scores: tuple[VoteScore, ...] = ()
     """maj@k by model, where answers were sampled; on the first test set."""
+    turns: tuple[TurnScore, ...] = ()
+    """Each model before and after it checked its own answers, where it was asked to; on the first test set."""
     test_set: str | None = None
     """The first test set's name; None: its task's."""
     further_sets: tuple[SetFigures, ...] = ()
@@ -197,7 +201,9 @@ class ReportData:
         if self.evaluation is None:
             return ()
         name = self.test_set or self.test_task or self.task
-        return SetFigures(name=name, evaluation=self.evaluation, vote_scores=self.vote_scores), *self.further_sets
+        return SetFigures(
+            name=name, evaluation=self.evaluation, vote_scores=self.vote_scores, turns=self.turns
+        ), *self.further_sets
 
     @property
     def kept_corrections(self) -> int:
@@ -232,6 +238,7 @@ def load_report_data(
         evolved=tuple(_count_evolved(store, collection) for collection in artifacts.rounds[1:]),
         evaluation=first.evaluation if first else None,
         vote_scores=first.vote_scores if first else (),
+        turns=first.turns if first else (),
         test_set=first.name if first else None,
         further_sets=measured[1:],
         overall=overall,
@@ -344,6 +351,7 @@ def load_test_sets(
             name=name,
             evaluation=evaluation,
             vote_scores=score_votes(_judged(store, measured[name].votes), BASE, pass_at),
+            turns=score_turns(_judged(store, measured[name].evaluations), _judged(store, measured[name].second_turns)),
         )
         for name, evaluation in evaluations.items()
     )
@@ -416,7 +424,7 @@ def load_usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[
                 yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
     test_sets = artifacts.measured_on(run.test_sets)
     for test_set, measured in test_sets.items():
-        for name, ref in (*measured.evaluations.items(), *measured.votes.items()):
+        for name, ref in (*measured.evaluations.items(), *measured.votes.items(), *measured.second_turns.items()):
             endpoint = run.evaluation.base if run.evaluation and name == BASE else None
             shown = f"{name} on {test_set}" if len(test_sets) > 1 else name
             yield _usage_of(store.manifest(ref), run, endpoint, shown)

@@ -58,10 +58,11 @@ class MeasuredSet:
     questions: ArtifactRef | None = None
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
+    second_turns: dict[str, ArtifactRef] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield the answers."""
-        yield from (*self.evaluations.values(), *self.votes.values())
+        yield from (*self.evaluations.values(), *self.votes.values(), *self.second_turns.values())
 
     def only(self, wanted: Callable[[ArtifactRef], bool]) -> Self:
         """Return the set with those of the answers that are wanted."""
@@ -69,7 +70,8 @@ class MeasuredSet:
         def some(refs: dict[str, ArtifactRef]) -> dict[str, ArtifactRef]:
             return {name: ref for name, ref in refs.items() if wanted(ref)}
 
-        return replace(self, evaluations=some(self.evaluations), votes=some(self.votes))
+        evaluations, votes, second_turns = map(some, (self.evaluations, self.votes, self.second_turns))
+        return replace(self, evaluations=evaluations, votes=votes, second_turns=second_turns)
 
 
 @dataclass(slots=True)
@@ -93,6 +95,8 @@ class RunArtifacts:
     """By arm, and ``base``, on the first test set."""
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm, and ``base``: sampled answers for maj@k, where the run asks for them; on the first test set."""
+    second_turns: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By arm, and ``base``: the answers after a look at the first ones, where the run asks for them; likewise."""
     further_sets: dict[str, MeasuredSet] = field(default_factory=dict)
     """The other test sets, by name."""
     perplexities: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -113,7 +117,7 @@ class RunArtifacts:
     def unmeasured(self) -> Self:
         """Return what was made, with no model measured yet."""
         further = {name: MeasuredSet(one.questions) for name, one in self.further_sets.items()}
-        return replace(self, evaluations={}, votes={}, further_sets=further, perplexities={})
+        return replace(self, evaluations={}, votes={}, second_turns={}, further_sets=further, perplexities={})
 
     def published(self, store: Store) -> Self:
         """Return the artifacts by arm that exist, with everything that was collected."""
@@ -128,13 +132,14 @@ class RunArtifacts:
             models=existing(self.models),
             evaluations=existing(self.evaluations),
             votes=existing(self.votes),
+            second_turns=existing(self.second_turns),
             further_sets={name: one.only(store.exists) for name, one in self.further_sets.items()},
             perplexities=existing(self.perplexities),
         )
 
     def measured_on(self, test_sets: Iterable[str]) -> dict[str, MeasuredSet]:
         """Return what was measured, by test set; ``test_sets`` names all of the run's in its order."""
-        first = MeasuredSet(self.test_questions, self.evaluations, self.votes)
+        first = MeasuredSet(self.test_questions, self.evaluations, self.votes, self.second_turns)
         return {name: self.further_sets.get(name, MeasuredSet()) if n else first for n, name in enumerate(test_sets)}
 
     @property
@@ -160,5 +165,6 @@ class RunArtifacts:
                 yield from (*question_round.made_by, question_round.questions)
             yield from question_round
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
+        yield from self.second_turns.values()
         yield from (ref for measured in self.further_sets.values() for ref in measured)
         yield from (*self.perplexities.values(), *self.others.values())

@@ -32,10 +32,12 @@ class Measured:
     greedy: ArtifactRef
     sampled: ArtifactRef | None
     """For maj@k and pass@k."""
+    second: ArtifactRef | None = None
+    """After the model has checked its own greedy answers."""
 
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield those that there are."""
-        yield from (ref for ref in (self.greedy, self.sampled) if ref)
+        yield from (ref for ref in (self.greedy, self.sampled, self.second) if ref)
 
 
 def measured_by(pipeline: Pipeline) -> dict[str, Measured]:
@@ -43,7 +45,8 @@ def measured_by(pipeline: Pipeline) -> dict[str, Measured]:
     found = {}
     for name, answers in pipeline.artifacts.measured_on(pipeline.run.test_sets).items():
         (greedy,) = answers.evaluations.values()
-        found[name] = Measured(greedy, next(iter(answers.votes.values()), None))
+        further = (next(iter(table.values()), None) for table in (answers.votes, answers.second_turns))
+        found[name] = Measured(greedy, *further)
     return found
 
 

@@ -4,8 +4,8 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Self
 
@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.evaluation.accuracy import answer_of, judge_answer, judged_answer
+from lema_core.evaluation.self_correction import has_answer, second_prompt_identity, second_turns
 from lema_core.llm import embedded
 from lema_core.llm.endpoints import WEIGHTS, EndpointSpec
 from lema_core.llm.parameters import Parameters, Params
-from lema_core.llm.requests import Sampling, changed_params
+from lema_core.llm.requests import CompletionRequest, Outcome, Sampling, changed_params
 from lema_core.questions import QuestionsSpec, get_task
 from lema_core.reasoning_paths import PathRequest, PromptKind, path_requests, prompt_identity
 from lema_core.records import JudgedPath, Question
@@ -39,7 +40,7 @@ from lema_core.training.launch import clean_environment, run_group
 
 PERPLEXITY_FILE = "perplexity.parquet"
 """What the delta-PPL program writes: one row per pair."""
-GREEDY_ONLY: dict[str, object] = {"samples": 0, "pass_at": (), "perplexity": 0}
+GREEDY_ONLY: dict[str, object] = {"samples": 0, "pass_at": (), "two_turns": False, "perplexity": 0}
 """Options that leave out all that is measured beside the greedy answers."""
 
 
@@ -58,6 +59,9 @@ class EvaluationSpec(Section):
     """Sampled answers a question for maj@k and pass@k, beside the greedy one; 0 asks for none."""
     pass_at: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """The k of pass@k, none above `samples`; none given: the powers of two up to `samples`."""
+    two_turns: bool = False
+    """Also show each model its own greedy answer and ask it to check and correct it: the share right at turn one and
+    two, wrong to right and right to wrong. One more request a question."""
     temperature: float = Field(0.7, gt=0)
     """Of the sampled answers."""
     perplexity: int = Field(0, ge=0)
@@ -196,8 +200,14 @@ class Evaluation(RowStage):
         """Ask a range of questions and judge the answers."""
         asked = list(self.requests(context.store.rows(self.questions, Question, shard.start, shard.stop)))
         part.rows_in = len(asked)
-        model, *judges = context.endpoints
+        model, *_ = context.endpoints
         outcomes = context.ask(model, [answer.request for answer in asked], len(asked), part)
+        await self._judge_answers(context, asked, outcomes, part)
+
+    async def _judge_answers(
+        self, context: StageContext, asked: Sequence[PathRequest], outcomes: AsyncIterator[Outcome], part: PartWriter
+    ) -> None:
+        model, *judges = context.endpoints
         task = get_task(self.task)
         if task.scorer is None:
             for answer in asked:
@@ -240,6 +250,59 @@ class Votes(Evaluation):
     def requests(self, questions: Iterable[Question]) -> Iterator[PathRequest]:
         """Yield the samples of each question; each question has its own seed, and more samples keep the first."""
         return path_requests(questions, self.sampling, self.spec.samples, self.prompt)
+
+
+@dataclass(frozen=True)
+class SelfCorrection(Evaluation):
+    """A model's answers after it was shown its own greedy ones and asked to check and correct them."""
+
+    name = "self_correction"
+    revision = 1
+
+    first: ArtifactRef = field(kw_only=True)
+    """The greedy answers."""
+
+    @cached_property
+    def identity(self) -> Identity:
+        """The first answers, how they are shown, and how the model is asked."""
+        asked = {"max_tokens": self.spec.max_tokens} | self._asked_as
+        return self._identity(asked, [self.first], second_prompt_identity(self.task))
+
+    def input_rows(self, store: Store) -> int:
+        """Return the number of first answers."""
+        return store.manifest(self.first).rows_out
+
+    def row_bound(self, rows: RowCount) -> int | None:
+        """Return the first answers."""
+        return rows(self.first)
+
+    def calls(self, store: Store, rows: RowCount) -> Sequence[ModelCalls]:
+        """Return one request per first answer; they can be written once these exist."""
+
+        def written() -> Iterator[CompletionRequest]:
+            turns = second_turns(store.rows(self.first, JudgedPath), self.sampling, self.prompt)
+            return (turn.request for turn in turns)
+
+        return (
+            ModelCalls(
+                endpoint=self.model, rows=self.row_bound(rows), max_tokens=self.spec.max_tokens,
+                requests=written if store.exists(self.first) else None, sampling=self.sampling,
+            ),
+            *judge_calls(self.task, self.judge, self.row_bound(rows)),
+        )  # fmt: skip
+
+    async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
+        """Ask about a range of first answers and judge the second ones; an answer that never came stays as it is."""
+        firsts = list(context.store.rows(self.first, JudgedPath, shard.start, shard.stop))
+        asked = list(second_turns(firsts, self.sampling, self.prompt))
+        part.rows_in = len(firsts)
+        model, *_ = context.endpoints
+        outcomes = context.ask(model, [turn.request for turn in asked], len(asked), part)
+        await self._judge_answers(context, asked, outcomes, part)
+        for first in firsts:
+            if not has_answer(first):
+                part.counts[first.verdict] += 1
+                part.add(first)
 
 
 @dataclass(frozen=True)
