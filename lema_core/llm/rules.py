@@ -58,7 +58,7 @@ _MODELS: dict[str, re.Pattern[str]] = {
     "openai-reasoning": re.compile(r"(o[1-9]|gpt-([5-9]|[1-9][0-9])(\.[0-9]+)?)(?![\w.])(?!.*-chat)", re.IGNORECASE),
     "claude": re.compile(r"claude-", re.IGNORECASE),
     "gemini": re.compile(r"gemini-", re.IGNORECASE),
-    "qwen-thinking": re.compile(r"(qwen-?3(?!.*instruct)|qwq)", re.IGNORECASE),
+    "qwen-thinking": re.compile(r"(qwen-?3(?!.*(instruct|base|coder|embedding|reranker))|qwq)", re.IGNORECASE),
 }
 _COMMANDS: dict[str, re.Pattern[str]] = {
     "llamacpp": re.compile(r"llama-server|llama_cpp|lema_core\.llm\.embedded", re.IGNORECASE),

@@ -75,7 +75,14 @@ def sent_by(
         fields, changed = spelling.describe(body)
     except ConfigError as error:
         raise ConfigError(f"{name}, endpoint {endpoint.name} ({endpoint.model}): {error}") from None
-    return SentRequest((name,), endpoint, fields, tuple(sorted(found.headers)), tuple(changed))
+    headers = found.headers
+    if endpoint.transport == "batch":
+        # A line of a batch has no headers: those of the endpoint go with the calls that submit it.
+        why = "a batch carries the endpoint's headers only"
+        dropped = sorted(headers.items() - endpoint.headers.items())
+        changed += [Change(f"header {header}", value, "ignored", "", why, "Batch API") for header, value in dropped]
+        headers = endpoint.headers
+    return SentRequest((name,), endpoint, fields, tuple(sorted(headers)), tuple(changed))
 
 
 def group_alike(sent: Iterable[SentRequest]) -> list[SentRequest]:

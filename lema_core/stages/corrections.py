@@ -12,7 +12,7 @@ from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.corrections import select
 from lema_core.corrections.requests import MistakeTries, correction_requests, keep_agreed, review_tries
 from lema_core.llm.endpoints import EndpointSpec
-from lema_core.llm.parameters import Parameters, Params
+from lema_core.llm.parameters import Parameters, Params, layered
 from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
 from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath
@@ -53,7 +53,7 @@ class CorrectionsSpec(Section):
     def _teachers_and_tries_differ(self) -> Self:
         if self.second in self.endpoints:
             raise ValueError(f"second is a corrector itself ({self.second}): it would agree; name another endpoint")
-        if self.tries > 1 and self.temperature == 0:
+        if self.tries > 1 and layered({"temperature": self.temperature}, self.params).get("temperature") == 0:
             raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
         return self
 

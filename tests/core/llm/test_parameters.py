@@ -129,6 +129,13 @@ def test_what_cannot_be_sent_is_refused_before_anything_is(params, words) -> Non
         EndpointSpec(model="m", params=params)
 
 
+def test_tries_may_differ_by_a_temperature_in_params() -> None:
+    with pytest.raises(ConfigError, match="raise temperature"):
+        read_run_file(SMOKE, ["corrections.tries=2"])
+    for temperature in ("1", "'omit'"):
+        read_run_file(SMOKE, ["corrections.tries=2", f"corrections.params={{temperature={temperature}}}"])
+
+
 def test_a_run_file_names_the_place_of_a_wrong_parameter() -> None:
     with pytest.raises(ConfigError, match=r"endpoints\.reference\.params.*api_key_env"):
         read_run_file(SMOKE, ["endpoints.reference.params={headers={Authorization='x'}}"])

@@ -82,6 +82,14 @@ def test_the_command_shows_fields_changes_headers_and_the_end_of_a_model(tmp_pat
     assert "was switched off on 2026-10-23" in text
 
 
+def test_a_header_that_no_batch_carries_is_said_to_be_left_out() -> None:
+    params = {"headers": {"X-Title": "lema"}}
+    spec = EndpointSpec(model="m", transport="batch", params=params)
+    sent = sent_by("corrections", "corrections", spec, Sampling(params={"headers": {"X-Stage": "c"}}))
+    assert sent.headers == ("X-Title",)
+    assert any("header X-Stage = c is left out" in line for line in sent.lines())
+
+
 def test_stages_that_send_alike_are_shown_once() -> None:
     spec = EndpointSpec(model="m")
     sent = group_alike(sent_by("evaluation", f"evaluation: {arm}", spec, OWN) for arm in "abcde")
