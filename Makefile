@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 install-dev: $(VENV)/.installed-dev ## ... and what the tests and checks need
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	@$(PIP) --editable '.[train,local,postgres,scale,dev]'
+	@$(PIP) --editable '.[train,local,postgres,scale,anthropic,dev]'
 	@touch $@
 
 demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (15 to 30 minutes)

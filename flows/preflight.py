@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from lema_core.ablation.cells import cell_runs
-from lema_core.llm.client import Client, contact_servers
+from lema_core.llm.client import contact_servers, open_client
 from lema_core.llm.costs.shutdowns import shutdown_warning
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
@@ -69,7 +69,7 @@ async def all_answer(endpoints: Iterable[EndpointSpec], with_key: WithKey | None
 
 async def _answers(endpoint: EndpointSpec) -> None:
     endpoint.api_key()
-    clients = {url: Client(endpoint.at(url)) for url in endpoint.urls}
+    clients = {url: open_client(endpoint.at(url)) for url in endpoint.urls}
     try:
         if clients:
             for url, why in (await contact_servers(endpoint, clients)).items():

@@ -44,6 +44,7 @@ def complete(
     budget: Annotated[float, typer.Option(min=0, help="Stop before more dollars are spent; 0: no limit.")] = 0.0,
     budget_tokens: Annotated[int, typer.Option(min=0, help="Stop before more tokens are used; 0: no limit.")] = 0,
     price: Annotated[str, typer.Option(help="Dollars for a million tokens, IN,OUT; default: the price list.")] = "",
+    api: Annotated[str, typer.Option(help="openai, or anthropic for Claude's own API (extra: anthropic).")] = "openai",
     transport: Annotated[str, typer.Option(help="http, or batch for the Batch API at half the price.")] = "http",
     wait: Annotated[bool, typer.Option(help="With batch: wait for the answers, or collect with a later run.")] = True,
     attempt_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds an attempt may take.")] = 300.0,
@@ -65,6 +66,7 @@ def complete(
     spec = _spec(
         model=model,
         base_url=base_url,
+        api=api,
         identity=identity,
         concurrency=concurrency,
         api_key_env=api_key_env or None,

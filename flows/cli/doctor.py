@@ -6,7 +6,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,6 +27,7 @@ DISTRIBUTION = "lema-pipeline"
 EXTRAS = {
     "train": "fine-tuning: torch, TRL, DeepSpeed",
     "local": "the embedded student's server",
+    "anthropic": "Claude natively",
     "postgres": "one ledger for several machines",
     "scale": "shards on a Dask cluster, artifacts on S3",
 }
@@ -247,6 +248,7 @@ def _read_needs(run_file: Path | None) -> Needs:
     extras = {
         "train": run.training is not None,
         "local": embedded,
+        "anthropic": any(spec.api == "anthropic" for spec in specs),
         "postgres": (run.runtime.ledger or "").startswith("postgresql"),
         "scale": bool(run.runtime.workers or run.runtime.scheduler),
     }
@@ -268,7 +270,7 @@ def _check_prefect() -> Finding:
     given = os.environ.get("PREFECT_API_URL")
     port = None if given else server.running_port(server.HOME)
     api = given or server.api_url(port or server.DEFAULT_PORT)
-    problem = _problem(f"{api.rstrip('/')}/health", None)
+    problem = _problem(f"{api.rstrip('/')}/health")
     if problem is None and port:
         try:
             server.check_lock(server.HOME, port)
@@ -302,7 +304,12 @@ def _check_endpoint(spec: "EndpointSpec") -> Finding:
     if spec.api_key_secret:
         return Finding(part, "ok", f"{spec.model}: {where}, with the Secret block {spec.api_key_secret}, not asked")
     for url in spec.urls:
-        problem = _problem(f"{url.rstrip('/')}/models", spec.api_key())
+        headers, root = {"Authorization": f"Bearer {spec.api_key()}"}, url
+        if spec.api == "anthropic":
+            from lema_core.llm.anthropic_client import AnthropicClient
+
+            headers, root = AnthropicClient.own_headers(spec.api_key()), AnthropicClient.root_of(url)
+        problem = _problem(f"{root.rstrip('/')}/models", headers)
         if problem is not None:
             remedy = "start it, or correct the run file"
             if problem == REFUSED:
@@ -312,9 +319,9 @@ def _check_endpoint(spec: "EndpointSpec") -> Finding:
     return Finding(part, "ok", f"{spec.model}: {where} {'answers' if len(spec.urls) == 1 else 'answer'}")
 
 
-def _problem(url: str, key: str | None) -> str | None:
+def _problem(url: str, headers: Mapping[str, str] | None = None) -> str | None:
     """Return None where the server answers, else what it did instead. A 404 is an answer: not all list their models."""
-    request = Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})  # noqa: S310 - http(s) by its spec
+    request = Request(url, headers=dict(headers or {}))  # noqa: S310 - http(s) by its spec
     try:
         with urlopen(request, timeout=PATIENCE_SECONDS):  # noqa: S310 - as above
             return None

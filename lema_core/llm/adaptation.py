@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.parameters import CAP, LONG_CAP
 from lema_core.llm.responses import AttemptError
-from lema_core.llm.rules import NONE, Action, Change, apply_rules, changes, rules_for
+from lema_core.llm.rules import MESSAGES, NONE, Action, Change, Rule, apply_rules, changes, rules_for
 from lema_core.system.loopback import LOOPBACK
 
 CAPS = (CAP, LONG_CAP, "max_output_tokens", "max_new_tokens")
@@ -120,9 +120,12 @@ class Spelling:
     def __init__(self, spec: EndpointSpec, first_reply_s: float = 2.0) -> None:
         self._spec = spec
         self._where = f"endpoint {spec.name!r} ({spec.model})"
-        self._host = urlsplit(spec.first_url or "").hostname or ""
+        # The rows for the OpenAI layer of a provider's host do not hold for its own API.
+        self._host = spec.api if spec.api != "openai" else urlsplit(spec.first_url or "").hostname or ""
         self._first_reply_s = first_reply_s
-        self._given = self._rules = rules_for(spec.family, spec.model, self._host)
+        own = rules_for(MESSAGES, spec.model, "") if spec.api == "anthropic" and spec.rules != NONE else {}
+        self._given: Mapping[str, Rule] = {**rules_for(spec.family, spec.model, self._host), **own}
+        self._rules: Mapping[str, Rule] = self._given
         self._learned: dict[str, str] = {}
         self._words: dict[str, str] = {}
         self._taken: set[str] = set()

@@ -34,6 +34,9 @@ MODELS_BYTES = 8 * 10**6
 class Client:
     """One endpoint with one key, in one event loop."""
 
+    path = "/chat/completions"
+    """Of the call that asks for an answer."""
+
     def __init__(self, spec: EndpointSpec, settings: EngineSettings = DEFAULTS) -> None:
         if not isinstance(spec.base_url, str):
             raise EndpointError(f"endpoint {spec.name!r} has no base_url yet: start its command with running() first")
@@ -41,24 +44,41 @@ class Client:
         self.redact = get_redactor(self._key).redact
         self._settings = settings
         self.where = spec.where
-        headers = {"Authorization": f"Bearer {self._key}", "Accept": "application/json", "User-Agent": "lema"}
+        headers = {"Accept": "application/json", "User-Agent": "lema"} | self.own_headers(self._key) | spec.headers
+        root = self.root_of(spec.base_url)
+        self._session = BoundedSession(root, headers, self.redact, spec.concurrency + 8, settings.connect_s)
+        base = httpx2.URL(root)
+        # Our session handles proxies, redirects and deadlines, and adds the query of the base URL.
+        http = httpx2.AsyncClient(
+            transport=_Transport(self._session, base.path), trust_env=False, follow_redirects=False, timeout=None
+        )
+        self._api = self.open_sdk(base.copy_with(query=None), http)
+
+    @staticmethod
+    def root_of(base_url: str) -> str:
+        """Return the URL that paths go below."""
+        return base_url
+
+    @staticmethod
+    def own_headers(key: str) -> dict[str, str]:
+        """Return the headers that say who asks."""
+        headers = {"Authorization": f"Bearer {key}"}
         for header, variable in (("OpenAI-Organization", "OPENAI_ORG_ID"), ("OpenAI-Project", "OPENAI_PROJECT_ID")):
             if value := os.environ.get(variable):
                 headers[header] = value
-        headers |= spec.headers
-        connections = spec.concurrency + 8
-        self._session = BoundedSession(spec.base_url, headers, self.redact, connections, settings.connect_s)
-        base = httpx2.URL(spec.base_url)
-        # Our session handles proxies, redirects and deadlines, and adds the query of the base URL.
-        self._api = openai.AsyncOpenAI(
-            base_url=base.copy_with(query=None),
-            api_key=self._key,
-            http_client=httpx2.AsyncClient(
-                transport=_Transport(self._session, base.path), trust_env=False, follow_redirects=False, timeout=None
-            ),
-            max_retries=0,
-            timeout=None,
-        )
+        return headers
+
+    def open_sdk(self, base: httpx2.URL, http: httpx2.AsyncClient) -> Any:
+        """Return the SDK's client."""
+        return openai.AsyncOpenAI(base_url=base, api_key=self._key, http_client=http, max_retries=0, timeout=None)
+
+    def wire(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a chat completion's body as it is sent."""
+        return body
+
+    def parse(self, content: bytes, prompt_chars: int) -> ChatResponse:
+        """Return the answer in a response's body; see `parse_response`."""
+        return parse_response(content, prompt_chars, self.where)
 
     async def complete(
         self, body: Mapping[str, Any], prompt_chars: int, seconds: float, headers: Mapping[str, str] | None = None
@@ -71,7 +91,7 @@ class Client:
             AttemptError: anything else happened; its text never contains the key.
         """
         try:
-            content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+            content = json.dumps(self.wire(body), ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:
             raise AttemptError("bad_request", "the messages hold half a surrogate pair: not valid Unicode") from None
         # The transport below the SDK finds the attempt by its task, since the SDK passes nothing of ours on.
@@ -79,7 +99,7 @@ class Client:
         _attempt.set(attempt)
         try:
             await self._api.post(
-                "/chat/completions",
+                self.path,
                 cast_to=httpx2.Response,
                 content=content,
                 options={"headers": {"Content-Type": "application/json"}},
@@ -94,7 +114,7 @@ class Client:
             raise failed
         if not reply.is_success:
             raise self.error_of(reply)
-        return parse_response(self.redact(reply.content), prompt_chars, self.where), reply.headers
+        return self.parse(self.redact(reply.content), prompt_chars), reply.headers
 
     async def send(
         self,
@@ -175,6 +195,20 @@ class Client:
 
 class UnreachableError(EndpointError):
     """Nothing that speaks HTTP answers at a URL."""
+
+
+def open_client(spec: EndpointSpec, settings: EngineSettings = DEFAULTS) -> Client:
+    """Return the client of one server, for the API that it speaks.
+
+    Raises:
+        MissingDependencyError: the API's SDK is not installed.
+        ConfigError: the key cannot be read.
+    """
+    if spec.api == "openai":
+        return Client(spec, settings)
+    from lema_core.llm.anthropic_client import AnthropicClient
+
+    return AnthropicClient(spec, settings)
 
 
 async def contact_servers(spec: EndpointSpec, clients: Mapping[str, Client]) -> dict[str, str]:

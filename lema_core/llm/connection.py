@@ -90,11 +90,11 @@ class EndpointConnection:
 
     async def _open(self) -> HttpTransport:
         # Imported here: `aiohttp` takes longer to import than a repeated run that needs no endpoint takes as a whole.
-        from lema_core.llm.client import Client, contact_servers
+        from lema_core.llm.client import contact_servers, open_client
 
         await self.close()
         context, spec = self._context, self.spec
-        self._clients = {url: Client(spec.at(url), context.settings) for url in spec.urls}
+        self._clients = {url: open_client(spec.at(url), context.settings) for url in spec.urls}
         away = await contact_servers(spec, self._clients)
         await context.load_spelling()
         limits: list[tuple[int, float | None, float | None]] = []

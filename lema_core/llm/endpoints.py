@@ -60,6 +60,9 @@ class EndpointSpec(BaseModel):
     """The model's name as the API expects it."""
     base_url: str | tuple[str, ...] | None = None
     """``http(s)://host:port/v1``, or a list of them: servers of one model, each request going to the least busy one."""
+    api: Literal["openai", "anthropic"] = "openai"
+    """What its servers speak: OpenAI's chat completions, or Anthropic's Messages API with its batches and prompt cache
+    (Claude natively; needs the extra ``anthropic``, and ``base_url = "https://api.anthropic.com"``)."""
     command: tuple[str, ...] | None = None
     """A server to start; ``{model}``, ``{port}`` and ``{slot}`` are filled in. Written as words or as one string."""
     replicas: int = Field(1, ge=1, le=64)

@@ -15,6 +15,8 @@ from lema_core.errors import ConfigError
 from lema_core.llm.parameters import CAP, LONG_CAP
 
 AUTO, NONE = "auto", "none"
+MESSAGES = "messages"
+"""The rows of ``api = "anthropic"``, which hold beside those of the model's family."""
 Action = Literal["rename", "omit", "ignored", "refuse", "note"]
 """``omit``: the field is refused there. ``ignored``: it has no effect there, so that leaving it out changes nothing.
 ``refuse``: some values are refused, and only the user can choose another. ``note``: a plan says it, nothing changes."""
@@ -123,6 +125,17 @@ RULES: tuple[Rule, ...] = (
         "Claude's OpenAI layer ignores it",
         _CLAUDE_LAYER,
         host="api.anthropic.com",
+    ),
+    Rule(
+        MESSAGES,
+        (
+            "seed", "response_format", "reasoning_effort", "verbosity", "presence_penalty", "frequency_penalty",
+            "logit_bias", "logprobs", "top_logprobs", "store", "user", "prediction", "n", "stream_options",
+            "prompt_cache_key", "safety_identifier",
+        ),
+        "ignored",
+        "the Messages API has no such field",
+        "https://platform.claude.com/docs/en/api/messages",
     ),
     Rule(
         "gemini",

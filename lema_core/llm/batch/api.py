@@ -110,7 +110,7 @@ class BatchApi:
         async def upload() -> str:
             form = aiohttp.FormData({"purpose": "batch"})
             form.add_field("file", io.BytesIO(content), filename=f"{batch_id}.jsonl", content_type="application/jsonl")
-            return await self._call("POST", "/files", _id_in, data=form)
+            return await self.call("POST", "/files", id_in, data=form)
 
         try:
             return await self._retry(upload)
@@ -128,13 +128,11 @@ class BatchApi:
             EndpointError: it may exist, and the list cannot say; or the endpoint was away for too long.
         """
         clock, settings = asyncio.get_running_loop().time, self._settings
-        body: dict[str, Any] = {"input_file_id": input_file, "endpoint": CHAT, "completion_window": "24h"}
-        body["metadata"] = {METADATA: batch_id}
         until, tries = clock() + settings.unreachable_s, 0
         while True:
             tries += 1
             try:
-                return Creation(await self._call("POST", "/batches", _id_in, data=json.dumps(body).encode()))
+                return Creation(await self.post_creation(batch_id, input_file))
             except CallError as error:
                 failed = error
             # The order is what keeps a batch from being paid twice: look for it, believe a refusal only if it is not in
@@ -157,6 +155,16 @@ class BatchApi:
             if clock() > until and (open_question or tries >= settings.tries):
                 raise self._fatal_error(failed)
             await asyncio.sleep(self._pause_s(failed, tries))
+
+    async def post_creation(self, batch_id: str, input_file: str) -> str:
+        """Call once to make a batch of an uploaded file; return the endpoint's name for it.
+
+        Raises:
+            CallError: it failed, and may have made the batch all the same.
+        """
+        body: dict[str, Any] = {"input_file_id": input_file, "endpoint": CHAT, "completion_window": "24h"}
+        body["metadata"] = {METADATA: batch_id}
+        return await self.call("POST", "/batches", id_in, data=json.dumps(body).encode())
 
     async def _search_after(
         self, failed: CallError, batch_id: str, input_file: str, known: Collection[str]
@@ -228,7 +236,7 @@ class BatchApi:
         """Yield the pages of the list until one brings nothing new; add to ``sought`` where there may be more."""
         seen, params = set[str](), {"limit": str(PAGE)}
         for _ in range(self._settings.pages):
-            page = await self._retry(partial(self._call, "GET", "/batches", ListPage.of, params=params))
+            page = await self._retry(partial(self.call, "GET", "/batches", ListPage.of, params=params))
             yield page
             if page.unread:
                 sought.doubts.append(f"{page.unread} entries of its list of batches cannot be read")
@@ -245,7 +253,7 @@ class BatchApi:
         """Return a batch as the endpoint describes it; None if it does not know the batch."""
         read = partial(BatchReply.read, needed="status")
         try:
-            return await self._retry(partial(self._call, "GET", f"/batches/{segment(remote)}", read))
+            return await self._retry(partial(self.call, "GET", f"/batches/{segment(remote)}", read))
         except CallError as error:
             if error.status == 404:
                 return None
@@ -315,19 +323,27 @@ class BatchApi:
         return final
 
     async def _download(self, file_id: str, file: BinaryIO, most: int, lines: int) -> None:
+        await self.fetch_file(f"/files/{segment(file_id)}/content", file, most, lines)
+
+    async def fetch_file(self, path: str, file: BinaryIO, most: int, lines: int) -> None:
+        """Write what a GET gives into a file, with as many answers as ``lines``.
+
+        Raises:
+            CallError: not all of it came.
+        """
         # From the beginning: an earlier try may have left a part.
         file.seek(0)
         file.truncate()
         seconds = self._timeout_s * (1 + lines / LINES_IN_TIME)
         try:
-            reply = await self._client.download(f"/files/{segment(file_id)}/content", file, most=most, seconds=seconds)
+            reply = await self._client.download(path, file, most=most, seconds=seconds)
         except AttemptError as error:
             # A file that is too large will be too large the next time as well.
             raise CallError(TOO_LARGE if file.tell() > most - PIECE_BYTES else 0, error) from None
         if not reply.is_success:
             raise CallError(reply.status, self._client.error_of(reply))
 
-    async def _call(
+    async def call(
         self,
         method: str,
         path: str,
@@ -387,7 +403,12 @@ def request_line(name: str, body: dict[str, Any]) -> bytes:
     return line.encode("utf-8", "replace") + b"\n"
 
 
-def _id_in(content: Any) -> str:
+def id_in(content: Any) -> str:
+    """Return the id that a reply has.
+
+    Raises:
+        ValueError: it has none.
+    """
     name = BatchReply.read(content, "id").id
     if not name:
         raise ValueError("id")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lema_core.errors import BudgetExceededError, EndpointError, LemaError
 from lema_core.llm.batch.api import BatchApi, request_line
+from lema_core.llm.batch.message_batches import MessageBatchApi
 from lema_core.llm.batch.records import Batch, BatchLine, BatchRecords
 from lema_core.llm.batch.replies import QUEUE_FULL, BatchReply
 from lema_core.llm.batch.result_rows import ResultFiles, results_folder, saved_files
@@ -41,7 +42,8 @@ class BatchTransport:
         self._spec = context.spec
         self._settings = context.spec.batches
         self._folder = results_folder(context.ledger.store.database.where)
-        self._api = BatchApi(client, context.spec.attempt_timeout_s, self._folder, self._settings)
+        api = MessageBatchApi if context.spec.api == "anthropic" else BatchApi
+        self._api = api(client, context.spec.attempt_timeout_s, self._folder, self._settings)
         self._records = BatchRecords(context.ledger, context.spec.identity)
         self._submission_place = _submission_place(context.spec)
         self._pending: dict[str, PendingRequest] = {}

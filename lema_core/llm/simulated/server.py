@@ -31,6 +31,7 @@ from lema_core.llm.simulated.chat import (
     error_body,
     request_hash,
 )
+from lema_core.llm.simulated.messages import MessagesApi, failure, messages_error
 from lema_core.llm.simulated.models import Library, Models
 from lema_core.llm.simulated.vendors import RuleSet
 from lema_core.records import Question
@@ -39,11 +40,12 @@ from lema_core.system.loopback import RequestFilter
 HOST = "127.0.0.1"
 MAX_BODY = 512 * 2**20
 """The Batch API's own limit is 200 MB a file."""
+_MESSAGE_BATCHES = "/v1/messages/batches"
 _STATUS: dict[Kind, int] = {"rate_limit": 429, "server_error": 500, "overload": 503}
 
 
 class SimulatedEndpoint:
-    """An OpenAI-compatible endpoint in this process.
+    """An OpenAI-compatible endpoint in this process, which speaks Anthropic's Messages API as well.
 
     ``async with SimulatedEndpoint(Library.read(["questions.jsonl"])) as endpoint:`` and use ``endpoint.url``; port 0
     takes a free one. From code that is not async: ``with SimulatedEndpoint(...).in_thread() as endpoint:``.
@@ -74,6 +76,7 @@ class SimulatedEndpoint:
         self.control_token: str | None = None
         """Where set, POST /reset and POST /faults without it are refused (401)."""
         self.batches = Batches(self.models, self.stats, faults or Faults(), rules)
+        self.messages = MessagesApi(self.models, self.stats, faults or Faults())
         self._bucket: TokenBucket | None = None
         self._runner: web.AppRunner | None = None
         self.faults = faults or Faults()
@@ -90,7 +93,7 @@ class SimulatedEndpoint:
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self.batches.faults = faults
+        self.batches.faults = self.messages.faults = faults
         self._bucket = TokenBucket.full(faults.requests_per_second) if faults.requests_per_second else None
         self._slots = asyncio.Semaphore(faults.slots or sys.maxsize)
 
@@ -111,6 +114,25 @@ class SimulatedEndpoint:
         application.add_routes(
             [
                 web.post("/v1/chat/completions", self._chat),
+                web.post("/v1/messages", self._chat),
+                web.post(_MESSAGE_BATCHES, _json_route(lambda _, body: self.messages.create(json.loads(body)))),
+                web.get(
+                    _MESSAGE_BATCHES,
+                    _json_route(
+                        lambda request, _: self.messages.page(
+                            request.query.get("after_id"), int(request.query.get("limit", "20"))
+                        )
+                    ),
+                ),
+                web.get(
+                    f"{_MESSAGE_BATCHES}/{{id}}",
+                    _json_route(lambda request, _: self.messages.get(request.match_info["id"])),
+                ),
+                web.post(
+                    f"{_MESSAGE_BATCHES}/{{id}}/cancel",
+                    _json_route(lambda request, _: self.messages.cancel(request.match_info["id"])),
+                ),
+                web.get(f"{_MESSAGE_BATCHES}/{{id}}/results", self._message_results),
                 web.get("/v1/models", self._models),
                 web.post("/v1/files", self._upload),
                 web.get(
@@ -181,8 +203,15 @@ class SimulatedEndpoint:
         except ConnectionResetError:
             # Killed in the middle of its request; aiohttp would print a traceback.
             return web.Response(status=400)
-        if self.key is not None and request.headers.get("Authorization") != f"Bearer {self.key}":
-            return web.json_response({"error": {"message": "the key is wrong"}}, status=401)
+        as_messages = request.path.endswith("/messages")
+        given = request.headers.get("x-api-key" if as_messages else "Authorization")
+        if self.key is not None and given != (self.key if as_messages else f"Bearer {self.key}"):
+            body = (
+                messages_error(401, "the key is wrong") if as_messages else {"error": {"message": "the key is wrong"}}
+            )
+            return web.json_response(body, status=401)
+        if as_messages and "anthropic-version" not in request.headers:
+            return web.json_response(messages_error(400, "anthropic-version: header is required"), status=400)
         key = request_hash(content)
         stats, faults = self.stats, self.faults
         attempt = stats.arrive(key)
@@ -190,7 +219,7 @@ class SimulatedEndpoint:
             if self._bucket is not None and not self._bucket.admits():
                 # A request that was turned away at the door has not been tried.
                 stats.attempts[key] = attempt
-                return self._fail("rate_limit")
+                return self._fail("rate_limit", as_messages=as_messages)
             # Also without a latency: requests that arrive together are counted before the first is answered.
             async with self._slots:
                 await asyncio.sleep(draw_latency(faults, key, attempt))
@@ -201,7 +230,7 @@ class SimulatedEndpoint:
             kind = draw_failure(faults, key, attempt)
             # The hook comes first: what a test decides, no drawn fault may change.
             if kind in _STATUS:
-                return self._fail(kind)
+                return self._fail(kind, as_messages=as_messages)
             return await self._answer(request, key, content, kind)
         finally:
             stats.in_flight -= 1
@@ -217,11 +246,13 @@ class SimulatedEndpoint:
             self.stats.pay(key, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
         return _json(reply, dict(reply.headers))
 
-    def _fail(self, kind: Kind) -> web.Response:
+    def _fail(self, kind: Kind, *, as_messages: bool) -> web.Response:
         status = _STATUS[kind]
         self.stats.counts["r429" if status == 429 else "r5xx"] += 1
         code = "rate_limit_exceeded" if status == 429 else kind
         headers = {"Retry-After": f"{self.faults.retry_after_s:g}"} if status in {429, 503} else {}
+        if as_messages:
+            return _json(failure(kind), headers)
         return _json(Reply(status, error_body(f"injected: {kind}", code, code)), self._limits() | headers)
 
     async def _answer(self, request: web.Request, key: bytes, content: bytes, kind: Kind | None) -> web.StreamResponse:
@@ -249,6 +280,8 @@ class SimulatedEndpoint:
         if kind == "malformed_body":
             self.stats.counts["malformed"] += 1
             return web.Response(body=b'{"id": "chatcmpl-broken", "choices": [{"mess', content_type="application/json")
+        if request.path.endswith("/messages"):
+            return _json(self.messages.answer(key, body), {})
         return _json(
             answer_request(self.models, self.faults, self.stats, key, body, self.batches.rules), self._limits()
         )
@@ -269,6 +302,13 @@ class SimulatedEndpoint:
             return web.json_response(error_body("the form has no `file`", "invalid_request_error"), status=400)
         purpose = str(form.get("purpose", "batch"))
         return web.json_response(self.batches.add_file(file.file.read(), file.filename, purpose))
+
+    async def _message_results(self, request: web.Request) -> web.Response:
+        try:
+            content = self.messages.results(request.match_info["id"])
+            return web.Response(body=content, content_type="application/x-jsonl")
+        except BatchError as error:
+            return web.json_response(messages_error(error.status, str(error)), status=error.status)
 
     async def _file_content(self, request: web.Request) -> web.Response:
         try:
