@@ -79,6 +79,8 @@ class AttemptError(Exception):
         """A proxy says that it lost the server, or stopped waiting: the answer to this request may just be long."""
         self.fatal_unless_served = fatal_unless_served
         """``fatal`` holds only if no request was answered: a firewall may block a single prompt."""
+        self.is_whole = False
+        """The answer came as the model meant it, and is no text: it would be the same the next time."""
         self.answered = False
         """The status line of a reply had arrived."""
         self.params: tuple[str, ...] = ()
@@ -127,7 +129,10 @@ def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") 
     if finish == "content_filter":
         raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=response)
     if text is None:
-        raise AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=response)
+        error = AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=response)
+        # Nothing at all may have been lost on the way; something else is what the model meant.
+        error.is_whole = content is not None or bool(message.get("tool_calls") or message.get("audio"))
+        raise error
     return response
 
 

@@ -91,8 +91,8 @@ class RetryState:
             return self._retries_last
         self._failures[error.reason] += not error.exempt
         limit = MAX_ATTEMPTS.get(error.reason, 1)
-        if error.reason == "malformed" and error.paid is not None:
-            # Whole and billed, but no text, as a tool call: the same again at temperature 0, and likely otherwise.
+        if error.is_whole:
+            # A tool call, say: the same again at temperature 0, and likely otherwise.
             limit = 1 if self._greedy else 2
         is_allowed = limit is None or self._failures[error.reason] < limit
         has_time = self.remaining_s() > max(0.0, error.retry_after or 0.0)
