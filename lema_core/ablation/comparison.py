@@ -4,7 +4,7 @@ Takes judged answers, gives figures. A seed is paired with the same seed of the 
 which nothing is random, is paired with each.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from statistics import fmean
@@ -16,11 +16,8 @@ from lema_core.evaluation import statistics
 from lema_core.evaluation.statistics import (
     Estimate,
     Proportion,
-    SeedSpread,
-    TestedDifference,
     accuracy_over_seeds,
     difference_over_seeds,
-    seed_spread,
 )
 from lema_core.run.spec import BASE
 
@@ -39,7 +36,7 @@ class Contrast:
     difference: Estimate
     """Over items and seeds."""
     p_value: float
-    """McNemar's exact p where no arm of the sweep has two seeds, else that of the interval's t over items and seeds."""
+    """McNemar's exact p of one pair of runs; of several, that of the interval's t over items and seeds."""
     holm_p: float
     """The same, adjusted for all contrasts of the sweep."""
     won: int
@@ -49,58 +46,44 @@ class Contrast:
     runs: int
     """Pairs of runs that were compared."""
 
+    detectable: float
+    """The smallest true difference found with 80 % power: by one pair of runs, or by as many seeds as there are."""
+
     @property
     def shown(self) -> bool:
-        """True where the interval excludes zero and so does the adjusted p: with several arms one alone may be luck."""
+        """True where three seeds or more, their interval and the adjusted p say so: fewer compare models, not arms."""
         apart = self.difference.low > 0 or self.difference.high < 0
-        return apart and self.holm_p < statistics.SIGNIFICANCE_LEVEL
-
-    @property
-    def detectable(self) -> float:
-        """Return the smallest difference that one pair of runs shows with 80 % power, at these disagreements."""
-        share = max((self.won + self.lost) / (self.n * self.runs), 1 / self.n)
-        return statistics.minimal_detectable_difference(self.n, share)
+        return self.runs >= statistics.MIN_SEEDS and apart and self.holm_p < statistics.SIGNIFICANCE_LEVEL
 
 
-def accuracy_of(runs: Runs, spread: SeedSpread | None) -> Estimate:
-    """Return the mean accuracy of some runs with its interval, over the seeds too where their spread is known.
-
-    Args:
-        runs: those of an arm; the single one of an untouched model, which no seed moves, has no ``spread``.
-        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
-    """
-    if spread is None:
-        return statistics.wilson(sum(runs[0]), len(runs[0]))
-    found = accuracy_over_seeds(runs, spread)
-    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+def accuracy_of(runs: Runs) -> Estimate:
+    """Return the mean accuracy of an arm's runs with its interval: over items, and over the seeds of several runs."""
+    return accuracy_over_seeds(runs) if len(runs) > 1 else statistics.wilson(sum(runs[0]), len(runs[0]))
 
 
-def contrast_of(to: str, pairs: Sequence[Pair], spread: SeedSpread | None, *, trained: bool) -> Contrast:
+def contrast_of(to: str, pairs: Sequence[Pair], *, trained: bool) -> Contrast:
     """Compare runs seed by seed.
 
     Args:
         to: what the other row is called.
         pairs: (reference, arm) of each seed, right or wrong by item.
-        spread: how far a seed moves an arm, pooled over the sweep; None where no arm has two seeds.
         trained: False for the untouched model, which is the same run in all pairs and which no seed moves.
     """
     each = [statistics.paired_difference(reference, arm) for reference, arm in pairs]
-    found = each[0] if spread is None else _over_seeds(pairs, spread, trained)
+    won, lost, n = sum(pair.only_arm for pair in each), sum(pair.only_reference for pair in each), each[0].n
+    difference: Estimate
+    if len(pairs) == 1:
+        difference, p_value = each[0], each[0].p_value
+        # Without a single disagreement the data say nothing about the spread; one item is the least it can be.
+        detectable = statistics.minimal_detectable_difference(n, max(won + lost, 1) / n)
+    else:
+        references, arms = zip(*pairs, strict=True)
+        found = difference_over_seeds(references, arms if trained else arms[0])
+        difference, p_value, detectable = found, found.p_value, found.detectable
     return Contrast(
-        to=to,
-        difference=found,
-        p_value=found.p_value,
-        holm_p=found.p_value,
-        won=sum(pair.only_arm for pair in each),
-        lost=sum(pair.only_reference for pair in each),
-        n=each[0].n,
+        to=to, difference=difference, p_value=p_value, holm_p=p_value, detectable=detectable, won=won, lost=lost, n=n,
         runs=len(each),
-    )
-
-
-def _over_seeds(pairs: Sequence[Pair], spread: SeedSpread, trained: bool) -> TestedDifference:
-    references, arms = zip(*pairs, strict=True)
-    return difference_over_seeds(references, arms if trained else arms[0], spread)
+    )  # fmt: skip
 
 
 AnswersRight = Mapping[str, bool]
@@ -142,8 +125,6 @@ class SweepTable:
     reference: str
     n: int
     """Held-out questions; 0 where nothing was evaluated."""
-    over_seeds: bool
-    """Whether intervals and p hold for other seeds too: some arm has two."""
     levels: Mapping[str, int]
     """Questions by difficulty; empty where there is one level or none."""
     rows: tuple[Row, ...]
@@ -184,6 +165,11 @@ class SweepTable:
         return tuple(c for row in self.rows for c in (row.to_reference, row.to_first_setting) if c)
 
     @property
+    def pairs(self) -> frozenset[int]:
+        """Return how many pairs of runs, one per seed, the comparisons of all test sets have."""
+        return frozenset(contrast.runs for table in self.sets for contrast in table.contrasts)
+
+    @property
     def settings(self) -> tuple[str, ...]:
         """Return the settings, in order."""
         return tuple(dict.fromkeys(row.setting for row in self.rows))
@@ -220,12 +206,11 @@ def compare(
     sizes = {r.cell.name: found for r in results if (found := examples_of(r))}
     examples = {name: trained for name, (trained, _) in sizes.items()}
     groups = _groups(results)
-    spread = _spread(groups.values(), right)
-    rows = {place: _row(group, right, examples, spread, levels) for place, group in groups.items()}
-    compared = [_compare_row(row, groups, reference, right, spread) for row in rows.values()]
+    rows = {place: _row(group, right, examples, levels) for place, group in groups.items()}
+    compared = [_compare_row(row, groups, reference, right) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
-        reference=reference, n=len(items), over_seeds=spread is not None, rows=tuple(_adjust_p_values(compared)),
+        reference=reference, n=len(items), rows=tuple(_adjust_p_values(compared)),
         cells=tuple(results), scores=scores, examples=examples,
         left_out={name: lost for name, (_, lost) in sizes.items() if lost},
         levels={level: len(numbers) for level, numbers in levels.items()},
@@ -265,7 +250,6 @@ def _row(
     group: Sequence[CellResult],
     right: Mapping[str, list[bool]],
     examples: Mapping[str, int],
-    spread: SeedSpread | None,
     levels: Mapping[str, list[int]],
 ) -> Row:
     first = group[0].cell
@@ -278,7 +262,7 @@ def _row(
         seeds=tuple(r.cell.seed for r in group if r.cell.seed is not None and not r.error),
         missing=sum(bool(result.error) for result in group),
         examples=sizes[0] if sizes else None,
-        accuracy=accuracy_of(runs, None if first.arm == BASE else spread) if runs else None,
+        accuracy=accuracy_of(runs) if runs else None,
         per_seed=tuple(fmean(run) for run in runs),
         by_level={name: fmean(run[i] for run in runs for i in items) for name, items in levels.items()} if runs else {},
     )
@@ -289,7 +273,6 @@ def _compare_row(
     groups: Mapping[Place, list[CellResult]],
     reference: str,
     right: Mapping[str, list[bool]],
-    spread: SeedSpread | None,
 ) -> Row:
     here = (row.setting, row.base, row.arm)
     first = next(setting for setting, base, arm in groups if (base, arm) == (row.base, row.arm))
@@ -298,7 +281,7 @@ def _compare_row(
         if there == here or there not in groups:
             return None
         pairs = list(_pairs(groups[here], groups[there], right))
-        return contrast_of(called, pairs, spread, trained=row.arm != BASE) if pairs else None
+        return contrast_of(called, pairs, trained=row.arm != BASE) if pairs else None
 
     return replace(
         row,
@@ -318,16 +301,6 @@ def _pairs(
             same = seeds[0] == seeds[1] or None in seeds
             if same and all(name in right for name in names) and result.evaluation != reference.evaluation:
                 yield right[names[1]], right[names[0]]
-
-
-def _spread(groups: Iterable[Sequence[CellResult]], right: Mapping[str, list[bool]]) -> SeedSpread | None:
-    """Return how far a seed moves an arm, pooled over all arms of the sweep, equal ones once; None for single seeds."""
-    studies: dict[tuple[ArtifactRef, ...], list[list[bool]]] = {}
-    for group in groups:
-        done = [result for result in group if result.cell.name in right]
-        studies[tuple(r.evaluation for r in done if r.evaluation)] = [right[r.cell.name] for r in done]
-    several = [runs for runs in studies.values() if len(runs) > 1]
-    return seed_spread(several) if several else None
 
 
 def together(tables: Sequence[SweepTable]) -> SweepTable:

@@ -269,4 +269,8 @@ def _describe_comparison(comparison: Comparison) -> str:
     if not comparison.shown:
         return f"{comparison.arm} against {comparison.reference} stays open: {interval_and_p}."
     better, worse = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]
-    return f"{better} is better than {worse}: {interval_and_p}."
+    # A seed alone moves a model by up to 17 points (docs/report.md): one run of each says nothing about the arms.
+    return (
+        f"The model of {better} is better than that of {worse}: {interval_and_p}. It is one model of each: another "
+        "seed may turn the order round, and a sweep of three seeds or more compares the arms themselves."
+    )

@@ -29,7 +29,7 @@ class Ablation(FileStage):
     """The figures of a sweep."""
 
     name = "ablation"
-    revision = 3
+    revision = 4
     exclusive = False
 
     run: RunSpec

@@ -118,19 +118,24 @@ def test_the_interval_excludes_zero_exactly_where_p_is_below_a_twentieth(counts)
         assert (low > 0 or high < 0) is (contrast.p_value < statistics.SIGNIFICANCE_LEVEL)
 
 
-def test_a_failed_seed_narrows_no_interval():
-    right = RIGHT | {"critique": 100}
-    found = table(seeds=[0, 30], arms=["cot", "lema", "critique"], right=right, failing=["lema, seed 30, tiny"])
-    whole = table(seeds=[0, 30], arms=["cot", "lema", "critique"], right=right)
-    for part, all_ in zip(figures_of(found), figures_of(whole), strict=True):
-        assert part.high - part.low > all_.high - all_.low
-    assert found.over_seeds
-    assert row_of(found, "base").accuracy == statistics.wilson(40, N), "no seed moves the untouched model"
-
-
-def figures_of(found):
+def test_a_failed_seed_leaves_a_pair_of_models_and_no_claim():
+    found = table(seeds=[0, 30], failing=["lema, seed 30, tiny"])
     lema = row_of(found, "lema")
-    return lema.accuracy, lema.to_reference.difference
+    assert lema.accuracy == statistics.wilson(120, N)
+    assert lema.to_reference.runs == 1
+    assert not lema.to_reference.shown
+    assert row_of(found, "base").accuracy == statistics.wilson(40, N), "no seed moves the untouched model"
+    assert found.pairs == {1, 2}
+    text = render_sweep_markdown("t", found)
+    assert "Of one seed" in text
+    assert "Two seeds say little" in text
+
+
+@pytest.mark.parametrize(("seeds", "said"), [([0], "with one seed"), ([0, 1], "with two seeds"), ([0, 1, 2], "Holm")])
+def test_only_three_seeds_or_more_compare_arms(seeds, said):
+    found = table(seeds=seeds)
+    assert said in summarize_sweep(found)
+    assert row_of(found, "lema").to_reference.shown is (len(seeds) >= 3)
 
 
 def test_holm_looks_at_every_comparison_of_the_table():
@@ -220,14 +225,14 @@ def test_the_headline_says_what_the_sweep_can_tell():
     assert "nothing to compare" in summarize_sweep(table(seeds=[0], arms=["cot"]))
 
 
-def test_the_spread_between_seeds_is_pooled_over_the_arms():
-    right = {"base": 40, "cot": 90, "lema": 120, "critique": 120}
-    alone = table(seeds=[0, 40], arms=["cot"], right=right)
-    pooled = table(seeds=[0, 40], arms=["cot", "lema", "critique"], right=right)
-    widths = [row.accuracy.high - row.accuracy.low for found in (alone, pooled) for row in found.rows[1:2]]
-    assert widths[0] > 1.5 * widths[1], "two seeds of one arm say next to nothing about how far a seed moves it"
-    base = row_of(pooled, "base").to_reference.difference
-    assert base.low < base.value < base.high < 0
+def test_a_comparison_learns_from_its_own_seeds_alone():
+    right = RIGHT | {"critique": 120, ("cot", 1): 10, ("cot", 2): 150}
+    calm = table(seeds=[0, 1, 2], arms=["cot", "lema", "critique"], right=RIGHT | {"critique": 120}, reference="lema")
+    wild = table(seeds=[0, 1, 2], arms=["cot", "lema", "critique"], right=right, reference="lema")
+    of_critique = [row_of(found, "critique").to_reference.difference for found in (calm, wild)]
+    of_cot = [row_of(found, "cot").to_reference.difference for found in (calm, wild)]
+    assert of_critique[0] == of_critique[1], "the seeds of cot say nothing about critique against lema"
+    assert of_cot[1].high - of_cot[1].low > 5 * (of_cot[0].high - of_cot[0].low)
 
 
 def test_a_model_that_two_rows_share_is_not_compared_with_itself():
