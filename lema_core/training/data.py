@@ -263,6 +263,8 @@ def _encode_all(
     spec: TrainingSpec,
     rejected: list[dict[str, str]],
 ) -> Iterator[dict[str, Any]]:
+    # Thinking that is not trained may hold anything.
+    texts = _TEXTS if tokenizer.format.thinking else _TEXTS[:-1]
     for example in examples:
         pair = example.get("worse") is not None
         if pair != (spec.objective == "dpo"):
@@ -271,7 +273,7 @@ def _encode_all(
         if not example["output"].strip():
             rejected.append({"id": example["id"], "reason": "no_output", "detail": "the output is empty"})
             continue
-        if found := next(filter(None, (tokenizer.control_token(example.get(name) or "") for name in _TEXTS)), None):
+        if found := next(filter(None, (tokenizer.control_token(example.get(name) or "") for name in texts)), None):
             # Not encoded as plain text: a server reads the same text as a turn, and trained and served would differ.
             detail = f"the text holds {found!r}, a control token of the model: a server would read a turn's mark there"
             rejected.append({"id": example["id"], "reason": "control_token", "detail": detail})

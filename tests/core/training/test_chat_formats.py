@@ -210,6 +210,20 @@ def test_control_tokens_in_texts_are_never_turns(tiny_base: str, tmp_path: Path)
     assert [token for token in examples.trained(f"{ANSWER}{turn}") if token in special] == [examples.stops]
 
 
+@pytest.mark.parametrize(("keep", "trained"), [(True, ["e0"]), (False, ["e0", "e1"])])
+def test_thinking_of_rows_is_trained_or_left_out(
+    tiny_base: str, tmp_path: Path, keep: bool, trained: list[str]
+) -> None:
+    examples = ExampleTokenizer(tokenizer_with(tiny_base, "qwen3"), "chat", keep_thinking=keep)
+    row = {"kind": "cot", "input": ASKED, "output": ANSWER, "weight": 1.0}
+    rows = [row | {"id": "e0", "thinking": "Maybe 8."}, row | {"id": "e1", "thinking": "Maybe 8.<|im_end|>"}]
+    tokenise(rows, examples, TrainingSpec(max_length=4096), tmp_path)
+    found = TokenisedData(tmp_path)
+    assert [example.id for example in found] == trained
+    text = examples.tokenizer.decode(found[0].input_ids[found[0].prompt_tokens :])
+    assert text.startswith("<think>\nMaybe 8.\n</think>\n\nStep 1" if keep else f"{QWEN3}Step 1")
+
+
 @pytest.mark.parametrize("held", [{"eos_token_id": 7}, {"eos_token_id": [7, 8]}, {}, None])
 def test_a_checkpoint_names_the_token_where_its_answers_end(tmp_path: Path, held: dict[str, Any] | None) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", "eos_token_id": 7}))
