@@ -17,6 +17,7 @@ from prefect.states import Completed
 
 from lema_core.artifacts import Shard, Store
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.questions import get_task
 from lema_core.run.spec import RunContext
 from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
@@ -53,6 +54,9 @@ FORMATS = {
 async def run_shard(context: RunContext, stage: RowStage, endpoints: Endpoints, shard: Shard) -> State[None]:
     """Write a shard's part, with the engine of the process that this runs in, which may be a worker's."""
     engine = await engine_of(context, *endpoints) if endpoints else None
+    if (named := getattr(stage, "task", None)) is not None:
+        # Rows name a task of one's own by its name, which a worker process knows only once it has loaded the file.
+        get_task(named)
     work = StageContext(Store(context.root), engine, endpoints, context.max_failed)
     with work.store.part(stage.ref, shard, stage.record) as part:
         await stage.run_shard(work, shard, part)

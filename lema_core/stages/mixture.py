@@ -75,7 +75,6 @@ class Mixture(RowStage):
 
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Build the examples."""
-        get_task(self.task)  # rows name a task of one's own by its name, which a worker does not know yet
         pool = tuple(_source(store, question_round) for question_round in self.pool)
         for row in core.build_arm(self.arm, pool, self.rules(store)):
             part.rows_in += 1
