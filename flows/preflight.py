@@ -1,6 +1,8 @@
 """What can be known to fail before anything is paid: endpoints and their keys, tokenizers, the machine."""
 
 import asyncio
+import logging
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 
 from lema_core.ablation.cells import cell_runs
@@ -13,7 +15,6 @@ from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
 from lema_core.scoring.pool import check_scorer
 from lema_core.training.chat_format import check_template
-from tasks.progress import notify_user
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
 """Fetches an endpoint's key from where only flows can read it."""
@@ -33,7 +34,7 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
     asked = {stage.endpoint.name: stage.endpoint for stage in stages if stage.requests and stage.endpoint}
     for warning in filter(None, map(shutdown_warning, asked.values())):
-        notify_user(warning)
+        _warn(warning)
     await check_own_tasks(run)
     await all_answer({stage.endpoint for stage in stages if stage.requests and stage.endpoint}, with_key)
     trains = any(stage.ref.stage == "training" and not stage.there for stage in stages)
@@ -42,6 +43,14 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
         await asyncio.to_thread(_find_tokenizer, cell_run)
         if trains:
             await asyncio.to_thread(_check_training, cell_run)
+
+
+def _warn(text: str) -> None:
+    """Show a warning: where tasks show theirs, or before a run has begun in the log."""
+    # Importing tasks.progress here would import Prefect, which reads its settings then: before the CLI has a server.
+    progress = sys.modules.get("tasks.progress")
+    show = progress.notify_user if progress else logging.getLogger(__name__).warning
+    show(text)
 
 
 async def check_own_tasks(run: RunSpec) -> None:
@@ -73,7 +82,7 @@ async def _answers(endpoint: EndpointSpec) -> None:
     try:
         if clients:
             for url, why in (await contact_servers(endpoint, clients)).items():
-                notify_user(f"{url} of endpoint {endpoint.name!r} does not answer; its other servers do. {why}")
+                _warn(f"{url} of endpoint {endpoint.name!r} does not answer; its other servers do. {why}")
     finally:
         for client in clients.values():
             await client.close()
