@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from lema_core.errors import EndpointError
-from lema_core.llm import endpoints
+from lema_core.llm import servers
 from lema_core.llm.endpoints import EndpointSpec, running
 from lema_core.llm.simulated import SimulatedEndpoint
 from lema_core.system.loopback import FilteredApp, RequestFilter, is_listening, is_session_listening
@@ -170,19 +170,19 @@ def test_a_port_is_of_the_process_that_listens_or_of_its_session():
 
 async def test_a_server_whose_port_another_process_took_is_started_again(monkeypatch):
     async with SimulatedEndpoint() as other:
-        free, offered = endpoints.free_port, []
+        free, offered = servers.free_port, []
 
         def offer():
             offered.append(free() if offered else other.port)
             return offered[-1]
 
-        monkeypatch.setattr(endpoints, "free_port", offer)
+        monkeypatch.setattr(servers, "free_port", offer)
         spec = EndpointSpec(model="fixed", command=f"{sys.executable} -m lema_core.llm.simulated --port {{port}}")
         async with running(spec) as url:
             assert offered[0] == other.port
             assert url == f"http://127.0.0.1:{offered[1]}/v1"
         # A server that never gets its port is not replaced by the other one.
-        monkeypatch.setattr(endpoints, "free_port", lambda: other.port)
+        monkeypatch.setattr(servers, "free_port", lambda: other.port)
         with pytest.raises(EndpointError, match="another process had taken its port"):
             async with running(spec.model_copy(update={"command": ("sleep", "60")})):
                 pass
