@@ -32,7 +32,8 @@ FAMILY = "*"
 _REFUSES = re.compile(
     r"unsupported|not\s+(?:be\s+)?(?:supported|permitted|allowed|recogni[sz]ed|accepted)|no longer supported|"
     r"does\s?n[o']t support|do not support|unrecogni[sz]ed|unknown (?:parameter|field|argument|name|key)|"
-    r"extra_forbidden|deprecated|cannot both|unexpected keyword|only the default",
+    r"extra_forbidden|deprecated|cannot both|unexpected keyword|only the default|may only be set|"
+    r"must be (?:unset|omitted|removed)",
     re.IGNORECASE,
 )
 _INSTEAD = re.compile(r"\buse\s+['\"`]?([a-z_]{3,40})['\"`]?(?:\s+instead|\b)", re.IGNORECASE)
@@ -90,7 +91,9 @@ def _is_named(field: str, said: str) -> bool:
     else:
         patterns = (rf"(?:^|[\s(,;]){name}(?:{verb}|\s+(?:and|or)\b|:|,)", rf"\b(?:and|or)\s+{name}\b")
     label = rf"\b(?:parameter|argument|field|param|option|name|supplied)s?:?\s+['\"`]?{name}\b"
-    return any(re.search(pattern, said, re.IGNORECASE) for pattern in (rf"['\"`]{name}['\"`]", label, *patterns))
+    listed = rf"\b(?:supported|model):\s+['\"`]?{name}\b"
+    quoted = rf"['\"`]{name}['\"`]"
+    return any(re.search(pattern, said, re.IGNORECASE) for pattern in (quoted, label, listed, *patterns))
 
 
 def family_of_refusal(said: str, remedies: Iterable[Remedy]) -> str:

@@ -81,6 +81,8 @@ class HttpTransport:
                 await asyncio.gather(self._commit_failures(state), last)
                 outcome = Failure(pending.key, error.reason, error.detail, retries.attempts)
             finally:
+                # Also where the budget or a deadline ended it between two attempts.
+                context.spelling.end_turn(pending.key)
                 # After the commit: answered but uncommitted requests count as in flight, so a kill loses no more.
                 self._release_permit(state)
             pending.resolve(outcome)

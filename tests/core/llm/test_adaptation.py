@@ -9,13 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.errors import EndpointError
-from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine, Sampling
+from lema_core.llm import Completion, CompletionRequest, EndpointSpec, Engine, Failure, Sampling
 from lema_core.llm.adaptation import Remedy, Spelling, find_remedies, place_of
 from lema_core.llm.responses import AttemptError, error_from_status
 from lema_core.llm.rules import FAMILIES, RULES, detect_family
-from lema_core.llm.simulated import RULE_SETS, SimulatedEndpoint
+from lema_core.llm.settings import EngineSettings
+from lema_core.llm.simulated import RULE_SETS, Reply, SimulatedEndpoint
 
 SAMPLING = Sampling(temperature=0.7, top_p=0.9, max_tokens=256, stop=("\n\n",), seed=1)
+ANSWER = {"choices": [{"message": {"role": "assistant", "content": "42"}}]}
 SENT = {"model": "m", "messages": [], "temperature": 0.7, "top_p": 0.9, "max_tokens": 256, "stop": ["x"], "seed": 1}
 
 
@@ -66,6 +68,33 @@ async def test_a_batch_that_is_refused_is_submitted_again_in_the_new_spelling(le
         assert all(isinstance(one, Completion) for one in found)
         assert endpoint.stats.counts["bad_request"] == 12
         assert len(endpoint.batches.batches) == 2
+
+
+async def test_a_batch_that_is_refused_whatever_it_holds_ends(ledger, monkeypatch) -> None:
+    said = {"error": {"message": "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."}}
+    monkeypatch.setattr("lema_core.llm.simulated.vendors.refuse", lambda _rules, _body: (400, said))
+    async with SimulatedEndpoint(rules="openai-reasoning") as endpoint:
+        spec = EndpointSpec(model="fixed", base_url=endpoint.url, transport="batch", batch_poll_s=0.02)
+        async with asyncio.timeout(60), Engine.open(ledger=ledger) as engine:
+            found = [outcome async for outcome in engine.stream(spec, questions(6))]
+        assert all(isinstance(one, Failure) and "max_completion_tokens" in one.detail for one in found)
+        assert len(endpoint.batches.batches) <= 5
+        assert endpoint.stats.counts["ok"] == 0
+
+
+async def test_others_do_not_wait_long_for_a_first_request_that_hangs(fake, spec, ledger) -> None:
+    fake.decide = lambda body, _tries: (
+        Reply(200, ANSWER, delay_s=3.0) if body["messages"][0]["content"] == "question 0" else None
+    )
+    settings = EngineSettings(first_reply_s=0.2)
+    async with asyncio.timeout(60), Engine.open(ledger=ledger, settings=settings) as engine:
+        stream = engine.stream(spec, questions(12))
+        started = asyncio.get_running_loop().time()
+        found = [await anext(stream)]
+        assert fake.hits == 12
+        found += [outcome async for outcome in stream]
+        assert asyncio.get_running_loop().time() - started < 20
+    assert all(isinstance(one, Completion) for one in found)
 
 
 async def test_rules_none_follows_nothing(ledger) -> None:
@@ -154,6 +183,15 @@ async def test_a_field_that_was_taken_before_is_not_left_out(fake, spec, ledger)
             [Remedy("seed")],
         ),
         (400, {"error": {"message": "Unrecognized request argument supplied: seed"}}, [Remedy("seed")]),
+        (400, {"error": "Model grok-4 does not support parameter stop."}, [Remedy("stop")]),
+        (400, {"error": "Argument not supported on this model: seed"}, [Remedy("seed")]),
+        (400, {"error": {"message": "`temperature` may only be set to 1 here"}}, [Remedy("temperature")]),
+        (400, {"error": {"message": "The value of `top_p` must be unset."}}, [Remedy("top_p")]),
+        (
+            400,
+            {"error": {"message": "temperature, top_p and top_k are not supported by this model"}},
+            [Remedy("temperature"), Remedy("top_p")],
+        ),
         # No remedy: a value, a prompt, words of English, a field that was not sent.
         (400, {"error": {"message": "max_tokens is too large: 256. This model supports at most 128."}}, []),
         (400, {"error": {"message": "This model's maximum context length is 10 tokens"}}, []),
