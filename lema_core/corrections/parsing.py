@@ -1,7 +1,7 @@
 """The text form of a correction: write it, and read what teachers make of it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,6 +61,10 @@ class Fault:
 
     reason: str
     detail: str = ""
+
+
+Parse = Callable[[str, Shape], ParsedCorrection | Fault]
+"""Reads a teacher's answer."""
 
 
 def render_correction(step: int, explanation: str, steps: Sequence[str], answer_line: str | None) -> str:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from functools import partial
 
+from lema_core.corrections.parsing import Parse, Shape, parse_correction
 from lema_core.corrections.review import (
     corrected_solution,
     original_of,
@@ -14,6 +15,7 @@ from lema_core.corrections.review import (
 )
 from lema_core.llm.requests import CompletionRequest, Outcome, Sampling
 from lema_core.prompts import correction_prompt
+from lema_core.prompts.sets import Messages
 from lema_core.questions.tasks import Task
 from lema_core.records import Correction, JudgedPath, Rejection
 from lema_core.scoring.pool import Scored, TextToScore
@@ -32,13 +34,21 @@ class MistakeTries:
         return any(isinstance(row, Correction) for row in self.rows)
 
 
+Prompt = Callable[[str, str, str, tuple[str, ...] | None, Shape], Messages]
+"""Writes the chat that asks for a correction: prompt set, question, mistaken path, candidates, shape."""
+
+
 def correction_requests(
-    mistakes: Iterable[JudgedPath], task: Task, sampling: Sampling, tries: int = 1
+    mistakes: Iterable[JudgedPath],
+    task: Task,
+    sampling: Sampling,
+    tries: int = 1,
+    prompt: Prompt = correction_prompt,
 ) -> Iterator[CompletionRequest]:
     """Yield ``tries`` requests per mistake, in order: the same prompt with sample index 0, 1, ..."""
     for mistake in mistakes:
         original = original_of(mistake, task.shape)
-        messages = correction_prompt(task.prompts, mistake.question, original, mistake.candidates, task.shape)
+        messages = prompt(task.prompts, mistake.question, original, mistake.candidates, task.shape)
         for attempt in range(tries):
             yield CompletionRequest(messages, sampling, attempt)
 
@@ -56,6 +66,7 @@ async def review_tries(
     corrector: str,
     tries: int,
     reject_false_steps: bool = False,
+    parse: Parse = parse_correction,
 ) -> AsyncIterator[MistakeTries]:
     """Yield each mistake with its tries: accepted corrections, and rejections with their reason.
 
@@ -66,10 +77,16 @@ async def review_tries(
     if score is not None:
         mistakes = list(mistakes)
         asked = [mistake for mistake in mistakes for _ in range(tries)]
-        outcomes, scored = await _score_corrected(asked, outcomes, task, score)
+        outcomes, scored = await _score_corrected(asked, outcomes, task, score, parse)
     for mistake in mistakes:
         check = partial(
-            review_correction, mistake, family=task.family, shape=task.shape, corrector=corrector, scored=scored
+            review_correction,
+            mistake,
+            family=task.family,
+            shape=task.shape,
+            corrector=corrector,
+            scored=scored,
+            parse=parse,
         )
         # In a thread: matching two answers may take a second, and the event loop has requests to look after.
         rows = [await asyncio.to_thread(check, await anext(outcomes), attempt=attempt) for attempt in range(tries)]
@@ -77,14 +94,14 @@ async def review_tries(
 
 
 async def _score_corrected(
-    mistakes: Sequence[JudgedPath], outcomes: AsyncIterator[Outcome], task: Task, score: Score
+    mistakes: Sequence[JudgedPath], outcomes: AsyncIterator[Outcome], task: Task, score: Score, parse: Parse
 ) -> tuple[AsyncIterator[Outcome], Mapping[TextToScore, Scored]]:
     """Return the outcomes of the mistakes again, and the verdicts on the corrected solutions of those that are read."""
     read = [await anext(outcomes) for _ in mistakes]
     texts = [
         TextToScore.of(mistake, text)
         for mistake, outcome in zip(mistakes, read, strict=True)
-        if (text := corrected_solution(mistake, outcome, task.shape)) is not None
+        if (text := corrected_solution(mistake, outcome, task.shape, parse)) is not None
     ]
     scored = dict(zip(texts, await score(texts), strict=True))
 
@@ -101,6 +118,7 @@ async def keep_agreed(
     task: Task,
     second: str,
     score: Score | None = None,
+    parse: Parse = parse_correction,
 ) -> list[MistakeTries]:
     """Return the tries that the second teacher's own correction agrees with on the step.
 
@@ -111,12 +129,14 @@ async def keep_agreed(
     if score is not None:
         tried = list(tried)
         corrected = [tries.mistake for tries in tried if tries.corrected]
-        outcomes, scored = await _score_corrected(corrected, outcomes, task, score)
+        outcomes, scored = await _score_corrected(corrected, outcomes, task, score, parse)
     for mistake_tries in tried:
         rows = mistake_tries.rows
         if mistake_tries.corrected:
             answer = await anext(outcomes)
-            check = partial(review_correction, family=task.family, shape=task.shape, corrector=second, scored=scored)
+            check = partial(
+                review_correction, family=task.family, shape=task.shape, corrector=second, scored=scored, parse=parse
+            )
             own = await asyncio.to_thread(check, mistake_tries.mistake, answer)
             rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
         checked.append(MistakeTries(mistake_tries.mistake, rows))

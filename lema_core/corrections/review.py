@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Literal
 
 from lema_core.answers import MAX_TEXT_CHARS, Family, judge
-from lema_core.corrections.parsing import Fault, ParsedCorrection, Shape, parse_correction
+from lema_core.corrections.parsing import Fault, Parse, ParsedCorrection, Shape, parse_correction
 from lema_core.errors import ConfigError
 from lema_core.llm.requests import Completion, Outcome
 from lema_core.reasoning_paths import no_answer
@@ -79,6 +79,7 @@ def review_correction(
     corrector: str = "",
     attempt: int = 0,
     scored: Mapping[TextToScore, Scored] | None = None,
+    parse: Parse = parse_correction,
 ) -> Correction | Rejection:
     """Return the correction of a mistake if it stands every check, else a rejection with its reason code.
 
@@ -89,7 +90,7 @@ def review_correction(
     Raises:
         ConfigError: the task has neither a family nor verdicts of a scorer.
     """
-    checked = _checked(path, outcome, family, shape, scored)
+    checked = _checked(path, outcome, family, shape, scored, parse)
     if isinstance(checked, Fault):
         return Rejection(
             id=content_id("rejection", path.id, corrector, attempt),
@@ -155,22 +156,27 @@ def _checked(
     family: Family | None,
     shape: Shape,
     scored: Mapping[TextToScore, Scored] | None,
+    parse: Parse,
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
-    read = _read(path, outcome, shape)
+    read = _read(path, outcome, shape, parse)
     if isinstance(read, Fault):
         return read
     fault = _content_fault(path, *read, family, scored)
     return fault or read
 
 
-def corrected_solution(path: JudgedPath, outcome: Outcome, shape: Shape = "steps") -> str | None:
+def corrected_solution(
+    path: JudgedPath, outcome: Outcome, shape: Shape = "steps", parse: Parse = parse_correction
+) -> str | None:
     """Return the whole solution that an answer makes of a mistake; None where it cannot be read as a correction."""
-    read = _read(path, outcome, shape)
+    read = _read(path, outcome, shape, parse)
     return None if isinstance(read, Fault) or not read[0].steps else read[2]
 
 
-def _read(path: JudgedPath, outcome: Outcome, shape: Shape) -> tuple[ParsedCorrection, StepPath, str] | Fault:
+def _read(
+    path: JudgedPath, outcome: Outcome, shape: Shape, parse: Parse
+) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     parsed: ParsedCorrection | Fault
     if not isinstance(outcome, Completion):
         parsed = Fault("request_failed", f"{outcome.reason}, {outcome.detail}")
@@ -183,7 +189,7 @@ def _read(path: JudgedPath, outcome: Outcome, shape: Shape) -> tuple[ParsedCorre
     elif len(outcome.text) > MAX_TEXT_CHARS:
         parsed = Fault("too_long", f"{len(outcome.text)} characters; at most {MAX_TEXT_CHARS}")
     else:
-        parsed = parse_correction(outcome.text, shape)
+        parsed = parse(outcome.text, shape)
     if isinstance(parsed, Fault):
         return parsed
     original = split_path(path.text)

@@ -9,8 +9,9 @@ from pydantic import Field, model_validator
 
 from lema_core import prompts
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
-from lema_core.corrections import select
+from lema_core.corrections import Shape, parse_correction, select
 from lema_core.corrections.requests import MistakeTries, correction_requests, keep_agreed, review_tries
+from lema_core.corrections.structured import FORM_VERSION, parse_structured, response_format, structured_prompt
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.parameters import Parameters, Params, layered
 from lema_core.llm.requests import CompletionRequest, Sampling, changed_params
@@ -38,6 +39,9 @@ class CorrectionsSpec(Section):
     arms ``corrector_<endpoint>`` that compare them, and own arms with ``where.correctors``."""
     second: str | None = None
     """A second teacher: a correction is accepted only if this endpoint's own correction names the same step."""
+    format: Literal["text", "json_schema"] = "text"
+    """json_schema sends a JSON schema as `response_format` (OpenAI, vLLM, llama.cpp). An answer in the text form is
+    read as well, where the endpoint ignores the field; the rows are the same."""
     temperature: float = Field(0.0, ge=0)
     top_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int = Field(1024, ge=1)
@@ -57,11 +61,16 @@ class CorrectionsSpec(Section):
             raise ValueError(f"{self.tries} tries at temperature 0 are {self.tries} times the same; raise temperature")
         return self
 
-    def sampling(self) -> Sampling:
+    def sampling(self, shape: Shape = "steps") -> Sampling:
         """Return the sampling parameters of a correction; several tries differ by their seed where it is honoured."""
         seed = 0 if self.tries > 1 else None
+        wanted = {"response_format": response_format(shape)} if self.format == "json_schema" else {}
         return Sampling(
-            temperature=self.temperature, top_p=self.top_p, max_tokens=self.max_tokens, seed=seed, params=self.params
+            temperature=self.temperature,
+            top_p=self.top_p,
+            max_tokens=self.max_tokens,
+            seed=seed,
+            params=Parameters({**wanted, **self.params}),
         )
 
 
@@ -90,13 +99,20 @@ class Corrections(RowStage):
         second = self.second.identity if self.second else None
         named = {"corrector": self.corrector.identity, "second": second, "task": get_task(self.task).name}
         named |= judged_as(self.task, self.judge)
-        sampling = self.spec.sampling()
+        sampling = self.spec.sampling(get_task(self.task).shape)
         asked = changed_params(sampling, self.corrector.params)
         if self.second and (seconds := changed_params(sampling, self.second.params)) != asked:
             asked["second_params"] = seconds
-        spec = self.spec.model_dump(exclude={"endpoint", "also", "second", "params"}) | named | asked
+        spec = self.spec.model_dump(exclude={"endpoint", "also", "second", "params", "format"}) | named | asked
+        if self.structured:
+            spec["format"] = f"json_schema {FORM_VERSION}"
         texts = prompts.fingerprint(get_task(self.task).prompts, "correction")
         return self._identity(spec, [self.mistakes], texts)
+
+    @property
+    def structured(self) -> bool:
+        """Whether corrections are asked for as JSON."""
+        return self.spec.format == "json_schema"
 
     @property
     def teachers(self) -> Sequence[EndpointSpec]:
@@ -138,7 +154,7 @@ class Corrections(RowStage):
             asked.append(
                 ModelCalls(
                     endpoint=endpoint, rows=times(rows(self.mistakes), tries), max_tokens=self.spec.max_tokens,
-                    requests=requests, role=role, sampling=self.spec.sampling(),
+                    requests=requests, role=role, sampling=self.spec.sampling(get_task(self.task).shape),
                 )
             )  # fmt: skip
         tried = self.spec.tries + len(self.teachers) - 1
@@ -148,11 +164,13 @@ class Corrections(RowStage):
         return self._requests(store.rows(self.mistakes, JudgedPath), tries)
 
     def _requests(self, mistakes: Iterable[JudgedPath], tries: int) -> Iterator[CompletionRequest]:
-        return correction_requests(mistakes, get_task(self.task), self.spec.sampling(), tries)
+        task, prompt = get_task(self.task), structured_prompt if self.structured else prompts.correction_prompt
+        return correction_requests(mistakes, task, self.spec.sampling(task.shape), tries, prompt)
 
     async def run_shard(self, context: StageContext, shard: Shard, part: PartWriter) -> None:
         """Ask for the corrections of a range of mistakes and review each."""
         spec, task = self.spec, get_task(self.task)
+        parse = parse_structured if self.structured else parse_correction
         mistakes = list(context.store.rows(self.mistakes, JudgedPath, shard.start, shard.stop))
         count = part.rows_in = len(mistakes) * spec.tries
         corrector, *seconds = context.endpoints[: len(self.teachers)]
@@ -164,6 +182,7 @@ class Corrections(RowStage):
             corrector=corrector.identity,
             tries=spec.tries,
             reject_false_steps=spec.reject_false_steps,
+            parse=parse,
         )
         tried: list[MistakeTries] = [tries async for tries in found]
         for second in seconds:
@@ -171,7 +190,7 @@ class Corrections(RowStage):
             corrected = [tries.mistake for tries in tried if tries.corrected]
             outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
             score = partial(self._score, context, part) if self.scored else None
-            tried = await keep_agreed(tried, outcomes, task, second.identity, score)
+            tried = await keep_agreed(tried, outcomes, task, second.identity, score, parse)
         for tries in tried:
             for row in select(tries.rows, spec.keep):
                 part.add(row)

@@ -11,7 +11,7 @@ A prompt with ``#Given Question#:`` is answered with a variant of that question,
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Literal
 from lema_core.artifacts import part_files
 from lema_core.artifacts.files import LOCAL
 from lema_core.corrections import Shape
+from lema_core.corrections.structured import render_structured
 from lema_core.errors import ConfigError, DataError
 from lema_core.llm.simulated.solutions import LEAD_IN, Skeletons, solve, vary
 from lema_core.questions.sources import READERS, read_rows
@@ -231,6 +232,14 @@ class UnknownQuestionError(Exception):
     """The question is not among those the endpoint knows."""
 
 
+def _wanted_fields(body: Mapping[str, Any]) -> Collection[str]:
+    """Return the fields of the JSON schema that a request asks for; none without one."""
+    found: Any = body.get("response_format")
+    for name in ("json_schema", "schema", "properties"):
+        found = found.get(name) if isinstance(found, Mapping) else None
+    return found if isinstance(found, Mapping) else ()
+
+
 @lru_cache(maxsize=2048)
 def count_tokens(text: str) -> int:
     """Return a token count that is the same everywhere: words and single signs. Real tokenizers count more."""
@@ -283,7 +292,11 @@ class Models:
             raise UnknownQuestionError(f"the question is not known here: {asked.question[:80]!r}")
         if asked.kind == "correction":
             shape: Shape = "choice" if problem.candidates and not asked.steps else "steps"
-            return correct(problem, asked.original, shape)
+            wanted = _wanted_fields(body)
+            if wanted:
+                shape = "steps" if "step" in wanted else "choice"
+            text = correct(problem, asked.original, shape)
+            return render_structured(text, shape) if wanted else text
         rng = random.Random(f"{self.seed}|{model}|{sample}|{asked.kind}|{problem.question}")  # noqa: S311  # reproducible
         if asked.kind == "evolution":
             created = vary(problem, rng)

@@ -107,3 +107,17 @@ def test_a_setting_may_be_asked_other_test_sets_but_none_under_a_name_that_is_ta
     taken = 'ablation.settings.b={test_questions=[{task="arithmetic", limit=3}]}'
     with pytest.raises(ConfigError, match="holds for all cells"):
         expand(read_run_file(file, [taken]))
+
+
+def test_the_papers_first_table_is_one_sweep(file: Path) -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "ablation.md").read_text(encoding="utf-8")
+    table = page[page.index("## The paper's Table 1") :].split("```toml\n")[1].split("```")[0]
+    for name in ("7b", "13b"):
+        table += f'\n[endpoints.{name}]\nmodel = "{name}"\nbase_url = "http://127.0.0.1:1/v1"\n'
+    table += '[training]\nbase = "x"\n[evaluation]\nbase = "7b"\nserve = { model = "m", command = "m" }\n'
+    file.write_text(file.read_text() + table)
+    settings = expand(read_run_file(file))
+    asked = {setting.name: [*setting.run.test_sets] for setting in settings}
+    assert asked == {"gsm8k": ["gsm8k", "svamp", "asdiv"], "math": ["math"], "csqa": ["csqa"]}
+    cells = [(cell.base, cell.arm) for setting in settings for cell in setting.cells]
+    assert len(cells) == 3 * 2 * 3
