@@ -1,7 +1,7 @@
 """How stages judge texts: by the task's scorer where it has one, else by the matcher; and what of it is identity."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lema_core.artifacts import PartWriter
@@ -9,7 +9,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import CompletionRequest, Outcome, changed_params
 from lema_core.questions import Task, get_task
 from lema_core.scoring.pool import Scored, TextToScore, score_all
-from lema_core.stages.failed_requests import JUDGE, check_stage
+from lema_core.stages.failed_requests import ANSWERED, JUDGE, SMALL, failed_error, failures_in, too_many
 from lema_core.stages.stage import ModelCalls, StageContext, times
 
 
@@ -71,10 +71,9 @@ async def score_texts(
     scored = await score_all(task, texts, ask if judge else None)
     codes = Counter(found.decided_by for found in scored if found.verdict == "unknown")
     part.counts.update({f"scorer {code}": count for code, count in sorted(codes.items())})
-    check_stage(part.counts, context.max_failed, JUDGE, words)
+    failed = failures_in(part.counts, JUDGE)
+    requests = failed.total() + part.counts.get(f"{JUDGE}{ANSWERED}", 0)
+    nothing = failed.total() == requests >= SMALL
+    if context.max_failed < 1 and (nothing or too_many(failed, requests, context.max_failed)):
+        raise failed_error(failed, requests, context.max_failed, words)
     return scored
-
-
-def by_text(texts: Sequence[TextToScore], scored: Sequence[Scored]) -> Mapping[TextToScore, Scored]:
-    """Return the verdicts by what was scored."""
-    return dict(zip(texts, scored, strict=True))
