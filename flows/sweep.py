@@ -19,6 +19,7 @@ from lema_core.run.plan import report_remaining_cost
 from lema_core.run.records import title_of
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.ablation import Ablation
+from lema_core.stages.mixture import ArmExamples, equal_error, find_equal
 from lema_core.stages.report import HTML
 from lema_core.system.processes import Devices, share_devices, use_devices
 from lema_core.training.launch import gpus_here
@@ -89,16 +90,36 @@ async def _prepare(setting: Setting, context: RunContext, root: str) -> list[_Pr
         raise
     except Exception as error:  # noqa: BLE001 - whatever it is, the other settings go on
         return [_PreparedCell(_failed(CellResult(cell=cell), error), data) for cell in setting.cells]
-    return [_PreparedCell(await _with_examples(cell, context, data), data) for cell in setting.cells]
+    made = [await _with_examples(cell, context, data) for cell in setting.cells]
+    await asyncio.to_thread(_fail_equal_arms, Store(context.root), made)
+    return [_PreparedCell(result, data) for result, _ in made]
 
 
-async def _with_examples(cell: Cell, context: RunContext, data: Pipeline) -> CellResult:
+def _fail_equal_arms(store: Store, made: list[tuple[CellResult, ArmExamples | None]]) -> None:
+    """Fail the cells of two arms that would be one model, before any is trained; the others go on."""
+    alike = defaultdict[tuple[object, ...], dict[str, int]](dict)
+    for place, (result, examples) in enumerate(made):
+        if examples and not result.error:
+            alike[result.cell.seed, result.cell.base][result.cell.arm] = place
+    for places in alike.values():
+        arms = {name: examples for name, place in places.items() if (examples := made[place][1])}
+        while pair := find_equal(store, list(arms.values())):
+            for arm in pair:
+                result, examples = made[places[arm.name]]
+                made[places[arm.name]] = (_failed(result, equal_error(*pair)), examples)
+            # Of three equal ones all fail: the first stands for the others until the last is found.
+            del arms[pair[1].name]
+
+
+async def _with_examples(cell: Cell, context: RunContext, data: Pipeline) -> tuple[CellResult, ArmExamples | None]:
     pipeline = data.on_the_same_data(cell.run)
     try:
         await run_stages(context, pipeline.mixtures())
+        pipeline.check_arms()
     except Exception as error:  # noqa: BLE001 - the other cells go on
-        return _failed(CellResult(cell=cell), error)
-    return CellResult(cell=cell, mixture=pipeline.artifacts.mixtures.get(cell.arm))
+        return _failed(CellResult(cell=cell), error), None
+    mixture = pipeline.artifacts.mixtures.get(cell.arm)
+    return CellResult(cell=cell, mixture=mixture), pipeline.examples_of(cell.arm) if mixture else None
 
 
 async def _finish(cells: Sequence[_PreparedCell], context: RunContext, parallel: int) -> list[CellResult]:

@@ -8,7 +8,8 @@ LemaError
 ├── EndpointError            a model's endpoint refuses, does not start or does not answer
 │   ├── AuthenticationError  the endpoint refuses our key
 │   ├── BatchPendingError    a batch is submitted and not finished; a later run collects it
-│   └── RequestsFailedError  too many requests of a shard or a stage failed
+│   ├── RequestsFailedError  too many requests of a shard or a stage failed
+│   └── UnusableAnswersError nearly all answers of a stage are empty, cut off or without the form that was asked for
 ├── LedgerError              the completion ledger cannot be opened, read or written
 ├── QualityGateError         the pilot of corrections was refused, or not approved in time
 ├── BudgetExceededError      the next request would pass the budget; everything paid so far is kept
@@ -105,6 +106,22 @@ class RequestsFailedError(EndpointError):
             + (f"{self.advice}. " if self.advice else "")
             + "Their shards are not written; every answer is kept, and `lema resume` (or the same command again) asks "
             "only for the others. To accept them as rejected rows: --set runtime.max_failed=1"
+        )
+
+
+class UnusableAnswersError(EndpointError):
+    """Nearly all answers of a stage are empty, cut off or unparsable: the stages after it would work on nothing."""
+
+    def __init__(self, stage: str, causes: Sequence[str], remedy: str) -> None:
+        super().__init__(stage, list(causes), remedy)
+        self.stage, self.causes, self.remedy = stage, list(causes), remedy
+
+    def __str__(self) -> str:
+        """Return what came back, and what to do."""
+        return (
+            f"{self.stage}: {'; '.join(self.causes)}. What to do: {self.remedy}. Nothing was published and no later "
+            "stage ran. What was paid is in the ledger, also for the same request later: if the server is changed and "
+            "not the run file, give the endpoint another `identity`. To go on all the same: --set runtime.max_failed=1"
         )
 
 

@@ -20,7 +20,7 @@ from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
-from lema_core.stages.mixture import Mixture
+from lema_core.stages.mixture import ArmExamples, Mixture, check_distinct
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
@@ -51,6 +51,8 @@ class Pipeline:
         """The references that the walk has come to."""
         self._stages: dict[ArtifactRef, Stage] = {}
         self._rows: dict[ArtifactRef, int | None] = {}
+        self._mixtures: dict[str, Mixture] = {}
+        """By arm: two arms may have one artifact."""
 
     def stages(self) -> Iterator[Stage]:
         """Yield every stage but the report."""
@@ -209,8 +211,29 @@ class Pipeline:
 
     def fine_tuning(self) -> Iterator[Stage]:
         """Yield the examples and the model of each arm (paper, section 2.3)."""
+        # All examples before any training: what two arms have in common must be known before one of them is trained.
+        yield from self.mixtures()
+        self.check_arms()
         for arm in self.run.mixture.arms if self.run.mixture else ():
-            yield from self._arm(arm)
+            yield from self._trained(arm)
+
+    def check_arms(self) -> None:
+        """Make sure that the arms that are to be trained hold what their definitions say, and differ.
+
+        Raises:
+            DataError: an arm holds no corrections though its definition has them, or two arms are the same.
+        """
+        if self.run.training is None:
+            return
+        for mixture in self._mixtures.values():
+            if self.store.exists(mixture.ref):
+                mixture.check_corrections(self.store)
+        check_distinct(self.store, [self.examples_of(arm) for arm in self._mixtures])
+
+    def examples_of(self, arm: str) -> ArmExamples:
+        """Return an arm's examples, which the walk has come to, and how it is trained."""
+        training = self.run.training_of(arm).model_dump(mode="json") if self.run.training else None
+        return ArmExamples(arm, self._mixtures[arm].ref, self.run.arm(arm).identity, training)
 
     def mixtures(self) -> Iterator[Mixture]:
         """Yield the examples of each arm alone."""
@@ -229,20 +252,24 @@ class Pipeline:
         )  # fmt: skip
         # Before the stage is yielded: fine_tuning comes to the arm of an evolution round again, and must not repeat it.
         artifacts.mixtures[arm] = mixture.ref
+        self._mixtures[arm] = mixture
         return self._add(mixture)
 
     def _arm(self, arm: str) -> Iterator[Stage]:
-        mixture, artifacts = self._mixture(arm), self.artifacts
-        if mixture is None:
-            return
-        yield mixture
-        if self.run.training is None:
+        if mixture := self._mixture(arm):
+            yield mixture
+        yield from self._trained(arm)
+
+    def _trained(self, arm: str) -> Iterator[Stage]:
+        """Yield an arm's tokens and its model, unless the walk has been there."""
+        artifacts = self.artifacts
+        if self.run.training is None or arm in artifacts.tokens:
             return
         spec = self.run.training_of(arm)
         check_overrides(spec)
         # The arm that this one starts from stands earlier in the run file, so the walk has its model.
         start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
-        yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
+        yield (tokens := self._add(Tokens(spec, arm, artifacts.mixtures[arm], start, label=f"tokens: {arm}")))
         artifacts.tokens[arm] = tokens.ref
         model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {arm}")
         yield self._add(model)

@@ -18,7 +18,7 @@ from typing import IO, Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from lema_core.artifacts import ArtifactRef, Manifest, Shard, Store, shards_of
+from lema_core.artifacts import ArtifactRef, Manifest, PartSummary, Shard, Store, shards_of
 from lema_core.artifacts.derivation import drop_parts
 from lema_core.errors import (
     ArtifactError,
@@ -30,11 +30,12 @@ from lema_core.errors import (
     ShardsFailedError,
 )
 from lema_core.run.spec import RunContext
-from lema_core.stages.failed_requests import SMALL, all_failures, check_stage, unanswered
+from lema_core.stages.failed_requests import CUT_IN_THINKING, SMALL, all_failures, check_stage, unanswered
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report
 from lema_core.stages.stage import FileStage, RowStage, Stage
 from lema_core.stages.training import Training
+from lema_core.stages.unusable_answers import check_usable
 from lema_core.training.candidates import RUN_FOLDER
 from tasks.approval import approval
 from tasks.boundary import task
@@ -49,8 +50,8 @@ SHARD_ROWS = 16_384
 LOOK_S = 1.0
 """Between two looks whether another run has left a folder."""
 
-Check = Callable[[Mapping[str, int]], None]
-"""Raises where the counts of a whole stage must not be published."""
+Check = Callable[[Sequence[PartSummary]], None]
+"""Raises where the parts of a whole stage must not be published."""
 
 ShardTask = partial[Coroutine[Any, Any, object]]
 """A shard's Prefect task with its arguments, all but the last one: the shard."""
@@ -106,9 +107,14 @@ async def run_rows(context: RunContext, stage: RowStage) -> ArtifactRef:
         live = tuple([await servers.enter_async_context(serving(endpoint, context)) for endpoint in stage.endpoints])
         engine = await engine_of(context)
 
-        def check(counts: Mapping[str, int]) -> None:
+        def check(parts: Sequence[PartSummary]) -> None:
+            counts = sum((Counter(part.counts) for part in parts), Counter[str]())
             for prefix, endpoint in zip(stage.prefixes, live, strict=False):
                 check_stage(counts, context.max_failed, prefix, engine.last_failure_details(endpoint))
+            # An evaluation rejects no row: an answer that is none counts as not right.
+            thought = Counter({CUT_IN_THINKING: counts[CUT_IN_THINKING]})
+            reasons = sum((Counter(part.reasons) for part in parts), Counter[str]()) or thought
+            check_usable(stage.title, sum(part.rows_in for part in parts), reasons, context.max_failed)
 
         watch = await engine_watch(context, stage.input_rows(store) * stage.requests_per_row(store))
         # Batches take hours: with a limit on shards at a time the second one would be submitted after the first came
@@ -164,7 +170,7 @@ async def publish_rows(
         stage: what is made.
         shard_task: makes a shard's part.
         watch: gives the figures that are shown meanwhile; None: the shards are counted.
-        check: is given the sums of all parts' counts before the artifact is published, and may refuse them.
+        check: is given all parts' summaries before the artifact is published, and may refuse them.
         all_at_once: no shard waits for another one: their requests go into batches, which take hours.
 
     Raises:
@@ -201,7 +207,7 @@ async def publish_rows(
     parts = [part for part in found if part]
     try:
         if check is not None:
-            check(sum((Counter(part.counts) for part in parts), Counter[str]()))
+            check(parts)
     except RequestsFailedError:
         # A part that stays is never made again: without those that hold failures the next run asks for them again.
         await asyncio.to_thread(drop_parts, store, stage.ref, [part for part in parts if all_failures(part.counts)])

@@ -28,6 +28,7 @@ from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
 from lema_core.stages.stage import FileContext, FileStage, OnEvent, RowStage, StageContext
 from lema_core.stages.training import Tables, Training
+from lema_core.stages.unusable_answers import WHOLE_SHARD, check_usable
 from lema_core.stages.verdicts import Mistakes, Verdicts
 from lema_core.training import METRICS_FILE
 from lema_core.training.candidates import RUN_FOLDER
@@ -60,6 +61,10 @@ async def run_shard(context: RunContext, stage: RowStage, endpoints: Endpoints, 
     work = StageContext(Store(context.root), engine, endpoints, context.max_failed)
     with work.store.part(stage.ref, shard, stage.record) as part:
         await stage.run_shard(work, shard, part)
+        if endpoints:
+            # With an error the part is not written; the answers are in the ledger.
+            so_far = part.summary
+            check_usable(stage.title, so_far.rows_in, so_far.reasons, context.max_failed, WHOLE_SHARD)
     # What a finished shard kept and what it rejected, by reason.
     summary = part.summary
     reasons = ", ".join(f"{count} {reason}" for reason, count in summary.reasons.items())

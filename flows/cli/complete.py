@@ -102,11 +102,13 @@ async def _run(
 
     ids: Any = _Ids(lines)
     words: dict[str, str] = {}
+    empty = 0
     async with Engine.open(ledger=ledger, budget=budget, run=run) as engine:
         try:
             with live_figures(engine):
                 async for outcome in engine.stream(spec, ids):
                     writer.add(ids.next_id(), outcome)
+                    empty += not isinstance(outcome, Failure) and not outcome.text.strip()
                     if isinstance(outcome, Failure) and outcome.reason != "pending":
                         words[outcome.reason] = outcome.detail
         except BaseException:
@@ -120,6 +122,11 @@ async def _run(
         f"{f' ({failed})' if failed else ''}; {end.completions} bought, {end.from_ledger} from the ledger; "
         f"{end.prompt_tokens + end.completion_tokens} tokens{cost}"
     )
+    if empty:
+        text += (
+            f"\n  {empty} of the answers are empty: where the finish reason is length, the model thought until its "
+            "cap. Raise max_tokens or switch thinking off"
+        )
     given_up = {reason: count for reason, count in writer.reasons.items() if reason != "pending"}
     return Summary(text, end.done - end.failures, given_up, words)
 

@@ -36,6 +36,7 @@ from lema_core.run.single_evaluation import Measured, asked_for
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.failed_requests import failures_of
 from lema_core.stages.report import HTML
+from lema_core.stages.unusable_answers import shown_reasons
 from lema_core.training.chat_format import served_prompt
 
 if TYPE_CHECKING:
@@ -132,6 +133,8 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
         kept = funnel.accepted + sum(_accepted(store, collection) for collection in artifacts.rounds[1:])
         if cost := describe_yield(list(load_usage(store, run, artifacts)), kept):
             console.print(cost, markup=False)
+    for line in list_rejections(store, artifacts):
+        console.print(line, markup=False)
     figures, overall = load_test_sets(store, run, artifacts)
     for measured in figures:
         console.print(accuracy_table(measured, named=len(figures) > 1))
@@ -230,6 +233,16 @@ def sets_table(figures: Sequence[SetFigures], overall: Overall) -> Table:
             ]
         table.add_row(averaged.name, *cells)
     return table
+
+
+def list_rejections(store: Store, artifacts: RunArtifacts) -> Iterator[str]:
+    """Yield, by stage that asked a model, the reasons of more than a few per cent of its rejected rows."""
+    for collection in artifacts.rounds:
+        for ref in (*collection.made_by[:1], *collection.reasoning_paths, *collection.corrections.values()):
+            manifest = store.manifest(ref)
+            if shown := shown_reasons(manifest.rows_in, manifest.reasons):
+                named = ", ".join(f"{count} {reason}" for reason, count in shown.items())
+                yield f"  {collection.label(ref.stage)}: {manifest.rejected} of {manifest.rows_in} rejected ({named})"
 
 
 def _accepted(store: Store, collection: QuestionRound) -> int:

@@ -23,6 +23,8 @@ JUDGE = "judge_"
 """Begins the counts of the endpoint that a scorer asks."""
 REJECTED = "request_failed"
 """The reason of a row that is rejected because its request failed."""
+CUT_IN_THINKING = "cut_in_thinking"
+"""A part's count of answers without a text, because the cap was used up before it."""
 SMALL = 20
 """Fewer requests may lose as many as one of this size: one of four is no sign that an endpoint does not work."""
 
@@ -117,6 +119,9 @@ async def tally_outcomes(
             part.counts[f"{prefix}{ANSWERED}"] += 1
             part.counts[f"{prefix}prompt_tokens"] += outcome.prompt_tokens
             part.counts[f"{prefix}completion_tokens"] += outcome.completion_tokens
+            # Exactly nothing: a model may also write white space until its cap.
+            if outcome.finish_reason == "length" and not outcome.text and not prefix:
+                part.counts[CUT_IN_THINKING] += 1
             for name in ("cached_tokens", "reasoning_tokens", "cache_write_tokens"):
                 if count := getattr(outcome, name):
                     part.counts[f"{prefix}{name}"] += count

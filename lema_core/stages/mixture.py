@@ -1,15 +1,18 @@
 """The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 3.2)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from lema_core import mixture as core
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
+from lema_core.errors import DataError
 from lema_core.llm.costs.tokenizers import need_tokenizer
+from lema_core.llm.requests import key_json
 from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
-from lema_core.records import Correction, Example, JudgedPath, Question
+from lema_core.records import Correction, Example, JudgedPath, Question, content_id
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
 from lema_core.stages.stage import RowStage, fingerprint_of_model
@@ -81,6 +84,26 @@ class Mixture(RowStage):
             part.counts[row.kind if isinstance(row, Example) else "rejected"] += 1
             part.add(row)
 
+    def check_corrections(self, store: Store) -> None:
+        """Make sure that an arm with corrections in its definition holds some, once it is published.
+
+        Raises:
+            DataError: it holds none: it would be trained on the rows of another arm, under its own name.
+        """
+        views = [view for view in (*self.arm.views, *self.arm.fill) if view.rows == "corrections"]
+        counts = store.manifest(self.ref).counts
+        if not views or any(counts.get(_KINDS.get(view.format, "correction")) for view in views):
+            return
+        made = [store.manifest(ref) for data in self.pool for ref in data.corrections.values()]
+        rejected = sum((Counter(manifest.reasons) for manifest in made), Counter[str]())
+        why = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common(5))
+        raise DataError(
+            f"The arm {self.arm.name!r} holds no corrections although its definition has them: "
+            f"{sum(manifest.rows_out for manifest in made)} of {sum(manifest.rows_in for manifest in made)} tries are "
+            f"accepted{f' (rejected: {why})' if why else ''}, and its views take none of them. Nothing was trained. "
+            "Look at the stage corrections, or leave the arm out."
+        )
+
     def rules(self, store: Store) -> core.MixtureRules:
         """Return what holds for the arm: tokens are those of the model to be trained, words where none is.
 
@@ -100,6 +123,65 @@ class Mixture(RowStage):
             held_out=held_out,
             count_tokens=need_tokenizer(self.base).count if self.base and self.arm.by_tokens else core.count_words,
         )
+
+
+_KINDS = {"critique": "critique", "refinement": "refinement", "preference": "preference", "corrected_path": "cot"}
+"""What examples of corrections are called, by format; those of other formats are corrections."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArmExamples:
+    """An arm's published or coming examples, and what else decides its model."""
+
+    name: str
+    ref: ArtifactRef
+    definition: object
+    training: object
+    """How the arm is trained: the same examples trained in another way are another model."""
+
+
+def check_distinct(store: Store, arms: Sequence[ArmExamples]) -> None:
+    """Make sure that no two arms that are trained alike hold the same examples.
+
+    Raises:
+        DataError: two arms do: two models would be one, under two names. The text names both and the cause.
+    """
+    if pair := find_equal(store, arms):
+        raise equal_error(*pair)
+
+
+def find_equal(store: Store, arms: Sequence[ArmExamples]) -> tuple[ArmExamples, ArmExamples] | None:
+    """Return two arms that are trained alike on the same examples, as far as their examples exist or are named."""
+    found: dict[object, ArmExamples] = {}
+    for arm in arms:
+        trained = key_json(arm.training)
+        for key in ((trained, arm.ref), (trained, _content(store, arm.ref)) if store.exists(arm.ref) else None):
+            if key and found.setdefault(key, arm).name != arm.name:
+                return found[key], arm
+    return None
+
+
+def equal_error(one: ArmExamples, other: ArmExamples) -> DataError:
+    """Return the error for two arms that are one."""
+    cause = (
+        "both have the same definition"
+        if one.definition == other.definition
+        else "the rows by which their definitions differ are missing (no corrections, no evolved questions, or no "
+        "further paths)"
+    )
+    return DataError(
+        f"The arms {one.name!r} and {other.name!r} hold the same examples: {cause}. They would be one model under two "
+        "names, so neither is trained. Leave one of them out, or look at why those rows are missing."
+    )
+
+
+def _content(store: Store, ref: ArtifactRef) -> tuple[int, int]:
+    """Return what is equal for tables with the same examples in any order: their number, and a sum of hashes."""
+    count = total = 0
+    for row in store.rows(ref, Example):
+        text = (row.input, row.prefix, row.output, row.worse, row.weight)
+        count, total = count + 1, total + int(content_id("e", *map(str, text)).removeprefix("e-"), 16)
+    return count, total
 
 
 def _source(store: Store, question_round: QuestionRound) -> core.RoundData:

@@ -6,7 +6,7 @@ import pytest
 from support import of_stage, parts
 
 from lema_core.artifacts import Store
-from lema_core.llm.simulated import Library, Models, SimulatedEndpoint, UnknownQuestionError
+from lema_core.llm.simulated import Library, Models, SimulatedEndpoint, UnknownQuestionError, chat
 
 pytestmark = pytest.mark.slow
 STORE = ("out", "store")
@@ -109,3 +109,58 @@ def test_a_model_that_gives_only_errors_has_no_accuracy(lema, refusing, tmp_path
         assert lema(*words, check=False).returncode == 1, "also where it is there already"
         refusing.clear()
         assert "pass@1" in lema(*words, "--remake-failed").stdout
+
+
+def test_a_student_that_only_thinks_ends_the_run_with_the_remedy(lema, run_file, simulated, monkeypatch, tmp_path):
+    """A thinking model with a small cap: every answer is null, and its thinking used up the cap."""
+    complete = chat._chat_completion
+
+    def thinking(stats, key, body, text, finish):
+        content = complete(stats, key, body, text, finish)
+        if body["model"] == "simulated-student":
+            message = {"role": "assistant", "content": None, "reasoning_content": "Okay, the user wants"}
+            content["choices"] = [{"index": 0, "message": message, "finish_reason": "length"}]
+        return content
+
+    monkeypatch.setattr(chat, "_chat_completion", thinking)
+    ended = lema("run", run_file, "--root", "out", "--set", "questions.limit=4", check=False)
+    said = " ".join(ended.stderr.split())
+    assert ended.returncode == 1
+    assert "12 of 12 answers were empty: the model thought until its cap" in said
+    assert "raise max_tokens or switch thinking off" in said
+    store = Store(str(tmp_path.joinpath(*STORE)))
+    assert not of_stage(store, "reasoning_paths")
+    assert not of_stage(store, "verdicts")
+    paid = simulated.stats.counts["ok"]
+    assert lema("run", run_file, "--root", "out", "--set", "questions.limit=4", check=False).returncode == 1
+    assert simulated.stats.counts["ok"] == paid, "the second run asks for nothing"
+
+
+TRAINED = '[training]\nbase = "tiny"\nmax_steps = 2\n[launch]\nranks = 1\n'
+VIEWS = 'views = [{ rows = "rationales", format = "cot" }]'
+SAME = f"[arms.mine]\n{VIEWS}\n[arms.other]\n{VIEWS}\n"
+
+
+def test_an_arm_without_the_corrections_of_its_definition_is_not_trained(lema, run_file, refusing, tmp_path):
+    run_file.write_text(run_file.read_text() + TRAINED)
+    refusing["reference-corrector"] = "This model's maximum context length is 16 tokens"
+    ended = lema("run", run_file, "--root", "out", "--set", "runtime.max_failed=1", check=False)
+    said = " ".join(ended.stderr.split())
+    assert ended.returncode == 1
+    assert "The arm 'lema' holds no corrections although its definition has them" in said
+    assert "request_failed" in said
+    store = Store(str(tmp_path.joinpath(*STORE)))
+    assert not of_stage(store, "tokens")
+    assert not of_stage(store, "training")
+
+
+def test_two_arms_of_one_definition_are_refused_before_anything_is_asked(lema, run_file, simulated):
+    run_file.write_text(run_file.read_text().replace('["cot", "lema"]', '["mine", "other"]') + TRAINED + SAME)
+    hits = simulated.stats.counts["hits"]
+    planned = lema("plan", run_file, "--root", "out", check=False)
+    ended = lema("run", run_file, "--root", "out", check=False)
+    for one in (planned, ended):
+        said = " ".join(one.stderr.split())
+        assert one.returncode == 1
+        assert "The arms 'mine' and 'other' hold the same examples: both have the same definition" in said
+    assert simulated.stats.counts["hits"] == hits
