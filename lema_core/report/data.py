@@ -22,12 +22,54 @@ from lema_core.report.notes import notes_of, parameters_of
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE
+from lema_core.stages.failed_requests import REJECTED, all_failures
+from lema_core.stages.unusable_answers import REFUSALS, UNUSABLE
 from lema_core.training import METRICS_FILE
 from lema_core.verdicts import Difficulty, difficulty, right_shares
 
 __all__ = ["Bill", "EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
 EXAMPLES = 6
 """Mistakes shown side by side with their corrections."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What became of the requests of one step: each is counted once."""
+
+    refused: int = 0
+    """The endpoint refused the request, or its content filter did."""
+    failed: int = 0
+    """No answer came: connection, deadline, overload, errors of the server."""
+    unusable: int = 0
+    """The answer is empty, cut off or has not the form that was asked for."""
+    rejected: int = 0
+    """The answer was read and turned down for what it says."""
+    kept: int = 0
+
+    @property
+    def answered(self) -> int:
+        """Return how many answers came."""
+        return self.unusable + self.rejected + self.kept
+
+    @property
+    def total(self) -> int:
+        """Return how many were asked for."""
+        return self.refused + self.failed + self.answered
+
+    @classmethod
+    def of(cls, manifests: Iterable[Manifest]) -> "Asked":
+        """Return the sums over the artifacts of a step."""
+        counts = Counter[str]()
+        for manifest in manifests:
+            lost = manifest.reasons.get(REJECTED, 0)
+            # A second teacher's refusal costs the row as well. Older versions counted no classes.
+            refused = min(lost, sum(count for name, count in all_failures(manifest.counts).items() if name in REFUSALS))
+            unusable = sum(count for reason, count in manifest.reasons.items() if reason in UNUSABLE)
+            counts.update(
+                refused=refused, failed=lost - refused, unusable=unusable,
+                rejected=manifest.rejected - lost - unusable, kept=manifest.rows_out,
+            )  # fmt: skip
+        return cls(**counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +83,17 @@ class Funnel:
     mistakes: int
     """Paths sent to the corrector."""
     corrections: int
-    """Corrections that came back."""
+    """Corrections that were asked for: the tries on all mistakes."""
     accepted: int
     """Of these; with several correctors, or all tries kept, a mistake may have several."""
     corrected: int
     """Mistakes with an accepted correction."""
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Corrections, or tries at one, that were turned down, by reason code."""
+    sampled: Asked | None = None
+    """What became of the requests for the paths."""
+    tried: Asked | None = None
+    """What became of the requests for corrections; None where none was asked for."""
     cot: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """CoT data by where it comes from (rationales, students, teachers): rows there were, and rows that are right."""
 
@@ -276,13 +322,20 @@ def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel 
         accepted=sum(manifest.rows_out for manifest in corrected),
         corrected=len({row.path_id for ref in first.corrections.values() for row in store.rows(ref, Correction)}),
         rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
+        sampled=Asked.of(map(store.manifest, _of_students(run, first.reasoning_paths))),
+        tried=Asked.of(corrected) if corrected else None,
         cot=dict(_cot(store, run, first)),
     )
 
 
 def _verdicts(run: RunSpec, first: QuestionRound, *, teachers: bool = False) -> list[ArtifactRef]:
     """Return the verdicts on the students whose mistakes are collected, or on the teachers."""
-    asked = zip(run.students, first.verdicts, strict=True)
+    return _of_students(run, first.verdicts, teachers=teachers)
+
+
+def _of_students(run: RunSpec, refs: Iterable[ArtifactRef], *, teachers: bool = False) -> list[ArtifactRef]:
+    """Return of artifacts, one per student, those of the students whose mistakes are collected, or of the teachers."""
+    asked = zip(run.students, refs, strict=True)
     return [ref for student, ref in asked if student.mistakes is not teachers]
 
 

@@ -1,13 +1,13 @@
 """The sentences of a report: what came out, what was done, how sure it is. Used by every rendering alike."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lema_core.evaluation.accuracy import Comparison
 from lema_core.evaluation.several_sets import Overall
 from lema_core.evaluation.statistics import Estimate
 from lema_core.llm.costs.prices import money
-from lema_core.report.data import ReportData, Usage
+from lema_core.report.data import Funnel, ReportData, Usage
 
 __all__ = [
     "Summary",
@@ -170,13 +170,33 @@ def _write_headline(data: ReportData) -> str:
             compared = [comparison.shown for comparison in data.evaluation.comparisons]
             return f"{said}." if any(compared) or not compared else f"{said}; this test cannot tell them apart."
     if data.funnel is not None:
-        funnel = data.funnel
-        share = f" ({format_percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
-        return (
-            f"{format_count(funnel.corrected)} of {format_count(funnel.mistakes)} mistakes{share} that "
-            f"{_students(data)} made in {format_count(funnel.paths)} solutions now have a checked correction."
-        )
+        return _describe_collection(data, data.funnel)
     return f"{_students(data)} on {data.task}, corrected by {data.corrector}."
+
+
+def _describe_collection(data: ReportData, funnel: Funnel) -> str:
+    """Return what a run without an evaluation came to."""
+    students, paths = _students(data), _quantity(funnel.paths, "solution")
+    if not funnel.paths and funnel.sampled:
+        return f"No solution by {students} could be read: {_quantity(funnel.questions, 'question')} asked."
+    if not funnel.mistakes and funnel.sampled:
+        right = funnel.verdicts.get("right", 0)
+        return f"Right are {format_count(right)} of {paths} by {students}; none was sent to a corrector."
+    if funnel.tried and not funnel.tried.answered:
+        return (
+            f"No correction came back for the {_quantity(funnel.mistakes, 'mistake')} that {students} made in {paths}."
+        )
+    share = f" ({format_percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
+    have = "has" if funnel.corrected == 1 else "have"
+    return (
+        f"{format_count(funnel.corrected)} of {_quantity(funnel.mistakes, 'mistake')} {share} that {students} made "
+        f"in {paths} now {have} a checked correction."
+    )
+
+
+def _quantity(number: int, noun: str) -> str:
+    """Return ``1 mistake`` or ``3 mistakes``."""
+    return f"{format_count(number)} {noun}{'' if number == 1 else 's'}"
 
 
 def _first_set(data: ReportData) -> str:
@@ -210,24 +230,16 @@ def _capital(text: str) -> str:
 
 
 def _describe_method(data: ReportData) -> str:
-    teacher = (
-        f"Where the answer was wrong, {data.corrector} named the first wrong step, said why it is wrong, and gave "
-        "the solution from there on; a correction was kept only if it led to the right answer."
-    )
     several = len(data.students) > 1
     named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
     verb, possessive = ("were", "their") if several else ("was", "its")
     subject = f"{_capital(_students(data)) if named else _students(data)}{named}"
     sentences = [
         "LeMa teaches a language model from mistakes.",
-        f"{subject} {verb} asked questions ({data.task}) and wrote {possessive} solutions step by step.",
-        teacher,
+        f"{subject} {verb} asked questions ({data.task})"
+        + (f" and wrote {possessive} solutions step by step." if data.funnel is None or data.funnel.paths else "."),
+        *_describe_correcting(data),
     ]
-    if data.funnel is not None:
-        paths, mistakes, kept = (
-            format_count(x) for x in (data.funnel.paths, data.funnel.mistakes, data.funnel.accepted)
-        )
-        sentences.append(f"{paths} solutions held {mistakes} mistakes; {kept} corrections were kept.")
     if data.evaluation is not None:
         arms = len(data.evaluation.scores) - (data.evaluation.base is not None)
         trained = _capital("one model was" if arms == 1 else f"{_spell_number(arms)} models were")
@@ -241,6 +253,31 @@ def _describe_method(data: ReportData) -> str:
             "in the sampling."
         )
     return " ".join(sentences)
+
+
+def _describe_correcting(data: ReportData) -> Iterator[str]:
+    """Yield what the corrector did, as far as anything came back, and what became of its answers."""
+    funnel = data.funnel
+    tried = funnel.tried if funnel else None
+    if data.corrector != "none" and (funnel is None or (funnel.mistakes and (tried is None or tried.answered))):
+        yield (
+            f"Where the answer was wrong, {data.corrector} was asked for the first wrong step, why it is wrong, and "
+            "the solution from there on; a correction was kept only if it led to the right answer."
+        )
+    if funnel is None:
+        return
+    kept = "1 correction was kept" if funnel.accepted == 1 else f"{format_count(funnel.accepted)} corrections were kept"
+    were = "was" if funnel.mistakes == 1 else "were"
+    yield (
+        f"Of {_quantity(funnel.paths, 'solution')} {format_count(funnel.mistakes)} {were} sent to be corrected; {kept}."
+    )
+    for name, asked in (("solution", funnel.sampled), ("correction", tried)):
+        if asked and (lost := asked.total - asked.kept):
+            parts = ((asked.refused, "refused"), (asked.failed, "without an answer"),
+                     (asked.unusable, "empty, cut off or unparsable"), (asked.rejected, "rejected"))  # fmt: skip
+            named = ", ".join(f"{format_count(count)} {what}" for count, what in parts if count)
+            are = "is" if lost == 1 else "are"
+            yield f"{format_count(lost)} of {_quantity(asked.total, name)} asked for {are} missing: {named}."
 
 
 def _list_caveats(data: ReportData) -> list[str]:

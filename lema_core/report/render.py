@@ -191,7 +191,8 @@ def _stages(funnel: Funnel) -> list[tuple[str, int, float]]:
         ("questions", funnel.questions),
         ("solutions sampled", funnel.paths),
         ("mistakes among them", funnel.mistakes),
-        ("corrections that came back", funnel.corrections),
+        ("corrections asked for", funnel.corrections),
+        *([("corrections that came back", funnel.tried.answered)] if funnel.tried else []),
         ("corrections accepted", funnel.accepted),
     ]
     widest = max(1, *(n for _, n in rows))

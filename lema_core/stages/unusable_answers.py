@@ -36,6 +36,10 @@ _REMEDIES = {
         "look at their texts in the stage's rejected-*.parquet; a stronger model keeps to the form",
     ),
 }
+UNUSABLE = frozenset(_REMEDIES)
+"""Reasons of rows whose answer holds nothing to judge."""
+REFUSALS = frozenset({"bad_request", "content_filter"})
+"""Classes of failures in which the endpoint answered, and refused."""
 
 
 def check_usable(stage: str, rows: int, reasons: Mapping[str, int], allowed: float, fewest: int = 1) -> None:

@@ -115,8 +115,8 @@ def test_a_student_that_only_thinks_ends_the_run_with_the_remedy(lema, run_file,
     """A thinking model with a small cap: every answer is null, and its thinking used up the cap."""
     complete = chat._chat_completion
 
-    def thinking(stats, key, body, text, finish):
-        content = complete(stats, key, body, text, finish)
+    def thinking(stats, key, body, *args):
+        content = complete(stats, key, body, *args)
         if body["model"] == "simulated-student":
             message = {"role": "assistant", "content": None, "reasoning_content": "Okay, the user wants"}
             content["choices"] = [{"index": 0, "message": message, "finish_reason": "length"}]
