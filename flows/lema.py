@@ -19,6 +19,9 @@ async def lema(run: RunSpec, root: str = ".lema") -> RunArtifacts:
     async with report_remaining_cost(run, root), engine_session(context):
         await run_stages(context, pipeline.collection())
         await run_stages(context, pipeline.evolution())
+        if run.training:
+            # All examples before any training: what two arms have in common must be known before one is trained.
+            await run_stages(context, pipeline.on_the_same_data(run).mixtures())
         await run_stages(context, pipeline.fine_tuning())
         await run_stages(context, pipeline.evaluation())
         report = pipeline.report()

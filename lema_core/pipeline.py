@@ -211,11 +211,13 @@ class Pipeline:
 
     def fine_tuning(self) -> Iterator[Stage]:
         """Yield the examples and the model of each arm (paper, section 2.3)."""
-        # All examples before any training: what two arms have in common must be known before one of them is trained.
-        yield from self.mixtures()
-        self.check_arms()
+        # Before any training, as far as the examples exist: a run makes them all before it comes here.
+        examples = self.on_the_same_data(self.run)
+        for _ in examples.mixtures():
+            pass
+        examples.check_arms()
         for arm in self.run.mixture.arms if self.run.mixture else ():
-            yield from self._trained(arm)
+            yield from self._arm(arm)
 
     def check_arms(self) -> None:
         """Make sure that the arms that are to be trained hold what their definitions say, and differ.
@@ -256,20 +258,17 @@ class Pipeline:
         return self._add(mixture)
 
     def _arm(self, arm: str) -> Iterator[Stage]:
-        if mixture := self._mixture(arm):
-            yield mixture
-        yield from self._trained(arm)
-
-    def _trained(self, arm: str) -> Iterator[Stage]:
-        """Yield an arm's tokens and its model, unless the walk has been there."""
-        artifacts = self.artifacts
-        if self.run.training is None or arm in artifacts.tokens:
+        mixture, artifacts = self._mixture(arm), self.artifacts
+        if mixture is None:
+            return
+        yield mixture
+        if self.run.training is None:
             return
         spec = self.run.training_of(arm)
         check_overrides(spec)
         # The arm that this one starts from stands earlier in the run file, so the walk has its model.
         start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
-        yield (tokens := self._add(Tokens(spec, arm, artifacts.mixtures[arm], start, label=f"tokens: {arm}")))
+        yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
         artifacts.tokens[arm] = tokens.ref
         model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {arm}")
         yield self._add(model)

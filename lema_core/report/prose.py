@@ -189,7 +189,7 @@ def _describe_collection(data: ReportData, funnel: Funnel) -> str:
     share = f" ({format_percent(funnel.corrected / funnel.mistakes, funnel.mistakes)})" if funnel.mistakes else ""
     have = "has" if funnel.corrected == 1 else "have"
     return (
-        f"{format_count(funnel.corrected)} of {_quantity(funnel.mistakes, 'mistake')} {share} that {students} made "
+        f"{format_count(funnel.corrected)} of {_quantity(funnel.mistakes, 'mistake')}{share} that {students} made "
         f"in {paths} now {have} a checked correction."
     )
 
