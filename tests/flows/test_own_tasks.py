@@ -131,6 +131,7 @@ def corrected(prompt: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four runs of the command line, and programs that are killed at their limit
 def test_the_code_task_goes_from_sampling_to_evaluation(lema, tmp_path):
     outside = tmp_path / "outside"
 
