@@ -61,11 +61,22 @@ def plan(
         sent = requests_sent(ledger, stages)
     _show_stages(planned)
     _show_sent(sent)
+    _show_prefixes(stages)
     _show_totals([forecast for _, forecast in planned if forecast])
     _show_budget(context, *spent)
     for stage in stages:
         if stage.estimate:
             console.print(f"{stage.name}: {stage.estimate(mfu)}")
+
+
+def _show_prefixes(stages: "Sequence[PlannedStage]") -> None:
+    """Print how much of each stage's prompts an endpoint's prefix cache can hold."""
+    from lema_core.run.plan import common_prefix_share
+
+    shares = {stage.name: common_prefix_share(stage.asked()) for stage in stages if stage.asked and stage.requests}
+    found = [f"{name} {share:.0%}" for name, share in shares.items() if share is not None]
+    if found:
+        console.print(f"The same beginning in all prompts, for prefix caches: {', '.join(found)}.", markup=False)
 
 
 async def _buy_pilots(context: "RunContext", stages: "Sequence[PlannedStage]", size: int) -> None:

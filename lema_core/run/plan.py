@@ -326,6 +326,25 @@ def open_for_reading(ledger: str) -> Iterator[LedgerStore]:
             store.close()
 
 
+PREFIX_SAMPLE = 64
+"""Requests whose prompts are compared: the first ones of a stage."""
+
+
+def common_prefix_share(requests: Iterable[CompletionRequest]) -> float | None:
+    """Return the share of the prompts' characters that is the same beginning of all of them; None for less than two.
+
+    An endpoint's prefix cache can hold this part. Repetitions of one prompt count once.
+    """
+    sample = islice(requests, PREFIX_SAMPLE)
+    texts = {"\0".join(f"{m['role']}\0{m['content']}" for m in request.messages) for request in sample}
+    if len(texts) < 2:
+        return None
+    # What the first and the last in order share, all between them share.
+    first, last = min(texts), max(texts)
+    differs = (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other)
+    return next(differs, len(first)) * len(texts) / sum(map(len, texts))
+
+
 def forecast_stage(store: LedgerStore, stage: PlannedStage) -> Forecast | None:
     """Return what a stage would cost; None if it exists or asks no model."""
     if stage.endpoint is None or not stage.requests:

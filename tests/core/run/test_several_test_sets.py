@@ -9,9 +9,11 @@ from support import RUN
 from lema_core.ablation.cells import expand
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import ConfigError
+from lema_core.llm.requests import CompletionRequest, Sampling
 from lema_core.pipeline import Pipeline
 from lema_core.run.endpoints import PreparedEndpoints
 from lema_core.run.files import read_run_file
+from lema_core.run.plan import common_prefix_share
 from lema_core.run.spec import RunSpec
 
 EVOLVED = 'evolution={endpoint="reference", draws=6, votes=1}'
@@ -121,3 +123,13 @@ def test_the_papers_first_table_is_one_sweep(file: Path) -> None:
     assert asked == {"gsm8k": ["gsm8k", "svamp", "asdiv"], "math": ["math"], "csqa": ["csqa"]}
     cells = [(cell.base, cell.arm) for setting in settings for cell in setting.cells]
     assert len(cells) == 3 * 2 * 3
+
+
+def test_the_common_beginning_of_prompts_is_measured() -> None:
+    def asked(*texts: str) -> list[CompletionRequest]:
+        return [CompletionRequest(({"role": "user", "content": text},), Sampling(), 0) for text in texts]
+
+    head = len("user\0")
+    assert common_prefix_share(asked("abcd", "abxy")) == pytest.approx((head + 2) / (head + 4))
+    assert common_prefix_share(asked("abcd", "abcd")) is None, "one prompt asked twice says nothing"
+    assert common_prefix_share(iter(())) is None
