@@ -87,7 +87,7 @@ PLACES = {
     "preflight": "aiohttp.ClientSession._request",
     "client": "lema_core.llm.client.parse_response",
     "batch upload": "lema_core.llm.batch.api.request_line",
-    "batch reply": "lema_core.llm.batch.api._id_in",
+    "batch reply": "lema_core.llm.batch.api.id_in",
     "reader": "lema_core.questions.sources._decoded",
     "opened source": "fsspec.core.OpenFile.open",
     "parquet": "pyarrow.parquet.ParquetFile",
