@@ -34,8 +34,8 @@ smoke: install ## The whole flow with a simulated student and a tiny model (unde
 chaos: install ## Disturb the smoke run in every way we know; nothing may be lost or paid for in vain (about 8 minutes)
 	@PYTHONPATH=tests $(BIN)/python -m chaos deployments/runs/smoke.toml
 
-test: install-dev ## Run the tests (20 to 30 minutes on 2 cores)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+test: install-dev ## Run the tests (about 20 minutes on 2 cores)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-fast: install-dev ## Run the tests that take less than ten seconds each
 	@$(BIN)/python -m pytest -m "not slow"
