@@ -133,7 +133,11 @@ def test_nobody_answers(gated, lema, simulated):
 def test_a_rule_decides_unattended(gated, lema, simulated, tmp_path):
     weak = ("--set", 'corrections.endpoint="weak"')
     rule = ("--set", "quality_gate.rule={min_accepted = 0.6, max_poor = 0.2}")
+    # Not one answer of the pilot is a correction: the stage ends by itself, and the rule only where that is allowed.
     refused = lema("run", gated, "--root", "out", *weak, *rule, check=False)
+    assert refused.returncode == 1
+    assert f"{PILOT} of {PILOT} answers do not have the form" in refused.stderr
+    refused = lema("run", gated, "--root", "out", *weak, *rule, "--set", "runtime.max_failed=1", check=False)
     assert refused.returncode == 1
     assert "refused by the rule" in refused.stderr
     assert "min_accepted is 60%" in refused.stderr
