@@ -38,7 +38,7 @@ def test_a_cell_that_fails_leaves_the_others_alone_and_nothing_upstream_is_made_
 ):
     run_file.write_text(run_file.read_text() + SWEEP)
     planned = lema("plan", run_file, "--root", "out").stdout
-    assert planned.count("reasoning_paths") == 1, "both settings share the paths"
+    assert planned.count("\n reasoning_paths") == 1, "both settings share the paths"
     assert planned.count("mistakes") == 2
     assert planned.count("mixture: cot") == 1, "cot reads the verdicts, and no mistakes: the same in either setting"
     assert planned.count("mixture: lema") == 2
