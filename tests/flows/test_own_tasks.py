@@ -20,9 +20,9 @@ TASKS = Path(__file__).resolve().parents[2] / "deployments" / "tasks"
 RUN = """
 name = "own_task"
 [questions]
-task = "tasks/{task}.py"
+task = "my_tasks/{task}.py"
 [test_questions]
-task = "tasks/{task}.py"
+task = "my_tasks/{task}.py"
 split = "test"
 [[students]]
 endpoint = "student"
@@ -102,8 +102,8 @@ def judged(prompt: str) -> str:
 @contextmanager
 def run_of(tmp_path: Path, task: str, answers: Answers) -> Iterator[Path]:
     """Give a run file of a shipped task in a folder of its own, at an endpoint with these answers."""
-    if not (tmp_path / "tasks").exists():
-        shutil.copytree(TASKS, tmp_path / "tasks")
+    if not (tmp_path / "my_tasks").exists():
+        shutil.copytree(TASKS, tmp_path / "my_tasks")
     with SimulatedEndpoint(Library(), respond=answers).in_thread() as endpoint:
         path = tmp_path / "run.toml"
         path.write_text(RUN.replace("{task}", task).replace("{url}", endpoint.url))
@@ -145,7 +145,7 @@ def test_the_code_task_goes_from_sampling_to_evaluation(lema, tmp_path):
     answers = Answers(student, corrected)
     with run_of(tmp_path, "code_task", answers) as run_file:
         planned = lema("plan", run_file, "--root", "out").stdout
-        assert str(tmp_path / "tasks" / "code_task.py") in planned
+        assert str(tmp_path / "my_tasks" / "code_task.py") in planned
         assert "isolated" in planned
         told = lema("run", run_file, "--root", "out").stdout
         assert "NOT isolated" in told or "bubblewrap" in told
@@ -175,7 +175,7 @@ def test_the_code_task_goes_from_sampling_to_evaluation(lema, tmp_path):
         assert [path.verdict for path in rows(store, "evaluation", JudgedPath)] == ["right"] * 4
         assert {row.kind for row in rows(store, "mixture", Example)} == {"cot", "correction"}
         # A second run asks nothing; an edited scorer judges again and asks nothing either.
-        file = tmp_path / "tasks" / "code_task.py"
+        file = tmp_path / "my_tasks" / "code_task.py"
         file.write_text(file.read_text().replace("all tests passed", "every test passed"))
         planned = lema("plan", run_file, "--root", "out").stdout
         found = dict(re.findall(r"^ *(\w+):?.* (hit|miss) ", planned, re.MULTILINE))
@@ -234,7 +234,7 @@ def test_the_judged_task_pays_its_judge_once_and_within_the_budget(lema, tmp_pat
         assert paid == asked.total(), "the judge's answers are in the ledger with all others"
         ledger.close()
         # Another rubric: everything is judged again by new requests, nothing is sampled again.
-        toml = tmp_path / "tasks" / "judged_task.toml"
+        toml = tmp_path / "my_tasks" / "judged_task.toml"
         toml.write_text(toml.read_text().replace("Compare an answer", "Compare, strictly, an answer"))
         lema("run", run_file, "--root", "out")
         assert answers.asked["student"] == asked["student"]
@@ -281,7 +281,7 @@ KINDS = {
 
 @pytest.mark.slow
 def test_a_scorer_that_goes_wrong_costs_its_rows_and_never_the_run(lema, tmp_path):
-    tasks = tmp_path / "tasks"
+    tasks = tmp_path / "my_tasks"
     tasks.mkdir()
     outside = tmp_path / "outside"
     (tasks / "bad.py").write_text(SCORER.replace("{outside}", str(outside)))
