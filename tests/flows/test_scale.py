@@ -78,6 +78,7 @@ def dask_workers(run: subprocess.Popen) -> list[psutil.Process]:
     return [one for one in spawned if any("spawn_main" in word for word in one.cmdline())]
 
 
+@pytest.mark.timeout(900)  # two runs on a cluster, an object store and a database
 def test_a_worker_killed_on_a_cluster_with_s3_and_postgres_changes_no_byte(
     run_file, simulated, s3, ledger, prefect_api, tmp_path, finished
 ):

@@ -109,7 +109,7 @@ def test_seeds_that_point_both_ways_show_nothing():
     assert not contrast.shown
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.tuples(*[st.integers(0, N)] * 5))
 def test_the_interval_excludes_zero_exactly_where_p_is_below_a_twentieth(counts):
     cells = [("base", None), ("cot", 0), ("cot", 1), ("lema", 0), ("lema", 1)]
