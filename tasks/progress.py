@@ -88,7 +88,7 @@ def tolerate_prefect_outage() -> Iterator[None]:
 
 
 def server_gone(error: BaseException) -> bool:
-    """Tell whether Prefect's server does not answer, or only that it cannot now (its database is away, too much to do).
+    """Return whether Prefect's server does not answer, or cannot now (its database is away, too much to do).
 
     Its client raises httpx's error, or another one made of it.
     """

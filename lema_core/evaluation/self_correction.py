@@ -22,7 +22,7 @@ SECOND = 1
 
 
 def has_answer(first: JudgedPath) -> bool:
-    """Tell whether there is a text of the model that it can be shown."""
+    """Return whether there is a text of the model that it can be shown."""
     return first.verdict != FAILED and first.decided_by != "thinking"
 
 

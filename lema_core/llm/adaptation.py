@@ -25,7 +25,7 @@ CAPS = (CAP, LONG_CAP, "max_output_tokens", "max_new_tokens")
 USERS_OWN = frozenset(
     {"model", "messages", "reasoning_effort", "reasoning", "thinking", "verbosity", "chat_template_kwargs", "tools"}
 )
-"""Never left out after a refusal: whoever sets them wants them, so the endpoint's words end the stage."""
+"""Never left out after a refusal: a run file sets them on purpose, so the endpoint's words end the stage."""
 FAMILY = "*"
 """The field of a remembered row that names a whole family."""
 

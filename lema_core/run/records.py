@@ -100,7 +100,7 @@ def record_run(spec: RunSpec, root: str, cancelled: Callable[[], bool] = lambda:
     before = read_record(root, spec.name)
     if before and before.running(root) and before.owner != this_process():
         raise ConfigError(_occupied_message(before))
-    # A record that still says running is of a process that died: nobody was left to write anything else.
+    # A record that still says running is of a process that died: it could write nothing else.
     crashes = before.crashes + (before.state == "running") if before else 0
     write_record(root, spec, "running", crashes=crashes)
     try:

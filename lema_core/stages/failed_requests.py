@@ -62,7 +62,7 @@ def unanswered(manifest: Manifest) -> Counter[str]:
 
 
 def too_many(failed: Mapping[str, int], requests: int, allowed: float) -> bool:
-    """Tell whether more requests failed than may become rejected rows, not counting those that are a prompt's fault."""
+    """Return whether more requests failed than may become rejected rows, not counting those due to a prompt."""
     counted = sum(count for reason, count in failed.items() if reason not in PROMPTS_FAULT)
     # One of three is chance and no outage: few requests may lose as many as SMALL of them would.
     return counted > allowed * max(requests, SMALL)

@@ -169,7 +169,7 @@ class ExampleTokenizer:
         before = self.format.output(prefix) if prefix else ""
         said = text_out if prefix else self.format.output(text_out, thinking)
         if self.control_token(text_out):
-            # A row with one is rejected; whoever calls this by hand gets plain text, never a turn's mark.
+            # A row with one is rejected; a direct caller gets plain text, never a turn's mark.
             frame, text = said[: len(said) - len(text_out)], text_out
             plain = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
             return [*self._encode(frame), *plain, *(self._closing if stops else [])]

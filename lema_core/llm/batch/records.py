@@ -174,7 +174,7 @@ class BatchRecords:
             sql = "UPDATE batches SET owner = '' WHERE id = ? AND owner = ?"
             self._ledger.store.database.many(sql, rows)
 
-        # In one transaction: between two, the money would be counted twice, or by nobody.
+        # In one transaction: between two, the money would be counted twice, or not at all.
         await self._ledger.transfer_credit(reserved, work)
 
     async def find_open(self, keys: Sequence[str]) -> list[Batch]:
@@ -197,7 +197,7 @@ class BatchRecords:
         found = [(row, row[3] == "intended" and row[4] in living) for row in query(sql, (self._identity,))]
         batches = []
         for (batch_id, place, remote, state, _, input_file, asked_at), is_being_created in found:
-            # Also those of a dead process with other keys: their creation is confirmed or ruled out by whoever comes.
+            # Also those of a dead process with other keys: the next process confirms or rules out their creation.
             if batch_id not in holders and (state != "intended" or is_being_created):
                 continue
             lines = {

@@ -2,7 +2,7 @@
 
 A task's *reference* names it in every process that works for a run: ``FILE.py:TASK#HASH`` or ``NAME#HASH``. The hash is
 of the task's file, its prompt set and the files that it says it ``uses``; a process that finds other bytes there
-refuses them. The file is the user's own code: whoever names it runs it, with the rights of the run.
+refuses them. The file is the user's own code: naming it in a run file runs it, with the rights of the run.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ DEFAULT = "TASK"
 
 
 def is_file_reference(reference: str) -> bool:
-    """Tell whether a run file's ``task`` names a Python file: ``my_task.py`` or ``my_task.py:NAME``."""
+    """Return whether a run file's ``task`` names a Python file: ``my_task.py`` or ``my_task.py:NAME``."""
     return _REFERENCE.fullmatch(reference) is not None
 
 
