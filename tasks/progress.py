@@ -47,7 +47,7 @@ class Progress:
 ProgressSource = Callable[[], Progress]
 
 Listener = Callable[[str, float, str], None]
-"""Receives the stage, its share and its line; the command line draws a bar."""
+"""Receives the stage's title, its share and its line; the command line draws a bar."""
 
 Reader = Callable[[str], None]
 """Receives what a person has to read now; the command line prints it."""
@@ -122,9 +122,12 @@ def notify_user(text: str) -> None:
 
 @asynccontextmanager
 async def show_progress(
-    ref: ArtifactRef, watch: ProgressSource | None, *, done: int, total: int
+    ref: ArtifactRef, watch: ProgressSource | None, *, done: int, total: int, title: str = ""
 ) -> AsyncIterator[Callable[[], None]]:
-    """Show progress while a stage runs; the yielded function counts one finished shard."""
+    """Show progress while a stage runs; the yielded function counts one finished shard.
+
+    ``title`` is what a terminal calls it: a run has several stages of one name, one per arm or student.
+    """
     finished = done
 
     def tick() -> None:
@@ -135,7 +138,7 @@ async def show_progress(
         return Progress(finished / total, {"done": f"{finished} of {total} shards"})
 
     ended = asyncio.Event()
-    updates = asyncio.create_task(_update(ref, watch or by_shards, ended))
+    updates = asyncio.create_task(_update(ref.stage, title or ref.stage, watch or by_shards, ended))
     try:
         yield tick
     except BaseException:
@@ -148,20 +151,20 @@ async def show_progress(
             await updates
 
 
-async def _update(ref: ArtifactRef, watch: ProgressSource, ended: asyncio.Event) -> None:
-    shown, last, warned = _Shown(ref.stage), None, False
+async def _update(stage: str, title: str, watch: ProgressSource, ended: asyncio.Event) -> None:
+    shown, last, warned = _Shown(stage), None, False
     try:
         over = False
         while not over:
             over = ended.is_set()
             try:
-                last = await _show(ref.stage, watch(), shown, last)
+                last = await _show(title, watch(), shown, last)
             # Whatever it is: what is only shown must not fail a stage that is paid for.
             except Exception as error:  # noqa: BLE001 see above
                 # An artifact that was deleted, or a new database: the next update makes one anew.
-                shown = _Shown(ref.stage)
+                shown = _Shown(stage)
                 if not warned:
-                    _log.warning("the progress of %s cannot be shown, the work goes on: %r", ref.stage, error)
+                    _log.warning("the progress of %s cannot be shown, the work goes on: %r", stage, error)
                 warned = True
             if not over:
                 with suppress(TimeoutError):
@@ -169,12 +172,12 @@ async def _update(ref: ArtifactRef, watch: ProgressSource, ended: asyncio.Event)
     finally:
         for listener in _listeners:
             with suppress(Exception):
-                listener(ref.stage, 1.0, "")
+                listener(title, 1.0, "")
 
 
-async def _show(stage: str, now: Progress, shown: "_Shown", last: Progress | None) -> Progress:
+async def _show(title: str, now: Progress, shown: "_Shown", last: Progress | None) -> Progress:
     for listener in _listeners:
-        listener(stage, now.share, now.line)
+        listener(title, now.share, now.line)
     if now != last:
         await shown.send(now)
     return now

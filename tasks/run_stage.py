@@ -188,7 +188,8 @@ async def publish_rows(
     done = await asyncio.to_thread(partial(store.finished_parts, stage.ref, shards, verified=True))
     todo = [shard for shard, part in zip(shards, done, strict=True) if part is None]
     # A failed shard leaves the others alone: what they are paid for is kept, and the failures are reported together.
-    async with show_progress(stage.ref, watch, done=len(shards) - len(todo), total=len(shards)) as tick:
+    finished = len(shards) - len(todo)
+    async with show_progress(stage.ref, watch, done=finished, total=len(shards), title=stage.title) as tick:
         shard_runs = _shard_runs(context, stage, todo, shard_task, tick, all_at_once=all_at_once)
         results = await asyncio.gather(*shard_runs, return_exceptions=True)
         failed = [(shard, error) for shard, error in zip(todo, results, strict=True) if error is not None]

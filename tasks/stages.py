@@ -136,7 +136,7 @@ def file_context(context: RunContext, on_event: OnEvent = _unheard) -> FileConte
 async def training(context: RunContext, stage: Training) -> State[None]:
     """Fine-tune on an arm's tokens, or go on from the newest complete checkpoint."""
     seen = Figures()
-    async with show_progress(stage.ref, seen.now, done=0, total=1):
+    async with show_progress(stage.ref, seen.now, done=0, total=1, title=stage.title):
         said = await stage.make(file_context(context, seen.note))
     await show_losses(stage.arm, Store(context.root).local_folder(stage.ref) / METRICS_FILE, seen.links)
     return Completed(message=f"{seen.now().line}; {said}")
@@ -146,7 +146,7 @@ async def training(context: RunContext, stage: Training) -> State[None]:
 async def training_candidates(context: RunContext, stage: Training) -> State[None]:
     """Fine-tune and keep every checkpoint: which of them is published is chosen later."""
     seen = Figures()
-    async with show_progress(stage.ref, seen.now, done=0, total=1):
+    async with show_progress(stage.ref, seen.now, done=0, total=1, title=stage.title):
         said = await stage.train_candidates(file_context(context, seen.note))
     folder = Store(context.root).local_folder(stage.ref) / RUN_FOLDER
     await show_losses(stage.arm, folder / METRICS_FILE, seen.links)

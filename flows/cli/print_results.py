@@ -49,7 +49,7 @@ def progress_bars() -> Iterator[None]:
     from tasks.progress import listen
 
     columns = (
-        TextColumn("{task.description:<18}"),
+        TextColumn("{task.description:<24}"),
         BarColumn(30),
         TimeElapsedColumn(),
         TextColumn("{task.fields[line]}"),

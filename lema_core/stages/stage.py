@@ -106,7 +106,7 @@ class Stage:
 
     @property
     def title(self) -> str:
-        """What a plan calls the step."""
+        """What a plan and a terminal call the step."""
         return self.label or self.name
 
     @property
