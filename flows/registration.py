@@ -30,6 +30,7 @@ from pydantic import TypeAdapter
 
 from flows.local_stack.server import HEARTBEAT_S
 from lema_core.errors import ConfigError
+from lema_core.system.processes import module_environment
 
 _TRIGGER: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)
 PREFECT_FILE = Path("deployments") / "prefect.yaml"
@@ -62,7 +63,7 @@ def register_deployments() -> list[str]:
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
     # The file takes the folder that runs work in from PWD, which only a shell keeps true.
-    environment = os.environ | {"PWD": str(Path.cwd())}
+    environment = module_environment(os.environ) | {"PWD": str(Path.cwd())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ConfigError(f"Prefect did not take {PREFECT_FILE}: {(done.stderr or done.stdout)[-2000:]}")

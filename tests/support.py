@@ -56,8 +56,8 @@ concurrency = 16
 
 
 def lema_command(*words: object) -> list[str]:
-    """Return the command line of ``lema`` with this interpreter."""
-    return [sys.executable, "-c", "from flows.cli import app; app()", *map(str, words)]
+    """Return the command line of ``lema`` with this interpreter; as the console script, without the working folder."""
+    return [sys.executable, "-P", "-c", "from flows.cli import app; app()", *map(str, words)]
 
 
 AUTH: dict[str, str] = {}
@@ -162,6 +162,13 @@ def shifted(folder: Path, step: float, moment: Path | None = None) -> dict[str, 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "sitecustomize.py").write_text(_SHIFT.format(step=step, moment=str(moment or "")))
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")]).rstrip(":")}
+
+
+def hide_our_packages(folder: Path) -> None:
+    """Make packages named like ours in a folder; importing one fails."""
+    for name in ("lema_core", "tasks", "flows"):
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text("raise SystemExit('a package of the working directory')")
 
 
 def killed_at(what: str, moment: Callable[[], object], command: list[str], **started: Any) -> None:

@@ -144,7 +144,7 @@ def _gpus() -> str | None:
 def _gpu_training(gpus: str) -> Finding:
     if _version("torch") is None:
         return Finding("GPU", "absent", f"{gpus}; torch is not installed", "make install")
-    ask = [sys.executable, "-c", "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"]
+    ask = [sys.executable, "-P", "-c", "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"]
     if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
         return Finding("GPU", "ok", f"{gpus}; torch can use it")
     remedy = "install a CUDA build of the same torch version"

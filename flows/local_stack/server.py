@@ -32,7 +32,7 @@ from flows.local_stack.postgres import Postgres
 from lema_core.errors import ConfigError, LemaError
 from lema_core.system.files import make_private_folder, write_private_once
 from lema_core.system.loopback import is_listening
-from lema_core.system.processes import program_environment
+from lema_core.system.processes import module_environment, program_environment
 
 AUTH_FILE = "auth"
 LOGIN_S = 24 * 3600
@@ -228,7 +228,7 @@ def _start_at(home: Path, port: int) -> bool:
     command = [sys.executable, "-m", "flows.local_stack.server_program"]
     # Its own settings and no provider's key: the server needs none.
     inherited = program_environment([name for name in os.environ if name.startswith("PREFECT_")])
-    process = background.start(command, inherited | settings(home, port), port=port)
+    process = background.start(command, module_environment(inherited) | settings(home, port), port=port)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if _answers(process.pid, port):

@@ -16,6 +16,7 @@ from flows.local_stack.postgres import Postgres
 from lema_core.artifacts.files import atomic_local
 from lema_core.errors import LemaError
 from lema_core.system import stopping
+from lema_core.system.processes import module_environment
 
 FOLDER = Path(".lema")
 POOL = "lema"
@@ -108,5 +109,5 @@ def _worker() -> str:
     if facts is None:
         command = [sys.executable, "-m", "flows.cli", "worker", "--pool", POOL]
         # A worker polls for due runs every ten seconds by default: too slow for a person who pressed a button.
-        WORKER.start(command, os.environ | {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
+        WORKER.start(command, module_environment(os.environ) | {"PREFECT_WORKER_QUERY_SECONDS": "3"}, access=serves)
     return f"log in {WORKER.log}"

@@ -6,6 +6,7 @@ what is in flight and has set its state, and start no other run meanwhile.
 """
 
 import asyncio
+import os
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from prefect.runner import Runner
 from prefect.workers.process import ProcessWorker
 
 from lema_core.system import stopping
-from lema_core.system.processes import ProcessIdentity, identity_of, is_alive
+from lema_core.system.processes import ProcessIdentity, identity_of, is_alive, module_environment
 
 CHECK_S = 0.2
 
@@ -55,6 +56,7 @@ async def serve(deployments: Sequence[RunnerDeployment]) -> None:
 
 async def _serve_and_end_runs_first(serving: Coroutine[Any, Any, None]) -> None:
     """Await a worker; when cancelled, end the runs' processes and then the worker; cancelled again, end at once."""
+    os.environ |= module_environment(os.environ)  # inherited by Prefect's `python -m prefect.engine` of each run
     task = asyncio.create_task(serving)
     try:
         await asyncio.wait([task])

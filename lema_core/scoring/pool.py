@@ -22,7 +22,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
@@ -31,7 +30,7 @@ from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.questions.tasks.task import Task
 from lema_core.records import ReasoningPath
 from lema_core.scoring.scores import LONGEST_REASON, SCORER_REASONS, Judge
-from lema_core.system.processes import program_environment
+from lema_core.system.processes import module_environment, program_environment
 from lema_core.system.untrusted import ProgramLimits, run_untrusted
 
 TEXTS_AT_ONCE = 128
@@ -41,8 +40,6 @@ CANCEL_SECONDS = 2.0
 """How long a worker may take to cancel one text; a longer silence means that its event loop is blocked."""
 SHARED_FAULTS = frozenset({"scorer_raised", "scorer_timeout", "scorer_memory"})
 """What another text of the same process may be the cause of: its memory, its open files, its computing."""
-SOURCE = str(Path(__file__).resolve().parents[2])
-"""The child must import this very package, wherever the working directory is."""
 LONGEST_LINE = 32 << 20
 """Bytes of a worker's message."""
 
@@ -143,10 +140,8 @@ class _Worker:
         limits = task.limits
         given = {"task": task.reference, "folder": folder.name, "memory_mib": limits.memory_mib,
                  "file_mib": limits.file_mib}  # fmt: skip
-        environment = program_environment() | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [SOURCE, os.environ.get("PYTHONPATH")])),
-            "TMPDIR": folder.name, "PYTHONDONTWRITEBYTECODE": "1",
-        }  # fmt: skip
+        own = {"TMPDIR": folder.name, "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = module_environment(program_environment()) | own
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "lema_core.scoring.worker_main", json.dumps(given), env=environment,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,

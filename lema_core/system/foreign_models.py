@@ -5,7 +5,6 @@ nested loops that take hours, or a text of 10 GB. So a process of its own render
 """
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import ConfigError
-from lema_core.system.processes import program_environment
+from lema_core.system.processes import module_environment, program_environment
 
 DATA_FILES = (
     "*.safetensors",
@@ -153,8 +152,6 @@ class ChatTemplates:
         return {"refused": f"it takes more than {seconds} s of CPU time or {memory} MiB for one prompt: it loops"}
 
     def _start_child(self) -> "subprocess.Popen[str]":
-        root = str(Path(__file__).resolve().parents[2])
-        path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         return subprocess.Popen(  # noqa: S603  our own module in our own interpreter
             [sys.executable, "-m", "lema_core.system.chat_template_worker", *map(str, self._limits)],
             stdin=subprocess.PIPE,
@@ -162,7 +159,7 @@ class ChatTemplates:
             stderr=subprocess.DEVNULL,
             text=True,
             encoding="utf-8",
-            env=program_environment(network=False) | {"PYTHONPATH": path},
+            env=module_environment(program_environment(network=False)),
         )
 
     def _end(self) -> None:

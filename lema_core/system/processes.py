@@ -222,6 +222,19 @@ def _is_allowed(name: str, network: bool) -> bool:
     return (upper in _NAMES or upper.startswith(_PREFIXES)) and not _SECRET.search(upper)
 
 
+SOURCE = str(Path(__file__).resolve().parents[2])
+
+
+def module_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which ``python -m`` finds LeMa's modules, and none in the working directory.
+
+    ``python -m`` puts the working directory first: a user's folder ``tasks`` there would hide ours. Programs that the
+    module starts inherit it.
+    """
+    paths = [SOURCE, environment.get("PYTHONPATH")]
+    return dict(environment) | {"PYTHONSAFEPATH": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 Devices = tuple[str, ...]
 

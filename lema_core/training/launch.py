@@ -27,6 +27,7 @@ from lema_core.system.processes import (
     device_environment,
     die_with_parent,
     end_group,
+    module_environment,
     program_environment,
 )
 from lema_core.training.checkpoints import complete_checkpoints
@@ -165,7 +166,8 @@ def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str,
 
     Leftovers of another launcher (``RANK``, ``MASTER_ADDR``) are not among what is allowed.
     """
-    kept = device_environment(program_environment((HUB_TOKEN, TRACKER_KEY, *launch.environment), given=given))
+    allowed = program_environment((HUB_TOKEN, TRACKER_KEY, *launch.environment), given=given)
+    kept = module_environment(device_environment(allowed))
     kept |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", "TORCHELASTIC_ERROR_FILE": os.devnull}
     kept.setdefault("TRANSFORMERS_VERBOSITY", "error")
     kept.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

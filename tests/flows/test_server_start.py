@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import AUTH, home_of, lema_command
+from support import AUTH, hide_our_packages, home_of, lema_command
 
 from flows.local_stack import server
 from flows.local_stack.server import auth_string
@@ -61,6 +61,8 @@ def test_a_server_of_somebody_else_at_our_port_is_not_ours(tmp_path, prefect_api
     looks = iter([taken])
     monkeypatch.setattr(server, "_free_port", lambda wished: next(looks, None) or free(wished))
     home = tmp_path / server.HOME
+    hide_our_packages(tmp_path)
+    monkeypatch.chdir(tmp_path)
     try:
         port = server.start(home)
         assert port != taken

@@ -10,12 +10,14 @@ import inspect
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import ClassVar
 
 from lema_core import prompts
 from lema_core.errors import ConfigError, LemaError
@@ -74,9 +76,28 @@ def load_file(reference: str) -> Task:
     return _pinned(task, f"{file}:{name}", found["sha"], [code, *_texts(task)])
 
 
+class _ModulesBesideTasks:
+    """Finds modules in the folders of tasks where no other finder does: they hide none of Python's and none of ours.
+
+    A folder at the end of ``sys.path`` would: a package that is installed in editable form has a finder of its own,
+    which is asked after all of ``sys.path``.
+    """
+
+    folders: ClassVar[list[str]] = []
+
+    @classmethod
+    def find_spec(
+        cls, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return where a module at the top of such a folder is."""
+        return PathFinder.find_spec(name, cls.folders, target) if path is None else None
+
+
 def _run(file: Path, code: bytes, called: str) -> ModuleType:
-    if str(file.parent) not in sys.path:
-        sys.path.append(str(file.parent))  # the last one: a file beside the task hides no module of Python's
+    if _ModulesBesideTasks not in sys.meta_path:
+        sys.meta_path.append(_ModulesBesideTasks)
+    if str(file.parent) not in _ModulesBesideTasks.folders:
+        _ModulesBesideTasks.folders.append(str(file.parent))
     module = ModuleType(called)
     module.__file__ = str(file)
     # Before it runs: dataclasses look up the module of their class there.

@@ -1,6 +1,9 @@
 """Tasks of one's own: files and entry points that can be used, and a clear error for each that cannot."""
 
+import os
 import shutil
+import subprocess
+import sys
 import textwrap
 from importlib import metadata
 from pathlib import Path
@@ -281,3 +284,32 @@ def test_the_worked_corrections_of_the_shipped_tasks_are_read(name):
         assert found.steps
         if name == "code_task":
             assert found.steps[0].endswith("```")
+
+
+def test_what_lies_beside_a_task_hides_no_package_that_is_installed_in_editable_form(folder, tmp_path):
+    """Such a package has a finder that is asked after all of ``sys.path``."""
+    for name in ("tasks", "flows"):
+        (folder / name).mkdir()
+    (folder / "beside.py").write_text("FOUND = 1\n")
+    (folder / "mine.py").write_text("import beside\n" + TASK)
+    root = str(SHIPPED.parents[1])
+    program = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Editable:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return PathFinder.find_spec(name, [{root!r}]) if path is None else None
+
+sys.path = [place for place in sys.path if place != {root!r}]
+sys.meta_path.append(Editable)
+from lema_core.questions import get_task
+get_task({str(folder / "mine.py")!r})
+import flows, tasks
+print(flows.__file__, tasks.__file__)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-P", "-c", program]
+    done = subprocess.run(command, cwd=tmp_path / "tasks", env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == [f"{root}/flows/__init__.py", f"{root}/tasks/__init__.py"], done.stderr

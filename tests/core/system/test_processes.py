@@ -8,11 +8,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support import shifted, until
+from support import hide_our_packages, shifted, until
 
 from flows.local_stack.background import Background
+from lema_core.answers.worker_pool import Workers
 from lema_core.llm.endpoints import EndpointSpec, running
+from lema_core.questions import get_task
+from lema_core.scoring.pool import check_scorer
 from lema_core.system import processes
+from lema_core.system.foreign_models import ChatTemplates
 from lema_core.system.processes import (
     ProcessIdentity,
     end_group,
@@ -22,6 +26,7 @@ from lema_core.system.processes import (
     this_process,
 )
 
+TASKS = Path(__file__).resolve().parents[3] / "deployments" / "tasks"
 HELPER = """
 import signal, sys, time
 from pathlib import Path
@@ -135,3 +140,19 @@ def test_what_runs_in_the_background_is_found_whatever_the_clock_says(tmp_path) 
     assert background.stop()
     assert not psutil.pid_exists(process.pid)
     assert not background.stop()
+
+
+async def test_packages_of_the_working_directory_hide_none_of_ours(tmp_path, monkeypatch):
+    hide_our_packages(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    workers, templates = Workers(), ChatTemplates()
+    try:
+        assert workers.match("1/2", "0.5").outcome == "equal"
+        assert templates.render("{{ messages[0].content }}", [{"role": "user", "content": "Hi"}]) == "Hi"
+    finally:
+        workers.close()
+        templates.close()
+    await check_scorer(get_task(str(TASKS / "code_task.py")))
+    command = (sys.executable, "-m", "lema_core.llm.simulated", "--port", "{port}")
+    async with running(EndpointSpec(model="m", command=command)) as url:
+        assert url
