@@ -206,6 +206,8 @@ class ReportData:
     """Of the held-out questions; None: the same."""
     learner: str | None = None
     """The base model of the evaluation, as a reader should see it; None where none was evaluated."""
+    trained_from: str | None = None
+    """The model that was fine-tuned, where by its name it is not ``learner``: then no one model learned."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What was run, by name."""
     notes: tuple[str, ...] = ()
@@ -270,13 +272,16 @@ def load_report_data(
     steps = Counter(row.step for ref in corrections for row in store.rows(ref, Correction))
     measured, overall = load_test_sets(store, run, artifacts)
     first = measured[0] if measured else None
+    learner = run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None
+    trained = run.training.base if run.training else None
     return ReportData(
         title=run.title or run.name,
         task=run.questions.task,
         test_task=next((spec.task for spec in run.test_sets.values()), None),
         students=_names(run, (student.endpoint for student in run.mistaken_students)),
         corrector=", ".join(_names(run, run.corrections.endpoints if run.corrections else ())) or "none",
-        learner=run.endpoints[run.evaluation.base].model if run.evaluation and run.evaluation.base else None,
+        learner=learner,
+        trained_from=trained if trained and learner and _last_part(trained) != _last_part(learner) else None,
         parameters=parameters_of(run),
         notes=tuple(notes_of(store, run, artifacts)),
         funnel=count_funnel(store, run, artifacts),
@@ -297,6 +302,11 @@ def load_report_data(
         bill=load_bill(ledger, run.name) if ledger else None,
         provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
     )
+
+
+def _last_part(model: str) -> str:
+    """Return a model's name without its folder or owner: an endpoint and a training name it in their own ways."""
+    return model.rstrip("/").rsplit("/", 1)[-1].lower()
 
 
 def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:

@@ -152,12 +152,19 @@ def _write_headline(data: ReportData) -> str:
             evaluation = data.evaluation
             n = evaluation.n
             before, after = (evaluation.score(name).accuracy.value for name in (best.reference, best.arm))
-            verb = "fell" if best.difference.high < 0 else "went"
-            how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
             # The model that learned is the evaluation's base model, whichever model made the mistakes.
             learner = data.learner or f"The model {evaluation.base}"
-            moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
-            said = f"{learner} {moved} right on {format_count(n)} held-out questions{_first_set(data)} {how}"
+            asked = f"{format_count(n)} held-out questions{_first_set(data)}"
+            if data.trained_from:
+                said = (
+                    f"A model fine-tuned from {data.trained_from} (arm “{best.arm}”) was right on "
+                    f"{format_percent(after, n)} of {asked}, {learner} on {format_percent(before, n)}"
+                )
+            else:
+                verb = "fell" if best.shown and best.difference.high < 0 else "went"
+                how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
+                moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
+                said = f"{learner} {moved} right on {asked} {how}"
             also = _further_differences(data, best)
             if best.shown:
                 return f"{said}{also}."

@@ -137,6 +137,16 @@ def test_the_headline_names_the_model_that_was_evaluated_and_not_whoever_made_th
     )
 
 
+@pytest.mark.parametrize(
+    ("trained", "named"), [("owner/model-student", None), ("./Model-Student/", None), ("tiny", "tiny")]
+)
+def test_what_was_fine_tuned_is_named_where_it_is_not_what_was_evaluated(store, trained, named):
+    artifacts = RunArtifacts()
+    evaluated(store, artifacts, {"base": 0, "lema": 4})
+    run = run_of(evaluation={"base": "student"}, training={"base": trained}, mixture={"arms": ["lema"]})
+    assert load_report_data(store, run, artifacts).trained_from == named
+
+
 TRAINED = {
     "mixture": {"arms": ["lema", "step_dpo"]},
     "training": {"base": "org/base", "learning_rate": 1e-5, "epochs": 3},

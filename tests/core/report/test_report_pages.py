@@ -161,6 +161,13 @@ def test_many_students_are_counted_in_the_headline_and_named_once(sample):
     assert "a and b were asked" in two.lede
 
 
+def test_a_model_trained_from_another_one_is_not_said_to_have_learned(sample):
+    headline = summarize(dataclasses.replace(sample, trained_from="tiny")).headline
+    assert headline.startswith("A model fine-tuned from tiny (arm “lema”) was right on ")
+    assert "SmolLM2-135M-Instruct on " in headline
+    assert "went from" not in headline
+
+
 def test_a_pair_marks_the_wrong_step_and_what_changed(sample):
     rows = align_correction(sample.examples[1]).rows
     assert [row.mistake.state for row in rows] == ["same", "wrong", "after", "after", "after"]
