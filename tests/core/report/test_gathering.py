@@ -34,6 +34,7 @@ ENDPOINTS = {
     name: {"model": f"model-{name}", "base_url": "http://127.0.0.1:1/v1"}
     for name in ("student", "other", "teacher", "second", "writer", "answerer")
 }
+SERVE = {"model": "fine-tuned", "command": "serve {model} --port {port}"}
 RUN = {
     "name": "r",
     "questions": {"task": "arithmetic"},
@@ -143,7 +144,7 @@ def test_the_headline_names_the_model_that_was_evaluated_and_not_whoever_made_th
 def test_what_was_fine_tuned_is_named_where_it_is_not_what_was_evaluated(store, trained, named):
     artifacts = RunArtifacts()
     evaluated(store, artifacts, {"base": 0, "lema": 4})
-    run = run_of(evaluation={"base": "student"}, training={"base": trained}, mixture={"arms": ["lema"]})
+    run = run_of(evaluation={"base": "student", "serve": SERVE}, training={"base": trained}, mixture={"arms": ["lema"]})
     assert load_report_data(store, run, artifacts).trained_from == named
 
 
