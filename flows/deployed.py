@@ -21,6 +21,7 @@ from flows.sweep import ablation
 from lema_core.errors import BatchPendingError, BudgetExceededError, ConfigError, LemaError, ShardsFailedError
 from lema_core.pipeline import Pipeline
 from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.bundled import bundled_runs
 from lema_core.run.files import read_run_file
 from lema_core.run.records import RunRecord, awaits_batches, read_record, read_records, record_run, title_of
 from lema_core.run.spec import RunContext, RunSpec
@@ -31,15 +32,15 @@ from tasks.ui_artifacts import show_scores
 
 RUN_FILES = Path("deployments") / "runs"
 FREE_RUN = str(RUN_FILES / "smoke.toml")
-"""What the forms start with: it needs no key and costs nothing."""
+"""What the forms start with: it needs no key and costs nothing. Outside a checkout it names the bundled one."""
 ROOT = ".lema"
 SUBMITTED = "Submitted"
 """The name of a completed state: everything that is missing waits for batches."""
 
 
 def _run_files() -> list[str]:
-    """Return the run files that a form offers: those that are there when the deployments are registered."""
-    return sorted(map(str, RUN_FILES.glob("*.toml"))) or [FREE_RUN]
+    """Return the run files that a form offers: the working directory's when they are registered, else bundled ones."""
+    return sorted(map(str, RUN_FILES.glob("*.toml"))) or [*bundled_runs()]
 
 
 RunFile = Annotated[str, Field(json_schema_extra={"examples": _run_files()})]
@@ -65,7 +66,7 @@ async def whole_run(run_file: RunFile = FREE_RUN, settings: list[str] = [], root
     """Teach a model from its mistakes, from the questions to the report. What is there already is not made again.
 
     Args:
-        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        run_file: Path of a run file, from the folder that the worker runs in; or a bundled name as `smoke`.
         settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """
@@ -87,7 +88,7 @@ async def corrections_only(
     together, beside the same amount for the run itself.
 
     Args:
-        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        run_file: Path of a run file, from the folder that the worker runs in; or a bundled name as `smoke`.
         settings: Options of the run file to change, one an entry, as `questions.limit=200` or `budget.usd=20`.
         batch: Submit the corrections to the Batch API, at half the price, and end; `collect-batch` goes on.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
@@ -153,7 +154,7 @@ async def evaluate_only(run_file: RunFile = FREE_RUN, settings: list[str] = [], 
     on left out the run's own held-out questions only.
 
     Args:
-        run_file: Path of a run file, from the folder that the worker runs in; `deployments/runs/` has some.
+        run_file: Path of a run file, from the folder that the worker runs in; or a bundled name as `smoke`.
         settings: Options of the run file to change, one an entry, as `test_questions.task=svamp`.
         root: Where artifacts and the ledger lie: a folder, or a URL such as `s3://bucket/lema`.
     """

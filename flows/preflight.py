@@ -1,4 +1,4 @@
-"""What can be known to fail before anything is paid: endpoints and their keys, tokenizers, the machine."""
+"""What can be known to fail before anything is paid: packages, endpoints and their keys, tokenizers, the machine."""
 
 import asyncio
 import logging
@@ -10,6 +10,7 @@ from lema_core.llm.client import contact_servers, open_client
 from lema_core.llm.costs.shutdowns import shutdown_warning
 from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.run.needs import check_installed
 from lema_core.run.own_tasks import own_tasks
 from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
@@ -32,6 +33,7 @@ async def preflight(run: RunSpec, root: str, with_key: WithKey | None = None) ->
         LemaError: what would fail after the first requests had been paid.
     """
     stages = await asyncio.to_thread(lambda: list(planned_stages(run, root)))
+    check_installed(run, stages)
     asked = {stage.endpoint.name: stage.endpoint for stage in stages if stage.requests and stage.endpoint}
     for warning in filter(None, map(shutdown_warning, asked.values())):
         _warn(warning)

@@ -30,23 +30,23 @@ from pydantic import TypeAdapter
 
 from flows.local_stack.server import HEARTBEAT_S
 from lema_core.errors import ConfigError
+from lema_core.run.bundled import bundled
 from lema_core.system.processes import module_environment
 
 _TRIGGER: TypeAdapter[DeploymentTriggerTypes] = TypeAdapter(DeploymentTriggerTypes)
-PREFECT_FILE = Path("deployments") / "prefect.yaml"
 TAG = "lema"
 """Distinguishes our deployments from those of other projects on the same server."""
 
 
-def read_deployments() -> list[dict[str, Any]]:
-    """Return the deployments of the file.
+def prefect_file() -> Path:
+    """Return the file that describes the deployments: the working directory's own, else the bundled one."""
+    own = Path("deployments") / "prefect.yaml"
+    return own if own.is_file() else bundled("prefect.yaml")
 
-    Raises:
-        ConfigError: the present folder is no checkout.
-    """
-    if not PREFECT_FILE.is_file():
-        raise ConfigError(f"there is no {PREFECT_FILE} here: run this in the folder that LeMa was cloned into")
-    found: list[dict[str, Any]] = yaml.safe_load(PREFECT_FILE.read_text(encoding="utf-8"))["deployments"]
+
+def read_deployments() -> list[dict[str, Any]]:
+    """Return the deployments of the file."""
+    found: list[dict[str, Any]] = yaml.safe_load(prefect_file().read_text(encoding="utf-8"))["deployments"]
     return found
 
 
@@ -54,19 +54,19 @@ def register_deployments() -> list[str]:
     """Create the work pool where it is missing and register every deployment with it; return their names.
 
     Raises:
-        ConfigError: the present folder is no checkout, or Prefect refused; what it said is in the text.
+        ConfigError: Prefect refused; what it said is in the text.
     """
-    deployments = read_deployments()
+    deployments, file = read_deployments(), str(prefect_file())
     with get_client(sync_client=True) as client:
         for pool in {entry["work_pool"]["name"] for entry in deployments}:
             with suppress(ObjectAlreadyExists):
                 client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_FILE)]
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", file]
     # The file takes the folder that runs work in from PWD, which only a shell keeps true.
     environment = module_environment(os.environ) | {"PWD": str(Path.cwd())}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise ConfigError(f"Prefect did not take {PREFECT_FILE}: {(done.stderr or done.stdout)[-2000:]}")
+        raise ConfigError(f"Prefect did not take {file}: {(done.stderr or done.stdout)[-2000:]}")
     return [deployment["name"] for deployment in deployments]
 
 

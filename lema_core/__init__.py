@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from lema_core.system.untrusted import ProgramLimits, ProgramResult, run_untrusted
     from lema_core.verdicts import judge_path, select_mistakes
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "lema_core.answers": ("extract", "judge", "judge_batch", "majority_vote", "match"),
     "lema_core.artifacts": ("Store",),

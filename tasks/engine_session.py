@@ -21,6 +21,7 @@ from lema_core.llm.ledger.credit import Budget
 from lema_core.llm.progress import Snapshot, describe_submitted, figures, sum_snapshots
 from lema_core.run.spec import RunContext
 from lema_core.system.loopback import keep_loopback_direct
+from lema_core.system.packages import install_command
 from lema_core.system.redaction import disable_core_dumps
 from tasks.progress import Progress, ProgressSource, notify_user
 
@@ -109,7 +110,7 @@ async def cluster_session(context: RunContext) -> AsyncIterator[None]:
         from tasks.dask_cluster import connected
     except ImportError:
         raise MissingDependencyError(
-            "[runtime] workers and scheduler need Dask: run `pip install -c requirements.lock -e '.[scale]'`"
+            f"[runtime] workers and scheduler need Dask: run `{install_command('scale')}`"
         ) from None
     async with connected(context, process_engine) as cluster:
         _clusters[context] = cluster

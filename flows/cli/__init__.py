@@ -1,6 +1,6 @@
 """The command line. Command modules import what they need when they run, so that ``lema --help`` is quick."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -9,6 +9,7 @@ from flows.cli.console import exit_on_error
 from flows.cli.doctor import doctor
 from flows.cli.evaluate import evaluate
 from flows.cli.export import explain, export
+from flows.cli.init import init
 from flows.cli.ledger import ledger_app
 from flows.cli.plan import options, plan
 from flows.cli.rate import rate
@@ -36,15 +37,15 @@ class _App(typer.Typer):
 app = _App(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode="markdown",  # in rich's own markup [section] of a run file would vanish
     help=(
         "Teach language models from their mistakes (LeMa, arXiv 2310.20689): sample reasoning paths, find the wrong "
-        "step, correct it, fine-tune, measure. Start with `lema plan` and `lema run` on a file in deployments/runs/."
+        "step, correct it, fine-tune, measure. Start with `lema run demo`, or `lema init mine` for your own questions."
     ),
 )
 COMMANDS = (
-    *(run, sweep, plan, options, resume, explain, evaluate, export, verify, complete, simulate, rate, doctor),
+    *(init, run, sweep, plan, options, resume, explain, evaluate, export, verify, complete, simulate, rate, doctor),
     *(up, down, deploy, serve),
 )
 for command in COMMANDS:
@@ -52,8 +53,20 @@ for command in COMMANDS:
 app.command("worker")(exit_on_error(work))
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from lema_core import __version__
+
+        typer.echo(f"lema {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def _protect() -> None:
+def _protect(
+    version: Annotated[  # noqa: ARG001 - its callback acts
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
     disable_core_dumps()
     keep_loopback_direct()
 

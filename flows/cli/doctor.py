@@ -19,6 +19,7 @@ import typer
 from flows.cli.console import console
 from flows.local_stack import server, stack
 from lema_core.errors import ConfigError, LemaError
+from lema_core.system.packages import install_command
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -61,7 +62,7 @@ def check_packages(needed: Collection[str]) -> Iterator[Finding]:
     try:
         lines = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
-        yield Finding("base", "missing", f"{DISTRIBUTION} is not installed", "make install")
+        yield Finding("base", "missing", f"{DISTRIBUTION} is not installed", install_command())
         return
     requirements = [Requirement(line) for line in lines]
     base = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -84,8 +85,7 @@ def _group(name: str, purpose: str, members: "list[Requirement]", *, needed: boo
     if not wrong:
         more = f" and {len(held) - HEADLINES} more" if len(held) > HEADLINES else ""
         return Finding(name, "ok", f"{purpose}: {', '.join(held[:HEADLINES])}{more}")
-    target = f".[{name}]" if name in EXTRAS else "."
-    remedy = f"make install, or pip install -c requirements.lock -e '{target}'"
+    remedy = install_command(*([name] if name in EXTRAS else ()))
     return Finding(name, "missing" if needed else "absent", f"{purpose}: {', '.join(wrong)}", remedy)
 
 
@@ -143,7 +143,7 @@ def _gpus() -> str | None:
 
 def _gpu_training(gpus: str) -> Finding:
     if _version("torch") is None:
-        return Finding("GPU", "absent", f"{gpus}; torch is not installed", "make install")
+        return Finding("GPU", "absent", f"{gpus}; torch is not installed", install_command("train"))
     ask = [sys.executable, "-P", "-c", "import torch; raise SystemExit(0 if torch.cuda.is_available() else 1)"]
     if subprocess.run(ask, capture_output=True, check=False).returncode == 0:
         return Finding("GPU", "ok", f"{gpus}; torch can use it")
@@ -239,22 +239,15 @@ def _read_needs(run_file: Path | None) -> Needs:
     if run_file is None:
         return Needs()
     from lema_core.run.files import read_run_file
+    from lema_core.run.needs import extras_of, is_embedded
 
     run = read_run_file(run_file)
     specs = [
         spec if spec.name != "endpoint" else spec.model_copy(update={"name": name}) for name, spec in _endpoints_of(run)
     ]
-    embedded = any("lema_core.llm.embedded" in word for spec in specs for word in spec.command or ())
-    extras = {
-        "train": run.training is not None,
-        "local": embedded,
-        "anthropic": any(spec.api == "anthropic" for spec in specs),
-        "postgres": (run.runtime.ledger or "").startswith("postgresql"),
-        "scale": bool(run.runtime.workers or run.runtime.scheduler),
-    }
     return Needs(
-        extras=frozenset(name for name, needed in extras.items() if needed),
-        student=embedded and any(spec.model == "smollm2" for spec in specs),
+        extras=frozenset(extras_of(run, specs, trains=run.training is not None)),
+        student=any(is_embedded(spec) and spec.model == "smollm2" for spec in specs),
         endpoints=tuple(specs),
         files=tuple(q.path for q in (run.questions, *run.test_sets.values()) if q.path),
     )

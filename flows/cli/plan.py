@@ -1,13 +1,12 @@
 """``lema plan`` and ``lema options``: a run before anything is paid, its artifacts, requests and cost; its options."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.console import console
-from flows.cli.run import Root, Settings
+from flows.cli.run import Root, RunFile, Settings
 from lema_core.system import stopping
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def plan(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file, as in deployments/runs/.")],
+    run_file: RunFile,
     root: Root = ".lema",
     settings: Settings = None,
     mfu: Annotated[
@@ -43,6 +42,7 @@ def plan(
     """
     from flows.preflight import check_own_tasks, check_templates
     from lema_core.run.files import read_run_file
+    from lema_core.run.needs import describe_missing, missing_extras
     from lema_core.run.own_tasks import describe_own_tasks
     from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages, requests_sent
     from lema_core.run.spec import RunContext
@@ -67,6 +67,8 @@ def plan(
     for stage in stages:
         if stage.estimate:
             console.print(f"{stage.name}: {stage.estimate(mfu)}")
+    if extras := missing_extras(spec, stages):
+        console.print(describe_missing(extras), style="yellow", markup=False)
 
 
 def _show_prefixes(stages: "Sequence[PlannedStage]") -> None:

@@ -14,6 +14,23 @@ from lema_core.system import stopping
 if TYPE_CHECKING:
     from lema_core.run.spec import RunSpec
 
+
+def _complete_run_file(incomplete: str) -> list[str]:
+    """Return what the shell may complete: bundled names and run files of the working directory."""
+    from lema_core.run.bundled import bundled_runs
+
+    names = [*bundled_runs(), *map(str, Path().glob("*.toml"))]
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
+RunFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN.toml",
+        help="A run file, or the name of a bundled one: demo, smoke, ...; `lema init` writes one.",
+        autocompletion=_complete_run_file,
+    ),
+]
 Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change an option of the run file: section.option=value. Repeatable.")
@@ -21,7 +38,7 @@ Settings = Annotated[
 
 
 def run(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file, as in deployments/runs/.")],
+    run_file: RunFile,
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:
@@ -38,7 +55,7 @@ def run(
 
 
 def sweep(
-    run_file: Annotated[Path, typer.Argument(metavar="RUN.toml", help="A run file with [ablation].")],
+    run_file: RunFile,
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:

@@ -18,6 +18,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.messages import PromptCache, completion_of, messages_body
 from lema_core.llm.responses import AttemptError, ChatResponse, parse_completion, parse_response
 from lema_core.llm.settings import DEFAULTS, EngineSettings
+from lema_core.system.packages import install_command
 
 VERSION = "2023-06-01"
 """Of the API, as a header. The API has had no other one since."""
@@ -37,7 +38,7 @@ class AnthropicClient(Client):
         if importlib.util.find_spec("anthropic") is None:
             raise MissingDependencyError(
                 'api = "anthropic" needs the anthropic package: run '
-                "`pip install -c requirements.lock -e '.[anthropic]'`, or leave `api` out to use Claude's OpenAI layer"
+                f"`{install_command('anthropic')}`, or leave `api` out to use Claude's OpenAI layer"
             )
         self._cache = PromptCache()
         super().__init__(spec, settings)

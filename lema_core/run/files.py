@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from lema_core.errors import ConfigError
 from lema_core.questions.tasks.own import relative_to
+from lema_core.run.bundled import bundled_runs, find_run_file
 from lema_core.run.spec import LIST, TABLE, RunSpec
 
 LARGEST = 16 << 20
@@ -32,9 +33,12 @@ TOP = ""
 def read_run_file(path: Path, settings: Iterable[str] = ()) -> RunSpec:
     """Return the run of a TOML file, with ``a.b=c`` settings laid over it (c is TOML, or a plain string).
 
+    ``path`` may also be the name of a bundled run file, such as ``demo``.
+
     Raises:
         ConfigError: the file is missing, is no TOML, or holds a wrong or misspelt option; the message lists them all.
     """
+    path = find_run_file(path)
     document = _read_toml(path)
     for setting in settings:
         _lay_over(document, setting)
@@ -55,7 +59,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path} is larger than {LARGEST >> 20} MiB: it is no run file")
         return tomllib.loads(content.decode("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path} does not exist. Run files are in deployments/runs/; give the path of one.") from None
+        raise ConfigError(
+            f"{path} does not exist. Give the path of a run file (`lema init mine` writes one), or the name of a "
+            f"bundled one: {', '.join(bundled_runs())}."
+        ) from None
     # ValueError: bytes that are no UTF-8, what is no TOML, an integer of thousands of digits.
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None

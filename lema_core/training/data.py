@@ -24,6 +24,7 @@ from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.system.chunking import chunked
 from lema_core.system.foreign_models import TEMPLATE_DATE, render_chat
+from lema_core.system.packages import install_command
 from lema_core.training.chat_format import PROBE, Vocabulary, find_format, plain_format
 from lema_core.training.program import emit, run_program
 from lema_core.training.specs import TrainingSpec, load_specs
@@ -206,9 +207,7 @@ def load_tokenizer(base: str) -> Any:
     try:
         from transformers import AutoTokenizer
     except ImportError as error:
-        raise MissingDependencyError(
-            "training is not installed: run `pip install -c requirements.lock -e '.[train]'`"
-        ) from error
+        raise MissingDependencyError(f"training is not installed: run `{install_command('train')}`") from error
     return AutoTokenizer.from_pretrained(base, trust_remote_code=False)
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.costs.tokenizers import names_a_path
+from lema_core.system.packages import install_command
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
 GIB = 2**30
@@ -201,9 +202,7 @@ def _states(spec: TrainingSpec, launch: LaunchSpec, shape: Shape, ranks: int) ->
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as zero3
         from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs as zero2
     except ImportError as error:
-        raise MissingDependencyError(
-            "estimates need DeepSpeed: run `pip install -c requirements.lock -e '.[train]'`"
-        ) from error
+        raise MissingDependencyError(f"estimates need DeepSpeed: run `{install_command('train')}`") from error
     finally:
         logging.disable(logging.NOTSET)
     total = shape.parameters()

@@ -22,6 +22,7 @@ from lema_core.artifacts.files import atomic_folder, atomic_local
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embedded_gguf, weights_identity
 from lema_core.system.foreign_models import refuse_code
+from lema_core.system.packages import install_command
 from lema_core.training.data import ExampleTokenizer
 from lema_core.training.specs import LaunchSpec, TrainingSpec
 
@@ -222,7 +223,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
         raise MissingDependencyError(
-            f"reading {gguf.name} needs {error.name}: run `pip install -c requirements.lock -e '.[train,local]'`"
+            f"reading {gguf.name} needs {error.name}: run `{install_command('train', 'local')}`"
         ) from error
     source, name = str(gguf.parent), gguf.name
     quantised = AutoModelForCausalLM.from_pretrained(source, gguf_file=name, dtype=torch.bfloat16)

@@ -16,6 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 from lema_core.errors import LedgerError, MissingDependencyError
 from lema_core.llm.settings import DEFAULTS
 from lema_core.system.files import make_private_file, restrict_file
+from lema_core.system.packages import install_command
 from lema_core.system.urls import Url, postgres_url
 
 BUSY_MS = 120_000
@@ -227,7 +228,7 @@ class _Postgres:
             import psycopg
         except ImportError:
             raise MissingDependencyError(
-                "a ledger in PostgreSQL needs psycopg: run `pip install -c requirements.lock -e '.[postgres]'`"
+                f"a ledger in PostgreSQL needs psycopg: run `{install_command('postgres')}`"
             ) from None
         self._error = psycopg.Error
         self._connect = partial(psycopg.connect, url.text, autocommit=True, connect_timeout=15)
