@@ -11,6 +11,7 @@ from typing import TypeVar
 from lema_core.ablation.cells import Cell
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.mixture import check_formats
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
@@ -20,7 +21,7 @@ from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
-from lema_core.stages.mixture import ArmExamples, Mixture, check_distinct
+from lema_core.stages.mixture import ArmExamples, MaskedMixture, Mixture, check_distinct
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
@@ -235,7 +236,8 @@ class Pipeline:
     def examples_of(self, arm: str) -> ArmExamples:
         """Return an arm's examples, which the walk has come to, and how it is trained."""
         training = self.run.training_of(arm).model_dump(mode="json") if self.run.training else None
-        return ArmExamples(arm, self._mixtures[arm].ref, self.run.arm(arm).identity, training)
+        mixture = self._mixtures[arm]
+        return ArmExamples(arm, mixture.ref, self.run.arm(arm).identity, training, mixture.record)
 
     def mixtures(self) -> Iterator[Mixture]:
         """Yield the examples of each arm alone."""
@@ -248,8 +250,11 @@ class Pipeline:
         run, artifacts = self.run, self.artifacts
         if run.mixture is None or arm in artifacts.mixtures:
             return None
-        mixture = Mixture(
-            run.mixture, run.arm(arm), run.questions.task, tuple(artifacts.rounds), artifacts.all_test_questions,
+        definition = run.arm(arm)
+        check_formats(definition, run.questions.task)
+        stage = MaskedMixture if definition.masked else Mixture
+        mixture = stage(
+            run.mixture, definition, run.questions.task, tuple(artifacts.rounds), artifacts.all_test_questions,
             artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
         )  # fmt: skip
         # Before the stage is yielded: fine_tuning comes to the arm of an evolution round again, and must not repeat it.

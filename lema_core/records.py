@@ -166,7 +166,7 @@ class Example:
 
     id: str
     kind: str
-    """cot, correction, critique, refinement or preference."""
+    """cot, correction, critique, refinement, fix_continue, fresh_restart or preference."""
     source_id: str
     """The question, path or correction it was made from."""
     question_id: str
@@ -179,6 +179,14 @@ class Example:
     """Of preference pairs: the output to which ``output`` is preferred."""
     thinking: str = ""
     """What the model wrote before ``output``; trained only where ``training.thinking`` is ``keep``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskedExample(Example):
+    """An example of whose output a part is read, not trained."""
+
+    masked: tuple[int, ...] | None = None
+    """The part's first character in ``output``, and the one after its last; None: all of the output is trained."""
 
 
 Row = Question | ReasoningPath | JudgedPath | Correction | Rejection | Example

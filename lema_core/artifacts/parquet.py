@@ -428,8 +428,10 @@ def rows_of(batches: Iterable[pa.RecordBatch]) -> Iterator[dict[str, Any]]:
         yield from batch.to_pylist()
 
 
-def read_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield a local Parquet file's rows, `READ_BATCH` at a time.
+def read_batches(
+    path: str | Path, columns: Sequence[str] | None = None, optional: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield a local Parquet file's rows, `READ_BATCH` at a time: all columns, or those named and the optional ones.
 
     Raises:
         ArtifactError: it is missing, damaged or no Parquet, or lacks a column.
@@ -442,4 +444,6 @@ def read_batches(path: str | Path, columns: Sequence[str] | None = None) -> Iter
         with raise_faults_as(fault):
             file = stack.enter_context(Path(path).open("rb"))
         table = stack.enter_context(open_table(file, fault))
+        if columns is not None:
+            columns = [*columns, *(name for name in optional if name in table.schema.names)]
         yield from translate_faults(table.batches(columns), fault)

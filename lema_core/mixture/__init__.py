@@ -8,20 +8,20 @@ from lema_core.mixture.arms import ARMS, Arm, ArmSpec, SizeMatch, View, Where, g
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
-    Pool,
-    RoundData,
     build_arm,
     count_words,
     held_out_questions,
     reads,
 )
 from lema_core.mixture.formats import (
+    check_formats,
     example_of_correction,
     example_of_path,
     example_of_rationale,
     preference_of_correction,
     prompt_identity,
 )
+from lema_core.mixture.pool import Pool, RoundData
 
 __all__ = [
     "ARMS",
@@ -35,6 +35,7 @@ __all__ = [
     "View",
     "Where",
     "build_arm",
+    "check_formats",
     "count_words",
     "example_of_correction",
     "example_of_path",

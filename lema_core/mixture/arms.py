@@ -24,8 +24,15 @@ Format = Literal[
     "corrected_path",
     "critique",
     "refinement",
+    "fix_continue",
+    "fix_continue_masked",
+    "fresh_restart",
     "preference",
 ]
+MASKED: frozenset[Format] = frozenset({"fix_continue_masked"})
+"""Formats of which a part of the output is read, not trained."""
+CONTINUED: frozenset[Format] = frozenset({"fix_continue", "fix_continue_masked", "fresh_restart"})
+"""Formats that answer as the CoT format does: a wrong beginning, and a solution after it."""
 RoundEvolution = Literal["none", "general", "centric"]
 
 
@@ -57,11 +64,18 @@ class View(_Model):
     where: Where = Where()
     weight: float = Field(1.0, gt=0)
     """The weight of each example's loss."""
+    # Left out of identities where it is not used: arms from before there was the option keep theirs.
+    of_others: bool = Field(False, exclude_if=lambda value: not value)
+    """Of corrections: each path gets the correction of another question's path, of the same step and about the same
+    length; each correction is used once, if no question has more than half of them."""
 
     @model_validator(mode="after")
     def _pairs_are_of_corrections(self) -> Self:
         if self.format == "preference" and (self.rows != "corrections" or self.weight != 1):
             raise ValueError(f"preference pairs are made from corrections, with weight 1; seen: {self!r}")
+        if self.rows != "corrections" and (self.of_others or self.format in CONTINUED):
+            option = "of_others" if self.of_others else f"format = {self.format!r}"
+            raise ValueError(f"{option} is of rows = 'corrections'; seen: rows = {self.rows!r}")
         return self
 
 
@@ -86,6 +100,11 @@ class ArmSpec(_Model):
     def preferences(self) -> bool:
         """Return whether the arm is trained on preference pairs, by DPO."""
         return any(view.format == "preference" for view in (*self.views, *self.fill))
+
+    @property
+    def masked(self) -> bool:
+        """Return whether a part of some outputs is read, not trained."""
+        return any(view.format in MASKED for view in (*self.views, *self.fill))
 
     @property
     def by_tokens(self) -> bool:
@@ -215,6 +234,29 @@ ARMS: dict[str, Arm] = {
             name="refinement",
             about="critique-guided refinement: question, wrong path and explanation to the corrected solution",
             views=(*COT, View(rows="corrections", format="refinement", where=_MAIN)),
+        ),
+        _with_corrections(
+            "fix_continue",
+            "CoT data, and paths that go wrong, say so, explain the mistake and go on (LEMMA, arXiv 2503.17439)",
+            "fix_continue",
+        ),
+        _with_corrections(
+            "fix_continue_masked", "fix_continue, but the wrong step is read, not trained", "fix_continue_masked"
+        ),
+        _with_corrections(
+            "fresh_restart",
+            "CoT data, and paths that go wrong, say so and start again (LEMMA, arXiv 2503.17439)",
+            "fresh_restart",
+        ),
+        Arm(
+            name="placebo",
+            about="lema, but each path has the correction of another question's path: a control",
+            views=(*COT, View(rows="corrections", format="correction", where=_MAIN, of_others=True)),
+        ),
+        Arm(
+            name="rft",
+            about="right paths alone: rejection sampling (arXiv 2308.01825), STaR's without rationales (2203.14465)",
+            views=(View(rows="right_paths", format="cot", where=Where(rounds=(0,), **_OWN)),),
         ),
         Arm(
             name="step_dpo",

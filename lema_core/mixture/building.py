@@ -8,7 +8,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from heapq import nsmallest
@@ -17,23 +17,11 @@ from typing import IO, Self
 
 from lema_core.errors import DataError
 from lema_core.mixture.arms import Arm, RoundEvolution, Rows, SizeMatch, View
+from lema_core.mixture.exchange import exchanged
 from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
+from lema_core.mixture.pool import Pool, RoundData, rank, selects, selects_correction, takes
 from lema_core.questions.near_duplicates import KnownQuestions
-from lema_core.records import Correction, Example, JudgedPath, Question, Rejection, content_id
-
-
-@dataclass(frozen=True, slots=True)
-class RoundData:
-    """What one round made of one set of questions. Each field is called for a fresh reading."""
-
-    questions: Callable[[], Iterable[Question]]
-    paths: Callable[[], Iterable[JudgedPath]]
-    corrections: Callable[[], Iterable[Correction]]
-    round: int = 0
-    evolution: RoundEvolution = "none"
-
-
-Pool = Sequence[RoundData]
+from lema_core.records import Correction, Example, MaskedExample, Question, Rejection, content_id
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
@@ -41,21 +29,21 @@ def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
     taken: Counter[str] = Counter()
     for source in pool:
         where = view.where
-        if not (_in(where.rounds, source.round) and _in(where.evolution, source.evolution)):
+        if not selects(where, source.round, source.evolution):
             continue
         for text, example in _rows(view, source):
             taken[example.question_id] += 1
-            rank = taken[example.question_id] - where.skip_per_question
-            if rank > 0 and (where.per_question is None or rank <= where.per_question):
+            number = taken[example.question_id] - where.skip_per_question
+            if number > 0 and (where.per_question is None or number <= where.per_question):
                 yield text, example
 
 
 def reads(arm: Arm, round_number: int, evolution: RoundEvolution) -> frozenset[Rows]:
     """Return which rows of a source an arm, or the arm whose size it is brought to, reads: only they decide it."""
-    views = (*arm.views, *arm.fill, *arm.target)
-    return frozenset(
-        view.rows for view in views if _in(view.where.rounds, round_number) and _in(view.where.evolution, evolution)
-    )
+    views = [view for view in (*arm.views, *arm.fill, *arm.target) if selects(view.where, round_number, evolution)]
+    restarts: frozenset[Rows] = frozenset({"rationales", "right_paths"})
+    also = restarts if any(view.format == "fresh_restart" for view in views) else frozenset()
+    return also.union(view.rows for view in views)
 
 
 def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
@@ -64,21 +52,33 @@ def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
     if view.rows == "rationales":
         for question in source.questions():
             example = example_of_rationale(question, weight)
-            if example is not None and _in(where.levels, question.level):
+            if example is not None and takes(where.levels, question.level):
                 yield question.text, example
     elif view.rows == "right_paths":
         for path in source.paths():
-            if path.verdict == "right" and _in(where.students, path.student) and _in(where.levels, path.level):
+            if path.verdict == "right" and takes(where.students, path.student) and takes(where.levels, path.level):
                 yield path.question, example_of_path(path, view.format, weight)
     else:
+        solutions = _solutions(source) if view.format == "fresh_restart" else None
         for row in source.corrections():
-            by_model = _in(where.students, row.student) and _in(where.correctors, row.corrector)
-            if by_model and _in(where.levels, row.level):
-                yield row.question, example_of_correction(row, view.format, weight)
+            if selects_correction(where, row):
+                example = example_of_correction(row, view.format, weight, solutions)
+                if example is not None:
+                    yield row.question, example
 
 
-def _in(allowed: tuple[object, ...] | None, value: object) -> bool:
-    return allowed is None or value in allowed
+def _solutions(source: RoundData) -> dict[str, str]:
+    """Return a whole solution of each question that has a correction: its rationale, else its first right path."""
+    wanted = {row.question_id for row in source.corrections()}
+    found = {
+        question.id: question.rationale
+        for question in source.questions()
+        if question.id in wanted and question.rationale is not None
+    }
+    for path in source.paths():
+        if path.verdict == "right" and path.question_id in wanted and path.question_id not in found:
+            found[path.question_id] = example_of_path(path, "cot").output
+    return found
 
 
 REASONS = {
@@ -94,6 +94,7 @@ Row = Example | Rejection
 BUCKETS = 16
 NAMES = tuple(item.name for item in fields(Example))
 VALUES = attrgetter(*NAMES)
+MASKED_VALUES = attrgetter(*NAMES, "masked")
 
 
 def count_words(text: str) -> int:
@@ -204,9 +205,21 @@ class _Screen:
 
     def rows(self, views: tuple[View, ...], pool: Pool) -> Iterator[Row]:
         for view in views:
-            for text, example in examples(view, pool):
+            for text, example in examples(view, self._exchanged(view, pool)):
                 reason = self._reason_against(text, example)
                 yield example if reason is None else _reject(example, reason)
+
+    def _exchanged(self, view: View, pool: Pool) -> Pool:
+        """Return the pool that the view reads: of a view of others' corrections, with each in another one's place."""
+        if not view.of_others:
+            return pool
+        rules = self._rules
+
+        def usable(row: Correction) -> bool:
+            # What must not be trained on must not come in as the correction of another path either.
+            return row.question not in rules.test_questions and row.question_id not in rules.held_out
+
+        return exchanged(view.where, pool, usable, rules.seed)
 
     def _reason_against(self, question: str, example: Example) -> str | None:
         if question in self._rules.test_questions:
@@ -227,11 +240,6 @@ def _reject(example: Example, reason: str) -> Rejection:
     return Rejection.of(example.source_id, reason, REASONS[reason], example.id, text=example.output)
 
 
-def rank(seed: int, row_id: str) -> int:
-    """Return the row's place in the seeded order, a number of 64 bits."""
-    return int(content_id("o", seed, row_id).removeprefix("o-"), 16)
-
-
 class Shuffle:
     """Takes rows in any order and gives them in the seeded one: a context manager, for its files."""
 
@@ -249,7 +257,8 @@ class Shuffle:
     def add(self, row: Example) -> None:
         """Take a row."""
         place = rank(self._seed, row.id)
-        self._files[place * BUCKETS >> 64].write(json.dumps([place, row.id, VALUES(row)]) + "\n")
+        values = (MASKED_VALUES if isinstance(row, MaskedExample) else VALUES)(row)
+        self._files[place * BUCKETS >> 64].write(json.dumps([place, row.id, values]) + "\n")
 
     def rows(self) -> Iterator[Example]:
         """Yield what was taken, in the seeded order."""
@@ -257,7 +266,9 @@ class Shuffle:
         for file in self._files:
             file.seek(0)
             for _, _, values in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):
-                yield Example(**dict(zip(NAMES, values, strict=True)))
+                plain = dict(zip(NAMES, values, strict=False))
+                masked = values[len(NAMES) :]
+                yield MaskedExample(**plain, masked=tuple(masked[0])) if masked else Example(**plain)
 
 
 def _temporary_file() -> IO[str]:

@@ -2,18 +2,27 @@
 
 CoT: question to path. Correction: question and wrong path to step, explanation and corrected solution. Critique
 (arXiv 2501.17703): question and any path to what is wrong in it. Refinement: question, wrong path and explanation to
-the corrected solution. Preference (Step-DPO, arXiv 2406.18629): the shared steps, the right step and the wrong one. All
-in both shapes: with steps, and multiple choice without.
+the corrected solution. Fix and continue, fresh restart (LEMMA, arXiv 2503.17439): question to a path that goes wrong,
+says so, and goes on or starts again, as a model would write it when asked. Preference (Step-DPO, arXiv 2406.18629): the
+shared steps, the right step and the wrong one. All in both shapes: with steps, and multiple choice without; what
+answers with a second solution is not for tasks whose whole text is the answer.
 """
 
-from lema_core.mixture.arms import Format
+from collections.abc import Mapping
+from dataclasses import replace
+
+from lema_core.errors import ConfigError
+from lema_core.mixture.arms import CONTINUED, MASKED, Arm, Format
 from lema_core.prompts import correction_input, correction_output, fingerprint, load, path_input, solution_block
 from lema_core.questions import Task, get_task
-from lema_core.records import Correction, Example, JudgedPath, Question, content_id
-from lema_core.steps import numbered_path
+from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, content_id
+from lema_core.steps import numbered_path, split_path
 
 SOUND = "Every step of the solution is correct.\nConclusion: right."
 SOUND_CHOICE = "The reasoning is correct.\nConclusion: right."
+CONTINUE = "Wait: {wrong} is wrong."
+RESTART = "Wait: {wrong} is wrong. Let me start again."
+"""What stands between the wrong beginning and the explanation, or the new solution."""
 FORMATS_VERSION = 1
 """Raised when a format would make another example of the same row."""
 WITHOUT: dict[str, str] = {
@@ -50,10 +59,36 @@ def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Exam
     return _example("cot", path.id, path.question_id, text, output, weight, path.thinking)
 
 
-def example_of_correction(row: Correction, form: Format, weight: float = 1.0) -> Example:
-    """Return the example of an accepted correction in one of the formats."""
+def check_formats(arm: Arm, task: str) -> None:
+    """Refuse an arm whose formats cannot be made of a task's answers.
+
+    Raises:
+        ConfigError: its outputs hold two solutions, and the task takes the whole output as the answer.
+    """
+    asked = get_task(task)
+    forms = {view.format for view in (*arm.views, *arm.fill)} & CONTINUED
+    if forms and asked.shape == "whole":
+        raise ConfigError(
+            f"The arm {arm.name!r} has the format {min(forms)!r}, an answer that goes wrong and is put right, but of "
+            f"the task {asked.name!r} the whole text is the answer. Leave the arm out; lema and critique can be used."
+        )
+
+
+def example_of_correction(
+    row: Correction, form: Format, weight: float = 1.0, solutions: Mapping[str, str] | None = None
+) -> Example | None:
+    """Return the example of an accepted correction in one of the formats.
+
+    Args:
+        row: the correction.
+        form: the format.
+        weight: of its loss.
+        solutions: by question, a whole solution: what ``fresh_restart`` starts again with. None is returned without.
+    """
     if form == "preference":
         return preference_of_correction(row)
+    if form in CONTINUED:
+        return _continued(row, form, weight, solutions or {})
     task = get_task(row.task)
     if form in ("cot", "corrected_path"):
         text, output, kind = path_input(task.prompts, row.question, row.candidates), row.spliced, "cot"
@@ -81,6 +116,41 @@ def example_of_correction(row: Correction, form: Format, weight: float = 1.0) ->
     # The teacher's thinking led to the correction as it wrote it, and to no other format of the row.
     thinking = row.thinking if kind == "correction" and form not in WITHOUT else ""
     return _example(kind, row.id, row.question_id, text, output, weight, thinking)
+
+
+def _continued(row: Correction, form: Format, weight: float, solutions: Mapping[str, str]) -> Example | None:
+    """Return a path that goes wrong and is put right in the same answer."""
+    task = get_task(row.task)
+    if task.shape == "steps":
+        before, wrong = _lines(row.original)[: row.step - 1], _lines(row.original)[row.step - 1 : row.step]
+        corrected, named = _lines(row.spliced)[row.step - 1 :], f"Step {row.step}"
+    else:
+        # Without its answer line: the answer that counts is the one at the end.
+        parts = split_path(row.original)
+        before, wrong = [], [" ".join(parts.steps)]
+        corrected, named = [row.spliced.strip()], "this reasoning"
+    if form == "fresh_restart":
+        if (again := solutions.get(row.question_id)) is None:
+            return None
+        after = [RESTART.format(wrong=named), again]
+    else:
+        # On one line, as every step is: a line of its own that begins with "Step 2:" would be read as one.
+        after = [f"{CONTINUE.format(wrong=named)} {' '.join(row.explanation.split())}", *corrected]
+    kind = "fresh_restart" if form == "fresh_restart" else "fix_continue"
+    text = path_input(task.prompts, row.question, row.candidates)
+    example = _example(kind, row.id, row.question_id, text, "\n".join([*before, *wrong, *after]), weight)
+    if form not in MASKED:
+        return example
+    start = len("\n".join([*before, ""]))
+    span = (start, start + len("\n".join([*wrong, ""])))
+    fields = {name: getattr(example, name) for name in Example.__slots__}
+    return replace(
+        MaskedExample(**fields, masked=span), id=content_id("example", kind, row.id, text, example.output, *span)
+    )
+
+
+def _lines(path: str) -> list[str]:
+    return numbered_path(path).splitlines()
 
 
 def _critique_input(task: Task, question: str, path: str, candidates: tuple[str, ...] | None) -> str:

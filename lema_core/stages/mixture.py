@@ -12,7 +12,7 @@ from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.requests import key_json
 from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
-from lema_core.records import Correction, Example, JudgedPath, Question, content_id
+from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, content_id
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
 from lema_core.stages.stage import RowStage, fingerprint_of_model
@@ -125,7 +125,22 @@ class Mixture(RowStage):
         )
 
 
-_KINDS = {"critique": "critique", "refinement": "refinement", "preference": "preference", "corrected_path": "cot"}
+@dataclass(frozen=True)
+class MaskedMixture(Mixture):
+    """The examples of an arm with outputs of which a part is read, not trained."""
+
+    record = MaskedExample
+
+
+_KINDS = {
+    "critique": "critique",
+    "refinement": "refinement",
+    "preference": "preference",
+    "corrected_path": "cot",
+    "fix_continue": "fix_continue",
+    "fix_continue_masked": "fix_continue",
+    "fresh_restart": "fresh_restart",
+}
 """What examples of corrections are called, by format; those of other formats are corrections."""
 
 
@@ -138,6 +153,7 @@ class ArmExamples:
     definition: object
     training: object
     """How the arm is trained: the same examples trained in another way are another model."""
+    record: type[Example] = Example
 
 
 def check_distinct(store: Store, arms: Sequence[ArmExamples]) -> None:
@@ -155,7 +171,7 @@ def find_equal(store: Store, arms: Sequence[ArmExamples]) -> tuple[ArmExamples, 
     found: dict[object, ArmExamples] = {}
     for arm in arms:
         trained = key_json(arm.training)
-        for key in ((trained, arm.ref), (trained, _content(store, arm.ref)) if store.exists(arm.ref) else None):
+        for key in ((trained, arm.ref), (trained, _content(store, arm)) if store.exists(arm.ref) else None):
             if key and found.setdefault(key, arm).name != arm.name:
                 return found[key], arm
     return None
@@ -175,11 +191,12 @@ def equal_error(one: ArmExamples, other: ArmExamples) -> DataError:
     )
 
 
-def _content(store: Store, ref: ArtifactRef) -> tuple[int, int]:
+def _content(store: Store, arm: ArmExamples) -> tuple[int, int]:
     """Return what is equal for tables with the same examples in any order: their number, and a sum of hashes."""
     count = total = 0
-    for row in store.rows(ref, Example):
-        text = (row.input, row.prefix, row.output, row.worse, row.weight)
+    for row in store.rows(arm.ref, arm.record):
+        masked = row.masked if isinstance(row, MaskedExample) else None
+        text = (row.input, row.prefix, row.output, row.worse, row.weight, *(masked or ()))
         count, total = count + 1, total + int(content_id("e", *map(str, text)).removeprefix("e-"), 16)
     return count, total
 

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,14 @@ SCHEMA = pa.schema(
         ("prompt_tokens", pa.int32()),
         ("weight", pa.float64()),
         ("worse_ids", pa.list_(pa.int32())),
+        ("masked", pa.list_(pa.int32())),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class TokenisedExample:
-    """``input_ids[prompt_tokens:]`` is trained: the output and the end-of-sequence token."""
+    """``input_ids[prompt_tokens:]`` is trained, but for ``masked``: the output and the end-of-sequence token."""
 
     id: str
     kind: str
@@ -55,6 +57,8 @@ class TokenisedExample:
     weight: float
     worse_ids: list[int] | None = None
     """Of a preference pair: the same prompt, then the output that is not preferred."""
+    masked: list[int] | None = None
+    """The first place in ``input_ids`` that is read, not trained, within the output; and the one after the last."""
 
 
 class TokenisedData(Sequence[TokenisedExample]):
@@ -91,6 +95,8 @@ REJECTED_FILE = "rejected.parquet"
 
 _TEXTS = ("input", "output", "prefix", "worse", "thinking")
 _COLUMNS = ("id", "kind", "weight", *_TEXTS)
+_MASKED = "masked"
+"""A column of mixtures that hold outputs of which a part is not trained."""
 _REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 
 
@@ -177,6 +183,43 @@ class ExampleTokenizer:
         context = self.prompt(asked) + before if self._joined else ""
         return [*self._after(context, said + self._space * stops), *(self._closing if stops else [])]
 
+    def tokens_of(self, span: Sequence[int], text_out: str, *, asked: str = "") -> tuple[int, int]:
+        """Return which of the tokens of an output, as ``trained`` gives them, hold a character of a span of it.
+
+        A token that crosses the span's border counts as of the span: no part of it is then trained.
+
+        Raises:
+            ConfigError: the tokenizer does not say which characters its tokens hold.
+        """
+        said = self.format.output(text_out)
+        context = self.prompt(asked) if self._joined else ""
+        skipped = len(self._encode(context))
+        if self._joined and self._encode(context + said)[:skipped] != self._encode(context):
+            context, skipped = "", 0
+        whole = context + said
+        found = self._with_offsets.encode(whole, add_special_tokens=False) if self._with_offsets else None
+        if found is None or found.ids != self._encode(whole):
+            raise ConfigError(
+                "the base model's tokenizer does not say which characters its tokens hold, so that no part of an "
+                "output can be left untrained: leave the arms with masked parts out, or train another base model"
+            )
+        first, stop = (len(whole) - len(text_out) + place for place in span)
+        hit = [i for i, (start, end) in enumerate(found.offsets) if start < stop and end > first and i >= skipped]
+        return (hit[0] - skipped, hit[-1] + 1 - skipped) if hit else (0, 0)
+
+    @cached_property
+    def _with_offsets(self) -> Any:
+        """The tokenizer's fast part, with offsets that hold the white space of each token; None where it has none."""
+        if not getattr(self.tokenizer, "is_fast", False):
+            return None
+        from tokenizers import Tokenizer, processors
+
+        whole = Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str())
+        whole.no_truncation()
+        # GPT-2's kin trim offsets: the line break at a step's end would belong to none of its tokens.
+        whole.post_processor = processors.ByteLevel(trim_offsets=False)
+        return whole
+
     def control_token(self, text: str) -> str | None:
         """Return the first control token of the model that a text holds."""
         found = self.format.control_tokens.search(text) if self.format.control_tokens else None
@@ -242,6 +285,8 @@ def tokenise(
                         counts["tokens"] += len(ids)
                         counts["trained_tokens"] += len(ids) - row["prompt_tokens"]
                         counts["longest"] = max(counts["longest"], len(ids))
+                    first, stop = row["masked"] or (0, 0)
+                    counts["trained_tokens"] -= stop - first
         counts["rejected"] = len(rejected)
         counts["prompt_hash"] = tokenizer.format.prompt_hash
         if not counts["examples"]:
@@ -289,10 +334,12 @@ def _encode_all(
 def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: TrainingSpec) -> dict[str, Any]:
     asked, prefix = example["input"], example.get("prefix") or ""
     read = tokenizer.read(asked, prefix)
-    row = {"id": example["id"], "kind": example["kind"], "prompt_tokens": len(read), "worse_ids": None}
+    row = {"id": example["id"], "kind": example["kind"], "prompt_tokens": len(read), "worse_ids": None, "masked": None}
     row["weight"] = example.get("weight", 1.0) * spec.loss_weights.get(example["kind"], 1.0)
     if spec.objective == "sft":
         thinking = example.get("thinking") or ""
+        if span := example.get(_MASKED):
+            row["masked"] = [len(read) + place for place in tokenizer.tokens_of(span, example["output"], asked=asked)]
         return row | {"input_ids": [*read, *tokenizer.trained(example["output"], asked=asked, thinking=thinking)]}
     better, worse = (
         tokenizer.trained(text, asked=asked, prefix=prefix, stops=not text.endswith("\n"))
@@ -312,7 +359,7 @@ def read_examples(folder: Path) -> Iterator[dict[str, Any]]:
     if not parts:
         raise DataError(f"no part-*.parquet in {folder}: expected the folder of a mixture")
     for part in parts:
-        for batch in read_batches(part, _COLUMNS):
+        for batch in read_batches(part, _COLUMNS, optional=(_MASKED,)):
             yield from batch.to_pylist()
 
 

@@ -23,7 +23,7 @@ Template = Literal["chat", "plain"]
 Objective = Literal["sft", "dpo"]
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["trackio", "wandb", "tensorboard"]
-WeightedKind = Literal["cot", "correction", "critique", "refinement"]
+WeightedKind = Literal["cot", "correction", "critique", "refinement", "fix_continue", "fresh_restart"]
 """Kinds of examples (``records.Example.kind``) whose loss can be weighted: not preference pairs."""
 _ARM = "arm:"
 
@@ -81,8 +81,8 @@ class TrainingSpec(BaseModel):
     """auto: bf16 with float32 master weights where the processor computes in bf16, else float32."""
     seed: int = Field(0, ge=0)
     loss_weights: dict[WeightedKind, float] = Field(default_factory=dict)
-    """By kind of example (cot, correction, critique, refinement); multiplies the example's own weight. Kinds not named
-    weigh 1."""
+    """By kind of example (cot, correction, critique, refinement, fix_continue, fresh_restart); multiplies the example's
+    own weight. Kinds not named weigh 1."""
     save_steps: int | None = Field(None, ge=1)
     """Steps between two checkpoints; None: ten checkpoints per run, at least ten steps apart."""
     trl: dict[str, Any] = Field(default_factory=dict)

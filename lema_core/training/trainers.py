@@ -129,6 +129,8 @@ class Collator:
         ids = torch.tensor(example.input_ids, dtype=torch.long)
         labels = ids.clone()
         labels[: example.prompt_tokens if trained else len(ids)] = IGNORED
+        if example.masked:
+            labels[slice(*example.masked)] = IGNORED
         return ids, labels, torch.full(ids.shape, example.weight)
 
 

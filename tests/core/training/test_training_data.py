@@ -163,3 +163,52 @@ def test_trl_makes_of_an_exported_pair_the_tokens_that_are_trained_here(
     for side, ids in (("chosen", ours.input_ids), ("rejected", ours.worse_ids)):
         text = tokenizer.tokenizer.decode(ids, skip_special_tokens=False)
         assert theirs["prompt"] + theirs[side] == f"{text}{'' if last else tokenizer.tokenizer.eos_token}\n"
+
+
+OUTPUT = "Step 1: 3 + 4 = 7.\nStep 2: 7 − 2 = 6 «é».\nWait: Step 2 is wrong. 7 less 2 is 5.\nStep 2: 7 - 2 = 5."
+WRONG = "Step 2: 7 − 2 = 6 «é».\n"
+
+
+def parts_of(data: TokenisedData, tokenizer: ExampleTokenizer) -> tuple[str, str, int]:
+    """Return what is trained, what is masked, and how many tokens are trained, of the one example."""
+    (example,) = data[:]
+    labels = list(example.input_ids[example.prompt_tokens :])
+    first, stop = (place - example.prompt_tokens for place in example.masked)
+    masked, labels[first:stop] = labels[first:stop], []
+    decode = tokenizer.tokenizer.decode
+    return decode(labels, skip_special_tokens=False), decode(masked, skip_special_tokens=False), len(labels)
+
+
+@pytest.mark.parametrize("template", ["chat", "plain"])
+def test_a_masked_step_is_read_and_the_rest_is_trained(tiny_base: str, tmp_path: Path, template: str) -> None:
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), template)
+    start = OUTPUT.index(WRONG)
+    masked = row("Question: 3 + 4 - 2?", OUTPUT) | {"masked": [start, start + len(WRONG)]}
+    counts = tokenise([masked], tokenizer, TrainingSpec(base=tiny_base), tmp_path)
+    trained, left_out, count = parts_of(TokenisedData(tmp_path), tokenizer)
+    assert (trained, left_out) == (OUTPUT.replace(WRONG, "") + tokenizer.tokenizer.eos_token, WRONG)
+    assert counts["trained_tokens"] == count
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(max_size=40), st.text(min_size=1, max_size=40), st.text(max_size=40))
+def test_no_token_of_a_masked_span_is_trained(tiny_base: str, before: str, span: str, after: str) -> None:
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
+    text = (before + span + after).encode("utf-8", "ignore").decode()
+    if text != before + span + after or tokenizer.control_token(text):
+        return
+    ids = tokenizer.trained(text)
+    first, stop = tokenizer.tokens_of((len(before), len(before) + len(span)), text)
+    # Bytes, not characters: a token may hold a part of one.
+    of_tokens = [len(piece) for piece in tokenizer.tokenizer.convert_ids_to_tokens(ids)]
+    end = len((before + span).encode())
+    assert sum(of_tokens[:first]) <= len(before.encode()) < sum(of_tokens[: first + 1])
+    assert sum(of_tokens[: stop - 1]) < end <= sum(of_tokens[:stop])
+
+
+def test_a_tokenizer_without_offsets_masks_nothing(tiny_base: str, tmp_path: Path) -> None:
+    tokenizer = ExampleTokenizer(load_tokenizer(tiny_base), "chat")
+    tokenizer.__dict__["_with_offsets"] = None
+    masked = row("Question", OUTPUT) | {"masked": [0, 3]}
+    with pytest.raises(ConfigError, match="which characters its tokens hold"):
+        tokenise([masked], tokenizer, TrainingSpec(base=tiny_base), tmp_path)

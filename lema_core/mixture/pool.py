@@ -1,0 +1,42 @@
+"""The pool that all arms share: what each round made of one set of questions, and which of it a view takes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from lema_core.mixture.arms import RoundEvolution, Where
+from lema_core.records import Correction, JudgedPath, Question, content_id
+
+
+@dataclass(frozen=True, slots=True)
+class RoundData:
+    """What one round made of one set of questions. Each field is called for a fresh reading."""
+
+    questions: Callable[[], Iterable[Question]]
+    paths: Callable[[], Iterable[JudgedPath]]
+    corrections: Callable[[], Iterable[Correction]]
+    round: int = 0
+    evolution: RoundEvolution = "none"
+
+
+Pool = Sequence[RoundData]
+
+
+def selects(where: Where, round_number: int, evolution: RoundEvolution) -> bool:
+    """Return whether a filter takes rows of a round."""
+    return takes(where.rounds, round_number) and takes(where.evolution, evolution)
+
+
+def selects_correction(where: Where, row: Correction) -> bool:
+    """Return whether a filter takes a correction, of a round that it takes."""
+    by_model = takes(where.students, row.student) and takes(where.correctors, row.corrector)
+    return by_model and takes(where.levels, row.level)
+
+
+def takes(allowed: tuple[object, ...] | None, value: object) -> bool:
+    """Return whether a value passes a part of a filter; None takes all."""
+    return allowed is None or value in allowed
+
+
+def rank(seed: int, row_id: str) -> int:
+    """Return the row's place in the seeded order, a number of 64 bits."""
+    return int(content_id("o", seed, row_id).removeprefix("o-"), 16)
