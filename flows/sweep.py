@@ -12,7 +12,7 @@ from lema_core.ablation.cells import Cell, CellResult, Setting, expand, sweep_of
 from lema_core.ablation.comparison import SweepTable
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import BatchPendingError, BudgetExceededError, CellsFailedError
-from lema_core.pipeline import Pipeline, cell_stages
+from lema_core.pipeline import Pipeline, cell_stages, match_steps
 from lema_core.report.sweeps import sweep_text
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.plan import report_remaining_cost
@@ -92,7 +92,11 @@ async def _prepare(setting: Setting, context: RunContext, root: str) -> list[_Pr
         return [_PreparedCell(_failed(CellResult(cell=cell), error), data) for cell in setting.cells]
     made = [await _with_examples(cell, context, data) for cell in setting.cells]
     await asyncio.to_thread(_fail_equal_arms, Store(context.root), made)
-    return [_PreparedCell(result, data) for result, _ in made]
+    results = [result for result, _ in made]
+    # Those that failed have no examples, and the others are not trained as long as they would have been.
+    sound = [result.cell for result in results if not result.error]
+    matched = {cell.name: cell for cell in await asyncio.to_thread(match_steps, data, sound)}
+    return [_PreparedCell(replace(done, cell=matched.get(done.cell.name, done.cell)), data) for done in results]
 
 
 def _fail_equal_arms(store: Store, made: list[tuple[CellResult, ArmExamples | None]]) -> None:

@@ -5,7 +5,7 @@ makes them one after the other, and the gate, the choice of checkpoints, `lema e
 objects. A walk fills ``artifacts``; a stage that reads rows finds its inputs published when a run has come to it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lema_core.ablation.cells import Cell
@@ -16,6 +16,7 @@ from lema_core.questions import get_task
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
 from lema_core.run.endpoints import PreparedEndpoints, Student
+from lema_core.run.equal_steps import match_cells, with_equal_steps
 from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
@@ -217,6 +218,9 @@ class Pipeline:
         for _ in examples.mixtures():
             pass
         examples.check_arms()
+        # A round's student was trained before the others' examples existed: it keeps its own steps.
+        rows = {arm: count for arm, count in examples.example_rows().items() if arm not in self.artifacts.models}
+        self.run = with_equal_steps(self.run, rows)
         for arm in self.run.mixture.arms if self.run.mixture else ():
             yield from self._arm(arm)
 
@@ -238,6 +242,10 @@ class Pipeline:
         training = self.run.training_of(arm).model_dump(mode="json") if self.run.training else None
         mixture = self._mixtures[arm]
         return ArmExamples(arm, mixture.ref, self.run.arm(arm).identity, training, mixture.record)
+
+    def example_rows(self) -> dict[str, int]:
+        """Return how many examples each arm has that the walk has come to; before they are made, at most."""
+        return {arm: self.rows(mixture.ref) or 0 for arm, mixture in self._mixtures.items()}
 
     def mixtures(self) -> Iterator[Mixture]:
         """Yield the examples of each arm alone."""
@@ -338,6 +346,18 @@ class Pipeline:
     def report(self) -> Report:
         """Return the report of what the walk has come to."""
         return Report(self.run, self.artifacts)
+
+
+def match_steps(data: Pipeline, cells: Sequence[Cell]) -> list[Cell]:
+    """Return a setting's cells at equal optimiser steps, by the examples of their arms on the setting's data."""
+
+    def rows_of(cell: Cell) -> Mapping[str, int]:
+        pipeline = data.on_the_same_data(cell.run)
+        for _ in pipeline.mixtures():
+            pass
+        return pipeline.example_rows()
+
+    return match_cells(cells, rows_of)
 
 
 def cell_stages(pipeline: Pipeline, cell: Cell) -> Iterator[Stage]:

@@ -43,6 +43,11 @@ class Cell:
         setting = "" if self.setting == OWN else self.setting
         return ", ".join(filter(None, (self.arm, seed, self.base, setting)))
 
+    @property
+    def replicate(self) -> tuple[object, ...]:
+        """Return what cells that are compared with one another have in common."""
+        return self.setting, self.base, self.seed
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:

@@ -20,6 +20,7 @@ from lema_core.evaluation.statistics import (
     difference_over_seeds,
 )
 from lema_core.run.spec import BASE
+from lema_core.training.lengths import TrainedOn, describe_lengths, mean_training
 
 Runs = Sequence[Sequence[bool]]
 """Right or wrong, by seed and item."""
@@ -45,6 +46,8 @@ class Contrast:
     n: int
     runs: int
     """Pairs of runs that were compared."""
+    lengths: str = ""
+    """Whether both were trained equally long, in words; empty where one was not trained."""
 
     detectable: float
     """The smallest true difference found with 80 % power: by one pair of runs, or by as many seeds as there are."""
@@ -105,6 +108,8 @@ class Row:
     """Seeds that did not."""
     examples: int | None
     """It was trained on, or where nothing was trained, the rows of its mixture."""
+    trained: TrainedOn | None = None
+    """Mean over the seeds: steps and tokens; None where nothing was trained."""
     accuracy: Estimate | None
     per_seed: tuple[float, ...]
     by_level: Mapping[str, float]
@@ -133,6 +138,8 @@ class SweepTable:
     """Accuracy of each evaluated cell, by its name."""
     examples: Mapping[str, int]
     """Those that each cell was trained on, by its name; where nothing was trained, the rows of its mixture."""
+    trained: Mapping[str, TrainedOn]
+    """Steps and tokens of each trained cell, by its name."""
     left_out: Mapping[str, int]
     """Examples that a cell was not trained on, by its name: they were too long. Cells that lost none are not here."""
     test_set: str = ""
@@ -186,6 +193,7 @@ def compare(
     right_of: Callable[[ArtifactRef], AnswersRight],
     examples_of: Callable[[CellResult], tuple[int, int] | None],
     level_of: Mapping[str, str | None],
+    trained_of: Callable[[CellResult], TrainedOn | None] = lambda _: None,
 ) -> SweepTable:
     """Return the table of a sweep on one test set.
 
@@ -195,6 +203,7 @@ def compare(
         right_of: reads an evaluation: by question, whether the answer is right.
         examples_of: reads how many examples a cell was trained on and how many were too long; None: has none.
         level_of: the difficulty of each question, where its source has one.
+        trained_of: counts what a cell was trained on; None: nothing was trained.
 
     Raises:
         DataError: two cells were not asked the same questions.
@@ -205,16 +214,38 @@ def compare(
     right = {name: [table[item] for item in items] for name, table in answers.items()}
     sizes = {r.cell.name: found for r in results if (found := examples_of(r))}
     examples = {name: trained for name, (trained, _) in sizes.items()}
+    trained = {r.cell.name: length for r in results if (length := trained_of(r))}
     groups = _groups(results)
-    rows = {place: _row(group, right, examples, levels) for place, group in groups.items()}
-    compared = [_compare_row(row, groups, reference, right) for row in rows.values()]
+    rows = {
+        place: replace(_row(group, right, examples, levels), trained=_mean_length(group, trained))
+        for place, group in groups.items()
+    }
+    compared = [_with_lengths(_compare_row(row, groups, reference, right), rows) for row in rows.values()]
     scores = {name: statistics.wilson(sum(values), len(values)) for name, values in right.items()}
     return SweepTable(
         reference=reference, n=len(items), rows=tuple(_adjust_p_values(compared)),
-        cells=tuple(results), scores=scores, examples=examples,
+        cells=tuple(results), scores=scores, examples=examples, trained=trained,
         left_out={name: lost for name, (_, lost) in sizes.items() if lost},
         levels={level: len(numbers) for level, numbers in levels.items()},
     )  # fmt: skip
+
+
+def _mean_length(group: Sequence[CellResult], trained: Mapping[str, TrainedOn]) -> TrainedOn | None:
+    return mean_training([trained[result.cell.name] for result in group if result.cell.name in trained])
+
+
+def _with_lengths(row: Row, rows: Mapping[Place, Row]) -> Row:
+    """Return a row whose comparisons say whether both sides were trained equally long."""
+
+    def labelled(contrast: Contrast | None, place: Place) -> Contrast | None:
+        return contrast and replace(contrast, lengths=describe_lengths(row.trained, rows[place].trained))
+
+    reference, first = row.to_reference, row.to_first_setting
+    return replace(
+        row,
+        to_reference=labelled(reference, (row.setting, row.base, reference.to)) if reference else None,
+        to_first_setting=labelled(first, (first.to, row.base, row.arm)) if first else None,
+    )
 
 
 def _groups(results: Sequence[CellResult]) -> dict[Place, list[CellResult]]:

@@ -17,6 +17,7 @@ from lema_core.evaluation.statistics import MIN_SEEDS
 from lema_core.report import prose
 from lema_core.report.render import collapse_blank_lines, template_environment
 from lema_core.run.spec import BASE
+from lema_core.training.lengths import TrainedOn
 
 __all__ = [
     "cells_table",
@@ -128,6 +129,7 @@ def summarize_sweep(table: SweepTable) -> str:
     reach = prose.format_interval(contrast.difference, contrast.n, signed=True)
     side = "above" if contrast.difference.value >= 0 else "below"
     moved = f"{row_label(row, table)} is {distance} {side} {contrast.to} ({reach})"
+    moved += f", {contrast.lengths}" if contrast.lengths else ""
     clause = f"the interval leaves zero out, {prose.holm_clause(contrast.holm_p)}"
     if contrast.shown:
         return f"{moved}: {clause}."
@@ -188,10 +190,17 @@ def cells_table(table: SweepTable) -> pa.Table:
     return pa.Table.from_pylist(list(_cells(table)), schema=_CELLS)
 
 
+LENGTHS = tuple((name, pa.int64()) for name in ("steps", "target_tokens", "input_tokens"))
+
+
+def _lengths(trained: TrainedOn | None) -> dict[str, int | None]:
+    return {name: getattr(trained, name) if trained else None for name, _ in LENGTHS}
+
+
 _CELLS = pa.schema(
     [
         ("arm", pa.string()), ("seed", pa.int64()), ("base", pa.string()), ("setting", pa.string()),
-        ("test_set", pa.string()), ("examples", pa.int64()), ("questions", pa.int64()), ("right", pa.int64()),
+        ("test_set", pa.string()), ("examples", pa.int64()), *LENGTHS, ("questions", pa.int64()), ("right", pa.int64()),
         ("accuracy", pa.float64()),
         ("low", pa.float64()), ("high", pa.float64()), ("mixture", pa.string()), ("model", pa.string()),
         ("evaluation", pa.string()), ("error", pa.string()),
@@ -206,6 +215,7 @@ def _cells(table: SweepTable) -> Iterator[dict[str, object]]:
         yield {
             "arm": cell.arm, "seed": cell.seed, "base": cell.base, "setting": cell.setting,
             "test_set": of_set.test_set, "examples": of_set.examples.get(cell.name),
+            **_lengths(of_set.trained.get(cell.name)),
             "questions": score and score.n, "right": score and round(score.successes),
             "accuracy": score and score.value, "low": score and score.low, "high": score and score.high,
             **{name: ref and ref.fingerprint for name, ref in artifacts.items()},
@@ -222,8 +232,8 @@ _CONTRAST = ("difference", "low", "high", "won", "lost", "p_value", "holm_p", "d
 _ROWS = pa.schema(
     [
         ("arm", pa.string()), ("base", pa.string()), ("setting", pa.string()), ("seeds", pa.list_(pa.int64())),
-        ("test_set", pa.string()), ("failed", pa.int64()), ("examples", pa.int64()), ("questions", pa.int64()),
-        ("accuracy", pa.float64()),
+        ("test_set", pa.string()), ("failed", pa.int64()), ("examples", pa.int64()), *LENGTHS,
+        ("questions", pa.int64()), ("accuracy", pa.float64()),
         ("accuracy_low", pa.float64()), ("accuracy_high", pa.float64()), ("per_seed", pa.list_(pa.float64())),
         *(
             (f"{prefix}{name}", pa.int64() if name in {"won", "lost"} else pa.float64())
@@ -240,6 +250,7 @@ def _rows(table: SweepTable) -> Iterator[dict[str, object]]:
         yield {
             "arm": row.arm, "base": row.base, "setting": row.setting, "seeds": list(row.seeds), "failed": row.missing,
             "test_set": of_set.test_set, "examples": row.examples, "questions": of_set.n,
+            **_lengths(row.trained),
             "accuracy": accuracy and accuracy.value,
             "accuracy_low": accuracy and accuracy.low, "accuracy_high": accuracy and accuracy.high,
             "per_seed": list(row.per_seed),
@@ -258,6 +269,9 @@ def _figures(prefix: str, contrast: Contrast | None) -> dict[str, object]:
 
 
 FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")
+
+
+TRAINED = ("steps", "target tokens", "input tokens")
 
 
 def terminal_tables(table: SweepTable) -> list[Table]:
@@ -292,11 +306,13 @@ def terminal_table(table: SweepTable, *, named: bool = False) -> Table:
     held_out = f"{table.test_set} ({table.n} questions)" if named else f"{table.n} held-out questions"
     title = f"Accuracy on {held_out}; differences to {table.reference}" if table.n else None
     shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
-    for column in ("arm", "seeds", "examples", *(FIGURES if table.n else ())):
+    trained = TRAINED if any(row.trained for row in table.rows) else ()
+    for column in ("arm", "seeds", "examples", *trained, *(FIGURES if table.n else ())):
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in table.rows:
         seeds = str(len(row.seeds) or "") + (f" ({row.missing} failed)" if row.missing else "")
         cells = [row_label(row, table), seeds, "" if row.examples is None else str(row.examples)]
+        cells += [f"{n:,}" if n is not None else "" for n in _lengths(row.trained).values()] if trained else []
         if row.accuracy:
             cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
         if row.accuracy and (contrast := row.to_reference):

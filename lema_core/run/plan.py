@@ -26,10 +26,8 @@ from lema_core.llm.ledger.database import is_postgres
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.progress import describe_remaining
 from lema_core.llm.requests import Completion, CompletionRequest, Sampling
-from lema_core.mixture.arms import Arm, View
-from lema_core.pipeline import Pipeline, cell_stages
+from lema_core.pipeline import Pipeline, cell_stages, match_steps
 from lema_core.records import Example, Question
-from lema_core.run.artifacts import QuestionRound
 from lema_core.run.sent import SentRequest, group_alike, sent_by
 from lema_core.run.spec import RunContext, RunSpec
 from lema_core.stages.stage import ModelCalls, Stage, questions_of
@@ -84,27 +82,6 @@ def from_pool(at_most: int, questions: Callable[[], Iterable[Question]], *, pair
     each = "each twice as long (a pair)" if pairs else "each as long"
     basis = f"at most the rows of its pool, {each} as the questions with their own solutions"
     return ExampleStats(at_most, texts, basis)
-
-
-def pool_rows(arm: Arm, rounds: Iterable[QuestionRound], rows_of: Callable[[ArtifactRef], int]) -> int:
-    """Return how many rows an arm's views find at most in a run's rounds, before screening and trimming."""
-    views = (*arm.views, *arm.fill)
-    return sum(_view_rows(view, question_round, rows_of) for question_round in rounds for view in views)
-
-
-def _view_rows(view: View, question_round: QuestionRound, rows_of: Callable[[ArtifactRef], int]) -> int:
-    where = view.where
-    if where.rounds is not None and question_round.round not in where.rounds:
-        return 0
-    if where.evolution is not None and question_round.evolution not in where.evolution:
-        return 0
-    sources = {
-        "rationales": (question_round.questions,),
-        "right_paths": question_round.verdicts,
-        "corrections": question_round.corrections.values(),
-    }
-    rows = sum(map(rows_of, sources[view.rows]))
-    return min(rows, where.per_question * rows_of(question_round.questions)) if where.per_question else rows
 
 
 def estimate_training(spec: TrainingSpec, launch: LaunchSpec, data: ExampleStats, utilisation: float) -> str:
@@ -179,7 +156,7 @@ def planned_stages(run: RunSpec, root: str) -> Iterator[PlannedStage]:
     for setting in expand(run):
         data = Pipeline(setting.run, root)
         yield from planned(data, _unseen(chain(data.collection(), data.evolution()), seen))
-        for cell in setting.cells:
+        for cell in match_steps(data, setting.cells):
             pipeline = data.on_the_same_data(cell.run)
             for line in planned(pipeline, _unseen(cell_stages(pipeline, cell), seen)):
                 yield replace(line, name=f"{line.name.partition(':')[0]}: {cell.name}")
@@ -270,9 +247,8 @@ def examples_of(pipeline: Pipeline, arm: str) -> ExampleStats:
         return from_tokens(store.manifest(tokens).extra)
     if store.exists(mixture):
         return from_mixture(store.manifest(mixture).rows_out, partial(store.rows, mixture, Example))
-    built = pipeline.run.arm(arm)
-    pool = pool_rows(built, artifacts.rounds, lambda ref: pipeline.rows(ref) or 0)
-    return from_pool(pool, partial(questions_of, pipeline.run.questions), pairs=built.preferences)
+    pairs = pipeline.run.arm(arm).preferences
+    return from_pool(pipeline.rows(mixture) or 0, partial(questions_of, pipeline.run.questions), pairs=pairs)
 
 
 @dataclass(frozen=True, slots=True)

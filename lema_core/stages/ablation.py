@@ -20,6 +20,7 @@ from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep
 from lema_core.run.spec import RunSpec
 from lema_core.stages.report import HTML, MARKDOWN
 from lema_core.stages.stage import FileContext, FileStage
+from lema_core.training.lengths import TrainedOn, count_training
 
 TABLES = {"cells": cells_table, "arms": rows_table}
 
@@ -29,7 +30,7 @@ class Ablation(FileStage):
     """The figures of a sweep."""
 
     name = "ablation"
-    revision = 4
+    revision = 5
     exclusive = False
 
     run: RunSpec
@@ -75,7 +76,8 @@ class Ablation(FileStage):
             levels.update((row.question_id, row.level) for row in rows)
             return {row.question_id: row.verdict == "right" for row in rows}
 
-        table = compare(asked, reference_of(self.run), right_of, partial(_examples, store), levels)
+        reference, of_store = reference_of(self.run), (partial(_examples, store), levels, partial(_trained, store))
+        table = compare(asked, reference, right_of, *of_store)
         return replace(table, test_set=test_set)
 
     def markdown(self, table: SweepTable) -> str:
@@ -110,6 +112,13 @@ def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:
         found = store.manifest(result.tokens).extra
         return int(found["examples"]), int(found["rejected"])
     return (store.manifest(result.mixture).rows_out, 0) if result.mixture else None
+
+
+def _trained(store: Store, result: CellResult) -> TrainedOn | None:
+    """Return the steps and tokens of a trained cell; None where its tokens are gone."""
+    if result.model is None or result.tokens is None or not store.exists(result.tokens):
+        return None
+    return count_training(result.cell.run.training_of(result.cell.arm), store.local_folder(result.tokens))
 
 
 def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:

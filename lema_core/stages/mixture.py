@@ -1,7 +1,7 @@
 """The training examples of an arm: a view over the pool that all arms share (paper, sections 2.3 and 3.2)."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,7 +15,7 @@ from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, content_id
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
-from lema_core.stages.stage import RowStage, fingerprint_of_model
+from lema_core.stages.stage import RowCount, RowStage, fingerprint_of_model
 
 
 class MixtureSpec(Section):
@@ -76,6 +76,10 @@ class Mixture(RowStage):
         """The stage and the arm."""
         return f"{self.name} {self.arm.name}"
 
+    def row_bound(self, rows: RowCount) -> int | None:
+        """Return the rows of its pool: what screening and trimming leave out is in there."""
+        return pool_rows(self.arm, self.pool, lambda ref: rows(ref) or 0)
+
     def write(self, store: Store, shard: Shard, part: PartWriter) -> None:  # noqa: ARG002
         """Build the examples."""
         pool = tuple(_source(store, question_round) for question_round in self.pool)
@@ -130,6 +134,27 @@ class MaskedMixture(Mixture):
     """The examples of an arm with outputs of which a part is read, not trained."""
 
     record = MaskedExample
+
+
+def pool_rows(arm: core.Arm, rounds: Iterable[QuestionRound], rows_of: Callable[[ArtifactRef], int]) -> int:
+    """Return how many rows an arm's views find at most in a run's rounds, before screening and trimming."""
+    views = (*arm.views, *arm.fill)
+    return sum(_view_rows(view, question_round, rows_of) for question_round in rounds for view in views)
+
+
+def _view_rows(view: core.View, question_round: QuestionRound, rows_of: Callable[[ArtifactRef], int]) -> int:
+    where = view.where
+    if where.rounds is not None and question_round.round not in where.rounds:
+        return 0
+    if where.evolution is not None and question_round.evolution not in where.evolution:
+        return 0
+    sources = {
+        "rationales": (question_round.questions,),
+        "right_paths": question_round.verdicts,
+        "corrections": question_round.corrections.values(),
+    }
+    rows = sum(map(rows_of, sources[view.rows]))
+    return min(rows, where.per_question * rows_of(question_round.questions)) if where.per_question else rows
 
 
 _KINDS = {

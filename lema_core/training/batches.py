@@ -58,11 +58,8 @@ def plan_run(
         budget: tokens, padding included, that one micro-batch may hold; a single example may be longer.
         packed: whether examples are concatenated (cost: their sum) or padded to the longest (cost: rows x longest).
     """
-    total = steps * batch_size
-    if epochs is not None:
-        total = min(total, max(1, round(len(lengths) * epochs)))
-    order = _order(len(lengths), total, seed)
-    chunks = [order[start : start + batch_size] for start in range(0, total, batch_size)][:steps]
+    order = order_of_run(len(lengths), steps=steps, batch_size=batch_size, epochs=epochs, seed=seed)
+    chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)][:steps]
     pieces = 1
     while True:
         shared = [_divide(chunk, lengths, ranks * pieces, packed) for chunk in chunks]
@@ -74,7 +71,11 @@ def plan_run(
     return Plan(len(chunks), pieces, ranks, tuple(micro for step in shared for micro in step))
 
 
-def _order(count: int, total: int, seed: int) -> list[int]:
+def order_of_run(count: int, *, steps: int, batch_size: int, epochs: float | None, seed: int) -> list[int]:
+    """Return the examples of a run in the order of their steps, as indices below ``count``; see `plan_run`."""
+    total = steps * batch_size
+    if epochs is not None:
+        total = min(total, max(1, round(count * epochs)))
     order: list[int] = []
     epoch = 0
     while len(order) < total:

@@ -90,6 +90,14 @@ class TokenisedData(Sequence[TokenisedExample]):
         ours, worse = (pc.list_value_length(self._table[name]).to_pylist() for name in ("input_ids", "worse_ids"))
         return [int(one) + int(other or 0) for one, other in zip(ours, worse, strict=True)]
 
+    def trained_lengths(self) -> list[int]:
+        """Return the number of trained tokens of each example, of a pair those of both outputs."""
+        import pyarrow.compute as pc
+
+        pair = pc.is_valid(self._table["worse_ids"]).to_pylist()
+        read = [int(n) * (1 + two) for n, two in zip(self._table["prompt_tokens"].to_pylist(), pair, strict=True)]
+        return [whole - prompt for whole, prompt in zip(self.lengths(), read, strict=True)]
+
 
 REJECTED_FILE = "rejected.parquet"
 

@@ -70,6 +70,11 @@ class TrainingSpec(BaseModel):
     epochs: float = Field(2.0, gt=0)
     max_steps: int | None = Field(None, ge=1)
     """Optimiser steps; where given, it takes the place of ``epochs``."""
+    match_steps: bool = True
+    """Without ``max_steps``, all arms of a run or of a sweep's seed that start from one model take as many optimiser
+    steps as the arm with most examples takes for its ``epochs``; an arm with fewer repeats them in a new order. An arm
+    alone, one with epochs, max_steps or batch_size of its own in [arm_training], and a round's student keep theirs.
+    false: each arm takes its own epochs, so that an arm with more rows is also trained longer."""
     batch_size: int = Field(32, ge=1)
     """Examples of one optimiser step, over all ranks."""
     learning_rate: float = Field(1e-5, gt=0)
@@ -111,8 +116,11 @@ class TrainingSpec(BaseModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """Return the part that decides the weights; ``save_steps`` only decides how often they are saved."""
-        plain = self.model_dump(mode="json", exclude={"save_steps", *self._unchanged()})
+        """Return the part that decides the weights.
+
+        ``save_steps`` only decides how often they are saved; ``match_steps`` has become ``max_steps`` by then.
+        """
+        plain = self.model_dump(mode="json", exclude={"save_steps", "match_steps", *self._unchanged()})
         unused = {"adapter"} if self.method == "full" else set()
         unused |= {"beta"} if self.objective == "sft" else set()
         return {name: value for name, value in plain.items() if name not in unused}
