@@ -95,8 +95,13 @@ class TokenisedData(Sequence[TokenisedExample]):
         import pyarrow.compute as pc
 
         pair = pc.is_valid(self._table["worse_ids"]).to_pylist()
-        read = [int(n) * (1 + two) for n, two in zip(self._table["prompt_tokens"].to_pylist(), pair, strict=True)]
-        return [whole - prompt for whole, prompt in zip(self.lengths(), read, strict=True)]
+        # Files of older versions have no column for what is masked.
+        masked = self._table["masked"].to_pylist() if _MASKED in self._table.column_names else [None] * len(self)
+        read = [
+            int(prompt) * (1 + two) + (span[1] - span[0] if span else 0)
+            for prompt, two, span in zip(self._table["prompt_tokens"].to_pylist(), pair, masked, strict=True)
+        ]
+        return [whole - untrained for whole, untrained in zip(self.lengths(), read, strict=True)]
 
 
 REJECTED_FILE = "rejected.parquet"
