@@ -28,7 +28,7 @@ from lema_core.stages.reasoning_paths import StudentSpec
 from lema_core.stages.verdicts import MistakesSpec, VerdictsSpec
 from lema_core.system.urls import parse_url
 from lema_core.training.options import check_arms
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import LaunchSpec, TrainingSpec, apply_preset
 
 SCHEDULERS = frozenset({"tcp", "tls", "ucx", "ws", "wss"})
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
@@ -242,7 +242,9 @@ class RunSpec(Section):
 
     def training_of(self, arm: str) -> TrainingSpec:
         """Return how an arm is trained: [training], what differs for the arm, and the objective that its rows need."""
-        changes = self.arm_training.get(arm, {}) | {"objective": "dpo" if self.arm(arm).preferences else "sft"}
+        changes = apply_preset(self.arm_training.get(arm, {})) | {
+            "objective": "dpo" if self.arm(arm).preferences else "sft"
+        }
         return TrainingSpec.model_validate((self.training.model_dump() if self.training else {}) | changes)
 
     def endpoint(self, name: str) -> EndpointSpec:

@@ -102,21 +102,22 @@ def _link(source: str, target: str) -> None:
 
 def merge_kept(spec: TrainingSpec, out: Path) -> None:
     """Merge every kept adapter that is not merged yet."""
-    from lema_core.training.models import checkpoint_of
+    missing = {step: folder for step, folder in kept_weights(out).items() if not merged_folder(out, step).is_dir()}
+    if not missing:
+        return
+    from lema_core.training.data import load_tokenizer
+    from lema_core.training.models import checkpoint_of, load_model, merge_adapter, save_stop, trains_in_bf16
 
     base = checkpoint_of(spec.base)
-    for step, adapter in kept_weights(out).items():
-        if not merged_folder(out, step).is_dir():
-            from lema_core.training.data import load_tokenizer
-            from lema_core.training.models import merge_adapter, save_stop
-
-            with atomic_folder(merged_folder(out, step)) as part:
-                merge_adapter(base, adapter, part)
-                # The checkpoint's own tokenizer: it carries the chat template of the training.
-                tokenizer = load_tokenizer(str(adapter))
-                tokenizer.save_pretrained(part)
-                save_stop(part, tokenizer.eos_token_id)
-            emit("merged", step=step)
+    quantised = load_model(base, spec, "sdpa", trains_in_bf16(spec)) if spec.method == "qlora" else None
+    for step, adapter in missing.items():
+        with atomic_folder(merged_folder(out, step)) as part:
+            merge_adapter(base, adapter, part, quantised)
+            # The checkpoint's own tokenizer: it carries the chat template of the training.
+            tokenizer = load_tokenizer(str(adapter))
+            tokenizer.save_pretrained(part)
+            save_stop(part, tokenizer.eos_token_id)
+        emit("merged", step=step)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -12,7 +12,8 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ def computes_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001  no public name
 
 
+def trains_in_bf16(spec: TrainingSpec) -> bool:
+    """Return whether this machine trains by ``spec`` in bf16."""
+    return spec.precision == "bf16" or (spec.precision == "auto" and computes_bf16())
+
+
 def attention_of(launch: LaunchSpec) -> str:
     """Return the attention implementation to load the model with."""
     if launch.attention != "auto":
@@ -48,8 +54,8 @@ def load_model(base: str, spec: TrainingSpec, attention: str, bf16: bool) -> Any
 
     extra: dict[str, Any] = {}
     if spec.method == "qlora":
-        extra["quantization_config"] = four_bit()
-        extra["device_map"] = {"": torch.cuda.current_device()}
+        extra["quantization_config"] = four_bit(bf16)
+        extra["device_map"] = {"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"}
     return AutoModelForCausalLM.from_pretrained(
         base,
         dtype=torch.bfloat16 if bf16 else torch.float32,
@@ -95,7 +101,7 @@ def _count(weights: Any) -> int:
 def save_whole(trainer: Any, spec: TrainingSpec, base: str, examples: ExampleTokenizer, target: Path) -> None:
     """Save the trained model as a plain checkpoint at ``target``, whole or not at all; every rank must call this.
 
-    An adapter is merged into the base model as it was before quantisation (QLoRA, section 3 of its paper).
+    An adapter is merged into the weights that it was trained on: see `merge_adapter`.
     """
     # Under ZeRO-3 no rank has the weights, so all ranks gather them; else rank 0 has them, with tied ones still tied.
     sharded = trainer.deepspeed is not None and trainer.deepspeed.zero_optimization_partition_weights()
@@ -106,7 +112,7 @@ def save_whole(trainer: Any, spec: TrainingSpec, base: str, examples: ExampleTok
         trained = part if spec.method == "full" else part / "adapter"
         trainer.model.save_pretrained(trained, state_dict=state)
         if spec.method != "full":
-            merge_adapter(base, trained, part)
+            merge_adapter(base, trained, part, trainer.model)
             shutil.rmtree(trained)
         examples.tokenizer.save_pretrained(part)
         save_stop(part, examples.stops)
@@ -128,27 +134,65 @@ def save_stop(folder: Path, stop: int) -> None:
             local.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
-def merge_adapter(base: str, adapter: Path, target: Path) -> None:
-    """Save the base model with a trained adapter merged into it as a plain checkpoint (without a tokenizer)."""
+def merge_adapter(base: str, adapter: Path, target: Path, trained: Any | None) -> None:
+    """Save the base model with a trained adapter merged into it as a plain checkpoint (without a tokenizer).
+
+    Each sum is computed in float32 and rounded once, to the type that the base was saved in. An adapter of QLoRA is
+    added to the dequantised NF4 weights. It was trained on those, so this checkpoint is the model whose loss was
+    measured; added to the weights before quantisation it would be another model, by the quantisation's error.
+
+    Args:
+        base: what ``from_pretrained`` takes.
+        adapter: the folder of the adapter's weights.
+        target: the folder of the checkpoint.
+        trained: a model with the 4-bit weights that the adapter was trained on, if it was.
+    """
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]  # under ZeRO-3 this load would be sharded too
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16, trust_remote_code=False)
-    merged = PeftModel.from_pretrained(plain, str(adapter)).merge_and_unload()
-    merged.save_pretrained(target)
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype="auto", trust_remote_code=False)
+    merged: Any = PeftModel.from_pretrained(plain, str(adapter))
+    quantised = _quantised_layers(trained)
+    layers: Iterator[tuple[str, Any]] = merged.named_modules()
+    for name, layer in layers:
+        if hasattr(layer, "get_delta_weight"):
+            weight = layer.get_base_layer().weight
+            values = quantised[name]() if name in quantised else weight.data
+            # One layer at a time: a whole model in float32 would take twice the memory of one in bf16.
+            weight.data = (values.float() + layer.get_delta_weight("default").float()).to(weight.dtype)
+    merged.unload().save_pretrained(target)
 
 
-def four_bit() -> Any:
-    """Return the quantisation of QLoRA (arXiv 2305.14314): NF4, its scales quantised too, computed in bf16."""
+def _quantised_layers(model: Any | None) -> dict[str, Callable[[], torch.Tensor]]:
+    """Return by name the layers with 4-bit weights, each as a function that computes its values on the CPU."""
+    if model is None or importlib.util.find_spec("bitsandbytes") is None:
+        return {}
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn.modules import Linear4bit
+
+    def values_of(layer: Any) -> torch.Tensor:
+        values: torch.Tensor = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+        return values.cpu()
+
+    # In a model with adapters each is the base of the layer that holds the adapter.
+    return {
+        name.removesuffix(".base_layer"): partial(values_of, layer)
+        for name, layer in model.named_modules()
+        if isinstance(layer, Linear4bit)
+    }
+
+
+def four_bit(bf16: bool) -> Any:
+    """Return the quantisation of QLoRA (arXiv 2305.14314): NF4, its scales quantised too, to compute in either type."""
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=torch.bfloat16 if bf16 else torch.float32,
     )
 
 

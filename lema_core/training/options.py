@@ -249,8 +249,7 @@ def check_machine(spec: TrainingSpec, launch: LaunchSpec) -> None:
     """Refuse a run that this machine cannot do.
 
     Raises:
-        ConfigError: the specs do not go together, qlora is asked for without a CUDA GPU, or the hostfile names no
-            hosts.
+        ConfigError: the specs do not go together, or the hostfile names no hosts.
         MissingDependencyError: a tracker is asked for that is not installed, or qlora without bitsandbytes.
     """
     check_possible(spec, launch)
@@ -272,10 +271,7 @@ def check_machine(spec: TrainingSpec, launch: LaunchSpec) -> None:
         if not lines:
             raise ConfigError(f"{file} names no host: expected a line `host slots=8` a node")
     # With a hostfile the ranks are on other machines than the one that starts them.
-    if spec.method == "qlora" and not launch.hostfile:
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ConfigError("method = 'qlora' needs a CUDA GPU (NF4 kernels): use 'lora' or 'full' on this machine")
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise MissingDependencyError("method = 'qlora' needs bitsandbytes: run `pip install bitsandbytes`")
+    if spec.method == "qlora" and not launch.hostfile and importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            "method = 'qlora' needs bitsandbytes: run `pip install -c requirements.lock bitsandbytes`"
+        )

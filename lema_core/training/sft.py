@@ -62,7 +62,7 @@ def train(spec: TrainingSpec, launch: LaunchSpec, data_folder: Path, out: Path) 
         budget=launch.micro_batch_tokens,
         packed=packed,
     )
-    bf16 = spec.precision == "bf16" or (spec.precision == "auto" and models.computes_bf16())
+    bf16 = models.trains_in_bf16(spec)
     given = options.trl_options(spec, launch, plan.steps, plan.pieces, out, bf16)
     arguments = _arguments(options.trl_config(spec), given)
     model = models.load_model(base, spec, attention, bf16)
@@ -154,6 +154,12 @@ def _trainer(
         callbacks=[EventCallback(throughput, launch)],
     )
     made.throughput = throughput
+    if spec.method == "qlora" and arguments.bf16 is False:
+        # TRL rounds the adapters of a quantised model to bf16, in which small updates of theirs would be lost: only
+        # DeepSpeed's bf16 keeps float32 copies of them.
+        for weights in made.model.parameters():
+            if weights.requires_grad:
+                weights.data = weights.data.float()
     return made
 
 

@@ -23,9 +23,31 @@ Template = Literal["chat", "plain"]
 Objective = Literal["sft", "dpo"]
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["trackio", "wandb", "tensorboard"]
+Preset = Literal["paper_qlora", "paper_full"]
+PRESETS: Mapping[Preset, Mapping[str, Any]] = {
+    "paper_qlora": {
+        "method": "qlora", "learning_rate": 1e-4, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.3,
+        "weight_decay": 0.01, "batch_size": 96, "max_steps": 2000, "save_steps": 100,
+        "adapter": {"rank": 64, "alpha": 16, "dropout": 0.05, "target_modules": "all-linear"},
+    },
+    "paper_full": {
+        "method": "full", "learning_rate": 1e-5, "schedule": "constant", "warmup_ratio": 0.0, "max_grad_norm": 0.3,
+        "weight_decay": 0.01, "batch_size": 128, "epochs": 3.0,
+    },
+}  # fmt: skip
+"""The paper's settings for its 70B models (section 3.3)."""
 WeightedKind = Literal["cot", "correction", "critique", "refinement", "fix_continue", "fresh_restart"]
 """Kinds of examples (``records.Example.kind``) whose loss can be weighted: not preference pairs."""
 _ARM = "arm:"
+
+
+def apply_preset(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options with those of their preset filled in where they are not given; an unknown preset stays."""
+    filled = dict(options)
+    name = filled.pop("preset", None)
+    if name is None:
+        return filled
+    return dict(PRESETS[name]) | filled if name in PRESETS else filled | {"preset": name}
 
 
 class Adapter(BaseModel):
@@ -47,6 +69,11 @@ class TrainingSpec(BaseModel):
     base: str = "smollm2"
     """``smollm2`` (the embedded student), a checkpoint folder, a model id of the Hugging Face hub; in a run file also
     ``arm:NAME``, the model that an earlier arm gave."""
+    preset: Preset | None = None
+    """Settings of the paper (section 3.3) by one name; an option that is given takes the place of the preset's.
+    paper_qlora: rank 64, alpha 16, dropout 0.05 on all linear layers, NF4, constant rate 1e-4 (below 34B the paper
+    takes 2e-4), norm of gradients cut at 0.3, 2,000 steps of 96. paper_full: constant rate 1e-5, 3 epochs (2 at 34B and
+    below) of batches of 128."""
     objective: Objective = "sft"
     """Optional in a run file: arms of preference pairs are trained by dpo (arXiv 2305.18290), all others by sft."""
     beta: float = Field(0.1, gt=0)
@@ -96,6 +123,11 @@ class TrainingSpec(BaseModel):
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Merged into DeepSpeed's configuration; an unknown key is an error."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_preset(cls, data: Any) -> Any:
+        return apply_preset(data) if isinstance(data, Mapping) else data
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if any(weight < 0 for weight in self.loss_weights.values()):
@@ -120,10 +152,13 @@ class TrainingSpec(BaseModel):
 
         ``save_steps`` only decides how often they are saved; ``match_steps`` has become ``max_steps`` by then.
         """
-        plain = self.model_dump(mode="json", exclude={"save_steps", "match_steps", *self._unchanged()})
+        no_identity = {"preset", "save_steps", "match_steps", *self._unchanged()}
+        plain = self.model_dump(mode="json", exclude=no_identity)
+        # Adapters were merged in bf16 before, and those of qlora into weights that they were not trained on.
+        merged = {} if self.method == "full" else {"merge": "float32"}
         unused = {"adapter"} if self.method == "full" else set()
         unused |= {"beta"} if self.objective == "sft" else set()
-        return {name: value for name, value in plain.items() if name not in unused}
+        return {name: value for name, value in plain.items() if name not in unused} | merged
 
     def tokens_identity(self) -> dict[str, Any]:
         """Return the part that decides the tokenised examples, but for the tokenizer of ``base``."""
