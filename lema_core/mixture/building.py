@@ -133,13 +133,18 @@ def build_arm(arm: Arm, pool: Pool, rules: MixtureRules = _DEFAULT_RULES) -> Ite
                 yield row
             else:
                 kept += 1
-                shuffle.add(row)
+                # One record per arm: its table has the column for all rows or for none.
+                shuffle.add(_with_mask(row) if arm.masked else row)
         yield from shuffle.rows()
     if not kept:
         raise DataError(
             f"The arm {arm.name} has no example: {rejected} rows of the pool were rejected and none is left. "
             "Expected rationales, right paths or corrections: sample more paths, or leave the arm out."
         )
+
+
+def _with_mask(row: Example) -> MaskedExample:
+    return row if isinstance(row, MaskedExample) else MaskedExample(**dict(zip(NAMES, VALUES(row), strict=True)))
 
 
 def held_out_questions(questions: Iterable[Question], count: int, seed: int = 0) -> list[Question]:
@@ -268,7 +273,7 @@ class Shuffle:
             for _, _, values in sorted((json.loads(line) for line in file), key=lambda line: line[:2]):
                 plain = dict(zip(NAMES, values, strict=False))
                 masked = values[len(NAMES) :]
-                yield MaskedExample(**plain, masked=tuple(masked[0])) if masked else Example(**plain)
+                yield MaskedExample(**plain, masked=masked[0] and tuple(masked[0])) if masked else Example(**plain)
 
 
 def _temporary_file() -> IO[str]:

@@ -68,7 +68,9 @@ def test_a_path_that_is_continued_holds_the_mistake_its_explanation_and_the_rest
 
 def test_only_the_wrong_step_is_masked():
     plain = {row.source_id: row for row in of_corrections(built("fix_continue")[0])}
-    masked = of_corrections(built("fix_continue_masked")[0])
+    rows = built("fix_continue_masked")[0]
+    assert [row.masked for row in rows if row.kind == "cot"] == [None] * (len(rows) - len(plain)), "one record an arm"
+    masked = of_corrections(rows)
     assert len(masked) == len(plain)
     for example in masked:
         assert isinstance(example, MaskedExample)
