@@ -19,10 +19,12 @@ from lema_core.system.chunking import chunked
 from lema_core.system.redaction import Redactor
 from lema_core.training.specs import MODEL_FOLDER
 
-Format = Literal["chat", "parquet"]
-"""``chat``: a line ``{"messages": [user, assistant], ...}`` an example; of a preference pair ``{"prompt": [user],
-"chosen": [assistant], "rejected": [assistant], ...}``, as TRL's DPOTrainer reads it. ``parquet``: the tables as they
-are.
+Format = Literal["trl", "chat", "parquet"]
+"""``trl``: a line ``{"prompt": [user], "completion": [assistant], ...}`` per example, of which TRL's SFTTrainer trains
+the completion only; of a preference pair ``{"prompt": [user], "chosen": [assistant], "rejected": [assistant], ...}``,
+as its DPOTrainer reads it. ``chat``: ``{"messages": [user, assistant], ...}`` in place of prompt and completion. TRL
+trains every turn of it, and the user's turn of a correction holds the mistake: it is for trainers that mask the user.
+``parquet``: the tables as they are.
 """
 Kind = Literal["dataset", "model"]
 """Of a repository of the Hub."""
@@ -54,8 +56,12 @@ def export(store: Store, artifacts: RunArtifacts, arms: Iterable[str], form: For
     written: dict[str, int] = {}
     for arm in chosen or artifacts.mixtures:
         rows = store.rows(artifacts.mixtures[arm], Example)
-        name = f"{arm}.jsonl" if form == "chat" else f"{arm}.parquet"
-        written[name] = _chat(rows, folder / name) if form == "chat" else _parquet(rows, Example, folder / name)
+        name = f"{arm}.parquet" if form == "parquet" else f"{arm}.jsonl"
+        if form == "parquet":
+            written[name] = _parquet(rows, Example, folder / name)
+        else:
+            line_of = chat_line if form == "chat" else trl_line
+            written[name] = _jsonl(map(line_of, rows), folder / name)
     if form == "parquet" and not chosen:
         corrections = [ref for question_round in artifacts.rounds for ref in question_round.corrections.values()]
         verdicts = [ref for question_round in artifacts.rounds for ref in question_round.verdicts]
@@ -170,24 +176,39 @@ def push(
     return address
 
 
-def _chat(rows: Iterable[Example], path: Path) -> int:
+def _jsonl(lines: Iterable[dict[str, object]], path: Path) -> int:
     count = 0
     with atomic_local(path) as local, local.open("w", encoding="utf-8") as out:
-        for row in rows:
-            out.write(json.dumps(chat_line(row), ensure_ascii=False) + "\n")
+        for line in lines:
+            out.write(json.dumps(line, ensure_ascii=False) + "\n")
             count += 1
     return count
 
 
-def chat_line(row: Example) -> dict[str, object]:
-    """Return an example as messages: a chat, or TRL's conversational form of a preference pair."""
-    asked, named = _turn("user", row.input), {"kind": row.kind, "id": row.id, "question_id": row.question_id}
+def trl_line(row: Example) -> dict[str, object]:
+    """Return an example in TRL's conversational prompt and completion form, or a preference pair in its own.
+
+    Only the completion is trained: a prompt may hold a wrong path, which must never be a target.
+    """
+    named = {"kind": row.kind, "id": row.id, "question_id": row.question_id}
+    prompt = [_turn("user", row.input)]
     if row.worse is None:
-        return {"messages": [asked, _turn("assistant", row.output)], "weight": row.weight, **named}
+        return {"prompt": prompt, "completion": [_turn("assistant", row.output)], "weight": row.weight, **named}
     # Steps that both sides begin with cancel in DPO's loss: as one turn they train what they train as a prefix.
     sides = {"chosen": row.output, "rejected": row.worse}
     answers = {side: [_turn("assistant", row.prefix + text)] for side, text in sides.items()}
-    return {"prompt": [asked], **answers, "prefix": row.prefix, **named}
+    return {"prompt": prompt, **answers, "prefix": row.prefix, **named}
+
+
+def chat_line(row: Example) -> dict[str, object]:
+    """Return an example as messages; a preference pair as `trl_line` does."""
+    line = trl_line(row)
+    if row.worse is not None:
+        return line
+    answer = [_turn("assistant", row.output)]
+    return {"messages": [_turn("user", row.input), *answer]} | {
+        name: value for name, value in line.items() if name not in {"prompt", "completion"}
+    }
 
 
 def _turn(role: str, text: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 
@@ -25,9 +25,10 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="chat: JSONL of messages. parquet: tables, with paths and corrections. model: an arm's weights.",
+            help="trl: JSONL of prompt and completion; TRL trains the completion. chat: JSONL of messages, for "
+            "trainers that mask the user. parquet: tables, with paths and corrections. model: an arm's weights.",
         ),
-    ] = "chat",
+    ] = "trl",
     arm: Annotated[list[str] | None, typer.Option(help="Only this arm's examples, or its model. Repeatable.")] = None,
     push: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the files to the Hub, as a data set or a model.")
@@ -36,14 +37,14 @@ def export(
     root: Root = ".lema",
     settings: Settings = None,
 ) -> None:
-    """Write a run's examples as chat JSONL or Parquet, or the model of an arm, with its card.
+    """Write a run's examples for TRL, as chat JSONL or as Parquet, or the model of an arm, with its card.
 
     Nothing leaves this machine without --push. With it, the files that were just written are sent, after they were
     listed, and nothing else of the folder; the token is read from HF_TOKEN. A README.md that LeMa did not write is not
     overwritten. Licences for the card stand in the run file: [licences] data = "cc-by-4.0",
     model = "mit", questions = "mit", and one for each endpoint by its name.
 
-    Example: lema export deployments/runs/demo.toml --format chat --to exported
+    Example: lema export deployments/runs/demo.toml --to exported
     Example: lema export deployments/runs/demo.toml --format model --arm lema --to lema-model
     """
     from lema_core import exporting
@@ -51,8 +52,8 @@ def export(
     from lema_core.pipeline import Pipeline
     from lema_core.run.files import read_run_file
 
-    if form not in {"chat", "parquet", "model"}:
-        raise ConfigError(f"--format {form}: expected chat, parquet or model")
+    if form not in {*get_args(exporting.Format), "model"}:
+        raise ConfigError(f"--format {form}: expected trl, chat, parquet or model")
     run = read_run_file(run_file, settings or ())
     pipeline = Pipeline(run, root)
     for _ in pipeline.stages():
@@ -62,7 +63,7 @@ def export(
     if form == "model":
         names = _model(run, store, artifacts, arm or (), to)
     else:
-        names = _data(run, store, artifacts, arm or (), "chat" if form == "chat" else "parquet", to)
+        names = _data(run, store, artifacts, arm or (), cast("Format", form), to)
     if push:
         kind: exporting.Kind = "model" if form == "model" else "dataset"
         address = exporting.push(to, names, push, kind, private=not public, notify=console.print)

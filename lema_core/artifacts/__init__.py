@@ -1,6 +1,10 @@
 """Artifacts: folders of Parquet parts with a manifest, named by the hash of everything that decides their content.
 
-    <root>/<stage>/<fingerprint>/part-000000000-000000512.parquet ... rejected-... manifest.json
+    <root>/<stage>/<fingerprint>/part-000000000-000000512.parquet ...
+                                 __lema__/manifest.json, rejected-000000000-000000512.parquet ...
+
+The folder is a table for other programs too: ``pandas.read_parquet(folder)`` and ``datasets.load_dataset(folder)`` read
+its parts, and neither looks into a folder whose name begins with two underscores.
 
 The manifest is written last, by an atomic rename: an artifact without one does not exist. A part is written the same
 way, so a part that is there is whole, and a stage that was killed goes on from the parts it has; its name is the range

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.artifacts.fingerprint import FINGERPRINT_HEX
-from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary
-from lema_core.artifacts.part import part_name, rejected_name
+from lema_core.artifacts.manifest import EARLIER_MANIFEST, MANIFEST, Manifest, PartSummary
+from lema_core.artifacts.part import earlier_rejected_name, part_name, rejected_name
 from lema_core.artifacts.store import ArtifactRef, Store
 from lema_core.errors import DataError
 
@@ -60,7 +60,7 @@ def _rows(store: Store, row_id: str) -> Iterator[AncestorRow]:
     shown: set[str] = set()
     for manifest in store.manifests():
         ref = ArtifactRef(manifest.stage, manifest.fingerprint)
-        names = (name(part.start, part.stop) for part in manifest.parts for name in (part_name, rejected_name))
+        names = (name(ref, part) for part in manifest.parts for name in (store.part_file, store.rejected_file))
         for name in names:
             for fields in store.rows_with(ref, name, "id", row_id):
                 if manifest.stage not in shown:
@@ -116,8 +116,9 @@ def _move(store: Store, folder: str, place: str) -> None:
         return
     # An object store moves file by file. The manifest goes last: without it the parts of a stage that is made again
     # would be taken for its own, unfinished work.
-    files = [path for path in store.fs.find(folder) if not path.endswith(f"/{MANIFEST}")]
-    for path in (*files, f"{folder}/{MANIFEST}"):
+    last = [f"{folder}/{name}" for name in (EARLIER_MANIFEST, MANIFEST)]
+    files = [path for path in store.fs.find(folder) if path not in last]
+    for path in (*files, *last):
         if store.fs.exists(path):
             store.fs.mv(path, f"{place}{path.removeprefix(folder)}")
 
@@ -126,6 +127,6 @@ def drop_parts(store: Store, ref: ArtifactRef, parts: Iterable[PartSummary]) -> 
     """Remove parts of an artifact that is not published, so that their shards are made again."""
     for part in parts:
         # The part first: its rejected rows alone are no part.
-        for name in (part_name(part.start, part.stop), rejected_name(part.start, part.stop)):
+        for name in (part_name, rejected_name, earlier_rejected_name):
             with suppress(FileNotFoundError):
-                store.fs.rm_file(f"{store.folder(ref)}/{name}")
+                store.fs.rm_file(f"{store.folder(ref)}/{name(part.start, part.stop)}")

@@ -6,6 +6,7 @@ document without it was written by an older version.
 
 import hashlib
 import json
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, Self, TypeVar
 
@@ -50,7 +51,16 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number of JSON")
 
 
-MANIFEST = "manifest.json"
+META = "__lema__"
+"""The folder of what is not the table: pandas, pyarrow and ``datasets`` read an artifact's folder without it."""
+MANIFEST = f"{META}/manifest.json"
+EARLIER_MANIFEST = "manifest.json"
+"""Its place in artifacts of LeMa up to 0.1."""
+
+
+def manifest_path(fs: FileSystem, folder: str) -> str | None:
+    """Return the path of a folder's manifest; None where the artifact is not published."""
+    return next((path for name in (MANIFEST, EARLIER_MANIFEST) if fs.exists(path := f"{folder}/{name}")), None)
 
 
 class PartSummary(BaseModel):
@@ -100,11 +110,14 @@ class Manifest(BaseModel):
         Raises:
             ArtifactError: if the artifact is not published or its manifest is torn.
         """
-        path = f"{folder}/{MANIFEST}"
-        try:
-            content = fs.cat_file(path)
-        except FileNotFoundError:
-            raise ArtifactError(f"{path} does not exist: the stage has not finished. Run it again to go on.") from None
+        for path in (f"{folder}/{MANIFEST}", f"{folder}/{EARLIER_MANIFEST}"):
+            with suppress(FileNotFoundError):
+                content = fs.cat_file(path)
+                break
+        else:
+            raise ArtifactError(
+                f"{folder}/{MANIFEST} does not exist: the stage has not finished. Run it again to go on."
+            )
         return read_document(content, cls, lambda cause: damage_error(path, folder, cause))
 
 

@@ -8,7 +8,7 @@ from typing import Any, Self
 import pyarrow as pa
 
 from lema_core.artifacts.files import FileSystem, atomic_file
-from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary
+from lema_core.artifacts.manifest import META, Manifest, PartSummary, manifest_path
 from lema_core.artifacts.parquet import TableWriter, schema_of, table_of
 from lema_core.errors import ArtifactError
 from lema_core.records import Rejection
@@ -24,6 +24,11 @@ def part_name(start: int, stop: int) -> str:
 
 def rejected_name(start: int, stop: int) -> str:
     """Return the name of the file with the rejected rows of the same range."""
+    return f"{META}/{earlier_rejected_name(start, stop)}"
+
+
+def earlier_rejected_name(start: int, stop: int) -> str:
+    """Return its name in artifacts of LeMa up to 0.1."""
     return f"rejected-{start:09d}-{stop:09d}.parquet"
 
 
@@ -32,7 +37,7 @@ def part_files(fs: FileSystem, folder: str) -> list[str]:
 
     With a manifest, those that it names: a run with other shard sizes may have left parts beside them.
     """
-    if not fs.exists(f"{folder}/{MANIFEST}"):
+    if manifest_path(fs, folder) is None:
         return fs.glob(f"{folder}/part-*.parquet")
     parts = Manifest.read(fs, folder).parts
     return [f"{folder}/{part_name(part.start, part.stop)}" for part in parts]
@@ -124,7 +129,7 @@ class PartWriter:
             self._kept.close({SUMMARY: summary})
             self._rejected.close({SUMMARY: summary})
             # Checked as late as possible. A part that is still placed after that is a leftover, not damage.
-            published = self._fs.exists(f"{self._folder}/{MANIFEST}")
+            published = manifest_path(self._fs, self._folder) is not None
         except (OSError, pa.ArrowException, ArtifactError) as failure:
             self._stack.__exit__(type(failure), failure, failure.__traceback__)
             raise

@@ -3,6 +3,7 @@
 The store alone decides what is done: an artifact exists when its manifest does, a shard is done when its part does.
 """
 
+import fcntl
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,17 @@ import pyarrow.compute as pc
 
 from lema_core.artifacts.files import atomic_file, open_root, remove_leftovers
 from lema_core.artifacts.fingerprint import Identity
-from lema_core.artifacts.manifest import MANIFEST, Manifest, PartSummary, add_up, damage_error, write_document
+from lema_core.artifacts.manifest import (
+    EARLIER_MANIFEST,
+    MANIFEST,
+    META,
+    Manifest,
+    PartSummary,
+    add_up,
+    damage_error,
+    manifest_path,
+    write_document,
+)
 from lema_core.artifacts.parquet import (
     Fault,
     TableFile,
@@ -27,7 +38,7 @@ from lema_core.artifacts.parquet import (
     schema_of,
     translate_faults,
 )
-from lema_core.artifacts.part import SUMMARY, PartWriter, part_name, rejected_name
+from lema_core.artifacts.part import SUMMARY, PartWriter, earlier_rejected_name, part_name, rejected_name
 from lema_core.errors import ArtifactError, LemaError
 from lema_core.records import Rejection
 
@@ -78,7 +89,7 @@ class Store:
 
     def exists(self, ref: ArtifactRef) -> bool:
         """Return whether the artifact is published."""
-        return bool(self.fs.exists(f"{self.folder(ref)}/{MANIFEST}"))
+        return manifest_path(self.fs, self.folder(ref)) is not None
 
     def manifest(self, ref: ArtifactRef) -> Manifest:
         """Read an artifact's manifest.
@@ -90,8 +101,13 @@ class Store:
 
     def manifests(self) -> Iterator[Manifest]:
         """Yield the manifest of every published artifact, by path."""
-        for path in self.fs.glob(f"{self.path}/*/*/{MANIFEST}"):
-            stage, fingerprint = path.split("/")[-3:-1]
+        found = [
+            path.removesuffix(f"/{name}")
+            for name in (MANIFEST, EARLIER_MANIFEST)
+            for path in self.fs.glob(f"{self.path}/*/*/{name}")
+        ]
+        for folder in sorted(set(found)):
+            stage, fingerprint = folder.split("/")[-2:]
             yield self.manifest(ArtifactRef(stage, fingerprint))
 
     def finished_part(self, ref: ArtifactRef, shard: Shard, *, verified: bool = False) -> PartSummary | None:
@@ -100,12 +116,27 @@ class Store:
         ``verified``: compare every byte of it and of its rejected rows with its hash; a damaged part counts as missing.
         """
         span = (shard.start, shard.stop)
-        names = (part_name(*span), rejected_name(*span)) if verified else (part_name(*span),)
+        places = [f"{self.folder(ref)}/{part_name(*span)}"]
+        if verified:
+            places.append(f"{self.folder(ref)}/{self._rejected_name(ref, span)}")
         # Both files hold the same summary: rejected rows of another attempt do not belong to this part.
-        found = [self._summary(f"{self.folder(ref)}/{name}", verify=verified) for name in names]
+        found = [self._summary(place, verify=verified) for place in places]
         summary = found[0]
         same = summary is not None and all(other == summary for other in found)
         return summary if summary and same and (summary.start, summary.stop) == span else None
+
+    def part_file(self, ref: ArtifactRef, part: PartSummary) -> str:  # noqa: ARG002 - as `rejected_file`
+        """Return the name of a part's rows in the artifact's folder."""
+        return part_name(part.start, part.stop)
+
+    def rejected_file(self, ref: ArtifactRef, part: PartSummary) -> str:
+        """Return the name of a part's rejected rows in the artifact's folder, also of earlier versions of LeMa."""
+        return self._rejected_name(ref, (part.start, part.stop))
+
+    def _rejected_name(self, ref: ArtifactRef, span: tuple[int, int]) -> str:
+        earlier = earlier_rejected_name(*span)
+        is_new = self.fs.exists(f"{self.folder(ref)}/{rejected_name(*span)}")
+        return earlier if not is_new and self.fs.exists(f"{self.folder(ref)}/{earlier}") else rejected_name(*span)
 
     def _summary(self, path: str, *, verify: bool) -> PartSummary | None:
         """Return the summary in a file of a part, None where the file is missing or damaged."""
@@ -140,20 +171,52 @@ class Store:
         return PartWriter(self.fs, self.folder(ref), shard.index, (shard.start, shard.stop), record)
 
     def publish(self, identity: Identity, parts: list[PartSummary], *, seconds: float) -> Manifest:
-        """Write the manifest of a table artifact, and so make it exist.
+        """Write the manifest of a table artifact, and so make it exist; return the existing one where it does.
 
         Raises:
             ArtifactError: if the parts' rows do not add up, or a part is missing or not what its shard wrote.
         """
         ref = ArtifactRef(identity.stage, identity.fingerprint)
-        # Read back: the manifest proves what is on the store, not what was meant to be written.
-        written = self.finished_parts(ref, [Shard(part.index, part.start, part.stop) for part in parts])
-        for part, found in zip(parts, written, strict=True):
-            if found != part:
-                raise ArtifactError(
-                    f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it again."
-                )
-        return self._write_manifest(identity, seconds=seconds, parts=tuple(parts), **add_up(parts))
+        with self._publishing(ref) as locked:
+            if self.exists(ref):
+                return self.manifest(ref)
+            # Read back: the manifest proves what is on the store, not what was meant to be written.
+            written = self.finished_parts(ref, [Shard(part.index, part.start, part.stop) for part in parts])
+            for part, found in zip(parts, written, strict=True):
+                if found != part:
+                    raise ArtifactError(
+                        f"part {part.index} of {ref.folder} is not on the store as written. Run again to make it again."
+                    )
+            manifest = self._write_manifest(identity, seconds=seconds, parts=tuple(parts), **add_up(parts))
+            if locked:
+                self._remove_unnamed(ref, manifest)
+        return manifest
+
+    @contextmanager
+    def _publishing(self, ref: ArtifactRef) -> Iterator[bool]:
+        """Let one process at a time publish an artifact; yield whether it is locked (an object store has no locks)."""
+        with ExitStack() as stack:
+            locked = False
+            # Some network file systems refuse locks. A folder that cannot be written is reported by what is written.
+            with suppress(OSError):
+                if self.fs.local:
+                    folder = self.local_folder(ref) / META
+                    folder.mkdir(exist_ok=True)
+                    lock = stack.enter_context((folder / "lock").open("a"))
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    locked = True
+            yield locked
+
+    def _remove_unnamed(self, ref: ArtifactRef, manifest: Manifest) -> None:
+        """Remove parts that the manifest does not name: other programs would read their rows a second time.
+
+        A run with other shard sizes left them. Without a lock it could be about to publish them.
+        """
+        named = {name(part.start, part.stop) for part in manifest.parts for name in (part_name, rejected_name)}
+        folder = Path(self.folder(ref))
+        for file in (*folder.glob("part-*.parquet"), *folder.glob(f"{META}/rejected-*.parquet")):
+            if file.relative_to(folder).as_posix() not in named:
+                file.unlink(missing_ok=True)
 
     def publish_files(
         self, identity: Identity, files: list[str], *, seconds: float, extra: Mapping[str, Any] | None = None
@@ -179,7 +242,8 @@ class Store:
         folder = self.folder(ArtifactRef(identity.stage, identity.fingerprint))
         # Last, when every part is in place: the manifest is what makes the artifact exist.
         # Files of attempts that were killed belong to no part, and nothing would remove them later.
-        remove_leftovers(self.fs, folder)
+        for place in (folder, f"{folder}/{META}"):
+            remove_leftovers(self.fs, place)
         with atomic_file(self.fs, f"{folder}/{MANIFEST}") as local:
             local.write_text(write_document(manifest), encoding="utf-8")
         return manifest
@@ -208,7 +272,7 @@ class Store:
         """
         for part in self.manifest(ref).parts:
             if part.rejected:
-                name = rejected_name(part.start, part.stop)
+                name = self.rejected_file(ref, part)
                 yield from self._part_rows(ref, name, Rejection, part.rejected, 0, part.rejected)
 
     def _part_rows(self, ref: ArtifactRef, name: str, record: type[T], rows: int, low: int, high: int) -> Iterator[T]:

@@ -33,7 +33,7 @@ _REMEDIES = {
     "too_long": ("were longer than any stage reads", "lower max_tokens"),
     "unparsable": (
         "do not have the form that the prompt asks for",
-        "look at their texts in the stage's rejected-*.parquet; a stronger model keeps to the form",
+        "look at their texts in the stage's __lema__/rejected-*.parquet; a stronger model keeps to the form",
     ),
 }
 UNUSABLE = frozenset(_REMEDIES)

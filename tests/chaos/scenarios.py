@@ -81,7 +81,7 @@ def _kill_every_stage(scenario_run: ScenarioRun) -> None:
         scenario_run.kill_at(f"the start of {stage.name}", folder.exists)
         if stage.endpoint is not None:
             scenario_run.kill_at(f"the first part of {stage.name}", lambda place=folder: any(place.glob("part-*")))  # type: ignore[misc]
-        scenario_run.kill_at(f"the end of {stage.name}", (folder / "manifest.json").exists)
+        scenario_run.kill_at(f"the end of {stage.name}", (folder / "__lema__" / "manifest.json").exists)
     scenario_run.kill_at("the start of report", (store / "report").exists)
     scenario_run.finish()
 

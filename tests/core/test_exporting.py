@@ -22,10 +22,10 @@ PAIR = Example(
 PLAIN = Example(id="e2", kind="cot", source_id="p1", question_id="q1", input="Question?", output="Step 1: 9.", weight=2)
 
 
-def exported(tmp_path: Path, arm: str, row: Example) -> dict:
+def exported(tmp_path: Path, arm: str, row: Example, form: str = "trl") -> dict:
     store = Store(str(tmp_path / "store"))
     made = RunArtifacts(mixtures={arm: kept(store, "mixture", [row], Example)})
-    assert export(store, made, [], "chat", tmp_path) == {f"{arm}.jsonl": 1}
+    assert export(store, made, [], form, tmp_path) == {f"{arm}.jsonl": 1}
     return json.loads((tmp_path / f"{arm}.jsonl").read_text())
 
 
@@ -37,8 +37,15 @@ def test_a_preference_pair_has_both_sides_and_the_steps_before_them(tmp_path):
     assert (line["prefix"], line["id"], "messages" in line) == (PAIR.prefix, "e1", False)
 
 
-def test_any_other_example_is_a_chat(tmp_path):
+def test_any_other_example_has_a_prompt_and_a_completion(tmp_path):
     line = exported(tmp_path, "cot", PLAIN)
+    assert line["prompt"] == [{"role": "user", "content": PLAIN.input}]
+    assert line["completion"] == [{"role": "assistant", "content": PLAIN.output}]
+    assert (line["weight"], line["id"], "messages" in line) == (2, "e2", False)
+
+
+def test_as_a_chat_it_has_messages(tmp_path):
+    line = exported(tmp_path, "cot", PLAIN, "chat")
     assert [(turn["role"], turn["content"]) for turn in line["messages"]] == [
         ("user", PLAIN.input), ("assistant", PLAIN.output),
     ]  # fmt: skip
@@ -51,7 +58,7 @@ def test_the_card_tells_pairs_from_chats():
     )
     data = ReportData(title="t", task="gsm8k", students=("s",), corrector="c")
     chat = run_dataset_card(run, data, {"cot.jsonl": 3, "step_dpo.jsonl": 2})
-    assert "- cot.jsonl: an example a line. `messages`" in chat
+    assert "- cot.jsonl: an example a line. `prompt`" in chat
     assert "- step\\_dpo.jsonl: a preference pair a line" in chat
     assert "| `spliced` |" not in chat
     tables = run_dataset_card(run, data, {"cot.parquet": 3, "corrections.parquet": 2})

@@ -82,8 +82,9 @@ def test_a_runs_data_are_exported_and_pushed_and_its_votes_reported(
         lines = [json.loads(line) for line in (tmp_path / "chat" / f"{arm}.jsonl").read_text().splitlines()]
         counts[arm] = len(lines)
         (rows,) = [rows for ref in mixtures if len(rows := list(store.rows(ref, Example))) == len(lines)]
-        assert [[m["content"] for m in line["messages"]] for line in lines] == [[r.input, r.output] for r in rows]
-        assert {tuple(m["role"] for m in line["messages"]) for line in lines} == {("user", "assistant")}
+        turns = [line["prompt"] + line["completion"] for line in lines]
+        assert [[turn["content"] for turn in line] for line in turns] == [[r.input, r.output] for r in rows]
+        assert {tuple(turn["role"] for turn in line) for line in turns} == {("user", "assistant")}
         assert f"{len(lines)} rows" in told
     card = (tmp_path / "chat" / "README.md").read_text()
     assert "license: cc-by-4.0" in card

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +16,9 @@ from damage import overwritten, torn
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, schema_of, table_of
 from lema_core.artifacts.derivation import trace_ancestry
-from lema_core.artifacts.manifest import Manifest, PartSummary, read_document
+from lema_core.artifacts.manifest import MANIFEST, META, Manifest, PartSummary, read_document
 from lema_core.artifacts.parquet import READ_BATCH, TableFile, write_table
-from lema_core.artifacts.part import part_name, rejected_name
+from lema_core.artifacts.part import earlier_rejected_name, part_name, rejected_name
 from lema_core.errors import ArtifactError, ConfigError, DataError, LemaError
 from lema_core.records import Question, Rejection
 from lema_core.run.records import read_record, write_record
@@ -148,7 +149,8 @@ def old_part(path: Path, rows: list[Any], record: type, summary: PartSummary) ->
 def old_artifact(tmp_path: Path) -> Store:
     store = published(str(tmp_path))
     rows, rejected, manifest = read_all(store)
-    for name, some, record in ((part_name(0, 40), rows, Question), (rejected_name(0, 40), rejected, Rejection)):
+    shutil.rmtree(tmp_path / REF.folder / META)
+    for name, some, record in ((part_name(0, 40), rows, Question), (earlier_rejected_name(0, 40), rejected, Rejection)):
         old_part(tmp_path / REF.folder / name, some, record, manifest.parts[0])
     (tmp_path / REF.folder / "manifest.json").write_text(manifest.model_dump_json(indent=2) + "\n")
     return store
@@ -175,7 +177,7 @@ def test_damage_of_an_older_part_raises_no_other_error(tmp_path):
 @pytest.mark.parametrize("damage", [flipped, overwritten, torn, shifted])
 def test_no_damage_of_a_manifest_changes_it_or_raises_another_error(tmp_path, damage):
     store = published(str(tmp_path))
-    path, manifest = tmp_path / REF.folder / "manifest.json", store.manifest(REF)
+    path, manifest = tmp_path / REF.folder / MANIFEST, store.manifest(REF)
     data, chance = path.read_bytes(), random.Random(13)  # noqa: S311
     for _ in range(FLIPS // 4):
         path.write_bytes(damage(data, chance))
@@ -189,7 +191,7 @@ def test_no_damage_of_a_manifest_changes_it_or_raises_another_error(tmp_path, da
 ])  # fmt: skip
 def test_hand_made_manifests(tmp_path, text):
     store = published(str(tmp_path))
-    (tmp_path / REF.folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (tmp_path / REF.folder / MANIFEST).write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ArtifactError, match="Remove the folder"):
         store.manifest(REF)
 

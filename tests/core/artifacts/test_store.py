@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store, part_files, rows_from_batch, shards_of, table_of
 from lema_core.artifacts.files import _prefix, atomic_file, atomic_folder, atomic_local
+from lema_core.artifacts.manifest import MANIFEST
 from lema_core.artifacts.part import part_name, rejected_name
 from lema_core.errors import ArtifactError
 from lema_core.records import Question, Rejection, content_id
@@ -140,14 +141,23 @@ def test_runs_that_cut_the_same_rows_otherwise_do_not_touch_each_others_parts(tm
     ]
 
 
+def test_a_second_run_that_publishes_gets_the_first_ones_manifest(tmp_path):
+    store, ours, theirs = Store(str(tmp_path)), shards_of(10, 4), shards_of(10, 3)
+    for shard in (*ours, *theirs):
+        write(store, shard)
+    parts = [part for part in store.finished_parts(REF, theirs) if part]
+    first = publish(store, ours)
+    assert store.publish(IDENTITY, parts, seconds=1.0) == first == store.manifest(REF)
+
+
 def test_nothing_is_written_into_a_published_folder(tmp_path):
     store, shard = Store(str(tmp_path)), Shard(0, 0, 10)
     write(store, shard)
     publish(store, [shard])
-    before = sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).iterdir())
+    before = sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).rglob("*.*"))
     write(store, shard, reject_every=2)
     write(store, Shard(0, 0, 5))
-    assert sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).iterdir()) == before
+    assert sorted((file.name, file.stat().st_mtime_ns) for file in (tmp_path / REF.folder).rglob("*.*")) == before
 
 
 def test_input_rows_without_a_part_are_not_published(tmp_path):
@@ -226,7 +236,7 @@ def test_a_torn_manifest_says_what_to_do(tmp_path):
     store, shards = Store(str(tmp_path)), shards_of(3, 4)
     write(store, shards[0])
     publish(store, shards)
-    path = tmp_path / REF.folder / "manifest.json"
+    path = tmp_path / REF.folder / MANIFEST
     path.write_text(path.read_text()[:40])
     with pytest.raises(ArtifactError, match="Remove the folder"):
         store.manifest(REF)
@@ -236,7 +246,7 @@ def test_the_manifest_holds_the_identity(tmp_path):
     store, shards = Store(str(tmp_path)), shards_of(3, 4)
     write(store, shards[0])
     publish(store, shards)
-    document = json.loads((tmp_path / REF.folder / "manifest.json").read_text())
+    document = json.loads((tmp_path / REF.folder / MANIFEST).read_text())
     assert document["identity"]["spec"] == {"n": 10}
 
 
