@@ -33,12 +33,14 @@ _MARK = re.compile(
 )
 _NO_TAG = re.compile(r"(?:[^<]*+<(?:<[^<|/A-Za-z]|[^<|/A-Za-z]))*+[^<]*+")
 """A text without a tag or a token; ``<<3*4=12>>`` is none. The fastest way to look: every solution is."""
+_BRACKET = re.compile(r"\[/?THINK", re.IGNORECASE)
 _QUOTES = frozenset("`'\"“”‘’")
 _HARMONY = "<|message|>"
 _HARMONY_MARK = re.compile(r"(<\|(?:start|message|channel|constrain|end|return|call|eom|eot)\|>)")
 # The same channels from a server that leaves control tokens out: "analysisWe need 3+4.assistantfinalThe answer is 7."
 _BARE_CHANNEL, _BARE_FINAL = "analysis", "assistantfinal"
 _GRANITE, _GRANITE_ANSWER = "Here is my thought process:", "Here is my response:"
+_BARE = (_BARE_CHANNEL, _GRANITE)
 
 TEXT_KEYS = ("reasoning_content", "reasoning", "thinking", "reasoning_text")
 """Fields of a message, and of a part, that hold thinking text, by the servers' names."""
@@ -63,7 +65,9 @@ def may_think(text: str) -> bool:
     """Whether a text may hold a mark of thinking; False is sure. It is fast, for every solution passes it."""
     if "<" in text and _NO_TAG.fullmatch(text) is None:
         return True
-    return ("[" in text and "[THINK" in text.upper()) or "◁" in text or text.startswith((_BARE_CHANNEL, _GRANITE))
+    if text.startswith(_BARE) or "◁" in text:
+        return True
+    return "[" in text and _BRACKET.search(text) is not None
 
 
 def strip_thinking(text: str) -> str | None:
@@ -74,14 +78,19 @@ def strip_thinking(text: str) -> str | None:
     return found.answer if found.answer or not found.thinking else None
 
 
-def separate(text: str) -> Separated:
+def separate(text: str, *, is_open: bool = False) -> Separated:
     """Return thinking and answer of a model's text, in linear time; a text without marks is all answer.
 
     A mark in quotes or backticks is mentioned, not used. A closing mark without an opening one ends thinking that began
     in the prompt, as the templates of DeepSeek R1 and Qwen3-Thinking have it.
+
+    Args:
+        text: what the model wrote.
+        is_open: thinking began in the prompt and the text was cut off: without a mark it is all thinking.
     """
+    unmarked = Separated(text.strip(), "", unfinished=True) if is_open else Separated("", text, unfinished=False)
     if not may_think(text):
-        return Separated("", text, unfinished=False)
+        return unmarked
     if _HARMONY in text:
         return _separate_messages(text)
     if text.startswith(_BARE_CHANNEL) and text[len(_BARE_CHANNEL) :][:1].isupper():
@@ -110,7 +119,7 @@ def separate(text: str) -> Separated:
             answers.clear()
         thinks, seen, start = opens, True, mark.end()
     if not seen:
-        return Separated("", text, unfinished=False)
+        return unmarked
     (thoughts if thinks else answers).append(text[start:])
     return _separated(thoughts, answers, unfinished=thinks)
 

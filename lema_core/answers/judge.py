@@ -135,6 +135,9 @@ def _compare_readings(left: Extraction, right: Extraction, matched: Callable[[st
             return other
     if first is not None:
         return first
+    if right.cue == "thinking":
+        # Cut off before it said anything: another answer was never given
+        return Match("unknown", "extraction", f"pred: no answer, {right.detail}")
     # A text without an answer is no right answer; one that was taken back or has several is undecided
     outcome: MatchOutcome = "different" if right.outcome == "none" else "unknown"
     return Match(outcome, "extraction", f"pred: {right.outcome}, {right.detail}")

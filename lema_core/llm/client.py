@@ -44,6 +44,7 @@ class Client:
         self.redact = get_redactor(self._key).redact
         self._settings = settings
         self.where = spec.where
+        self._opens_thinking = spec.opens_thinking
         headers = {"Accept": "application/json", "User-Agent": "lema"} | self.own_headers(self._key) | spec.headers
         root = self.root_of(spec.base_url)
         self._session = BoundedSession(root, headers, self.redact, spec.concurrency + 8, settings.connect_s)
@@ -78,7 +79,7 @@ class Client:
 
     def parse(self, content: bytes, prompt_chars: int) -> ChatResponse:
         """Return the answer in a response's body; see `parse_response`."""
-        return parse_response(content, prompt_chars, self.where)
+        return parse_response(content, prompt_chars, self.where, self._opens_thinking)
 
     async def complete(
         self, body: Mapping[str, Any], prompt_chars: int, seconds: float, headers: Mapping[str, str] | None = None

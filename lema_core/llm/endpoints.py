@@ -5,6 +5,7 @@ whole process groups are stopped at the end.
 """
 
 import asyncio
+import json
 import logging
 import os
 import re
@@ -172,6 +173,13 @@ class EndpointSpec(BaseModel):
     def answers_as(self) -> str:
         """Return the identity with ``{weights}`` computed: the hash of the weights that ``model`` names, anywhere."""
         return weights_identity(self.model) if self.identity == WEIGHTS else self.identity
+
+    def opens_thinking(self) -> bool:
+        """Return whether its prompts end inside a block of thinking; see `tokenizers.opens_thinking`."""
+        # Imported where an answer was cut off: tokenizers take long to load.
+        from lema_core.llm.costs.tokenizers import opens_thinking
+
+        return opens_thinking(self.model, json.dumps(self.params.get("chat_template_kwargs") or {}, sort_keys=True))
 
     def at(self, base_url: str | tuple[str, ...]) -> "EndpointSpec":
         """Return the same endpoint at known URLs."""

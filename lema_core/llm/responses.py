@@ -6,7 +6,7 @@ The class decides what happens next (`limits.retry`): wait and try again, give u
 import datetime as dt
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -91,20 +91,40 @@ class AttemptError(Exception):
         """The endpoint is away for all requests: the attempt does not count against this one."""
 
 
-def parse_response(content: bytes, prompt_chars: int, where: str = "the endpoint") -> ChatResponse:
-    """Return the answer in a response's body. ``where`` names the endpoint and model for the user.
+def _opens_nothing() -> bool:
+    return False
+
+
+def parse_response(
+    content: bytes,
+    prompt_chars: int,
+    where: str = "the endpoint",
+    opens_thinking: Callable[[], bool] = _opens_nothing,
+) -> ChatResponse:
+    """Return the answer in a response's body.
+
+    Args:
+        content: the body.
+        prompt_chars: the prompt's length, for a response without usage.
+        where: the endpoint and model, for the user.
+        opens_thinking: whether the prompt opens a block of thinking; called for an answer that was cut off.
 
     Raises:
         AttemptError: ``malformed`` or ``content_filter``, with what was paid; or the class of an enclosed error.
     """
     try:
-        return parse_completion(json.loads(content), prompt_chars, where)
+        return parse_completion(json.loads(content), prompt_chars, where, opens_thinking)
     # RecursionError comes from deep nesting. Whatever a body contains, the endpoint is to blame.
     except (ValueError, RecursionError, MemoryError):
         raise AttemptError("malformed", f"the answer is no JSON: {_preview(content)}", maybe_paid=True) from None
 
 
-def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") -> ChatResponse:
+def parse_completion(
+    body: Any,
+    prompt_chars: int,
+    where: str = "the endpoint",
+    opens_thinking: Callable[[], bool] = _opens_nothing,
+) -> ChatResponse:
     """Return the answer in a chat completion object; see `parse_response`."""
     try:
         has_choice = isinstance(body, dict) and isinstance(body.get("choices"), list) and body["choices"]
@@ -124,7 +144,9 @@ def parse_completion(body: Any, prompt_chars: int, where: str = "the endpoint") 
         # Thinking used up the cap, or the server's reasoning parser took the whole answer: it is paid, and it would be
         # the same the next time.
         text = ""
-    said = separate(text or "")
+    # Where the server has parted the thinking, what is left was begun as an answer.
+    is_open = bool(text) and finish == "length" and not thinking and opens_thinking()
+    said = separate(text or "", is_open=is_open)
     response = _build_response(body, said.answer, finish, prompt_chars, joined_thinking(thinking, said.thinking))
     if finish == "content_filter":
         raise AttemptError("content_filter", "the endpoint's content filter stopped the answer", paid=response)

@@ -1,12 +1,17 @@
 """Thinking is separated from the answer, wherever a model or its server puts it, in linear time."""
 
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from lema_core.answers import judge
+from lema_core.answers.judge import verify_pair
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.requests import Completion
 from lema_core.llm.responses import AttemptError, parse_completion
 from lema_core.reasoning_paths import parse_path
@@ -34,12 +39,16 @@ def test_marks_of_every_kin_part_thinking_from_the_answer(opening: str) -> None:
     cut = separate(f"{opening}\nMaybe the answer is 70")
     assert cut == ("Maybe the answer is 70", "", True)
     assert judge(f"{opening}\nMaybe the answer is 70", "70").verdict == "none"
+    for pred in (f"{opening}\nMaybe the answer is 70", f"{opening}\nMaybe the answer is 72"):
+        result = verify_pair("70", pred).match
+        assert (result.outcome, result.ground[:15]) == ("unknown", "pred: no answer")
 
 
 @pytest.mark.parametrize(
     ("text", "thinking", "answer"),
     [
         ("Maybe 70.\n</think>\n\nThe answer is 72.", "Maybe 70.", "The answer is 72."),
+        ("Maybe 70.[/THINK]The answer is 72.", "Maybe 70.", "The answer is 72."),
         ("analysisWe need 72.assistantfinalThe answer is 72.", "We need 72.", "The answer is 72."),
         ("analysisMaybe the answer is 70", "Maybe the answer is 70", ""),
         ("<|channel|>final<|message|>The answer is 72.<|return|>", "", "The answer is 72."),
@@ -137,3 +146,41 @@ def test_thinking_alone_is_no_path(finish: str, reason: str) -> None:
     assert isinstance(row, Rejection)
     assert row.reason == reason
     assert "22 characters of thinking" in row.detail
+
+
+def test_a_text_cut_in_a_block_that_the_prompt_opened_is_thinking() -> None:
+    def said(text: str, finish: str = "length", **message: object) -> tuple[str, str]:
+        found = parse_completion(body(finish, content=text, **message), 40, opens_thinking=lambda: True)
+        return found.thinking, found.text
+
+    assert said("Maybe the answer is 70") == ("Maybe the answer is 70", "")
+    assert said("Maybe 70.\n</think>\n\nThe answer is") == ("Maybe 70.", "The answer is")
+    assert said("</think>\n\nThe answer is") == ("", "The answer is")
+    assert said("The answer is", reasoning="Maybe 70.") == ("Maybe 70.", "The answer is")
+    # A server that hides thinking, or a model that did not think, came to its end.
+    assert said("The answer is 72.", "stop") == ("", "The answer is 72.")
+
+
+@pytest.mark.parametrize(
+    ("model", "template", "arguments", "opens"),
+    [
+        ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", None, {}, True),
+        ("Qwen/Qwen3-4B-Thinking-2507", None, {}, True),
+        ("Qwen/Qwen3-8B", None, {}, False),
+        ("tuned", "{{ messages[0].content }}<think>\n", {}, True),
+        ("tuned", "{{ messages[0].content }}{% if on %}<think>\n{% endif %}", {"on": True}, True),
+        ("tuned", "{{ messages[0].content }}{% if on %}<think>\n{% endif %}", {}, False),
+        ("tuned", "{{ messages[0].content }}<think>\n\n</think>\n\n", {}, False),
+        ("tuned", "{{ raise_exception('no') }}<think>", {}, False),
+    ],
+)
+def test_whether_a_prompt_opens_thinking_is_known_by_template_or_name(
+    tmp_path: Path, model: str, template: str | None, arguments: dict[str, object], opens: bool
+) -> None:
+    if template is not None:
+        folder = tmp_path / model
+        folder.mkdir()
+        Tokenizer(WordLevel({"?": 0}, unk_token="?")).save(str(folder / "tokenizer.json"))
+        (folder / "chat_template.jinja").write_text(template)
+        model = str(folder)
+    assert EndpointSpec(model=model, params={"chat_template_kwargs": arguments}).opens_thinking() is opens

@@ -14,6 +14,7 @@ from lema_core.llm.batch.records import Batch, BatchRecords
 from lema_core.llm.batch.replies import words
 from lema_core.llm.batch.result_rows import ResultFiles, RowContent, classify_row, response_body
 from lema_core.llm.costs.prices import prompt_chars
+from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.credit import Amount
 from lema_core.llm.limits.retry import MAX_ATTEMPTS
 from lema_core.llm.requests import CompletionRequest, Failure, Outcome, stored_request
@@ -121,7 +122,7 @@ class BatchResultsReader:
         # Taken now: recording removes the request from `_pending`.
         key, is_requested = pending.key, pending.key in self._pending
         try:
-            response = _response_in_row(row, pending.request, self._where)
+            response = _response_in_row(row, pending.request, self._context.spec)
         except UnreadRowError:
             summary.unread.add(key)
         except CancelledRowError:
@@ -181,7 +182,7 @@ class BatchResultsReader:
         for row in rows:
             with suppress(AttemptError, UnreadRowError, CancelledRowError):
                 # Billed as well: charged without a reservation, and counted as a failure that brought nothing new.
-                duplicate = _response_in_row(row, pending.request, self._where)
+                duplicate = _response_in_row(row, pending.request, self._context.spec)
                 self._context.budget.charge(self.cost(duplicate))
                 detail = "the batch answers this request more than once"
                 await self._context.record_failure(pending, "duplicate", 1, detail, paid=duplicate)
@@ -298,7 +299,7 @@ class BatchResultsReader:
             self._context.budget.end_reservation()
 
 
-def _response_in_row(row: dict[str, Any], request: CompletionRequest, where: str) -> ChatResponse:
+def _response_in_row(row: dict[str, Any], request: CompletionRequest, endpoint: EndpointSpec) -> ChatResponse:
     """Return the response in a row of a batch's result files.
 
     Raises:
@@ -306,10 +307,11 @@ def _response_in_row(row: dict[str, Any], request: CompletionRequest, where: str
         CancelledRowError: the endpoint says that it was cancelled.
         UnreadRowError: the row says none of these.
     """
+    where = endpoint.where
     body, status = response_body(row)
     if classify_row(row) is RowContent.ANSWERED or (body is not None and (status is None or status < 400)):
         try:
-            return parse_completion(body, prompt_chars(request), where)
+            return parse_completion(body, prompt_chars(request), where, endpoint.opens_thinking)
         except AttemptError as error:
             # A malformed body beside an error: the row's error says more.
             if error.reason != "malformed" or error.paid is not None:

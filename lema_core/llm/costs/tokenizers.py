@@ -23,11 +23,16 @@ from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.embedded import EMBEDDED, TINY, cache_dir, embedded_gguf
 from lema_core.system.files import file_sha256
 from lema_core.system.foreign_models import render_chat
+from lema_core.thinking import PAIRS
 
 VOCABULARY, TEMPLATE, CONFIG = "tokenizer.json", "chat_template.jinja", "tokenizer_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 SMOLLM = "smollm"
 """The splitting rule, by llama.cpp's name, that we can rebuild from a ``.gguf`` file: single digits, then GPT-2's."""
+
+
+_OPENS_THINKING = re.compile(r"deepseek-r1|r1-distill|qwq|qwen-?3.*thinking", re.IGNORECASE)
+"""Models whose chat templates on the hub end the prompt with ``<think>``."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,27 @@ def tokenizer_of(model: str, *, download: bool = False) -> ModelTokenizer | None
     if not HUB_ID.fullmatch(model) or names_a_path(model):
         return None
     return _read(model, {name: _of_hub(model, name, download) for name in (VOCABULARY, TEMPLATE, CONFIG)})
+
+
+@lru_cache(maxsize=64)
+def opens_thinking(model: str, arguments: str = "{}") -> bool:
+    """Return whether a model's prompt ends inside a block of thinking, which its answers then only close.
+
+    By its template, or by its name where its tokenizer is not on this machine.
+
+    Args:
+        model: as an endpoint names it.
+        arguments: the template's arguments, as JSON.
+    """
+    try:
+        known = tokenizer_of(model)
+        if known is None or known.template is None:
+            return _OPENS_THINKING.search(model) is not None
+        chat = [{"role": "user", "content": "1 + 1?"}]
+        prompt = render_chat(known.template, chat, known.special, arguments=json.loads(arguments))
+    except ConfigError:
+        return False
+    return prompt.rstrip().endswith(tuple(PAIRS))
 
 
 def need_tokenizer(model: str) -> ModelTokenizer:
