@@ -83,6 +83,7 @@ def _solutions(source: RoundData) -> dict[str, str]:
 
 REASONS = {
     "duplicate_example": "the arm holds an example with this input and output already",
+    "duplicate_but_thinking": "the arm holds this input and output already; thinking is trained with the first only",
     "test_overlap": "the question is one of the test questions",
     "held_out": "the question is held out for choosing the checkpoint",
     "no_preference": "the right step and the wrong one are the same text",
@@ -236,7 +237,8 @@ class _Screen:
         text = (example.input, example.prefix, example.output, example.worse)
         key = int(content_id("e", *text).removeprefix("e-"), 16)
         if key in self._seen:
-            return "duplicate_example"
+            # Its thinking is lost with it, also where training keeps thinking
+            return "duplicate_but_thinking" if example.thinking else "duplicate_example"
         self._seen.add(key)
         return None
 

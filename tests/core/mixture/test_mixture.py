@@ -151,6 +151,16 @@ def test_rows_in_are_rows_out_plus_rejected_and_no_id_repeats(name):
         assert reasons["over_size"] == 41
 
 
+def test_thinking_that_a_repetition_loses_has_a_reason_of_its_own():
+    question = QUESTIONS[0]
+    same = replace(path(question, 0), text=question.rationale, thinking="Let me add.")
+    pool = [RoundData(lambda: [question], lambda: [same], list)]
+    arm = get_arm("cot", {})
+    rows = list(build_arm(arm, pool))
+    assert [row.thinking for row in rows if isinstance(row, Example)] == [""]
+    assert [row.reason for row in rows if isinstance(row, Rejection)] == ["duplicate_but_thinking"]
+
+
 def shuffled(rows, seed):
     with Shuffle(seed) as shuffle:
         for row in rows:
