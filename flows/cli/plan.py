@@ -41,10 +41,12 @@ def plan(
     run that is missing is estimated: memory a device by DeepSpeed's formulas, steps, tokens, hours.
     """
     from flows.preflight import check_own_tasks, check_templates
+    from lema_core.ablation.cells import cell_runs
     from lema_core.run.files import read_run_file
     from lema_core.run.needs import describe_missing, missing_extras
     from lema_core.run.own_tasks import describe_own_tasks
     from lema_core.run.plan import forecast_stage, open_for_reading, planned_stages, requests_sent
+    from lema_core.run.sent import base_prompt_difference
     from lema_core.run.spec import RunContext
 
     spec = read_run_file(run_file, settings or ())
@@ -61,6 +63,8 @@ def plan(
         sent = requests_sent(ledger, stages)
     _show_stages(planned)
     _show_sent(sent)
+    for note in dict.fromkeys(filter(None, map(base_prompt_difference, cell_runs(spec) if spec.ablation else [spec]))):
+        console.print(note, markup=False, highlight=False)
     _show_prefixes(stages)
     _show_totals([forecast for _, forecast in planned if forecast])
     _show_budget(context, *spent)

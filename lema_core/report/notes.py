@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from lema_core.artifacts import Store
 from lema_core.rating.pilot import decision_folder, read_decision
 from lema_core.run.artifacts import RunArtifacts
+from lema_core.run.sent import base_prompt_difference
 from lema_core.run.spec import RunSpec
 from lema_core.training.specs import TrainingSpec
 
@@ -100,13 +101,8 @@ def _prompts(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
             f"Chat template, template arguments and date give {', '.join(trained)} the prompt {name}, in training and, "
             "saved with the checkpoint, at every server of it. `lema evaluate` shows the same hash for that prompt."
         )
-    base = run.evaluation.base if run.evaluation else None
-    wanted = run.training.template_arguments if run.training else {}
-    if base and run.training and wanted != (asked := run.endpoints[base].params.get("chat_template_kwargs") or {}):
-        yield (
-            f"The base model was asked under the template arguments {asked}, the fine-tuned ones were trained and "
-            f"asked under {wanted}. For one prompt give the endpoint {base!r} params.chat_template_kwargs."
-        )
+    if different := base_prompt_difference(run):
+        yield different
 
 
 def _gates(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:

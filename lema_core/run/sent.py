@@ -10,6 +10,7 @@ from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.store import LedgerStore
 from lema_core.llm.requests import Sampling
 from lema_core.llm.rules import NONE, Change
+from lema_core.run.spec import RunSpec
 from lema_core.system.redaction import one_line
 
 OWN_SEEDS = frozenset({"reasoning_paths", "votes", "evolution_created", "evolution"})
@@ -95,6 +96,24 @@ def group_alike(sent: Iterable[SentRequest]) -> list[SentRequest]:
         new = () if request.stages[0] in stages else request.stages
         groups[key] = replace(request, stages=(*stages, *new))
     return list(groups.values())
+
+
+def base_prompt_difference(run: RunSpec) -> str | None:
+    """Return where the base model is asked under other template arguments than the fine-tuned ones; None: it is not."""
+    if not (run.training and run.evaluation and run.evaluation.base) or run.training.template == "plain":
+        return None
+    endpoint, wanted = run.endpoints[run.evaluation.base], run.training.template_arguments
+    try:
+        asked = run.evaluation.greedy().resolved(endpoint.params).body().get("chat_template_kwargs") or {}
+    except ValueError:
+        # `sent_by` refuses it, with its place.
+        return None
+    if asked == wanted:
+        return None
+    return (
+        f"The base model is asked under the template arguments {asked}, the fine-tuned ones are trained and asked "
+        f"under {wanted}. For one prompt give the endpoint {run.evaluation.base!r} params.chat_template_kwargs."
+    )
 
 
 def _shown(value: object) -> str:
