@@ -164,6 +164,11 @@ class Usage:
     reasoning_tokens: int = 0
     """Of the completion tokens: thinking."""
 
+    @property
+    def cached_share(self) -> float:
+        """The share of the prompt tokens that came from the endpoint's prompt cache."""
+        return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bill:
