@@ -3,14 +3,14 @@
 A worker (``lema_core.scoring.worker_main``) is a process with limits of memory and files. It can neither start programs
 nor write outside its folder. A scorer that is a plain function has a worker for one text at a time. One that is a
 coroutine function, waiting for its judge most of the time, scores many texts at once in one worker. Where that worker
-hangs or ends, or a text fails in it, the text is scored again in a worker of its own: one bad text costs no other one.
+hangs or ends, or a text fails in it, the text is scored again in a worker of its own; where that worker had scored
+others before, once more in a new one. One bad text costs no other one.
 
 The parent does what a worker may not: it asks the judge through the request engine, and runs programs in the sandbox.
 """
 
 import asyncio
 import base64
-import binascii
 import contextlib
 import inspect
 import json
@@ -22,14 +22,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Self, get_args
 from weakref import WeakKeyDictionary
 
 from lema_core.errors import ConfigError
 from lema_core.llm.requests import Completion, CompletionRequest, Outcome
 from lema_core.questions.tasks.task import Task
 from lema_core.records import ReasoningPath
-from lema_core.scoring.scores import LONGEST_REASON, SCORER_REASONS, Judge
+from lema_core.scoring.scores import LONGEST_REASON, SCORER_REASONS, Judge, ScoreVerdict
 from lema_core.system.processes import module_environment, program_environment
 from lema_core.system.untrusted import ProgramLimits, run_untrusted
 
@@ -97,7 +97,7 @@ class _Row:
     number: int
     judge: Judge | None
     ask: AskJudge | None
-    result: "asyncio.Future[dict[str, Any]]"
+    result: "asyncio.Future[Scored]"
     resumed: float
     used: float = 0.0
     waits: int = 0
@@ -193,7 +193,7 @@ class _Worker:
                 await asyncio.wait({row.result}, timeout=max(0.01, rest if not row.waits else min(rest, 1.0)))
             if not row.result.done():
                 await self._end_late(row, alone=alone)
-            scored = _scored(row.result.result())
+            scored = row.result.result()
             if scored.decided_by in SHARED_FAULTS and not alone:
                 raise _WorkerLostError(scored)
             return scored
@@ -219,7 +219,8 @@ class _Worker:
 
     async def _read(self) -> None:
         while message := await self.receive():
-            row = self.rows.get(message.get("row", 0))
+            number = message.get("row")
+            row = self.rows.get(number) if isinstance(number, int) else None
             if row is None or row.result.done():
                 continue
             if "request" in message:
@@ -229,7 +230,7 @@ class _Worker:
             else:
                 # The worker ends after it, and must get no other text meanwhile.
                 self.closed = self.closed or bool(message.get("last"))
-                row.result.set_result(message)
+                row.result.set_result(_scored(message))
         self._lose(_WorkerLostError(failed("scorer_ended", await self._how_it_ended())))
         await self.close()
 
@@ -256,7 +257,8 @@ class _Worker:
         loop = asyncio.get_running_loop()
         row.pause(loop.time())
         try:
-            reply = await (self._ask_judge(row, message["ask"]) if "ask" in message else _run_program(message["run"]))
+            asks = "ask" in message
+            reply = await (self._ask_judge(row, message["ask"]) if asks else _run_program(message.get("run")))
         except Exception as error:  # noqa: BLE001  it ends the run by way of the text, whatever the scorer makes of it
             # No answer of this kind is a verdict: the endpoint is unusable, or the budget is used up.
             if not row.result.done():
@@ -272,8 +274,10 @@ class _Worker:
         row.asked += 1
         if row.asked > row.judge.requests:
             return {"failed": f"more than {row.judge.requests} requests for one text: raise Judge(requests=...)"}
-        turns = tuple(turn for turn in messages if isinstance(turn.get("role"), str) and "content" in turn)
-        if not turns or len(turns) != len(messages):
+        turns = tuple(messages) if isinstance(messages, list) else ()
+        if not turns or not all(
+            isinstance(turn, dict) and isinstance(turn.get("role"), str) and "content" in turn for turn in turns
+        ):
             return {"failed": "a prompt is a text, or a list of messages with role and content"}
         text = json.dumps(turns)
         # The same prompt again is another sample, and not the same answer twice.
@@ -294,22 +298,26 @@ class _Worker:
         await asyncio.to_thread(self.folder.cleanup)
 
 
-async def _run_program(wanted: Mapping[str, Any]) -> dict[str, Any]:
+async def _run_program(wanted: Any) -> dict[str, Any]:
     try:
         files = {name: base64.b64decode(data) for name, data in wanted["files"].items()}
         limits = ProgramLimits(**wanted["limits"])
         found = await asyncio.to_thread(run_untrusted, wanted["program"], files, limits, stdin=wanted["stdin"])
-    except (ConfigError, OSError, TypeError, binascii.Error) as error:
+    except (ConfigError, OSError, TypeError, KeyError, AttributeError, ValueError) as error:
         return {"failed": f"run_untrusted: {error}"}
     return {"result": asdict(found)}
 
 
 def _scored(message: Mapping[str, Any]) -> Scored:
-    if code := message.get("code"):
-        return failed(code, message["reason"])
-    verdict = message["verdict"]
-    decided_by = "unknown_verdict" if verdict == "unknown" else "scorer"
-    return Scored(verdict, message["answer"], decided_by, message["reason"])
+    """Return what a worker's message says. The scorer's code may have written it: nothing in it is certain."""
+    verdict, answer, reason, code = (message.get(name) for name in ("verdict", "answer", "reason", "code"))
+    if not isinstance(reason, str) or not isinstance(answer, str | None):
+        return failed("scorer_result")
+    if isinstance(code, str) and code in SCORER_REASONS:
+        return failed(code, reason)
+    if verdict not in get_args(ScoreVerdict):
+        return failed("scorer_result", f"its verdict is {str(verdict)[:60]!r}")
+    return Scored(str(verdict), answer, "unknown_verdict" if verdict == "unknown" else "scorer", reason)
 
 
 class ScorerPool:
@@ -345,19 +353,24 @@ class ScorerPool:
                 pass  # perhaps because of another text: it gets a worker of its own
         async with self._alone:
             self._idle = [worker for worker in self._idle if not worker.closed]
-            worker, scored = self._idle.pop() if self._idle else await _Worker.start(self.task), None
-            try:
-                scored = await worker.score(item, ask, alone=True)
-            except _WorkerLostError as lost:
-                return lost.scored
+            scored = await self._score_alone(item, ask, self._idle.pop()) if self._idle else None
+            return scored or await self._score_alone(item, ask, None) or failed("scorer_ended")
+
+    async def _score_alone(self, item: TextToScore, ask: AskJudge | None, used: _Worker | None) -> Scored | None:
+        """Score a text in a worker without others; None where what an earlier text left there may be the cause."""
+        worker, scored = used or await _Worker.start(self.task), None
+        try:
+            scored = await worker.score(item, ask, alone=used is None)
+        except _WorkerLostError as lost:
+            return None if used else lost.scored
+        else:
+            return scored
+        finally:
+            # One that was left in the middle of a text still works on it.
+            if scored is None or worker.closed:
+                await worker.close()
             else:
-                return scored
-            finally:
-                # One that was left in the middle of a text still works on it.
-                if scored is None or worker.closed:
-                    await worker.close()
-                else:
-                    self._idle.append(worker)
+                self._idle.append(worker)
 
     async def close(self) -> None:
         """End all workers."""

@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -22,6 +23,12 @@ from typing import Any, TextIO
 from lema_core.scoring.scores import LONGEST_REASON, JudgeFailedError, Score, Scorer, ScoringContext
 from lema_core.system import confine, untrusted
 from lema_core.system.processes import die_with_parent
+
+
+def write_message(out: TextIO, message: object) -> None:
+    """Write one message to the parent."""
+    out.write(json.dumps(message) + "\n")
+    out.flush()
 
 
 class Worker:
@@ -35,10 +42,8 @@ class Worker:
 
     def send(self, message: object) -> None:
         """Write one message to the parent, from any thread."""
-        line = json.dumps(message)
         with self._writes:
-            self._out.write(line + "\n")
-            self._out.flush()
+            write_message(self._out, message)
 
     def read(self, work: "queue.SimpleQueue[dict[str, Any] | None]", wake: Any) -> None:
         """Hand replies to who waits for them, and texts to the main thread, until the input ends."""
@@ -82,7 +87,7 @@ class Worker:
             name: base64.b64encode(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")).decode()
             for name, text in files.items()
         }
-        what = {"program": list(program), "files": data, "limits": limits.as_dict(), "stdin": stdin}
+        what = {"program": list(program), "files": data, "limits": asdict(limits), "stdin": stdin}
         reply = self.request(row, run=what).result()
         if "failed" in reply:
             raise ValueError(reply["failed"])
@@ -119,16 +124,21 @@ class Worker:
         except (Exception, SystemExit, KeyboardInterrupt, RecursionError) as error:  # noqa: BLE001  the user's code
             message = {"code": "scorer_raised", "reason": f"{type(error).__name__}: {error}"}
         shutil.rmtree(self.folder / str(row), ignore_errors=True)
-        message["reason"] = message["reason"][:LONGEST_REASON].encode("utf-8", "replace").decode()
+        message["reason"] = _storable(message["reason"][:LONGEST_REASON])
         self.send({"row": row, "last": out_of_memory, **message})
         if out_of_memory:
             os._exit(0)  # what it holds by then is unknown: the next text gets a fresh process
 
 
+def _storable(text: str) -> str:
+    """Return a text without lone surrogates, which no Parquet file takes."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _result(found: object) -> dict[str, Any]:
     if not isinstance(found, Score):
         return {"code": "scorer_result", "reason": f"it returned {type(found).__name__}, expected a Score"}
-    answer = None if found.answer is None else str(found.answer)
+    answer = None if found.answer is None else _storable(str(found.answer))
     return {"verdict": found.verdict, "reason": str(found.reason), "answer": answer}
 
 
@@ -193,7 +203,7 @@ def main() -> None:
         said = (
             f"its limit of memory, {given['memory_mib']} MiB, is too small: raise limits.memory_mib" if few else error
         )
-        print(json.dumps({"fatal": str(said)}), file=out)
+        write_message(out, {"fatal": str(said)})
         return
     assert task.scorer is not None  # noqa: S101  the parent starts a worker for a task with a scorer only
     worker = Worker(task.scorer, prompts.load(task.prompts).texts, folder, source, out)

@@ -13,13 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from lema_core.errors import ConfigError
 from lema_core.system import confine
@@ -52,10 +51,6 @@ class ProgramLimits:
         """
         if self.seconds <= 0 or self.memory_mib < 32 or self.file_mib < 1 or self.output_chars < 0:
             raise ConfigError(f"{self}: seconds is above 0, memory_mib at least 32, file_mib at least 1")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the limits as plain values."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,20 +147,17 @@ def _run(program: list[str], base: Path, work: Path, limits: ProgramLimits, stdi
 
 
 def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> tuple[Outcome, int | None]:
-    late = threading.Event()
-    try:
+    status: int | None = None
+    with contextlib.suppress(subprocess.TimeoutExpired):
         status = process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        late.set()
-        status = None
     # Its group too; in bubblewrap the death of the first process ends the namespace of all.
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    if late.is_set():
+    if status is None:
         return "timeout", None
     # bubblewrap passes a signal on as 128 + its number, as a shell does.
-    if status is None or status < 0 or 128 < status < 128 + 65:
+    if status < 0 or 128 < status < 128 + 65:
         return "signal", None
     return "finished", status
 

@@ -10,13 +10,13 @@ import pytest
 from lema_core.errors import BudgetExceededError, ConfigError
 from lema_core.llm.requests import Completion, Failure
 from lema_core.questions import get_task
-from lema_core.scoring.pool import TextToScore, check_scorer, score_all
+from lema_core.scoring.pool import TextToScore, check_scorer, score_all, scorer_pool
 from lema_core.system import confine
 
 FILTERED = confine.landlock_version() > 0
 pytestmark = pytest.mark.skipif(not FILTERED, reason="the guards of this kernel are fewer; docs/tasks.md says so")
 
-MODULE = """
+MODULE = r"""
 import asyncio, os, time
 from lema_core import FieldMapping, Judge, JudgeFailedError, Score, ScorerLimits, Task, run_untrusted
 
@@ -52,6 +52,17 @@ def score(question, gold, text, context):
         return Score("right", str(os.listdir(context.folder)))
     if text == "program": return Score("right", run_untrusted(["python", "-c", "print(6 * 7)"], {}).stdout.strip())
     if text == "bad program": return Score("right", run_untrusted(["python"], {"../x": ""}).stdout)
+    if text == "surrogate": return Score("right", "reason \ud800", "answer \ud800")
+    if text == "other verdict":
+        score = Score("right")
+        object.__setattr__(score, "verdict", "great")
+        return score
+    if text == "between messages":
+        for number in range(3, 64):
+            try: os.write(number, b'{"row": [1]}\n{"row": 1, "run": 5, "request": 1}\n{"row": 1}\n')
+            except OSError: pass
+        time.sleep(1000)
+    if text == "in the way": (context.folder.parent / str(int(context.folder.name) + 1)).touch()
     if text == "unknown": return Score("unknown", "who knows")
     return Score("right" if text == gold else "wrong", f"{len(context.candidates or ())} choices", text)
 
@@ -77,7 +88,8 @@ CODES = {
     "pieces": "scorer_memory", "fork": "scorer_raised", "spawn": "scorer_raised", "exit": "scorer_ended",
     "quit": "scorer_raised", "die": "scorer_ended", "kill": "scorer_raised", "write": "scorer_raised",
     "remove": "scorer_raised", "none": "scorer_result", "true": "scorer_result", "deep": "scorer_raised",
-    "big": "scorer_raised", "bad program": "scorer_raised", "unknown": "unknown_verdict",
+    "big": "scorer_raised", "bad program": "scorer_raised", "other verdict": "scorer_result",
+    "unknown": "unknown_verdict",
 }  # fmt: skip
 
 
@@ -94,11 +106,28 @@ def texts(*which: str) -> list[TextToScore]:
     return [TextToScore(question_id="q", question="?", gold="7", text=text, candidates=("a", "b")) for text in which]
 
 
+@pytest.mark.parametrize("name", ["PLAIN", "ASYNC"])
+def test_what_a_scorer_writes_between_its_messages_costs_its_own_text(module, name):
+    found = asyncio.run(score_all(get_task(f"{module}:{name}"), texts("7", "between messages")))
+    assert [scored.verdict for scored in found] == ["right", "unknown"]
+
+
+def test_what_a_text_leaves_behind_costs_no_later_one(module):
+    task = get_task(f"{module}:PLAIN")
+
+    async def one_after_the_other() -> list[str]:
+        async with scorer_pool(task):
+            return [(await score_all(task, texts(text)))[0].verdict for text in ("in the way", "7", "7")]
+
+    assert asyncio.run(one_after_the_other()) == ["wrong", "right", "right"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["PLAIN", "ASYNC"])
 def test_what_a_scorer_does_costs_its_own_text_only(module, tmp_path, name):
     task = get_task(f"{module}:{name}")
-    good = {"7": "right", "8": "wrong", "own folder": "right", "program": "right", "print": "wrong", "input": "right"}
+    good = {"7": "right", "8": "wrong", "own folder": "right", "program": "right", "print": "wrong", "input": "right",
+            "surrogate": "right"}  # fmt: skip
     asked = [*good, *CODES, *good]
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     found = dict(zip(asked, asyncio.run(score_all(task, texts(*asked))), strict=True))
