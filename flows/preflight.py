@@ -15,6 +15,7 @@ from lema_core.run.own_tasks import own_tasks
 from lema_core.run.plan import planned_stages
 from lema_core.run.spec import RunSpec
 from lema_core.scoring.pool import check_scorer
+from lema_core.stages.pretraining import PRETRAINED
 from lema_core.training.chat_format import check_template
 
 WithKey = Callable[[EndpointSpec], Awaitable[EndpointSpec]]
@@ -105,7 +106,8 @@ def check_templates(run: RunSpec, *, download: bool = False) -> None:
             while start.starts_from_arm is not None:
                 start = cell_run.training_of(start.starts_from_arm)
             key = f"{start.base} {spec.tokens_identity()}"
-            if key not in checked:
+            # The run's own tokenizer has no chat template: it is trained with the plain one.
+            if key not in checked and start.base != PRETRAINED:
                 checked.add(key)
                 check_template(spec, start.base, download=download)
 
@@ -117,7 +119,8 @@ def _check_training(run: RunSpec) -> None:
     from lema_core.training.options import check_machine
 
     for arm in run.mixture.arms if run.mixture else ():
-        check_base(run.training_of(arm).base)
+        if run.training_of(arm).base != PRETRAINED:
+            check_base(run.training_of(arm).base)
         check_machine(run.training_of(arm), run.launch)
 
 

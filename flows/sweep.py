@@ -186,6 +186,7 @@ async def one_cell(result: CellResult, context: RunContext, root: str, collected
             for test_set, measured in artifacts.measured_on(result.cell.run.test_sets).items()
             if name in measured.evaluations
         },
+        likelihoods={test_set: arms[name] for test_set, arms in artifacts.likelihoods.items() if name in arms},
     )
 
 

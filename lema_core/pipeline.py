@@ -18,11 +18,13 @@ from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
 from lema_core.run.endpoints import PreparedEndpoints, Student
 from lema_core.run.equal_steps import match_cells, with_equal_steps
 from lema_core.run.own_tasks import with_checked_tasks
-from lema_core.run.spec import RunContext, RunSpec
+from lema_core.run.spec import BASE, RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
+from lema_core.stages.likelihood import Likelihood
 from lema_core.stages.mixture import ArmExamples, MaskedMixture, Mixture, check_distinct
+from lema_core.stages.pretraining import PRETRAINED, Pretraining
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
@@ -114,9 +116,16 @@ class Pipeline:
 
     def questions(self) -> Iterator[Stage]:
         """Yield the questions, and the held-out ones that models are measured on."""
+        yield from self.pretraining()
         yield (questions := self._add(Questions(self.run.questions)))
         self.artifacts.questions = questions.ref
         yield from self._test_questions()
+
+    def pretraining(self) -> Iterator[Stage]:
+        """Yield the base model that the run itself trains from random weights, if it has one."""
+        if self.run.pretraining:
+            yield (base := self._add(Pretraining(self.run.pretraining)))
+            self.artifacts.others[Pretraining.name] = base.ref
 
     def _test_questions(self) -> Iterator[Stage]:
         test_sets = self.run.test_sets
@@ -127,6 +136,11 @@ class Pipeline:
                 self.artifacts.test_questions = tests.ref
             else:
                 self.artifacts.further_sets.setdefault(name, MeasuredSet()).questions = tests.ref
+            scored = self.run.evaluation.likelihood if self.run.evaluation else 0
+            if spec.limit is not None and scored > spec.limit:
+                more = spec.model_copy(update={"limit": scored})
+                yield (known := self._add(Questions(more, label=f"{label}, scored")))
+                self.artifacts.scored_questions[name] = known.ref
 
     def _mistakes_and_corrections(self, question_round: QuestionRound, students: Iterable[Student]) -> Iterator[Stage]:
         """Yield the paths to a round's questions, their verdicts, and the corrections of the mistakes."""
@@ -281,6 +295,8 @@ class Pipeline:
         check_overrides(spec)
         # The arm that this one starts from stands earlier in the run file, so the walk has its model.
         start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
+        if spec.base == PRETRAINED:
+            start = artifacts.others[Pretraining.name]
         yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
         artifacts.tokens[arm] = tokens.ref
         model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {arm}")
@@ -314,12 +330,29 @@ class Pipeline:
                 )
                 yield self._add(measured)
                 artifacts.perplexities[arm] = measured.ref
+        base = spec.base and self.run.endpoints[spec.base].model == PRETRAINED
+        scored = {BASE: artifacts.others[Pretraining.name]} if base else {}
+        for name, model in (scored | artifacts.models).items():
+            yield from self._likelihoods(name, model)
+
+    def _likelihoods(self, name: str, model: ArtifactRef) -> Iterator[Stage]:
+        """Yield what scores the gold solutions of each test set by a model."""
+        artifacts, items = self.artifacts, self.endpoints.evaluation.likelihood
+        for test_set, measured in artifacts.measured_on(self.run.test_sets).items() if items else ():
+            questions = artifacts.scored_questions.get(test_set, measured.questions)
+            if questions is None:
+                raise LookupError(f"the walk has not come to the test set {test_set}")
+            label = f"likelihood: {name}" + (f" on {test_set}" if len(self.run.test_sets) > 1 else "")
+            task = self.run.test_sets[test_set].task
+            yield (scored := self._add(Likelihood(name, items, model, questions, task, label=label)))
+            artifacts.likelihoods.setdefault(test_set, {})[name] = scored.ref
 
     def base_evaluation(self) -> Iterator[Stage]:
         """Yield what measures the base model alone: `lema evaluate`."""
         spec = self.run.evaluation
         if spec is None or spec.base is None:
             return
+        yield from self.pretraining()
         yield from self._test_questions()
         if self.artifacts.test_questions:
             yield from self._measured(spec.base, self.endpoints[spec.base], spec.base_prompt)

@@ -188,6 +188,8 @@ class CellResult:
     """On the first test set; in a table of another set, on that one."""
     evaluations: Mapping[str, ArtifactRef] = field(default_factory=dict)
     """On each test set, by its name."""
+    likelihoods: Mapping[str, ArtifactRef] = field(default_factory=dict)
+    """Of the gold solutions of each test set, by its name, where the run asks for it."""
     error: str = ""
     """Why it failed; empty if it did not."""
     waiting: bool = False

@@ -13,6 +13,7 @@ from lema_core.ablation.cells import CellResult
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import DataError
 from lema_core.evaluation import statistics
+from lema_core.evaluation.likelihood import LikelihoodRow, Solutions, compare_likelihoods
 from lema_core.evaluation.statistics import (
     Estimate,
     Proportion,
@@ -144,6 +145,8 @@ class SweepTable:
     """Examples that a cell was not trained on, by its name: they were too long. Cells that lost none are not here."""
     test_set: str = ""
     """What the cells were asked."""
+    likelihoods: tuple[LikelihoodRow, ...] = ()
+    """Of the gold solutions, by arm, base model and setting, where the run asks for them."""
     further: tuple["SweepTable", ...] = ()
     """The tables of the other test sets; p is adjusted for the comparisons of all tables."""
 
@@ -246,6 +249,30 @@ def _with_lengths(row: Row, rows: Mapping[Place, Row]) -> Row:
         to_reference=labelled(reference, (row.setting, row.base, reference.to)) if reference else None,
         to_first_setting=labelled(first, (first.to, row.base, row.arm)) if first else None,
     )
+
+
+def likelihoods_of(
+    results: Sequence[CellResult], reference: str, test_set: str, read: Callable[[ArtifactRef], Solutions]
+) -> tuple[LikelihoodRow, ...]:
+    """Return the rows of the likelihoods on a test set, base by base and setting by setting.
+
+    Raises:
+        DataError: two cells have no scored solution in common.
+    """
+    found: dict[tuple[str, str], dict[str, dict[int | None, Solutions]]] = {}
+    for result in results:
+        if ref := result.likelihoods.get(test_set):
+            cell = result.cell
+            arms = found.setdefault((cell.setting, cell.base), {})
+            arms.setdefault(cell.arm, {})[cell.seed] = read(ref)
+    rows: list[LikelihoodRow] = []
+    for (setting, base), arms in found.items():
+        beside = ([base] if len({b for _, b in found}) > 1 else []) + (
+            [setting] if len({s for s, _ in found}) > 1 else []
+        )
+        compared = compare_likelihoods(arms, reference)
+        rows += [replace(row, name=", ".join([row.name, *beside])) for row in compared]
+    return tuple(rows)
 
 
 def _groups(results: Sequence[CellResult]) -> dict[Place, list[CellResult]]:

@@ -298,7 +298,7 @@ def accuracy_over_seeds(runs: npt.ArrayLike, confidence: float = CONFIDENCE) -> 
 
 
 def difference_over_seeds(
-    reference: npt.ArrayLike, arm: npt.ArrayLike, confidence: float = CONFIDENCE
+    reference: npt.ArrayLike, arm: npt.ArrayLike, confidence: float = CONFIDENCE, bound: float = 1.0
 ) -> TestedDifference:
     """Return the mean difference on the same items, paired seed by seed, with its interval and p over items and seeds.
 
@@ -310,6 +310,7 @@ def difference_over_seeds(
         reference: right or wrong, shape (seeds, items); shape (items,) for a base model that was not trained.
         arm: the same items, shape (seeds, items) or (items,).
         confidence: of the interval.
+        bound: the largest difference that there can be: 1 of shares, infinity of values without a scale.
 
     Raises:
         DataError: the shapes do not go together, or there is one pair only, which says nothing about seeds.
@@ -327,8 +328,8 @@ def difference_over_seeds(
     reach = _quantile((1 + confidence) / 2, mean)
     return TestedDifference(
         mean.value,
-        max(-1.0, mean.value - reach * error),
-        min(1.0, mean.value + reach * error),
+        max(-bound, mean.value - reach * error),
+        min(bound, mean.value + reach * error),
         p_value=2 * float(stats.t.sf(abs(mean.value) / error, mean.degrees)),
         detectable=(reach + _quantile(0.8, mean)) * error,
     )

@@ -12,6 +12,7 @@ from math import isfinite
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.evaluation.accuracy import Evaluation, VoteScore, score_votes
 from lema_core.evaluation.checkpoint_selection import SELECTION_FILE, CheckpointScore, read_selection
+from lema_core.evaluation.likelihood import BySeed, LikelihoodRow, compare_likelihoods
 from lema_core.evaluation.self_correction import TurnScore, score_turns
 from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
@@ -23,6 +24,7 @@ from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE
 from lema_core.stages.failed_requests import REJECTED, all_failures
+from lema_core.stages.likelihood import read_likelihoods
 from lema_core.stages.unusable_answers import REFUSALS, UNUSABLE
 from lema_core.training import METRICS_FILE
 from lema_core.verdicts import Difficulty, difficulty, right_shares
@@ -242,6 +244,8 @@ class ReportData:
     """Accepted corrections by the step that was wrong; key 0 where the task has no steps."""
     perplexity_gaps: Mapping[str, PerplexityGap] = field(default_factory=dict)
     """delta-PPL by model (the paper's appendix)."""
+    likelihoods: Mapping[str, tuple[LikelihoodRow, ...]] = field(default_factory=dict)
+    """The negative log-likelihood of the gold solutions, by test set; differences are to the first arm."""
     examples: tuple[Correction, ...] = ()
     usage: tuple[Usage, ...] = ()
     bill: Bill | None = None
@@ -299,6 +303,7 @@ def load_report_data(
         further_sets=measured[1:],
         overall=overall,
         perplexity_gaps={arm: gap for arm, ref in artifacts.perplexities.items() if (gap := _gap(store, ref))},
+        likelihoods={name: _likelihoods(store, arms) for name, arms in artifacts.likelihoods.items() if arms},
         curves=tuple(_curves(store, artifacts)),
         selections=tuple(_selections(store, artifacts)),
         mistake_steps=dict(sorted(steps.items())),
@@ -449,6 +454,12 @@ def _gap(store: Store, ref: ArtifactRef) -> PerplexityGap | None:
     pairs = [(row["mistaken"], row["corrected"]) for row in rows]
     finite = [pair for pair in pairs if all(map(isfinite, pair))]
     return perplexity_gap([pair[0] for pair in finite], [pair[1] for pair in finite]) if finite else None
+
+
+def _likelihoods(store: Store, arms: Mapping[str, ArtifactRef]) -> tuple[LikelihoodRow, ...]:
+    runs: dict[str, BySeed] = {arm: {None: read_likelihoods(store, ref)} for arm, ref in arms.items()}
+    trained = [arm for arm in arms if arm != BASE]
+    return compare_likelihoods(runs, next(iter(trained or arms)))
 
 
 def _examples(store: Store, corrections: ArtifactRef) -> Iterator[Correction]:

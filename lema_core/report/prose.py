@@ -4,18 +4,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lema_core.evaluation.accuracy import Comparison
+from lema_core.evaluation.likelihood import LikelihoodRow
 from lema_core.evaluation.several_sets import Overall
-from lema_core.evaluation.statistics import Estimate
+from lema_core.evaluation.statistics import MIN_SEEDS, Estimate
 from lema_core.llm.costs.prices import money
 from lema_core.report.data import Funnel, ReportData, Usage
 
 __all__ = [
     "Summary",
     "describe_bill",
+    "describe_likelihoods",
     "describe_overall",
     "describe_yield",
     "format_count",
     "format_interval",
+    "format_nats",
     "format_p_value",
     "format_percent",
     "format_points",
@@ -61,6 +64,24 @@ def format_interval(estimate: Estimate, n: int = 0, *, signed: bool = False) -> 
     digits = 1 if n >= _ENOUGH_FOR_A_DECIMAL else 0
     form = f"{{:{'+' if signed else ''}.{digits}f}}"
     return " to ".join(form.format(100 * bound).replace("-", "−") for bound in (estimate.low, estimate.high))
+
+
+def format_nats(value: float, *, signed: bool = False) -> str:
+    """Return a negative log-likelihood in nats a token, a difference signed with a true minus."""
+    return f"{value:{'+' if signed else ''}.4f}".replace("-", "−")
+
+
+def describe_likelihoods(rows: Sequence[LikelihoodRow]) -> str:
+    """Return what the intervals of a table of likelihoods are over."""
+    pairs = {row.pairs for row in rows if row.difference}
+    if not pairs:
+        return "One model, or none to compare it with."
+    if max(pairs) < MIN_SEEDS:
+        return (
+            "Of one seed the interval is over the solutions and speaks of these two models; three seeds or more are "
+            "needed to speak of the arms."
+        )
+    return "Intervals are over solutions and seeds, paired seed by seed."
 
 
 def format_p_value(p: float) -> str:

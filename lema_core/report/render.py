@@ -182,6 +182,10 @@ def template_variables(data: ReportData) -> dict[str, Any]:
         "pairs": [align_correction(correction) for correction in data.examples],
         "levels": rows,
         "bill": " ".join(filter(None, money_sentences)),
+        "likelihoods": [
+            (f": {name}" if len(data.likelihoods) > 1 else "", rows, rows[0].name, prose.describe_likelihoods(rows))
+            for name, rows in data.likelihoods.items()
+        ],
     }
 
 
@@ -229,8 +233,8 @@ def template_environment() -> Environment:
     )
     templates.filters |= {
         "count": prose.format_count, "percent": prose.format_percent, "points": prose.format_points,
-        "interval": prose.format_interval, "p": prose.format_p_value, "money": money, "words": _words,
-        "cell": _cell, "fence": _fence, "seconds": _seconds,
+        "interval": prose.format_interval, "nats": prose.format_nats, "p": prose.format_p_value,
+        "money": money, "words": _words, "cell": _cell, "fence": _fence, "seconds": _seconds,
     }  # fmt: skip
     return templates
 

@@ -56,6 +56,16 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
         "smallest": format_detectable,
         "headline": summarize_sweep(table),
         "caveats": list(_caveats(table)),
+        "likelihoods": [
+            (
+                f": {of_set.test_set}" if table.further else "",
+                of_set.likelihoods,
+                table.reference,
+                prose.describe_likelihoods(of_set.likelihoods),
+            )
+            for of_set in table.sets
+            if of_set.likelihoods
+        ],
         "several_settings": any(len(of_set.settings) > 1 for of_set in table.sets),
         "columns": list(_columns(table)) if table.further else [],
         "accuracies": [

@@ -101,6 +101,10 @@ class RunArtifacts:
     """The other test sets, by name."""
     perplexities: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm: of mistaken and corrected paths, where the run asks for it."""
+    scored_questions: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By test set: the questions whose gold solutions are scored, where they are more than those that are asked."""
+    likelihoods: dict[str, dict[str, ArtifactRef]] = field(default_factory=dict)
+    """By test set and arm: the negative log-likelihood of the gold solutions, where the run asks for it."""
     others: dict[str, ArtifactRef] = field(default_factory=dict)
     """By stage: artifacts of stages without a field of their own."""
     report: ArtifactRef | None = None
@@ -117,7 +121,9 @@ class RunArtifacts:
     def unmeasured(self) -> Self:
         """Return what was made, with no model measured yet."""
         further = {name: MeasuredSet(one.questions) for name, one in self.further_sets.items()}
-        return replace(self, evaluations={}, votes={}, second_turns={}, further_sets=further, perplexities={})
+        return replace(
+            self, evaluations={}, votes={}, second_turns={}, further_sets=further, perplexities={}, likelihoods={}
+        )
 
     def published(self, store: Store) -> Self:
         """Return the artifacts by arm that exist, with everything that was collected."""
@@ -135,6 +141,7 @@ class RunArtifacts:
             second_turns=existing(self.second_turns),
             further_sets={name: one.only(store.exists) for name, one in self.further_sets.items()},
             perplexities=existing(self.perplexities),
+            likelihoods={name: existing(arms) for name, arms in self.likelihoods.items()},
         )
 
     def measured_on(self, test_sets: Iterable[str]) -> dict[str, MeasuredSet]:
@@ -146,7 +153,7 @@ class RunArtifacts:
     def all_test_questions(self) -> tuple[ArtifactRef, ...]:
         """Return the questions of every test set: what no arm may be trained on."""
         refs = (self.test_questions, *(measured.questions for measured in self.further_sets.values()))
-        return tuple(ref for ref in refs if ref)
+        return (*(ref for ref in refs if ref), *self.scored_questions.values())
 
     @property
     def main_corrections(self) -> ArtifactRef | None:
@@ -167,4 +174,5 @@ class RunArtifacts:
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())
         yield from self.second_turns.values()
         yield from (ref for measured in self.further_sets.values() for ref in measured)
+        yield from (ref for arms in self.likelihoods.values() for ref in arms.values())
         yield from (*self.perplexities.values(), *self.others.values())

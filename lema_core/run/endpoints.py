@@ -11,6 +11,7 @@ from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import EvaluationSpec
+from lema_core.stages.pretraining import PRETRAINED, Pretraining
 from lema_core.stages.reasoning_paths import StudentSpec
 from lema_core.training import MODEL_FOLDER
 
@@ -47,6 +48,9 @@ class PreparedEndpoints:
 
     def prepared(self, endpoint: EndpointSpec) -> EndpointSpec:
         """Return an endpoint with its command and identity filled in."""
+        if endpoint.model == PRETRAINED and (model := self.artifacts.others.get(Pretraining.name)):
+            named = {"model": f"{self.store.folder(model)}/{MODEL_FOLDER}", "identity": model.fingerprint}
+            return self.filled(endpoint).model_copy(update=named)
         return self.filled(endpoint).model_copy(update={"identity": endpoint.answers_as})
 
     def filled(self, endpoint: EndpointSpec) -> EndpointSpec:

@@ -30,6 +30,7 @@ from lema_core.pipeline import Pipeline, cell_stages, match_steps
 from lema_core.records import Example, Question
 from lema_core.run.sent import SentRequest, group_alike, sent_by
 from lema_core.run.spec import RunContext, RunSpec
+from lema_core.stages.pretraining import PRETRAINED, Pretraining
 from lema_core.stages.stage import ModelCalls, Stage, questions_of
 from lema_core.stages.training import Training
 from lema_core.training.estimate import check_base, estimate
@@ -174,6 +175,9 @@ def planned(pipeline: Pipeline, stages: Iterable[Stage]) -> Iterator[PlannedStag
     for stage in stages:
         rows = pipeline.rows(stage.ref)
         line = PlannedStage(name=stage.title, ref=stage.ref, there=pipeline.store.exists(stage.ref), rows=rows)
+        if isinstance(stage, Pretraining) and not line.there:
+            yield replace(line, estimate=stage.spec.estimate)
+            continue
         if isinstance(stage, Training):
             yield from [line] if line.there else _training(pipeline, stage, line)
             continue
@@ -215,6 +219,10 @@ def _model_behind(pipeline: Pipeline, endpoint: EndpointSpec) -> tuple[str, bool
     for ref in pipeline.artifacts.models.values() if run.evaluation and run.evaluation.serve else ():
         if run.training and pipeline.endpoints.fine_tuned(ref).identity == endpoint.identity:
             return run.training.base, pipeline.store.exists(ref)
+    pretrained = pipeline.artifacts.others.get(Pretraining.name)
+    if pretrained and endpoint.identity == pretrained.fingerprint:
+        there = pipeline.store.exists(pretrained)
+        return endpoint.model if there else "", there
     return endpoint.model, True
 
 
@@ -228,7 +236,11 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Iterat
         # Another arm's model has the base's shape and tokenizer, and may not exist yet.
         spec = spec.model_copy(update={"base": run.training.base})
     examples = examples_of(pipeline, stage.arm)
-    trained = replace(line, estimate=partial(estimate_training, spec, run.launch, examples))
+    estimate = partial(estimate_training, spec, run.launch, examples)
+    if spec.base == PRETRAINED and run.pretraining:
+        # As many weights as were pre-trained, and its folder may not exist yet.
+        estimate = partial(run.pretraining.estimate_tuning, spec, examples.rows)
+    trained = replace(line, estimate=estimate)
     calls = stage.checkpoint_calls(pipeline.rows, examples.rows)
     for call in calls[:1]:
         trained = replace(

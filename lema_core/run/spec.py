@@ -22,6 +22,7 @@ from lema_core.stages.corrections import CorrectionsSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.evolution import EvolutionSpec
 from lema_core.stages.mixture import MixtureSpec
+from lema_core.stages.pretraining import PRETRAINED, PretrainingSpec
 from lema_core.stages.quality_gate import QualityGateSpec
 from lema_core.stages.questions import SelectionSpec
 from lema_core.stages.reasoning_paths import StudentSpec
@@ -149,6 +150,7 @@ class RunSpec(Section):
     endpoints: dict[Name, EndpointSpec] = Field(default_factory=dict)
     """Where completions come from, by name (letters, digits, ., _ and -; the same for arms). Only
     ``model``/``identity`` say *what* answers and enter a request's key."""
+    pretraining: PretrainingSpec | None = None
     students: tuple[StudentSpec, ...] = ()
     verdicts: VerdictsSpec = VerdictsSpec()
     mistakes: MistakesSpec = MistakesSpec()
@@ -180,6 +182,8 @@ class RunSpec(Section):
         if missing := sorted(used - self.endpoints.keys()):
             raise ValueError(f"no [endpoints.{missing[0]}]; there are {sorted(self.endpoints)}")
         self._arms_exist()
+        if self.uses_pretrained and self.pretraining is None:
+            raise ValueError(f"{PRETRAINED!r} is named as a model, and there is no [pretraining] that makes it; add it")
         if self.test_questions == ():
             raise ValueError("test_questions is an empty list; name a test set, or remove it")
         names = [spec.called for spec in _test_sets(self.test_questions)]
@@ -206,6 +210,13 @@ class RunSpec(Section):
                 "fine-tuned in the round before; add [training] and [evaluation] with its serve, or set rounds = 1"
             )
         return self
+
+    @property
+    def uses_pretrained(self) -> bool:
+        """Whether a base or an endpoint is the model that the run itself pre-trains."""
+        bases = [base.train for base in self.ablation.bases] if self.ablation else []
+        models = [endpoint.model for endpoint in self.endpoints.values()]
+        return PRETRAINED in [*bases, *models, *([self.training.base] if self.training else [])]
 
     @property
     def test_sets(self) -> Mapping[str, QuestionsSpec]:

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.csv
 
 from lema_core.ablation.cells import CellResult, reference_of
-from lema_core.ablation.comparison import SweepTable, compare, together
+from lema_core.ablation.comparison import SweepTable, compare, likelihoods_of, together
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
 from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep_markdown, rows_table, summarize_sweep
 from lema_core.run.spec import RunSpec
+from lema_core.stages.likelihood import read_likelihoods
 from lema_core.stages.report import HTML, MARKDOWN
 from lema_core.stages.stage import FileContext, FileStage
 from lema_core.training.lengths import TrainedOn, count_training
@@ -47,7 +48,13 @@ class Ablation(FileStage):
         made = [
             ref
             for cell in self.results
-            for ref in (cell.mixture, cell.model, cell.evaluation, *cell.evaluations.values())
+            for ref in (
+                cell.mixture,
+                cell.model,
+                cell.evaluation,
+                *cell.evaluations.values(),
+                *cell.likelihoods.values(),
+            )
             if ref
         ]
         return self._identity(named, dict.fromkeys(made))
@@ -78,7 +85,8 @@ class Ablation(FileStage):
 
         reference, of_store = reference_of(self.run), (partial(_examples, store), levels, partial(_trained, store))
         table = compare(asked, reference, right_of, *of_store)
-        return replace(table, test_set=test_set)
+        scored = likelihoods_of(asked, reference, test_set, partial(read_likelihoods, store))
+        return replace(table, test_set=test_set, likelihoods=scored)
 
     def markdown(self, table: SweepTable) -> str:
         """Return the page as Markdown."""

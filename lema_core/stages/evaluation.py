@@ -66,6 +66,10 @@ class EvaluationSpec(Section):
     """Of the sampled answers."""
     perplexity: int = Field(0, ge=0)
     """The number of pairs of a mistaken and a corrected path for the delta-PPL of each arm; 0 leaves it out."""
+    likelihood: int = Field(0, ge=0)
+    """The number of questions of each test set whose gold solutions each arm is scored by: their negative
+    log-likelihood, in one forward pass. The first ones of its source, which may be more than its `limit`, and they are
+    then kept out of training too. 0 leaves it out."""
     top_p: float | None = Field(None, gt=0, le=1)
     params: Params = Field(default_factory=Parameters)
     """Request parameters of all answers, above those of the endpoint; see ``[endpoints.<name>] params``."""

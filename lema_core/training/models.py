@@ -5,6 +5,7 @@ as quantised and refuses ``save_pretrained``; its weights are dequantised all th
 model of the same configuration, which saves.
 """
 
+import contextlib
 import copy
 import importlib.util
 import json
@@ -63,6 +64,19 @@ def load_model(base: str, spec: TrainingSpec, attention: str, bf16: bool) -> Any
         trust_remote_code=False,
         **extra,
     )
+
+
+@contextlib.contextmanager
+def project_only(head: Any, wanted: torch.Tensor) -> Iterator[None]:
+    """Give the output projection only the positions whose next token is wanted, as (wanted, hidden).
+
+    ``wanted`` is of shape (rows, longest - 1), True where the token after the position counts.
+    """
+    hook = head.register_forward_pre_hook(lambda _, given: (given[0][:, :-1][wanted],))
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def peft_config(spec: TrainingSpec) -> Any:

@@ -1,11 +1,10 @@
 """TRL's SFTTrainer and DPOTrainer with our data order, our loss normalisation and a stream of events."""
 
-import contextlib
 import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from lema_core.errors import TrainingError
 from lema_core.training.batches import Plan
 from lema_core.training.checkpoints import delete_old, mark_complete
 from lema_core.training.data import TokenisedData
+from lema_core.training.models import project_only
 from lema_core.training.program import emit, metrics_row
 from lema_core.training.specs import LaunchSpec
 
@@ -200,20 +200,10 @@ class LemaTrainer(Planned, SFTTrainer):
     ) -> torch.Tensor:
         trained = labels != IGNORED
         whole: Any = self.model
-        with _only(whole.get_output_embeddings(), trained):
+        with project_only(whole.get_output_embeddings(), trained):
             logits = model(**inputs, use_cache=False).logits
         losses = functional.cross_entropy(logits.float(), labels[trained], reduction="none")
         return (losses * weights[trained]).sum()
-
-
-@contextlib.contextmanager
-def _only(head: Any, trained: torch.Tensor) -> Iterator[None]:
-    """Give the output projection only the positions whose next token is trained, as (trained, hidden)."""
-    hook = head.register_forward_pre_hook(lambda _, given: (given[0][:, :-1][trained],))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 class PairCollator:
