@@ -146,7 +146,12 @@ async def _finish(cells: Sequence[_PreparedCell], context: RunContext, parallel:
                 return _failed(cell.result, error)
         return cell.result
 
-    results = await asyncio.gather(*(finish(cell) for cell in cells))
+    # Seed by seed, the untouched models first: a sweep that is stopped leaves whole replicates.
+    started = {
+        cell.result.cell.name: asyncio.create_task(finish(cell))
+        for cell in sorted(cells, key=lambda cell: -1 if cell.result.cell.seed is None else cell.result.cell.seed)
+    }
+    results = await asyncio.gather(*(started[cell.result.cell.name] for cell in cells))
     if spent:
         raise spent[0]
     return results

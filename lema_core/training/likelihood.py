@@ -2,7 +2,7 @@
 
 ``python -m lema_core.training.likelihood --model CHECKPOINT --questions FOLDER --out FILE.parquet``: one forward pass
 over each question with its rationale, in the form of a CoT example, and no sampling. Its noise is far below that of
-right and wrong answers, so it tells two models apart where these do not.
+right and wrong answers, so it can part two models where these cannot.
 """
 
 import argparse

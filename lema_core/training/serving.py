@@ -86,12 +86,12 @@ class Generator:
     def answer(self, wanted: Sequence[Wanted]) -> list[Answer]:
         """Return an answer for each prompt, in one batch; rows that have ended leave it."""
         answers = [Answer() for _ in wanted]
-        draws = [torch.Generator().manual_seed(one.seed) for one in wanted]
-        rows, width = list(range(len(wanted))), max(len(one.prompt) for one in wanted)
+        draws = [torch.Generator().manual_seed(asked.seed) for asked in wanted]
+        rows, width = list(range(len(wanted))), max(len(asked.prompt) for asked in wanted)
         # Padded on the left, so that every row's next token is at the end.
-        ids = torch.tensor([[0] * (width - len(one.prompt)) + one.prompt for one in wanted], device=self.device)
+        ids = torch.tensor([[0] * (width - len(asked.prompt)) + asked.prompt for asked in wanted], device=self.device)
         mask = torch.tensor(
-            [[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in wanted], device=self.device
+            [[0] * (width - len(asked.prompt)) + [1] * len(asked.prompt) for asked in wanted], device=self.device
         )
         cache = None
         while True:
