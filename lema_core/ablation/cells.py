@@ -70,6 +70,8 @@ def sweep_of(run: RunSpec) -> AblationSpec:
     arms = sweep.arms or run.mixture.arms
     if sweep.reference and sweep.reference not in arms:
         raise ConfigError(f"ablation.reference: {sweep.reference!r} is none of the arms {list(arms)}")
+    if unknown := [arm for pair in sweep.planned for arm in pair if arm not in arms]:
+        raise ConfigError(f"ablation.planned: {unknown[0]!r} is none of the arms {list(arms)}")
     if sweep.bases and run.training is None:
         raise ConfigError("ablation.bases: nothing is fine-tuned from them; add [training] or remove them")
     return sweep.model_copy(update={"arms": arms})

@@ -17,6 +17,7 @@ from lema_core.evaluation.likelihood import LikelihoodRow, Solutions, compare_li
 from lema_core.evaluation.statistics import (
     Estimate,
     Proportion,
+    TestedDifference,
     accuracy_over_seeds,
     difference_over_seeds,
 )
@@ -58,6 +59,19 @@ class Contrast:
         """True where three seeds or more, their interval and the adjusted p say so: fewer compare models, not arms."""
         apart = self.difference.low > 0 or self.difference.high < 0
         return self.runs >= statistics.MIN_SEEDS and apart and self.holm_p < statistics.SIGNIFICANCE_LEVEL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedComparison:
+    """An arm against another one, seed by seed."""
+
+    arm: str
+    to: str
+    accuracy: Contrast | None = None
+    """None while no seed of both has been measured; ``holm_p`` is over the planned comparisons."""
+    nats: TestedDifference | None = None
+    """Of the negative log-likelihood of the gold solutions; below zero is better."""
+    nats_holm_p: float = 1.0
 
 
 def accuracy_of(runs: Runs) -> Estimate:
@@ -145,6 +159,8 @@ class SweepTable:
     """Examples that a cell was not trained on, by its name: they were too long. Cells that lost none are not here."""
     test_set: str = ""
     """What the cells were asked."""
+    planned: tuple[PlannedComparison, ...] = ()
+    """Those that the run file names."""
     likelihoods: tuple[LikelihoodRow, ...] = ()
     """Of the gold solutions, by arm, base model and setting, where the run asks for them."""
     further: tuple["SweepTable", ...] = ()

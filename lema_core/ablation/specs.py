@@ -34,6 +34,9 @@ class AblationSpec(BaseModel):
     """Of the order of the examples, of what a size-matched arm leaves out, and of the training."""
     reference: str | None = None
     """The arm that the others are compared with; None: the first."""
+    planned: tuple[tuple[str, str], ...] = ()
+    """Comparisons that are decided before the sweep runs, each as [arm, the arm that it is compared with]; the report
+    shows them apart, with a p that is adjusted for these alone (Holm). All others are exploratory."""
     bases: tuple[BaseModelSpec, ...] = ()
     """None given: the run file's own."""
     settings: dict[Name, dict[str, Any]] = {}

@@ -1,7 +1,7 @@
 """The results of an ablation sweep: its page, the Markdown twin, the table in a terminal, and two tables as Arrow."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import fmean
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lema_core.ablation.cells import OWN
-from lema_core.ablation.comparison import Contrast, Row, SweepTable
+from lema_core.ablation.comparison import Contrast, PlannedComparison, Row, SweepTable
 from lema_core.evaluation.statistics import MIN_SEEDS
 from lema_core.report import prose
 from lema_core.report.render import collapse_blank_lines, template_environment
@@ -56,6 +56,11 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
         "smallest": format_detectable,
         "headline": summarize_sweep(table),
         "caveats": list(_caveats(table)),
+        "planned": [
+            (f": {of_set.test_set}" if table.further else "", of_set.planned, _seeds_needed(of_set.planned))
+            for of_set in table.sets
+            if of_set.planned
+        ],
         "likelihoods": [
             (
                 f": {of_set.test_set}" if table.further else "",
@@ -78,6 +83,14 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
             if result.cell.name in of_set.scores
         ],
     }
+
+
+def _seeds_needed(planned: Sequence[PlannedComparison]) -> str:
+    """Return what the number of seeds allows to say."""
+    seeds = max((one.accuracy.runs for one in planned if one.accuracy), default=0)
+    if seeds < MIN_SEEDS:
+        return f"There are {seeds} seeds; fewer than {MIN_SEEDS} speak of models, not of arms."
+    return f"{seeds} seeds, paired; intervals are over questions and seeds."
 
 
 @dataclass(frozen=True, slots=True)

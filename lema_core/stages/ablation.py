@@ -10,8 +10,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.csv
 
-from lema_core.ablation.cells import CellResult, reference_of
+from lema_core.ablation.cells import CellResult, reference_of, sweep_of
 from lema_core.ablation.comparison import SweepTable, compare, likelihoods_of, together
+from lema_core.ablation.planned import compare_planned
 from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
@@ -43,6 +44,7 @@ class Ablation(FileStage):
         named = {
             "title": self.title_of_page,
             "reference": reference_of(self.run),
+            **({"planned": planned} if (planned := sweep_of(self.run).planned) else {}),
             "cells": {result.cell.name: result.error or _answers(result) for result in self.results},
         }
         made = [
@@ -86,7 +88,10 @@ class Ablation(FileStage):
         reference, of_store = reference_of(self.run), (partial(_examples, store), levels, partial(_trained, store))
         table = compare(asked, reference, right_of, *of_store)
         scored = likelihoods_of(asked, reference, test_set, partial(read_likelihoods, store))
-        return replace(table, test_set=test_set, likelihoods=scored)
+        planned = compare_planned(
+            asked, sweep_of(self.run).planned, test_set, right_of, partial(read_likelihoods, store)
+        )
+        return replace(table, test_set=test_set, likelihoods=scored, planned=planned)
 
     def markdown(self, table: SweepTable) -> str:
         """Return the page as Markdown."""
