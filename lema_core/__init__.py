@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lema_core.answers import extract, judge, judge_batch, majority_vote, match
     from lema_core.artifacts import Store
-    from lema_core.corrections import correction_requests, review_correction
+    from lema_core.corrections import check_correction, correction_requests, review_correction
     from lema_core.errors import LemaError
     from lema_core.evolution import evolution_requests
     from lema_core.llm import (
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lema_core.reasoning_paths import parse_path, path_requests
     from lema_core.records import Correction, Example, JudgedPath, Question, ReasoningPath, Rejection
     from lema_core.run.files import read_run_file
+    from lema_core.run.results import ResultTable, RunResults, load_run
     from lema_core.run.spec import RunSpec
     from lema_core.scoring import Judge, JudgeFailedError, Score, ScorerLimits, ScoringContext
     from lema_core.scoring.pool import TextToScore, score_all
@@ -44,7 +45,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "lema_core.answers": ("extract", "judge", "judge_batch", "majority_vote", "match"),
     "lema_core.artifacts": ("Store",),
-    "lema_core.corrections": ("correction_requests", "review_correction"),
+    "lema_core.corrections": ("check_correction", "correction_requests", "review_correction"),
     "lema_core.errors": ("LemaError",),
     "lema_core.evolution": ("evolution_requests",),
     "lema_core.llm": (
@@ -57,6 +58,7 @@ _HOMES = {
     "lema_core.reasoning_paths": ("parse_path", "path_requests"),
     "lema_core.records": ("Correction", "Example", "JudgedPath", "Question", "ReasoningPath", "Rejection"),
     "lema_core.run.files": ("read_run_file",),
+    "lema_core.run.results": ("ResultTable", "RunResults", "load_run"),
     "lema_core.run.spec": ("RunSpec",),
     "lema_core.scoring": ("Judge", "JudgeFailedError", "Score", "ScorerLimits", "ScoringContext"),
     "lema_core.scoring.pool": ("TextToScore", "score_all"),
@@ -88,7 +90,9 @@ __all__ = [
     "QuestionsSpec",
     "ReasoningPath",
     "Rejection",
+    "ResultTable",
     "RoundData",
+    "RunResults",
     "RunSpec",
     "Sampling",
     "Score",
@@ -99,6 +103,7 @@ __all__ = [
     "Task",
     "TextToScore",
     "build_arm",
+    "check_correction",
     "correction_requests",
     "evolution_requests",
     "extract",
@@ -108,6 +113,7 @@ __all__ = [
     "judge",
     "judge_batch",
     "judge_path",
+    "load_run",
     "majority_vote",
     "match",
     "parse_path",

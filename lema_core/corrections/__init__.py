@@ -7,6 +7,7 @@ correction, or a rejection with one of ``REASONS``, and raises nothing for what 
 is the final answer; the other checks catch what that one lets through.
 """
 
+from lema_core.corrections.checking import check_correction
 from lema_core.corrections.parsing import (
     Fault,
     ParsedCorrection,
@@ -23,6 +24,7 @@ __all__ = [
     "Fault",
     "ParsedCorrection",
     "Shape",
+    "check_correction",
     "correction_requests",
     "first_false_step",
     "parse_correction",

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import SMOKE, make_run
 
 import lema_core
 
@@ -58,6 +59,7 @@ def test_importing_the_names_loads_no_heavy_library() -> None:
 
 def test_the_snippets_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    make_run(SMOKE, ".lema", "demo", questions=20)
     snippets = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     (tmp_path / "page.py").write_text("\n".join(snippets), encoding="utf-8")
     # A program of its own: the snippets start event loops.
