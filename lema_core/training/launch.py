@@ -47,7 +47,8 @@ class TrainingResult:
     model: Path
     """A whole checkpoint for ``from_pretrained``, tokenizer and chat template included."""
     metrics: Path
-    """Parquet, one row per step: step, loss, learning_rate, grad_norm, tokens, tokens_per_second, mfu."""
+    """Parquet, one row per step: step, loss, learning_rate, grad_norm, tokens, tokens_per_second, mfu, and
+    by rank the most memory held so far: peak_rss_mib, peak_device_mib."""
     checkpoints: tuple[Path, ...]
     start: dict[str, Any] = field(default_factory=dict)
     """The run's ``start`` event: ranks, pieces, precision, attention, padding, counts of the data."""

@@ -16,6 +16,8 @@ from lema_core.system.processes import die_with_parent
 CLOCK_FIELDS = ("tokens_per_second", "mfu")
 """Measured by a clock, so that no two runs agree on them."""
 STEP_FIELDS = ("step", "loss", "learning_rate", "grad_norm", "tokens", *CLOCK_FIELDS)
+MEMORY_FIELDS = ("peak_rss_mib", "peak_device_mib")
+"""Most memory that each rank has held so far, in MiB, by rank: of the process, and of its GPU where it has one."""
 _OF_PAIRS = {"rewards/accuracies": "pairs_in_order", "rewards/margins": "reward_margin"}
 """TRL's names of DPO's figures, and ours."""
 
@@ -40,11 +42,12 @@ def parse_event(line: str) -> dict[str, Any] | None:
 def metrics_row(entry: dict[str, Any]) -> dict[str, Any]:
     """Return the figures of one step from the trainer's log: a row of ``metrics.parquet``."""
     named = {_OF_PAIRS.get(name, name): value for name, value in entry.items()}
-    return {
+    figures: dict[str, Any] = {
         name: int(named[name]) if name in ("step", "tokens") else float(named[name])
         for name in (*STEP_FIELDS, *_OF_PAIRS.values())
         if name in named
     }
+    return figures | {name: list(named[name]) for name in MEMORY_FIELDS if name in named}
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

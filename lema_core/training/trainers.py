@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from lema_core.training.batches import Plan
 from lema_core.training.checkpoints import delete_old, mark_complete
 from lema_core.training.data import TokenisedData
 from lema_core.training.models import project_only
-from lema_core.training.program import emit, metrics_row
+from lema_core.training.program import MEMORY_FIELDS, emit, metrics_row
 from lema_core.training.specs import LaunchSpec
 
 
@@ -69,6 +70,8 @@ class EventCallback(TrainerCallback):
             return
         if not all(math.isfinite(float(logs[name])) for name in ("loss", "grad_norm") if name in logs):
             raise divergence_error(state.global_step, f"loss {logs['loss']}, gradient norm {logs.get('grad_norm')}")
+        # Every rank takes part; the entry is the one that becomes the step's row of metrics.
+        state.log_history[-1].update(measure_peak_memory())
         if state.is_world_process_zero:
             emit("step", **metrics_row(state.log_history[-1]), steps=state.max_steps)
 
@@ -82,6 +85,20 @@ class EventCallback(TrainerCallback):
             delete_old(out, self._launch.keep_checkpoints, spare_weights=self._launch.keep_weights)
             emit("checkpoint", step=state.global_step)
         self._throughput.start()
+
+
+def measure_peak_memory() -> dict[str, list[int]]:
+    """Return the most memory that each rank has held so far, in MiB, by rank; every rank must call this."""
+    # The kernel counts in KiB on Linux, in bytes on macOS.
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    own = [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit]
+    if torch.cuda.is_available():
+        own.append(torch.cuda.max_memory_allocated() // 2**20)
+    ranks: list[list[int]] = [own]
+    if torch.distributed.is_initialized():
+        ranks = [[]] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(ranks, own)
+    return {name: list(peaks) for name, peaks in zip(MEMORY_FIELDS, zip(*ranks, strict=True), strict=False)}
 
 
 def divergence_error(step: int, seen: str) -> TrainingError:

@@ -99,7 +99,11 @@ async def train(
 ) -> list[float]:
     launch = LaunchSpec(ranks=ranks, zero_stage=2, threads=1)
     result = await run_training(spec, launch, mixture, out, on_event)
-    return list(pq.read_table(result.metrics)["loss"].to_pylist())
+    metrics = pq.read_table(result.metrics)
+    for peaks in metrics["peak_rss_mib"].to_pylist():
+        assert len(peaks) == ranks
+        assert min(peaks) > 100
+    return list(metrics["loss"].to_pylist())
 
 
 def logits(model: Any) -> torch.Tensor:
