@@ -8,6 +8,7 @@ from lema_core.run.plan import report_remaining_cost
 from lema_core.run.records import title_of
 from lema_core.run.spec import RunContext, RunSpec
 from tasks.boundary import flow
+from tasks.early_end import early_end_written
 from tasks.engine_session import engine_session
 from tasks.run_stage import run_stages
 
@@ -16,7 +17,7 @@ from tasks.run_stage import run_stages
 async def lema(run: RunSpec, root: str = ".lema") -> RunArtifacts:
     """Teach a model from its mistakes, as a run file says; stages that are published are not made again."""
     context, pipeline = RunContext.of(run, root), Pipeline(run, root)
-    async with report_remaining_cost(run, root), engine_session(context):
+    async with early_end_written(pipeline), report_remaining_cost(run, root), engine_session(context):
         await run_stages(context, pipeline.collection())
         await run_stages(context, pipeline.evolution())
         if run.training:

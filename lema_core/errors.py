@@ -33,6 +33,9 @@ from typing import Self
 class LemaError(Exception):
     """Base of all errors raised on purpose. Its text is written for the user."""
 
+    stage: str = ""
+    """The stage of a run that it ended; empty where it ended none."""
+
 
 class ConfigError(LemaError):
     """A run file, a spec or an option cannot be used."""

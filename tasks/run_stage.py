@@ -68,17 +68,25 @@ async def run_stages(context: RunContext, stages: Iterable[Stage]) -> None:
         # A pilot is not judged again once all corrections are there.
         if stage.only_before is not None and store.exists(stage.only_before):
             continue
-        if isinstance(stage, RowStage):
-            await run_rows(context, stage)
-        elif isinstance(stage, Training) and stage.choice:
-            await select_checkpoint(context, stage)
-        elif isinstance(stage, FileStage):
-            file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
-            await run_files(context, stage, partial(file_task, context, stage))
-        if isinstance(stage, PilotCorrections):
-            await approval(context, stage)
+        try:
+            await _run_stage(context, stage)
+        except LemaError as error:
+            error.stage = error.stage or stage.title
+            raise
         if isinstance(stage, Report):
             await show_report(store, stage)
+
+
+async def _run_stage(context: RunContext, stage: Stage) -> None:
+    if isinstance(stage, RowStage):
+        await run_rows(context, stage)
+    elif isinstance(stage, Training) and stage.choice:
+        await select_checkpoint(context, stage)
+    elif isinstance(stage, FileStage):
+        file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
+        await run_files(context, stage, partial(file_task, context, stage))
+    if isinstance(stage, PilotCorrections):
+        await approval(context, stage)
 
 
 async def load_published(context: RunContext, stage: Stage) -> ArtifactRef | None:

@@ -84,6 +84,13 @@ async def show_report(store: Store, stage: Report) -> None:
     await acreate_markdown_artifact(markdown=markdown, key="report", description=run.title or run.name)
 
 
+@best_effort
+async def show_early_end(run: RunSpec, page: str, markdown: str) -> None:
+    """Show the page of a run that ended early: the link, and the Markdown."""
+    await acreate_link_artifact(link=page, key="report-page", link_text=f"{run.name}: why it ended")
+    await acreate_markdown_artifact(markdown=markdown, key="report", description=run.title or run.name)
+
+
 async def show_sweep(store: Store, stage: Ablation, table: SweepTable) -> None:
     """Show a sweep's figures as a link, as Markdown and as a table."""
     link, said = store.fs.address(f"{store.folder(stage.ref)}/{HTML}"), summarize_sweep(table)

@@ -84,6 +84,8 @@ class Funnel:
     """Paths by verdict: right, wrong, none, ambiguous, refused, unknown."""
     mistakes: int
     """Paths sent to the corrector."""
+    selected: bool = True
+    """Mistakes were selected: the run has corrections, and came that far."""
     corrections: int
     """Corrections that were asked for: the tries on all mistakes."""
     accepted: int
@@ -200,6 +202,15 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EarlyEnd:
+    """Why a run ended before its report."""
+
+    why: str
+    stage: str = ""
+    """The stage that it ended in; empty where it was between two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportData:
     """The figures of one run. Only ``title``, ``task``, ``students`` and ``corrector`` are always set."""
 
@@ -251,6 +262,8 @@ class ReportData:
     bill: Bill | None = None
     """What the run has paid by its ledger; None where no ledger was read."""
     provenance: tuple[Provenance, ...] = ()
+    ended: EarlyEnd | None = None
+    """Set where the run ended early: the figures are those of the stages that were published until then."""
 
     @property
     def sets(self) -> tuple[SetFigures, ...]:
@@ -269,9 +282,15 @@ class ReportData:
 
 
 def load_report_data(
-    store: Store, run: RunSpec, artifacts: RunArtifacts, ledger: LedgerStore | None = None
+    store: Store,
+    run: RunSpec,
+    artifacts: RunArtifacts,
+    ledger: LedgerStore | None = None,
+    ended: EarlyEnd | None = None,
 ) -> ReportData:
     """Return a run's figures, reading each table as a stream; with its ledger also what it has paid.
+
+    Of a run that ``ended`` early, ``artifacts`` are those that it had published.
 
     Raises:
         ArtifactError: an artifact of the run is not in the store.
@@ -294,8 +313,9 @@ def load_report_data(
         parameters=parameters_of(run),
         notes=tuple(notes_of(store, run, artifacts)),
         funnel=count_funnel(store, run, artifacts),
-        difficulty=tuple(_difficulty(store, run, artifacts)),
-        evolved=tuple(_count_evolved(store, collection) for collection in artifacts.rounds[1:]),
+        difficulty=tuple(_difficulty(store, run, artifacts)) if corrections or not ended else (),
+        # Of a round that was not finished, the mistakes and corrections would be 0 where there are none yet.
+        evolved=tuple(_count_evolved(store, one) for one in artifacts.rounds[1:] if one.corrections or not ended),
         evaluation=first.evaluation if first else None,
         vote_scores=first.vote_scores if first else (),
         turns=first.turns if first else (),
@@ -311,6 +331,7 @@ def load_report_data(
         usage=tuple(load_usage(store, run, artifacts)),
         bill=load_bill(ledger, run.name) if ledger else None,
         provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
+        ended=ended,
     )
 
 
@@ -338,6 +359,7 @@ def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel 
         paths=sum(manifest.rows_in for manifest in judged),
         verdicts=dict(sum((Counter(manifest.counts) for manifest in judged), Counter[str]())),
         mistakes=_rows(store, first.mistakes),
+        selected=first.mistakes is not None,
         corrections=sum(manifest.rows_in for manifest in corrected),
         accepted=sum(manifest.rows_out for manifest in corrected),
         corrected=len({row.path_id for ref in first.corrections.values() for row in store.rows(ref, Correction)}),
@@ -355,7 +377,8 @@ def _verdicts(run: RunSpec, first: QuestionRound, *, teachers: bool = False) -> 
 
 def _of_students(run: RunSpec, refs: Iterable[ArtifactRef], *, teachers: bool = False) -> list[ArtifactRef]:
     """Return of artifacts, one per student, those of the students whose mistakes are collected, or of the teachers."""
-    asked = zip(run.students, refs, strict=True)
+    # A run that ended early may have come to the first of its students only.
+    asked = zip(run.students, refs, strict=False)
     return [ref for student, ref in asked if student.mistakes is not teachers]
 
 

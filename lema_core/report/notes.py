@@ -6,7 +6,7 @@ from lema_core.artifacts import Store
 from lema_core.rating.pilot import decision_folder, read_decision
 from lema_core.run.artifacts import RunArtifacts
 from lema_core.run.sent import base_prompt_difference
-from lema_core.run.spec import RunSpec
+from lema_core.run.spec import BASE, RunSpec
 from lema_core.training.specs import TrainingSpec
 
 
@@ -65,9 +65,11 @@ def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
             "language model."
         )
     yield from _gates(store, run, artifacts)
-    if run.evaluation and run.evaluation.base:
+    # A run that ended early may have come to the base model only, or not so far.
+    if run.evaluation and BASE in artifacts.evaluations:
         shots = "with four worked examples" if run.evaluation.base_prompt == "few_shot" else "without examples"
-        yield f"The base model was asked {shots}; the fine-tuned ones without any, as they were trained."
+        tuned = "; the fine-tuned ones without any, as they were trained" if len(artifacts.evaluations) > 1 else ""
+        yield f"The base model was asked {shots}{tuned}."
     left_out = list[str]()
     for arm, ref in artifacts.tokens.items():
         counts = store.manifest(ref).extra
@@ -101,7 +103,7 @@ def _prompts(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[st
             f"Chat template, template arguments and date give {', '.join(trained)} the prompt {name}, in training and, "
             "saved with the checkpoint, at every server of it. `lema evaluate` shows the same hash for that prompt."
         )
-    if different := base_prompt_difference(run):
+    if BASE in artifacts.evaluations and (different := base_prompt_difference(run)):
         yield different
 
 

@@ -8,7 +8,7 @@ from lema_core.evaluation.likelihood import LikelihoodRow
 from lema_core.evaluation.several_sets import Overall
 from lema_core.evaluation.statistics import MIN_SEEDS, Estimate
 from lema_core.llm.costs.prices import money
-from lema_core.report.data import Funnel, ReportData, Usage
+from lema_core.report.data import EarlyEnd, Funnel, ReportData, Usage
 
 __all__ = [
     "Summary",
@@ -166,6 +166,8 @@ def summarize(data: ReportData) -> Summary:
 
 
 def _write_headline(data: ReportData) -> str:
+    if data.ended:
+        return f"This run ended early{_in_stage(data.ended)}."
     if data.evaluation is not None:
         to_base = [c for c in data.evaluation.comparisons if c.reference == data.evaluation.base]
         best = next((c for c in to_base if c.arm == "lema"), to_base[-1] if to_base else None)
@@ -257,7 +259,33 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def _in_stage(ended: EarlyEnd) -> str:
+    return f", in the stage {ended.stage.replace('_', ' ')}" if ended.stage else ""
+
+
+def _describe_early_end(data: ReportData) -> Iterator[str]:
+    """Yield what a run that ended early had published: nothing that a later stage would have made."""
+    yield "LeMa teaches a language model from mistakes."
+    yield "This page shows what the run had published when it ended; no later stage has run."
+    funnel = data.funnel
+    if funnel is None:
+        yield "No solution was judged."
+        return
+    right = funnel.verdicts.get("right", 0)
+    yield (
+        f"{_quantity(funnel.paths, 'solution')} to {_quantity(funnel.questions, 'question')} "
+        f"{'was' if funnel.paths == 1 else 'were'} judged, {format_count(right)} of them right."
+    )
+    if funnel.selected:
+        yield f"{_quantity(funnel.mistakes, 'mistake')} {'was' if funnel.mistakes == 1 else 'were'} selected."
+    if funnel.tried:
+        yield f"{_quantity(funnel.accepted, 'correction')} {'was' if funnel.accepted == 1 else 'were'} kept."
+    yield from _describe_missing(funnel)
+
+
 def _describe_method(data: ReportData) -> str:
+    if data.ended:
+        return " ".join(_describe_early_end(data))
     several = len(data.students) > 1
     named = f" ({', '.join(data.students)})" if len(data.students) > 2 else ""
     verb, possessive = ("were", "their") if several else ("was", "its")
@@ -299,7 +327,12 @@ def _describe_correcting(data: ReportData) -> Iterator[str]:
     yield (
         f"Of {_quantity(funnel.paths, 'solution')} {format_count(funnel.mistakes)} {were} sent to be corrected; {kept}."
     )
-    for name, asked in (("solution", funnel.sampled), ("correction", tried)):
+    yield from _describe_missing(funnel)
+
+
+def _describe_missing(funnel: Funnel) -> Iterator[str]:
+    """Yield what became of the answers that are not among the solutions and corrections."""
+    for name, asked in (("solution", funnel.sampled), ("correction", funnel.tried)):
         if asked and (lost := asked.total - asked.kept):
             parts = ((asked.refused, "refused"), (asked.failed, "without an answer"),
                      (asked.unusable, "empty, cut off or unparsable"), (asked.rejected, "rejected"))  # fmt: skip

@@ -178,7 +178,7 @@ def template_variables(data: ReportData) -> dict[str, Any]:
     return {
         "data": data,
         "summary": prose.summarize(data),
-        "stages": _stages(data.funnel) if data.funnel else [],
+        "stages": _stages(data.funnel, made_only=data.ended is not None) if data.funnel else [],
         "pairs": [align_correction(correction) for correction in data.examples],
         "levels": rows,
         "bill": " ".join(filter(None, money_sentences)),
@@ -189,15 +189,18 @@ def template_variables(data: ReportData) -> dict[str, Any]:
     }
 
 
-def _stages(funnel: Funnel) -> list[tuple[str, int, float]]:
-    """Return the funnel's bars as (name, rows, share of the widest)."""
-    rows = [
-        ("questions", funnel.questions),
-        ("solutions sampled", funnel.paths),
-        ("mistakes among them", funnel.mistakes),
+def _stages(funnel: Funnel, *, made_only: bool) -> list[tuple[str, int, float]]:
+    """Return the funnel's bars as (name, rows, share of the widest); with ``made_only`` those of finished stages."""
+    corrected = [
         ("corrections asked for", funnel.corrections),
         *([("corrections that came back", funnel.tried.answered)] if funnel.tried else []),
         ("corrections accepted", funnel.accepted),
+    ]
+    rows = [
+        ("questions", funnel.questions),
+        ("solutions sampled", funnel.paths),
+        *([("mistakes among them", funnel.mistakes)] if funnel.selected else []),
+        *(corrected if funnel.selected and (funnel.tried or not made_only) else []),
     ]
     widest = max(1, *(n for _, n in rows))
     return [(name, n, n / widest) for name, n in rows]

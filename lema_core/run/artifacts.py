@@ -142,6 +142,7 @@ class RunArtifacts:
             further_sets={name: one.only(store.exists) for name, one in self.further_sets.items()},
             perplexities=existing(self.perplexities),
             likelihoods={name: existing(arms) for name, arms in self.likelihoods.items()},
+            others=existing(self.others),
         )
 
     def measured_on(self, test_sets: Iterable[str]) -> dict[str, MeasuredSet]:

@@ -1,16 +1,20 @@
 """A run whose student or corrector refuses everything: nothing is published, and the mended one goes on."""
 
+import html
 import json
 
 import pytest
-from support import of_stage, parts
+from support import ask, of_stage, parts, runs
 
 from lema_core.artifacts import Store
-from lema_core.llm.simulated import Library, Models, SimulatedEndpoint, UnknownQuestionError, chat
+from lema_core.llm.simulated import Library, Models, Reply, SimulatedEndpoint, UnknownQuestionError, chat
 
 pytestmark = pytest.mark.slow
 STORE = ("out", "store")
 WRONG_KEY = "API key not valid. Please pass a valid API key."
+
+
+EFFORT = "Unsupported value: the effort 'ultra' is not supported with this model. Use 'low' <or> 'high'."
 
 
 @pytest.fixture
@@ -46,6 +50,47 @@ def test_nothing_is_published_of_refusals_and_the_mended_run_asks_again(
     lema("run", run_file, "--root", "out")
     assert parts(tmp_path / "out") == finished.parts
     assert simulated.stats.report()["paid_twice"] == 0
+
+
+@pytest.mark.parametrize(
+    ("refused", "stage"), [("simulated-student", "reasoning_paths"), ("reference-corrector", "corrections")]
+)
+def test_terminal_state_and_page_hold_the_endpoints_sentence_its_parameter_and_the_remedy(
+    lema, run_file, simulated, tmp_path, prefect_api, refused, stage
+):
+    error = {"message": EFFORT, "type": "invalid_request_error", "param": "reasoning_effort", "code": None}
+    simulated.respond = lambda request: Reply(400, {"error": error}) if request.body["model"] == refused else None
+    name = f"refused_{stage}"
+    run_file.write_text(run_file.read_text() + '[training]\nbase = "tiny"\nmax_steps = 2\n[launch]\nranks = 1\n')
+    ended = lema("run", run_file, "--root", "out", "--set", f"name={name}", check=False)
+    (flow_run,) = runs(prefect_api, f"{name}:")
+    page = tmp_path / "out" / "runs" / f"{name}.ended.html"
+    markdown = page.with_suffix(".md").read_text()
+    assert ended.returncode == 1
+    assert flow_run["state"]["type"] == "FAILED"
+    plain = markdown.replace("\\", "")
+    for text in (ended.stderr, flow_run["state"]["message"], html.unescape(page.read_text()), plain):
+        said = " ".join(text.split())
+        assert EFFORT in said
+        assert "(reasoning_effort)" in said
+        assert "correct what the endpoint names" in said
+    assert f"ended early, in the stage {stage.replace('_', ' ')}." in plain
+    assert ("No solution was judged" in plain) == (stage == "reasoning_paths")
+    store = Store(str(tmp_path.joinpath(*STORE)))
+    for later in (stage, "mixture", "tokens", "training", "report"):
+        assert not of_stage(store, later)
+    of_the_run = {"artifacts": {"key": {"any_": ["report"]}, "flow_run_id": {"any_": [flow_run["id"]]}}}
+    assert "Why it ended" in ask(prefect_api, "artifacts/filter", of_the_run)[0]["data"]
+
+
+def test_the_page_of_an_early_end_goes_when_the_run_completes(lema, run_file, simulated, tmp_path):
+    simulated.respond = lambda _: Reply(400, {"error": {"message": EFFORT}})
+    assert lema("run", run_file, "--root", "out", check=False).returncode == 1
+    page = tmp_path / "out" / "runs" / "flow_test.ended.html"
+    assert page.is_file()
+    simulated.respond = None
+    lema("run", run_file, "--root", "out")
+    assert not page.exists()
 
 
 def test_three_refused_requests_of_a_small_run_are_not_published(lema, run_file, refusing, tmp_path):

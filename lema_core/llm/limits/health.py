@@ -152,7 +152,7 @@ def remedy(reason: str, detail: str = "") -> str:
 
 _REMEDIES = {
     "bad_request": "Every request has the same parameters and key: correct what the endpoint names (a sampling option, "
-    "the model's name, the key)",
+    "the model's name, the key). `params` of the endpoint sets a field, or leaves it out ('omit'); `rename` renames it",
     "malformed": "Check that base_url is an OpenAI-compatible API (it usually ends in /v1) that does not stream",
     "content_filter": "The endpoint's filter stops these prompts: use another endpoint, or ask its provider",
     "rate_limit": "A quota may be used up: look at the account's limits, and run again later",

@@ -1,13 +1,14 @@
 """No sentence about the funnel is false, whatever was refused, failed, unparsable or rejected."""
 
 import re
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lema_core.artifacts.manifest import Manifest
 from lema_core.report import Funnel, ReportData, render_html, render_markdown, summarize
-from lema_core.report.data import Asked
+from lema_core.report.data import Asked, EarlyEnd
 
 FEW = st.one_of(st.just(0), st.integers(0, 3), st.integers(0, 5000))
 
@@ -76,6 +77,34 @@ def test_sentences_of_any_funnel_are_true(funnel) -> None:
     came_back = re.findall(r"\| corrections that came back \| ([\d,]+) \|", render_markdown(data))
     assert [number.replace(",", "") for number in came_back] == ([str(funnel.tried.answered)] if funnel.tried else [])
     assert "None" not in render_html(data)
+
+
+@given(funnels(), st.sampled_from(["nothing", "verdicts", "mistakes", "corrections"]))
+def test_a_run_that_ended_early_says_nothing_of_what_it_did_not_come_to(funnel, last) -> None:
+    """Whatever stage was the last one, no sentence and no row is about a later one."""
+    made = replace(
+        funnel, selected=last in ("mistakes", "corrections"), tried=funnel.tried if last == "corrections" else None
+    )
+    ended = EarlyEnd(why="The endpoint's words: no <b>cap</b>.", stage="some_stage")
+    data = ReportData(
+        title="t", task="sums", students=("pupil",), corrector="teacher", ended=ended,
+        funnel=None if last == "nothing" else made,
+    )  # fmt: skip
+    summary = summarize(data)
+    page = render_markdown(data)
+    assert "ended early, in the stage some stage" in summary.headline
+    assert "The endpoint's words: no" in page
+    assert "<b>cap" not in render_html(data)
+    assert ("judged," in summary.lede) == (last != "nothing")
+    assert ("selected." in summary.lede) == ("mistakes among them" in page) == (last in ("mistakes", "corrections"))
+    assert ("kept." in summary.lede) == ("corrections accepted" in page) == (last == "corrections" and bool(made.tried))
+    for untrue in ("was asked", "fine-tuned", "pupil wrote", "teacher"):
+        assert untrue not in summary.lede
+    if last != "nothing":
+        judged = re.search(
+            r"([\d,]+) solutions? to ([\d,]+) questions? w\w+ judged, ([\d,]+) of them right", summary.lede
+        )
+        assert numbers(judged[0]) == [made.paths, made.questions, made.verdicts["right"]]
 
 
 LOSSES = st.dictionaries(
