@@ -224,8 +224,7 @@ class BatchResultsReader:
             summary.fatal = error.fatal
             summary.unanswered.add(key)
             return
-        most = MAX_BATCHES if adapted else min(MAX_BATCHES, MAX_ATTEMPTS.get(error.reason) or MAX_BATCHES)
-        final = line.tries >= most
+        final = line.tries >= (MAX_BATCHES if adapted else _most_tries(error))
         if error.paid is not None:
             self.settle(batch, key, self.cost(error.paid))
         elif error.maybe_paid:
@@ -297,6 +296,14 @@ class BatchResultsReader:
             # Not returned to our credit: the line in the ledger reserves the same amount from now on.
             batch.reserved.popitem()
             self._context.budget.end_reservation()
+
+
+def _most_tries(error: AttemptError) -> int:
+    """Return in how many batches a request may fail in this way."""
+    if error.reason == "malformed" and error.paid is not None:
+        # A file loses nothing on the way: the answer without text (a tool call, an audio) is what the model gave.
+        return 1
+    return min(MAX_BATCHES, MAX_ATTEMPTS.get(error.reason) or MAX_BATCHES)
 
 
 def _response_in_row(row: dict[str, Any], request: CompletionRequest, endpoint: EndpointSpec) -> ChatResponse:

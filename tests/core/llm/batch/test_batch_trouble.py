@@ -211,11 +211,18 @@ async def test_the_first_answer_stands_where_the_second_batch_is_lost(endpoint, 
     assert submitted(endpoint) == [2]
 
 
-async def test_a_malformed_answer_has_three_tries_all_of_them_paid(endpoint, ask, ledger, monkeypatch) -> None:
-    spoil(monkeypatch, lambda _, row: row["response"]["body"]["choices"][0]["message"].update(content=None))
+CALL = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize("message", [{"content": None}, {"content": None, "tool_calls": CALL}, {"content": 7}])
+async def test_a_billed_answer_without_text_is_paid_once_and_recorded(
+    endpoint, ask, ledger, monkeypatch, message
+) -> None:
+    spoil(monkeypatch, lambda _, row: row["response"]["body"]["choices"][0]["message"].update(message))
     outcomes = await buy(ledger, batched(endpoint), ask(2))
-    assert [(one.reason, one.attempts) for one in outcomes if isinstance(one, Failure)] == [("malformed", 3)] * 2
-    assert submitted(endpoint) == [2, 2, 2]
+    assert [(one.reason, one.attempts) for one in outcomes if isinstance(one, Failure)] == [("malformed", 1)] * 2
+    assert all("not text" in one.detail for one in outcomes)
+    assert submitted(endpoint) == [2]
     assert LedgerStore(ledger).spent("batch")[1] == paid(endpoint)
 
 
