@@ -147,8 +147,8 @@ def test_the_code_task_goes_from_sampling_to_evaluation(lema, tmp_path):
         planned = lema("plan", run_file, "--root", "out").stdout
         assert str(tmp_path / "my_tasks" / "code_task.py") in planned
         assert "isolated" in planned
-        told = lema("run", run_file, "--root", "out").stdout
-        assert "NOT isolated" in told or "bubblewrap" in told
+        printed = lema("run", run_file, "--root", "out").stdout
+        assert "NOT isolated" in printed or "bubblewrap" in printed
         asked = answers.asked.copy()
         store = Store(str(tmp_path / "out" / "store"))
         paths = rows(store, "verdicts", JudgedPath)

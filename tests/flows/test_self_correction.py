@@ -50,9 +50,9 @@ def test_the_turns_are_counted_and_asked_once(lema, tmp_path):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with SimulatedEndpoint(Library.read([]), respond=respond).in_thread() as endpoint:
         words = ("evaluate", file, "--base-url", endpoint.url, "--model", "m", "--two-turns", "--root", "out")
-        told = lema(*words).stdout
-        assert "Self-correction" in told
-        assert "wrong to right" in told
+        printed = lema(*words).stdout
+        assert "Self-correction" in printed
+        assert "wrong to right" in printed
         asked = len(REQUESTS)
         lema(*words)
         assert len(REQUESTS) == asked

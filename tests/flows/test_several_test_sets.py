@@ -58,9 +58,9 @@ def test_three_test_sets_in_one_run_have_a_column_each(lema, tmp_path) -> None:
     pytest.importorskip("trl", reason="training is not installed (lema-pipeline[train])")
     options = ("questions.limit=16", "mixture.arms=['lema']", "training.max_steps=2", "training.batch_size=4")
     short = [word for option in (*options, write_sets(tmp_path)) for word in ("--set", option)]
-    told = lema("run", RUNS / "smoke.toml", "--root", "out", *short).stdout
-    assert "Accuracy on svamp (3 questions)" in told
-    assert "Accuracy on each test set" in told
+    printed = lema("run", RUNS / "smoke.toml", "--root", "out", *short).stdout
+    assert "Accuracy on svamp (3 questions)" in printed
+    assert "Accuracy on each test set" in printed
     store = Store(str(tmp_path / "out" / "store"))
     assert len(of_stage(store, "evaluation")) == 6, "base and lema, on three sets"
     (mixture,) = of_stage(store, "mixture")
@@ -84,9 +84,9 @@ def test_a_sweep_of_two_test_sets_has_a_column_each(lema, run_file, tmp_path) ->
         measured = f'endpoints.measured={{model="simulated-student", base_url="{endpoint.url}"}}'
         settings = (f"test_questions=[{sets}]", asked, measured, "ablation.arms=['cot']")
         swept = [word for setting in settings for word in ("--set", setting)]
-        told = lema("sweep", run_file, "--root", "out", *swept).stdout
-    assert "svamp (3)" in told
-    assert "average" in told
+        printed = lema("sweep", run_file, "--root", "out", *swept).stdout
+    assert "svamp (3)" in printed
+    assert "average" in printed
     store = Store(str(tmp_path / "out" / "store"))
     folder = Path(store.folder(of_stage(store, "ablation")[0]))
     cells = pq.read_table(folder / "cells.parquet").to_pylist()
@@ -110,10 +110,10 @@ def test_one_command_evaluates_on_several_sets_and_compares_each(lema, tmp_path)
             "--root",
             "out",
         )
-        told = lema(*named, "--model", "simulated-student").stdout
-        assert "on 3 questions (gsm8k)" in told
-        assert "on 3 questions (svamp)" in told
-        assert "Average over the test sets" in told
+        printed = lema(*named, "--model", "simulated-student").stdout
+        assert "on 3 questions (gsm8k)" in printed
+        assert "on 3 questions (svamp)" in printed
+        assert "Average over the test sets" in printed
         store = Store(str(tmp_path / "out" / "store"))
         found = of_stage(store, "evaluation")
         against = [word for ref in reversed(found) for word in ("--against", ref.fingerprint[:10])]
