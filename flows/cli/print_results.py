@@ -184,14 +184,15 @@ def accuracy_table(measured: SetFigures, *, named: bool) -> Table:
 
 
 def samples_table(measured: SetFigures, *, named: bool) -> Table:
-    """Return maj@k and pass@k of each model on a test set."""
+    """Return maj@k, where answers can be compared, and pass@k of each model on a test set."""
     first, n = measured.vote_scores[0], measured.evaluation.n
     where = f" on {measured.name}" if named else ""
     table = Table(title=f"{first.k} samples a question{where}", header_style="bold", box=None, padding=(0, 2))
-    for column in ("model", f"maj@{first.k}", *(f"pass@{passed.k}" for passed in first.passes)):
+    majority = [f"maj@{first.k}"] if first.accuracy else []
+    for column in ("model", *majority, *(f"pass@{passed.k}" for passed in first.passes)):
         table.add_column(column, justify="left" if column == "model" else "right")
     for vote in measured.vote_scores:
-        shares = [vote.accuracy, *(passed.accuracy for passed in vote.passes)]
+        shares = [*([vote.accuracy] if vote.accuracy else []), *(passed.accuracy for passed in vote.passes)]
         table.add_row(vote.name, *(f"{format_percent(a.value, n)} ({format_interval(a, n)})" for a in shares))
     return table
 
@@ -341,9 +342,10 @@ def _show_answers(
     _print_failures(console, store, measured)
     if measured.sampled:
         (vote,) = score_votes({model: store.rows(measured.sampled, JudgedPath)}, model, pass_at)
-        console.print(
-            f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
-        )
+        if vote.accuracy:
+            console.print(
+                f"  maj@{vote.k}   {format_percent(vote.accuracy.value, n)} ({format_interval(vote.accuracy, n)})"
+            )
         for passed in vote.passes:
             shown = f"{format_percent(passed.accuracy.value, n)} ({format_interval(passed.accuracy, n)})"
             console.print(f"  pass@{passed.k}  {shown}   of {vote.k} samples")

@@ -71,12 +71,13 @@ class PassScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VoteScore:
-    """One model's accuracy where the majority of ``k`` samples answers."""
+    """What ``k`` samples of one model reach: where their majority answers, and where one of them is right."""
 
     name: str
     k: int
-    accuracy: Proportion
-    """A tie counts by the share of the tied answers that are right."""
+    accuracy: Proportion | None
+    """Of the majority: a tie counts by the share of the tied answers that are right. None where a scorer judges single
+    texts and no two answers can be compared."""
     difference: Estimate | None
     """To the base model on the same items (bootstrap over items); None for the base model itself."""
     passes: tuple[PassScore, ...] = ()
@@ -86,8 +87,8 @@ class VoteScore:
 class _Item(NamedTuple):
     """What the samples of one question give."""
 
-    majority: float
-    """The share of the vote that is right."""
+    majority: float | None
+    """The share of the vote that is right; None where answers cannot be compared."""
     samples: int
     right: int
 
@@ -115,7 +116,8 @@ def score_votes(
         others = [reference[item] for item in first] if reference is not None and name != base else None
         k = max(item.samples for item in items)
         powers = [2**power for power in range(k.bit_length())]
-        accuracy, difference = _mean_share(items, others, lambda item: item.majority)
+        vote = None if items[0].majority is None else _mean_share(items, others, lambda item: item.majority or 0.0)
+        accuracy, difference = vote or (None, None)
         passes = [
             PassScore(k=at, accuracy=passed, difference=gained)
             for at in (pass_at or powers)
@@ -143,16 +145,24 @@ def _vote_shares(name: str, rows: Iterable[JudgedPath]) -> dict[str, _Item]:
     found: dict[str, _Item] = {}
     for question, paths in groupby(rows, key=lambda row: row.question_id):
         item = list(paths)
-        # Two spellings of one wrong answer vote together.
-        family = get_task(item[0].task).comparable
-        vote = majority_vote([row.answer for row in item], family, item[0].candidates)
-        class_of = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
-        votes = [(class_of.get(position), row.verdict == "right") for position, row in enumerate(item)]
-        right = sum(is_right for _, is_right in votes)
-        found[question] = _Item(statistics.majority_credit(votes), len(item), right)
+        right = sum(row.verdict == "right" for row in item)
+        found[question] = _Item(_majority_share(item), len(item), right)
     if len({item.samples for item in found.values()}) != 1:
         raise DataError(f"maj@k: {name} has {len(found)} questions with different numbers of samples; expected one k.")
     return found
+
+
+def _majority_share(item: Sequence[JudgedPath]) -> float | None:
+    """Return the share of a question's vote that is right."""
+    family = get_task(item[0].task).family
+    if family is None:
+        return None
+    # Two spellings of one wrong answer vote together.
+    vote = majority_vote([row.answer for row in item], family, item[0].candidates)
+    class_of = {position: str(number) for number, members in enumerate(vote.classes) for position in members}
+    return statistics.majority_credit(
+        [(class_of.get(position), row.verdict == "right") for position, row in enumerate(item)]
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,6 @@ def with_checked_tasks(run: RunSpec) -> RunSpec:
                 f"the task {task.name} asks a judge: there is no [endpoints.{task.judge.endpoint}]; there are "
                 f"{', '.join(run.endpoints) or 'none'}"
             )
-    unlike = [task for spec in changed.test_sets.values() if (task := get_task(spec.task)).family is None]
-    if run.evaluation and run.evaluation.samples and unlike:
-        raise ConfigError(
-            f"evaluation.samples = {run.evaluation.samples} asks for a majority vote, and {unlike[0].name} has "
-            "a scorer and no family: two of its answers cannot be compared. Give the task a family too, or leave "
-            "evaluation.samples out."
-        )
     _check_evolution(run, get_task(changed.questions.task))
     return changed
 

@@ -50,6 +50,27 @@ def test_answers_vote_by_equivalence_right_and_wrong_ones_alike():
     assert score.difference is None
 
 
+SCORED = """
+from lema_core import FieldMapping, Score, Task
+def score(question, gold, text, context): return Score("right" if gold in text else "wrong")
+TASK = Task(name="mine", prompts="gsm8k", mapping=FieldMapping(question="q", gold="a"), scorer=score)
+"""
+
+
+def test_samples_that_only_a_scorer_judges_have_pass_at_k_and_no_majority(tmp_path):
+    (tmp_path / "mine.py").write_text(SCORED)
+    task = f"{tmp_path / 'mine.py'}:TASK"
+    rows = [
+        dataclasses.replace(SAMPLE, task=task, question_id=question, sample_index=index, verdict=verdict)
+        for question, verdicts in (("a", "rwww"), ("b", "wwww"), ("c", "uuru"))
+        for index, verdict in enumerate({"r": "right", "w": "wrong", "u": "unknown"}[one] for one in verdicts)
+    ]
+    base, arm = score_votes({"base": rows, "lema": rows}, pass_at=(1, 2, 4))
+    assert (base.accuracy, base.difference, arm.difference) == (None, None, None)
+    assert [passed.accuracy.successes for passed in base.passes] == pytest.approx([2 / 4, 2 / 2, 2])
+    assert [passed.difference.value for passed in arm.passes] == [0, 0, 0]
+
+
 def test_an_answer_that_cannot_be_decided_votes_and_is_not_right():
     question = dataclasses.replace(next(read_questions(QuestionsSpec(task="arithmetic", limit=1))), gold="1")
     asked = sampled(4).requests([question])

@@ -227,6 +227,10 @@ def test_a_run_that_asks_for_what_a_task_cannot_do_is_refused(folder):
         stages(folder)
 
 
+def test_samples_of_a_task_with_a_scorer_are_planned_for_pass_at_k(folder):
+    assert stages(folder, "evaluation.samples=4")["votes: base"].samples == 4
+
+
 def test_two_tasks_of_one_name_are_refused(folder):
     (folder / "other.py").write_text(TASK + "\n")
     with pytest.raises(ConfigError, match="two tasks of the run are called 'mine'"):

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from lema_core.evaluation.accuracy import PassScore, VoteScore
+from lema_core.evaluation.statistics import wilson
 from lema_core.report import Funnel, ReportData, render_html, render_markdown, summarize
 from lema_core.report.render import align_correction
 
@@ -189,3 +191,13 @@ def test_a_pair_keeps_every_word_of_both_sides(sample):
 def test_a_pair_without_steps_marks_all_of_it(make_correction):
     correction = make_correction(step=0, original="A is wet. The answer is B.", spliced="A is dry. The answer is A.")
     assert {row.mistake.state for row in align_correction(correction).rows if row.mistake} <= {"wrong", "after"}
+
+
+def test_samples_without_a_majority_have_pass_at_k_only(sample):
+    n = sample.evaluation.n
+    passes = (PassScore(k=4, accuracy=wilson(60, n), difference=None),)
+    votes = (VoteScore(name="SmolLM2-135M", k=4, accuracy=None, difference=None, passes=passes),)
+    data = dataclasses.replace(sample, vote_scores=votes)
+    for page in (render_html(data), render_markdown(data)):
+        assert "pass@4" in page
+        assert "maj@" not in page
