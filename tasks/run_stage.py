@@ -31,6 +31,7 @@ from lema_core.errors import (
 )
 from lema_core.run.spec import RunContext
 from lema_core.stages.failed_requests import CUT_IN_THINKING, SMALL, all_failures, check_stage, unanswered
+from lema_core.stages.pretraining import Pretraining
 from lema_core.stages.quality_gate import PilotCorrections
 from lema_core.stages.report import Report
 from lema_core.stages.stage import FileStage, RowStage, Stage
@@ -83,7 +84,7 @@ async def _run_stage(context: RunContext, stage: Stage) -> None:
     elif isinstance(stage, Training) and stage.choice:
         await select_checkpoint(context, stage)
     elif isinstance(stage, FileStage):
-        file_task = training if isinstance(stage, Training) else any_files.with_options(name=stage.name)
+        file_task = training if isinstance(stage, Training | Pretraining) else any_files.with_options(name=stage.name)
         await run_files(context, stage, partial(file_task, context, stage))
     if isinstance(stage, PilotCorrections):
         await approval(context, stage)

@@ -23,6 +23,7 @@ from lema_core.stages.corrections import Corrections
 from lema_core.stages.evaluation import Evaluation
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
 from lema_core.stages.mixture import Mixture
+from lema_core.stages.pretraining import Pretraining
 from lema_core.stages.quality_gate import PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
 from lema_core.stages.reasoning_paths import ReasoningPaths
@@ -133,8 +134,8 @@ def file_context(context: RunContext, on_event: OnEvent = _unheard) -> FileConte
 
 
 @task(name="training", task_run_name=WHOLE, **UNCACHED)
-async def training(context: RunContext, stage: Training) -> State[None]:
-    """Fine-tune on an arm's tokens, or go on from the newest complete checkpoint."""
+async def training(context: RunContext, stage: Training | Pretraining) -> State[None]:
+    """Fine-tune on an arm's tokens, or pre-train a base, or go on from the newest complete checkpoint."""
     seen = Figures()
     async with show_progress(stage.ref, seen.now, done=0, total=1, title=stage.title):
         said = await stage.make(file_context(context, seen.note))

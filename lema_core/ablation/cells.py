@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from lema_core.ablation.specs import AblationSpec, BaseModelSpec
 from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError
+from lema_core.questions import get_task
 from lema_core.run.files import problems
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import GREEDY_ONLY
@@ -84,7 +85,7 @@ def reference_of(run: RunSpec) -> str:
 
 
 def expand(run: RunSpec) -> tuple[Setting, ...]:
-    """Return the settings of a sweep with their cells, the untouched base models first.
+    """Return the settings of a sweep with their cells, the untouched base models first; one for each of its data seeds.
 
     Raises:
         ConfigError: an arm, a base model or an option of a setting cannot be used; the message names its place.
@@ -95,7 +96,35 @@ def expand(run: RunSpec) -> tuple[Setting, ...]:
     changes = sweep.settings or {OWN: {}}
     varied = [(name, _change_options(run, name, change)) for name, change in changes.items()]
     _check_test_sets(run, dict(varied))
-    return tuple(Setting(name=name, run=one, cells=tuple(_cells(name, one, sweep))) for name, one in varied)
+    settings: list[Setting] = []
+    for name, one in varied:
+        for number, (data, seeds) in enumerate(_data_sets(one, sweep)):
+            cells = _cells(name, data, sweep.model_copy(update={"seeds": seeds}))
+            # The untouched model is the same one on all data: it is measured once.
+            own = tuple(cell for cell in cells if not number or cell.arm != BASE)
+            settings.append(Setting(name=name, run=data, cells=own))
+    return tuple(settings)
+
+
+def _data_sets(run: RunSpec, sweep: AblationSpec) -> Iterator[tuple[RunSpec, tuple[int, ...]]]:
+    """Yield a setting's run with each of its data sets, and the seeds that are trained on it.
+
+    Raises:
+        ConfigError: the run's questions are not generated, so that a seed would change nothing.
+    """
+    if not sweep.data_seeds:
+        yield run, sweep.seeds
+        return
+    if get_task(run.questions.task).generate is None or run.questions.path or run.questions.hub:
+        raise ConfigError(
+            f"ablation.data_seeds: the questions of {run.questions.task} are not generated, so a seed gives no "
+            "other ones; leave data_seeds out, or name other rows in [ablation.settings]"
+        )
+    dealt: dict[int, list[int]] = {}
+    for place, seed in enumerate(sweep.seeds):
+        dealt.setdefault(sweep.data_seeds[place % len(sweep.data_seeds)], []).append(seed)
+    for data, seeds in dealt.items():
+        yield _validate(run, {"questions": {"seed": data}}), tuple(seeds)
 
 
 def cell_runs(run: RunSpec) -> list[RunSpec]:

@@ -34,6 +34,10 @@ class AblationSpec(BaseModel):
     """Of the order of the examples, of what a size-matched arm leaves out, and of the training."""
     reference: str | None = None
     """The arm that the others are compared with; None: the first."""
+    data_seeds: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """`questions.seed` of each of `seeds` by its place, the list repeated as often as needed: so a replicate can have
+    other questions, other sampled mistakes and other corrections too, and intervals hold for more than one data set.
+    For tasks whose questions are generated. None given: all seeds have the data of the run file."""
     planned: tuple[tuple[str, str], ...] = ()
     """Comparisons that are decided before the sweep runs, each as [arm, the arm that it is compared with]; the report
     shows them apart, with a p that is adjusted for these alone (Holm). All others are exploratory."""

@@ -101,6 +101,11 @@ class Pretraining(FileStage):
         trained = self.spec.training(Path("blank")).identity()
         return self._identity(plain | {"questions": source_identity(self.spec.questions), "training": trained})
 
+    @property
+    def arm(self) -> str:
+        """What the page of its losses is called."""
+        return PRETRAINED
+
     def row_bound(self, rows: RowCount) -> int | None:  # noqa: ARG002
         """Return the problems that are trained on at most."""
         return self.spec.questions.limit

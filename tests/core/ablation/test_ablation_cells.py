@@ -140,6 +140,25 @@ def test_every_shipped_run_file_with_arms_can_be_swept(run_file):
     if run.mixture is None:
         pytest.skip("it has no arms")
     swept = run.ablation or AblationSpec(arms=run.mixture.arms)
-    (setting,) = expand(run)
+    cells = [cell for setting in expand(run) for cell in setting.cells]
     untouched = run.evaluation is not None and run.evaluation.base is not None
-    assert len(setting.cells) == untouched + len(swept.arms) * len(swept.seeds)
+    assert len(cells) == untouched + len(swept.arms) * len(swept.seeds)
+
+
+def test_data_seeds_are_dealt_out_to_the_seeds_by_their_place():
+    one, other = expand(sweep(seeds=[0, 1, 2, 3, 4], data_seeds=[7, 7, 9]))
+    assert [one.run.questions.seed, other.run.questions.seed] == [7, 9]
+    assert {cell.seed for cell in one.cells} == {None, 0, 1, 3, 4}
+    assert {cell.seed for cell in other.cells} == {2}, "and the untouched model is measured once"
+    assert {cell.setting for cell in (*one.cells, *other.cells)} == {one.name}
+    assert {cell.run.questions.seed for cell in other.cells} == {9}
+    # A sweep of the first seeds alone has the same cells: it can be extended.
+    (first,) = expand(sweep(seeds=[0, 1], data_seeds=[7, 7, 9]))
+    assert [cell.run for cell in first.cells if cell.seed == 1] == [cell.run for cell in one.cells if cell.seed == 1]
+
+
+def test_data_seeds_need_questions_that_are_generated():
+    run = sweep(data_seeds=[1, 2])
+    from_file = run.questions.model_copy(update={"task": "gsm8k", "path": "questions.jsonl"})
+    with pytest.raises(ConfigError, match=r"ablation.data_seeds: the questions of gsm8k are not generated"):
+        expand(run.model_copy(update={"questions": from_file}))
