@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial, update_wrapper, wraps
 from types import FrameType
@@ -18,16 +17,18 @@ from typing import Any, ParamSpec, cast
 from uuid import UUID
 
 from prefect import Flow, runtime
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.exceptions import PrefectException
 from prefect.flows import FlowStateHook
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Cancelled, Crashed
 from prefect.utilities import engine as prefect_engine
 
 from lema_core.errors import CancelledRunError, ServerGoneError
 from lema_core.run.spec import RunSpec
 from lema_core.system import stopping
-from tasks.progress import notify_user, server_gone, tolerate_prefect_outage
+from tasks.progress import RETRIES, notify_user, server_gone, tolerate_prefect_outage
 
 P = ParamSpec("P")
 _log = logging.getLogger(__name__)
@@ -39,10 +40,10 @@ class CancelSettings:
 
     poll_s: float = 2.0
     """Between two requests for the run's state."""
-    answer_s: float = 10.0
-    """For one answer of the server."""
+    answer_s: float = 30.0
+    """For one answer of the server. Where a busy one takes longer, asking anew would only add to its work."""
     final_state_s: float = 10.0
-    """For setting the last state: an overloaded server must not delay the end."""
+    """For setting the last state: an overloaded server must not delay the end. After a signal half of ``LAST_S``."""
 
 
 DEFAULTS = CancelSettings()
@@ -104,16 +105,13 @@ async def run_cancellable(
     watch = asyncio.create_task(_until_cancel_requested(begun, settings))
     try:
         await asyncio.wait([work, watch], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done() and (failure := watch.exception()):
-            notify_user(f"From now on this run cannot be cancelled in the UI: its server answered {failure!r}.")
-            await asyncio.wait([work])
     except asyncio.CancelledError:
         watch.cancel()
         if stopping.stop_signal() is signal.SIGTERM:
             notify_user(f"SIGTERM: waiting at most {stopping.grace_seconds():.0f} s for answers that are under way.")
         else:
             notify_user("Ctrl-C: waiting for answers that are under way; another Ctrl-C gives them up.")
-        await _end(work, settings.final_state_s)
+        await _end(work, min(settings.final_state_s, stopping.LAST_S / 2))
         raise
     if not work.done():
         await _end(work, settings.final_state_s)
@@ -206,18 +204,30 @@ def is_cancel_requested() -> bool:
 
 
 async def _until_cancel_requested(begun: "asyncio.Future[UUID]", settings: CancelSettings) -> None:
-    flow_run = await begun
-    away = False
-    while (state := await _state_of(flow_run, settings.answer_s)) is None or state.type not in _CANCEL_REQUESTED:
-        if state is None and not away:
-            notify_user("The Prefect server does not answer. The run goes on as far as it can, unseen.")
-        away = state is None
-        await asyncio.sleep(settings.poll_s)
+    """Ask for the run's state until it is cancelled; no answer of the server, whatever it is, ends the watching."""
+    flow_run, away = await begun, False
+    # In this task only, and once: Prefect reads all its settings again for it.
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: RETRIES}):
+        while True:
+            try:
+                async with get_client() as client:  # opening one costs more than several requests
+                    while not await _is_cancelled(client, flow_run, settings.answer_s):
+                        away = False
+                        await asyncio.sleep(settings.poll_s)
+                    return
+            except Exception as error:  # noqa: BLE001 - the run goes on, and can be cancelled when the server is back
+                if not away:
+                    expected = isinstance(error, TimeoutError | PrefectException | OSError) or server_gone(error)
+                    notify_user(
+                        "The Prefect server does not answer. The run goes on as far as it can, unseen."
+                        if expected
+                        else f"For now this run cannot be cancelled in the UI: its server answered {error!r}."
+                    )
+                away = True
+            await asyncio.sleep(settings.poll_s)
 
 
-async def _state_of(flow_run: UUID, answer_s: float) -> State[Any] | None:
-    """Return a flow run's state; None where the server does not answer."""
-    with tolerate_prefect_outage(), suppress(TimeoutError):
-        async with asyncio.timeout(answer_s), get_client() as client:
-            return (await client.read_flow_run(flow_run)).state
-    return None
+async def _is_cancelled(client: PrefectClient, flow_run: UUID, answer_s: float) -> bool:
+    async with asyncio.timeout(answer_s):
+        state = (await client.read_flow_run(flow_run)).state
+    return state is not None and state.type in _CANCEL_REQUESTED

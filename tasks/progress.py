@@ -147,8 +147,12 @@ async def show_progress(
     finally:
         # The last update is awaited: it shows the final figures, and no update may come after the stage's end.
         ended.set()
-        with suppress(asyncio.CancelledError):
-            await updates
+        try:
+            # Not `await updates` with its cancellation suppressed: that swallowed a cancellation of the stage, too.
+            await asyncio.wait([updates])
+        except asyncio.CancelledError:
+            updates.cancel()
+            raise
 
 
 async def _update(stage: str, title: str, watch: ProgressSource, ended: asyncio.Event) -> None:

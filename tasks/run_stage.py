@@ -66,6 +66,9 @@ async def run_stages(context: RunContext, stages: Iterable[Stage]) -> None:
     """
     store = Store(context.root)
     for stage in stages:
+        # Libraries lose a cancellation now and then (asyncio.wait_for does, before Python 3.12): no stage starts then.
+        if (walk := asyncio.current_task()) and walk.cancelling():
+            raise asyncio.CancelledError
         # A pilot is not judged again once all corrections are there.
         if stage.only_before is not None and store.exists(stage.only_before):
             continue

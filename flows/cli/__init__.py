@@ -31,7 +31,7 @@ class _App(typer.Typer):
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(bool(end.code))
             stopping.end_within(stopping.EXIT_AFTER_ERROR_S if status else stopping.EXIT_S, status)
-            raise
+            stopping.end_process(status)
 
 
 app = _App(

@@ -81,7 +81,7 @@ def work(
     """Run what is started or due in a work pool, each run in a process of its own, until Ctrl-C or SIGTERM.
 
     Unlike `prefect worker start`, which kills its runs when it is stopped, it lets each settle what is paid and in
-    flight, for LEMA_GRACE_S seconds (20 by default) at most.
+    flight, for LEMA_GRACE_S seconds (10 by default) at most.
     """
     from flows.local_stack.server import ensure_server
 

@@ -12,7 +12,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -284,8 +284,7 @@ async def running(
         finally:
             if watch is not None:
                 watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
+                await asyncio.wait([watch])
             await asyncio.gather(*(server.stop() for server in servers))
 
 

@@ -141,8 +141,10 @@ def _clock_start_of(pid: int) -> float:
         raise PermissionError(f"process {pid} exists, and is not shown to us") from None
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Ask the kernel to kill this process when its parent dies (Linux; elsewhere nothing happens).
+
+    A parent that is named and has died before is noticed here: the kernel would never report it.
 
     SIGKILL and not SIGTERM, which would stay pending for ever in a stopped process. Nothing has to be cleaned up:
     checkpoints are complete or absent, and servers keep no state. A launcher and each of its ranks ask for it, so that
@@ -151,32 +153,75 @@ def die_with_parent() -> None:
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if parent is not None and os.getppid() != parent:
+        os._exit(128 + signal.SIGKILL)
 
 
-async def end_group(leader: asyncio.subprocess.Process, patience: float = 10.0) -> None:
-    """End a process and its group: by SIGTERM, and after ``patience`` seconds by SIGKILL.
+STARTED_BY = "LEMA_STARTED_BY"
+"""Holds the id of the process that runs a command; every process of a local command descends from it."""
 
-    Also after the leader itself ended: helpers of its group may still hold memory and GPUs.
+
+def is_orphan() -> bool:
+    """Return whether the process that started this one's command ended before we asked to die with our parent.
+
+    A rank asks for that some seconds after its start. Where its launcher is killed meanwhile, it would live for ever.
     """
+    started_by = os.environ.get(STARTED_BY, "")
+    return bool(started_by) and int(started_by) not in {parent.pid for parent in psutil.Process().parents()}
+
+
+async def end_group(leader: asyncio.subprocess.Process, patience: float = 5.0) -> None:
+    """End a process, its group and its descendants: by SIGTERM, and after ``patience`` seconds by SIGKILL.
+
+    Also after the leader itself ended: helpers of its group may still hold memory and GPUs. Descendants may have left
+    the group: torchrun starts each rank in a session of its own, and a rank whose launcher is killed while it imports
+    its libraries goes on alone.
+    """
+    family = list[psutil.Process]()
     for sent in (signal.SIGTERM, signal.SIGKILL):
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += psutil.Process(leader.pid).children(recursive=True)
+        with contextlib.suppress(ProcessLookupError):
             # The leader began a session of its own: its process id names the group, even after it has ended.
             os.killpg(leader.pid, sent)
-        except ProcessLookupError:
-            break
+        if sent is signal.SIGKILL:
+            for process in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(_group_gone(leader.pid), patience)
-            break
-    await leader.wait()
+            async with asyncio.timeout(patience):
+                await _all_gone(leader, family)
+                return
 
 
-async def _group_gone(group: int) -> None:
-    while True:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return
+async def _all_gone(leader: asyncio.subprocess.Process, family: Sequence[psutil.Process]) -> None:
+    # Not by leader.wait(), which Python 3.11 answers only when the output's pipe is closed: whoever inherited the pipe
+    # would be waited for, too.
+    while leader.returncode is None or any(map(_lives, family)) or _group_lives(leader.pid):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _group_lives(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    # A zombie is of the group until it is reaped, which the first process of a container may never do.
+    return any(_group_of(process) == group and _lives(process) for process in psutil.process_iter())
+
+
+def _group_of(process: psutil.Process) -> int | None:
+    try:
+        return os.getpgid(process.pid)
+    except (ProcessLookupError, PermissionError):
+        return None
 
 
 HUB_TOKEN = "HF_TOKEN"  # noqa: S105  a variable's name

@@ -8,6 +8,7 @@ not ended ``LAST_S`` later exits at once, and what it started dies with it
 """
 
 import asyncio
+import atexit
 import os
 import signal
 import sys
@@ -18,18 +19,17 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
-from lema_core.errors import ConfigError
+from lema_core.errors import CancelledRunError, ConfigError
 
 T = TypeVar("T")
 
 GRACE_VARIABLE = "LEMA_GRACE_S"
-GRACE_S = 20.0
-"""Less than the 30 s after which Prefect, Slurm and Kubernetes kill by default."""
-LAST_S = 10.0
-"""For what comes after the answers in flight: ending training and servers, the last commit, the interpreter's exit."""
-EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 15.0
-"""For the exit of the interpreter: Prefect's threads wait there, without a limit, until their server has taken every
-event."""
+GRACE_S = 10.0
+"""With ``LAST_S`` 15 s, half of the 30 s after which Prefect, Slurm and Kubernetes kill by default."""
+LAST_S = 5.0
+"""For what comes after the answers in flight: the last commit, the flow run's last state, the exit."""
+EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 5.0
+"""For the exit: Prefect's threads wait there, without a limit, until their server has taken every event."""
 SAME_S = 1.0
 """Signals within this time count as one: a service manager signals a process and its parent, which passes it on."""
 DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -160,6 +160,18 @@ def end_within(seconds: float, status: int) -> None:
     last.start()
 
 
+def end_process(status: int) -> None:
+    """End this process when its threads and exit functions have ended, without the interpreter's finalisation.
+
+    Finalisation stops every daemon thread, so that no ``end_within`` limits it, and it frees objects that threads of
+    libraries still use: gloo's threads abort the process there (pytorch/pytorch#179291).
+    """
+    with suppress(BaseException):  # a signal meanwhile: nothing is left to settle
+        threading._shutdown()  # type: ignore[attr-defined]  # noqa: SLF001 - as multiprocessing does in its children
+        atexit._run_exitfuncs()  # noqa: SLF001 - likewise
+    _end(status)
+
+
 def _end(status: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):
@@ -173,15 +185,32 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     Raises:
         Stopped: a signal ended it.
     """
-    with asyncio.Runner() as runner:
-        loop = runner.get_loop()
-        task = loop.create_task(work)
+    runner = asyncio.Runner()
+    loop = runner.get_loop()
+    task = loop.create_task(work)
+    try:
         # Waited for, not awaited: a cancelled task must still settle before its loop is closed.
         with stop_request().cancels(task):
             loop.run_until_complete(asyncio.wait([task]))
+    finally:
+        # Closing waits for every thread of the loop without a limit, and a run that is called off ends the process: a
+        # thread in the middle of a table must not delay the sentence that says so.
+        called_off = task.cancelled() or (task.done() and isinstance(task.exception(), CancelledRunError))
+        if _cancel_others(loop) and not called_off:
+            runner.close()
     if task.cancelled() and (signum := stop_signal()):
         raise Stopped(signum)
     return task.result()
+
+
+def _cancel_others(loop: asyncio.AbstractEventLoop) -> bool:
+    """Cancel the tasks that a coroutine left, and return whether they have ended in time."""
+    others = asyncio.all_tasks(loop)
+    for other in others:
+        other.cancel()
+    if others:
+        _, others = loop.run_until_complete(asyncio.wait(others, timeout=LAST_S))
+    return not others
 
 
 async def until_done(task: asyncio.Task[Any], limit: asyncio.Task[None] | None = None) -> bool:

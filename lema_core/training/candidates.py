@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from lema_core.artifacts.files import atomic_folder, atomic_local
+from lema_core.system.stopping import end_process
 from lema_core.training.checkpoints import STATES, kept_weights
 from lema_core.training.launch import OnEvent, clean_environment, run_group
 from lema_core.training.program import emit, run_program
@@ -130,4 +131,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

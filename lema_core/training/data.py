@@ -10,7 +10,6 @@ template is saved with the tokenizer, so that training and every server agree.
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +25,7 @@ from lema_core.errors import ConfigError, DataError, MissingDependencyError
 from lema_core.system.chunking import chunked
 from lema_core.system.foreign_models import TEMPLATE_DATE, render_chat
 from lema_core.system.packages import install_command
+from lema_core.system.stopping import end_process
 from lema_core.training.chat_format import PROBE, Vocabulary, find_format, plain_format
 from lema_core.training.program import emit, run_program
 from lema_core.training.specs import TrainingSpec, load_specs
@@ -395,4 +395,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -7,11 +7,13 @@ when the caller is cancelled; should this process die, the kernel ends the launc
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from lema_core.errors import TrainingError
 from lema_core.llm.embedded import cache_dir
 from lema_core.system.processes import (
     HUB_TOKEN,
+    STARTED_BY,
     TRACKER_KEY,
     VISIBLE_DEVICES,
     Devices,
@@ -36,8 +39,14 @@ from lema_core.training.specs import LaunchSpec, TrainingSpec, dump_specs
 
 OnEvent = Callable[[dict[str, Any]], None]
 
-_TAIL_LINES = 30
+_TAIL_LINES = 40
+_REPORT_LINES = 200
 _LINE_LIMIT = 2**20
+_LOOK_S, _DRAIN_S = 0.5, 5.0
+"""Between two looks at whether a run has ended whose output is still open; for the rest of its output then."""
+_RANK_FAILED = re.compile(r"torch/distributed/elastic/.*(?:failed \(exitcode|closing signal)")
+"""How torchrun begins its report of a rank that failed. After it come 30 lines of its own traceback."""
+_FIRST_FAILURE = re.compile(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +184,8 @@ def clean_environment(given: Mapping[str, str], launch: LaunchSpec) -> dict[str,
     kept.setdefault("TORCH_EXTENSIONS_DIR", str(cache_dir() / "torch_extensions"))
     import torch
 
+    if not (launch.through or launch.hostfile):
+        kept[STARTED_BY] = str(os.getpid())  # other launchers' ranks descend from daemons of their own
     if not torch.cuda.is_available():
         share = max(1, (os.cpu_count() or 1) // ranks_here(launch))
         kept |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": str(launch.threads or share)}
@@ -198,31 +209,71 @@ async def run_group(command: Sequence[str], log: Path, environment: Mapping[str,
         stderr=asyncio.subprocess.STDOUT,
         env=dict(environment),
         start_new_session=True,
-        preexec_fn=die_with_parent,
+        preexec_fn=partial(die_with_parent, os.getpid()),
         limit=_LINE_LIMIT,
     )
-    tail: deque[str] = deque(maxlen=_TAIL_LINES)
-    errors: list[str] = []
+    output = _Output()
+    reading = asyncio.create_task(_read_output(process, log, on_event, output))
     try:
-        await _read_output(process, log, on_event, tail, errors)
-        status = await process.wait()
-    finally:
-        # Also after a clean end: a rank's helpers may hold memory and GPUs.
+        # Not until the output's end alone: a helper of a rank that inherited the pipe may outlive the run.
+        while not reading.done() and process.returncode is None:
+            await asyncio.wait([reading], timeout=_LOOK_S)
+        if reading.done():
+            await reading
+            await process.wait()
+        # Also after a clean end: a rank's helpers may hold memory and GPUs. Without them the output has an end.
         await end_group(process)
-    if errors and status != 0:
-        # The program named the cause itself, in an ``error`` event.
-        raise TrainingError(errors[0])
-    if status != 0:
-        why = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        raise TrainingError(
-            f"the training run {why}; the same command goes on from the newest checkpoint. End of {log}:\n"
-            + "\n".join(tail)
+        await asyncio.wait([reading], timeout=_DRAIN_S)
+        if reading.done():
+            await reading
+    finally:
+        if not reading.done():
+            reading.cancel()
+            process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001 - asyncio closes it in no other way
+        await end_group(process)
+    if process.returncode == 0:
+        return
+    # The program named the cause itself, in an ``error`` event.
+    raise TrainingError(output.errors[0] if output.errors else output.describe_end(process.returncode, log))
+
+
+@dataclass(slots=True)
+class _Output:
+    """What a run has written beside its events."""
+
+    errors: list[str] = field(default_factory=list)
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL_LINES))
+    """The end of what the ranks wrote: all lines before the launcher's report of a rank that failed."""
+    report: deque[str] = field(default_factory=lambda: deque(maxlen=_REPORT_LINES))
+
+    def add(self, line: str) -> None:
+        """Add a line that is no event."""
+        reports = self.report or _RANK_FAILED.search(line)
+        (self.report if reports else self.last).append(line)
+
+    def describe_end(self, status: int | None, log: Path) -> str:
+        """Return the message of a run that failed: which rank, how, and its last words."""
+        if found := _FIRST_FAILURE.search("\n".join(self.report)):
+            who, status = f"rank {found[1]} of the training run", int(found[2])
+        else:
+            who = "the training run"
+        how = "ended without a status"
+        if status is not None:
+            how = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with status {status}"
+        return (
+            f"{who} {how}; the same command goes on from the newest checkpoint. Last words before that, all of them in "
+            f"{log}:\n" + "\n".join(self.last or self.report)
         )
 
 
-async def _read_output(
-    process: asyncio.subprocess.Process, log: Path, on_event: OnEvent, tail: deque[str], errors: list[str]
-) -> None:
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+async def _read_output(process: asyncio.subprocess.Process, log: Path, on_event: OnEvent, output: _Output) -> None:
     if process.stdout is None:
         raise TrainingError("the training process has no output to read")
     with report_full_disk(log.parent), log.open("a", encoding="utf-8") as sink:
@@ -232,8 +283,8 @@ async def _read_output(
             sink.flush()
             event = parse_event(line)
             if event is None:
-                tail.append(line.rstrip())
+                output.add(line.rstrip())
             elif event["event"] == "error":
-                errors.append(str(event["message"]))
+                output.errors.append(str(event["message"]))
             else:
                 on_event(event)

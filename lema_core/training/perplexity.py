@@ -6,7 +6,6 @@ question in the form of a CoT example. Of ``--limit`` pairs the first ones are t
 """
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,6 +20,7 @@ from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
 from lema_core.system.chunking import chunked
+from lema_core.system.stopping import end_process
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.models import checkpoint_of
 from lema_core.training.program import emit, run_program
@@ -128,4 +128,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import faulthandler
 import json
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lema_core.errors import LemaError, TrainingError
-from lema_core.system.processes import die_with_parent
+from lema_core.system.processes import die_with_parent, is_orphan
 
 CLOCK_FIELDS = ("tokens_per_second", "mfu")
 """Measured by a clock, so that no two runs agree on them."""
@@ -100,9 +101,14 @@ FAILED = 3
 def run_program(work: Callable[[], None], out: Path) -> int:
     """Run a program's work, which writes under ``out``, and return the exit status; it dies with its parent.
 
-    A known failure, such as a full disk, becomes an ``error`` event. Any other one goes to the log.
+    A known failure, such as a full disk, becomes an ``error`` event. Any other one goes to the log, and so does the
+    place of a fatal signal (SIGABRT of a library, SIGSEGV).
     """
     die_with_parent()
+    if is_orphan():
+        return FAILED
+    # Only the thread that caused it: a launcher's log is read for its end.
+    faulthandler.enable(all_threads=False)
     try:
         with report_full_disk(out):
             work()

@@ -8,7 +8,6 @@ The same command goes on from the newest of them. Events go to stdout as JSON li
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow as pa
 
 from lema_core.artifacts.files import atomic_local
 from lema_core.artifacts.parquet import write_table
+from lema_core.system.stopping import end_process
 from lema_core.training.batches import Plan, plan_run
 from lema_core.training.checkpoints import (
     check_continues,
@@ -191,4 +191,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -11,7 +11,7 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from flows import cancelling
 from lema_core.artifacts import ArtifactRef
-from lema_core.errors import ServerGoneError
+from lema_core.errors import CancelledRunError, ServerGoneError
 from tasks import progress
 
 RUN = SimpleNamespace(name="r")
@@ -75,6 +75,51 @@ def test_a_server_that_cannot_answer_cancels_nothing(monkeypatch, statuses):
     flow_run = cancelling.run_cancellable(StubFlow(working), RUN, "root", settings=quick)
     assert asyncio.run(flow_run) == "done"
     assert len(told) == 1
+
+
+def test_a_run_can_be_cancelled_again_after_an_answer_of_an_unknown_kind(monkeypatch):
+    client, notes = Client([418], asyncio.Event()), []
+
+    async def cancelling_state(_):
+        if client.statuses:
+            raise answered(client.statuses.pop())
+        return SimpleNamespace(state=State(type="CANCELLING"))
+
+    async def working(*_):
+        cancelling._note(None, SimpleNamespace(id=uuid4()), None)
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(client, "read_flow_run", cancelling_state)
+    monkeypatch.setattr(cancelling, "get_client", lambda: client)
+    monkeypatch.setattr(cancelling, "notify_user", notes.append)
+    quick = cancelling.CancelSettings(poll_s=0.01, final_state_s=0.01)
+    with pytest.raises(CancelledRunError):
+        asyncio.run(cancelling.run_cancellable(StubFlow(working), RUN, "root", settings=quick))
+    assert len(notes) == 1
+
+
+def test_a_cancellation_during_a_stages_last_update_is_the_stages(monkeypatch):
+    asked = asyncio.Event()
+
+    async def slow(**_):
+        asked.set()
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(progress, "acreate_progress_artifact", slow)
+
+    async def stage() -> None:
+        async with progress.show_progress(ArtifactRef("questions", "f"), None, done=0, total=1):
+            await asked.wait()
+
+    async def cancel() -> None:
+        task = asyncio.create_task(stage())
+        await asked.wait()
+        await asyncio.sleep(0)  # the stage has ended, and awaits its last update
+        task.cancel()
+        await asyncio.wait([task], timeout=10)
+        assert task.cancelled()
+
+    asyncio.run(cancel())
 
 
 def test_a_run_that_the_server_ends_by_5xx_says_how_to_go_on():

@@ -121,7 +121,7 @@ def test_complete_keeps_what_is_in_flight(simulated, tmp_path, sign) -> None:
         command.ended_well(sign)
     waited = re.search(r"waiting for 8 answers that are under way and paid, at most (\d+) s(.*)", command.said)
     assert waited is not None, command.said
-    assert waited.groups() == (("300", "; another Ctrl-C gives them up") if sign is signal.SIGINT else ("20", ""))
+    assert waited.groups() == (("300", "; another Ctrl-C gives them up") if sign is signal.SIGINT else ("10", ""))
     paid = simulated.stats.counts["ok"]
     assert kept(tmp_path / "out" / "ledger.sqlite") == paid
     assert paid >= 8

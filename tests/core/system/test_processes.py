@@ -18,11 +18,13 @@ from lema_core.scoring.pool import check_scorer
 from lema_core.system import processes
 from lema_core.system.foreign_models import ChatTemplates
 from lema_core.system.processes import (
+    STARTED_BY,
     ProcessIdentity,
     end_group,
     identity_of,
     is_alive,
     is_alive_by_clock,
+    is_orphan,
     this_process,
 )
 
@@ -59,6 +61,37 @@ async def test_a_group_that_does_not_listen_is_killed():
     await process.stdout.readline()
     await end_group(process, patience=0.2)
     assert process.returncode == -9
+
+
+RANK = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1, flush=True); time.sleep(60)"
+LAUNCHER = f"""
+import subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {RANK!r}], start_new_session=True)
+time.sleep(60)
+"""
+
+
+async def test_a_rank_in_a_session_of_its_own_is_ended_though_it_holds_the_output():
+    """As torchrun's ranks: the group does not have them, and the pipe to us stays open while one lives."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LAUNCHER, stdout=asyncio.subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    await process.stdout.readline()
+    (rank,) = psutil.Process(process.pid).children()
+    async with asyncio.timeout(20):
+        await end_group(process, patience=0.2)
+    assert process.returncode == -15
+    assert not psutil.wait_procs([rank], timeout=5)[1]
+
+
+def test_a_process_whose_starter_has_ended_is_an_orphan(monkeypatch):
+    monkeypatch.setenv(STARTED_BY, str(os.getppid()))
+    assert not is_orphan()
+    monkeypatch.setenv(STARTED_BY, str(2**22 + 1))
+    assert is_orphan()
+    monkeypatch.delenv(STARTED_BY)
+    assert not is_orphan()
 
 
 def test_a_process_is_known_by_its_machine_id_and_start() -> None:

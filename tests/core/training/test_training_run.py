@@ -19,6 +19,7 @@ import pytest
 from lema_core.errors import TrainingError
 from lema_core.training import LaunchSpec, TrainingResult, TrainingSpec, run_on_tokens, run_tokenising, run_training
 from lema_core.training.checkpoints import MARKER, complete_checkpoints
+from lema_core.training.launch import clean_environment, run_group
 
 Event = dict[str, Any]
 ALL = pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="several minutes: set LEMA_ALL_TESTS=1")
@@ -96,6 +97,45 @@ async def test_two_ranks_under_zero_2_give_one_process_losses(
     assert alone[-1] < alone[0] - 1
     assert [e["step"] for e in events if e["event"] == "step"] == list(range(1, 21))
     assert_loads_and_generates(result.model)
+
+
+ABORTING = """
+import os, sys, time
+if os.environ["RANK"] == "1":
+    os.write(2, b"terminate called: the rank's own words\\n")
+    os.abort()
+time.sleep(60)
+"""
+
+
+@pytest.mark.slow
+async def test_a_rank_that_aborts_is_named_with_its_last_words(tmp_path: Path) -> None:
+    (tmp_path / "aborting.py").write_text(ABORTING)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    given = clean_environment(os.environ, LaunchSpec())
+    with pytest.raises(TrainingError) as seen:
+        await run_group([*command, str(tmp_path / "aborting.py")], tmp_path / "log.txt", given, [].append)
+    said = str(seen.value)
+    assert said.startswith("rank 1 of the training run was ended by SIGABRT")
+    assert said.endswith("terminate called: the rank's own words")
+    assert "ChildFailedError" not in said
+
+
+HELPED = """
+import subprocess, sys
+subprocess.Popen(["sleep", "30"], start_new_session=True)
+print('{"event": "done"}', flush=True)
+print("the last line", flush=True)
+sys.exit(3)
+"""
+
+
+async def test_a_helper_that_holds_the_output_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    events: list[Event] = []
+    async with asyncio.timeout(25):
+        with pytest.raises(TrainingError, match=r"ended with status 3.*\nthe last line$"):
+            await run_group([sys.executable, "-c", HELPED], tmp_path / "log.txt", os.environ, events.append)
+    assert events == [{"event": "done"}]
 
 
 @pytest.mark.slow
