@@ -1,25 +1,28 @@
 """The command line. Command modules import what they need when they run, so that ``lema --help`` is quick."""
 
-from typing import Annotated, Any
+from lema_core.system.early_signals import end_on_signals
 
-import typer
+with end_on_signals():
+    from typing import Annotated, Any
 
-from flows.cli.complete import complete
-from flows.cli.console import exit_on_error
-from flows.cli.doctor import doctor
-from flows.cli.evaluate import evaluate
-from flows.cli.export import explain, export
-from flows.cli.init import init
-from flows.cli.ledger import ledger_app
-from flows.cli.plan import options, plan
-from flows.cli.rate import rate
-from flows.cli.run import resume, run, sweep
-from flows.cli.simulate import simulate
-from flows.cli.stack import deploy, down, serve, ui_app, up, work
-from flows.cli.verify import verify
-from lema_core.system import stopping
-from lema_core.system.loopback import keep_loopback_direct
-from lema_core.system.redaction import disable_core_dumps
+    import typer
+
+    from flows.cli.complete import complete
+    from flows.cli.console import exit_on_error
+    from flows.cli.doctor import doctor
+    from flows.cli.evaluate import evaluate
+    from flows.cli.export import explain, export
+    from flows.cli.init import init
+    from flows.cli.ledger import ledger_app
+    from flows.cli.plan import options, plan
+    from flows.cli.rate import rate
+    from flows.cli.run import resume, run, sweep
+    from flows.cli.simulate import simulate
+    from flows.cli.stack import deploy, down, serve, ui_app, up, work
+    from flows.cli.verify import verify
+    from lema_core.system import stopping
+    from lema_core.system.loopback import keep_loopback_direct
+    from lema_core.system.redaction import disable_core_dumps
 
 
 class _App(typer.Typer):
@@ -27,7 +30,8 @@ class _App(typer.Typer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            return super().__call__(*args, **kwargs)
+            with end_on_signals():
+                return super().__call__(*args, **kwargs)
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else int(bool(end.code))
             stopping.end_within(stopping.EXIT_AFTER_ERROR_S if status else stopping.EXIT_S, status)

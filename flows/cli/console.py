@@ -14,6 +14,7 @@ from rich.segment import Segment
 
 from lema_core.errors import ConfigError, LemaError
 from lema_core.system import stopping
+from lema_core.system.early_signals import describe_end
 from lema_core.system.redaction import printable, redact_secrets, to_lema_error
 
 
@@ -98,8 +99,7 @@ def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:
         except KeyboardInterrupt as error:
             why = error.signal if isinstance(error, stopping.Stopped) else signal.SIGINT
             stopping.end_within(stopping.LAST_S, 128 + why)
-            name = "Ctrl-C" if why is signal.SIGINT else why.name
-            errors.print(f"ended by {name}: what was finished or paid is kept, and the same command goes on from there")
+            errors.print(describe_end(why))
             sys.exit(128 + why)
         except Exception as error:
             said = _message_of(error)

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from lema_core.errors import CancelledRunError, ConfigError
+from lema_core.system.early_signals import DEFAULTS, end_at_once
 
 T = TypeVar("T")
 
@@ -32,7 +33,6 @@ EXIT_S, EXIT_AFTER_ERROR_S = 60.0, 5.0
 """For the exit: Prefect's threads wait there, without a limit, until their server has taken every event."""
 SAME_S = 1.0
 """Signals within this time count as one: a service manager signals a process and its parent, which passes it on."""
-DEFAULTS: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 
 
 class Stopped(KeyboardInterrupt):
@@ -142,15 +142,14 @@ def handle_signals() -> Iterator[None]:
     ours = list[signal.Signals]()
     stop_request()
     if threading.current_thread() is threading.main_thread():
-        ours = [sign for sign, default in DEFAULTS.items() if signal.getsignal(sign) is default]
-    for sign in ours:
-        signal.signal(sign, handle)
+        ours = [sign for sign, default in DEFAULTS.items() if signal.getsignal(sign) in (default, end_at_once)]
+    before = [signal.signal(sign, handle) for sign in ours]
     try:
         yield
     finally:
         if stop_signal() is None:
-            for sign in ours:
-                signal.signal(sign, DEFAULTS[sign])
+            for sign, handler in zip(ours, before, strict=True):
+                signal.signal(sign, handler)
 
 
 def end_within(seconds: float, status: int) -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,7 +113,59 @@ def completing(folder: Path, url: str, *more: object) -> list[object]:
     ]
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+BOTH = pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+
+
+def handles(process: subprocess.Popen[bytes], sign: signal.Signals) -> bool:
+    """Return whether a process has a handler of a signal, by the kernel's mask of them."""
+    caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+    return bool(caught and int(caught[1], 16) >> (sign - 1) & 1)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "words", ["run run.toml", "sweep run.toml", "evaluate arithmetic --model m", "complete r.jsonl"]
+)
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the kernel's mask of handled signals")
+def test_a_command_that_is_still_starting_ends_with_its_sentence(tmp_path, words, sign) -> None:
+    with running(tmp_path, *words.split()) as command:
+        # SIGTERM has no handler until the first import of ours; SIGINT has one of Python's before.
+        until("our handlers", lambda: handles(command.process, signal.SIGTERM), command.process, every_s=0.005)
+        command.stop(sign)
+        command.ended_well(sign)
+
+
+STUCK = """
+import asyncio, time
+from flows.cli import _App
+from flows.cli.console import exit_on_error
+from lema_core.system import stopping
+
+async def work():
+    print("works", flush=True)
+    await asyncio.to_thread(time.sleep, 60)
+
+app = _App()
+app.command()(exit_on_error(lambda: stopping.run(work())))
+app()
+"""
+
+
+@BOTH
+def test_a_thread_that_does_not_end_holds_up_neither_the_sentence_nor_the_end(tmp_path, sign) -> None:
+    said = (tmp_path / "said").open("wb")
+    process = subprocess.Popen([sys.executable, "-c", STUCK], stdout=said, stderr=said)
+    command = Command(process, tmp_path / "said")
+    try:
+        until("it works", lambda: "works" in command.said, process)
+        command.stop(sign)
+        command.ended_well(sign)
+    finally:
+        process.kill()
+        process.wait()
+
+
+@BOTH
 def test_complete_keeps_what_is_in_flight(simulated, tmp_path, sign) -> None:
     simulated.faults = Faults(latency_s=1.5)
     with running(tmp_path, *completing(tmp_path, simulated.url)) as command:
@@ -223,7 +276,7 @@ def a_run(folder: Path, *more: object) -> list[object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@BOTH
 def test_a_run_keeps_what_is_in_flight(run_file, simulated, prefect_api, tmp_path, lema, sign) -> None:
     simulated.faults, name = Faults(latency_s=1.5), f"signalled{int(sign)}"
     words = a_run(tmp_path, "--set", f"name={name}")
@@ -244,32 +297,43 @@ def test_a_run_keeps_what_is_in_flight(run_file, simulated, prefect_api, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.skipif("LEMA_ALL_TESTS" not in os.environ, reason="two minutes; LEMA_ALL_TESTS=1 runs it")
-def test_a_run_that_trains_leaves_no_process(run_file, simulated, prefect_api, tmp_path) -> None:
+@BOTH
+def test_a_run_that_trains_leaves_no_process(run_file, simulated, prefect_api, tmp_path, sign) -> None:
     run_file.write_text(run_file.read_text() + '[training]\nbase = "tiny"\nmax_steps = 100000\n[launch]\nranks = 1\n')
     words = a_run(tmp_path, "--set", "name=trains", "--set", 'mixture.arms=["cot"]')
     with running(tmp_path, *words, env=environment(prefect_api, tmp_path)) as command:
         until(
             "steps", lambda: [log for log in tmp_path.rglob("log.txt") if '"step"' in log.read_text()], command.process
         )
-        command.stop(signal.SIGTERM, soon_s=30)
+        command.stop(sign)
         assert len(command.family) > 1
-        command.ended_well(signal.SIGTERM)
-    assert read_record(str(tmp_path / "out"), "trains").state == "failed"
+        command.ended_well(sign)
+    assert read_record(str(tmp_path / "out"), "trains").state == ("cancelled" if sign is signal.SIGINT else "failed")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what", ["evaluate", "plan --pilot"])
-def test_other_commands_that_ask_keep_what_is_in_flight(run_file, simulated, prefect_api, tmp_path, what) -> None:
+@pytest.mark.parametrize(
+    ("what", "sign"),
+    [
+        ("evaluate", signal.SIGTERM),
+        ("evaluate", signal.SIGINT),
+        ("sweep", signal.SIGTERM),
+        ("sweep", signal.SIGINT),
+        ("plan --pilot", signal.SIGTERM),
+    ],
+)
+def test_other_commands_that_ask_keep_what_is_in_flight(run_file, simulated, prefect_api, tmp_path, what, sign) -> None:
     simulated.faults = Faults(latency_s=1.5)
     asked = ("--base-url", simulated.url, "--model", "fixed", "--concurrency", 4, "--root", "out")
     words = {
         "evaluate": ("evaluate", "arithmetic", "--limit", 40, *asked),
         "plan --pilot": ("plan", run_file, "--pilot", 16, "--root", "out"),
+        "sweep": ("sweep", run_file, "--root", "out", "--set", "training.base=tiny"),
     }[what]
     with running(tmp_path, *words, env=environment(prefect_api, tmp_path)) as command:
         until("some are out", lambda: simulated.stats.in_flight >= 4, command.process, every_s=0.02)
-        command.stop(signal.SIGTERM)
-        command.ended_well(signal.SIGTERM)
+        command.stop(sign)
+        command.ended_well(sign)
     assert kept(tmp_path / "out" / "ledger.sqlite") == simulated.stats.counts["ok"] >= 4
 
 
