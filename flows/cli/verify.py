@@ -1,7 +1,8 @@
 """``lema verify``: compare final answers by the matcher that judges reasoning paths, and see why it decided so."""
 
 from collections import Counter
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
 
     from lema_core.answers import MatchPolicy
     from lema_core.answers.judge import Verification
-    from lema_core.questions.tasks.task import Row
+    from lema_core.llm import EndpointSpec
+    from lema_core.questions.tasks.task import Row, Task
+    from lema_core.run.spec import RunSpec
+    from lema_core.scoring.pool import Scored, TextToScore
 
 FOUND = ("verdict", "layer", "ground")
 """What is written beside a row's own columns."""
 BATCH = 1_000
+SCORED_AT_ONCE = 512
+EQUAL, RIGHT = ("equal", "different", "unknown"), ("right", "wrong", "unknown")
+"""Verdicts of the matcher, and of a scorer: yes, no, undecided."""
 WIDTH = 60
 MAX_NOTES = 5
 """Kinds of notes on how rows were read that are printed."""
@@ -41,6 +48,17 @@ def verify(
             help="What answers may differ in, as NAME=VALUE: units=ignore, names=ignore, ...; see docs/answers.md."
         ),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="A task of your own with a scorer, which judges `pred` in the place of the matcher."),
+    ] = None,
+    run_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="RUN.toml", help="The run file with the endpoint of the scorer's judge, and its budget."
+        ),
+    ] = None,
+    root: Annotated[str, typer.Option(help="With --run: where its ledger lies.")] = ".lema",
 ) -> None:
     r"""Compare gold answers with predicted ones, each a bare answer or a whole solution.
 
@@ -49,7 +67,12 @@ def verify(
     says what is right, so that the agreement can be counted. The verdict is equal, different or unknown; unknown is
     never counted as equal. A scorer's code is loaded only for `--family`, never because a line names it.
 
+    With `--task my_task.py` the task's scorer says right, wrong or unknown of each `pred`, from `question` and `gold`.
+    A judge that it asks needs `--run`: its requests go through that run's ledger and budget.
+
         lema verify cases.jsonl --out verdicts.jsonl
+
+        lema verify cases.jsonl --task my_task.py --run my_run.toml
 
         lema verify --why '\frac{1}{2}' 'The answer is 50\%.'
     """
@@ -59,10 +82,14 @@ def verify(
     checked, chosen = _family(family), _policy(policy or [])
     if why is not None:
         _explain(console, why, checked, chosen)
+    elif run_file is not None and task is None:
+        raise typer.BadParameter("--run gives a scorer's judge its endpoint: name the task with the scorer by --task")
     elif cases is None:
         raise typer.BadParameter("give a file of cases, or --why GOLD PRED to explain one pair")
     elif out is not None and out.resolve() == Path(cases).resolve():
         raise typer.BadParameter(f"--out {out} is the file of cases itself, which it would overwrite; name another one")
+    elif task is not None:
+        _score_file(console, cases, out, task, run_file, root, show)
     else:
         _verify_file(console, cases, out, checked, show, chosen)
 
@@ -121,7 +148,7 @@ def _verify_file(
 
     layers: Counter[tuple[str, str]] = Counter()
     labels: Counter[tuple[bool, str]] = Counter()
-    disagreements: list[tuple[Any, Verification]] = []
+    disagreements: list[tuple[Any, str, str]] = []
     notes = Counter[str]()
     with _writer(out, cases) as write:
         for some in chunked(read_rows(cases), BATCH):
@@ -138,23 +165,156 @@ def _verify_file(
                 if row.get("equal") is not None:
                     labels[bool(row["equal"]), result.verdict] += 1
                     if bool(row["equal"]) != (result.verdict == "equal") and len(disagreements) < show:
-                        disagreements.append((row, result))
-    _print_layers(console, layers)
+                        disagreements.append((row, result.verdict, result.match.layer))
+    _print_layers(console, layers, EQUAL)
     for note, count in notes.most_common(MAX_NOTES):
         console.print(escape(f"{count} rows: {note}"), highlight=False)
-    _print_agreement(console, labels, disagreements)
+    _print_agreement(console, labels, disagreements, EQUAL)
 
 
-def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
-    from lema_core.answers.judge import verify_pair
-    from lema_core.answers.results import family_of
+def _score_file(
+    console: "Console", cases: str, out: Path | None, task: str, run_file: Path | None, root: str, show: int
+) -> None:
+    """Judge every case by a task's scorer.
+
+    Raises:
+        ConfigError: the task has no scorer, or its judge no endpoint; nothing was asked.
+        DataError: a case lacks a field; nothing was asked.
+        EndpointError: the judge cannot be asked, or answered nothing.
+        BudgetExceededError: the run file's budget is used up.
+    """
+    from lema_core.errors import EndpointError
+    from lema_core.questions.sources import read_rows
+    from lema_core.run.files import read_run_file
+    from lema_core.system import stopping
+
+    run = read_run_file(run_file) if run_file else None
+    scorer, judge = _scorer_of(task, run, root)
+    # All of them, before the first request is paid: a fault in the last line would be found late.
+    for place, row in read_rows(cases):
+        _text_to_score(place, row)
+    layers: Counter[tuple[str, str]] = Counter()
+    labels: Counter[tuple[bool, str]] = Counter()
+    disagreements: list[tuple[Any, str, str]] = []
+    words = ""
+
+    def take(row: "Row", scored: "Scored") -> None:
+        nonlocal words
+        words = scored.reason if scored.decided_by == "judge_failed" else words
+        layers[scored.decided_by, scored.verdict] += 1
+        if row.get("equal") is not None:
+            labels[bool(row["equal"]), scored.verdict] += 1
+            if bool(row["equal"]) != (scored.verdict == "right") and len(disagreements) < show:
+                disagreements.append((row, scored.verdict, scored.decided_by))
+
+    with _writer(out, cases) as write:
+        stopping.run(_score_cases(cases, scorer, judge, run, root, write, take))
+    _print_layers(console, layers, RIGHT)
+    _print_agreement(console, labels, disagreements, RIGHT)
+    if layers and set(layers) == {("judge_failed", "unknown")}:
+        raise EndpointError(f"the judge answered for none of {layers.total()} texts: {words}")
+
+
+def _scorer_of(name: str, run: "RunSpec | None", root: str) -> "tuple[Task, EndpointSpec | None]":
+    """Return a task with a scorer, and the endpoint of its judge."""
+    from lema_core.artifacts import Store
+    from lema_core.errors import ConfigError
+    from lema_core.questions import get_task
+    from lema_core.run.artifacts import RunArtifacts
+    from lema_core.run.endpoints import PreparedEndpoints
+    from lema_core.run.spec import RunContext
+
+    task = get_task(name)
+    if task.scorer is None:
+        raise ConfigError(f"the task {task.name} has no scorer: leave --task out, and the matcher compares the answers")
+    if task.judge is None:
+        return task, None
+    wanted = task.judge.endpoint
+    if run is None or wanted not in run.endpoints:
+        has = f"; {run.name} has {', '.join(run.endpoints) or 'none'}" if run else ""
+        raise ConfigError(
+            f"the scorer of {task.name} asks a judge, the endpoint {wanted!r}: name a run file with "
+            f"[endpoints.{wanted}] by --run{has}. Nothing was asked"
+        )
+    judge = PreparedEndpoints(run, Store(RunContext.of(run, root).root), RunArtifacts())[wanted]
+    if judge.api_key_secret:
+        raise ConfigError(
+            f"the key of endpoint {wanted!r} is in a Prefect Secret block, which flows alone read: give it by "
+            "api_key_env for this command. Nothing was asked"
+        )
+    return task, judge
+
+
+async def _score_cases(
+    cases: str,
+    task: "Task",
+    judge: "EndpointSpec | None",
+    run: "RunSpec | None",
+    root: str,
+    write: "Callable[[list[Row]], object]",
+    take: "Callable[[Row, Scored], None]",
+) -> None:
+    """Score the cases, a chunk at a time; the judge's requests go through the run's ledger and budget."""
+    from flows.preflight import all_answer
+    from lema_core.llm import Budget, Engine
+    from lema_core.llm.endpoints import running
+    from lema_core.questions.sources import read_rows
+    from lema_core.run.spec import RunContext
+    from lema_core.scoring.pool import check_scorer, score_all, scorer_pool
+    from lema_core.system.chunking import chunked
+
+    await check_scorer(task)
+    async with AsyncExitStack() as opened:
+        ask: Any = None
+        if judge is not None and run is not None:
+            context = RunContext.of(run, root)
+            await all_answer([judge])
+            live = judge.at(await opened.enter_async_context(running(judge)))
+            budget = Budget(dollars=context.budget.usd, tokens=context.budget.tokens)
+            engine = await opened.enter_async_context(Engine.open(context.ledger, budget, context.run))
+            ask = partial(engine.complete, live)
+        await opened.enter_async_context(scorer_pool(task))
+        for some in chunked(read_rows(cases), SCORED_AT_ONCE):
+            scored = await score_all(task, [_text_to_score(place, row) for place, row in some], ask)
+            write(
+                [
+                    {**row, **dict(zip(FOUND, (found.verdict, found.decided_by, found.reason), strict=True))}
+                    for (_, row), found in zip(some, scored, strict=True)
+                ]
+            )
+            for (_, row), found in zip(some, scored, strict=True):
+                take(row, found)
+
+
+def _text_to_score(place: str, row: "Row") -> "TextToScore":
+    from lema_core.scoring.pool import TextToScore
+
+    question = _text(row, "question", place) if "question" in row else ""
+    return TextToScore(
+        question_id=str(row.get("question_id") or row.get("id") or place),
+        question=question,
+        gold=_text(row, "gold", place),
+        text=_text(row, "pred", place),
+        candidates=_candidates(row, place),
+    )
+
+
+def _candidates(row: "Row", place: str) -> tuple[str, ...] | None:
     from lema_core.errors import DataError
 
     choices = row.get("candidates")
     if choices is not None and not (isinstance(choices, list) and all(isinstance(choice, str) for choice in choices)):
         raise DataError(f"{place}: `candidates` is {str(choices)[:60]!r}, expected a list of texts, one a choice")
+    return tuple(choices) if choices else None
+
+
+def _verify_row(place: str, row: "Row", family: str, policy: "MatchPolicy") -> "Verification":
+    from lema_core.answers.judge import verify_pair
+    from lema_core.answers.results import family_of
+
+    candidates = _candidates(row, place)
     gold, pred = _text(row, "gold", place), _text(row, "pred", place)
-    return verify_pair(gold, pred, family_of(row, family), tuple(choices) if choices else None, policy=policy)
+    return verify_pair(gold, pred, family_of(row, family), candidates, policy=policy)
 
 
 def _note(row: "Row", family: str) -> str | None:
@@ -248,10 +408,9 @@ def _translate_column_faults(out: Path) -> "Iterator[None]":
         raise full  # an error of the disk, not of the columns
 
 
-def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:
+def _print_layers(console: "Console", layers: Counter[tuple[str, str]], outcomes: tuple[str, str, str]) -> None:
     from rich.table import Table
 
-    outcomes = ("equal", "different", "unknown")
     table = Table("layer", *outcomes, title="Outcomes by layer")
     for layer in sorted({name for name, _ in layers}):
         table.add_row(layer, *(str(layers[layer, outcome]) for outcome in outcomes))
@@ -260,25 +419,29 @@ def _print_layers(console: "Console", layers: Counter[tuple[str, str]]) -> None:
 
 
 def _print_agreement(
-    console: "Console", labels: Counter[tuple[bool, str]], disagreements: "list[tuple[Any, Verification]]"
+    console: "Console",
+    labels: Counter[tuple[bool, str]],
+    disagreements: "list[tuple[Any, str, str]]",
+    outcomes: tuple[str, str, str],
 ) -> None:
     from rich.markup import escape
 
     total = sum(labels.values())
     if not total:
         return
-    agreed = sum(count for (equal, verdict), count in labels.items() if equal == (verdict == "equal"))
-    false_positives = labels[False, "equal"]
-    false_negatives = labels[True, "different"]
+    yes, no, unknown = outcomes
+    agreed = sum(count for (equal, verdict), count in labels.items() if equal == (verdict == yes))
+    false_positives = labels[False, yes]
+    false_negatives = labels[True, no]
     console.print(
-        f"agreement {agreed} of {total} ({agreed / total:.4f}); wrongly equal {false_positives}, "
-        f"wrongly different {false_negatives}, unknown {labels[True, 'unknown'] + labels[False, 'unknown']}",
+        f"agreement {agreed} of {total} ({agreed / total:.4f}); wrongly {yes} {false_positives}, "
+        f"wrongly {no} {false_negatives}, unknown {labels[True, unknown] + labels[False, unknown]}",
         highlight=False,
     )
-    for row, result in disagreements:
+    for row, verdict, layer in disagreements:
         gold, pred = (repr(str(row[name])[-WIDTH:]) for name in ("gold", "pred"))
-        label = "equal" if row["equal"] else "different"
+        label = yes if row["equal"] else no
         console.print(
-            escape(f"  {result.verdict} ({result.match.layer}), labelled {label}: {gold} against {pred}"),
+            escape(f"  {verdict} ({layer}), labelled {label}: {gold} against {pred}"),
             highlight=False,
         )

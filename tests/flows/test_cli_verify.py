@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from flows.cli.console import exit_on_error
 from flows.cli.verify import BATCH, verify
-from lema_core.errors import DataError
+from lema_core.errors import BudgetExceededError, ConfigError, DataError, EndpointError
+from lema_core.llm.simulated import Library, Reply, SimulatedEndpoint
 
 app = typer.Typer()
 app.command()(verify)
@@ -181,3 +182,117 @@ def test_a_policy_is_switched_by_an_option():
         result = runner.invoke(app, [*pair, "--policy", wrong])
         assert result.exit_code == 2
         assert "expected" in result.output
+
+
+SCORED = """
+from lema_core import FieldMapping, Judge, Score, Task
+MAPPING = FieldMapping(question="question", gold="gold")
+def alone(question, gold, text, context):
+    return Score("right" if gold in text and question else "wrong", f"{len(context.candidates or ())} choices")
+async def asking(question, gold, text, context):
+    return Score(await context.ask(f"{question} {gold} {text}"), "by the judge")
+ALONE = Task(name="alone", prompts="gsm8k", mapping=MAPPING, scorer=alone)
+ASKING = Task(name="asking", prompts="gsm8k", mapping=MAPPING, scorer=asking, judge=Judge(endpoint="judge"))
+PLAIN = Task(name="plain", prompts="gsm8k", mapping=MAPPING, family="numeric")
+"""
+JUDGED = """
+name = "judged"
+[questions]
+task = "numeric"
+path = "cases.jsonl"
+[[students]]
+endpoint = "judge"
+[endpoints.judge]
+model = "judge"
+base_url = "{url}"
+"""
+TEXTS = [
+    {"question": "one?", "gold": "7", "pred": "it is 7", "equal": True},
+    {"question": "two?", "gold": "8", "pred": "it is 9", "equal": False, "candidates": ["8", "9"]},
+    {"question": "two?", "gold": "8", "pred": "it is 9", "equal": True},
+]
+
+
+def judgement(request):
+    text = "right" if "one?" in request.body["messages"][-1]["content"] else "wrong"
+    choices = [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+    return Reply(200, {"object": "chat.completion", "model": "judge", "choices": choices, "usage": usage})
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Give the words that score TEXTS by a task, and the endpoint that its judge is."""
+    (tmp_path / "mine.py").write_text(SCORED)
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("".join(json.dumps(text) + "\n" for text in TEXTS))
+    with SimulatedEndpoint(Library(), respond=judgement).in_thread() as endpoint:
+        (tmp_path / "run.toml").write_text(JUDGED.replace("{url}", endpoint.url))
+
+        def words(task, *more):
+            out = ["--out", str(tmp_path / "out.jsonl"), "--root", str(tmp_path / "root")]
+            return [str(cases), "--task", f"{tmp_path / 'mine.py'}:{task}", *out, *map(str, more)]
+
+        yield words, endpoint
+
+
+def written(tmp_path):
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text("utf-8").splitlines()]
+    return [(row["verdict"], row["layer"], row["ground"]) for row in rows]
+
+
+def test_a_tasks_scorer_judges_the_texts(scored, tmp_path):
+    words, endpoint = scored
+    result = runner.invoke(app, words("ALONE"))
+    assert result.exit_code == 0, result.exception
+    assert written(tmp_path) == [
+        ("right", "scorer", "0 choices"), ("wrong", "scorer", "2 choices"), ("wrong", "scorer", "0 choices"),
+    ]  # fmt: skip
+    assert "agreement 2 of 3" in result.stdout
+    assert "labelled right" in result.stdout
+    assert endpoint.stats.counts["hits"] == 0
+
+
+def test_a_judge_is_asked_through_the_runs_ledger_and_budget(scored, tmp_path):
+    words, endpoint = scored
+    run_file = tmp_path / "run.toml"
+    for _ in range(2):
+        result = runner.invoke(app, words("ASKING", "--run", run_file))
+        assert result.exit_code == 0, result.exception
+        assert [verdict for verdict, *_ in written(tmp_path)] == ["right", "wrong", "wrong"]
+    assert endpoint.stats.counts["ok"] == 2, "two prompts, each paid once"
+    run_file.write_text(run_file.read_text() + "[budget]\ntokens = 30\n")
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text(cases.read_text().replace("two?", "three?"))
+    stopped = runner.invoke(app, words("ASKING", "--run", run_file))
+    assert isinstance(stopped.exception, BudgetExceededError)
+    assert endpoint.stats.counts["ok"] == 2
+
+
+def test_what_cannot_be_scored_is_refused_before_anything_is_asked(scored, tmp_path):
+    words, endpoint = scored
+    run_file = tmp_path / "run.toml"
+    for wanted, said in (
+        (words("ASKING"), "asks a judge, the endpoint 'judge'"), (words("PLAIN"), "has no scorer"),
+    ):  # fmt: skip
+        refused = runner.invoke(app, wanted)
+        assert isinstance(refused.exception, ConfigError)
+        assert said in str(refused.exception)
+    run_file.write_text(
+        run_file.read_text().replace("endpoints.judge", "endpoints.other").replace('"judge"', '"other"')
+    )
+    assert "[endpoints.judge]" in str(runner.invoke(app, words("ASKING", "--run", run_file)).exception)
+    with (tmp_path / "cases.jsonl").open("a") as file:
+        file.write('{"question": "no gold", "pred": "7"}\n')
+    (tmp_path / "run.toml").write_text(JUDGED.replace("{url}", endpoint.url))
+    assert isinstance(runner.invoke(app, words("ASKING", "--run", run_file)).exception, DataError)
+    assert runner.invoke(app, [str(tmp_path / "cases.jsonl"), "--run", str(run_file)]).exit_code == 2
+    assert endpoint.stats.counts["hits"] == 0
+
+
+def test_a_judge_that_refuses_everything_ends_with_its_words(scored, tmp_path):
+    words, endpoint = scored
+    endpoint.respond = lambda _: Reply(400, {"error": {"message": "no such effort"}})
+    refused = runner.invoke(app, words("ASKING", "--run", tmp_path / "run.toml"))
+    assert isinstance(refused.exception, EndpointError)
+    assert "no such effort" in str(refused.exception)
