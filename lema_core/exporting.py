@@ -22,7 +22,8 @@ from lema_core.training.specs import MODEL_FOLDER
 Format = Literal["trl", "chat", "parquet"]
 """``trl``: a line ``{"prompt": [user], "completion": [assistant], ...}`` per example, of which TRL's SFTTrainer trains
 the completion only; of a preference pair ``{"prompt": [user], "chosen": [assistant], "rejected": [assistant], ...}``,
-as its DPOTrainer reads it. ``chat``: ``{"messages": [user, assistant], ...}`` in place of prompt and completion. TRL
+as its DPOTrainer reads it; of KTO's rows prompt, completion and ``label``. ``chat``: ``{"messages": [user,
+assistant], ...}`` in place of prompt and completion. TRL
 trains every turn of it, and the user's turn of a correction holds the mistake: it is for trainers that mask the user.
 ``parquet``: the tables as they are.
 """
@@ -192,6 +193,9 @@ def trl_line(row: Example) -> dict[str, object]:
     """
     named = {"kind": row.kind, "id": row.id, "question_id": row.question_id}
     prompt = [_turn("user", row.input)]
+    if row.kind in ("desirable", "undesirable"):
+        completion = [_turn("assistant", row.output)]
+        return {"prompt": prompt, "completion": completion, "label": row.kind == "desirable", **named}
     if row.worse is None:
         return {"prompt": prompt, "completion": [_turn("assistant", row.output)], "weight": row.weight, **named}
     # Steps that both sides begin with cancel in DPO's loss: as one turn they train what they train as a prefix.
@@ -201,9 +205,9 @@ def trl_line(row: Example) -> dict[str, object]:
 
 
 def chat_line(row: Example) -> dict[str, object]:
-    """Return an example as messages; a preference pair as `trl_line` does."""
+    """Return an example as messages; a preference pair and a row of KTO as `trl_line` does."""
     line = trl_line(row)
-    if row.worse is not None:
+    if row.worse is not None or "label" in line:
         return line
     answer = [_turn("assistant", row.output)]
     return {"messages": [_turn("user", row.input), *answer]} | {

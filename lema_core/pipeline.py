@@ -5,7 +5,7 @@ makes them one after the other, and the gate, the choice of checkpoints, `lema e
 objects. A walk fills ``artifacts``; a stage that reads rows finds its inputs published when a run has come to it.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from lema_core.ablation.cells import Cell
@@ -21,9 +21,9 @@ from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import BASE, RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
 from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
-from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel
+from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
 from lema_core.stages.likelihood import Likelihood
-from lema_core.stages.mixture import ArmExamples, MaskedMixture, Mixture, check_distinct
+from lema_core.stages.mixture import ArmExamples, MaskedMixture, Mixture, MixtureSpec, check_distinct
 from lema_core.stages.pretraining import PRETRAINED, Pretraining
 from lema_core.stages.quality_gate import PilotCorrections, PilotMistakes
 from lema_core.stages.questions import HeldOut, Questions
@@ -111,8 +111,21 @@ class Pipeline:
             overlap = tests if len(tests) > 1 else ()
             yield (held_out := self._add(HeldOut(run.selection, artifacts.questions, overlap)))
             artifacts.held_out = held_out.ref
+        for arm in run.warm_arms:
+            yield from self._warm_student(arm, QuestionRound(artifacts.questions))
         first = artifacts.add_round(QuestionRound(artifacts.questions))
         yield from self._mistakes_and_corrections(first, self.endpoints.students(first.round))
+
+    def _warm_student(self, arm: str, before: QuestionRound) -> Iterator[Stage]:
+        """Yield the model that is a student of the first round: the arm on the rationales, before there are paths.
+
+        The arm itself, if the run trains it, is built of the whole pool: two artifacts, unless it has rationales alone.
+        """
+        label = f"{arm}, a student"
+        mixture = self._examples(arm, (before,), f"mixture: {label}")
+        yield mixture
+        model = yield from self._training(arm, mixture, label)
+        self.artifacts.warm_models[arm] = model.ref
 
     def questions(self) -> Iterator[Stage]:
         """Yield the questions, and the held-out ones that models are measured on."""
@@ -201,10 +214,22 @@ class Pipeline:
         question_round.corrections[name] = whole.ref
 
     def evolution(self) -> Iterator[Stage]:
-        """Yield the rounds on evolved questions: from round 2 on the student is the model of the round before (2.2)."""
-        spec = self.run.evolution
-        if spec is None:
-            return
+        """Yield the later rounds: on evolved questions (paper, section 2.2), or on the own ones again."""
+        if self.run.on_policy:
+            yield from self._on_policy_rounds(self.run.on_policy.rounds)
+        if self.run.evolution:
+            yield from self._evolved_rounds(self.run.evolution)
+
+    def _on_policy_rounds(self, rounds: int) -> Iterator[Stage]:
+        """Yield the rounds on the run's own questions: the student is the model of the round before."""
+        questions = self.artifacts.rounds[0].questions
+        for number in range(1, rounds + 1):
+            yield from self._arm(f"round_{number - 1}")
+            again = self.artifacts.add_round(QuestionRound(questions, number, "on_policy"))
+            yield from self._mistakes_and_corrections(again, self.endpoints.students(number, "on_policy"))
+
+    def _evolved_rounds(self, spec: EvolutionSpec) -> Iterator[Stage]:
+        """Yield the rounds on evolved questions: from round 2 on the student is the model of the round before."""
         for number in range(1, spec.rounds + 1):
             if number > 1:
                 yield from self._arm(f"round_{number - 1}")
@@ -272,16 +297,21 @@ class Pipeline:
         run, artifacts = self.run, self.artifacts
         if run.mixture is None or arm in artifacts.mixtures:
             return None
-        definition = run.arm(arm)
-        check_formats(definition, run.questions.task)
-        stage = MaskedMixture if definition.masked else Mixture
-        mixture = stage(
-            run.mixture, definition, run.questions.task, tuple(artifacts.rounds), artifacts.all_test_questions,
-            artifacts.held_out, run.training.base if run.training else None, label=f"mixture: {arm}",
-        )  # fmt: skip
+        mixture = self._examples(arm, tuple(artifacts.rounds), f"mixture: {arm}")
         # Before the stage is yielded: fine_tuning comes to the arm of an evolution round again, and must not repeat it.
         artifacts.mixtures[arm] = mixture.ref
         self._mixtures[arm] = mixture
+        return mixture
+
+    def _examples(self, arm: str, pool: tuple[QuestionRound, ...], label: str) -> Mixture:
+        """Return the stage of an arm's examples on a pool."""
+        run, artifacts, definition = self.run, self.artifacts, self.run.arm(arm)
+        check_formats(definition, run.questions.task)
+        stage = MaskedMixture if definition.masked else Mixture
+        mixture = stage(
+            run.mixture or MixtureSpec(), definition, run.questions.task, pool, artifacts.all_test_questions,
+            artifacts.held_out, run.training.base if run.training else None, label=label,
+        )  # fmt: skip
         return self._add(mixture)
 
     def _arm(self, arm: str) -> Iterator[Stage]:
@@ -291,17 +321,34 @@ class Pipeline:
         yield mixture
         if self.run.training is None:
             return
+        model = yield from self._training(arm, mixture, arm)
+        artifacts.tokens[arm] = model.tokens
+        artifacts.models[arm] = model.ref
+
+    def _training(self, arm: str, mixture: Mixture, label: str) -> Generator[Stage, None, Training]:
+        """Yield the tokens and the model of an arm's examples; return the stage of the model."""
         spec = self.run.training_of(arm)
         check_overrides(spec)
         # The arm that this one starts from stands earlier in the run file, so the walk has its model.
-        start = artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
+        start = self.artifacts.models[spec.starts_from_arm] if spec.starts_from_arm else None
         if spec.base == PRETRAINED:
-            start = artifacts.others[Pretraining.name]
-        yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {arm}")))
-        artifacts.tokens[arm] = tokens.ref
-        model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {arm}")
+            start = self.artifacts.others[Pretraining.name]
+        yield (tokens := self._add(Tokens(spec, arm, mixture.ref, start, label=f"tokens: {label}")))
+        model = Training(spec, arm, tokens.ref, start, self.checkpoint_choice(), label=f"training: {label}")
         yield self._add(model)
-        artifacts.models[arm] = model.ref
+        return model
+
+    def mixture_of(self, tokens: ArtifactRef) -> Mixture:
+        """Return the stage of the examples of tokens that the walk has come to.
+
+        Raises:
+            LookupError: the walk has not come to them.
+        """
+        stage = self._stages.get(tokens)
+        mixture = self._stages.get(stage.mixture) if isinstance(stage, Tokens) else None
+        if isinstance(mixture, Mixture):
+            return mixture
+        raise LookupError(f"the walk has not come to {tokens}")
 
     def checkpoint_choice(self) -> CheckpointChoice | None:
         """Return how a run's checkpoint is chosen; None: the last one becomes the model."""

@@ -166,7 +166,7 @@ class Example:
 
     id: str
     kind: str
-    """cot, correction, critique, refinement, fix_continue, fresh_restart or preference."""
+    """cot, correction, critique, refinement, fix_continue, fresh_restart, preference, desirable or undesirable."""
     source_id: str
     """The question, path or correction it was made from."""
     question_id: str

@@ -4,7 +4,7 @@
 An arm never samples, corrects or changes a row; two arms over one pool share everything upstream.
 """
 
-from lema_core.mixture.arms import ARMS, Arm, ArmSpec, SizeMatch, View, Where, get_arm
+from lema_core.mixture.arms import ARMS, Arm, ArmSpec, Rows, SizeMatch, View, Where, get_arm
 from lema_core.mixture.building import (
     REASONS,
     MixtureRules,
@@ -31,6 +31,7 @@ __all__ = [
     "MixtureRules",
     "Pool",
     "RoundData",
+    "Rows",
     "SizeMatch",
     "View",
     "Where",

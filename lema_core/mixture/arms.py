@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.errors import ConfigError
 
-Rows = Literal["rationales", "right_paths", "corrections"]
+Rows = Literal["rationales", "right_paths", "wrong_paths", "corrections"]
 Format = Literal[
     "cot",
     "correction",
@@ -28,12 +28,16 @@ Format = Literal[
     "fix_continue_masked",
     "fresh_restart",
     "preference",
+    "outcome_preference",
+    "kto",
 ]
+PAIRS: frozenset[Format] = frozenset({"preference", "outcome_preference"})
+"""Formats of preference pairs."""
 MASKED: frozenset[Format] = frozenset({"fix_continue_masked"})
 """Formats of which a part of the output is read, not trained."""
 CONTINUED: frozenset[Format] = frozenset({"fix_continue", "fix_continue_masked", "fresh_restart"})
 """Formats that answer as the CoT format does: a wrong beginning, and a solution after it."""
-RoundEvolution = Literal["none", "general", "centric"]
+RoundEvolution = Literal["none", "general", "centric", "on_policy"]
 
 
 class _Model(BaseModel):
@@ -46,7 +50,8 @@ class Where(_Model):
     rounds: tuple[int, ...] | None = None
     """Rounds of the loop: 0 is the first, on the task's own questions."""
     evolution: tuple[RoundEvolution, ...] | None = None
-    """How the questions came about: ``none`` are the task's own."""
+    """How the questions came about: ``none`` are the task's own, ``on_policy`` the same ones, asked of the model of the
+    round before."""
     students: tuple[str, ...] | None = None
     correctors: tuple[str, ...] | None = None
     levels: tuple[str, ...] | None = None
@@ -73,6 +78,12 @@ class View(_Model):
     def _pairs_are_of_corrections(self) -> Self:
         if self.format == "preference" and (self.rows != "corrections" or self.weight != 1):
             raise ValueError(f"preference pairs are made from corrections, with weight 1; seen: {self!r}")
+        if self.format == "outcome_preference" and (self.rows != "right_paths" or self.weight != 1):
+            raise ValueError(f"pairs of paths are made from right_paths, with weight 1; seen: {self!r}")
+        if (self.format == "kto") != (self.rows == "wrong_paths") and self.rows != "right_paths":
+            raise ValueError(f"rows = 'wrong_paths' and format = 'kto' go together; seen: {self!r}")
+        if self.format == "kto" and self.weight != 1:
+            raise ValueError(f"format = 'kto' has no weights: TRL's loss is a plain mean; seen: {self!r}")
         if self.rows != "corrections" and (self.of_others or self.format in CONTINUED):
             option = "of_others" if self.of_others else f"format = {self.format!r}"
             raise ValueError(f"{option} is of rows = 'corrections'; seen: rows = {self.rows!r}")
@@ -99,7 +110,14 @@ class ArmSpec(_Model):
     @property
     def preferences(self) -> bool:
         """Return whether the arm is trained on preference pairs, by DPO."""
-        return any(view.format == "preference" for view in (*self.views, *self.fill))
+        return any(view.format in PAIRS for view in (*self.views, *self.fill))
+
+    @property
+    def objective(self) -> Literal["sft", "dpo", "kto"]:
+        """Return what the arm's rows are trained by."""
+        if self.preferences:
+            return "dpo"
+        return "kto" if any(view.format == "kto" for view in (*self.views, *self.fill)) else "sft"
 
     @property
     def masked(self) -> bool:
@@ -113,8 +131,10 @@ class ArmSpec(_Model):
 
     @model_validator(mode="after")
     def _pairs_stand_alone(self) -> Self:
-        if self.preferences and any(view.format != "preference" for view in (*self.views, *self.fill)):
-            raise ValueError("preference pairs are trained by another loss: give them an arm of their own")
+        formats = {view.format for view in (*self.views, *self.fill)}
+        if not (formats <= PAIRS or formats.isdisjoint({*PAIRS, "kto"}) or formats == {"kto"}):
+            kind = "preference pairs" if self.preferences else "rows of format 'kto'"
+            raise ValueError(f"{kind} are trained by another loss: give them an arm of their own")
         return self
 
     @model_validator(mode="after")
@@ -169,6 +189,7 @@ COT = (
     View(rows="rationales", format="cot", where=Where(**_OWN)),
     View(rows="right_paths", format="cot", where=Where(rounds=(0,), per_question=PATHS_PER_QUESTION, **_OWN)),
 )
+_OWN_PATHS = Where(rounds=(0,), per_question=PATHS_PER_QUESTION, **_OWN)
 MORE_PATHS = View(rows="right_paths", format="cot", where=Where(skip_per_question=PATHS_PER_QUESTION, **_OWN))
 
 
@@ -262,6 +283,19 @@ ARMS: dict[str, Arm] = {
             name="step_dpo",
             about="DPO on the corrected step against the wrong one (Step-DPO, arXiv 2406.18629)",
             views=(View(rows="corrections", format="preference", where=_MAIN),),
+        ),
+        Arm(
+            name="dpo_outcome",
+            about="DPO on a right path against a wrong one of the same question, without a teacher (arXiv 2305.18290)",
+            views=(View(rows="right_paths", format="outcome_preference", where=_OWN_PATHS),),
+        ),
+        Arm(
+            name="kto",
+            about="KTO on right paths against wrong ones, unpaired, without a teacher (arXiv 2402.01306)",
+            views=(
+                View(rows="right_paths", format="kto", where=_OWN_PATHS),
+                View(rows="wrong_paths", format="kto", where=_OWN_PATHS),
+            ),
         ),
     )
 }

@@ -7,7 +7,7 @@ that is brought to another's size. In memory are a few bytes per row for the scr
 import json
 import re
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
@@ -16,12 +16,17 @@ from operator import attrgetter
 from typing import IO, Self
 
 from lema_core.errors import DataError
-from lema_core.mixture.arms import Arm, RoundEvolution, Rows, SizeMatch, View
+from lema_core.mixture.arms import PATHS_PER_QUESTION, Arm, RoundEvolution, Rows, SizeMatch, View, Where
 from lema_core.mixture.exchange import exchanged
-from lema_core.mixture.formats import example_of_correction, example_of_path, example_of_rationale
-from lema_core.mixture.pool import Pool, RoundData, rank, selects, selects_correction, takes
+from lema_core.mixture.formats import (
+    example_of_correction,
+    example_of_path,
+    example_of_rationale,
+    preference_of_paths,
+)
+from lema_core.mixture.pool import Pool, RoundData, rank, selects, selects_correction, selects_path, takes
 from lema_core.questions.near_duplicates import KnownQuestions
-from lema_core.records import Correction, Example, MaskedExample, Question, Rejection, content_id
+from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, Rejection, content_id
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
@@ -54,9 +59,12 @@ def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
             example = example_of_rationale(question, weight)
             if example is not None and takes(where.levels, question.level):
                 yield question.text, example
-    elif view.rows == "right_paths":
+    elif view.format == "outcome_preference":
+        yield from _outcome_pairs(where, source)
+    elif view.rows in ("right_paths", "wrong_paths"):
+        verdict = view.rows.removesuffix("_paths")
         for path in source.paths():
-            if path.verdict == "right" and takes(where.students, path.student) and takes(where.levels, path.level):
+            if path.verdict == verdict and selects_path(where, path):
                 yield path.question, example_of_path(path, view.format, weight)
     else:
         solutions = _solutions(source) if view.format == "fresh_restart" else None
@@ -65,6 +73,22 @@ def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
                 example = example_of_correction(row, view.format, weight, solutions)
                 if example is not None:
                     yield row.question, example
+
+
+def _outcome_pairs(where: Where, source: RoundData) -> Iterator[tuple[str, Example]]:
+    """Yield (question text, pair): a question's first right path against its first wrong one, and so on.
+
+    In memory are the wrong paths of up to `PATHS_PER_QUESTION` per question.
+    """
+    wrong = defaultdict[str, list[JudgedPath]](list)
+    for path in source.paths():
+        if path.verdict == "wrong" and selects_path(where, path):
+            known = wrong[path.question_id]
+            if len(known) < (where.per_question or PATHS_PER_QUESTION):
+                known.append(path)
+    for path in source.paths():
+        if path.verdict == "right" and selects_path(where, path) and wrong[path.question_id]:
+            yield path.question, preference_of_paths(path, wrong[path.question_id].pop(0))
 
 
 def _solutions(source: RoundData) -> dict[str, str]:

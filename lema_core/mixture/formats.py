@@ -48,15 +48,39 @@ def example_of_rationale(question: Question, weight: float = 1.0) -> Example | N
 
 
 def example_of_path(path: JudgedPath, form: Format, weight: float = 1.0) -> Example:
-    """Return the example of a right path, as CoT or as a critique that finds nothing wrong."""
+    """Return the example of a right path, as CoT or as a critique that finds nothing wrong; or of any path, for KTO.
+
+    For KTO its kind is ``desirable`` where the path is right, else ``undesirable``.
+    """
     task = get_task(path.task)
     if form == "critique":
         text = _critique_input(task, path.question, path.text, path.candidates)
         sound = SOUND if task.shape == "steps" else SOUND_CHOICE
         return _example("critique", path.id, path.question_id, text, sound, weight)
     text = path_input(task.prompts, path.question, path.candidates)
-    output = numbered_path(path.text) if task.shape == "steps" else path.text.strip()
-    return _example("cot", path.id, path.question_id, text, output, weight, path.thinking)
+    kind = "cot"
+    if form == "kto":
+        kind = "desirable" if path.verdict == "right" else "undesirable"
+    return _example(kind, path.id, path.question_id, text, _answer(path), weight, path.thinking)
+
+
+def _answer(path: JudgedPath) -> str:
+    return numbered_path(path.text) if get_task(path.task).shape == "steps" else path.text.strip()
+
+
+def preference_of_paths(right: JudgedPath, wrong: JudgedPath) -> Example:
+    """Return the pair of a right path and a wrong one of the same question: nothing is shared but the input."""
+    text = path_input(get_task(right.task).prompts, right.question, right.candidates)
+    better, worse = _answer(right), _answer(wrong)
+    return Example(
+        id=content_id("example", "preference", right.id, wrong.id, text, better, worse),
+        kind="preference",
+        source_id=right.id,
+        question_id=right.question_id,
+        input=text,
+        output=better,
+        worse=worse,
+    )
 
 
 def check_formats(arm: Arm, task: str) -> None:

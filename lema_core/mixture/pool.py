@@ -32,6 +32,11 @@ def selects_correction(where: Where, row: Correction) -> bool:
     return by_model and takes(where.levels, row.level)
 
 
+def selects_path(where: Where, path: JudgedPath) -> bool:
+    """Return whether a filter takes a path, of a round that it takes."""
+    return takes(where.students, path.student) and takes(where.levels, path.level)
+
+
 def takes(allowed: tuple[object, ...] | None, value: object) -> bool:
     """Return whether a value passes a part of a filter; None takes all."""
     return allowed is None or value in allowed

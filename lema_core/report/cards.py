@@ -220,7 +220,7 @@ def run_model_card(run: RunSpec, data: ReportData, arm: str) -> str:
 def _sources(run: RunSpec) -> Iterator[CardSource]:
     named = run.questions.hub or (Path(run.questions.path).name if run.questions.path else run.questions.task)
     yield CardSource(name=named, kind="questions", licence=run.licences.get("questions", UNKNOWN))
-    used = [("student", student.endpoint) for student in run.students]
+    used = [("student", student.endpoint) for student in run.students if student.arm is None]
     used += [("corrector", name) for name in (run.corrections.endpoints if run.corrections else ())]
     if run.corrections and run.corrections.second:
         used.append(("second teacher", run.corrections.second))

@@ -104,13 +104,13 @@ class Funnel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvolvedFunnel:
-    """One round on evolved questions: from the seeds drawn to the corrections on the new questions."""
+    """A later round: from the seeds drawn to the corrections on the new questions; on the own ones none is drawn."""
 
     name: str
-    drawn: int
-    created: int
+    drawn: int | None
+    created: int | None
     """Questions found in the answers."""
-    novel: int
+    novel: int | None
     """... that repeat nothing and are no test questions."""
     answered: int
     """... whose samples have a majority."""
@@ -315,7 +315,7 @@ def load_report_data(
         funnel=count_funnel(store, run, artifacts),
         difficulty=tuple(_difficulty(store, run, artifacts)) if corrections or not ended else (),
         # Of a round that was not finished, the mistakes and corrections would be 0 where there are none yet.
-        evolved=tuple(_count_evolved(store, one) for one in artifacts.rounds[1:] if one.corrections or not ended),
+        evolved=tuple(_count_later(store, one) for one in artifacts.rounds[1:] if one.corrections or not ended),
         evaluation=first.evaluation if first else None,
         vote_scores=first.vote_scores if first else (),
         turns=first.turns if first else (),
@@ -341,7 +341,7 @@ def _last_part(model: str) -> str:
 
 
 def _names(run: RunSpec, endpoints: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(run.endpoints[name].model for name in endpoints))
+    return tuple(dict.fromkeys(run.called(name) for name in endpoints))
 
 
 def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel | None:
@@ -412,13 +412,13 @@ def _difficulty(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator
     yield from difficulty(paths(), mistakes(), corrections(), right_shares(paths()))
 
 
-def _count_evolved(store: Store, one: QuestionRound) -> EvolvedFunnel:
-    created, novel = (store.manifest(ref) for ref in one.made_by)
+def _count_later(store: Store, one: QuestionRound) -> EvolvedFunnel:
+    made = [store.manifest(ref) for ref in one.made_by]
     return EvolvedFunnel(
         name=one.name,
-        drawn=created.rows_in,
-        created=created.rows_out,
-        novel=novel.rows_out,
+        drawn=made[0].rows_in if made else None,
+        created=made[0].rows_out if made else None,
+        novel=made[1].rows_out if made else None,
         answered=_rows(store, one.questions),
         paths=sum(_rows(store, ref) for ref in one.reasoning_paths),
         mistakes=_rows(store, one.mistakes),

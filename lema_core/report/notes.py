@@ -50,7 +50,9 @@ def _fine_tuning(run: RunSpec, spec: TrainingSpec) -> str:
         f"ZeRO stage {run.launch.zero_stage}"
     )
     start = f", from the model of {spec.starts_from_arm}" if spec.starts_from_arm else ""
-    return f"DPO with beta {spec.beta:g}, {how}{start}" if spec.objective == "dpo" else how + start
+    if spec.objective == "sft":
+        return how + start
+    return f"{spec.objective.upper()} with beta {spec.beta:g}, {how}{start}"
 
 
 def notes_of(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[str]:

@@ -43,9 +43,9 @@ class Summary:
     """How far the result carries, as sentences."""
 
 
-def format_count(number: int) -> str:
-    """Return 12345 as ``12,345``."""
-    return f"{number:,}"
+def format_count(number: int | None) -> str:
+    """Return 12345 as ``12,345``, and a dash where there is no number."""
+    return "–" if number is None else f"{number:,}"
 
 
 def format_percent(share: float, n: int = 0) -> str:

@@ -14,12 +14,13 @@ class QuestionRound:
 
     questions: ArtifactRef
     round: int = 0
-    """0: the task's own questions; from 1 on questions that were evolved."""
+    """0: the task's own questions; from 1 on questions that were evolved, or the own ones again."""
     evolution: RoundEvolution = "none"
     made_by: tuple[ArtifactRef, ...] = ()
     """The artifacts that evolved questions went through before their answers: created, and found to be new."""
     students: list[str] = field(default_factory=list)
-    """Who was asked: the endpoint's name, or the arm of the model that was fine-tuned in the round before."""
+    """Who was asked: the endpoint's name, ``arm:NAME``, or the arm of the model that was fine-tuned in the round
+    before."""
     reasoning_paths: list[ArtifactRef] = field(default_factory=list)
     """One a student."""
     verdicts: list[ArtifactRef] = field(default_factory=list)
@@ -42,6 +43,8 @@ class QuestionRound:
     @property
     def name(self) -> str:
         """Return what people call it."""
+        if self.evolution == "on_policy":
+            return f"round {self.round}, own questions on policy"
         return f"round {self.round}, {self.evolution} evolution" if self.round else "own questions"
 
     def __iter__(self) -> Iterator[ArtifactRef]:
@@ -91,6 +94,8 @@ class RunArtifacts:
     """By arm: its examples as it was trained on them, without those that were too long."""
     models: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm."""
+    warm_models: dict[str, ArtifactRef] = field(default_factory=dict)
+    """By arm: the models that are students of the first round (``endpoint = "arm:NAME"``); none is measured."""
     evaluations: dict[str, ArtifactRef] = field(default_factory=dict)
     """By arm, and ``base``, on the first test set."""
     votes: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -169,7 +174,7 @@ class RunArtifacts:
         """Yield what the report is made from, in the paper's order."""
         yield from (ref for ref in (self.questions, *self.all_test_questions, self.held_out) if ref)
         for question_round in self.rounds:
-            if question_round.round:
+            if question_round.round and question_round.evolution != "on_policy":
                 yield from (*question_round.made_by, question_round.questions)
             yield from question_round
         yield from (*self.mixtures.values(), *self.models.values(), *self.evaluations.values(), *self.votes.values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.llm.endpoints import EndpointSpec
+from lema_core.mixture.arms import RoundEvolution
 from lema_core.questions import get_task, with_own_source
 from lema_core.reasoning_paths import PromptKind
 from lema_core.run.artifacts import RunArtifacts
@@ -75,18 +76,25 @@ class PreparedEndpoints:
                 command += [*between, repeated]
         return endpoint.model_copy(update={"command": tuple(command)})
 
-    def students(self, round_number: int) -> Iterator[Student]:
-        """Yield who is asked in a round: the run's students, from round 2 on the model of the round before.
+    def students(self, round_number: int, evolution: RoundEvolution = "none") -> Iterator[Student]:
+        """Yield who is asked in a round: the run's students, in a later round the model of the round before.
 
-        A fine-tuned model knows the format: it is asked without examples, and samples as the first student does.
+        A fine-tuned model knows the format: it is asked without examples, and samples as the first student does. As in
+        the paper, round 1 of an evolution asks the run's students.
         """
-        if round_number < 2:
+        if round_number < (1 if evolution == "on_policy" else 2):
             for spec in self.run.students if round_number == 0 else self.run.mistaken_students:
-                yield Student(spec.endpoint, spec, self[spec.endpoint])
+                yield self.student(spec)
             return
         arm = f"round_{round_number - 1}"
         spec = self.run.mistaken_students[0].model_copy(update={"endpoint": arm, "prompt": "zero_shot"})
         yield Student(arm, spec, self.fine_tuned(self.artifacts.models[arm]))
+
+    def student(self, spec: StudentSpec) -> Student:
+        """Return a student of the run file; the model of its arm, if it names one, is known by then."""
+        if spec.arm is None:
+            return Student(spec.endpoint, spec, self[spec.endpoint])
+        return Student(spec.endpoint, spec, self.fine_tuned(self.artifacts.warm_models[spec.arm]))
 
     def evaluated(self, models: dict[str, ArtifactRef]) -> Iterator[tuple[str, EndpointSpec, PromptKind]]:
         """Yield what is evaluated, in the report's order: name, endpoint, prompt."""

@@ -216,7 +216,8 @@ def _cap(call: ModelCalls) -> int:
 def _model_behind(pipeline: Pipeline, endpoint: EndpointSpec) -> tuple[str, bool]:
     """Return which model's tokenizer counts an endpoint's prompts, and whether the model exists to answer."""
     run = pipeline.run
-    for ref in pipeline.artifacts.models.values() if run.evaluation and run.evaluation.serve else ():
+    trained = (*pipeline.artifacts.models.values(), *pipeline.artifacts.warm_models.values())
+    for ref in trained if run.evaluation and run.evaluation.serve else ():
         if run.training and pipeline.endpoints.fine_tuned(ref).identity == endpoint.identity:
             return run.training.base, pipeline.store.exists(ref)
     pretrained = pipeline.artifacts.others.get(Pretraining.name)
@@ -235,7 +236,7 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Iterat
     if stage.start and run.training:
         # Another arm's model has the base's shape and tokenizer, and may not exist yet.
         spec = spec.model_copy(update={"base": run.training.base})
-    examples = examples_of(pipeline, stage.arm)
+    examples = examples_of(pipeline, stage)
     estimate = partial(estimate_training, spec, run.launch, examples)
     if spec.base == PRETRAINED and run.pretraining:
         # As many weights as were pre-trained, and its folder may not exist yet.
@@ -251,16 +252,15 @@ def _training(pipeline: Pipeline, stage: Training, line: PlannedStage) -> Iterat
     yield from (_asked(pipeline, line, call) for call in calls[1:])
 
 
-def examples_of(pipeline: Pipeline, arm: str) -> ExampleStats:
-    """Return what is known of an arm's examples now: of its tokens, else of its mixture, else of its pool."""
-    store, artifacts = pipeline.store, pipeline.artifacts
-    tokens, mixture = artifacts.tokens[arm], artifacts.mixtures[arm]
-    if store.exists(tokens):
-        return from_tokens(store.manifest(tokens).extra)
-    if store.exists(mixture):
-        return from_mixture(store.manifest(mixture).rows_out, partial(store.rows, mixture, Example))
-    pairs = pipeline.run.arm(arm).preferences
-    return from_pool(pipeline.rows(mixture) or 0, partial(questions_of, pipeline.run.questions), pairs=pairs)
+def examples_of(pipeline: Pipeline, stage: Training) -> ExampleStats:
+    """Return what is known of the examples to be trained now: of the tokens, else of the mixture, else of the pool."""
+    store, mixture = pipeline.store, pipeline.mixture_of(stage.tokens)
+    if store.exists(stage.tokens):
+        return from_tokens(store.manifest(stage.tokens).extra)
+    if store.exists(mixture.ref):
+        return from_mixture(store.manifest(mixture.ref).rows_out, partial(store.rows, mixture.ref, Example))
+    rows = pipeline.rows(mixture.ref) or 0
+    return from_pool(rows, partial(questions_of, pipeline.run.questions), pairs=mixture.arm.preferences)
 
 
 @dataclass(frozen=True, slots=True)

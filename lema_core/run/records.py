@@ -212,4 +212,4 @@ def title_of(run: RunSpec) -> str:
 
 def _short(run: RunSpec, endpoint: str) -> str:
     """Return a model's name without its owner or folder."""
-    return Path(run.endpoints[endpoint].model).name
+    return Path(run.called(endpoint)).name

@@ -15,13 +15,14 @@ from lema_core.ablation.specs import AblationSpec, Name
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.database import is_postgres
-from lema_core.mixture.arms import ARMS, Arm, ArmSpec, get_arm
+from lema_core.mixture.arms import ARMS, Arm, ArmSpec, RoundEvolution, get_arm
 from lema_core.questions.specs import QuestionsSpec, TestSet
 from lema_core.stages import Section
 from lema_core.stages.corrections import CorrectionsSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.evolution import EvolutionSpec
 from lema_core.stages.mixture import MixtureSpec
+from lema_core.stages.on_policy import OnPolicySpec
 from lema_core.stages.pretraining import PRETRAINED, PretrainingSpec
 from lema_core.stages.quality_gate import QualityGateSpec
 from lema_core.stages.questions import SelectionSpec
@@ -156,6 +157,7 @@ class RunSpec(Section):
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
     evolution: EvolutionSpec | None = None
+    on_policy: OnPolicySpec | None = None
     arms: dict[Name, ArmSpec] = Field(default_factory=dict)
     """Arms of one's own, by name, beside the bundled ones."""
     quality_gate: QualityGateSpec | None = None
@@ -174,7 +176,7 @@ class RunSpec(Section):
 
     @model_validator(mode="after")
     def _stages_have_what_they_need(self) -> Self:
-        used = {student.endpoint for student in self.students}
+        used = {student.endpoint for student in self.students if student.arm is None}
         used |= set(self.corrections.endpoints) if self.corrections else set()
         used |= {self.corrections.second} if self.corrections and self.corrections.second else set()
         used |= set(self.evolution.endpoints) if self.evolution else set()
@@ -192,6 +194,7 @@ class RunSpec(Section):
         needs: list[tuple[str, object, str, object]] = [
             ("corrections", self.corrections, "students with mistakes", self.mistaken_students),
             ("evolution", self.evolution, "corrections", self.corrections),
+            ("on_policy", self.on_policy, "corrections", self.corrections),
             ("quality_gate", self.quality_gate, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
             ("selection", self.selection, "training", self.training),
@@ -204,6 +207,7 @@ class RunSpec(Section):
         if self.training and self.evaluation and self.evaluation.serve is None:
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
         check_arms({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {}, self.launch)
+        self._fine_tuned_students_can_be_asked()
         if self.evolution and self.evolution.rounds > 1 and not (self.training and self.evaluation):
             raise ValueError(
                 f"[evolution] has {self.evolution.rounds} rounds: from the second on the student is the model that was "
@@ -228,12 +232,44 @@ class RunSpec(Section):
         """Return the students whose mistakes are collected: all but the teachers of CoT data."""
         return tuple(student for student in self.students if student.mistakes)
 
+    @property
+    def warm_arms(self) -> tuple[str, ...]:
+        """Return the arms whose models are students of the first round."""
+        return tuple(dict.fromkeys(student.arm for student in self.students if student.arm is not None))
+
+    def called(self, student: str) -> str:
+        """Return what a student is called: the model of an endpoint's name, an arm's by ``arm:NAME``."""
+        return self.endpoints[student].model if student in self.endpoints else student
+
+    def _fine_tuned_students_can_be_asked(self) -> None:
+        if self.on_policy and self.evolution:
+            raise ValueError("[on_policy] and [evolution] are both given: rounds are of one kind; remove one of them")
+        asked = "[on_policy]" if self.on_policy else f"endpoint = 'arm:{self.warm_arms[0]}'" if self.warm_arms else ""
+        if asked and not (self.mixture and self.training and self.evaluation):
+            raise ValueError(
+                f"{asked}: the student is a model that this run fine-tunes; add [mixture], [training] and [evaluation] "
+                "with its serve"
+            )
+        for name in self.warm_arms:
+            arm = self.arm(name)
+            rows = {view.rows for view in (*arm.views, *arm.fill, *arm.target)}
+            if "rationales" not in rows or "corrections" in rows:
+                raise ValueError(
+                    f"[[students]] endpoint = 'arm:{name}': before its student is asked there are rationales alone, "
+                    f"and the arm {name!r} holds {', '.join(sorted(rows))}; expected an arm such as cot"
+                )
+            if (start := self.training_of(name).starts_from_arm) is not None:
+                raise ValueError(
+                    f"[[students]] endpoint = 'arm:{name}': the arm starts from the model of {start!r}, which is "
+                    "trained later; expected an arm that starts from a model"
+                )
+
     def _arms_exist(self) -> None:
         if taken := sorted(self.arms.keys() & {*ARMS, BASE}):
             raise ValueError(f"[arms.{taken[0]}]: the name is taken; give your arm another one")
         try:
             swept = (*self.arm_training, *(self.ablation.arms if self.ablation else ()))
-            for name in (*self.arms, *swept, *(self.mixture.arms if self.mixture else ())):
+            for name in (*self.arms, *swept, *self.warm_arms, *(self.mixture.arms if self.mixture else ())):
                 self.arm(name)
         except ConfigError as error:
             raise ValueError(str(error)) from error
@@ -244,7 +280,8 @@ class RunSpec(Section):
         Raises:
             ConfigError: there is no such arm, or it names a corrector that the run does not have.
         """
-        arm = get_arm(name, self.arms, self.evolution.kinds[0] if self.evolution else "centric")
+        rounds_of: RoundEvolution = "on_policy" if self.on_policy else "centric"
+        arm = get_arm(name, self.arms, self.evolution.kinds[0] if self.evolution else rounds_of)
         teachers = self.corrections.endpoints if self.corrections else ()
         if (wanted := name.removeprefix("corrector_")) != name and name not in self.arms and wanted not in teachers:
             have = ", ".join(teachers) or "none"
@@ -253,9 +290,7 @@ class RunSpec(Section):
 
     def training_of(self, arm: str) -> TrainingSpec:
         """Return how an arm is trained: [training], what differs for the arm, and the objective that its rows need."""
-        changes = apply_preset(self.arm_training.get(arm, {})) | {
-            "objective": "dpo" if self.arm(arm).preferences else "sft"
-        }
+        changes = apply_preset(self.arm_training.get(arm, {})) | {"objective": self.arm(arm).objective}
         return TrainingSpec.model_validate((self.training.model_dump() if self.training else {}) | changes)
 
     def endpoint(self, name: str) -> EndpointSpec:

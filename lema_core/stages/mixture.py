@@ -67,7 +67,7 @@ class Mixture(RowStage):
             # Only what the arm reads: another corrector makes no arm anew that has no corrections.
             rows = core.reads(self.arm, question_round.round, question_round.evolution)
             read += [question_round.questions] if "rationales" in rows else []
-            read += question_round.verdicts if "right_paths" in rows else []
+            read += question_round.verdicts if {"right_paths", "wrong_paths"} & rows else []
             read += question_round.corrections.values() if "corrections" in rows else []
         return self._identity(plain, read, core.prompt_identity(self.task))
 
@@ -148,9 +148,10 @@ def _view_rows(view: core.View, question_round: QuestionRound, rows_of: Callable
         return 0
     if where.evolution is not None and question_round.evolution not in where.evolution:
         return 0
-    sources = {
+    sources: dict[core.Rows, Iterable[ArtifactRef]] = {
         "rationales": (question_round.questions,),
         "right_paths": question_round.verdicts,
+        "wrong_paths": question_round.verdicts,
         "corrections": question_round.corrections.values(),
     }
     rows = sum(map(rows_of, sources[view.rows]))

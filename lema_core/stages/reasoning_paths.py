@@ -15,13 +15,15 @@ from lema_core.reasoning_paths import PathRequest, PromptKind, parse_path, path_
 from lema_core.records import Question, ReasoningPath
 from lema_core.stages import Section
 from lema_core.stages.stage import ModelCalls, RowCount, RowStage, StageContext, questions_now, times
+from lema_core.training.specs import arm_named
 
 
 class StudentSpec(Section):
     """How reasoning paths are sampled from one student (the paper's M_r)."""
 
     endpoint: str
-    """A name from ``[endpoints]``."""
+    """A name from ``[endpoints]``; or ``arm:NAME``, the model that is fine-tuned first, on the arm's rationales:
+    there are no paths yet. Set prompt = "zero_shot" with it."""
     samples: int = Field(4, ge=1)
     """Paths a question."""
     temperature: float = Field(0.7, ge=0)
@@ -32,6 +34,11 @@ class StudentSpec(Section):
     prompt: PromptKind = "few_shot"
     mistakes: bool = True
     """false: a teacher, whose right paths are CoT data (paper, section 3.2) and whose mistakes are not collected."""
+
+    @property
+    def arm(self) -> str | None:
+        """Return the arm whose model is asked; None where an endpoint is."""
+        return arm_named(self.endpoint)
 
     def sampling(self) -> Sampling:
         """Return the sampling parameters of a path; each question brings its own seed."""

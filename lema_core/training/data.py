@@ -28,7 +28,7 @@ from lema_core.system.packages import install_command
 from lema_core.system.stopping import end_process
 from lema_core.training.chat_format import PROBE, Vocabulary, find_format, plain_format
 from lema_core.training.program import emit, run_program
-from lema_core.training.specs import TrainingSpec, load_specs
+from lema_core.training.specs import Objective, TrainingSpec, load_specs
 
 TOKENS_FILE = "tokens.arrow"
 META_FILE = "meta.json"
@@ -108,6 +108,8 @@ REJECTED_FILE = "rejected.parquet"
 
 _TEXTS = ("input", "output", "prefix", "worse", "thinking")
 _COLUMNS = ("id", "kind", "weight", *_TEXTS)
+UNPAIRED: Mapping[str, bool] = {"desirable": True, "undesirable": False}
+"""KTO's label of an example, by kind."""
 _MASKED = "masked"
 """A column of mixtures that hold outputs of which a part is not trained."""
 _REJECTED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
@@ -323,10 +325,14 @@ def _encode_all(
     # Thinking that is not trained may hold anything.
     texts = _TEXTS if tokenizer.format.thinking else _TEXTS[:-1]
     for example in examples:
-        pair = example.get("worse") is not None
-        if pair != (spec.objective == "dpo"):
-            seen = "a preference pair" if pair else "a single output"
-            raise ConfigError(f"objective = {spec.objective!r}, but {example['id']} holds {seen}: pairs need 'dpo'")
+        wanted = _objective_of(example)
+        if wanted != spec.objective:
+            seen = {"dpo": "a preference pair", "kto": "an output marked right or wrong", "sft": "a single output"}
+            raise ConfigError(
+                f"objective = {spec.objective!r}, but {example['id']} holds {seen[wanted]}: pairs need 'dpo'"
+                if "dpo" in (wanted, spec.objective)
+                else f"objective = {spec.objective!r}, but {example['id']} holds {seen[wanted]}: that is {wanted!r}"
+            )
         if not example["output"].strip():
             rejected.append({"id": example["id"], "reason": "no_output", "detail": "the output is empty"})
             continue
@@ -344,12 +350,18 @@ def _encode_all(
         yield row
 
 
+def _objective_of(example: Mapping[str, Any]) -> Objective:
+    if example.get("worse") is not None:
+        return "dpo"
+    return "kto" if example["kind"] in UNPAIRED else "sft"
+
+
 def _encode(example: Mapping[str, Any], tokenizer: ExampleTokenizer, spec: TrainingSpec) -> dict[str, Any]:
     asked, prefix = example["input"], example.get("prefix") or ""
     read = tokenizer.read(asked, prefix)
     row = {"id": example["id"], "kind": example["kind"], "prompt_tokens": len(read), "worse_ids": None, "masked": None}
     row["weight"] = example.get("weight", 1.0) * spec.loss_weights.get(example["kind"], 1.0)
-    if spec.objective == "sft":
+    if spec.objective != "dpo":
         thinking = example.get("thinking") or ""
         if span := example.get(_MASKED):
             row["masked"] = [len(read) + place for place in tokenizer.tokens_of(span, example["output"], asked=asked)]

@@ -17,7 +17,7 @@ from huggingface_hub import try_to_load_from_cache
 from lema_core.errors import ConfigError, MissingDependencyError
 from lema_core.llm.costs.tokenizers import names_a_path
 from lema_core.system.packages import install_command
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import FURTHER_PASSES, LaunchSpec, TrainingSpec
 
 GIB = 2**30
 _NF4_BYTES = 0.5 + 0.127 / 8  # 4 bits, and 0.127 for the doubly quantised scales (QLoRA, section 3)
@@ -176,7 +176,7 @@ def estimate(
     steps = spec.steps(examples)
     tokens = round(min(steps * spec.batch_size, examples * spec.epochs if not spec.max_steps else 1e18) * mean_tokens)
     # Twice forward for checkpointing; frozen weights need no gradient of their own.
-    passes = (8 if spec.method == "full" else 6) + (2 if spec.objective == "dpo" else 0)
+    passes = (8 if spec.method == "full" else 6) + FURTHER_PASSES[spec.objective]
     operations = passes * total * tokens
     speed = launch.peak_tflops * 1e12 * utilisation * ranks * launch.nodes if launch.peak_tflops else None
     hours = operations / speed / 3600 if speed else None

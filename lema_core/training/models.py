@@ -26,7 +26,7 @@ from lema_core.llm.embedded import EMBEDDED, TINY, TINY_VERSION, cache_dir, embe
 from lema_core.system.foreign_models import refuse_code
 from lema_core.system.packages import install_command
 from lema_core.training.data import ExampleTokenizer
-from lema_core.training.specs import LaunchSpec, TrainingSpec
+from lema_core.training.specs import FURTHER_PASSES, LaunchSpec, TrainingSpec
 
 
 def computes_bf16() -> bool:
@@ -99,12 +99,12 @@ def peft_config(spec: TrainingSpec) -> Any:
 def operations_per_token(model: Any, spec: TrainingSpec) -> int:
     """Return the floating-point operations of training per token; recomputed activations do not count.
 
-    2 per weight forward, 2 for the activations' gradients, 2 for those of trained weights; dpo runs a second model.
+    2 per weight forward, 2 for the activations' gradients, 2 for those of trained weights; dpo and kto run a reference.
     Looking up an embedding multiplies nothing, so input embeddings that are not the output's too are left out.
     """
     looked_up = 0 if model.config.get_text_config().tie_word_embeddings else _count(model.get_input_embeddings().weight)
     weights = sum(map(_count, model.parameters())) - looked_up
-    return ((6 if spec.method == "full" else 4) + (2 if spec.objective == "dpo" else 0)) * weights
+    return ((6 if spec.method == "full" else 4) + FURTHER_PASSES[spec.objective]) * weights
 
 
 def _count(weights: Any) -> int:

@@ -39,12 +39,16 @@ _OF_SFT: Mapping[str, str] = {
     _TOKENS: "assistant_only_loss chat_template_path completion_only_loss dataset_text_field eos_token eval_packing",
     _LOSS: "loss_type router_aux_loss_coef",
 }
+_OF_KTO: Mapping[str, str] = {
+    _ORDER: "precompute_ref_batch_size precompute_ref_log_probs",
+    _LOSS: "loss_type",
+}
 _OF_DPO: Mapping[str, str] = {_ORDER: "precompute_ref_batch_size precompute_ref_log_probs"}
 
 
 def overridden_options(objective: Objective) -> dict[str, str]:
     """Return by name the options of TRL that change nothing here, or break the run, and why."""
-    groups = (_EVERY, _OF_SFT if objective == "sft" else _OF_DPO)
+    groups = (_EVERY, {"sft": _OF_SFT, "dpo": _OF_DPO, "kto": _OF_KTO}[objective])
     return {name: why for group in groups for why, names in group.items() for name in names.split()}
 
 
@@ -86,9 +90,13 @@ def trl_options(
         "disable_tqdm": True,
         "deepspeed": deepspeed_options(spec, launch, bf16),
     }
-    if spec.objective == "dpo":
+    if spec.objective != "sft":
         ours["beta"] = spec.beta
-    else:
+    if spec.objective == "kto":
+        # TRL would want several rows per item of the data set, where an item is a whole micro-batch here. Its check is
+        # skipped with the loss that needs no mismatched answers; UnpairedTrainer sets the loss to KTO's own.
+        ours["loss_type"] = "apo_zero_unpaired"
+    if spec.objective == "sft":
         ours["dataset_kwargs"] = {"skip_prepare_dataset": True}  # tokenised already, masks included
     _check_known("trl", spec.trl, {field.name for field in dataclasses.fields(trl_config(spec)) if field.init})
     taken = sorted(set(spec.trl) & set(ours))
@@ -99,6 +107,10 @@ def trl_options(
 
 def trl_config(spec: TrainingSpec) -> Any:
     """Return the class of TRL's configuration for the objective."""
+    if spec.objective == "kto":
+        from trl.trainer.kto_config import KTOConfig
+
+        return KTOConfig
     if spec.objective == "dpo":
         from trl.trainer.dpo_config import DPOConfig
 

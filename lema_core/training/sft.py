@@ -1,4 +1,4 @@
-"""Fine-tune: TRL's SFTTrainer (or its DPOTrainer, on preference pairs) under DeepSpeed, one process of many ranks.
+"""Fine-tune: TRL's SFTTrainer (DPOTrainer for pairs, KTOTrainer for kto) under DeepSpeed, one process of many ranks.
 
 By hand: ``torchrun --nproc-per-node 2 -m lema_core.training.sft --spec SPEC.json --data TOKENS --out DIR``. SPEC.json
 is what ``lema_core.training.specs.dump_specs`` writes, TOKENS a folder of ``lema_core.training.data``. Then in DIR:
@@ -137,18 +137,24 @@ def _trainer(
         PairCollator,
         PreferenceTrainer,
         Throughput,
+        UnpairedCollator,
+        UnpairedTrainer,
     )
 
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     peak = launch.peak_tflops * 1e12 * plan.ranks if launch.peak_tflops else None
     throughput = Throughput(plan, data.lengths(), peak, operations_per_token(model, spec))
-    dpo = spec.objective == "dpo"
-    trainer: Any = PreferenceTrainer if dpo else LemaTrainer
+    kinds: dict[str, tuple[Any, Any]] = {
+        "sft": (LemaTrainer, Collator(data, plan, pad, packed=packed)),
+        "dpo": (PreferenceTrainer, PairCollator(data, plan, pad)),
+        "kto": (UnpairedTrainer, UnpairedCollator(data, plan, pad)),
+    }
+    trainer, collator = kinds[spec.objective]
     made = trainer(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_dict({"micro_batch": list(range(len(plan.micro_batches)))}),
-        data_collator=PairCollator(data, plan, pad) if dpo else Collator(data, plan, pad, packed=packed),
+        data_collator=collator,
         processing_class=tokenizer,
         peft_config=peft_config(spec),
         callbacks=[EventCallback(throughput, launch)],

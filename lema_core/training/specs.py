@@ -20,7 +20,9 @@ SPEC_FILE = "spec.json"
 
 Method = Literal["full", "lora", "qlora"]
 Template = Literal["chat", "plain"]
-Objective = Literal["sft", "dpo"]
+Objective = Literal["sft", "dpo", "kto"]
+FURTHER_PASSES: Mapping[Objective, int] = {"sft": 0, "dpo": 2, "kto": 6}
+"""Operations per weight and token beside training's own: the reference's pass, and KTO's two of mismatched answers."""
 Precision = Literal["auto", "bf16", "fp32"]
 Tracker = Literal["trackio", "wandb", "tensorboard"]
 Preset = Literal["paper_qlora", "paper_full"]
@@ -75,9 +77,10 @@ class TrainingSpec(BaseModel):
     takes 2e-4), norm of gradients cut at 0.3, 2,000 steps of 96. paper_full: constant rate 1e-5, 3 epochs (2 at 34B and
     below) of batches of 128."""
     objective: Objective = "sft"
-    """Optional in a run file: arms of preference pairs are trained by dpo (arXiv 2305.18290), all others by sft."""
+    """Optional in a run file: arms of preference pairs are trained by dpo (arXiv 2305.18290), those of format kto by
+    kto (arXiv 2402.01306), all others by sft."""
     beta: float = Field(0.1, gt=0)
-    """Of dpo: how dear it is to leave the model that training starts from. Step-DPO takes 0.5."""
+    """Of dpo and kto: how dear it is to leave the model that training starts from. Step-DPO takes 0.5."""
     method: Method = "full"
     adapter: Adapter = Adapter()
     """Used by lora and qlora."""
@@ -118,8 +121,8 @@ class TrainingSpec(BaseModel):
     save_steps: int | None = Field(None, ge=1)
     """Steps between two checkpoints; None: ten checkpoints per run, at least ten steps apart."""
     trl: dict[str, Any] = Field(default_factory=dict)
-    """Further options of TRL's SFTConfig (of DPOConfig for pairs); an unknown one, one that this spec already decides,
-    or one that our trainers override, is an error."""
+    """Further options of TRL's SFTConfig (DPOConfig for pairs, KTOConfig for kto); an unknown one, one that this spec
+    already decides, or one that our trainers override, is an error."""
     deepspeed: dict[str, Any] = Field(default_factory=dict)
     """Merged into DeepSpeed's configuration; an unknown key is an error."""
 
@@ -132,9 +135,9 @@ class TrainingSpec(BaseModel):
     def _check(self) -> Self:
         if any(weight < 0 for weight in self.loss_weights.values()):
             raise ValueError(f"loss_weights must not be negative, seen: {self.loss_weights}")
-        if self.loss_weights and self.objective == "dpo":
+        if self.loss_weights and self.objective != "sft":
             raise ValueError(
-                "loss_weights do not apply to preference pairs: TRL's DPO loss is a plain mean over pairs; "
+                f"loss_weights do not apply to {self.objective}: TRL's loss is a plain mean over its rows; "
                 "set loss_weights = {} in the [arm_training] of their arm"
             )
         if self.template == "plain" and self.template_arguments:
@@ -172,7 +175,7 @@ class TrainingSpec(BaseModel):
     @property
     def starts_from_arm(self) -> str | None:
         """Return the arm whose model this run starts from; None where ``base`` is a model."""
-        return self.base.removeprefix(_ARM) if self.base.startswith(_ARM) else None
+        return arm_named(self.base)
 
     def steps(self, examples: int) -> int:
         """Return the number of optimiser steps over ``examples`` examples; the last one may be smaller."""
@@ -242,6 +245,11 @@ class LaunchSpec(BaseModel):
                 "offload_parameters needs zero_stage = 3: other stages keep whole parameters on the device"
             )
         return self
+
+
+def arm_named(model: str) -> str | None:
+    """Return the arm of ``arm:NAME``; None where a model is named in another way."""
+    return model.removeprefix(_ARM) if model.startswith(_ARM) else None
 
 
 def check_starts(arms: Mapping[str, TrainingSpec]) -> None:

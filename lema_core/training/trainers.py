@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer and DPOTrainer with our data order, our loss normalisation and a stream of events."""
+"""TRL's SFTTrainer, DPOTrainer and KTOTrainer with our data order, our loss normalisation and a stream of events."""
 
 import math
 import os
@@ -15,12 +15,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler, SequentialSampler
 from transformers import TrainerCallback
 from trl.trainer.dpo_trainer import DPOTrainer
+from trl.trainer.kto_trainer import KTOTrainer
 from trl.trainer.sft_trainer import SFTTrainer
 
 from lema_core.errors import TrainingError
 from lema_core.training.batches import Plan
 from lema_core.training.checkpoints import delete_old, mark_complete
-from lema_core.training.data import TokenisedData
+from lema_core.training.data import UNPAIRED, TokenisedData
 from lema_core.training.models import project_only
 from lema_core.training.program import MEMORY_FIELDS, emit, metrics_row
 from lema_core.training.specs import LaunchSpec
@@ -223,6 +224,46 @@ class LemaTrainer(Planned, SFTTrainer):
         return (losses * weights[trained]).sum()
 
 
+class UnpairedCollator:
+    """Turns the number of a micro-batch of the plan into KTO's tensors, each of shape (examples, longest).
+
+    ``KL_input_ids`` are the same prompts, each with the answer of the step's next example: KTO's reference point is
+    how far the model has moved on answers that do not belong to the prompt. ``share`` is that of `PairCollator`.
+    """
+
+    def __init__(self, data: TokenisedData, plan: Plan, pad: int) -> None:
+        self._data, self._plan, self._pad = data, plan, pad
+
+    def __call__(self, items: Sequence[dict[str, int]]) -> dict[str, torch.Tensor]:
+        """Return the tensors of the one micro-batch that ``items`` names."""
+        number = items[0]["micro_batch"]
+        width = self._plan.ranks * self._plan.pieces
+        step = [i for micro in self._plan.micro_batches[number // width * width :][:width] for i in micro]
+        chosen = list(self._plan.micro_batches[number])
+        examples = [self._data[i] for i in chosen or [0]]
+        # A step of one example takes the next one of the data: with its own answer the reference point would be moot.
+        ring = step if len(step) > 1 else [*step, *(i for i in range(min(2, len(self._data))) if i not in step)]
+        others = [self._data[ring[(ring.index(i) + 1) % len(ring)]] for i in chosen or ring[:1]]
+        own = [(e.input_ids, e.prompt_tokens) for e in examples]
+        mixed = [
+            ([*e.input_ids[: e.prompt_tokens], *other.input_ids[other.prompt_tokens :]], e.prompt_tokens)
+            for e, other in zip(examples, others, strict=True)
+        ]
+        return {
+            **self._padded(own),
+            **{f"KL_{name}": tensor for name, tensor in self._padded(mixed).items()},
+            "label": torch.tensor([UNPAIRED[e.kind] for e in examples]),
+            "share": torch.tensor(len(chosen) * width / len(step)),
+        }
+
+    def _padded(self, rows: Sequence[tuple[list[int], int]]) -> dict[str, torch.Tensor]:
+        ids = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True, padding_value=self._pad)
+        places = torch.arange(ids.shape[1])[None]
+        there = places < torch.tensor([len(row) for row, _ in rows])[:, None]
+        trained = there & (places >= torch.tensor([read for _, read in rows])[:, None])
+        return {"input_ids": ids, "attention_mask": there.long(), "completion_mask": trained.long()}
+
+
 class PairCollator:
     """Turns the number of a micro-batch of the plan into TRL's tensors of shape (2 x pairs, longest).
 
@@ -253,16 +294,29 @@ class PairCollator:
         }
 
 
-class PreferenceTrainer(Planned, DPOTrainer):
-    """Averages TRL's loss over the pairs of a step."""
+class OfStep(Planned):
+    """Mixin of trainers whose loss is TRL's mean over rows: it becomes the mean over the rows of a step."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return this micro-batch's part of the step's loss, which is averaged over ranks and micro-batches."""
+        trainer: Any = self
         share = inputs.pop("share")
-        loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs) * share  # type: ignore[no-untyped-call]
+        loss: torch.Tensor = super().compute_loss(model, inputs, *args, **kwargs) * share  # type: ignore[misc]
         if not torch.isfinite(loss):
-            raise divergence_error(self.state.global_step + 1, f"the loss is {loss.item()}")
+            raise divergence_error(trainer.state.global_step + 1, f"the loss is {loss.item()}")
         return loss
+
+
+class PreferenceTrainer(OfStep, DPOTrainer):
+    """Averages TRL's loss over the pairs of a step."""
+
+
+class UnpairedTrainer(OfStep, KTOTrainer):
+    """Averages KTO's loss over the rows of a step; its reference point is that of a micro-batch, over all ranks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.loss_type, self.calculate_KL = "kto", True

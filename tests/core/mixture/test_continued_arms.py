@@ -165,3 +165,28 @@ def test_no_second_solution_where_the_whole_text_is_the_answer(monkeypatch):
         View(rows="right_paths", format="fix_continue")
     with pytest.raises(ValueError, match=r"of_others is of rows = 'corrections'"):
         View(rows="rationales", format="cot", of_others=True)
+
+
+def test_outcomes_are_paired_within_a_question_and_need_no_teacher():
+    several = [
+        judged_path(q, id=f"r{i}-{q.id}", text=f"{q.rationale}{' ' * i}") for q in QUESTIONS[:5] for i in range(3)
+    ]
+    texts = [f"Step 1: {i}.\nThe answer is 77." for i in range(2)]
+    bad = [judged_path(q, right=False, id=f"w-{q.id}-{t}", text=t) for q in QUESTIONS[:4] for t in texts]
+    pairs, rejected = built("dpo_outcome", pool(corrections=[], paths=[*several, *bad]))
+    assert Counter(row.question_id for row in pairs) == {q.id: 2 for q in QUESTIONS[:4]}
+    assert not rejected
+    assert all(judge(row.output, gold).verdict == "right" for row in pairs for gold in [gold_of(row)])
+    assert all(row.worse.endswith("77.") and not row.prefix for row in pairs)
+    rows, _ = built("kto", pool(corrections=[], paths=[*several, *bad]))
+    assert Counter(row.kind for row in rows) == {"desirable": 5, "undesirable": 8}, "equal right paths count once"
+    assert (get_arm("dpo_outcome").objective, get_arm("kto").objective) == ("dpo", "kto")
+    for wrong in ({"rows": "wrong_paths", "format": "cot"}, {"rows": "corrections", "format": "kto"}):
+        with pytest.raises(ValueError, match="go together"):
+            View(**wrong)
+    with pytest.raises(ValueError, match="an arm of their own"):
+        ArmSpec(views=(View(rows="rationales", format="cot"), View(rows="wrong_paths", format="kto")))
+
+
+def gold_of(row):
+    return next(question.gold for question in QUESTIONS if question.id == row.question_id)
