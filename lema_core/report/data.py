@@ -315,7 +315,7 @@ def load_report_data(
         funnel=count_funnel(store, run, artifacts),
         difficulty=tuple(_difficulty(store, run, artifacts)) if corrections or not ended else (),
         # Of a round that was not finished, the mistakes and corrections would be 0 where there are none yet.
-        evolved=tuple(_count_later(store, one) for one in artifacts.rounds[1:] if one.corrections or not ended),
+        evolved=tuple(_count_later(store, later) for later in artifacts.rounds[1:] if later.corrections or not ended),
         evaluation=first.evaluation if first else None,
         vote_scores=first.vote_scores if first else (),
         turns=first.turns if first else (),
