@@ -42,7 +42,7 @@ class CancelSettings:
     """Between two requests for the run's state."""
     answer_s: float = 30.0
     """For one answer of the server. Where a busy one takes longer, asking anew would only add to its work."""
-    final_state_s: float = 10.0
+    final_state_s: float = 15.0
     """For setting the last state: an overloaded server must not delay the end. After a signal half of ``LAST_S``."""
 
 

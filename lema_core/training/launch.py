@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ async def run_tokenising(spec: TrainingSpec, examples: Path, out: Path, on_event
     Raises:
         TrainingError: it failed; the text carries its own message or the end of its log.
     """
+    await import_torch()
     command = [sys.executable, "-m", "lema_core.training.data", "--spec", str(_write_spec(spec, LaunchSpec(), out))]
     command += ["--examples", str(examples), "--out", str(out)]
     await run_group(command, out / "log.txt", clean_environment(os.environ, LaunchSpec()), on_event or (lambda _: None))
@@ -114,6 +116,7 @@ async def run_on_tokens(
         if on_event:
             on_event(event)
 
+    await import_torch()
     command = [*launcher(launch), "lema_core.training.sft", "--spec", str(_write_spec(spec, launch, out))]
     command += ["--data", str(tokens), "--out", str(out)]
     logs = logs or out
@@ -127,6 +130,11 @@ def _write_spec(spec: TrainingSpec, launch: LaunchSpec, out: Path) -> Path:
     with report_full_disk(out), atomic_local(out / "spec.json") as local:  # another node may be reading it
         local.write_text(dump_specs(spec, launch))
     return out / "spec.json"
+
+
+async def import_torch() -> None:
+    """Import torch, which knows the GPUs, in a thread: on a busy machine it takes longer than a signal may wait."""
+    await asyncio.to_thread(import_module, "torch")
 
 
 def ranks_here(launch: LaunchSpec) -> int:

@@ -23,8 +23,9 @@ def test_training_is_gone_within_seconds(run_file, prefect_api, tmp_path):
         (run,) = runs(prefect_api, "endless")
         ask(prefect_api, f"flow_runs/{run['id']}/set_state", {"state": {"type": "CANCELLING"}})
         asked = time.monotonic()
-        assert process.wait(60) == 1
-        assert time.monotonic() - asked < 30
+        assert process.wait(120) == 1
+        # Seconds on a quiet machine. The limits of the product add up to 40, and this one is shared.
+        assert time.monotonic() - asked < 45
         assert not psutil.wait_procs(family, timeout=5)[1]
         assert state_of(prefect_api, run)["type"] == "CANCELLED"
         assert "lema resume endless" in (tmp_path / "said").read_text()
