@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,83 @@ concurrency = 16
 def lema_command(*words: object) -> list[str]:
     """Return the command line of ``lema`` with this interpreter; as the console script, without the working folder."""
     return [sys.executable, "-P", "-c", "from flows.cli import app; app()", *map(str, words)]
+
+
+FIXED = ("PYTHON", "LD_", "COLUMNS")
+"""What a process reads when it starts, or when it imports `rich`: a fork cannot change it."""
+
+
+class _ForkServer:
+    """The client of ``fork_server.py``: it runs one command at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self._home = tempfile.TemporaryDirectory(prefix="lema-fork-server-")
+        self._env = os.environ | {"PREFECT_HOME": self._home.name, "COLUMNS": "200"}
+        source = Path(__file__).with_name("fork_server.py").read_text()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-c", source], cwd=self._home.name, env=self._env, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._read() == "ready"
+
+    def suits(self, env: Mapping[str, str]) -> bool:
+        """Return whether the process lives and a fork of it can have this environment."""
+        fixed = [{key: value for key, value in one.items() if key.startswith(FIXED)} for one in (env, self._env)]
+        return fixed[0] == fixed[1] and self._process.poll() is None
+
+    def run(self, words: list[str], cwd: Path, env: Mapping[str, str], timeout: float):
+        with tempfile.TemporaryDirectory(prefix="lema-command-") as folder:
+            files = {name: Path(folder) / name for name in ("stdout", "stderr")}
+            for file in files.values():
+                file.touch()
+            places = {name: str(file) for name, file in files.items()}
+            self._process.stdin.write(json.dumps(places | {"words": words, "cwd": str(cwd), "env": dict(env)}) + "\n")
+            self._process.stdin.flush()
+            child, late = int(self._read()), []
+            timer = threading.Timer(timeout, lambda: (late.append(child), os.kill(child, signal.SIGKILL)))
+            timer.start()
+            try:
+                status = int(self._read())
+            except BaseException:  # a test's own timeout: the next command starts a new server
+                self._process.kill()
+                os.kill(child, signal.SIGKILL)
+                raise
+            finally:
+                timer.cancel()
+            said = {name: file.read_text(errors="replace") for name, file in files.items()}
+        if late:
+            raise subprocess.TimeoutExpired(words, timeout, said["stdout"], said["stderr"])
+        return subprocess.CompletedProcess(words, status, **said)
+
+    def _read(self) -> str:
+        line = self._process.stdout.readline()
+        assert line, f"the fork server ended with {self._process.wait()}"
+        return line.strip()
+
+
+_fork_server: list[_ForkServer] = []
+
+
+def run_lema(
+    *words: object, cwd: Path, env: Mapping[str, str], timeout: float = 240
+) -> subprocess.CompletedProcess[str]:
+    """Run ``lema`` to its end: a fork of a process that imported it once, which saves the imports' CPU seconds.
+
+    Tests that signal or kill a command, or that are about its start, start ``lema_command``.
+    """
+    if not (_fork_server and _fork_server[0].suits(os.environ | {"COLUMNS": "200"})):
+        _fork_server[:] = [_ForkServer()]
+    (forks,) = _fork_server
+    given = [str(word) for word in words]
+    if forks.suits(env) and forks.lock.acquire(blocking=False):
+        try:
+            return forks.run(given, cwd, env, timeout)
+        finally:
+            forks.lock.release()
+    return subprocess.run(
+        lema_command(*given), cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, check=False
+    )
 
 
 AUTH: dict[str, str] = {}

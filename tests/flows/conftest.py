@@ -1,18 +1,20 @@
 """A real Prefect server for the session, a simulated endpoint in this process, and the command line as users run it."""
 
+import fcntl
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 import pytest
-from support import RUN, ask, environment, lema_command, parts, start_server, until
+from support import RUN, ask, environment, lema_command, parts, run_lema, start_server, until
 
 from flows.local_stack import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -36,18 +38,29 @@ class Finished(NamedTuple):
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory) -> Iterator[str]:
-    """Start a real Prefect server once and give its API address."""
+    """Start a real Prefect server once and give its API address.
+
+    Its database costs 13 CPU seconds of migrations: the first worker of a session makes it for all of them.
+    """
     home = tmp_path_factory.mktemp("prefect")
-    yield start_server(home)
+    shared = tmp_path_factory.getbasetemp()
+    made = (shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared) / "prefect.db"
+    with made.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if made.exists():
+            shutil.copy(made, home / made.name)
+            api = None
+        else:
+            api = start_server(home)
+            with closing(sqlite3.connect(home / made.name)) as own, closing(sqlite3.connect(made)) as copy:
+                own.backup(copy)
+    yield api or start_server(home)
     server.stop(home)
 
 
 def _command(api: str, folder: Path) -> Lema:
-    def run(*words: object, check: bool = True, **options: object) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            lema_command(*words), cwd=folder, env=environment(api, folder), capture_output=True, text=True,
-            timeout=240, check=False, **options,
-        )  # fmt: skip
+    def run(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = run_lema(*words, cwd=folder, env=environment(api, folder))
         if check:
             assert done.returncode == 0, done.stdout + done.stderr
         return done

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support import killed_at, until
+from support import killed_at, run_lema, until
 
 SERVER = """
 import asyncio, json, sys
@@ -116,8 +116,8 @@ def command(requests: Path, server: Server, out: Path, *more: str) -> list[str]:
 
 
 def complete(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | environment
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120, env=env, check=False)
+    words = command(*arguments)[3:]
+    return run_lema(*words, cwd=Path.cwd(), env=os.environ | {"COLUMNS": "200"} | environment, timeout=120)
 
 
 def table(out: Path, name: str = "completions") -> list[dict[str, Any]]:
@@ -383,17 +383,14 @@ def test_the_ledger_tells_what_was_paid(start, tmp_path) -> None:
     keys = [row["request_key"] for row in table(out)]
 
     def ledger(*words: str) -> str:
-        start = "from flows.cli import app; app()"
         where = ["--ledger", str(out / "ledger.sqlite")]
-        done = subprocess.run(
-            [sys.executable, "-c", start, "ledger", *words, *where], capture_output=True, text=True, check=False
-        )
+        done = run_lema("ledger", *words, *where, cwd=tmp_path, env=os.environ | {"COLUMNS": "200"})
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     assert "complete" in ledger()
-    early = [sys.executable, "-c", "from flows.cli import app; app()", "ledger", "--ledger", "other", "export", "f"]
-    refused = subprocess.run(early, capture_output=True, text=True, check=False, cwd=tmp_path)
+    early = ("ledger", "--ledger", "other", "export", "f")
+    refused = run_lema(*early, cwd=tmp_path, env=os.environ | {"COLUMNS": "200"})
     assert "lema ledger export --ledger" in " ".join(refused.stderr.split())
     assert '"content": "question 1"' in ledger("explain", keys[0])
     assert '"question 1" against "question 2"' in ledger("explain", *keys)
