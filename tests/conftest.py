@@ -21,6 +21,17 @@ settings.register_profile("lema", deadline=None, derandomize="LEMA_EXPLORE" not 
 settings.load_profile("lema")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # xdist would start the files with the fewest tests last, and those are the longest ones.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start commands, servers or trainings: none of them is left alone at the end."""
+    long = {item.path for item in items if item.path.parent.name == "flows" or item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Return the folder of real data, or skip: the project's tests pass without it."""

@@ -56,7 +56,13 @@ def library(folder: Path) -> Library:
 @pytest.mark.timeout(900)  # two runs with six evaluations, each of a server of its own
 def test_three_test_sets_in_one_run_have_a_column_each(lema, tmp_path) -> None:
     pytest.importorskip("trl", reason="training is not installed (lema-pipeline[train])")
-    options = ("questions.limit=16", "mixture.arms=['lema']", "training.max_steps=2", "training.batch_size=4")
+    options = (
+        "questions.limit=16",
+        "mixture.arms=['lema']",
+        "training.max_steps=2",
+        "training.batch_size=4",
+        "launch.ranks=1",
+    )
     short = [word for option in (*options, write_sets(tmp_path)) for word in ("--set", option)]
     printed = lema("run", RUNS / "smoke.toml", "--root", "out", *short).stdout
     assert "Accuracy on svamp (3 questions)" in printed
