@@ -1,10 +1,13 @@
 """One console for the whole command line: safe text in and out, and one place where an error becomes an exit code."""
 
 import io
+import json
+import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -81,6 +84,61 @@ errors = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 if not console.is_terminal:
     # A file or a pipe has no width: tables must not be truncated to the 80 columns that rich assumes.
     console = SafeConsole(soft_wrap=True, highlight=False, width=160)
+
+
+def notice(text: str) -> None:
+    """Print what is good to know; nothing with --quiet."""
+    if not Verbosity.quiet:
+        console.print(text)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document on standard output; not by the console, which breaks lines at the terminal's width."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, default=str), file=sys.stdout)  # noqa: T201
+
+
+@contextmanager
+def notices_on_stderr() -> Iterator[None]:
+    """Print to the error stream what is printed meanwhile, so that standard output holds nothing but JSON."""
+    before, console.file = console.file, sys.stderr
+    try:
+        yield
+    finally:
+        console.file = before
+
+
+class Verbosity:
+    """What the options --quiet and --verbose of the whole command line say."""
+
+    quiet = False
+    """Print results, warnings and errors only."""
+    verbose = False
+    """Log what LeMa does, on the error stream."""
+
+
+def set_verbosity(*, quiet: bool, verbose: bool) -> None:
+    """Log warnings, with ``verbose`` everything, with ``quiet`` errors only.
+
+    Raises:
+        ConfigError: both are asked for.
+    """
+    if quiet and verbose:
+        raise ConfigError("--quiet and --verbose exclude each other: leave one of them out")
+    Verbosity.quiet, Verbosity.verbose = quiet, verbose
+    handler = logging.StreamHandler()
+    handler.setFormatter(_SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.WARNING
+    for name in ("lema_core", "flows", "tasks"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [handler]
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+class _SafeFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line without keys and without what could command the terminal."""
+        return printable(redact_secrets(super().format(record)))
 
 
 def exit_on_error(command: Callable[P, R]) -> Callable[P, R]:

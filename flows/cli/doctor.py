@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,8 @@ from urllib.request import Request, urlopen
 
 import typer
 
-from flows.cli.console import console
+from flows.cli.console import console, print_json
+from flows.cli.run import AsJson, Root
 from flows.local_stack import server, stack
 from lema_core.errors import ConfigError, LemaError
 from lema_core.system.packages import install_command
@@ -178,9 +179,8 @@ def doctor(
         Path | None,
         typer.Argument(metavar="[RUN.toml]", help="Examine what this run file needs, its endpoints included."),
     ] = None,
-    root: Annotated[str, typer.Option(help="Where artifacts and the ledger are stored: these are examined too.")] = (
-        ".lema"
-    ),
+    root: Root = ".lema",
+    as_json: AsJson = False,
 ) -> None:
     """Check what is installed, which devices and servers are available, what is missing and how to get it.
 
@@ -190,8 +190,11 @@ def doctor(
     is 1 where something needed is missing, or an artifact holds nothing but failed requests.
     """
     findings = [*examine(_read_needs(run_file)), *_check_artifacts(root)]
-    _show(findings)
     missing = [finding for finding in findings if finding.state == "missing"]
+    if as_json:
+        print_json({"ready": not missing, "findings": [asdict(finding) for finding in findings]})
+        raise typer.Exit(bool(missing))
+    _show(findings)
     if missing:
         console.print(f"\n[red]{len(missing)} missing[/red]: {', '.join(finding.part for finding in missing)}")
         raise typer.Exit(1)

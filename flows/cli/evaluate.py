@@ -1,13 +1,14 @@
 """``lema evaluate``: the accuracy of any endpoint on any held-out questions, alone or against another evaluation."""
 
 import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import console
-from flows.cli.run import Root, Settings
+from flows.cli.console import console, notice, notices_on_stderr, print_json
+from flows.cli.run import AsJson, Root, Settings
 from lema_core.system import stopping
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def evaluate(
     ] = False,
     root: Root = ".lema",
     settings: Settings = None,
+    as_json: AsJson = False,
 ) -> None:
     """Score a model: pass@1 with its interval, with --samples maj@k and pass@k, the difference to another evaluation.
 
@@ -108,11 +110,16 @@ def evaluate(
         run = run_of_questions(questions, task, limit, asking, endpoint)
     if max_failed is not None:
         run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
-    if remake_failed:
-        _set_aside(run, root)
-    others = [_find_evaluation(run, root, name) for name in against or ()]
-    measured = _measure(run, root)
-    from flows.cli.print_results import show_evaluation
+    with notices_on_stderr() if as_json else nullcontext():
+        if remake_failed:
+            _set_aside(run, root)
+        others = [_find_evaluation(run, root, name) for name in against or ()]
+        measured = _measure(run, root)
+    from flows.cli.print_results import evaluation_document, show_evaluation
+
+    if as_json:
+        print_json(evaluation_document(run, root, measured, others))
+        return
 
     show_evaluation(console, run, root, measured, others)
 
@@ -181,7 +188,7 @@ def _measure(run: "RunSpec", root: str) -> "dict[str, Measured]":
         for _ in read_questions(source):
             pass
     stopping.run(all_answer({run.endpoint(name)}))
-    console.print(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
+    notice(f"Prefect UI: {login_url(ensure_server(), 'runs')}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     from flows.cancelling import run_cancellable
     from flows.cli.print_results import progress_bars

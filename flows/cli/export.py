@@ -111,7 +111,7 @@ def explain(
     row_id: Annotated[
         str, typer.Argument(metavar="ID", help="An id from any table: of a question, path, correction ...")
     ],
-    root: Annotated[str, typer.Option(help="The root the run was made under.")] = ".lema",
+    root: Root = ".lema",
 ) -> None:
     """Show where a row came from: question, path, verdict, correction, example, and the requests that paid for it.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 
 from flows.cli.console import console, exit_on_error
+from flows.cli.run import ROOT_VARIABLE
 from lema_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ Where = Annotated[
         "--ledger",
         help="The ledger's file or postgresql:// URL.",
         default_factory=str,
-        show_default="the ledger under .lema",
+        show_default="the ledger under LEMA_ROOT, else .lema",
     ),
 ]
 
@@ -55,7 +56,7 @@ def _open_or_create_ledger(where: str) -> Iterator["LedgerStore"]:
 def _default_ledger() -> str:
     from lema_core.run.spec import ledger_under
 
-    return ledger_under(".lema")
+    return ledger_under(os.environ.get(ROOT_VARIABLE) or ".lema")
 
 
 @ledger_app.callback(invoke_without_command=True)

@@ -1,12 +1,14 @@
 """``lema plan`` and ``lema options``: a run before anything is paid, its artifacts, requests and cost; its options."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated
+from contextlib import nullcontext
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.console import console
-from flows.cli.run import Root, RunFile, Settings
+from flows.cli.console import console, notices_on_stderr, print_json
+from flows.cli.run import AsJson, Root, RunFile, Settings
 from lema_core.system import stopping
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ def plan(
     pilot: Annotated[
         int, typer.Option(min=0, help="First buy N requests per endpoint, to forecast from their answers.")
     ] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Show each artifact of a run as hit (there) or miss, and what the missing ones would ask for and cost.
 
@@ -51,16 +54,21 @@ def plan(
 
     spec = read_run_file(run_file, settings or ())
     check_templates(spec)
-    for line in describe_own_tasks(spec):
-        console.print(line, markup=False, highlight=False)
-    stopping.run(check_own_tasks(spec))
-    context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
-    if pilot:
-        stopping.run(_buy_pilots(context, stages, pilot))
+    with notices_on_stderr() if as_json else nullcontext():
+        for line in describe_own_tasks(spec):
+            console.print(line, markup=False, highlight=False)
+        stopping.run(check_own_tasks(spec))
+        context, stages = RunContext.of(spec, root), list(planned_stages(spec, root))
+        if pilot:
+            stopping.run(_buy_pilots(context, stages, pilot))
     with open_for_reading(context.ledger) as ledger:
         planned = [(stage, forecast_stage(ledger, stage)) for stage in stages]
         spent = ledger.spent(context.run)
         sent = requests_sent(ledger, stages)
+    if as_json:
+        extras = missing_extras(spec, stages)
+        print_json(_as_document(spec.name, planned, spent, mfu) | {"missing_packages": extras})
+        return
     _show_stages(planned)
     _show_sent(sent)
     for note in dict.fromkeys(filter(None, map(base_prompt_difference, cell_runs(spec) if spec.ablation else [spec]))):
@@ -73,6 +81,33 @@ def plan(
             console.print(f"{stage.name}: {stage.estimate(mfu)}")
     if extras := missing_extras(spec, stages):
         console.print(describe_missing(extras), style="yellow", markup=False)
+
+
+def _as_document(
+    name: str, planned: "Sequence[tuple[PlannedStage, Forecast | None]]", spent: tuple[float, int], mfu: float
+) -> dict[str, Any]:
+    """Return a plan for other programs; tokens and dollars as low, likely and high."""
+    stages = [
+        {
+            "name": stage.name,
+            "artifact": stage.ref.folder,
+            "published": stage.there,
+            "rows": stage.rows,
+            "endpoint": stage.endpoint.name if stage.endpoint else None,
+            "requests_at_most": stage.requests,
+            "forecast": asdict(forecast) | {"to_send": forecast.to_send} if forecast else None,
+            "training": stage.estimate(mfu) if stage.estimate else None,
+        }
+        for stage, forecast in planned
+    ]
+    forecasts = [forecast for _, forecast in planned if forecast]
+    priced = [forecast.dollars for forecast in forecasts if forecast.dollars]
+    totals = {
+        "to_send": sum(forecast.to_send for forecast in forecasts),
+        "in_ledger": sum(forecast.stored for forecast in forecasts),
+        "dollars": asdict(_sum(priced)) if priced else None,
+    }
+    return {"run": name, "stages": stages, "totals": totals, "spent": {"dollars": spent[0], "tokens": spent[1]}}
 
 
 def _show_prefixes(stages: "Sequence[PlannedStage]") -> None:

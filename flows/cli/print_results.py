@@ -1,17 +1,20 @@
 """What the terminal shows: bars and figures while a command runs, and at its end the funnel, the tables, the scores."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from flows.cli.console import console, errors
+from flows.cli.console import Verbosity, console, errors, notice
 from flows.sweep import Sweep
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import DataError
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def progress_bars() -> Iterator[None]:
-    """Draw one bar per stage while the block runs; without a terminal, print one line when a stage starts."""
+    """Draw one bar per stage while the block runs; without a terminal, print one line per stage at its end."""
     from tasks.progress import listen
 
     columns = (
@@ -54,20 +57,25 @@ def progress_bars() -> Iterator[None]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[line]}"),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, disable=not console.is_terminal or Verbosity.quiet) as progress:
         running: dict[str, TaskID] = {}
+        begun: dict[str, float] = {}
+        figures_of: dict[str, str] = {}
 
         def update(stage: str, share: float, line: str) -> None:
             if stage not in running:
                 running[stage] = progress.add_task(stage, total=1.0, line="")
-                if not console.is_terminal:
-                    console.print(f"  {stage} ...")
+                begun[stage] = time.monotonic()
             progress.update(running[stage], completed=share)
             if line:
+                figures_of[stage] = line
                 progress.update(running[stage], line=line)
             if share >= 1.0 and not line:
                 # The next run of this stage (another arm, another student) is a bar of its own.
                 del running[stage]
+                if not console.is_terminal:
+                    seconds = time.monotonic() - begun[stage]
+                    notice(escape(f"  {stage}: {figures_of.pop(stage, 'done')}, {seconds:.0f} s"))
 
         with listen(update, partial(console.print, markup=False)):
             yield
@@ -294,6 +302,40 @@ def show_evaluation(
                 f"({format_interval(accuracy, total)})"
             )
             console.print(describe_overall(overall), markup=False)
+
+
+def evaluation_document(
+    run: RunSpec, root: str, answers: Mapping[str, Measured], others: Sequence[ArtifactRef]
+) -> dict[str, Any]:
+    """Return what `show_evaluation` prints, for other programs: shares with their 95 % intervals, by test set.
+
+    Raises:
+        DataError: as `show_evaluation`.
+    """
+    sources, spec, name = asked_for(run)
+    store, model = Store(RunContext.of(run, root).root), run.endpoints[name].model
+    compared, sets = _matched(store, answers, others), list[dict[str, Any]]()
+    for test_set, measured in answers.items():
+        rows, other = store.rows(measured.greedy, JudgedPath), compared.get(test_set)
+        theirs = store.rows(other, JudgedPath) if other else None
+        found = compare_models(theirs, {model: rows}, OTHER) if theirs else compare_models(rows, {}, model)
+        sampled = {model: store.rows(measured.sampled, JudgedPath)} if measured.sampled else None
+        votes = score_votes(sampled, model, spec.pass_at) if sampled else ()
+        difference = found.comparison(model, OTHER) if other else None
+        failed = sum((failures_of(store.manifest(ref)) for ref in measured), Counter[str]())
+        score = found.score(model)
+        sets.append({
+            "test_set": test_set,
+            "task": sources[test_set].task,
+            "questions": found.n,
+            "pass@1": asdict(score.accuracy),
+            "verdicts": dict(score.verdicts),
+            "failed_requests": dict(failed),
+            "votes": [asdict(vote) for vote in votes],
+            "against": asdict(difference) if difference else None,
+            "answers": store.folder(measured.greedy),
+        })  # fmt: skip
+    return {"model": model, "test_sets": sets}
 
 
 def _matched(store: Store, answers: Mapping[str, Measured], others: Sequence[ArtifactRef]) -> dict[str, ArtifactRef]:

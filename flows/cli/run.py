@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.console import console
+from flows.cli.console import Verbosity, console, notice
 from lema_core.system import stopping
 
 if TYPE_CHECKING:
     from lema_core.run.spec import RunSpec
+
+
+ROOT_VARIABLE = "LEMA_ROOT"
 
 
 def _complete_run_file(incomplete: str) -> list[str]:
@@ -31,7 +34,13 @@ RunFile = Annotated[
         autocompletion=_complete_run_file,
     ),
 ]
-Root = Annotated[str, typer.Option(help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).")]
+Root = Annotated[
+    str,
+    typer.Option(
+        help="Where artifacts and the ledger lie: a folder or any fsspec URL (s3://...).", envvar=ROOT_VARIABLE
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", help="Change an option of the run file: section.option=value. Repeatable.")
 ]
@@ -111,21 +120,27 @@ def resume(
     execute(spec, root)
 
 
+def seconds_since_start() -> float:
+    """Return how long this process has lived: what a user waited for, imports and checks included."""
+    import psutil
+
+    return max(0.0, time.time() - float(psutil.Process().create_time()))
+
+
 def execute(spec: "RunSpec", root: str) -> None:
     """Check a spec, run it on a Prefect server with progress bars, and print what came out."""
     from flows.local_stack.server import ensure_server, login_url
     from flows.preflight import preflight
     from lema_core.run.own_tasks import describe_own_tasks
 
-    started = time.monotonic()
     for line in describe_own_tasks(spec):
         console.print(line, markup=False, highlight=False)
     stopping.run(preflight(spec, root))
     api = ensure_server()
-    console.print(f"Prefect UI: {login_url(api, 'runs')}")
+    notice(f"Prefect UI: {login_url(api, 'runs')}")
     # All logs go to the server; the terminal shows bars, and at the end one message. Prefect reads its settings when
     # it is imported: only now.
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if Verbosity.verbose else "CRITICAL")
     # One line per event that a stopped server did not accept: the run reports it once.
     os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
     # As the standard library's manual recommends for production: logging errors are not printed.
@@ -139,4 +154,4 @@ def execute(spec: "RunSpec", root: str) -> None:
     with record_run(spec, root), progress_bars():
         made = stopping.run(run_cancellable(ablation if spec.ablation else lema, spec, root))
     show = show_sweep if spec.ablation else show_run
-    show(console, spec, root, made, time.monotonic() - started)
+    show(console, spec, root, made, seconds_since_start())

@@ -1,12 +1,16 @@
 """``lema verify``: compare final answers by the matcher that judges reasoning paths, and see why it decided so."""
 
 from collections import Counter
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from flows.cli.console import notices_on_stderr, print_json
+from flows.cli.run import ROOT_VARIABLE, AsJson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,7 +62,11 @@ def verify(
             "--run", metavar="RUN.toml", help="The run file with the endpoint of the scorer's judge, and its budget."
         ),
     ] = None,
-    root: Annotated[str, typer.Option(help="With --run: where its ledger lies.")] = ".lema",
+    root: Annotated[str, typer.Option(help="With --run: where its ledger lies.", envvar=ROOT_VARIABLE)] = ".lema",
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with status 1 where a verdict disagrees with its label `equal`.")
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
     r"""Compare gold answers with predicted ones, each a bare answer or a whole solution.
 
@@ -72,6 +80,8 @@ def verify(
 
         lema verify cases.jsonl --out verdicts.jsonl
 
+        lema verify cases.jsonl --check
+
         lema verify cases.jsonl --task my_task.py --run my_run.toml
 
         lema verify --why '\frac{1}{2}' 'The answer is 50\%.'
@@ -81,7 +91,7 @@ def verify(
     console = SafeConsole()
     checked, chosen = _family(family), _policy(policy or [])
     if why is not None:
-        _explain(console, why, checked, chosen)
+        _explain(console, why, checked, chosen, as_json=as_json)
     elif run_file is not None and task is None:
         raise typer.BadParameter("--run gives a scorer's judge its endpoint: name the task with the scorer by --task")
     elif cases is None:
@@ -89,9 +99,71 @@ def verify(
     elif out is not None and out.resolve() == Path(cases).resolve():
         raise typer.BadParameter(f"--out {out} is the file of cases itself, which it would overwrite; name another one")
     elif task is not None:
-        _score_file(console, cases, out, task, run_file, root, show)
+        with notices_on_stderr() if as_json else nullcontext():
+            found = _score_file(cases, out, task, run_file, root, show)
+        _report(console, found, check=check, as_json=as_json)
     else:
-        _verify_file(console, cases, out, checked, show, chosen)
+        found = _verify_file(cases, out, checked, show, chosen)
+        _report(console, found, check=check, as_json=as_json)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What came out over all cases."""
+
+    outcomes: tuple[str, str, str]
+    """The verdicts, the first of which agrees with a label ``equal: true``."""
+    layers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    labels: Counter[tuple[bool, str]] = field(default_factory=Counter)
+    disagreements: list[tuple[Any, str, str]] = field(default_factory=list)
+    """The first ones: row, verdict, layer."""
+    notes: Counter[str] = field(default_factory=Counter)
+    judge_words: str = ""
+    """What the judge said last where it did not answer."""
+
+    def count(self, row: "Row", verdict: str, layer: str, show: int) -> None:
+        self.layers[layer, verdict] += 1
+        if row.get("equal") is None:
+            return
+        self.labels[bool(row["equal"]), verdict] += 1
+        if bool(row["equal"]) != (verdict == self.outcomes[0]) and len(self.disagreements) < show:
+            self.disagreements.append((row, verdict, layer))
+
+    @property
+    def agreed(self) -> int:
+        return sum(count for (equal, verdict), count in self.labels.items() if equal == (verdict == self.outcomes[0]))
+
+
+def _report(console: "Console", found: _Found, *, check: bool, as_json: bool) -> None:
+    """Print what came out; with ``check``, exit with status 1 where a label disagrees.
+
+    Raises:
+        EndpointError: the judge answered nothing.
+    """
+    from rich.markup import escape
+
+    from lema_core.errors import EndpointError
+
+    if as_json:
+        outcomes = Counter[str]()
+        for (_, outcome), count in found.layers.items():
+            outcomes[outcome] += count
+        layers = [{"layer": layer, "verdict": name, "cases": n} for (layer, name), n in sorted(found.layers.items())]
+        wrong = [{**row, "verdict": verdict, "layer": layer} for row, verdict, layer in found.disagreements]
+        print_json({
+            "cases": found.layers.total(), "verdicts": dict(outcomes), "layers": layers,
+            "labelled": found.labels.total(), "agreed": found.agreed, "disagreements": wrong,
+            "notes": dict(found.notes),
+        })  # fmt: skip
+    else:
+        _print_layers(console, found.layers, found.outcomes)
+        for note, count in found.notes.most_common(MAX_NOTES):
+            console.print(escape(f"{count} rows: {note}"), highlight=False)
+        _print_agreement(console, found.labels, found.disagreements, found.outcomes)
+    if found.layers and set(found.layers) == {("judge_failed", "unknown")}:
+        raise EndpointError(f"the judge answered for none of {found.layers.total()} texts: {found.judge_words}")
+    if check and found.agreed < found.labels.total():
+        raise typer.Exit(1)
 
 
 def _family(name: str) -> str:
@@ -124,12 +196,16 @@ def _policy(settings: list[str]) -> "MatchPolicy":
     return policy
 
 
-def _explain(console: "Console", pair: tuple[str, str], family: str, policy: "MatchPolicy") -> None:
+def _explain(console: "Console", pair: tuple[str, str], family: str, policy: "MatchPolicy", *, as_json: bool) -> None:
     from rich.markup import escape
 
     from lema_core.answers.judge import verify_pair
 
     result = verify_pair(*pair, family, policy=policy)
+    if as_json:
+        match, read = result.match, {"gold": result.gold.value, "pred": result.pred.value}
+        print_json(read | {"verdict": match.outcome, "layer": match.layer, "ground": match.ground})
+        return
     for name, found in (("gold", result.gold), ("pred", result.pred)):
         seen = f"{found.value!r} (cue: {found.cue})" if found.value is not None else f"{found.outcome}: {found.detail}"
         console.print(f"{name:9}{escape(seen)}", highlight=False)
@@ -138,22 +214,15 @@ def _explain(console: "Console", pair: tuple[str, str], family: str, policy: "Ma
     console.print(f"ground   {escape(result.match.ground)}", highlight=False)
 
 
-def _verify_file(
-    console: "Console", cases: str, out: Path | None, family: str, show: int, policy: "MatchPolicy"
-) -> None:
-    from rich.markup import escape
-
+def _verify_file(cases: str, out: Path | None, family: str, show: int, policy: "MatchPolicy") -> _Found:
     from lema_core.questions.sources import read_rows
     from lema_core.system.chunking import chunked
 
-    layers: Counter[tuple[str, str]] = Counter()
-    labels: Counter[tuple[bool, str]] = Counter()
-    disagreements: list[tuple[Any, str, str]] = []
-    notes = Counter[str]()
+    found = _Found(EQUAL)
     with _writer(out, cases) as write:
         for some in chunked(read_rows(cases), BATCH):
             judged = [(row, _verify_row(place, row, family, policy)) for place, row in some]
-            notes.update(note for row, _ in judged if (note := _note(row, family)))
+            found.notes.update(note for row, _ in judged if (note := _note(row, family)))
             write(
                 [
                     {**row, **dict(zip(FOUND, (result.verdict, result.match.layer, result.match.ground), strict=True))}
@@ -161,29 +230,19 @@ def _verify_file(
                 ]
             )
             for row, result in judged:
-                layers[result.match.layer, result.verdict] += 1
-                if row.get("equal") is not None:
-                    labels[bool(row["equal"]), result.verdict] += 1
-                    if bool(row["equal"]) != (result.verdict == "equal") and len(disagreements) < show:
-                        disagreements.append((row, result.verdict, result.match.layer))
-    _print_layers(console, layers, EQUAL)
-    for note, count in notes.most_common(MAX_NOTES):
-        console.print(escape(f"{count} rows: {note}"), highlight=False)
-    _print_agreement(console, labels, disagreements, EQUAL)
+                found.count(row, result.verdict, result.match.layer, show)
+    return found
 
 
-def _score_file(
-    console: "Console", cases: str, out: Path | None, task: str, run_file: Path | None, root: str, show: int
-) -> None:
+def _score_file(cases: str, out: Path | None, task: str, run_file: Path | None, root: str, show: int) -> _Found:
     """Judge every case by a task's scorer.
 
     Raises:
         ConfigError: the task has no scorer, or its judge no endpoint; nothing was asked.
         DataError: a case lacks a field; nothing was asked.
-        EndpointError: the judge cannot be asked, or answered nothing.
+        EndpointError: the judge cannot be asked.
         BudgetExceededError: the run file's budget is used up.
     """
-    from lema_core.errors import EndpointError
     from lema_core.questions.sources import read_rows
     from lema_core.run.files import read_run_file
     from lema_core.system import stopping
@@ -193,26 +252,16 @@ def _score_file(
     # All of them, before the first request is paid: a fault in the last line would be found late.
     for place, row in read_rows(cases):
         _text_to_score(place, row)
-    layers: Counter[tuple[str, str]] = Counter()
-    labels: Counter[tuple[bool, str]] = Counter()
-    disagreements: list[tuple[Any, str, str]] = []
-    words = ""
+    found = _Found(RIGHT)
 
     def take(row: "Row", scored: "Scored") -> None:
-        nonlocal words
-        words = scored.reason if scored.decided_by == "judge_failed" else words
-        layers[scored.decided_by, scored.verdict] += 1
-        if row.get("equal") is not None:
-            labels[bool(row["equal"]), scored.verdict] += 1
-            if bool(row["equal"]) != (scored.verdict == "right") and len(disagreements) < show:
-                disagreements.append((row, scored.verdict, scored.decided_by))
+        if scored.decided_by == "judge_failed":
+            found.judge_words = scored.reason
+        found.count(row, scored.verdict, scored.decided_by, show)
 
     with _writer(out, cases) as write:
         stopping.run(_score_cases(cases, scorer, judge, run, root, write, take))
-    _print_layers(console, layers, RIGHT)
-    _print_agreement(console, labels, disagreements, RIGHT)
-    if layers and set(layers) == {("judge_failed", "unknown")}:
-        raise EndpointError(f"the judge answered for none of {layers.total()} texts: {words}")
+    return found
 
 
 def _scorer_of(name: str, run: "RunSpec | None", root: str) -> "tuple[Task, EndpointSpec | None]":

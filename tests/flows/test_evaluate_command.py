@@ -58,6 +58,10 @@ def test_two_models_are_scored_and_compared_and_nothing_is_asked_twice(lema, off
         hits = endpoint.stats.counts["hits"]
         again = lema(*words, "simulated-student", "--samples", 3)
         assert again.stdout in first  # but for the line about the Prefect server
+        document = json.loads(lema(*words, "simulated-student", "--samples", 3, "--json").stdout)
+        (found,) = document["test_sets"]
+        assert (document["model"], found["questions"], found["pass@1"]["successes"]) == ("simulated-student", 12, right)
+        assert found["votes"][0]["k"] == 3
         assert endpoint.stats.counts["hits"] == hits
 
         against = ("--against", ref.fingerprint[:8], "--identity", "other")
