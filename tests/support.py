@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from lema_core.artifacts import ArtifactRef, Identity, Shard, Store
+from lema_core.run.spec import RunSpec
 
 PATIENCE_S = 180
 
@@ -316,3 +317,19 @@ def kill_all(pid: int) -> None:
     for one in (parent, *parent.children(recursive=True)):
         with suppress(psutil.NoSuchProcess):
             one.kill()
+
+
+def local_sources(run: RunSpec, questions: Path) -> list[str]:
+    """Return settings that give a run file local questions, in GSM8K's format, in the place of published ones."""
+    sets = run.test_questions
+    one = {"questions": run.questions, "test_questions": None if isinstance(sets, tuple) else sets}
+    settings = [f"{name}.path={questions}" for name, spec in one.items() if spec and spec.task != "arithmetic"]
+    if isinstance(sets, tuple):
+        # Of one format, so that no set's own is needed: each has a few of the questions.
+        asked = ", ".join(
+            f'{{task = "{spec.task}", path = "{questions}", limit = {5 + place}, '
+            'mapping = {question = "question", gold = "answer", rationale = "answer"}}'
+            for place, spec in enumerate(sets)
+        )
+        settings.append(f"test_questions=[{asked}]")
+    return settings

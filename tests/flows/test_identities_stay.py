@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import local_sources
 
 from lema_core.llm import request_key
 from lema_core.run.files import read_run_file
@@ -56,9 +57,7 @@ def _questions(folder: Path) -> Path:
 
 
 def _planned(run_file: str, settings: list[str], root: Path, questions: Path) -> Iterator[list[object]]:
-    run = read_run_file(RUNS / run_file, settings)
-    sources = {"questions": run.questions, "test_questions": run.test_questions}
-    local = [f"{name}.path={questions}" for name, spec in sources.items() if spec and spec.task != "arithmetic"]
+    local = local_sources(read_run_file(RUNS / run_file, settings), questions)
     for stage in planned_stages(read_run_file(RUNS / run_file, [*settings, *local]), str(root)):
         keys = hashlib.sha256()
         for request in stage.asked() if stage.asked and stage.endpoint else ():

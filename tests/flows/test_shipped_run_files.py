@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from chaos.simulated_run import run_file_text, simulated_run
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from support import local_sources
 
 from flows.deployed import corrections_of
 from lema_core.prompts import load, path_input, path_prompt
@@ -31,9 +32,7 @@ def questions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def outlooks(run_file: Path, questions: Path, root: Path) -> dict[str, str]:
-    plain = read_run_file(run_file)
-    sources = {"questions": plain.questions, "test_questions": plain.test_questions}
-    local = [f"{name}.path={questions}" for name, spec in sources.items() if spec and spec.task != "arithmetic"]
+    local = local_sources(read_run_file(run_file), questions)
     run = read_run_file(run_file, local).model_copy(update={"ablation": None})
     stages = list(planned_stages(run, str(root)))
     assert {stage.there for stage in stages} == {False}
@@ -42,9 +41,9 @@ def outlooks(run_file: Path, questions: Path, root: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("run_file", FILES, ids=lambda path: path.stem)
 def test_a_shipped_run_file_can_be_planned(run_file: Path, questions: Path, tmp_path: Path) -> None:
-    arms = read_run_file(run_file).mixture
-    trained = bool(read_run_file(run_file).training and arms)
-    assert len(outlooks(run_file, questions, tmp_path)) == (len(arms.arms) if trained and arms else 0)
+    run = read_run_file(run_file)
+    models = len(run.mixture.arms) if run.training and run.mixture else 0
+    assert len(outlooks(run_file, questions, tmp_path)) == models + (run.pretraining is not None)
 
 
 @pytest.mark.parametrize("name", ["qlora", "full"])
