@@ -152,6 +152,74 @@ def test_thinking_is_not_kept_where_the_template_ends_it(tiny_base: str) -> None
         ExampleTokenizer(tokenizer_with(tiny_base, "qwen3"), "chat", {"enable_thinking": False}, keep_thinking=True)
 
 
+# A template of our own with what the model card of SmolLM3 documents: a header with date and reasoning mode, /think and
+# /no_think, and an empty block of thinking where the mode is off. TRL ships none of that model.
+MODES = """
+{%- if enable_thinking is not defined -%}{%- set enable_thinking = true -%}{%- endif -%}
+{%- set ns = namespace(mode='/think' if enable_thinking else '/no_think', own='') -%}
+{%- for m in messages if m.role == 'system' -%}
+{%- if '/no_think' in m.content -%}{%- set ns.mode = '/no_think' -%}
+{%- elif '/think' in m.content -%}{%- set ns.mode = '/think' -%}{%- endif -%}
+{%- set ns.own = m.content | replace('/no_think', '') | replace('/think', '') | trim -%}
+{%- endfor -%}
+<|im_start|>system
+## Settings
+Date: {{ strftime_now('%d %B %Y') }}
+Mode: {{ ns.mode }}
+
+{{ ns.own or 'You are a helpful assistant.' }}<|im_end|>
+{% for m in messages if m.role != 'system' -%}
+{%- if m.role == 'assistant' -%}
+<|im_start|>assistant
+{{ m.content if ns.mode == '/think' or '</think>' in m.content else '<think>\\n\\n</think>\\n' ~ m.content }}<|im_end|>
+{% else -%}
+<|im_start|>{{ m.role }}
+{{ m.content }}<|im_end|>
+{% endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+<|im_start|>assistant
+{{ '' if ns.mode == '/think' else '<think>\\n\\n</think>\\n' }}
+{%- endif -%}
+"""
+NO_THINKING = "<think>\n\n</think>\n"
+
+
+def with_modes(base: str) -> Any:
+    """Return a base's tokenizer with the template of modes; thinking is on where a server does not say otherwise."""
+    tokenizer = load_tokenizer(base)
+    tokenizer.chat_template = MODES
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.add_tokens(["<|im_start|>", "<|im_end|>"], special_tokens=True)
+    tokenizer.eos_token = "<|im_end|>"
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mode", "ends"),
+    [({}, "/think", "assistant\n"), ({"enable_thinking": False}, "/no_think", NO_THINKING)],
+)
+def test_a_header_with_date_and_reasoning_mode_is_trained_as_it_is_served(
+    tiny_base: str, tmp_path: Path, arguments: dict[str, Any], mode: str, ends: str
+) -> None:
+    made = ExampleTokenizer(with_modes(tiny_base), "chat", arguments, date="2026-03-05")
+    prompt = made.prompt(ASKED)
+    assert f"Date: 05 March 2026\nMode: {mode}\n" in prompt
+    assert prompt.endswith(ends)
+    assert made.format.opening == ""
+    assert made.tokenizer.decode(made.trained(ANSWER, asked=ASKED)) == f"{ANSWER}{made.format.closing}"
+    # A server renders the saved template by itself: no argument, and the clock's own date.
+    made.tokenizer.save_pretrained(tmp_path)
+    messages = [{"role": "user", "content": ASKED}]
+    saved = load_tokenizer(str(tmp_path))
+    assert saved.apply_chat_template(messages, add_generation_prompt=True, return_dict=False) == made.read(ASKED)
+    # The switch in the text is the template's own: it is not ours to take away.
+    asked = [{"role": "system", "content": "/no_think Be brief."}, *messages]
+    rendered = saved.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert "Mode: /no_think\n\nBe brief.<|im_end|>" in rendered
+    assert rendered.endswith(NO_THINKING)
+
+
 TURNS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 ASKS = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 
