@@ -153,7 +153,8 @@ def parse_completion(
     if text is None:
         error = AttemptError("malformed", f"the answer's content is {type(content).__name__}, not text", paid=response)
         # Nothing at all may have been lost on the way; something else is what the model meant.
-        error.is_whole = content is not None or bool(message.get("tool_calls") or message.get("audio"))
+        others = ("tool_calls", "function_call", "audio")
+        error.is_whole = content is not None or any(message.get(name) for name in others)
         raise error
     return response
 

@@ -34,6 +34,7 @@ from lema_core.llm.simulated.chat import (
 from lema_core.llm.simulated.messages import MessagesApi, failure, messages_error
 from lema_core.llm.simulated.models import Library, Models
 from lema_core.llm.simulated.vendors import RuleSet
+from lema_core.llm.usage import parse_count
 from lema_core.records import Question
 from lema_core.system.loopback import RequestFilter
 
@@ -242,8 +243,11 @@ class SimulatedEndpoint:
             request.transport.abort()
             return web.Response()
         if reply.status == 200:
-            usage = reply.body.get("usage", {}) if isinstance(reply.body, dict) else {}
-            self.stats.pay(key, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0))
+            usage = reply.body.get("usage") if isinstance(reply.body, dict) else None
+            # A hook may play an endpoint that writes anything there.
+            usage = usage if isinstance(usage, dict) else {}
+            prompt, completion = (parse_count(usage.get(name)) or 0 for name in ("prompt_tokens", "completion_tokens"))
+            self.stats.pay(key, prompt, completion)
         return _json(reply, dict(reply.headers))
 
     def _fail(self, kind: Kind, *, as_messages: bool) -> web.Response:
@@ -355,7 +359,10 @@ async def _refuse_other_origins(
 
 
 def _json(reply: Reply, headers: dict[str, str]) -> web.Response:
-    return web.Response(status=reply.status, body=reply.content, headers=headers, content_type="application/json")
+    # A hook may play an endpoint that answers with a page or a stream.
+    own = any(name.lower() == "content-type" for name in headers)
+    headers = headers if own else headers | {"Content-Type": "application/json"}
+    return web.Response(status=reply.status, body=reply.content, headers=headers)
 
 
 def _json_route(

@@ -299,11 +299,12 @@ async def test_what_the_cap_cut_is_named_and_thinking_alone_is_paid_once(
         assert [row[0] for row in ledger.execute("SELECT reason FROM failures")] == reasons
 
 
+@pytest.mark.parametrize("shape", [{"tool_calls": [{"id": "1", "type": "function"}]}, {"function_call": {"name": "f"}}])
 @pytest.mark.parametrize(("temperature", "posts"), [(0.0, 1), (0.7, 2)])
 async def test_a_whole_answer_without_text_is_asked_again_once_at_most(
-    fake, spec, tmp_path, temperature, posts
+    fake, spec, tmp_path, temperature, posts, shape
 ) -> None:
-    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "1", "type": "function"}]}
+    message = {"role": "assistant", "content": None, **shape}
     usage = {"prompt_tokens": 20, "completion_tokens": 10}
     body = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": usage}
     fake.decide = lambda _body, _tries: (200, body, {})

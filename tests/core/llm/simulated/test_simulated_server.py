@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from lema_core.errors import EndpointError
 from lema_core.llm.endpoints import EndpointSpec, running
-from lema_core.llm.simulated import Faults, Library, SimulatedEndpoint
+from lema_core.llm.simulated import Faults, Library, Reply, SimulatedEndpoint
 from lema_core.reference_corrector import Problem
 from lema_core.system.loopback import free_port
 
@@ -38,6 +38,20 @@ async def post(session, url, content):
 async def stats(session, endpoint, query=""):
     async with session.get(endpoint.url.removesuffix("/v1") + "/stats" + query) as response:
         return await response.json()
+
+
+@pytest.mark.parametrize("usage", [None, [1], "7", {"prompt_tokens": "10", "completion_tokens": -3}])
+async def test_a_hook_may_write_anything_as_usage_and_as_type_of_content(library, usage):
+    odd = {"choices": [], "usage": usage}
+    replies = [Reply(200, odd), Reply(200, "data: [DONE]", {"Content-Type": "text/event-stream"})]
+    async with (
+        SimulatedEndpoint(library, respond=lambda _: replies.pop(0)) as endpoint,
+        aiohttp.ClientSession() as session,
+    ):
+        assert (await post(session, endpoint.url, body()))[:2] == (200, odd)
+        async with session.post(f"{endpoint.url}/chat/completions", json=body()) as response:
+            assert (response.status, response.content_type) == (200, "text/event-stream")
+            assert await response.text() == "data: [DONE]"
 
 
 async def test_answers_openai_clients(library):
