@@ -1,10 +1,11 @@
 """The wind tunnel, made small: from random weights to answers and likelihoods by one command."""
 
+import subprocess
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from support import of_stage
+from support import environment, lema_command, of_stage
 
 from lema_core.artifacts import Store
 from lema_core.run.files import read_run_file
@@ -58,13 +59,16 @@ def _questions(spec):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_from_random_weights_to_likelihoods_by_one_command(lema, tmp_path):
+def test_from_random_weights_to_likelihoods_by_one_command(prefect_api, tmp_path):
     words = [word for setting in SMALL for word in ("--set", setting)]
     # After twelve steps the model writes nothing that could be corrected: solutions alone are trained.
     sections = RUN_FILE.read_text().split("\n\n")
     small = tmp_path / "wind_tunnel.toml"
     small.write_text("\n\n".join(text for text in sections if not text.startswith(("[[students]]", "[corrections]"))))
-    lema("sweep", small, "--root", "out", *words)
+    sweep = lema_command("sweep", small, "--root", "out", *words)
+    options = {"cwd": tmp_path, "env": environment(prefect_api, tmp_path), "timeout": 1200}
+    done = subprocess.run(sweep, check=False, capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
     store = Store(str(tmp_path / "out" / "store"))
     (base,) = of_stage(store, "pretraining")
     assert store.manifest(base).extra["ranks"] == 1
@@ -78,6 +82,5 @@ def test_from_random_weights_to_likelihoods_by_one_command(lema, tmp_path):
     cells = pq.read_table(Path(store.folder(table)) / "cells.parquet").to_pylist()
     assert {cell["arm"]: cell["error"] for cell in cells} == {"base": None, "cot": None}
     assert {cell["questions"] for cell in cells} == {12}
-    ended = lema("sweep", small, "--root", "out", *words)
-    assert ended.returncode == 0
+    assert subprocess.run(sweep, check=False, capture_output=True, **options).returncode == 0
     assert len(of_stage(store, "training")) == 1, "nothing is made again"
