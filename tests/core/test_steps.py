@@ -148,6 +148,6 @@ def test_any_text_splits_and_settles(text):
     "unit", ["Step 1: ", "<<", "The answer is ", "$ ", "1. ", "\\[", "* ", "so the answer ", "A:\n", ". A", " \t"]
 )
 def test_hostile_text_takes_linear_time(unit):
-    started = time.perf_counter()
+    started = time.process_time()
     split_path(unit * (300_000 // len(unit)))
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3

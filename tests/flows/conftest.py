@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import psutil
 import pytest
-from support import RUN, ask, environment, lema_command, parts, run_lema, start_server, until
+from support import PATIENCE_S, RUN, ask, environment, lema_command, parts, run_lema, start_server, until
 
 from flows.local_stack import server
 from lema_core.llm.simulated import Library, SimulatedEndpoint
@@ -134,7 +134,7 @@ def serving(checkout, prefect_api) -> Iterator[subprocess.Popen]:
     yield process
     family = psutil.Process(process.pid).children(recursive=True)
     os.killpg(process.pid, signal.SIGTERM)
-    process.wait(30)
+    process.wait(PATIENCE_S)
     _, alive = psutil.wait_procs(family, timeout=10)
     for one in alive:
         one.kill()

@@ -14,7 +14,7 @@ import pytest
 from hostile_endpoint import SPELLINGS, HostileEndpoint
 from hostile_trials import _holds_key
 from prefect.exceptions import MissingContextError, Pause, TerminationSignal
-from support import ask, environment
+from support import PATIENCE_S, ask, environment
 
 import flows
 import tasks
@@ -170,7 +170,7 @@ def hostile():
     loop.create_task(serve())
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    ready.wait(10)
+    assert ready.wait(PATIENCE_S)
     yield endpoint
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)

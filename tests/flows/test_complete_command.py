@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from support import killed_at, run_lema, until
+from support import PATIENCE_S, killed_at, run_lema, until
 
 SERVER = """
 import asyncio, json, sys
@@ -223,7 +223,7 @@ def test_ctrl_c_says_what_is_waited_for_and_keeps_it(start, tmp_path) -> None:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         until("four requests are out", lambda: server.stats()["most"] == 4, process)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=30)
+        _, told = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
     assert re.search(r"waiting for [1-4] answers that are under way.*another Ctrl-C gives them up", told)
     kept = server.stats()["paid"]

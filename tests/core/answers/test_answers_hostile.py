@@ -1,10 +1,13 @@
 """Hostile text: no crash, no execution, under a second, no verdict "right"."""
 
 import asyncio
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lema_core.answers import extract, judge, majority_vote, match
@@ -56,6 +59,15 @@ HOSTILE = {
 SECONDS = 1.0
 
 
+def cpu_seconds() -> float:
+    """Return the CPU time of this process and its workers, those that ended too: a busy machine does not count."""
+    used = sum(os.times()[:4])
+    for worker in psutil.Process().children():
+        with suppress(psutil.NoSuchProcess):
+            used += sum(worker.cpu_times()[:2])
+    return used
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _warm_worker():
     match(r"\int_0^1 x dx", "1/2")
@@ -81,10 +93,9 @@ def test_hostile_text_is_data(name, tmp_path):
         lambda: match(text, "18").outcome,
         lambda: verify_pair("18", text).verdict,
     ):
-        start = time.perf_counter()
+        start = cpu_seconds()
         assert check() not in {"right", "equal"}
-        # the deadline counts the worker's CPU time; a busy machine may make the wall clock slower
-        assert time.perf_counter() - start < 3 * SECONDS
+        assert cpu_seconds() - start < 3 * SECONDS
     assert not Path(tmp_path / "executed").exists()
 
 

@@ -231,11 +231,11 @@ def test_no_words_adapt_a_field_twice_or_lose_the_cap(words: list[str]) -> None:
 
 
 def test_reading_a_refusal_takes_linear_time() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     for said in ("use " * 50_000, "unsupported " + "temperature " * 50_000, "not " * 100_000, "'" * 100_000):
         error = AttemptError("bad_request", said)
         find_remedies(error.detail, (), SENT)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
