@@ -38,7 +38,7 @@ MAX_NOTES = 5
 def verify(
     cases: Annotated[
         str | None,
-        typer.Argument(help="File or URL of JSONL, JSON or Parquet with `gold` and `pred`, perhaps `equal`."),
+        typer.Argument(help="File or URL of JSONL, CSV or Parquet with `gold` and `pred`, perhaps `equal`."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the rows with verdict, layer and ground here.")] = None,
     family: Annotated[

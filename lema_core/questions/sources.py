@@ -1,15 +1,18 @@
 """Rows of a source, one at a time, each with its place (``train.jsonl:17``): a file, or a data set of the Hub.
 
-JSONL and Parquet stream. A JSON array and an XML file are read whole: the published sets in these formats are small.
+JSONL, CSV, TSV and Parquet stream, also packed as gz, zst, bz2, xz or zip. A JSON array and an XML file are read
+whole: the published sets in these formats are small.
 Whatever a library raises on damaged, hostile or strange bytes becomes one `DataError` with the file's name. The
 ``datasets`` library belongs to training; the Hub's own Parquet copy of a data set needs only ``huggingface_hub``.
 """
 
+import csv
 import hashlib
 import io
 import json
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -18,6 +21,7 @@ from typing import IO, Any, cast
 from xml.etree import ElementTree as ET
 
 import fsspec
+import pyarrow as pa
 from fsspec.compression import compr
 from fsspec.utils import infer_compression
 
@@ -60,12 +64,18 @@ def open_source(path: str) -> Iterator[IO[bytes]]:
                 f"{shown} cannot be opened ({error_text(error)}). Expected a readable file or URL."
             ) from None
         with raise_faults_as(_fault(shown, "cannot be unpacked", "Fetch it again")):
-            unpacked = _unpacked(packed, infer_compression(path))
+            unpacked = _unpacked(packed, compression_of(path))
         yield stack.enter_context(unpacked)
 
 
 def _fault(name: str, what: str, remedy: str) -> Fault:
     return lambda cause: DataError(f"{name} {what} ({cause}). {remedy}.")
+
+
+def compression_of(path: str) -> str | None:
+    """Return how a file is packed, by the end of its name; None: it is not."""
+    # fsspec knows zstd only where another package is installed; pyarrow always does.
+    return "zstd" if path.lower().endswith((".zst", ".zstd")) else infer_compression(path)
 
 
 def _unpacked(packed: IO[bytes], compression: str | None) -> IO[bytes]:
@@ -79,6 +89,8 @@ def _unpacked(packed: IO[bytes], compression: str | None) -> IO[bytes]:
         if len(inside) != 1:
             raise ValueError(f"the archive holds {len(inside)} files, expected one")
         unpacked: IO[bytes] = archive.open(inside[0])
+    elif compression == "zstd":
+        unpacked = pa.input_stream(packed, compression="zstd")
     else:
         unpacked = compr[compression](packed, mode="rb")
     return cast("IO[bytes]", io.BufferedReader(_Unpacked(unpacked, packed), _CHUNK))
@@ -153,7 +165,7 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
     """
     name = shown_path(file_name(path))
     stem, _, last = name.rpartition(".")
-    kind = (stem.rpartition(".")[2] if infer_compression(name) else last).lower()
+    kind = (stem.rpartition(".")[2] if compression_of(name) else last).lower()
     if kind not in READERS:
         raise DataError(
             f"{shown_path(path)} is of kind {kind!r}. Expected one of {', '.join(READERS)}: convert the file or rename "
@@ -165,7 +177,7 @@ def read_rows(path: str, sha256: str | None = None, stop: int | None = None) -> 
         hashed = None if sha256 is None else _Hashed(file)
         if hashed is not None:
             file = cast("IO[bytes]", io.BufferedReader(hashed, _CHUNK))
-        if kind == "parquet" and (sha256 is not None or infer_compression(path)):
+        if kind == "parquet" and (sha256 is not None or compression_of(path)):
             # Parquet is read from its end: a copy makes of the one reading one that can be hashed.
             with raise_faults_as(fault):
                 copy = stack.enter_context(tempfile.TemporaryFile(prefix="lema-source-"))
@@ -240,6 +252,27 @@ def _parquet(file: IO[bytes], name: str) -> Placed:
             yield f"{name}:{number}", row
 
 
+def _csv(file: IO[bytes], name: str, delimiter: str = ",") -> Placed:
+    """Yield each record of a table with a header line, every value as text; quoted values may span lines."""
+    csv.field_size_limit(LONGEST_LINE)
+    lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    header = next(reader, None)
+    if header is None:
+        return
+    if repeated := [column for column, count in Counter(header).items() if count > 1]:
+        raise DataError(f"{name}:1 names the column {repeated[0]!r} twice. Expected a header line with each name once.")
+    for record in reader:
+        if not record:
+            continue
+        if len(record) != len(header):
+            raise DataError(
+                f"{name}:{reader.line_num} has {len(record)} values and the header {len(header)} columns. Quote values "
+                "that hold the separator or a line break."
+            )
+        yield f"{name}:{reader.line_num}", dict(zip(header, record, strict=True))
+
+
 def _xml(file: IO[bytes], name: str) -> Placed:
     """Yield each ``Problem`` element as its attributes and its children's texts (ASDiv's format)."""
     with raise_faults_as(_fault(name, "is not XML", "Repair it or fetch it again")):
@@ -254,9 +287,19 @@ READERS: dict[str, Callable[[IO[bytes], str], Placed]] = {
     "ndjson": _jsonl,
     "json": _json,
     "parquet": _parquet,
+    "csv": _csv,
+    "tsv": partial(_csv, delimiter="\t"),
     "xml": _xml,
 }
-KINDS = {"jsonl": "JSON lines", "ndjson": "JSON lines", "json": "JSON", "parquet": "Parquet", "xml": "XML"}
+KINDS = {
+    "jsonl": "JSON lines",
+    "ndjson": "JSON lines",
+    "json": "JSON",
+    "parquet": "Parquet",
+    "csv": "CSV",
+    "tsv": "TSV",
+    "xml": "XML",
+}
 
 
 PARQUET_BRANCH = "refs/convert/parquet"

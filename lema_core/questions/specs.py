@@ -71,7 +71,7 @@ class QuestionsSpec(BaseModel):
     """A bundled task, such as arithmetic, gsm8k, numeric; a file of your own with a `Task`, relative to the run file,
     as my_task.py or my_task.py:NAME; or an installed entry point of the group lema.tasks. Naming a file runs it."""
     path: str | None = None
-    """A JSONL, JSON, Parquet or XML file, or any fsspec URL of one."""
+    """A JSONL, JSON, CSV, TSV, Parquet or XML file, also packed (.gz, .zst, ...), or any fsspec URL of one."""
     mapping: FieldMapping | None = None
     """Set for a file of your own fields; without it the task's own format is expected."""
     hub: str | None = None
