@@ -41,7 +41,6 @@ def _describe(record: "RunRecord", root: str) -> dict[str, Any]:
     from lema_core.errors import LemaError
     from lema_core.report.data import load_test_sets
     from lema_core.run.results import RunResults
-    from lema_core.stages.report import HTML
 
     state = record.state if record.state != "running" or record.running(root) else "killed"
     found: dict[str, Any] = {
@@ -56,8 +55,7 @@ def _describe(record: "RunRecord", root: str) -> dict[str, Any]:
         found["accuracy"] = {
             score.name: score.accuracy.value for first in sets[:1] for score in first.evaluation.scores
         }
-        if artifacts.report and run.store.exists(artifacts.report):
-            found["report"] = f"{run.store.folder(artifacts.report)}/{HTML}"
+        found["report"] = run.report
     except LemaError as error:
         # A source that moved must not hide the other runs.
         found["note"] = found["note"] or str(error)

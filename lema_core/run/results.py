@@ -65,11 +65,11 @@ class RunResults:
         from lema_core.pipeline import Pipeline
 
         self.spec, self.state, self._root = spec, state, root
-        pipeline = Pipeline(spec, root)
-        for _ in pipeline.stages():
+        self._pipeline = Pipeline(spec, root)
+        for _ in self._pipeline.stages():
             pass  # the walk names the artifacts
-        self.store: Store = pipeline.store
-        self.artifacts: RunArtifacts = pipeline.artifacts
+        self.store: Store = self._pipeline.store
+        self.artifacts: RunArtifacts = self._pipeline.artifacts
 
     @cached_property
     def questions(self) -> ResultTable:
@@ -127,6 +127,14 @@ class RunResults:
 
         with open_for_reading(RunContext.of(self.spec, self._root).ledger) as ledger:
             return load_report_data(self.store, self.spec, self.artifacts.published(self.store), ledger)
+
+    @property
+    def report(self) -> str | None:
+        """The path of the report's page; None where it is not made, or the run's figures have changed since."""
+        from lema_core.stages.report import HTML
+
+        ref = self._pipeline.report().ref
+        return f"{self.store.folder(ref)}/{HTML}" if self.store.exists(ref) else None
 
     @property
     def cost(self) -> float:

@@ -6,7 +6,8 @@ import pytest
 from rows import correction_of, judged_path
 from runs import SMOKE, make_run
 
-from lema_core import check_correction, load_run
+from lema_core import Pipeline, check_correction, load_run
+from lema_core.artifacts import ArtifactRef
 from lema_core.errors import ConfigError, DataError
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Correction, Example, Question, Rejection
@@ -47,6 +48,18 @@ def test_each_table_as_pandas_arrow_and_dictionaries(root: str) -> None:
     assert len(run.test_questions) == 0
     assert "test_set" in run.test_questions.pandas().columns
     assert run.cost == 0.0
+    assert run.report is None
+
+
+def test_the_place_of_the_report(root: str) -> None:
+    run = load_run("mine", root)
+    stage = Pipeline(run.spec, root)
+    list(stage.stages())
+    identity = stage.report().identity
+    folder = run.store.local_folder(ArtifactRef("report", identity.fingerprint))
+    (folder / "report.html").write_text("<p>")
+    run.store.publish_files(identity, ["report.html"], seconds=1.0)
+    assert load_run("mine", root).report == str(folder / "report.html")
 
 
 def test_a_table_as_a_data_set(root: str) -> None:
