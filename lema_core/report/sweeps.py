@@ -89,7 +89,7 @@ def _seeds_needed(planned: Sequence[PlannedComparison]) -> str:
     """Return what the number of seeds allows to say."""
     seeds = max((pair.accuracy.runs for pair in planned if pair.accuracy), default=0)
     if seeds < MIN_SEEDS:
-        return f"There are {seeds} seeds; fewer than {MIN_SEEDS} speak of models, not of arms."
+        return f"Seeds of both arms: {seeds}; fewer than {MIN_SEEDS} speak of models, not of arms."
     return f"{seeds} seeds, paired; intervals are over questions and seeds."
 
 
