@@ -20,6 +20,7 @@ from lema_core.run.equal_steps import match_cells, with_equal_steps
 from lema_core.run.own_tasks import with_checked_tasks
 from lema_core.run.spec import BASE, RunContext, RunSpec
 from lema_core.stages.corrections import Corrections, CorrectionsSpec
+from lema_core.stages.error_types import ErrorTypes, ErrorTypesSpec, MistakesLike
 from lema_core.stages.evaluation import Evaluation, Perplexity, SelfCorrection, Votes
 from lema_core.stages.evolution import Evolution, EvolutionCreated, EvolutionNovel, EvolutionSpec
 from lema_core.stages.likelihood import Likelihood
@@ -158,8 +159,9 @@ class Pipeline:
     def _mistakes_and_corrections(self, question_round: QuestionRound, students: Iterable[Student]) -> Iterator[Stage]:
         """Yield the paths to a round's questions, their verdicts, and the corrections of the mistakes."""
         run, task, mistaken = self.run, self.run.questions.task, list[ArtifactRef]()
-        source = None if question_round.round else run.questions
+        source, identities = None if question_round.round else run.questions, dict[str | None, str]()
         for student in students:
+            identities[student.name] = student.endpoint.identity
             paths = ReasoningPaths(
                 student.spec,
                 student.endpoint,
@@ -183,8 +185,28 @@ class Pipeline:
             )
             yield self._add(mistakes)
             question_round.mistakes = mistakes.ref
+            if run.error_types:
+                yield from self._typed_mistakes(run.error_types, question_round, identities)
             for name in run.corrections.endpoints:
-                yield from self._corrections(run.corrections, name, question_round, mistakes.ref)
+                yield from self._corrections(run.corrections, name, question_round, question_round.mistakes)
+
+    def _typed_mistakes(
+        self, spec: ErrorTypesSpec, question_round: QuestionRound, students: Mapping[str | None, str]
+    ) -> Iterator[Stage]:
+        """Yield the types of a round's mistakes, and the draw by one student's shares of them, if there is one."""
+        if (mistakes := question_round.mistakes) is None:
+            raise LookupError("mistakes have types only once the walk has come to them")
+        teacher = self.endpoints[spec.endpoint] if spec.endpoint else None
+        types = ErrorTypes(spec, teacher, self.run.questions.task, mistakes, label=question_round.label("error_types"))
+        yield self._add(types)
+        question_round.error_types = types.ref
+        # A later round may ask another model alone.
+        if spec.like in students:
+            drawn = MistakesLike(
+                students[spec.like], spec.seed, mistakes, types.ref, label=question_round.label("mistakes_like")
+            )
+            yield self._add(drawn)
+            question_round.mistakes = drawn.ref
 
     def _corrections(
         self, spec: CorrectionsSpec, name: str, question_round: QuestionRound, mistakes: ArtifactRef

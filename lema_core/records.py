@@ -131,6 +131,21 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorType:
+    """The type of one mistake."""
+
+    id: str
+    path_id: str
+    question_id: str
+    student: str
+    error_type: str
+    """One of ``error_types.TYPES`` where a teacher named it, of ``error_types.DIAGNOSES`` else."""
+    named_by: str
+    """The teacher's identity, or ``reference``."""
+    request_key: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
     """A row that did not pass a stage, with the reason why."""
 

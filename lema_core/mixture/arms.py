@@ -55,6 +55,9 @@ class Where(_Model):
     students: tuple[str, ...] | None = None
     correctors: tuple[str, ...] | None = None
     levels: tuple[str, ...] | None = None
+    # Left out of identities where it is not used, as View.of_others.
+    error_types: tuple[str, ...] | None = Field(None, exclude_if=lambda value: value is None)
+    """Of corrections: the types of the mistakes that they correct; needs [error_types]."""
     per_question: int | None = Field(None, ge=1)
     """Up to this many rows per question, after ``skip_per_question``."""
     skip_per_question: int = Field(0, ge=0)
@@ -118,6 +121,11 @@ class ArmSpec(_Model):
         if self.preferences:
             return "dpo"
         return "kto" if any(view.format == "kto" for view in (*self.views, *self.fill)) else "sft"
+
+    @property
+    def by_error_type(self) -> bool:
+        """Return whether views of its own take corrections by the types of the mistakes."""
+        return any(view.where.error_types is not None for view in (*self.views, *self.fill))
 
     @property
     def masked(self) -> bool:

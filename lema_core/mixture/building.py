@@ -24,7 +24,7 @@ from lema_core.mixture.formats import (
     example_of_rationale,
     preference_of_paths,
 )
-from lema_core.mixture.pool import Pool, RoundData, rank, selects, selects_correction, selects_path, takes
+from lema_core.mixture.pool import Pool, RoundData, corrections_of, rank, selects, selects_path, takes
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, Rejection, content_id
 
@@ -68,11 +68,10 @@ def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
                 yield path.question, example_of_path(path, view.format, weight)
     else:
         solutions = _solutions(source) if view.format == "fresh_restart" else None
-        for row in source.corrections():
-            if selects_correction(where, row):
-                example = example_of_correction(row, view.format, weight, solutions)
-                if example is not None:
-                    yield row.question, example
+        for row in corrections_of(source, where):
+            example = example_of_correction(row, view.format, weight, solutions)
+            if example is not None:
+                yield row.question, example
 
 
 def _outcome_pairs(where: Where, source: RoundData) -> Iterator[tuple[str, Example]]:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from lema_core.errors import DataError
 from lema_core.mixture.arms import Where
-from lema_core.mixture.pool import Pool, RoundData, rank, selects, selects_correction
+from lema_core.mixture.pool import Pool, RoundData, corrections_of, rank, selects
 from lema_core.records import Correction
 
 LENGTH_STEP = 40
@@ -32,8 +32,8 @@ def exchanged(where: Where, pool: Pool, usable: Callable[[Correction], bool], se
         row
         for source in pool
         if selects(where, source.round, source.evolution)
-        for row in source.corrections()
-        if selects_correction(where, row) and usable(row)
+        for row in corrections_of(source, where)
+        if usable(row)
     ]
     rows.sort(key=lambda row: (row.step, _length(row) // LENGTH_STEP, rank(seed, row.id)))
     partners = pair_with_others([row.question_id for row in rows])

@@ -1,10 +1,10 @@
 """The pool that all arms share: what each round made of one set of questions, and which of it a view takes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from lema_core.mixture.arms import RoundEvolution, Where
-from lema_core.records import Correction, JudgedPath, Question, content_id
+from lema_core.records import Correction, ErrorType, JudgedPath, Question, content_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class RoundData:
     corrections: Callable[[], Iterable[Correction]]
     round: int = 0
     evolution: RoundEvolution = "none"
+    error_types: Callable[[], Iterable[ErrorType]] = tuple
 
 
 Pool = Sequence[RoundData]
@@ -26,10 +27,13 @@ def selects(where: Where, round_number: int, evolution: RoundEvolution) -> bool:
     return takes(where.rounds, round_number) and takes(where.evolution, evolution)
 
 
-def selects_correction(where: Where, row: Correction) -> bool:
-    """Return whether a filter takes a correction, of a round that it takes."""
-    by_model = takes(where.students, row.student) and takes(where.correctors, row.corrector)
-    return by_model and takes(where.levels, row.level)
+def corrections_of(source: RoundData, where: Where) -> Iterator[Correction]:
+    """Yield the corrections of a round that a filter takes."""
+    types = {row.path_id: row.error_type for row in source.error_types()} if where.error_types is not None else {}
+    for row in source.corrections():
+        by_model = takes(where.students, row.student) and takes(where.correctors, row.corrector)
+        if by_model and takes(where.levels, row.level) and takes(where.error_types, types.get(row.path_id)):
+            yield row
 
 
 def selects_path(where: Where, path: JudgedPath) -> bool:

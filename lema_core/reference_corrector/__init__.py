@@ -17,7 +17,7 @@ from lema_core.reference_corrector.repair import continuation, explain, plain, s
 from lema_core.step_checker.equations import numbers
 from lema_core.steps import same_step, split_path
 
-__all__ = ["Problem", "correct"]
+__all__ = ["Problem", "correct", "diagnosed_kind"]
 
 DECLINED = "No gold rationale is known for this question, so no step can be shown to be wrong."
 
@@ -48,6 +48,17 @@ def correct(problem: Problem, path_text: str, shape: Shape = "steps") -> str:
     new, missing = continuation(diagnosis, steps, rationale)
     explanation = explain(diagnosis, steps, rationale, missing, _stated(path.answer_line))
     return render_correction(diagnosis.step, explanation, new, answer_line)
+
+
+def diagnosed_kind(problem: Problem, path_text: str) -> str | None:
+    """Return what kind of mistake a path's first wrong step is; None where no rationale with equations is known."""
+    steps = read_steps(path_text)
+    if problem.rationale is None or not steps:
+        return None
+    rationale = analyze(problem.question, problem.rationale, problem.gold)
+    if not any(step.equations for step in rationale.steps):
+        return None
+    return diagnose(steps, rationale, _number(problem.gold)).kind
 
 
 def _correct_prose(steps: tuple[Step, ...], rationale: GoldRationale, answer_line: str, gold: Fraction | None) -> str:

@@ -516,6 +516,8 @@ def load_usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[
         evolved = [*collection.made_by[:1], collection.questions] if run.evolution and collection.round else []
         asked = [*zip(evolved, run.evolution.endpoints if run.evolution else (), strict=False)]
         asked += [*zip(collection.reasoning_paths, collection.students, strict=True)]
+        if collection.error_types and run.error_types and run.error_types.endpoint:
+            asked.append((collection.error_types, run.error_types.endpoint))
         asked += [(ref, name) for name, ref in collection.corrections.items()]
         for ref, name in asked:
             # A model that this run fine-tuned is no endpoint of the run file, and costs nothing a token.

@@ -26,6 +26,9 @@ class QuestionRound:
     verdicts: list[ArtifactRef] = field(default_factory=list)
     """One a student."""
     mistakes: ArtifactRef | None = None
+    """Those that go to the correctors."""
+    error_types: ArtifactRef | None = None
+    """The types of the mistakes, where the run asks for them."""
     corrections: dict[str, ArtifactRef] = field(default_factory=dict)
     """By the corrector's endpoint."""
     pilots: dict[str, ArtifactRef] = field(default_factory=dict)
@@ -50,7 +53,7 @@ class QuestionRound:
     def __iter__(self) -> Iterator[ArtifactRef]:
         """Yield what was made after the questions, in the paper's order."""
         yield from (*self.reasoning_paths, *self.verdicts)
-        yield from [self.mistakes] if self.mistakes else []
+        yield from (ref for ref in (self.mistakes, self.error_types) if ref)
         yield from self.corrections.values()
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from lema_core.ablation.specs import AblationSpec, Name
+from lema_core.error_types import DIAGNOSES, TYPES
 from lema_core.errors import ConfigError
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.ledger.database import is_postgres
@@ -19,6 +20,7 @@ from lema_core.mixture.arms import ARMS, Arm, ArmSpec, RoundEvolution, get_arm
 from lema_core.questions.specs import QuestionsSpec, TestSet
 from lema_core.stages import Section
 from lema_core.stages.corrections import CorrectionsSpec
+from lema_core.stages.error_types import ErrorTypesSpec
 from lema_core.stages.evaluation import EvaluationSpec
 from lema_core.stages.evolution import EvolutionSpec
 from lema_core.stages.mixture import MixtureSpec
@@ -156,6 +158,7 @@ class RunSpec(Section):
     verdicts: VerdictsSpec = VerdictsSpec()
     mistakes: MistakesSpec = MistakesSpec()
     corrections: CorrectionsSpec | None = None
+    error_types: ErrorTypesSpec | None = None
     evolution: EvolutionSpec | None = None
     on_policy: OnPolicySpec | None = None
     arms: dict[Name, ArmSpec] = Field(default_factory=dict)
@@ -179,6 +182,7 @@ class RunSpec(Section):
         used = {student.endpoint for student in self.students if student.arm is None}
         used |= set(self.corrections.endpoints) if self.corrections else set()
         used |= {self.corrections.second} if self.corrections and self.corrections.second else set()
+        used |= {self.error_types.endpoint} if self.error_types and self.error_types.endpoint else set()
         used |= set(self.evolution.endpoints) if self.evolution else set()
         used |= {self.evaluation.base} if self.evaluation and self.evaluation.base else set()
         if missing := sorted(used - self.endpoints.keys()):
@@ -195,6 +199,7 @@ class RunSpec(Section):
             ("corrections", self.corrections, "students with mistakes", self.mistaken_students),
             ("evolution", self.evolution, "corrections", self.corrections),
             ("on_policy", self.on_policy, "corrections", self.corrections),
+            ("error_types", self.error_types, "corrections", self.corrections),
             ("quality_gate", self.quality_gate, "corrections", self.corrections),
             ("training", self.training, "mixture", self.mixture),
             ("selection", self.selection, "training", self.training),
@@ -208,6 +213,7 @@ class RunSpec(Section):
             raise ValueError("[evaluation] has no serve: say how a fine-tuned checkpoint is served")
         check_arms({arm: self.training_of(arm) for arm in self.mixture.arms} if self.mixture else {}, self.launch)
         self._fine_tuned_students_can_be_asked()
+        self._error_types_are_known()
         if self.evolution and self.evolution.rounds > 1 and not (self.training and self.evaluation):
             raise ValueError(
                 f"[evolution] has {self.evolution.rounds} rounds: from the second on the student is the model that was "
@@ -263,6 +269,23 @@ class RunSpec(Section):
                     f"[[students]] endpoint = 'arm:{name}': the arm starts from the model of {start!r}, which is "
                     "trained later; expected an arm that starts from a model"
                 )
+
+    def _error_types_are_known(self) -> None:
+        wanted = {name for arm in self.arms.values() for view in (*arm.views, *arm.fill)
+                  for name in view.where.error_types or ()}  # fmt: skip
+        if wanted and self.error_types is None:
+            raise ValueError("where.error_types needs [error_types], which says who names the types; add it")
+        if self.error_types is None:
+            return
+        named = tuple(TYPES) if self.error_types.endpoint else DIAGNOSES
+        if unknown := sorted(wanted - set(named)):
+            raise ValueError(f"where.error_types has {unknown[0]!r}; expected some of {', '.join(named)}")
+        students = [student.endpoint for student in self.mistaken_students]
+        if self.error_types.like is not None and self.error_types.like not in students:
+            raise ValueError(
+                f"error_types.like = {self.error_types.like!r} is no student whose mistakes are collected; "
+                f"expected one of {', '.join(students)}"
+            )
 
     def _arms_exist(self) -> None:
         if taken := sorted(self.arms.keys() & {*ARMS, BASE}):

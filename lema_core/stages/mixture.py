@@ -12,7 +12,7 @@ from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.requests import key_json
 from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
-from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, content_id
+from lema_core.records import Correction, ErrorType, Example, JudgedPath, MaskedExample, Question, content_id
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage, fingerprint_of_model
@@ -69,6 +69,8 @@ class Mixture(RowStage):
             read += [question_round.questions] if "rationales" in rows else []
             read += question_round.verdicts if {"right_paths", "wrong_paths"} & rows else []
             read += question_round.corrections.values() if "corrections" in rows else []
+            by_type = self.arm.by_error_type and question_round.error_types
+            read += [by_type] if by_type and "corrections" in rows else []
         return self._identity(plain, read, core.prompt_identity(self.task))
 
     @property
@@ -234,4 +236,5 @@ def _source(store: Store, question_round: QuestionRound) -> core.RoundData:
         corrections=lambda: (row for ref in question_round.corrections.values() for row in store.rows(ref, Correction)),
         round=question_round.round,
         evolution=question_round.evolution,
+        error_types=lambda: store.rows(types, ErrorType) if (types := question_round.error_types) else (),
     )
