@@ -18,12 +18,13 @@ from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.evaluation.statistics import PerplexityGap, perplexity_gap
 from lema_core.llm.costs.prices import cost_of, price_of
 from lema_core.llm.ledger.store import LedgerStore
+from lema_core.questions import get_task
 from lema_core.records import Correction, JudgedPath, Question
 from lema_core.report.notes import notes_of, parameters_of
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
 from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE
-from lema_core.stages.failed_requests import REJECTED, all_failures
+from lema_core.stages.failed_requests import ANSWERED, JUDGE, REJECTED, all_failures
 from lema_core.stages.likelihood import read_likelihoods
 from lema_core.stages.unusable_answers import REFUSALS, UNUSABLE
 from lema_core.training import METRICS_FILE
@@ -526,12 +527,21 @@ def load_usage(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Iterator[
         if run.corrections and (second := run.corrections.second):
             for ref in collection.corrections.values():
                 yield _usage_of(store.manifest(ref), run, second, run.endpoints[second].model, "second_")
+        for ref in (*collection.verdicts, *collection.corrections.values()):
+            yield from _judge_usage(store.manifest(ref), run, run.questions.task)
     test_sets = artifacts.measured_on(run.test_sets)
     for test_set, measured in test_sets.items():
         for name, ref in (*measured.evaluations.items(), *measured.votes.items(), *measured.second_turns.items()):
             endpoint = run.evaluation.base if run.evaluation and name == BASE else None
             shown = f"{name} on {test_set}" if len(test_sets) > 1 else name
             yield _usage_of(store.manifest(ref), run, endpoint, shown)
+            yield from _judge_usage(store.manifest(ref), run, run.test_sets[test_set].task)
+
+
+def _judge_usage(manifest: Manifest, run: RunSpec, task: str) -> Iterator[Usage]:
+    """Yield what a scorer's judge has used for an artifact, if it was asked."""
+    if manifest.counts.get(f"{JUDGE}{ANSWERED}") and (judge := get_task(task).judge):
+        yield _usage_of(manifest, run, judge.endpoint, f"{run.endpoints[judge.endpoint].model} as judge", JUDGE)
 
 
 def _usage_of(manifest: Manifest, run: RunSpec, endpoint: str | None, shown: str, prefix: str = "") -> Usage:

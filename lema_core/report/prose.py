@@ -156,7 +156,7 @@ def describe_yield(usage: Sequence[Usage], kept: int) -> str:
     )
 
 
-_ASKED_AFTERWARDS = frozenset({"evaluation", "votes"})
+_ASKED_AFTERWARDS = frozenset({"evaluation", "votes", "self_correction"})
 """Stages whose answers no correction is made from."""
 
 

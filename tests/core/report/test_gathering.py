@@ -20,8 +20,8 @@ from lema_core.reasoning_paths import path_row
 from lema_core.records import Correction, JudgedPath, Question, Rejection, content_id
 from lema_core.report import Usage, render_html, render_markdown, summarize
 from lema_core.report.cards import check_card, run_dataset_card, run_model_card
-from lema_core.report.data import load_bill, load_report_data, load_test_sets
-from lema_core.report.prose import describe_bill
+from lema_core.report.data import load_bill, load_report_data, load_test_sets, load_usage
+from lema_core.report.prose import describe_bill, describe_yield
 from lema_core.run.artifacts import MeasuredSet, QuestionRound, RunArtifacts
 from lema_core.run.spec import RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE, Perplexity
@@ -336,3 +336,40 @@ def test_several_test_sets_have_a_column_each_in_every_page(store):
     Console(file=table, width=160).print(sets_table(figures, overall))
     assert "other" in table.getvalue()
     assert "average" in table.getvalue()
+
+
+JUDGED = """
+from lema_core import FieldMapping, Judge, Score, Task
+async def score(question, gold, text, context): return Score("right")
+MAPPING = FieldMapping(question="q", gold="a")
+TASK = Task(name="mine", prompts="gsm8k", mapping=MAPPING, scorer=score, judge=Judge(endpoint="second"))
+"""
+
+
+def test_what_a_scorers_judge_has_used_is_in_the_table(tmp_path):
+    (tmp_path / "mine.py").write_text(JUDGED)
+    task, store = f"{tmp_path / 'mine.py'}:TASK", Store(str(tmp_path / "store"))
+    asked = {"judge_completions": 3, "judge_prompt_tokens": 50, "judge_completion_tokens": 5}
+    path = judged(QUESTIONS[0], 1)
+    questions = kept(store, "questions", QUESTIONS, Question)
+    paths = kept(store, "reasoning_paths", [path], JudgedPath, completions=4, prompt_tokens=7, completion_tokens=9)
+    one_round = QuestionRound(
+        questions, students=["student"], reasoning_paths=[paths],
+        verdicts=[kept(store, "verdicts", [path], JudgedPath, **asked)],
+    )  # fmt: skip
+    evaluated = kept(store, "evaluation", [path], JudgedPath, **asked, completions=1)
+    run = run_of(questions={"task": task}, test_questions={"task": task}, evaluation={"base": "student"})
+    artifacts = RunArtifacts(questions, questions, rounds=[one_round], evaluations={"base": evaluated})
+    used = {(u.stage, u.endpoint): (u.completions, u.prompt_tokens) for u in load_usage(store, run, artifacts)}
+    assert used == {
+        ("reasoning_paths", "model-student"): (4, 7), ("verdicts", "model-second as judge"): (3, 50),
+        ("evaluation", "base"): (1, 0), ("evaluation", "model-second as judge"): (3, 50),
+    }  # fmt: skip
+
+
+def test_a_kept_correction_does_not_cost_what_was_asked_after_the_training():
+    used = [
+        Usage(stage=stage, endpoint="m", completions=1, prompt_tokens=5, completion_tokens=5, cost=None)
+        for stage in ("reasoning_paths", "corrections", "evaluation", "votes", "self_correction")
+    ]
+    assert "has cost 20 tokens" in describe_yield(used, 1)
