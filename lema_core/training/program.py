@@ -115,4 +115,13 @@ def run_program(work: Callable[[], None], out: Path) -> int:
     except LemaError as error:
         emit("error", message=str(error))
         return FAILED
+    distributed = sys.modules.get("torch.distributed")
+    if (
+        distributed is not None
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_backend() == "gloo"
+    ):
+        # Wait for its threads: what they still send is part of another rank's last collective.
+        distributed.destroy_process_group()
     return 0
