@@ -1,18 +1,20 @@
 """A deterministic teacher for questions whose gold rationale is known. It is not a language model.
 
 Contract: ``correct`` answers in the text form of any teacher (paper, section 2.1) and goes through the same parser and
-checks. It finds the first step whose arithmetic is false or whose value the gold rationale does not reach, else the
-step where the path stops short; it explains with that evidence, and it goes on from the kept steps to
-the gold answer by the rationale's own steps. Equal input gives equal output. It raises nothing for what a model wrote;
-where it cannot correct (no rationale) it says so in words that no parser takes for a correction.
+checks. It finds the first step whose arithmetic is false or that computes something else than the gold rationale, else
+the step that first states the wrong answer; it explains with that evidence, and it goes on from the kept steps to the
+gold answer. Equal input gives equal output. It raises nothing for what a model wrote; where it cannot correct (no
+rationale, a right answer without a false step) it says so in words that no parser takes for a correction.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
 
+from lema_core.answers import Family, judge
 from lema_core.corrections import Shape, render_choice_correction, render_correction
-from lema_core.reference_corrector.diagnosis import diagnose
-from lema_core.reference_corrector.gold_rationale import GoldRationale, Step, analyze, read_steps
+from lema_core.reference_corrector.diagnosis import diagnose, first_false
+from lema_core.reference_corrector.gold_rationale import GoldRationale, analyze
+from lema_core.reference_corrector.reading import Step, read_steps
 from lema_core.reference_corrector.repair import continuation, explain, plain, sentences_of, with_result
 from lema_core.step_checker.equations import numbers
 from lema_core.steps import same_step, split_path
@@ -20,6 +22,7 @@ from lema_core.steps import same_step, split_path
 __all__ = ["Problem", "correct", "diagnosed_kind"]
 
 DECLINED = "No gold rationale is known for this question, so no step can be shown to be wrong."
+RIGHT = "No step of this solution can be shown to be wrong."
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +43,15 @@ def correct(problem: Problem, path_text: str, shape: Shape = "steps") -> str:
     steps = read_steps(path_text)
     if problem.rationale is None or not steps:
         return DECLINED
+    if first_false(steps) is None and _is_right(problem.gold, path_text):
+        return RIGHT
     rationale = analyze(problem.question, problem.rationale, problem.gold)
     answer_line = f"The answer is {problem.gold.strip().rstrip('.')}."
     if not any(step.equations for step in rationale.steps):
         return _correct_prose(steps, rationale, answer_line, _number(problem.gold))
-    diagnosis = diagnose(steps, rationale, _number(problem.gold))
+    diagnosis = diagnose(steps, rationale, _number(problem.gold), path.answer_line)
+    if diagnosis is None:
+        return RIGHT
     new, missing = continuation(diagnosis, steps, rationale)
     explanation = explain(diagnosis, steps, rationale, missing, _stated(path.answer_line))
     return render_correction(diagnosis.step, explanation, new, answer_line)
@@ -93,6 +100,12 @@ def _correct_choice(problem: Problem, path_text: str) -> str:
     reason = " ".join(split_path(problem.rationale).steps) if problem.rationale else ""
     reason = reason or f"Compared with the other candidates, {meaning} is what the question describes."
     return render_choice_correction(mistakes, f"{reason} The answer is {gold.rstrip('.')}.")
+
+
+def _is_right(gold: str, path_text: str) -> bool:
+    """Whether the path arrives at the gold answer, whatever the task: then its steps may lead there by another way."""
+    family: Family = "numeric" if _number(gold) is not None else "latex"
+    return judge(path_text, gold, family).verdict == "right"
 
 
 def _stated(answer_line: str | None) -> str:

@@ -7,8 +7,10 @@ import re
 from collections import Counter
 from fractions import Fraction
 
+from lema_core.reference_corrector.derivation import key, keys
 from lema_core.reference_corrector.diagnosis import Diagnosis
-from lema_core.reference_corrector.gold_rationale import GoldRationale, Step, key, keys, read_steps
+from lema_core.reference_corrector.gold_rationale import GoldRationale
+from lema_core.reference_corrector.reading import Step, read_steps
 from lema_core.step_checker.equations import Equation, numbers
 
 
@@ -41,7 +43,7 @@ def continuation(
         value = kept[-1].value if kept else None
         said = plain(value) if value is not None else "This"
         return [f"{said} is what the question asks for, so nothing more has to be computed."], []
-    if diagnosis.kind == "stops_short":
+    if diagnosis.kind == "stops_short" and index == len(steps) - 1:
         missing = _missing_steps(steps[: index + 1], rationale)
         return [wrong.text, *sentences_of(missing)], missing
     mended = _mended(wrong, diagnosis, rationale)
@@ -97,6 +99,8 @@ def _missing_steps(kept: tuple[Step, ...], rationale: GoldRationale) -> list[Ste
     needed: set[int] = set()
     while waiting:
         index = waiting.pop()
+        if index in needed:
+            continue
         needed.add(index)
         waiting += [source for source in _sources(gold, index, rationale) if source not in needed | established]
     return [step for index, step in enumerate(gold) if index in needed or index > final]

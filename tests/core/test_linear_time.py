@@ -168,6 +168,7 @@ MODULES = (
 COSTLY = {
     "report.align_correction",
     "reference_corrector.correct",
+    "reference_corrector.correct, prose",
     "reference_corrector.correct, rationale",
     "evolution.answer_by_majority",
 }

@@ -7,11 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lema_core.corrections import parse_correction, review_correction
+from lema_core.corrections import ParsedCorrection, parse_correction, review_correction
 from lema_core.llm.requests import Completion
 from lema_core.records import Correction, JudgedPath
 from lema_core.reference_corrector import Problem, correct
-from lema_core.reference_corrector.gold_rationale import Expander, given_numbers, is_part, key, known_numbers
+from lema_core.reference_corrector.derivation import derive, is_part_of, key
+from lema_core.reference_corrector.gold_rationale import given_numbers, known_numbers
+from lema_core.reference_corrector.reading import read_steps
 from lema_core.step_checker.equations import equations
 from lema_core.steps import split_path, strip_marks
 
@@ -195,13 +197,64 @@ def test_numbers_in_words_and_units():
     assert key(Fraction(7)) in known_numbers("per week") - given_numbers("per week")
 
 
-def test_expansions_agree_whatever_the_order():
-    one, other = Expander(), Expander()
-    whole = [one.expand(found) for found in equations("12 + 4 = 16, so 20 - 16 = 4")][-1]
-    parts = [other.expand(found) for found in equations("20 - 12 = 8, then 8 - 4 = 4")]
-    assert parts[-1] == whole
-    assert is_part(parts[0], whole)
-    assert not is_part(Expander().expand(equations("20 + 12 = 32")[0]), whole)
+def nodes(text, question):
+    return derive(read_steps(f"Step 1: {text}"), frozenset(known_numbers(question)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "question", "same"),
+    [
+        ("12 + 4 = 16, so 20 - 16 = 4", "20 - 12 = 8, then 8 - 4 = 4", "20, 12 and 4", True),
+        ("8 + 10 = 18", "8 - 5 = 3, 3 + 10 = 13, 13 + 5 = 18", "8, 5, 10 and 5", False),
+        ("3 + 3 = 6", "2 * 3 = 6", "2 boxes of 3", True),
+        ("0.8 * 50 = 40", "50 * 20% = 10, 50 - 10 = 40", "20% off 50", True),
+        ("95 - 5 = 90", "100 - 5 = 95, 95 - 5 = 90", "100, twice less 5", False),
+        ("$150 / 75 = 2", "150 + 150 = 300, 300 / 75 = 4", "150 miles at 75", False),
+    ],
+)
+def test_two_computations_are_one_by_what_they_compute(one, other, question, same):
+    assert nodes(one, question)[-1].arrives_at(nodes(other, question)[-1]) is same
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "question", "holds"),
+    [
+        ("20 - 12 = 8", "12 + 4 = 16, so 20 - 16 = 4", "20, 12 and 4", True),
+        ("20 + 12 = 32", "12 + 4 = 16, so 20 - 16 = 4", "20, 12 and 4", False),
+        ("6 * 4 = 24", "4 / 5 = 0.8, 6 * 0.8 = 4.8", "6, 4 and 5", True),
+        ("8 * 20 = 160", "8 - 3 = 5, 5 * 20 = 100", "8, 3 and 20", True),
+        ("4 * 4 = 16", "3 * 4 = 12", "3 and 4", False),
+    ],
+)
+def test_part_of_a_computation_is_recognised(part, whole, question, holds):
+    assert is_part_of(nodes(part, question)[-1].terms, nodes(whole, question)[-1].terms) is holds
+
+
+def test_a_right_answer_without_a_false_step_is_declined():
+    for text in (
+        "Step 1: She sells 16 - 7 = 9 eggs.\nStep 2: That is 18.\nThe answer is 18.",
+        "Step 1: All eggs would bring 16 * 2 = 32.\nStep 2: 32 - 14 = $18.\nThe answer is 18.",
+    ):
+        assert not isinstance(parse_correction(correct(EGGS, text)), ParsedCorrection)
+    lucky = correct(EGGS, "Step 1: Left are 16 - 3 - 4 = 8 eggs.\nStep 2: She makes 9 * 2 = 18.\nThe answer is 18.")
+    assert parse_correction(lucky).step == 1
+
+
+def test_value_equal_to_the_gold_by_coincidence_is_no_arrival():
+    problem = Problem(
+        "Ella has 8 pens. Then she gives away 5. She finds 10 more. Nina gives her 5 more. How many pens has Ella now?",
+        "18",
+        "Step 1: Ella has 8 - 5 = 3 pens.\nStep 2: Ella has 3 + 10 = 13 pens.\nStep 3: Ella has 13 + 5 = 18 pens.",
+    )
+    text = "Step 1: 8 + 10 = 18 pens.\nStep 2: 18 - 10 = 8 pens.\nStep 3: 8 + 5 = 13 pens.\nThe answer is 13."
+    row = accepted(problem, text)
+    assert row.step == 2
+    assert "nothing more has to be computed" not in row.correct_solution
+
+
+def test_the_first_step_that_states_the_wrong_answer_is_named():
+    text = "Step 1: Left are 16 - 3 - 4 = 9 eggs.\nStep 2: #### 9\nThe answer is: 9"
+    assert accepted(EGGS, text).step == 1
 
 
 @st.composite
