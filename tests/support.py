@@ -62,8 +62,8 @@ def lema_command(*words: object) -> list[str]:
     return [sys.executable, "-P", "-c", "from flows.cli import app; app()", *map(str, words)]
 
 
-FIXED = ("PYTHON", "LD_", "COLUMNS")
-"""What a process reads when it starts, or when it imports `rich`: a fork cannot change it."""
+FIXED = ("PYTHON", "LD_", "COLUMNS", "HF_")
+"""What a process reads when it starts, or when it imports `rich` or `huggingface_hub`: a fork cannot change it."""
 
 
 class _ForkServer:
