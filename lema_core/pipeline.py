@@ -332,7 +332,7 @@ class Pipeline:
         stage = MaskedMixture if definition.masked else Mixture
         mixture = stage(
             run.mixture or MixtureSpec(), definition, run.questions.task, pool, artifacts.all_test_questions,
-            artifacts.held_out, run.training.base if run.training else None, label=label,
+            artifacts.held_out, run.training, label=label,
         )  # fmt: skip
         return self._add(mixture)
 

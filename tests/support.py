@@ -319,11 +319,27 @@ def kill_all(pid: int) -> None:
             one.kill()
 
 
+def _of_task(folder: Path, task: str) -> Path:
+    """Write questions of MATH or CommonsenseQA in the format of their files."""
+    file = folder / f"{task}.jsonl"
+    if not file.is_file():
+        math = [{"problem": f"Find {i} + 1.", "solution": f"It is $\\boxed{{{i + 1}}}$."} for i in range(225)]
+        choices = {"label": ["A", "B"], "text": ["sea", "sky"]}
+        csqa = [{"question": f"Where is whale {i}?", "choices": choices, "answerKey": "A"} for i in range(225)]
+        file.write_text("".join(json.dumps(row) + "\n" for row in (math if task == "math" else csqa)))
+    return file
+
+
 def local_sources(run: RunSpec, questions: Path) -> list[str]:
-    """Return settings that give a run file local questions, in GSM8K's format, in the place of published ones."""
+    """Return settings that give a run file local questions in the place of published ones.
+
+    In GSM8K's format, but for MATH and CommonsenseQA.
+    """
     sets = run.test_questions
     one = {"questions": run.questions, "test_questions": None if isinstance(sets, tuple) else sets}
-    settings = [f"{name}.path={questions}" for name, spec in one.items() if spec and spec.task != "arithmetic"]
+    tasks = {name: spec.task for name, spec in one.items() if spec and spec.task != "arithmetic"}
+    files = {task: _of_task(questions.parent, task) for task in ("math", "csqa")}
+    settings = [f"{name}.path={files.get(task, questions)}" for name, task in tasks.items()]
     if isinstance(sets, tuple):
         # Of one format, so that no set's own is needed: each has a few of the questions.
         asked = ", ".join(

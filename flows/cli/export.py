@@ -58,7 +58,8 @@ def export(
     pipeline = Pipeline(run, root)
     for _ in pipeline.stages():
         pass
-    store, artifacts = pipeline.store, pipeline.artifacts
+    # With the steps that its arms share, which the run file does not hold.
+    run, store, artifacts = pipeline.run, pipeline.store, pipeline.artifacts
     exporting.check_card(to)
     if form == "model":
         names = _model(run, store, artifacts, arm or (), to)

@@ -24,7 +24,7 @@ from lema_core.evaluation.self_correction import TurnScore, score_turns
 from lema_core.evaluation.several_sets import Overall, compare_on_sets
 from lema_core.llm.progress import describe_submitted, figures
 from lema_core.records import JudgedPath
-from lema_core.report.data import SetFigures, count_funnel, load_test_sets, load_usage
+from lema_core.report.data import SetFigures, count_funnel, count_trained, load_test_sets, load_usage
 from lema_core.report.prose import (
     describe_overall,
     describe_yield,
@@ -41,6 +41,7 @@ from lema_core.stages.failed_requests import failures_of
 from lema_core.stages.report import HTML
 from lema_core.stages.unusable_answers import shown_reasons
 from lema_core.training.chat_format import served_prompt
+from lema_core.training.lengths import TrainedOn
 
 if TYPE_CHECKING:
     from lema_core.llm import Engine, Snapshot
@@ -143,6 +144,8 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
             console.print(cost, markup=False)
     for line in list_rejections(store, artifacts):
         console.print(line, markup=False)
+    if trained := count_trained(store, artifacts):
+        console.print(trained_table(trained))
     figures, overall = load_test_sets(store, run, artifacts)
     for measured in figures:
         console.print(accuracy_table(measured, named=len(figures) > 1))
@@ -165,19 +168,39 @@ def show_run(console: Console, run: RunSpec, root: str, artifacts: RunArtifacts,
     console.print(f"Done in {seconds:.0f} s")
 
 
+def trained_table(trained: Mapping[str, TrainedOn]) -> Table:
+    """Return what each arm's model was trained on; tokens over all steps."""
+    table = Table(title="Trained on", header_style="bold", box=None, padding=(0, 2))
+    for column in ("arm", "steps", "examples", "target tokens", "input tokens"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for arm, counted in trained.items():
+        numbers = (counted.steps, counted.examples, counted.target_tokens, counted.input_tokens)
+        table.add_row(arm, *(f"{number:,}" for number in numbers))
+    return table
+
+
 def accuracy_table(measured: SetFigures, *, named: bool) -> Table:
     """Return the models' accuracies on a test set, each with its difference to the base model."""
     evaluation = measured.evaluation
     held_out = f"{measured.name} ({evaluation.n} questions)" if named else f"{evaluation.n} held-out questions"
     table = Table(title=f"Accuracy on {held_out}", header_style="bold", box=None, padding=(0, 2))
-    columns = ("model", "accuracy", "95 % interval", "difference to base", "95 % interval", "McNemar p")
-    for column in columns if evaluation.base else columns[:3]:
+    columns = (
+        "model",
+        "accuracy",
+        "95 % interval",
+        "no false step",
+        "difference to base",
+        "95 % interval",
+        "McNemar p",
+    )
+    for column in columns if evaluation.base else columns[:4]:
         table.add_column(column, justify="left" if column == "model" else "right")
     for score in evaluation.scores:
         cells = [
             score.name,
             format_percent(score.accuracy.value, evaluation.n),
             format_interval(score.accuracy, evaluation.n),
+            format_percent(score.strict.value, evaluation.n) if score.strict else "",
         ]
         compared = evaluation.comparison(score.name, evaluation.base)
         if compared:
@@ -381,6 +404,11 @@ def _show_answers(
     console.print(
         f"  pass@1  {format_percent(score.accuracy.value, n)} ({format_interval(score.accuracy, n)})   {tally}"
     )
+    if score.strict:
+        console.print(
+            f"  strict  {format_percent(score.strict.value, n)} ({format_interval(score.strict, n)})   right, and no "
+            "step states false arithmetic"
+        )
     _print_failures(console, store, measured)
     if measured.sampled:
         (vote,) = score_votes({model: store.rows(measured.sampled, JudgedPath)}, model, pass_at)

@@ -7,6 +7,7 @@ which nothing is random, is paired with each.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import inf
 from statistics import fmean
 
 from lema_core.ablation.cells import CellResult
@@ -48,11 +49,14 @@ class Contrast:
     n: int
     runs: int
     """Pairs of runs that were compared."""
+    family: int = 1
+    """Comparisons that Holm's p is adjusted for; of one alone there is nothing to adjust."""
     lengths: str = ""
     """Whether both were trained equally long, in words; empty where one was not trained."""
 
     detectable: float
-    """The smallest true difference found with 80 % power: by one pair of runs, or by as many seeds as there are."""
+    """The smallest true difference found with 80 % power by as many seeds and questions as there are; inf for one seed,
+    which says nothing of how far another one moves the models."""
 
     @property
     def shown(self) -> bool:
@@ -91,9 +95,7 @@ def contrast_of(to: str, pairs: Sequence[Pair], *, trained: bool) -> Contrast:
     won, lost, n = sum(pair.only_arm for pair in each), sum(pair.only_reference for pair in each), each[0].n
     difference: Estimate
     if len(pairs) == 1:
-        difference, p_value = each[0], each[0].p_value
-        # Without a single disagreement the data say nothing about the spread; one item is the least it can be.
-        detectable = statistics.minimal_detectable_difference(n, max(won + lost, 1) / n)
+        difference, p_value, detectable = each[0], each[0].p_value, inf
     else:
         references, arms = zip(*pairs, strict=True)
         found = difference_over_seeds(references, arms if trained else arms[0])
@@ -129,6 +131,8 @@ class Row:
     per_seed: tuple[float, ...]
     by_level: Mapping[str, float]
     """Accuracy over the seeds by difficulty of the question."""
+    strict: float | None = None
+    """Share over the seeds that is right, with no step that states false arithmetic."""
     to_reference: Contrast | None = None
     to_first_setting: Contrast | None = None
 
@@ -213,6 +217,7 @@ def compare(
     examples_of: Callable[[CellResult], tuple[int, int] | None],
     level_of: Mapping[str, str | None],
     trained_of: Callable[[CellResult], TrainedOn | None] = lambda _: None,
+    strict_of: Callable[[CellResult], float | None] = lambda _: None,
 ) -> SweepTable:
     """Return the table of a sweep on one test set.
 
@@ -223,6 +228,7 @@ def compare(
         examples_of: reads how many examples a cell was trained on and how many were too long; None: has none.
         level_of: the difficulty of each question, where its source has one.
         trained_of: counts what a cell was trained on; None: nothing was trained.
+        strict_of: the share of a cell's answers that are right without a false step; None: nothing was evaluated.
 
     Raises:
         DataError: two cells were not asked the same questions.
@@ -236,7 +242,11 @@ def compare(
     trained = {r.cell.name: length for r in results if (length := trained_of(r))}
     groups = _groups(results)
     rows = {
-        place: replace(_row(group, right, examples, levels), trained=_mean_length(group, trained))
+        place: replace(
+            _row(group, right, examples, levels),
+            trained=_mean_length(group, trained),
+            strict=fmean(shares) if (shares := [x for r in group if (x := strict_of(r)) is not None]) else None,
+        )
         for place, group in groups.items()
     }
     compared = [_with_lengths(_compare_row(row, groups, reference, right), rows) for row in rows.values()]
@@ -392,5 +402,7 @@ def _adjust_p_values(rows: Sequence[Row]) -> Iterator[Row]:
     values = {f"{i} {j}": c.p_value for i, pair in enumerate(contrasts) for j, c in enumerate(pair) if c}
     adjusted = statistics.adjust_by_holm(values)
     for i, row in enumerate(rows):
-        first, second = (c and replace(c, holm_p=adjusted[f"{i} {j}"]) for j, c in enumerate(contrasts[i]))
+        first, second = (
+            c and replace(c, holm_p=adjusted[f"{i} {j}"], family=len(adjusted)) for j, c in enumerate(contrasts[i])
+        )
         yield replace(row, to_reference=first, to_first_setting=second)

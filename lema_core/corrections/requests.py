@@ -7,6 +7,7 @@ from functools import partial
 
 from lema_core.corrections.parsing import Parse, Shape, parse_correction
 from lema_core.corrections.review import (
+    Filter,
     corrected_solution,
     original_of,
     require_agreement,
@@ -57,7 +58,7 @@ Score = Callable[[Sequence[TextToScore]], Awaitable[Sequence[Scored]]]
 """Returns the verdicts of a task's scorer on corrected solutions."""
 
 
-async def review_tries(
+async def review_tries(  # noqa: PLR0913  what is asked, what came, and how it is judged
     mistakes: Iterable[JudgedPath],
     outcomes: AsyncIterator[Outcome],
     task: Task,
@@ -67,6 +68,7 @@ async def review_tries(
     tries: int,
     reject_false_steps: bool = False,
     parse: Parse = parse_correction,
+    rule: Filter = "checks",
 ) -> AsyncIterator[MistakeTries]:
     """Yield each mistake with its tries: accepted corrections, and rejections with their reason.
 
@@ -77,7 +79,7 @@ async def review_tries(
     if score is not None:
         mistakes = list(mistakes)
         asked = [mistake for mistake in mistakes for _ in range(tries)]
-        outcomes, scored = await _score_corrected(asked, outcomes, task, score, parse)
+        outcomes, scored = await _score_corrected(asked, outcomes, task, score, parse, rule)
     for mistake in mistakes:
         check = partial(
             review_correction,
@@ -87,6 +89,7 @@ async def review_tries(
             corrector=corrector,
             scored=scored,
             parse=parse,
+            rule=rule,
         )
         # In a thread: matching two answers may take a second, and the event loop has requests to look after.
         rows = [await asyncio.to_thread(check, await anext(outcomes), attempt=attempt) for attempt in range(tries)]
@@ -94,14 +97,19 @@ async def review_tries(
 
 
 async def _score_corrected(
-    mistakes: Sequence[JudgedPath], outcomes: AsyncIterator[Outcome], task: Task, score: Score, parse: Parse
+    mistakes: Sequence[JudgedPath],
+    outcomes: AsyncIterator[Outcome],
+    task: Task,
+    score: Score,
+    parse: Parse,
+    rule: Filter,
 ) -> tuple[AsyncIterator[Outcome], Mapping[TextToScore, Scored]]:
     """Return the outcomes of the mistakes again, and the verdicts on the corrected solutions of those that are read."""
     read = [await anext(outcomes) for _ in mistakes]
     texts = [
         TextToScore.of(mistake, text)
         for mistake, outcome in zip(mistakes, read, strict=True)
-        if (text := corrected_solution(mistake, outcome, task.shape, parse)) is not None
+        if (text := corrected_solution(mistake, outcome, task.shape, parse, rule=rule)) is not None
     ]
     scored = dict(zip(texts, await score(texts), strict=True))
 
@@ -119,6 +127,8 @@ async def keep_agreed(
     second: str,
     score: Score | None = None,
     parse: Parse = parse_correction,
+    *,
+    rule: Filter = "checks",
 ) -> list[MistakeTries]:
     """Return the tries that the second teacher's own correction agrees with on the step.
 
@@ -129,14 +139,15 @@ async def keep_agreed(
     if score is not None:
         tried = list(tried)
         corrected = [tries.mistake for tries in tried if tries.corrected]
-        outcomes, scored = await _score_corrected(corrected, outcomes, task, score, parse)
+        outcomes, scored = await _score_corrected(corrected, outcomes, task, score, parse, rule)
     for mistake_tries in tried:
         rows = mistake_tries.rows
         if mistake_tries.corrected:
             answer = await anext(outcomes)
             check = partial(
-                review_correction, family=task.family, shape=task.shape, corrector=second, scored=scored, parse=parse
-            )
+                review_correction, family=task.family, shape=task.shape, corrector=second, scored=scored, parse=parse,
+                rule=rule,
+            )  # fmt: skip
             own = await asyncio.to_thread(check, mistake_tries.mistake, answer)
             rows = tuple(require_agreement(row, own) if isinstance(row, Correction) else row for row in rows)
         checked.append(MistakeTries(mistake_tries.mistake, rows))

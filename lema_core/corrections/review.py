@@ -41,6 +41,7 @@ REASONS = SCORER_REASONS | {
     "earlier_steps_changed": "steps before the named one were rewritten",
     "explanation_empty": "the explanation says nothing",
     "mistake_unchanged": "the named step is repeated as it was",
+    "only_the_answer": "the named step and all that follow are repeated, and only the answer line differs",
     "gold_pasted": "the right answer stands under steps that compute what the mistake computed",
     "false_equation": "a corrected step holds a false equation",
     "no_answer": "the corrected solution ends without an answer",
@@ -68,9 +69,13 @@ _EMPTY_WORDS = re.compile(
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+Filter = Literal["checks", "strict", "answer"]
+"""answer: what can be read and ends in the gold answer is kept, the paper's filter. checks: all checks here but that
+of a repeated path with another answer line, which strict turns down too."""
+_MISPLACED = ("starts_elsewhere", "earlier_steps_changed")
 
 
-def review_correction(
+def review_correction(  # noqa: PLR0913  what is asked, what came, and how it is judged
     path: JudgedPath,
     outcome: Outcome,
     *,
@@ -80,17 +85,19 @@ def review_correction(
     attempt: int = 0,
     scored: Mapping[TextToScore, Scored] | None = None,
     parse: Parse = parse_correction,
+    rule: Filter = "checks",
 ) -> Correction | Rejection:
     """Return the correction of a mistake if it stands every check, else a rejection with its reason code.
 
     ``outcome`` is what the corrector's endpoint answered; ``corrector`` names it; ``attempt`` counts the tries on this
     path from 0; ``scored`` holds a scorer's verdicts on corrected solutions, in the place of the matcher's. The order
-    of checks goes from what was asked for to what is harder to see; the first that fails counts.
+    of checks goes from what was asked for to what is harder to see; the first that fails counts. ``rule`` says which
+    checks there are: see `Filter`.
 
     Raises:
         ConfigError: the task has neither a family nor verdicts of a scorer.
     """
-    checked = _checked(path, outcome, family, shape, scored, parse)
+    checked = _checked(path, outcome, family, shape, scored, parse, rule)
     if isinstance(checked, Fault):
         return Rejection(
             id=content_id("rejection", path.id, corrector, attempt),
@@ -157,25 +164,36 @@ def _checked(
     shape: Shape,
     scored: Mapping[TextToScore, Scored] | None,
     parse: Parse,
+    rule: Filter,
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     """Return the correction as it will be kept, the original's steps and the spliced solution."""
-    read = _read(path, outcome, shape, parse)
+    read = _read(path, outcome, shape, parse, rule=rule)
     if isinstance(read, Fault):
         return read
-    fault = _content_fault(path, *read, family, scored)
-    return fault or read
+    parsed, original, spliced = read
+    if rule == "answer":
+        return _answer_fault(path, parsed, spliced, family, scored) or read
+    if len(_EMPTY_WORDS.sub(" ", parsed.explanation).split()) < 2 or not re.search(r"\w", parsed.explanation):
+        return Fault("explanation_empty", repr(parsed.explanation[:80]))
+    fault = _answer_fault(path, parsed, spliced, family, scored)
+    return fault or _content_fault(path, parsed, original, family, rule) or read
 
 
 def corrected_solution(
-    path: JudgedPath, outcome: Outcome, shape: Shape = "steps", parse: Parse = parse_correction
+    path: JudgedPath,
+    outcome: Outcome,
+    shape: Shape = "steps",
+    parse: Parse = parse_correction,
+    *,
+    rule: Filter = "checks",
 ) -> str | None:
     """Return the whole solution that an answer makes of a mistake; None where it cannot be read as a correction."""
-    read = _read(path, outcome, shape, parse)
+    read = _read(path, outcome, shape, parse, rule=rule)
     return None if isinstance(read, Fault) or not read[0].steps else read[2]
 
 
 def _read(
-    path: JudgedPath, outcome: Outcome, shape: Shape, parse: Parse
+    path: JudgedPath, outcome: Outcome, shape: Shape, parse: Parse, *, rule: Filter
 ) -> tuple[ParsedCorrection, StepPath, str] | Fault:
     parsed: ParsedCorrection | Fault
     if not isinstance(outcome, Completion):
@@ -194,6 +212,9 @@ def _read(
         return parsed
     original = split_path(path.text)
     aligned = parsed if shape != "steps" else _aligned(parsed, original)
+    if rule == "answer" and isinstance(aligned, Fault) and aligned.reason in _MISPLACED:
+        # The steps stand where the teacher said that the first wrong one is, whatever they repeat.
+        aligned = replace(parsed, first_label=parsed.step)
     if isinstance(aligned, Fault):
         return aligned
     spliced = _corrected_text(aligned) if aligned.steps else ""
@@ -226,16 +247,14 @@ def _aligned(parsed: ParsedCorrection, original: StepPath) -> ParsedCorrection |
     )
 
 
-def _content_fault(
+def _answer_fault(
     path: JudgedPath,
     parsed: ParsedCorrection,
-    original: StepPath,
     spliced: str,
     family: Family | None,
     scored: Mapping[TextToScore, Scored] | None,
 ) -> Fault | None:
-    if len(_EMPTY_WORDS.sub(" ", parsed.explanation).split()) < 2 or not re.search(r"\w", parsed.explanation):
-        return Fault("explanation_empty", repr(parsed.explanation[:80]))
+    """Return why the corrected solution does not end in the gold answer (the paper's only filter)."""
     if not parsed.steps:
         return Fault("no_answer")
     if scored is not None:
@@ -249,6 +268,13 @@ def _content_fault(
         if judgement.verdict != "right":
             detail = f"answer {judgement.answer!r}, gold {path.gold!r}"
             return Fault(_VERDICT_REASONS[judgement.verdict], detail)
+    return None
+
+
+def _content_fault(
+    path: JudgedPath, parsed: ParsedCorrection, original: StepPath, family: Family | None, rule: Filter
+) -> Fault | None:
+    """Return what is wrong with a correction that leads to the gold answer."""
     if not parsed.step:  # the choice shape
         return None
     # A mistake left in place, or the gold answer pasted under it
@@ -256,7 +282,11 @@ def _content_fault(
     # The last step may stay as it is where more steps follow: the path stopped short there.
     continues = len(rest) == 1 and len(parsed.steps) > 1
     first_same = same_step(parsed.steps[0], rest[0])
-    if first_same and not continues and not same_steps(parsed.steps, rest):
+    repeated = first_same and same_steps(parsed.steps, rest)
+    if repeated and rule == "strict":
+        # A path whose steps are right and whose answer line is wrong has no wrong step: naming one teaches a mistake.
+        return Fault("only_the_answer", f"step {parsed.step}: {rest[0][:80]!r}")
+    if first_same and not continues and not repeated:
         return Fault("mistake_unchanged", f"step {parsed.step}: {rest[0][:80]!r}")
     if family is None:
         return None  # the gold answer is what the scorer takes it for, perhaps no text that a step could state

@@ -22,6 +22,7 @@ from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, parse_path, path_row
 from lema_core.records import JudgedPath, ReasoningPath, Rejection
 from lema_core.scoring.pool import Scored
+from lema_core.sound_paths import is_strictly_right
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""
@@ -173,6 +174,8 @@ class ArmScore:
     accuracy: Proportion
     verdicts: Mapping[str, int]
     """How many paths got each verdict; sums to the number of items."""
+    strict: Proportion | None = None
+    """Right, and no step states false arithmetic: a right answer by luck is not counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +187,8 @@ class Comparison:
     difference: PairedDifference
     holm_p: float
     """McNemar's p adjusted for all arms compared with the same reference."""
+    family: int = 1
+    """Comparisons that it is adjusted for; of one alone there is nothing to adjust."""
 
     @property
     def shown(self) -> bool:
@@ -259,6 +264,7 @@ def compare_models(
                 name=name,
                 accuracy=statistics.wilson(sum(right[name]), len(items)),
                 verdicts=dict(sorted(Counter(row.verdict for row in table.values()).items())),
+                strict=statistics.wilson(sum(map(is_strictly_right, table.values())), len(items)),
             )
             for name, table in tables.items()
         ),
@@ -302,11 +308,15 @@ def _same_items(tables: Mapping[str, Mapping[str, JudgedPath]]) -> list[str]:
 def _compare(right: Mapping[str, Sequence[bool]], asked: Sequence[tuple[str, str]]) -> tuple[Comparison, ...]:
     found = {(a, b): statistics.paired_difference(right[b], right[a]) for a, b in asked}
     adjusted: dict[tuple[str, str], float] = {}
+    families = Counter(b for _, b in asked)
     # Holm's correction per reference: the comparisons to the base are one family, those between arms others.
     for reference in {b for _, b in asked}:
         family = {a: d.p_value for (a, b), d in found.items() if b == reference}
         adjusted |= {(a, reference): p for a, p in statistics.adjust_by_holm(family).items()}
-    return tuple(Comparison(arm=a, reference=b, difference=d, holm_p=adjusted[a, b]) for (a, b), d in found.items())
+    return tuple(
+        Comparison(arm=a, reference=b, difference=d, holm_p=adjusted[a, b], family=families[b])
+        for (a, b), d in found.items()
+    )
 
 
 def _detectable(comparisons: Sequence[Comparison], n: int) -> float:

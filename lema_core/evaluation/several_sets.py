@@ -111,7 +111,8 @@ def adjust_over_sets(evaluations: Mapping[str, Evaluation]) -> dict[str, Evaluat
         adjusted |= {family[number]: p for number, p in values.items()}
 
     def with_holm(test_set: str, comparison: Comparison) -> Comparison:
-        return replace(comparison, holm_p=adjusted[test_set, comparison.arm, comparison.reference])
+        family = sum(reference == comparison.reference for *_, reference in found)
+        return replace(comparison, holm_p=adjusted[test_set, comparison.arm, comparison.reference], family=family)
 
     return {
         test_set: replace(evaluation, comparisons=tuple(with_holm(test_set, c) for c in evaluation.comparisons))

@@ -58,6 +58,12 @@ class Where(_Model):
     # Left out of identities where it is not used, as View.of_others.
     error_types: tuple[str, ...] | None = Field(None, exclude_if=lambda value: value is None)
     """Of corrections: the types of the mistakes that they correct; needs [error_types]."""
+    sound: bool | None = Field(None, exclude_if=lambda value: value is None)
+    """Of right paths: true takes those whose steps state no false arithmetic and compute what the rationale computes or
+    what leads there; false takes the others, which are right by luck."""
+    prefer: tuple[str, ...] | None = Field(None, exclude_if=lambda value: value is None)
+    """Of right paths: the students, or teachers of CoT data, whose paths come first, in this order; with
+    ``per_question`` the others fill what is left."""
     per_question: int | None = Field(None, ge=1)
     """Up to this many rows per question, after ``skip_per_question``."""
     skip_per_question: int = Field(0, ge=0)
@@ -98,6 +104,7 @@ class SizeMatch(_Model):
 
     arm: str
     by: Literal["rows", "tokens"]
+    """tokens: the trained ones of the examples, with what the chat template writes around them; the paper's too."""
 
 
 class ArmSpec(_Model):
@@ -165,10 +172,30 @@ class Arm(ArmSpec):
         return self.model_dump(mode="json", exclude={"name", "about"})
 
     @property
+    def by_soundness(self) -> bool:
+        """Return whether a view takes right paths by whether their steps are sound."""
+        return any(view.where.sound is not None for view in (*self.views, *self.fill, *self.target))
+
+    @property
     def models(self) -> frozenset[str]:
         """Return the students and correctors that its views name."""
         wheres = [view.where for view in (*self.views, *self.fill, *self.target)]
-        return frozenset(name for where in wheres for name in (*(where.students or ()), *(where.correctors or ())))
+        named = (names for where in wheres for names in (where.students, where.correctors, where.prefer))
+        return frozenset(name for names in named for name in names or ())
+
+    def with_paths(self, *, sound: bool, prefer: tuple[str, ...]) -> "Arm":
+        """Return the arm with sound right paths only, and those of some models first, where its views do not say."""
+
+        def chosen(view: View) -> View:
+            where = view.where
+            wanted = {"sound": sound or None, "prefer": prefer or None}
+            unset = {name: value for name, value in wanted.items() if getattr(where, name) is None}
+            if view.rows != "right_paths":
+                return view
+            return view.model_copy(update={"where": where.model_copy(update=unset)})
+
+        parts = {part: tuple(map(chosen, getattr(self, part))) for part in ("views", "fill", "target")}
+        return self.model_copy(update=parts)
 
     def of(self, models: Mapping[str, str]) -> "Arm":
         """Return the arm with the models' identities, as rows carry them, for the names of students and correctors."""
@@ -179,7 +206,7 @@ class Arm(ArmSpec):
 def _of(view: View, models: Mapping[str, str]) -> View:
     named = {
         part: tuple(models.get(name, name) for name in names)
-        for part in ("students", "correctors")
+        for part in ("students", "correctors", "prefer")
         if (names := getattr(view.where, part)) is not None
     }
     return view.model_copy(update={"where": view.where.model_copy(update=named)}) if named else view
@@ -223,14 +250,14 @@ ARMS: dict[str, Arm] = {
         ),
         Arm(
             name="cot_same_tokens",
-            about="CoT data grown by more sampled paths to the tokens of lema",
+            about="CoT data grown by more sampled paths to the target tokens of lema",
             views=COT,
             fill=(MORE_PATHS,),
             match=SizeMatch(arm="lema", by="tokens"),
         ),
         Arm(
             name="lema_same_tokens",
-            about="corrections in place of a part of the CoT data: as many tokens as cot",
+            about="corrections in place of a part of the CoT data: as many target tokens as cot",
             views=(View(rows="corrections", format="correction", where=_MAIN),),
             fill=COT,
             match=SizeMatch(arm="cot", by="tokens"),
@@ -255,6 +282,15 @@ ARMS: dict[str, Arm] = {
             name="critique",
             about="critique fine-tuning (arXiv 2501.17703): question and path to critique, right and wrong paths",
             views=(
+                View(rows="corrections", format="critique", where=_MAIN),
+                COT[1].model_copy(update={"format": "critique"}),
+            ),
+        ),
+        Arm(
+            name="critique_cot",
+            about="CoT data and critiques of right and wrong paths: asked for a solution, it knows the format",
+            views=(
+                *COT,
                 View(rows="corrections", format="critique", where=_MAIN),
                 COT[1].model_copy(update={"format": "critique"}),
             ),

@@ -27,6 +27,7 @@ from lema_core.mixture.formats import (
 from lema_core.mixture.pool import Pool, RoundData, corrections_of, rank, selects, selects_path, takes
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, Rejection, content_id
+from lema_core.sound_paths import is_sound
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:
@@ -61,10 +62,12 @@ def _rows(view: View, source: RoundData) -> Iterator[tuple[str, Example]]:
                 yield question.text, example
     elif view.format == "outcome_preference":
         yield from _outcome_pairs(where, source)
-    elif view.rows in ("right_paths", "wrong_paths"):
-        verdict = view.rows.removesuffix("_paths")
+    elif view.rows == "right_paths":
+        for path in _right_paths(where, source):
+            yield path.question, example_of_path(path, view.format, weight)
+    elif view.rows == "wrong_paths":
         for path in source.paths():
-            if path.verdict == verdict and selects_path(where, path):
+            if path.verdict == "wrong" and selects_path(where, path):
                 yield path.question, example_of_path(path, view.format, weight)
     else:
         solutions = _solutions(source) if view.format == "fresh_restart" else None
@@ -88,6 +91,18 @@ def _outcome_pairs(where: Where, source: RoundData) -> Iterator[tuple[str, Examp
     for path in source.paths():
         if path.verdict == "right" and selects_path(where, path) and wrong[path.question_id]:
             yield path.question, preference_of_paths(path, wrong[path.question_id].pop(0))
+
+
+def _right_paths(where: Where, source: RoundData) -> Iterator[JudgedPath]:
+    """Yield the right paths that a view's filter takes: those of preferred models first, read once for each."""
+    preferred = where.prefer or ()
+    for wanted in (*preferred, None):
+        for path in source.paths():
+            named = path.student == wanted if wanted is not None else path.student not in preferred
+            if not (named and path.verdict == "right" and selects_path(where, path)):
+                continue
+            if where.sound is None or where.sound is is_sound(path):
+                yield path
 
 
 def _solutions(source: RoundData) -> dict[str, str]:
@@ -126,6 +141,11 @@ def count_words(text: str) -> int:
     return sum(1 for _ in WORD.finditer(text))
 
 
+def count_target_words(example: Example) -> int:
+    """Return the words of what an example trains: its output, of a pair both sides."""
+    return count_words(example.output) + count_words(example.worse or "")
+
+
 @dataclass(frozen=True, slots=True)
 class MixtureRules:
     """What holds for every arm of a mixture."""
@@ -136,7 +156,8 @@ class MixtureRules:
     """Examples of these questions are rejected."""
     held_out: Collection[str] = ()
     """Ids of the training questions kept back for choosing the checkpoint."""
-    count_tokens: Callable[[str], int] = count_words
+    count_targets: Callable[[Example], int] = count_target_words
+    """Of an example's trained tokens, for arms that are matched by tokens."""
 
 
 _DEFAULT_RULES = MixtureRules()
@@ -195,24 +216,24 @@ def _last_rank(arm: Arm, match: SizeMatch, pool: Pool, rules: MixtureRules) -> i
         """Yield (rank, size) of each example that the views give."""
         for row in screen.rows(views, pool):
             if isinstance(row, Example):
-                texts = (row.input, row.prefix, row.output, row.worse or "")
-                size = 1 if match.by == "rows" else sum(map(rules.count_tokens, texts))
+                size = 1 if match.by == "rows" else rules.count_targets(row)
                 yield rank(rules.seed, row.id), size
 
+    counted = "rows" if match.by == "rows" else "target tokens"
     target = sum(size for _, size in sizes(arm.target, _Screen(rules)))
     screen = _Screen(rules)  # of both parts together: a row of the fill may repeat one of the fixed part
     fixed = sum(size for _, size in sizes(arm.views, screen))
     room = target - fixed
     if room < 0:
         raise DataError(
-            f"The arm {arm.name} must have the {target} {match.by} of {match.arm}, but its fixed part alone has "
+            f"The arm {arm.name} must have the {target} {counted} of {match.arm}, but its fixed part alone has "
             f"{fixed}. Sample more right paths, or leave the arm out."
         )
     fill = list(sizes(arm.fill, screen))
     available = sum(size for _, size in fill)
     if available < room:
         raise DataError(
-            f"The arm {arm.name} needs {target} {match.by} to match {match.arm}: {room} more are required, but the "
+            f"The arm {arm.name} needs {target} {counted} to match {match.arm}: {room} more are required, but the "
             f"pool has only {available}. Sample more paths per question (`samples` of a student), or leave the arm out."
         )
     last = -1

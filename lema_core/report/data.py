@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from math import isfinite
+from statistics import fmean
 
 from lema_core.artifacts import ArtifactRef, Manifest, Store
 from lema_core.evaluation.accuracy import Evaluation, VoteScore, score_votes
@@ -26,8 +27,10 @@ from lema_core.run.spec import BASE, RunSpec
 from lema_core.stages.evaluation import PERPLEXITY_FILE
 from lema_core.stages.failed_requests import ANSWERED, JUDGE, REJECTED, all_failures
 from lema_core.stages.likelihood import read_likelihoods
+from lema_core.stages.training import read_trained_on
 from lema_core.stages.unusable_answers import REFUSALS, UNUSABLE
 from lema_core.training import METRICS_FILE
+from lema_core.training.lengths import TrainedOn
 from lema_core.verdicts import Difficulty, difficulty, right_shares
 
 __all__ = ["Bill", "EvolvedFunnel", "Funnel", "LossCurve", "Provenance", "ReportData", "Selection", "Usage"]
@@ -99,6 +102,9 @@ class Funnel:
     """What became of the requests for the paths."""
     tried: Asked | None = None
     """What became of the requests for corrections; None where none was asked for."""
+    by_student: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """By student: mistakes sent to the correctors, and those of them with an accepted correction (37.5, 26.9 and 8.0 %
+    for the paper's students on MATH)."""
     cot: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """CoT data by where it comes from (rationales, students, teachers): rows there were, and rows that are right."""
 
@@ -140,6 +146,20 @@ class Selection:
     def on_test(self) -> bool:
         """True where the checkpoints answered the test questions too: the paper's protocol, which leaks."""
         return any(score.test_accuracy is not None for score in self.scores)
+
+    @property
+    def best_three(self) -> float | None:
+        """Return the mean of the three best checkpoints on held-out questions (the paper's Table 5); None of fewer."""
+        return _mean_of_best([score.accuracy for score in self.scores])
+
+    @property
+    def best_three_on_test(self) -> float | None:
+        """Return the same on the test questions, by which they are chosen here: it leaks."""
+        return _mean_of_best([score.test_accuracy for score in self.scores if score.test_accuracy is not None])
+
+
+def _mean_of_best(accuracies: list[float], count: int = 3) -> float | None:
+    return fmean(sorted(accuracies)[-count:]) if len(accuracies) >= count else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,6 +269,8 @@ class ReportData:
     """The other test sets."""
     overall: Overall | None = None
     """Over all test sets, where there are several."""
+    trained: Mapping[str, TrainedOn] = field(default_factory=dict)
+    """What each arm's model was trained on, where it can be counted."""
     curves: tuple[LossCurve, ...] = ()
     selections: tuple[Selection, ...] = ()
     """How each arm's checkpoint was chosen; empty where the last one was taken."""
@@ -325,6 +347,7 @@ def load_report_data(
         overall=overall,
         perplexity_gaps={arm: gap for arm, ref in artifacts.perplexities.items() if (gap := _gap(store, ref))},
         likelihoods={name: _likelihoods(store, arms) for name, arms in artifacts.likelihoods.items() if arms},
+        trained=count_trained(store, artifacts),
         curves=tuple(_curves(store, artifacts)),
         selections=tuple(_selections(store, artifacts)),
         mistake_steps=dict(sorted(steps.items())),
@@ -334,6 +357,12 @@ def load_report_data(
         provenance=tuple(_provenance(store.manifest(ref)) for ref in artifacts),
         ended=ended,
     )
+
+
+def count_trained(store: Store, artifacts: RunArtifacts) -> dict[str, TrainedOn]:
+    """Return what each arm's model was trained on."""
+    found = ((arm, read_trained_on(store, ref, artifacts.tokens.get(arm))) for arm, ref in artifacts.models.items())
+    return {arm: trained for arm, trained in found if trained}
 
 
 def _last_part(model: str) -> str:
@@ -367,8 +396,26 @@ def count_funnel(store: Store, run: RunSpec, artifacts: RunArtifacts) -> Funnel 
         rejected=dict(sum((Counter(manifest.reasons) for manifest in corrected), Counter[str]())),
         sampled=Asked.of(map(store.manifest, _of_students(run, first.reasoning_paths))),
         tried=Asked.of(corrected) if corrected else None,
+        by_student=_by_student(store, run, first),
         cot=dict(_cot(store, run, first)),
     )
+
+
+def _by_student(store: Store, run: RunSpec, first: QuestionRound) -> dict[str, tuple[int, int]]:
+    """Return how many of each student's mistakes were sent to the correctors, and how many have a correction."""
+    if first.mistakes is None:
+        return {}
+    sent = {row.id: row.student for row in store.rows(first.mistakes, JudgedPath)}
+    corrected = {row.path_id for ref in first.corrections.values() for row in store.rows(ref, Correction)}
+    # Rows name a student by its identity; people know the model.
+    endpoints = [run.endpoints[student.endpoint] for student in run.students]
+    models = {endpoint.answers_as: endpoint.model for endpoint in endpoints}
+    found = dict[str, tuple[int, int]]()
+    for path, student in sent.items():
+        name = models.get(student, student)
+        mistakes, kept = found.get(name, (0, 0))
+        found[name] = mistakes + 1, kept + (path in corrected)
+    return found
 
 
 def _verdicts(run: RunSpec, first: QuestionRound, *, teachers: bool = False) -> list[ArtifactRef]:

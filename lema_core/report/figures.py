@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from lema_core.ablation.comparison import Row
 from lema_core.evaluation.accuracy import Evaluation
 from lema_core.evaluation.statistics import PerplexityGap
-from lema_core.report.data import LossCurve
+from lema_core.report.data import LossCurve, Selection
 
 __all__ = [
     "accuracy_figure",
@@ -26,6 +26,7 @@ __all__ = [
     "level_figure",
     "loss_figure",
     "perplexity_figure",
+    "selection_figure",
     "step_figure",
     "sweep_figure",
 ]
@@ -158,6 +159,27 @@ def loss_figure(curves: Sequence[LossCurve], colours: Mapping[str, str]) -> str:
         axes.legend(frameon=False, loc="upper right", labelcolor=_VARIABLES["ink"])
 
     return _svg(draw, 4.6, 3.0, "Training loss by optimizer step")
+
+
+def selection_figure(selections: Sequence[Selection], colours: Mapping[str, str]) -> str:
+    """Draw the accuracy of each arm's checkpoints by optimiser step (the paper's figure 9); on the test set dashed."""
+
+    def draw(axes: Axes) -> None:
+        for chosen in selections:
+            steps = [score.step for score in chosen.scores]
+            colour = _VARIABLES[colours[chosen.arm]]
+            axes.plot(steps, [100 * s.accuracy for s in chosen.scores], color=colour, marker="o", label=chosen.arm)
+            if chosen.on_test:
+                on_test = [100 * (s.test_accuracy or 0.0) for s in chosen.scores]
+                axes.plot(steps, on_test, color=colour, linestyle="--", label=f"{chosen.arm}, test")
+        axes.set_xlabel("optimizer step")
+        axes.set_ylabel("right, %")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.grid(axis="y", alpha=0.7)
+        axes.tick_params(length=0)
+        axes.legend(frameon=False, loc="lower right", labelcolor=_VARIABLES["ink"])
+
+    return _svg(draw, 4.6, 3.0, "Accuracy of checkpoints by optimizer step")
 
 
 def step_figure(steps: Mapping[int, int]) -> str:

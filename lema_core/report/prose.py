@@ -9,6 +9,7 @@ from lema_core.evaluation.several_sets import Overall
 from lema_core.evaluation.statistics import MIN_SEEDS, Estimate
 from lema_core.llm.costs.prices import money
 from lema_core.report.data import EarlyEnd, Funnel, ReportData, Usage
+from lema_core.training.lengths import describe_lengths
 
 __all__ = [
     "Summary",
@@ -22,7 +23,7 @@ __all__ = [
     "format_p_value",
     "format_percent",
     "format_points",
-    "holm_clause",
+    "p_clause",
     "summarize",
 ]
 
@@ -89,9 +90,10 @@ def format_p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def holm_clause(p: float) -> str:
-    """Return an adjusted p value as a clause."""
-    return f"Holm's p is {'below 0.001' if p < 0.001 else format_p_value(p)}"
+def p_clause(p: float, family: int) -> str:
+    """Return a p value, adjusted for ``family`` comparisons, as a clause; that of one alone is not adjusted."""
+    name = "Holm's p" if family > 1 else "p"
+    return f"{name} is {'below 0.001' if p < 0.001 else format_p_value(p)}"
 
 
 def describe_overall(overall: Overall) -> str:
@@ -185,13 +187,13 @@ def _write_headline(data: ReportData) -> str:
                 )
             else:
                 verb = "fell" if best.shown and best.difference.high < 0 else "went"
-                how = "after learning from mistakes" if best.arm == "lema" else f"with the arm “{best.arm}”"
+                how = f"with the arm “{best.arm}”"
                 moved = f"{verb} from {format_percent(before, n)} to {format_percent(after, n)}"
                 said = f"{learner} {moved} right on {asked} {how}"
-            also = _further_differences(data, best)
+            also = _against_solutions(data, best) + _further_differences(data, best)
             if best.shown:
                 return f"{said}{also}."
-            return f"{said}: a difference this test cannot tell from chance{also}."
+            return f"{said}, a difference this test cannot tell from chance{also}."
         if data.evaluation.base is None:
             # The arms' accuracies, for an evaluation without a base model.
             n, scores = data.evaluation.n, data.evaluation.scores
@@ -242,6 +244,21 @@ def _further_differences(data: ReportData, best: Comparison) -> str:
         if (other := measured.evaluation.comparison(best.arm, best.reference))
     ]
     return f"; {', '.join(found)}" if found else ""
+
+
+def _against_solutions(data: ReportData, best: Comparison) -> str:
+    """Return what the model of `cot` came to, and whether both were trained equally long.
+
+    Without it, what right solutions alone teach would count for the mistakes.
+    """
+    if best.arm == "cot" or data.evaluation is None:
+        return ""
+    found = [score for score in data.evaluation.scores if score.name == "cot"]
+    if not found:
+        return ""
+    lengths = describe_lengths(data.trained.get(best.arm), data.trained.get("cot"))
+    share = format_percent(found[0].accuracy.value, data.evaluation.n)
+    return f"; with right solutions alone (“cot”) {share}, one model each{f', {lengths}' if lengths else ''}"
 
 
 def _students(data: ReportData) -> str:
@@ -350,12 +367,23 @@ def _list_caveats(data: ReportData) -> list[str]:
         if evaluation.detectable < 1:
             found.append(
                 f"{where}With {format_count(evaluation.n)} questions a true difference of "
-                f"{100 * evaluation.detectable:.0f} points is found four times in five; smaller ones are mostly missed."
+                f"{100 * evaluation.detectable:.0f} points between two models is found four times in five; "
+                "smaller ones are mostly missed. How far a training seed moves a model comes on top; one run does not "
+                "show it."
             )
     if data.overall:
         found.append(describe_overall(data.overall))
         found.append("Holm's p is adjusted for the comparisons with the same reference on all test sets.")
+    found += _list_lengths(data)
     return found
+
+
+def _list_lengths(data: ReportData) -> Iterator[str]:
+    """Yield which compared arms were trained for other numbers of optimiser steps or target tokens."""
+    for pair in data.evaluation.comparisons if data.evaluation else ():
+        lengths = describe_lengths(data.trained.get(pair.arm), data.trained.get(pair.reference))
+        if "unequal" in lengths:
+            yield f"{pair.arm} and {pair.reference} were trained {lengths}: a difference may come from that alone."
 
 
 def _describe_comparison(comparison: Comparison) -> str:
@@ -363,12 +391,12 @@ def _describe_comparison(comparison: Comparison) -> str:
     difference = comparison.difference
     if not difference.resolved:
         return f"This test cannot tell {comparison.arm} from {comparison.reference}: the interval holds zero."
-    interval_and_p = f"the interval leaves zero out, {holm_clause(comparison.holm_p)}"
+    interval_and_p = f"the interval leaves zero out, {p_clause(comparison.holm_p, comparison.family)}"
     if not comparison.shown:
         return f"{comparison.arm} against {comparison.reference} stays open: {interval_and_p}."
-    better, worse = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]
+    ahead, behind = (comparison.arm, comparison.reference)[:: 1 if difference.value > 0 else -1]
     # A seed alone moves a model by up to 17 points (docs/report.md): one run of each says nothing about the arms.
     return (
-        f"The model of {better} is better than that of {worse}: {interval_and_p}. It is one model of each: another "
+        f"The model of {ahead} is ahead of that of {behind}: {interval_and_p}. It is one model of each: another "
         "seed may turn the order round, and a sweep of three seeds or more compares the arms themselves."
     )

@@ -146,7 +146,12 @@ def render_html(data: ReportData) -> str:
     from lema_core.report import figures
 
     names = [score.name for score in data.evaluation.scores] if data.evaluation else []
-    names += [name for name in (*(curve.arm for curve in data.curves), *data.perplexity_gaps) if name not in names]
+    further = (
+        *(curve.arm for curve in data.curves),
+        *(chosen.arm for chosen in data.selections),
+        *data.perplexity_gaps,
+    )
+    names += [name for name in dict.fromkeys(further) if name not in names]
     colours = figures.arm_colours(names, data.evaluation.base if data.evaluation else None)
     # Our own SVG: names in it were escaped by matplotlib.
     plots = {name: Markup(svg) for name, svg in _plots(data, colours).items()}  # noqa: S704
@@ -217,6 +222,9 @@ def _plots(data: ReportData, colours: Mapping[str, str]) -> dict[str, str]:
     curves = [curve for curve in data.curves if curve.points]
     if curves:
         plots["loss"] = figures.loss_figure(curves, colours)
+    several = [chosen for chosen in data.selections if len(chosen.scores) > 1]
+    if several:
+        plots["checkpoints"] = figures.selection_figure(several, colours)
     if data.perplexity_gaps:
         plots["perplexity_gaps"] = figures.perplexity_figure(data.perplexity_gaps, colours)
     if any(step > 0 for step in data.mistake_steps):

@@ -54,6 +54,7 @@ def _view(title: str, table: SweepTable) -> dict[str, object]:
         "table": table,
         "label": lambda row: row_label(row, table),
         "smallest": format_detectable,
+        "holm": _is_adjusted(table),
         "headline": summarize_sweep(table),
         "caveats": list(_caveats(table)),
         "planned": [
@@ -153,7 +154,7 @@ def summarize_sweep(table: SweepTable) -> str:
     side = "above" if contrast.difference.value >= 0 else "below"
     moved = f"{row_label(row, table)} is {distance} {side} {contrast.to} ({reach})"
     moved += f", {contrast.lengths}" if contrast.lengths else ""
-    clause = f"the interval leaves zero out, {prose.holm_clause(contrast.holm_p)}"
+    clause = f"the interval leaves zero out, {prose.p_clause(contrast.holm_p, contrast.family)}"
     if contrast.shown:
         return f"{moved}: {clause}."
     if contrast.runs < MIN_SEEDS and (contrast.difference.low > 0 or contrast.difference.high < 0):
@@ -183,16 +184,17 @@ def _caveats(table: SweepTable) -> Iterator[str]:
         where = f"{of_set.test_set}: " if table.further else ""
         detectable = max((c.detectable for c in of_set.contrasts if isfinite(c.detectable)), default=0.0)
         if detectable:
-            models = "one pair of models shows" if table.pairs == {1} else "the seeds that each comparison has show"
             yield (
-                f"{where}With {prose.format_count(of_set.n)} questions {models} a true difference of "
-                f"{100 * detectable:.1f} points four times in five; smaller ones are mostly missed."
+                f"{where}With {prose.format_count(of_set.n)} questions and the seeds that each comparison has, a true "
+                f"difference of {100 * detectable:.1f} points is found four times in five; smaller ones are mostly "
+                "missed."
             )
     if comparisons := sum(len(of_set.contrasts) for of_set in table.sets):
         tests = {True: "McNemar's, exact, of one seed", False: "of the same t test as the interval of several seeds"}
         test = "; ".join(tests[kind] for kind in sorted({runs == 1 for runs in table.pairs}))
         of_sets = "s of all test sets" if table.further else ""
-        yield f"p: {test}. Holm p: adjusted for all {comparisons} comparisons of the table{of_sets}."
+        holm = f" Holm p: adjusted for all {comparisons} comparisons of the table{of_sets}." if comparisons > 1 else ""
+        yield f"p: {test}.{holm}"
     if table.further:
         yield (
             "The average counts each test set that the row was asked alike. It has no interval: a training seed moves "
@@ -257,6 +259,7 @@ _ROWS = pa.schema(
         ("arm", pa.string()), ("base", pa.string()), ("setting", pa.string()), ("seeds", pa.list_(pa.int64())),
         ("test_set", pa.string()), ("failed", pa.int64()), ("examples", pa.int64()), *LENGTHS,
         ("questions", pa.int64()), ("accuracy", pa.float64()),
+        ("strict", pa.float64()),
         ("accuracy_low", pa.float64()), ("accuracy_high", pa.float64()), ("per_seed", pa.list_(pa.float64())),
         *(
             (f"{prefix}{name}", pa.int64() if name in {"won", "lost"} else pa.float64())
@@ -275,6 +278,7 @@ def _rows(table: SweepTable) -> Iterator[dict[str, object]]:
             "test_set": of_set.test_set, "examples": row.examples, "questions": of_set.n,
             **_lengths(row.trained),
             "accuracy": accuracy and accuracy.value,
+            "strict": row.strict,
             "accuracy_low": accuracy and accuracy.low, "accuracy_high": accuracy and accuracy.high,
             "per_seed": list(row.per_seed),
             **_figures("", row.to_reference), **_figures("setting_", row.to_first_setting),
@@ -291,10 +295,16 @@ def _figures(prefix: str, contrast: Contrast | None) -> dict[str, object]:
     return {f"{prefix}{name}": value for name, value in zip(_CONTRAST, values, strict=True)}
 
 
-FIGURES = ("accuracy", "95 % interval", "difference", "95 % interval", "p", "Holm p", "smallest seen")
+FIGURES = ("accuracy", "95 % interval", "no false step", "difference", "95 % interval", "p", "Holm p", "smallest seen")
 
 
-TRAINED = ("steps", "target tokens", "input tokens")
+def _is_adjusted(table: SweepTable) -> bool:
+    """Return whether there are several comparisons: of one alone there is no Holm's p."""
+    return any(contrast.family > 1 for of_set in table.sets for contrast in of_set.contrasts)
+
+
+TRAINED = ("steps", "targets", "inputs")
+"""Of a trained arm in a terminal, where a longer heading would be broken: target and input tokens."""
 
 
 def terminal_tables(table: SweepTable) -> list[Table]:
@@ -330,7 +340,8 @@ def terminal_table(table: SweepTable, *, named: bool = False) -> Table:
     title = f"Accuracy on {held_out}; differences to {table.reference}" if table.n else None
     shown = Table(title=title, header_style="bold", box=None, padding=(0, 2))
     trained = TRAINED if any(row.trained for row in table.rows) else ()
-    for column in ("arm", "seeds", "examples", *trained, *(FIGURES if table.n else ())):
+    figures = [name for name in FIGURES if table.n and (name != "Holm p" or _is_adjusted(table))]
+    for column in ("arm", "seeds", "examples", *trained, *figures):
         shown.add_column(column, justify="left" if column == "arm" else "right")
     for row in table.rows:
         seeds = str(len(row.seeds) or "") + (f" ({row.missing} failed)" if row.missing else "")
@@ -338,12 +349,13 @@ def terminal_table(table: SweepTable, *, named: bool = False) -> Table:
         cells += [f"{n:,}" if n is not None else "" for n in _lengths(row.trained).values()] if trained else []
         if row.accuracy:
             cells += [prose.format_percent(row.accuracy.value, table.n), prose.format_interval(row.accuracy, table.n)]
+            cells += ["" if row.strict is None else prose.format_percent(row.strict, table.n)]
         if row.accuracy and (contrast := row.to_reference):
             cells += [
                 prose.format_points(contrast.difference.value, contrast.n),
                 prose.format_interval(contrast.difference, contrast.n, signed=True),
                 prose.format_p_value(contrast.p_value),
-                prose.format_p_value(contrast.holm_p),
+                *([prose.format_p_value(contrast.holm_p)] if "Holm p" in figures else ()),
                 format_detectable(contrast),
             ]
         shown.add_row(*cells)
@@ -352,7 +364,7 @@ def terminal_table(table: SweepTable, *, named: bool = False) -> Table:
 
 def sweep_text(table: SweepTable) -> str:
     """Return the table as plain text."""
-    console = Console(file=io.StringIO(), width=160, color_system=None, highlight=False)
+    console = Console(file=io.StringIO(), width=200, color_system=None, highlight=False)
     with console.capture() as captured:
         for of_set in terminal_tables(table):
             console.print(of_set)

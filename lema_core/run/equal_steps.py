@@ -13,7 +13,7 @@ from lema_core.ablation.cells import Cell
 from lema_core.run.spec import RunSpec
 from lema_core.training.specs import TrainingSpec
 
-_OWN_LENGTH = {"epochs", "max_steps", "batch_size", "match_steps"}
+_OWN_LENGTH = {"epochs", "max_steps", "batch_size", "match_steps", "preset"}
 """Options of [arm_training] by which an arm says itself how long it is trained."""
 
 

@@ -309,6 +309,10 @@ class RunSpec(Section):
         if (wanted := name.removeprefix("corrector_")) != name and name not in self.arms and wanted not in teachers:
             have = ", ".join(teachers) or "none"
             raise ConfigError(f"the arm {name!r} needs the corrector {wanted!r}; the run's are: {have}")
+        if self.mixture and (self.mixture.sound_paths or self.mixture.teachers_first):
+            known = tuple(student.endpoint for student in self.students if not student.mistakes)
+            prefer = known if self.mixture.teachers_first else ()
+            arm = arm.with_paths(sound=self.mixture.sound_paths, prefer=prefer)
         return arm.of({model: self.endpoints[model].answers_as for model in arm.models if model in self.endpoints})
 
     def training_of(self, arm: str) -> TrainingSpec:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from statistics import fmean
 
 import pyarrow as pa
 import pyarrow.csv
@@ -19,10 +20,12 @@ from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
 from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep_markdown, rows_table, summarize_sweep
 from lema_core.run.spec import RunSpec
+from lema_core.sound_paths import is_strictly_right
 from lema_core.stages.likelihood import read_likelihoods
 from lema_core.stages.report import HTML, MARKDOWN
 from lema_core.stages.stage import FileContext, FileStage
-from lema_core.training.lengths import TrainedOn, count_training
+from lema_core.stages.training import read_trained_on
+from lema_core.training.lengths import TrainedOn
 
 TABLES = {"cells": cells_table, "arms": rows_table}
 
@@ -79,14 +82,22 @@ class Ablation(FileStage):
             if ((alone := len(result.cell.run.test_sets) < 2) and not test_set) or test_set in result.cell.run.test_sets
         ]
         levels: dict[str, str | None] = {}  # filled while the evaluations are read
+        strict: dict[ArtifactRef, float] = {}
 
         def right_of(ref: ArtifactRef) -> dict[str, bool]:
             rows = list(store.rows(ref, JudgedPath))
             levels.update((row.question_id, row.level) for row in rows)
+            strict[ref] = fmean(map(is_strictly_right, rows))
             return {row.question_id: row.verdict == "right" for row in rows}
 
-        reference, of_store = reference_of(self.run), (partial(_examples, store), levels, partial(_trained, store))
-        table = compare(asked, reference, right_of, *of_store)
+        def trained_of(result: CellResult) -> TrainedOn | None:
+            return read_trained_on(store, result.model, result.tokens)
+
+        def strict_of(result: CellResult) -> float | None:
+            return strict.get(result.evaluation) if result.evaluation else None
+
+        reference, examples_of = reference_of(self.run), partial(_examples, store)
+        table = compare(asked, reference, right_of, examples_of, levels, trained_of, strict_of)
         scored = likelihoods_of(asked, reference, test_set, partial(read_likelihoods, store))
         planned = compare_planned(
             asked, sweep_of(self.run).planned, test_set, right_of, partial(read_likelihoods, store)
@@ -125,13 +136,6 @@ def _examples(store: Store, result: CellResult) -> tuple[int, int] | None:
         found = store.manifest(result.tokens).extra
         return int(found["examples"]), int(found["rejected"])
     return (store.manifest(result.mixture).rows_out, 0) if result.mixture else None
-
-
-def _trained(store: Store, result: CellResult) -> TrainedOn | None:
-    """Return the steps and tokens of a trained cell; None where its tokens are gone."""
-    if result.model is None or result.tokens is None or not store.exists(result.tokens):
-        return None
-    return count_training(result.cell.run.training_of(result.cell.arm), store.local_folder(result.tokens))
 
 
 def _tables(store: Store, folder: str, name: str, rows: pa.Table) -> list[str]:

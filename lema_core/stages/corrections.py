@@ -11,6 +11,7 @@ from lema_core import prompts
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.corrections import Shape, parse_correction, select
 from lema_core.corrections.requests import MistakeTries, correction_requests, keep_agreed, review_tries
+from lema_core.corrections.review import Filter
 from lema_core.corrections.structured import FORM_VERSION, parse_structured, response_format, structured_prompt
 from lema_core.llm.endpoints import EndpointSpec
 from lema_core.llm.parameters import Parameters, Params, layered
@@ -32,6 +33,11 @@ class CorrectionsSpec(Section):
     """Corrections sampled for one mistake (k)."""
     keep: Literal["shortest", "all"] = "shortest"
     """Which of the accepted ones of a mistake."""
+    filter: Filter = "checks"
+    """answer: the paper's only filter, so that shares of accepted corrections compare with its own: what can be read
+    and ends in the gold answer is kept. checks: an explanation that says nothing, a named step that stays as it was, a
+    rewritten beginning and a pasted answer are turned down too. strict: also a correction that repeats the named step
+    and all that follow, and changes only the answer line (`only_the_answer`): it names a right step."""
     reject_false_steps: bool = False
     """Reject a correction of which a step holds a false equation; the paper checks the final answer only."""
     also: tuple[str, ...] = ()
@@ -104,6 +110,8 @@ class Corrections(RowStage):
         if self.second and (seconds := changed_params(sampling, self.second.params)) != asked:
             asked["second_params"] = seconds
         spec = self.spec.model_dump(exclude={"endpoint", "also", "second", "params", "format"}) | named | asked
+        if spec["filter"] == "checks":
+            del spec["filter"]  # as it was before there was a choice
         if self.structured:
             spec["format"] = f"json_schema {FORM_VERSION}"
         texts = prompts.fingerprint(get_task(self.task).prompts, "correction")
@@ -183,6 +191,7 @@ class Corrections(RowStage):
             tries=spec.tries,
             reject_false_steps=spec.reject_false_steps,
             parse=parse,
+            rule=spec.filter,
         )
         tried: list[MistakeTries] = [tries async for tries in found]
         for second in seconds:
@@ -190,7 +199,7 @@ class Corrections(RowStage):
             corrected = [tries.mistake for tries in tried if tries.corrected]
             outcomes = context.ask(second, self._requests(corrected, 1), len(corrected), part, SECOND)
             score = partial(self._score, context, part) if self.scored else None
-            tried = await keep_agreed(tried, outcomes, task, second.identity, score, parse)
+            tried = await keep_agreed(tried, outcomes, task, second.identity, score, parse, rule=spec.filter)
         for tries in tried:
             for row in select(tries.rows, spec.keep):
                 part.add(row)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lema_core import mixture as core
+from lema_core import sound_paths
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.errors import DataError
-from lema_core.llm.costs.tokenizers import need_tokenizer
 from lema_core.llm.requests import key_json
 from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
@@ -16,6 +16,8 @@ from lema_core.records import Correction, ErrorType, Example, JudgedPath, Masked
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage, fingerprint_of_model
+from lema_core.training.specs import TrainingSpec
+from lema_core.training.targets import target_counter
 
 
 class MixtureSpec(Section):
@@ -24,6 +26,12 @@ class MixtureSpec(Section):
     arms: tuple[str, ...] = ("cot", "lema")
     seed: int = 0
     """Fixes the order of the examples and what a size-matched arm leaves out."""
+    sound_paths: bool = False
+    """Leaves right paths out of every arm whose steps hold false arithmetic or compute what no sound solution computes:
+    ``where.sound`` of all views that do not set it."""
+    teachers_first: bool = False
+    """Right paths of teachers (students with ``mistakes = false``) fill the paths per question before those of
+    students, as the paper's CoT data do: ``where.prefer`` of all views that do not set it."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Mixture(RowStage):
     test_questions: Sequence[ArtifactRef] = ()
     """Of every test set: no example is made of one of them."""
     held_out: ArtifactRef | None = None
-    base: str | None = None
-    """The model that is trained on them: its tokenizer decides the size of an arm that is matched by tokens."""
+    training: TrainingSpec | None = None
+    """Its base's tokenizer and its template decide the size of an arm that is matched by tokens."""
 
     @cached_property
     def identity(self) -> Identity:
@@ -58,8 +66,11 @@ class Mixture(RowStage):
         }
         if get_task(self.task).reference:
             plain["shape"] = get_task(self.task).shape
-        if self.base and self.arm.by_tokens:
-            plain["tokenizer"] = fingerprint_of_model(self.base)
+        if self.arm.by_tokens:
+            # What counts as a token of an arm. Other arms are not cut by tokens, and keep their names.
+            plain["targets"] = _counted_by(self.training)
+        if self.arm.by_soundness:
+            plain["soundness"] = sound_paths.VERSION
         if self.held_out:
             plain["held_out"] = {"questions": self.held_out.fingerprint, "evolved_from_them": "left out too"}
         read = list[ArtifactRef]()
@@ -127,8 +138,19 @@ class Mixture(RowStage):
             seed=self.spec.seed,
             test_questions=KnownQuestions(row.text for row in excluded),
             held_out=held_out,
-            count_tokens=need_tokenizer(self.base).count if self.base and self.arm.by_tokens else core.count_words,
+            count_targets=target_counter(self.training)
+            if self.training and self.arm.by_tokens
+            else core.count_target_words,
         )
+
+
+def _counted_by(training: TrainingSpec | None) -> dict[str, object] | None:
+    """Return what decides the trained tokens of an example; None where words are counted."""
+    if training is None:
+        return None
+    frame = training.tokens_identity()
+    decides = {name: value for name, value in frame.items() if name not in ("objective", "max_length", "loss_weights")}
+    return decides | {"tokenizer": fingerprint_of_model(training.base)}
 
 
 @dataclass(frozen=True)

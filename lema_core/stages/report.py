@@ -29,7 +29,7 @@ class Report(FileStage):
     """The figures of all stages as pages."""
 
     name = "report"
-    revision = 6
+    revision = 7
     exclusive = False
 
     run: RunSpec

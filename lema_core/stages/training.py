@@ -28,6 +28,8 @@ from lema_core.stages.questions import SelectionSpec
 from lema_core.stages.stage import FileContext, FileStage, ModelCalls, RowCount, fingerprint_of_model, times
 from lema_core.training import METRICS_FILE, MODEL_FOLDER, SPEC_FILE, TrainingSpec, run_on_tokens, run_tokenising
 from lema_core.training.candidates import RUN_FOLDER, Candidates, place_model, whole_checkpoints
+from lema_core.training.lengths import TrainedOn, count_training
+from lema_core.training.specs import load_specs
 
 TOKEN_FILES = ("meta.json", "rejected.parquet", "tokens.arrow")
 KEPT = (MODEL_FOLDER, METRICS_FILE, SPEC_FILE)
@@ -211,6 +213,15 @@ class Training(FileStage):
     def drop_losers(self, store: Store) -> None:
         """Remove the checkpoints that were not chosen; a kill may have left them."""
         shutil.rmtree(store.local_folder(self.ref) / RUN_FOLDER, ignore_errors=True)
+
+
+def read_trained_on(store: Store, model: ArtifactRef | None, tokens: ArtifactRef | None) -> TrainedOn | None:
+    """Return what a published model was trained on; None where it, or the tokens to count, are missing."""
+    if model is None or tokens is None or not (store.exists(model) and store.exists(tokens)):
+        return None
+    spec = store.local_folder(model) / SPEC_FILE
+    # The spec that it was trained by: a run file does not hold the steps that its arms share.
+    return count_training(load_specs(spec.read_text())[0], store.local_folder(tokens)) if spec.is_file() else None
 
 
 def _answers(store: Store, tables: Tables) -> dict[int, Iterator[JudgedPath]]:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from lema_core.artifacts import ArtifactRef, Store
 from lema_core.errors import ConfigError
 from lema_core.llm.ledger.store import LedgerStore
-from lema_core.mixture import count_words, get_arm
+from lema_core.mixture import count_target_words, get_arm
 from lema_core.pipeline import Pipeline
 from lema_core.records import Correction, Example, Question
 from lema_core.run.artifacts import QuestionRound, RunArtifacts
@@ -117,7 +117,8 @@ def test_a_pilot_stays_within_the_runs_budget(lema, run_file, simulated) -> None
 
 def test_only_an_arm_of_equal_tokens_depends_on_the_tokenizer(model, tmp_path) -> None:
     def mixture(arm: str, base: str | None) -> Mixture:
-        return Mixture(MixtureSpec(), get_arm(arm), "arithmetic", (), base=base)
+        training = TrainingSpec(base=base, template="plain") if base else None
+        return Mixture(MixtureSpec(), get_arm(arm), "arithmetic", (), training=training)
 
     def fingerprint(arm: str, base: str | None) -> str:
         return mixture(arm, base).ref.fingerprint
@@ -129,10 +130,12 @@ def test_only_an_arm_of_equal_tokens_depends_on_the_tokenizer(model, tmp_path) -
     def rules(arm: str, base: str | None):
         return mixture(arm, base).rules(Store(str(tmp_path)))
 
-    assert rules("cot_same_tokens", model).count_tokens("a == b") == 3  # two signs together are one token of this model
-    assert count_words("a == b") == 4
-    assert rules("cot_same_tokens", None).count_tokens is count_words
-    assert rules("lema", "no/such").count_tokens is count_words
+    example = Example(id="e", kind="cot", source_id="s", question_id="q", input="a long input", output="a == b")
+    # Two signs together are one token of this model, and the end of the turn is one more; the input is not counted.
+    assert rules("cot_same_tokens", model).count_targets(example) == 3 + 1
+    assert count_target_words(example) == 4
+    assert rules("cot_same_tokens", None).count_targets is count_target_words
+    assert rules("lema", "no/such").count_targets is count_target_words
 
 
 def test_a_tokenizer_that_is_missing_is_told_before_anything_is_paid(lema, run_file, simulated, tmp_path) -> None:

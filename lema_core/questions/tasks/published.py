@@ -130,13 +130,23 @@ def _last_boxed(text: str) -> tuple[str, int] | None:
     return None
 
 
+_SECOND = re.compile(r"^[ \t]*[-\u2013\u2014]{1,4}[ \t]*OR[ \t]*[-\u2013\u2014]{1,4}[ \t]*$", re.MULTILINE)
+"""What stands between two solutions of one MATH problem: ``- OR -``."""
+
+
+def _first_solution(text: str) -> str:
+    """Return the first of several solutions: the others are further solutions, no further steps."""
+    found = _SECOND.search(text)
+    return text[: found.start()] if found and text[: found.start()].strip() else text
+
+
 def _math(row: Row) -> Draft:
     solution = str(row["solution"])
     problem = str(row["problem"])
     gold = boxed_gold(solution, problem)
     if gold is None:
         raise DataError(f"`solution` has no \\boxed answer; it ends in {solution[-60:]!r}")
-    rationale = rationale_from(solution, f"${gold}$")
+    rationale = rationale_from(_first_solution(solution), f"${gold}$")
     subject = str(row.get("type", "")) or None
     level = str(row.get("level", "")).removeprefix("Level ") or None
     return Draft(text=problem, gold=gold, rationale=rationale, level=level, subject=subject)
@@ -150,7 +160,7 @@ MATH = Task(
     draft=_math,
     hub=HubDataset("DigitalLearningGmbH/MATH-lighteval"),
     on_duplicate="reject",
-    revision=2,
+    revision=3,
 )
 
 
@@ -159,7 +169,7 @@ def _math500(row: Row) -> Draft:
     return Draft(
         text=str(row["problem"]),
         gold=gold,
-        rationale=rationale_from(solution, f"${gold}$"),
+        rationale=rationale_from(_first_solution(solution), f"${gold}$"),
         level=str(row.get("level", "")).removeprefix("Level ") or None,
         subject=str(row.get("subject", "")) or None,
     )

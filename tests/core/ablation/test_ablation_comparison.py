@@ -10,13 +10,16 @@ from lema_core.errors import DataError
 from lema_core.evaluation import statistics
 from lema_core.report.sweeps import (
     cells_table,
+    format_detectable,
     render_sweep_html,
     render_sweep_markdown,
     row_label,
     rows_table,
     summarize_sweep,
+    sweep_text,
 )
 from lema_core.run.spec import RunSpec
+from lema_core.training.lengths import TrainedOn
 
 N = 200
 RUN = {
@@ -34,7 +37,7 @@ RIGHT = {"base": 40, "cot": 90, "lema": 120}
 LEVELS = {f"q{i}": "easy" if i < 100 else "hard" for i in range(N)}
 
 
-def table(failing=(), right=None, **ablation):
+def table(failing=(), right=None, trained=None, **ablation):
     """Return a table in which a cell has its first questions right: as many as RIGHT of its arm, and its seed, say."""
     run = RunSpec.model_validate(RUN | {"ablation": ablation})
     cells = [cell for setting in expand(run) for cell in setting.cells]
@@ -56,9 +59,8 @@ def table(failing=(), right=None, **ablation):
         count = counts[place] if place in counts else counts[cell.arm] + (cell.seed or 0)
         return {f"q{i}": i < count for i in range(N)}
 
-    return compare(
-        results, run.ablation.reference or "cot", right_of, lambda one: (77, 0) if one.mixture else None, LEVELS
-    )
+    reference, examples = run.ablation.reference or "cot", lambda one: (77, 0) if one.mixture else None
+    return compare(results, reference, right_of, examples, LEVELS, lambda one: (trained or {}).get(one.cell.arm))
 
 
 def test_accuracy_by_difficulty_is_over_the_seeds():
@@ -85,6 +87,35 @@ def test_one_seed_has_the_intervals_of_a_single_pair():
     assert row_of(found, "cot").to_reference is None
     assert row_of(found, "base").to_reference.difference.value == pytest.approx(-0.25)
     assert lema.examples == 77
+
+
+def test_the_table_and_the_headline_say_how_long_each_arm_was_trained():
+    lengths = {"cot": TrainedOn(14, 105, 5_518, 9_000), "lema": TrainedOn(24, 192, 15_766, 21_000)}
+    found = table(seeds=[0, 1, 2], trained=lengths)
+    assert row_of(found, "lema").trained == lengths["lema"]
+    assert row_of(found, "base").trained is None
+    assert "at unequal optimiser steps (24 against 14)" in summarize_sweep(found)
+    assert "2.9 times as many" in summarize_sweep(found)
+    rows = {row["arm"]: row for row in rows_table(found).to_pylist()}
+    assert (rows["lema"]["steps"], rows["lema"]["target_tokens"], rows["lema"]["input_tokens"]) == (24, 15_766, 21_000)
+    assert rows["base"]["steps"] is None
+    assert {row["steps"] for row in cells_table(found).to_pylist() if row["arm"] == "cot"} == {14}
+    for text in (render_sweep_markdown("t", found), render_sweep_html("t", found), sweep_text(found)):
+        assert "15,766" in text
+        assert "target" in text
+    equal = table(seeds=[0, 1, 2], trained=dict.fromkeys(lengths, lengths["lema"]))
+    assert "at 24 optimiser steps each and equal target tokens" in summarize_sweep(equal)
+
+
+def test_one_comparison_has_no_adjusted_p_and_one_seed_no_smallest_difference():
+    two_arms = table(seeds=[0, 1, 2], arms=["cot", "lema"], bases=[{"name": "tiny", "train": "tiny"}])
+    for text in (render_sweep_markdown("t", two_arms), render_sweep_html("t", two_arms), sweep_text(two_arms)):
+        assert "Holm" not in text
+    assert "Holm" not in summarize_sweep(two_arms)
+    assert "Holm p" in sweep_text(table(seeds=[0, 1, 2]))
+    one = row_of(table(seeds=[0]), "lema").to_reference
+    assert format_detectable(one) == "–"
+    assert row_of(table(seeds=[0, 1, 2]), "lema").to_reference.detectable < 1
 
 
 def test_several_seeds_are_paired_seed_by_seed_over_items_and_seeds():

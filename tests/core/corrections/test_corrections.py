@@ -151,6 +151,36 @@ def test_reasons(text, reason):
     assert (row.parent_id, row.text, row.request_key) == ("path-1", text, "key")
 
 
+def test_a_right_step_that_is_repeated_below_a_right_answer_line_is_no_correction():
+    path = replace(PATH, text="Step 1: 3 + 4 = 7.\nStep 2: 7 - 2 + 6 = 11.\nThe answer is 15.")
+    repeated = render_correction(2, "What holds here is the step.", ["7 - 2 + 6 = 11."], "The answer is 11.")
+    assert reviewed(repeated, path, rule="strict").reason == "only_the_answer"
+    for rule in ("checks", "answer"):
+        assert isinstance(reviewed(repeated, path, rule=rule), Correction), "the paper keeps it too"
+    further = render_correction(2, "It stops short there.", ["7 - 2 + 6 = 11.", "So 11 are left."], "The answer is 11.")
+    assert isinstance(reviewed(further, path, rule="strict"), Correction)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (GOOD.replace("Step 2.", "Step 1."), None),
+        (GOOD.replace("...", "Step 1: Tom has 5 apples."), None),
+        (GOOD.replace("Eating 2 apples takes 2 away.", "Step 2 is wrong."), None),
+        (GOOD.replace("7 - 2 = 5 are left", "7 + 2 = 9 are left"), None),
+        (GOOD.replace("The answer is 11.", "The answer is 12."), "wrong_answer"),
+        (GOOD.replace("Step 2.", "Step 4."), "step_does_not_exist"),
+        ("I cannot see any mistake here.", "unparsable"),
+    ],
+)
+def test_the_papers_filter_asks_for_a_readable_correction_that_ends_in_the_gold_answer(text, reason):
+    row = reviewed(text, rule="answer")
+    assert (row.reason if isinstance(row, Rejection) else None) == reason
+    if isinstance(row, Correction):
+        assert row.spliced.endswith("The answer is 11.")
+        assert isinstance(reviewed(text), Rejection), "the checks turn it down"
+
+
 def test_no_answer():
     text = "Step 1.\nExplanation: eating takes away\nCorrect Solution:\n{\nStep 1: He eats some of them.\n}"
     assert reviewed(text).reason == "no_answer"
@@ -173,12 +203,6 @@ def test_failed_and_cut_off_answers():
     failed = review_correction(PATH, Failure("key", "rate_limit", "HTTP 429", 5), family="numeric")
     assert (failed.reason, failed.text, failed.request_key) == ("request_failed", "", "key")
     assert "rate_limit, HTTP 429" in failed.detail
-
-
-def test_only_the_stated_answer_was_wrong():
-    path = replace(PATH, text="Step 1: Tom has 3 + 4 = 7.\nStep 2: Then 7 - 2 + 6 = 11.\nThe answer is 7.", answer="7")
-    text = render_correction(2, "The steps arrive at 11 already.", ["Then 7 - 2 + 6 = 11."], "The answer is 11.")
-    assert isinstance(reviewed(text, path), Correction)
 
 
 def test_path_that_stopped_short_is_continued():

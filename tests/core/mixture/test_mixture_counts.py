@@ -20,7 +20,8 @@ PER_QUESTION = 7
 ARM_QUERY = r"""
     with sized as (
         -- A token is what count_words counts: a run of word signs, or one sign that is neither one nor white space.
-        select kind, len(regexp_extract_all(input, '\w+|[^\w\s]')) + len(regexp_extract_all(output, '\w+|[^\w\s]')) n
+        -- Only targets count: the paper's 120 a row have no room for questions.
+        select kind, len(regexp_extract_all(output, '\w+|[^\w\s]')) n
         from read_parquet(?)
     )
     select count(*), sum(n), max(n), count(*) filter (kind = 'correction') from sized

@@ -47,6 +47,18 @@ def test_math_500_is_read_and_known_by_its_fields(tmp_path):
     assert detect_task(str(tmp_path / "math500.jsonl")) == "math500", "it has MATH's fields and more"
 
 
+@pytest.mark.parametrize("between", ["- OR -", "--OR--", "  -OR-", "\u2013 OR \u2013"])
+@pytest.mark.parametrize("task", ["math500", "math"])
+def test_of_two_solutions_of_a_math_problem_the_first_is_the_rationale(tmp_path, task, between):
+    first, second = "Half of 3 is $\\frac{3}{2}$.\nOR gates are no end.", "So $\\boxed{\\frac{3}{4}}$."
+    row = MATH500 | {"solution": f"{first}\n\n{between}\n\n{second}"}
+    (question,) = read(tmp_path, task, row)
+    assert question.gold == "\\frac{3}{4}"
+    assert question.rationale.endswith("OR gates are no end.\nThe answer is $\\frac{3}{4}$.")
+    (alone,) = read(tmp_path, task, row | {"solution": f"{between}\n{second}"})
+    assert "boxed" in alone.rationale, "nothing stands before it"
+
+
 def test_gsm_plus_leaves_out_what_cannot_be_answered(tmp_path):
     lost = GSM_PLUS | {
         "question": "Ann buys pens. How many?",

@@ -94,6 +94,18 @@ def test_a_mistake_with_several_corrections_is_one_corrected_mistake(store, make
     assert "| 3 of 4 |" in render_markdown(data)
 
 
+def test_the_correctors_success_is_counted_by_student(store, make_correction):
+    wrong = [judged(question, "-1", sample) for question in QUESTIONS[:2] for sample in range(3)]
+    sent = [replace(row, student="weak" if number < 2 else "strong") for number, row in enumerate(wrong[:5])]
+    kept_rows = [corrected(make_correction, path) for path in (sent[0], sent[1], sent[4])]
+    data = load_report_data(store, run_of(), lineage(store, wrong, sent, {"teacher": kept_rows}))
+    assert data.funnel.by_student == {"weak": (2, 2), "strong": (3, 1)}
+    text = render_markdown(data).replace("\u202f", " ")
+    assert "| weak | 2 | 2 (100 %) |" in text
+    assert "| strong | 3 | 1 (33 %) |" in text
+    assert "mistakes by student" in render_html(data)
+
+
 def evaluated(store: Store, artifacts: RunArtifacts, rights: dict[str, int], samples: int = 0) -> None:
     for name, right in rights.items():
         answers = [q.gold if number < right else "-1" for number, q in enumerate(QUESTIONS)]

@@ -8,9 +8,12 @@ from html.parser import HTMLParser
 import pytest
 
 from lema_core.evaluation.accuracy import PassScore, VoteScore
+from lema_core.evaluation.checkpoint_selection import CheckpointScore
 from lema_core.evaluation.statistics import wilson
 from lema_core.report import Funnel, ReportData, render_html, render_markdown, summarize
+from lema_core.report.data import Selection
 from lema_core.report.render import align_correction
+from lema_core.training.lengths import TrainedOn
 
 HOSTILE = '<script>alert("x")</script> | **bold** `tick` ``` fence\n| a | b | $5 {{ 7*7 }}'
 
@@ -151,6 +154,60 @@ def test_the_headline_claims_no_more_than_interval_and_p(sample, low, high, p, s
     )
     data = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=comparisons))
     assert said in summarize(data).headline
+
+
+@pytest.mark.parametrize(
+    ("cot", "said"),
+    [
+        ((24, 15_800), "one model each, at 24 optimiser steps each and equal target tokens"),
+        ((24, 10_000), "one model each, at 24 optimiser steps each and unequal target tokens (1.6 times as many)"),
+        ((14, 5_500), "at unequal optimiser steps (24 against 14) and unequal target tokens (2.9 times as many)"),
+    ],
+)
+def test_the_headline_names_what_right_solutions_alone_came_to_and_how_long_both_were_trained(sample, cot, said):
+    trained = {"cot": TrainedOn(cot[0], 105, cot[1], 9_000), "lema": TrainedOn(24, 192, 15_800, 21_000)}
+    data = dataclasses.replace(sample, trained=trained)
+    summary = summarize(data)
+    assert "with right solutions alone (“cot”)" in summary.headline
+    assert said in summary.headline
+    unequal = any("may come from that alone" in sentence for sentence in summary.caveats)
+    assert unequal is ("unequal" in said)
+    for page in (render_markdown(data), render_html(data)):
+        assert "What each model was trained on" in page
+        assert "15,800" in page
+        assert "21,000" in page
+
+
+def test_one_comparison_has_no_adjusted_p_and_one_run_no_better_arm(sample):
+    evaluation = sample.evaluation
+    (pair,) = (c for c in evaluation.comparisons if c.reference == "cot")
+    sure = dataclasses.replace(pair, holm_p=0.001, difference=dataclasses.replace(pair.difference, low=0.1, high=0.3))
+    alone = dataclasses.replace(sample, evaluation=dataclasses.replace(evaluation, comparisons=(sure,)))
+    for text in (render_markdown(alone), render_html(alone), " ".join(summarize(alone).caveats)):
+        assert "Holm" not in text
+        assert "better" not in text
+    assert "is ahead of that of cot" in " ".join(summarize(alone).caveats)
+    assert "Holm p" in render_markdown(sample)
+
+
+def test_checkpoints_have_a_curve_over_steps_and_the_mean_of_the_best_three(sample):
+    def score(step, right, test):
+        return CheckpointScore(
+            step=step, n=20, right=right, accuracy=right / 20, low=0.0, high=1.0, chosen=right == 12,
+            test_accuracy=test, test_low=0.0, test_high=1.0,
+        )  # fmt: skip
+
+    scores = tuple(score(10 * number, right, right / 40) for number, right in enumerate((4, 12, 10, 8), 1))
+    chosen = Selection(arm="lema", scores=scores)
+    assert chosen.best_three == pytest.approx((12 + 10 + 8) / 60)
+    assert chosen.best_three_on_test == pytest.approx((12 + 10 + 8) / 120)
+    assert Selection(arm="lema", scores=scores[:2]).best_three is None
+    data = dataclasses.replace(sample, selections=(chosen,))
+    text = render_markdown(data).replace("\u202f", " ")
+    assert "Mean of the best three: 50 % on the held-out questions, 25 % on the test set (leaks)." in text
+    page = render_html(data)
+    assert "Accuracy of checkpoints by optimizer step" in page
+    assert "mean of the best three" in page
 
 
 def test_many_students_are_counted_in_the_headline_and_named_once(sample):
