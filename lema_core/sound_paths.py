@@ -7,7 +7,8 @@ something, each step computes what it computes, in any order, or what leads ther
 
 from lema_core.records import JudgedPath
 from lema_core.reference_corrector.diagnosis import diagnose
-from lema_core.reference_corrector.gold_rationale import analyze, read_steps
+from lema_core.reference_corrector.gold_rationale import analyze
+from lema_core.reference_corrector.reading import read_steps
 from lema_core.step_checker import false_equations
 from lema_core.step_checker.equations import numbers
 from lema_core.steps import split_path
@@ -34,5 +35,6 @@ def is_sound(path: JudgedPath) -> bool:
     rationale = analyze(path.question, path.rationale, path.gold)
     if not any(step.equations for step in rationale.steps):
         return True
+    found = diagnose(steps, rationale, gold[0])
     # All steps sound, and the last one arrives: of a mistaken path only its answer line would be left to be wrong.
-    return diagnose(steps, rationale, gold[0]).kind == "answer_line"
+    return found is None or found.kind == "answer_line"

@@ -58,14 +58,18 @@ def correct(problem: Problem, path_text: str, shape: Shape = "steps") -> str:
 
 
 def diagnosed_kind(problem: Problem, path_text: str) -> str | None:
-    """Return what kind of mistake a path's first wrong step is; None where no rationale with equations is known."""
+    """Return what kind of mistake a path's first wrong step is.
+
+    None where no rationale with equations is known, or no step can be shown to be wrong.
+    """
     steps = read_steps(path_text)
     if problem.rationale is None or not steps:
         return None
     rationale = analyze(problem.question, problem.rationale, problem.gold)
     if not any(step.equations for step in rationale.steps):
         return None
-    return diagnose(steps, rationale, _number(problem.gold)).kind
+    diagnosis = diagnose(steps, rationale, _number(problem.gold))
+    return diagnosis.kind if diagnosis else None
 
 
 def _correct_prose(steps: tuple[Step, ...], rationale: GoldRationale, answer_line: str, gold: Fraction | None) -> str:
