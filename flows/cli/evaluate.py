@@ -1,6 +1,7 @@
 """``lema evaluate``: the accuracy of any endpoint on any held-out questions, alone or against another evaluation."""
 
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,9 +86,6 @@ def evaluate(
 
     Example: lema evaluate gsm8k_test.jsonl --base-url http://127.0.0.1:8000/v1 --model lema-70b --against 3f9c2a71
     """
-    from lema_core.errors import ConfigError
-    from lema_core.run.single_evaluation import run_of_file, run_of_questions
-
     endpoint = _without_none(
         model=model, base_url=base_url or None, command=command, identity=identity, api_key_env=api_key_env,
         concurrency=concurrency,
@@ -96,18 +94,7 @@ def evaluate(
         base_prompt=prompt, samples=samples, pass_at=pass_at or None, two_turns=two_turns or None,
         temperature=temperature, max_tokens=max_tokens,
     )  # fmt: skip
-    run_files = [name for name in questions if name.endswith(".toml")]
-    if run_files:
-        if len(questions) > 1:
-            raise ConfigError(f"{run_files[0]} is a run file and says what is asked: name it alone")
-        if task:
-            raise ConfigError("a run file says its task: change it with --set test_questions.task=...")
-        run = run_of_file(Path(questions[0]), settings or (), asking, endpoint)
-        run = _limited(run, limit) if limit else run
-    elif settings:
-        raise ConfigError(f"--set changes options of a run file, and {questions[0]} is none")
-    else:
-        run = run_of_questions(questions, task, limit, asking, endpoint)
+    run = _run_to_measure(questions, task, limit, settings or (), asking, endpoint)
     if max_failed is not None:
         run = run.model_copy(update={"runtime": run.runtime.model_copy(update={"max_failed": max_failed})})
     with notices_on_stderr() if as_json else nullcontext():
@@ -122,6 +109,35 @@ def evaluate(
         return
 
     show_evaluation(console, run, root, measured, others)
+
+
+def _run_to_measure(
+    questions: Sequence[str],
+    task: str | None,
+    limit: int | None,
+    settings: Sequence[str],
+    asking: Mapping[str, Any],
+    endpoint: Mapping[str, Any],
+) -> "RunSpec":
+    """Return the evaluation of a run file, or of files of questions, with what the command line changes.
+
+    Raises:
+        ConfigError: words that do not go together.
+    """
+    from lema_core.errors import ConfigError
+    from lema_core.run.single_evaluation import run_of_file, run_of_questions
+
+    run_files = [name for name in questions if name.endswith(".toml")]
+    if not run_files:
+        if settings:
+            raise ConfigError(f"--set changes options of a run file, and {questions[0]} is none")
+        return run_of_questions(questions, task, limit, asking, endpoint)
+    if len(questions) > 1:
+        raise ConfigError(f"{run_files[0]} is a run file and says what is asked: name it alone")
+    if task:
+        raise ConfigError("a run file says its task: change it with --set test_questions.task=...")
+    run = run_of_file(Path(questions[0]), settings, asking, endpoint)
+    return _limited(run, limit) if limit else run
 
 
 def _limited(run: "RunSpec", limit: int) -> "RunSpec":

@@ -21,8 +21,8 @@ from lema_core.llm.requests import Completion, Outcome
 from lema_core.questions import get_task
 from lema_core.reasoning_paths import PathRequest, parse_path, path_row
 from lema_core.records import JudgedPath, ReasoningPath, Rejection
+from lema_core.reference_corrector.sound_paths import is_strictly_right
 from lema_core.scoring.pool import Scored
-from lema_core.sound_paths import is_strictly_right
 
 FAILED = "failed"
 """The verdict of a question without an answer: the request failed for good, or the model wrote nothing."""

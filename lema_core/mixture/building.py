@@ -27,7 +27,7 @@ from lema_core.mixture.formats import (
 from lema_core.mixture.pool import Pool, RoundData, corrections_of, rank, selects, selects_path, takes
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, Example, JudgedPath, MaskedExample, Question, Rejection, content_id
-from lema_core.sound_paths import is_sound
+from lema_core.reference_corrector.sound_paths import is_sound
 
 
 def examples(view: View, pool: Pool) -> Iterator[tuple[str, Example]]:

@@ -18,9 +18,9 @@ from lema_core.artifacts import ArtifactRef, Identity, Store
 from lema_core.artifacts.files import atomic_file
 from lema_core.artifacts.parquet import write_table
 from lema_core.records import JudgedPath
+from lema_core.reference_corrector.sound_paths import is_strictly_right
 from lema_core.report.sweeps import cells_table, render_sweep_html, render_sweep_markdown, rows_table, summarize_sweep
 from lema_core.run.spec import RunSpec
-from lema_core.sound_paths import is_strictly_right
 from lema_core.stages.likelihood import read_likelihoods
 from lema_core.stages.report import HTML, MARKDOWN
 from lema_core.stages.stage import FileContext, FileStage

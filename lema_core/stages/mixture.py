@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from lema_core import mixture as core
-from lema_core import sound_paths
 from lema_core.artifacts import ArtifactRef, Identity, PartWriter, Shard, Store
 from lema_core.errors import DataError
 from lema_core.llm.requests import key_json
 from lema_core.questions import get_task
 from lema_core.questions.near_duplicates import KnownQuestions
 from lema_core.records import Correction, ErrorType, Example, JudgedPath, MaskedExample, Question, content_id
+from lema_core.reference_corrector import sound_paths
 from lema_core.run.artifacts import QuestionRound
 from lema_core.stages import Section
 from lema_core.stages.stage import RowCount, RowStage, fingerprint_of_model

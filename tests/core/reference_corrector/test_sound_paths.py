@@ -9,8 +9,8 @@ from lema_core.evaluation.accuracy import compare_models
 from lema_core.mixture import ARMS, ArmSpec, RoundData, View, build_arm, get_arm
 from lema_core.questions import QuestionsSpec, read_questions
 from lema_core.records import Example, Question
+from lema_core.reference_corrector.sound_paths import is_sound, is_strictly_right
 from lema_core.run.spec import RunSpec
-from lema_core.sound_paths import is_sound, is_strictly_right
 
 LEO = Question(
     id="q-leo", task="arithmetic", text="Leo has 7 pens. He finds 5 more and gives 3 away. How many does he have?",
