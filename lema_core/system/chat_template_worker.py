@@ -22,6 +22,8 @@ MAX_PROMPT_CHARS = 16_000_000
 def main() -> None:
     """Render until the input ends, each job within its limits: beyond them the kernel ends this process."""
     cpu_seconds, memory = int(sys.argv[1]), int(sys.argv[2]) << 20
+    # Without `die_with_parent`: to the kernel the parent is the thread that started this process, and that one may end
+    # long before its process does. The end of the input ends it as well.
     isolate()
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     out = os.fdopen(os.dup(1), "w", encoding="ascii")

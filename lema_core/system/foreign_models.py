@@ -4,6 +4,7 @@ A chat template comes with a model and is a program: Jinja's sandbox keeps it fr
 nested loops that take hours, or a text of 10 GB. So a process of its own renders it, within limits of time and memory.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -136,6 +137,9 @@ class ChatTemplates:
             self._end()
 
     def _send_job(self, line: str) -> dict[str, Any]:
+        if self._child is not None and self._child.poll() is not None:
+            # It ended between two prompts, which says nothing about this one's template.
+            self._end()
         child = self._child = self._child or self._start_child()
         try:
             assert child.stdin is not None and child.stdout is not None  # noqa: S101, PT018  both are pipes
@@ -170,7 +174,9 @@ class ChatTemplates:
         child.wait()
         for pipe in (child.stdin, child.stdout):
             if pipe is not None:
-                pipe.close()
+                # What was not sent any more is lost with the child.
+                with contextlib.suppress(OSError):
+                    pipe.close()
 
 
 _shared = ChatTemplates()

@@ -334,9 +334,8 @@ def isolate() -> bool:
     """Remove the network from this process, which must have one thread; return whether the kernel did so.
 
     By a network namespace of its own, on Linux, where this user may create one. Elsewhere the network stays, and the
-    protection is that no code of the files is run. The process dies with its parent and writes no core dump.
+    protection is that no code of the files is run. The process writes no core dump.
     """
-    die_with_parent()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     unshare = getattr(ctypes.CDLL(None), "unshare", None)
     # Without the right to create one directly, through a user namespace, which some kernels refuse as well.
@@ -344,6 +343,7 @@ def isolate() -> bool:
 
 
 if __name__ == "__main__":
+    die_with_parent()
     isolate()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,24 @@ def test_a_strangers_template_is_refused_with_the_reason_and_ends(name, template
     with pytest.raises(ConfigError, match="chat template refuses a prompt"):
         templates.render(TEMPLATES[name], CHAT)
     assert templates.render("{{ messages[0].content }}", CHAT) == "1 + 1?"
+
+
+def test_a_child_outlives_the_thread_that_started_it_and_a_dead_one_is_replaced():
+    found = ChatTemplates()
+    try:
+        starter = threading.Thread(target=found.render, args=("{{ messages[0].content }}", CHAT))
+        starter.start()
+        starter.join()
+        child = found._child
+        # A prompt larger than the pipe: what is left unsent of it must not break the end of a dead child either.
+        long = [{"role": "user", "content": "1" * 300_000}]
+        assert len(found.render("{{ messages[0].content }}", long)) == 300_000
+        assert found._child is child
+        child.kill()
+        child.wait()
+        assert found.render("{{ messages[0].content }}", CHAT) == "1 + 1?"
+    finally:
+        found.close()
 
 
 def test_many_prompts_do_not_use_up_the_time_of_one(templates):
