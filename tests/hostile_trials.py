@@ -7,6 +7,7 @@ shortened, because by design they wait: an attempt to 5 s (of 300), a request to
 """
 
 import asyncio
+import atexit
 import base64
 import html
 import importlib
@@ -156,6 +157,9 @@ def _fork(one: _Running, port: int) -> int:
     if pid:
         return pid
     status = 70
+    # A command ends its process itself, after its exit functions: those of this one would remove the trials' folder.
+    atexit._clear()
+    atexit.register(_write_modules, one.folder / "modules.txt")
     try:
         screen = os.open(one.folder / "screen.txt", os.O_WRONLY | os.O_CREAT)
         os.dup2(screen, 1)
@@ -176,8 +180,12 @@ def _fork(one: _Running, port: int) -> int:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        (one.folder / "modules.txt").write_text("\n".join(name for name in sys.modules if "__main__" not in name))
+        _write_modules(one.folder / "modules.txt")
         os._exit(status)
+
+
+def _write_modules(file: Path) -> None:
+    file.write_text("\n".join(name for name in sys.modules if "__main__" not in name))
 
 
 def _judged(one: _Running, status: int, megabytes: float, seconds: float, posts: dict[str, int]) -> Trial:
