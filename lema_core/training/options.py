@@ -21,8 +21,8 @@ _PLACE = "precision, processes and recomputation are decided by [training].preci
 _EVERY: Mapping[str, str] = {
     _ORDER: "accelerator_config auto_find_batch_size data_seed dataloader_drop_last dataloader_in_order "
     "dataloader_multiprocessing_context dataloader_persistent_workers dataloader_prefetch_factor ignore_data_skip "
-    "length_column_name num_train_epochs padding_free parallelism_config train_sampling_strategy",
-    _TOKENS: "dataset_num_proc pad_to_multiple_of pad_token truncation_mode",
+    "length_column_name num_train_epochs parallelism_config train_sampling_strategy",
+    _TOKENS: "dataset_num_proc pad_to_multiple_of",
     _LOSS: "average_tokens_across_devices label_smoothing_factor use_cache",
     _MODEL: "model_init_kwargs trust_remote_code",
     _ASKED: "batch_eval_metrics do_eval do_predict do_train eval_accumulation_steps eval_delay eval_do_concat_batches "
@@ -35,15 +35,16 @@ _EVERY: Mapping[str, str] = {
     "ddp_find_unused_parameters ddp_static_graph fp16 fp16_full_eval fsdp fsdp_config local_rank use_cpu",
 }
 _OF_SFT: Mapping[str, str] = {
-    _ORDER: "packing packing_strategy shuffle_dataset",
-    _TOKENS: "assistant_only_loss chat_template_path completion_only_loss dataset_text_field eos_token eval_packing",
+    _ORDER: "packing packing_strategy padding_free shuffle_dataset",
+    _TOKENS: "assistant_only_loss chat_template_path completion_only_loss dataset_text_field eos_token eval_packing "
+    "pad_token truncation_mode",
     _LOSS: "loss_type router_aux_loss_coef",
 }
-_OF_KTO: Mapping[str, str] = {
-    _ORDER: "precompute_ref_batch_size precompute_ref_log_probs",
-    _LOSS: "loss_type",
+_OF_DPO: Mapping[str, str] = {
+    _ORDER: "padding_free precompute_ref_batch_size precompute_ref_log_probs",
+    _TOKENS: "pad_token truncation_mode",
 }
-_OF_DPO: Mapping[str, str] = {_ORDER: "precompute_ref_batch_size precompute_ref_log_probs"}
+_OF_KTO: Mapping[str, str] = {_ORDER: "precompute_ref_batch_size precompute_ref_log_probs"}
 
 
 def overridden_options(objective: Objective) -> dict[str, str]:

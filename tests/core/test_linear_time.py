@@ -124,6 +124,7 @@ FUNCTIONS: dict[str, Callable[[str], object]] = {
     "redaction.Redactor": Redactor("sk-1111111111111111").redact,
 }
 COVERED_BY_ANOTHER = {
+    "reference_corrector.diagnosed_kind": "correct",
     "steps.number_steps": "render_path",
     "steps.same_steps": "same_step",
     "reasoning_paths.path_messages": "prompts.path_prompt",

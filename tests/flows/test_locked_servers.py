@@ -294,10 +294,10 @@ def test_a_printed_address_logs_in_once(context, targets):
     first, second = (context.browser.new_context() for _ in range(2))
     page = first.new_page()
     page.goto(url)
-    page.wait_for_url("**/v2/runs")
+    page.wait_for_url("**/v2/runs*", wait_until="commit")
     assert page.evaluate("localStorage.getItem('prefect-password')") == targets.auth
     page.goto(url)
-    page.wait_for_url("**/v2/runs")
+    page.wait_for_url("**/v2/runs*", wait_until="commit")
     late = second.new_page()
     late.goto(url)
     late.get_by_text("was used already").wait_for()

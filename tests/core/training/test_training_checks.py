@@ -30,6 +30,10 @@ log_level log_level_replica log_on_each_node lr_scheduler_kwargs neftune_noise_a
 optim_target_modules project run_name skip_memory_metrics tf32 torch_compile torch_compile_backend torch_compile_mode
 torch_empty_cache_steps trackio_bucket_id trackio_space_id trackio_static_space_id use_liger_kernel
 """
+ACT_IN_KTO = """
+desirable_weight disable_dropout ref_model_mixup_alpha ref_model_sync_steps router_aux_loss_coef sync_ref_model
+undesirable_weight
+"""
 ACT_IN_DPO = """
 disable_dropout discopop_tau f_alpha_divergence_coef f_divergence_type label_smoothing ld_alpha loss_type loss_weights
 ref_model_mixup_alpha ref_model_sync_steps router_aux_loss_coef sync_ref_model use_weighting
@@ -53,7 +57,7 @@ def test_every_option_of_trl_acts_or_is_ours_or_is_refused(objective: Objective)
     ours = set(trl_options(spec, LaunchSpec(), 1, 1, Path("out"), bf16=False)) - {"project", "run_name"}
     refused = set(overridden_options(objective))
     assert refused <= known - ours
-    assert known - ours - refused == set((ACT + (ACT_IN_DPO if objective == "dpo" else "")).split())
+    assert known - ours - refused == set((ACT + {"sft": "", "dpo": ACT_IN_DPO, "kto": ACT_IN_KTO}[objective]).split())
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_every_option_of_trl_acts_or_is_ours_or_is_refused(objective: Objective)
         ("[arm_training.step_dpo.trl]\nprecompute_ref_log_probs = true", "arm 'step_dpo'.*precompute_ref_log_probs"),
         ("[training.deepspeed.zero_optimization]\nstage = 3", "launch.zero_stage"),
         ("[training.loss_weights]\ncorrections = 0.5", "'correction'"),
-        ("[training.loss_weights]\ncorrection = 0.5", "loss_weights do not apply to preference pairs.*arm_training"),
+        ("[training.loss_weights]\ncorrection = 0.5", "loss_weights do not apply to dpo.*arm_training"),
         ("[arm_training.lema]\nmethod = 'qlora'\n[launch]\nzero_stage = 3", "arm 'lema'.*zero_stage = 2"),
         ("[training.trl]\noptim = 'adafactor'\n[launch]\noffload_optimizer = true", "'adafactor'.*AdamW only"),
     ],
