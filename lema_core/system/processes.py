@@ -195,8 +195,8 @@ async def end_group(leader: asyncio.subprocess.Process, patience: float = 5.0) -
 
 
 async def _all_gone(leader: asyncio.subprocess.Process, family: Sequence[psutil.Process]) -> None:
-    # Not by leader.wait(), which Python 3.11 answers only when the output's pipe is closed: whoever inherited the pipe
-    # would be waited for, too.
+    # Not by leader.wait(), which Python 3.11 answers only when the output's pipe is closed: each process that
+    # inherited the pipe would be waited for, too.
     while leader.returncode is None or any(map(_lives, family)) or _group_lives(leader.pid):  # noqa: ASYNC110
         await asyncio.sleep(0.05)
 

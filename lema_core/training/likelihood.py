@@ -5,8 +5,6 @@ over each question with its rationale, in the form of a CoT example, and no samp
 right and wrong answers, so it can part two models where these cannot.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -20,9 +18,10 @@ from lema_core.artifacts.files import LOCAL, atomic_local
 from lema_core.artifacts.parquet import read_batches, write_table
 from lema_core.prompts import path_input
 from lema_core.questions import get_task
+from lema_core.system.stopping import end_process
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.models import checkpoint_of, project_only
-from lema_core.training.program import emit, run_program
+from lema_core.training.program import emit, run_scoring
 
 BATCH_TOKENS = 8192
 """Tokens of one forward pass, padding included."""
@@ -115,23 +114,5 @@ def _scored(row: dict[str, Any], examples: ExampleTokenizer) -> Iterator[Scored]
     yield Scored(row["id"], prompt + examples.trained(row["rationale"], asked=text), len(prompt))
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; a known failure ends with an ``error`` event and status 3."""
-    parser = argparse.ArgumentParser(prog="python -m lema_core.training.likelihood", description=(__doc__ or "")[:200])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--questions", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int, required=True)
-    parser.add_argument("--task", default="", help="a task of one's own, which the rows name by its name only")
-    given = parser.parse_args(argv)
-
-    def run() -> None:
-        if given.task:
-            get_task(given.task)
-        measure(given.model, given.questions, given.out, given.limit)
-
-    return run_program(run, given.out)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(run_scoring("lema_core.training.likelihood", "questions", measure))

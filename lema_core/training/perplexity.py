@@ -5,7 +5,6 @@ over pairs, no sampling. A path's perplexity is ``exp`` of the mean negative log
 question in the form of a CoT example. Of ``--limit`` pairs the first ones are taken.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -23,7 +22,7 @@ from lema_core.system.chunking import chunked
 from lema_core.system.stopping import end_process
 from lema_core.training.data import ExampleTokenizer, load_tokenizer
 from lema_core.training.models import checkpoint_of
-from lema_core.training.program import emit, run_program
+from lema_core.training.program import emit, run_scoring
 
 BATCH = 8
 """Pairs in one forward pass."""
@@ -109,23 +108,5 @@ def _pairs(corrections: Path, examples: ExampleTokenizer) -> Iterator[TokenPair]
                     yield TokenPair(row["id"], prompt + paths[0], prompt + paths[1], len(prompt) + given)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; a known failure ends with an ``error`` event and status 3."""
-    parser = argparse.ArgumentParser(prog="python -m lema_core.training.perplexity", description=(__doc__ or "")[:200])
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--corrections", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--limit", type=int, required=True)
-    parser.add_argument("--task", default="", help="a task of one's own, which the rows name by its name only")
-    given = parser.parse_args(argv)
-
-    def run() -> None:
-        if given.task:
-            get_task(given.task)
-        measure(given.model, given.corrections, given.out, given.limit)
-
-    return run_program(run, given.out)
-
-
 if __name__ == "__main__":
-    end_process(main())
+    end_process(run_scoring("lema_core.training.perplexity", "corrections", measure))

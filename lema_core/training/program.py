@@ -1,5 +1,6 @@
 """What every training program reports to the process that started it: JSON events, an exit status, a full disk."""
 
+import argparse
 import contextlib
 import errno
 import faulthandler
@@ -7,11 +8,12 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lema_core.errors import LemaError, TrainingError
+from lema_core.questions import get_task
 from lema_core.system.processes import die_with_parent, is_orphan
 
 CLOCK_FIELDS = ("tokens_per_second", "mfu")
@@ -125,3 +127,30 @@ def run_program(work: Callable[[], None], out: Path) -> int:
         # Wait for its threads: what they still send is part of another rank's last collective.
         distributed.destroy_process_group()
     return 0
+
+
+def run_scoring(
+    about: str, table: str, measure: Callable[[str, Path, Path, int], None], argv: Sequence[str] | None = None
+) -> int:
+    """Run a program that scores rows by a model, from the command line, and return the exit status.
+
+    Args:
+        about: the program's module, for its help.
+        table: the option that names the folder of rows.
+        measure: takes the model, the folder, the file to write and the most rows.
+        argv: the words of the command line; None: those of this process.
+    """
+    parser = argparse.ArgumentParser(prog=f"python -m {about}")
+    parser.add_argument("--model", required=True)
+    parser.add_argument(f"--{table}", type=Path, required=True, dest="rows")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--limit", type=int, required=True)
+    parser.add_argument("--task", default="", help="a task of one's own, which the rows name by its name only")
+    given = parser.parse_args(argv)
+
+    def work() -> None:
+        if given.task:
+            get_task(given.task)
+        measure(given.model, given.rows, given.out, given.limit)
+
+    return run_program(work, given.out)

@@ -6,7 +6,6 @@ tokens of their own, as far as the vocabulary reaches; any other text is spelled
 """
 
 import argparse
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lema_core.artifacts.files import atomic_folder
 from lema_core.artifacts.parquet import read_batches
+from lema_core.system.stopping import end_process
 from lema_core.training.program import emit, run_program
 
 TEXT_COLUMNS = ("input", "output")
@@ -131,4 +131,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

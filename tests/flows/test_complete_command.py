@@ -223,9 +223,9 @@ def test_ctrl_c_says_what_is_waited_for_and_keeps_it(start, tmp_path) -> None:
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         until("four requests are out", lambda: server.stats()["most"] == 4, process)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=PATIENCE_S)
+        _, printed = process.communicate(timeout=PATIENCE_S)
     assert process.returncode != 0
-    assert re.search(r"waiting for [1-4] answers that are under way.*another Ctrl-C gives them up", told)
+    assert re.search(r"waiting for [1-4] answers that are under way.*another Ctrl-C gives them up", printed)
     kept = server.stats()["paid"]
     assert complete(requests, server, out, "--concurrency", "20").returncode == 0
     assert (0 < kept < 20, server.stats()["paid"]) == (True, 20)

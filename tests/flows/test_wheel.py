@@ -114,10 +114,10 @@ def test_init_writes_a_run_file_for_a_file_and_an_endpoint_and_it_runs(lema, sim
     )  # fmt: skip
     written = tomllib.loads((tmp_path / "mine.toml").read_text())
     assert written["questions"]["mapping"] == {"question": "Problem", "gold": "answer", "rationale": "rationale"}
-    told = lema(
+    printed = lema(
         "run", "mine.toml", "--set", "questions.limit=20", "--set", "students.0.samples=2", api=prefect_api
     ).stdout
-    assert "report" in told
+    assert "report" in printed
     assert simulated.stats.counts["hits"] > 40
 
 

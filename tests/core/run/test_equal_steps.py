@@ -90,12 +90,12 @@ def test_the_number_of_steps_is_the_identity_and_the_option_is_not(run_of, tmp_p
 
 
 def test_a_plan_says_the_steps_of_each_arm(run_of, tmp_path):
-    (told,) = {
+    (shown,) = {
         line.estimate(0.4).partition(" steps")[0].rpartition(" ")[2]
         for line in planned_stages(run_of(), str(tmp_path))
         if line.estimate
     }
-    assert int(told) > 1
+    assert int(shown) > 1
 
 
 def test_a_sweep_matches_the_arms_of_one_seed_and_base_and_leaves_settings_apart(run_of):
