@@ -167,7 +167,6 @@ def _report(console: "Console", found: _Found, *, check: bool, as_json: bool) ->
 
 
 def _family(name: str) -> str:
-
     if name not in ("numeric", "latex", "choice", "text") and ":" not in name:
         raise typer.BadParameter(
             f"--family {name}: expected numeric, latex, choice, text or a scorer package.module:object"

@@ -9,6 +9,7 @@ followed; an answer ends at the model's end token, at its cap, or where the mode
 import argparse
 import asyncio
 import json
+import math
 import os
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,8 @@ from lema_core.training.models import checkpoint_of
 HOST = "127.0.0.1"
 DEFAULT_CAP = 512
 """Tokens of an answer whose request names no cap."""
+LEAST_TEMPERATURE = 1e-4
+"""Below it the likeliest token is taken."""
 _GATE = RequestFilter()
 
 
@@ -122,7 +125,8 @@ class Generator:
 
 
 def _draw(logits: torch.Tensor, one: Wanted, draw: torch.Generator) -> int:
-    if one.temperature <= 0:
+    # Divided by less, logits are no finite numbers any more.
+    if one.temperature < LEAST_TEMPERATURE:
         return int(logits.argmax())
     shares = torch.softmax(logits / one.temperature, dim=-1)
     if one.top_p < 1:
@@ -183,7 +187,7 @@ class Server:
         try:
             body = json.loads(await request.read())
             wanted = self._read(body)
-        except (ValueError, TypeError, KeyError, AttributeError, LemaError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, LemaError) as error:
             return _error(400, f"the request cannot be read: {error}")
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.put_nowait((wanted, future))
@@ -208,7 +212,7 @@ class Server:
         """Return what a request asks for.
 
         Raises:
-            ConfigError: its prompt leaves no room for an answer.
+            ConfigError: its prompt leaves no room for an answer, or its temperature or top_p is no number to draw by.
         """
         prompt = self.generator.encode(body["messages"])
         room = self.generator.context - len(prompt)
@@ -218,11 +222,12 @@ class Server:
                 "needs a prompt, and one token of room"
             )
         cap = body.get("max_tokens") or body.get("max_completion_tokens") or DEFAULT_CAP
-        temperature, top_p = body.get("temperature"), body.get("top_p")
-        return Wanted(
-            prompt, max(1, min(int(cap), room)), 1.0 if temperature is None else float(temperature),
-            1.0 if top_p is None else float(top_p), int(body.get("seed") or 0) % 2**63,
-        )  # fmt: skip
+        given = (body.get("temperature"), body.get("top_p"))
+        temperature, top_p = (1.0 if value is None else float(value) for value in given)
+        # One draw that torch refuses would fail every request of its batch.
+        if not (math.isfinite(temperature) and 0 < top_p <= 1):
+            raise ConfigError(f"temperature {temperature} and top_p {top_p}: expected a number, and one in (0, 1]")
+        return Wanted(prompt, max(1, min(int(cap), room)), temperature, top_p, int(body.get("seed") or 0) % 2**63)
 
 
 def _error(status: int, message: str) -> web.Response:

@@ -1,6 +1,7 @@
 """The server of a checkpoint: answers do not depend on what is generated beside them, and its requests are checked."""
 
 import asyncio
+import json
 
 import pytest
 
@@ -71,6 +72,24 @@ def test_requests_over_http(generator):
             foreign = {"Origin": "http://elsewhere.example"}
             assert (await client.post("/v1/chat/completions", json=asked, headers=foreign)).status == 403
             assert (await client.get("/v1/models")).status == 200
+
+    asyncio.run(ask())
+
+
+ODD = [
+    ({"temperature": float("nan")}, 400), ({"temperature": float("inf")}, 400), ({"top_p": 0}, 400),
+    ({"top_p": float("nan")}, 400), ({"max_tokens": float("inf")}, 400), ({"temperature": "warm"}, 400),
+    ({"seed": float("inf")}, 400), ({"temperature": 1e-320}, 200), ({"seed": -1}, 200),
+]  # fmt: skip
+
+
+def test_an_odd_request_fails_alone(generator):
+    async def ask() -> None:
+        async with TestClient(TestServer(Server(generator, "small", 16).application(), host="127.0.0.1")) as client:
+            plain = {"messages": [{"role": "user", "content": "Tom has 5"}], "max_tokens": 3}
+            bodies = [json.dumps(plain | odd) for odd, _ in ODD] + [json.dumps(plain)]
+            replies = await asyncio.gather(*(client.post("/v1/chat/completions", data=body) for body in bodies))
+            assert [reply.status for reply in replies] == [*(status for _, status in ODD), 200]
 
     asyncio.run(ask())
 
