@@ -30,6 +30,10 @@ RETRIES = 2
 """Of what is only shown: after 2 and 4 s, then it is left out."""
 
 
+MOMENTARY = frozenset({"in flight", "oldest", "ETA"})
+"""Figures that say nothing of a stage that has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a stage is (0 to 1), and its figures by name."""
@@ -39,9 +43,10 @@ class Progress:
 
     @property
     def line(self) -> str:
-        """Return the figures in one line, what is done first."""
+        """Return the figures in one line, what is done first; at the end without those of a moment."""
         (_, done), *others = self.figures.items()
-        return ", ".join([done, *(f"{name} {value}" for name, value in others)])
+        ended = self.share >= 1.0
+        return ", ".join([done, *(f"{name} {value}" for name, value in others if not (ended and name in MOMENTARY))])
 
 
 ProgressSource = Callable[[], Progress]
